@@ -1,0 +1,29 @@
+//! Floor 3: the actors, and the tree they live in.
+//!
+//! ```text
+//! root            rest_for_one
+//! ├─ pubsub       the door between nodes, and the news inside this one
+//! ├─ records      one_for_one: nobody depends on it, so its crashes stay its own
+//! │  └─ event_log     remembers peers in the store
+//! ├─ cluster      rest_for_one
+//! │  ├─ link          connections, handshakes, ractor_cluster's sessions
+//! │  ├─ node_manager  who is a peer, whom to dial
+//! │  └─ discovery     beacons, seeds, what peers tell (last: it feeds dials)
+//! └─ gateway      one_for_all
+//!    └─ admin         the Unix socket for status and metrics
+//! ```
+//!
+//! An actor is a [`Process`](supervisor::Process): it turns a message into an input of its pure
+//! machine, performs the outputs and names its next deadline. It never waits. Commands go down
+//! through handles, news goes up through pubsub, reads go through `watch` views.
+//!
+//! Every actor file begins with its card: what it **owns**, **hears**, **says**, what it is **after a
+//! restart**, and what it does **never**.
+
+pub mod discovery;
+pub mod event_log;
+pub mod link;
+pub mod node_manager;
+pub mod pubsub;
+pub mod supervisor;
+pub mod timer;

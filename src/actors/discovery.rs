@@ -1,0 +1,343 @@
+//! Discovery: beacons, seeds, what peers tell, what earlier runs knew. All of it only hints.
+//!
+//! - **Owns** the discovery machine, the beacon socket's reader, and the look-ups of seeds.
+//! - **Hears** datagrams, addresses of seeds, peers' lists on `network:peers`, and who comes online.
+//! - **Says** hints to NodeManager; beacons to the network; the linked peers to each new peer, and now
+//!   and then to a random one.
+//! - **After a restart**: gives the remembered peers and seeds as hints again, and sends a beacon at
+//!   once. It forgets which beacons it heard, so one replay of each sender may pass: a hint, no more.
+//! - **Never** ends or opens a link; never believes an unsigned word.
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use ractor::ActorProcessingErr;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use crate::actors::pubsub::PubSub;
+use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
+use crate::actors::timer;
+use crate::io::beacon::{self, SealChecker};
+use crate::io::clock;
+use crate::io::identity::Identity;
+use crate::io::metrics::{Count, Metrics};
+use crate::io::seeds::Seed;
+use crate::proto::beacon::{Beacon, MAX_BEACON};
+use crate::proto::codec::{self, CodecError};
+use crate::proto::discovery::{Config, Discovery as Machine, Output, Verdict};
+use crate::proto::event::{Event, Source};
+use crate::proto::frame::MAX_PAYLOAD;
+use crate::proto::node::{Contact, Incarnation, NodeName};
+use crate::proto::topic::Topic;
+
+/// Datagrams that may wait for this actor; more are dropped unread.
+const WAITING: usize = 64;
+/// Peers told in one message.
+const TOLD: usize = 128;
+/// How often seeds are looked up again.
+const LOOK_UP: Duration = Duration::from_secs(30);
+
+/// What Discovery says to NodeManager.
+#[derive(Clone, Debug)]
+pub enum Hint {
+    /// A node is said to be at an address.
+    Contact(Contact, Source),
+    /// Some node is said to be at an address.
+    Seed(SocketAddr),
+}
+
+/// What the actor is made from.
+#[derive(Clone)]
+pub struct Setup {
+    /// The machine's settings.
+    pub config: Config,
+    /// Signs our beacons, checks those of others.
+    pub identity: Arc<Identity>,
+    /// Our life; NodeManager may raise it.
+    pub incarnation: Arc<AtomicU64>,
+    /// Where others reach us.
+    pub advertise: SocketAddr,
+    /// The socket for beacons, unless they are off.
+    pub socket: Option<Arc<UdpSocket>>,
+    /// `--join`.
+    pub seeds: Vec<Seed>,
+    /// Peers of earlier runs.
+    pub remembered: Vec<Contact>,
+    /// The last beacon this life has sent.
+    pub sequence: Arc<AtomicU64>,
+    /// Takes the hints.
+    pub hint: Arc<dyn Fn(Hint) + Send + Sync>,
+    /// The peers linked at this moment.
+    pub linked: Arc<dyn Fn() -> Vec<Contact> + Send + Sync>,
+    /// The door.
+    pub pubsub: PubSub,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+enum Msg {
+    Datagram(Vec<u8>, OwnedSemaphorePermit),
+    Seed(SocketAddr),
+    Online(NodeName),
+    Told(Arc<[u8]>),
+}
+
+/// The handle.
+#[derive(Clone)]
+pub struct Discovery {
+    handle: Handle<Msg>,
+}
+
+impl Discovery {
+    /// A discovery that does not run yet.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
+        Self { handle: Handle::new("discovery", metrics) }
+    }
+
+    /// The child to put under a supervisor.
+    #[must_use]
+    pub fn child(&self, setup: Setup) -> Child {
+        Child::actor::<Inside>(&self.handle, setup)
+    }
+}
+
+struct Inside {
+    setup: Setup,
+    machine: Machine,
+    seals: SealChecker,
+    /// Beacons could not be sent, and that was said.
+    mute: bool,
+    _tasks: JoinSet<()>,
+}
+
+impl Inside {
+    fn datagram(&mut self, datagram: &[u8]) -> Verdict {
+        let sealed = match Beacon::decode(datagram) {
+            Ok(sealed) => sealed,
+            Err(CodecError::Version(_)) => return Verdict::Version,
+            Err(_) => return Verdict::Malformed,
+        };
+        if let Err(verdict) = self.machine.screen(&sealed.beacon, wall_millis(), timer::now()) {
+            return verdict;
+        }
+        if !self.seals.holds(&sealed) {
+            return Verdict::Forged;
+        }
+        self.machine.believe(&sealed.beacon);
+        (self.setup.hint)(Hint::Contact(sealed.beacon.contact, Source::Beacon));
+        Verdict::Accepted
+    }
+
+    fn contact(&self) -> Contact {
+        Contact {
+            name: self.setup.identity.name().clone(),
+            address: self.setup.advertise,
+            incarnation: Incarnation(self.setup.incarnation.load(Ordering::Relaxed)),
+        }
+    }
+
+    fn beacon(&mut self, sequence: u64) {
+        let Some(socket) = &self.setup.socket else { return };
+        self.setup.sequence.store(sequence, Ordering::Relaxed);
+        let beacon = Beacon {
+            cluster: self.setup.identity.cluster(),
+            contact: self.contact(),
+            sequence,
+            sent: wall_millis(),
+        };
+        let sent = beacon::sealed(&beacon, &self.setup.identity)
+            .map_err(std::io::Error::other)
+            .and_then(|bytes| socket.send_to(&bytes, (beacon::GROUP, beacon::PORT)));
+        match sent {
+            Ok(_) => self.mute = false,
+            Err(error) if !std::mem::replace(&mut self.mute, true) => {
+                tracing::warn!(%error, "beacons cannot be sent; seeds and peers still find each other");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Tells one peer who is linked here.
+    fn share(&self, peer: &NodeName) {
+        let mut linked = (self.setup.linked)();
+        linked.retain(|contact| contact.name != *peer);
+        for some in linked.chunks(TOLD) {
+            match codec::encode(&some) {
+                Ok(payload) => {
+                    self.setup.pubsub.send(peer.clone(), Topic::network_peers(), payload);
+                }
+                Err(error) => tracing::error!(%error, "contacts cannot be encoded"),
+            }
+        }
+    }
+
+    fn told(&self, payload: &[u8]) {
+        match codec::decode::<Vec<Contact>>(payload, MAX_PAYLOAD) {
+            Ok(contacts) => {
+                for contact in contacts.into_iter().take(TOLD) {
+                    (self.setup.hint)(Hint::Contact(contact, Source::Peer));
+                }
+            }
+            Err(_) => self.setup.metrics.count(Count::Door, "malformed"),
+        }
+    }
+}
+
+impl Process for Inside {
+    const NAME: &'static str = "discovery";
+    type Message = Msg;
+    type Setup = Setup;
+
+    async fn start(setup: Setup, myself: &Address<Msg>) -> Result<Self, ActorProcessingErr> {
+        let mut tasks = JoinSet::new();
+        if let Some(socket) = &setup.socket {
+            tasks.spawn(listen(socket, setup.metrics.clone(), myself.clone())?);
+        }
+        for seed in setup.seeds.clone() {
+            tasks.spawn(look_up(seed, myself.clone()));
+        }
+        for contact in setup.remembered.clone() {
+            (setup.hint)(Hint::Contact(contact, Source::Remembered));
+        }
+        let to = myself.clone();
+        setup.pubsub.on_events("discovery", move |event| {
+            if let Event::PeerOnline { peer, .. } = event {
+                tell(&to, Msg::Online(peer.clone()));
+            }
+        });
+        let to = myself.clone();
+        let topic = Topic::network_peers();
+        setup.pubsub.subscribe("discovery", topic, move |told| tell(&to, Msg::Told(told.payload)));
+        let machine = Machine::new(
+            setup.config,
+            setup.identity.name().clone(),
+            setup.identity.cluster(),
+            setup.socket.is_some(),
+            setup.sequence.load(Ordering::Relaxed),
+            timer::now(),
+            rand::make_rng(),
+        );
+        let seals = SealChecker::new(setup.identity.verifier());
+        let mut inside = Self { setup, machine, seals, mute: false, _tasks: tasks };
+        inside.tick()?; // the first beacon goes out now
+        Ok(inside)
+    }
+
+    fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Datagram(bytes, permit) => {
+                let verdict = self.datagram(&bytes);
+                self.setup.metrics.count(Count::Beacons, verdict.label());
+                if !matches!(verdict, Verdict::Accepted | Verdict::Echo | Verdict::Foreign) {
+                    tracing::debug!(
+                        verdict = verdict.label(),
+                        bytes = bytes.len(),
+                        "beacon dropped"
+                    );
+                }
+                drop(permit);
+            }
+            Msg::Seed(address) => (self.setup.hint)(Hint::Seed(address)),
+            Msg::Online(peer) => self.share(&peer),
+            Msg::Told(payload) => self.told(&payload),
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        Some(self.machine.deadline())
+    }
+
+    fn tick(&mut self) -> Result<(), ActorProcessingErr> {
+        let mut out = Vec::new();
+        self.machine.tick(timer::now(), &mut out);
+        for output in out {
+            match output {
+                Output::Beacon(sequence) => self.beacon(sequence),
+                Output::Share => {
+                    let linked = (self.setup.linked)();
+                    let one = self.machine.pick(linked.len()).and_then(|at| linked.get(at));
+                    if let Some(contact) = one {
+                        self.share(&contact.name);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tell(to: &Address<Msg>, message: Msg) {
+    // An actor that ended has a successor, which hears anew.
+    drop(to.cast(Mail::Message(message)));
+}
+
+fn wall_millis() -> u64 {
+    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Opens the beacon socket for a node at `host`, or says why there is none.
+#[must_use]
+pub fn socket(interface: Ipv4Addr) -> Option<Arc<UdpSocket>> {
+    match beacon::open(interface) {
+        Ok(socket) => Some(Arc::new(socket)),
+        Err(error) => {
+            tracing::warn!(%error, %interface, "no beacons: the multicast socket cannot be opened");
+            None
+        }
+    }
+}
+
+/// Reads datagrams; what the actor has no room for is dropped and counted.
+fn listen(
+    socket: &UdpSocket,
+    metrics: Metrics,
+    to: Address<Msg>,
+) -> std::io::Result<impl Future<Output = ()> + Send + use<>> {
+    let socket = tokio::net::UdpSocket::from_std(socket.try_clone()?)?;
+    let room = Arc::new(Semaphore::new(WAITING));
+    Ok(async move {
+        // One byte more than a beacon may have, so that a longer one shows.
+        let mut buffer = vec![0; MAX_BEACON + 1];
+        loop {
+            match socket.recv(&mut buffer).await {
+                Ok(length) => match room.clone().try_acquire_owned() {
+                    Ok(permit) => {
+                        let bytes = buffer.get(..length).unwrap_or(&[]).to_vec();
+                        tell(&to, Msg::Datagram(bytes, permit));
+                    }
+                    Err(_full) => metrics.count(Count::Beacons, Verdict::Flood.label()),
+                },
+                Err(error) => {
+                    tracing::debug!(%error, "beacon socket");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    })
+}
+
+async fn look_up(seed: Seed, to: Address<Msg>) {
+    let mut failing = false;
+    loop {
+        match seed.resolve().await {
+            Ok(addresses) => {
+                failing = false;
+                for address in addresses {
+                    tell(&to, Msg::Seed(address));
+                }
+            }
+            Err(error) if !std::mem::replace(&mut failing, true) => {
+                tracing::warn!(%seed, %error, "a --join name cannot be looked up; will try again");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(LOOK_UP).await;
+    }
+}

@@ -1,0 +1,480 @@
+//! Link: connections, handshakes, and exactly one ractor_cluster session per peer.
+//!
+//! - **Owns** the listening socket's accept loop, every attempt and every live connection, and
+//!   ractor_cluster's `NodeServer` (its child; if that ends, this actor ends).
+//! - **Hears** commands from NodeManager (dial, proceed, refuse, abandon, close), the steps of its own
+//!   handshake tasks, and the session events of ractor_cluster.
+//! - **Says** each step to its one listener as a [`Report`]; to PubSub which outlets are open.
+//! - **After a restart**: no connection is left, the peers see their streams end and everybody dials
+//!   again. The listening socket itself survives.
+//! - **Never** hands ractor a stream before NodeManager agreed, before the peer's earlier session is
+//!   gone, or without the gate in front; never accepts a step of an attempt it does not know.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ractor::{ActorProcessingErr, ActorRef};
+use ractor_cluster::{NodeServerMessage, NodeSessionMessage};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::actors::pubsub::PubSub;
+use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
+use crate::actors::timer;
+use crate::io::metrics::{Count, Metrics};
+use crate::io::tls::Tls;
+use crate::proto::frame::Parting;
+use crate::proto::hello::{Hello, Refusal};
+use crate::proto::membership::{AttemptId, Failure, LinkEnd};
+use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
+
+mod accept;
+mod handshake;
+mod mux;
+mod sessions;
+
+/// Time for ractor's sessions to agree once a stream is theirs.
+const READY: Duration = Duration::from_secs(5);
+/// Messages that may wait for a link's door lane.
+const OUTLET: usize = 256;
+
+/// What this node says of itself in every hello.
+#[derive(Clone, Debug)]
+pub struct Myself {
+    /// Its name.
+    pub name: NodeName,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its life; NodeManager may raise it.
+    pub incarnation: Arc<AtomicU64>,
+    /// Drawn at start.
+    pub boot: u64,
+    /// Where others reach it.
+    pub advertise: SocketAddr,
+}
+
+impl Myself {
+    fn hello(&self) -> Hello {
+        Hello {
+            name: self.name.clone(),
+            cluster: self.cluster,
+            incarnation: Incarnation(self.incarnation.load(Ordering::Relaxed)),
+            boot: self.boot,
+            advertise: self.advertise,
+        }
+    }
+}
+
+/// What the actor is made from.
+#[derive(Clone)]
+pub struct Setup {
+    /// The socket to accept on; bound by the node, so that a taken port is an error at start.
+    pub listener: Arc<std::net::TcpListener>,
+    /// Certificates and trust.
+    pub tls: Tls,
+    /// Who this node is.
+    pub myself: Myself,
+    /// The door.
+    pub pubsub: PubSub,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// A step of an attempt or a link, for the one that decides.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// An outbound attempt read this name and key in the other side's certificate.
+    Connected(AttemptId, NodeName, NodeId),
+    /// An inbound attempt brought a hello that matches its certificate.
+    Greeted(AttemptId, Hello, NodeId),
+    /// An outbound attempt was welcomed.
+    Welcomed(AttemptId, Hello),
+    /// An inbound attempt was confirmed.
+    Confirmed(AttemptId),
+    /// An attempt ended.
+    Failed(AttemptId, Failure),
+    /// ractor's sessions agree.
+    Ready(AttemptId),
+    /// A link ended.
+    Ended(AttemptId, LinkEnd),
+    /// A link that lives, for a listener that has just attached.
+    Existing(AttemptId, Hello, NodeId, bool),
+}
+
+type Listener = Box<dyn Fn(Report) + Send>;
+
+#[derive(Debug)]
+enum Decision {
+    Proceed,
+    Refuse(Refusal),
+}
+
+/// A finished handshake.
+struct Established {
+    stream: tokio_rustls::TlsStream<tokio::net::TcpStream>,
+    hello: Hello,
+    id: NodeId,
+}
+
+enum Msg {
+    Attach(Listener),
+    Dial(AttemptId, SocketAddr),
+    Decide(AttemptId, Decision),
+    Abandon(AttemptId),
+    Close(AttemptId, Parting),
+    /// A connection showed a certificate of this cluster and goes on with this task.
+    Authenticated(AttemptId, mpsc::Sender<Decision>, AbortHandle),
+    Step(AttemptId, Report),
+    Established(AttemptId, Box<Established>),
+    MuxEnded(AttemptId, LinkEnd),
+    SessionOpened(AttemptId, ActorRef<NodeSessionMessage>),
+    SessionReady(AttemptId),
+    SessionGone(AttemptId),
+    WhenClosed(oneshot::Sender<()>),
+}
+
+/// The handle.
+#[derive(Clone)]
+pub struct Link {
+    handle: Handle<Msg>,
+}
+
+impl Link {
+    /// A link layer that does not run yet.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
+        Self { handle: Handle::new("link", metrics) }
+    }
+
+    /// The child to put under a supervisor.
+    #[must_use]
+    pub fn child(&self, setup: Setup) -> Child {
+        Child::actor::<Inside>(&self.handle, setup)
+    }
+
+    /// Makes `listener` the one that hears reports. Attempts in progress are abandoned; links that
+    /// live are reported first.
+    pub fn attach(&self, listener: impl Fn(Report) + Send + 'static) {
+        self.handle.cast(Msg::Attach(Box::new(listener)));
+    }
+
+    /// Opens a connection.
+    pub fn dial(&self, attempt: AttemptId, address: SocketAddr) {
+        self.handle.cast(Msg::Dial(attempt, address));
+    }
+
+    /// Lets an attempt take its next step.
+    pub fn proceed(&self, attempt: AttemptId) {
+        self.handle.cast(Msg::Decide(attempt, Decision::Proceed));
+    }
+
+    /// Ends an attempt with a word to the other side.
+    pub fn refuse(&self, attempt: AttemptId, refusal: Refusal) {
+        self.handle.cast(Msg::Decide(attempt, Decision::Refuse(refusal)));
+    }
+
+    /// Ends an attempt without a word.
+    pub fn abandon(&self, attempt: AttemptId) {
+        self.handle.cast(Msg::Abandon(attempt));
+    }
+
+    /// Ends a link with a goodbye.
+    pub fn close(&self, attempt: AttemptId, parting: Parting) {
+        self.handle.cast(Msg::Close(attempt, parting));
+    }
+
+    /// Answers once every link told to close has said its goodbye.
+    pub fn when_closed(&self, done: oneshot::Sender<()>) {
+        self.handle.cast(Msg::WhenClosed(done));
+    }
+}
+
+struct Pending {
+    decide: mpsc::Sender<Decision>,
+    task: AbortHandle,
+}
+
+struct Linked {
+    hello: Hello,
+    id: NodeId,
+    since: Instant,
+    stage: Stage,
+}
+
+enum Stage {
+    /// The peer's earlier session is not gone yet.
+    Parked(Box<Established>),
+    Running(Running),
+    /// The connection is gone, ractor's session not yet.
+    Closing(Option<ActorRef<NodeSessionMessage>>),
+}
+
+struct Running {
+    part: Option<oneshot::Sender<Parting>>,
+    task: AbortHandle,
+    session: Option<ActorRef<NodeSessionMessage>>,
+    ready: bool,
+}
+
+struct Inside {
+    setup: Setup,
+    myself: Address<Msg>,
+    server: ActorRef<NodeServerMessage>,
+    listener: Option<Listener>,
+    pending: BTreeMap<AttemptId, Pending>,
+    links: BTreeMap<AttemptId, Linked>,
+    waiting_for_close: Vec<oneshot::Sender<()>>,
+    /// Every task of this actor: they end with it.
+    tasks: JoinSet<()>,
+}
+
+impl Inside {
+    fn report(&self, report: Report) {
+        if let Some(listener) = &self.listener {
+            listener(report);
+        }
+    }
+
+    fn attach(&mut self, listener: Listener) {
+        for (_, pending) in std::mem::take(&mut self.pending) {
+            pending.task.abort();
+        }
+        self.listener = Some(listener);
+        for (attempt, link) in &self.links {
+            let ready = match &link.stage {
+                Stage::Running(running) => running.ready,
+                Stage::Parked(_) => false,
+                Stage::Closing(_) => continue,
+            };
+            self.report(Report::Existing(*attempt, link.hello.clone(), link.id, ready));
+        }
+    }
+
+    fn dial(&mut self, attempt: AttemptId, address: SocketAddr) {
+        let (decide, decisions) = mpsc::channel(1);
+        let steps = handshake::Steps::new(attempt, self.myself.clone(), decisions);
+        let dial =
+            handshake::dial(address, self.setup.tls.clone(), self.setup.myself.clone(), steps);
+        let task = self.tasks.spawn(dial);
+        self.pending.insert(attempt, Pending { decide, task });
+    }
+
+    fn abandon(&mut self, attempt: AttemptId) {
+        if let Some(pending) = self.pending.remove(&attempt) {
+            pending.task.abort();
+        }
+    }
+
+    fn established(&mut self, attempt: AttemptId, established: Box<Established>) {
+        if self.pending.remove(&attempt).is_none() {
+            return; // abandoned meanwhile
+        }
+        let (hello, id) = (established.hello.clone(), established.id);
+        let stage = Stage::Parked(established);
+        self.links.insert(attempt, Linked { hello, id, since: timer::now(), stage });
+        self.start_parked();
+    }
+
+    /// Starts every parked link whose peer has no earlier session any more.
+    fn start_parked(&mut self) {
+        let busy = |of: &NodeName, links: &BTreeMap<AttemptId, Linked>| {
+            let runs = |l: &Linked| !matches!(l.stage, Stage::Parked(_)) && l.hello.name == *of;
+            links.values().any(runs)
+        };
+        let parked = |(attempt, link): (&AttemptId, &Linked)| {
+            let free = !busy(&link.hello.name, &self.links);
+            (matches!(link.stage, Stage::Parked(_)) && free).then_some(*attempt)
+        };
+        if let Some(attempt) = self.links.iter().find_map(parked) {
+            self.start(attempt);
+        }
+    }
+
+    fn start(&mut self, attempt: AttemptId) {
+        let Some(link) = self.links.get_mut(&attempt) else { return };
+        let peer = link.hello.name.clone();
+        let (part, parting) = oneshot::channel();
+        let (outlet, outgoing) = mpsc::channel(OUTLET);
+        let (pipe, ractor_end) = tokio::io::duplex(mux::PIPE);
+        let door = mux::Door::new(peer.clone(), self.setup.pubsub.clone(), outgoing);
+        let (myself, inbound) = (self.myself.clone(), matches!(attempt, AttemptId::Inbound(_)));
+        let idle = Running { part: Some(part), task: noop(), session: None, ready: false };
+        let stage = std::mem::replace(&mut link.stage, Stage::Running(idle));
+        let Stage::Parked(established) = stage else { return };
+        let task = self.tasks.spawn(async move {
+            let gate = mux::gate(inbound, peer);
+            let end = mux::run(established.stream, gate, pipe, door, parting).await;
+            send(&myself, Msg::MuxEnded(attempt, end));
+        });
+        if let Stage::Running(running) = &mut link.stage {
+            running.task = task;
+        }
+        self.setup.pubsub.up(attempt, link.hello.name.clone(), outlet);
+        sessions::hand_over(&self.server, ractor_end, attempt, inbound);
+    }
+
+    fn mux_ended(&mut self, attempt: AttemptId, end: LinkEnd) {
+        let Some(link) = self.links.get_mut(&attempt) else { return };
+        let gone = Stage::Closing(None);
+        let Stage::Running(running) = std::mem::replace(&mut link.stage, gone) else { return };
+        if let LinkEnd::Fault(fault) = &end {
+            tracing::warn!(peer = %link.hello.name, %fault, "link cut: the peer broke the protocol");
+            self.setup.metrics.count(Count::Refused, "protocol");
+        }
+        if let Some(session) = &running.session {
+            session.stop(None);
+        }
+        link.stage = Stage::Closing(running.session);
+        self.setup.pubsub.down(attempt);
+        self.report(Report::Ended(attempt, end));
+    }
+
+    /// ractor gave up a session: the connection goes with it.
+    fn session_gone(&mut self, attempt: AttemptId) {
+        let Some(link) = self.links.remove(&attempt) else { return };
+        if let Stage::Running(running) = link.stage {
+            running.task.abort();
+            self.setup.pubsub.down(attempt);
+            let fault = "ractor_cluster ended the session".to_owned();
+            self.report(Report::Ended(attempt, LinkEnd::Fault(fault)));
+        }
+        self.start_parked();
+    }
+
+    fn session_opened(&mut self, attempt: AttemptId, session: ActorRef<NodeSessionMessage>) {
+        match self.links.get_mut(&attempt).map(|link| &mut link.stage) {
+            Some(Stage::Running(running)) => running.session = Some(session),
+            Some(Stage::Closing(closing)) => {
+                session.stop(None);
+                *closing = Some(session);
+            }
+            Some(Stage::Parked(_)) | None => session.stop(None),
+        }
+    }
+
+    fn session_ready(&mut self, attempt: AttemptId) {
+        if let Some(Stage::Running(running)) = self.links.get_mut(&attempt).map(|l| &mut l.stage) {
+            running.ready = true;
+            self.report(Report::Ready(attempt));
+        }
+    }
+
+    fn close(&mut self, attempt: AttemptId, parting: Parting) {
+        match self.links.get_mut(&attempt).map(|link| &mut link.stage) {
+            Some(Stage::Running(running)) => {
+                if let Some(part) = running.part.take() {
+                    // The task tells when it ended; one that already did needs no goodbye.
+                    part.send(parting).ok();
+                }
+            }
+            Some(Stage::Parked(_)) => drop(self.links.remove(&attempt)),
+            Some(Stage::Closing(_)) | None => {}
+        }
+    }
+
+    fn unready(link: &Linked) -> Option<Instant> {
+        let waits = match &link.stage {
+            Stage::Parked(_) => true,
+            Stage::Running(running) => !running.ready,
+            Stage::Closing(_) => false,
+        };
+        waits.then_some(link.since + READY)
+    }
+}
+
+impl Process for Inside {
+    const NAME: &'static str = "link";
+    type Message = Msg;
+    type Setup = Setup;
+
+    async fn start(setup: Setup, myself: &Address<Msg>) -> Result<Self, ActorProcessingErr> {
+        let server = sessions::server(&setup.myself, myself).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept::run(setup.clone(), myself.clone())?);
+        Ok(Self {
+            setup,
+            myself: myself.clone(),
+            server,
+            listener: None,
+            pending: BTreeMap::new(),
+            links: BTreeMap::new(),
+            waiting_for_close: Vec::new(),
+            tasks,
+        })
+    }
+
+    fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
+        while self.tasks.try_join_next().is_some() {}
+        match message {
+            Msg::Attach(listener) => self.attach(listener),
+            Msg::Dial(attempt, address) => self.dial(attempt, address),
+            Msg::Decide(attempt, decision) => {
+                if let Some(pending) = self.pending.get(&attempt) {
+                    // A task that ended meanwhile has its report under way.
+                    drop(pending.decide.try_send(decision));
+                }
+            }
+            Msg::Abandon(attempt) => self.abandon(attempt),
+            Msg::Close(attempt, parting) => self.close(attempt, parting),
+            Msg::Authenticated(attempt, decide, task) => {
+                self.pending.insert(attempt, Pending { decide, task });
+            }
+            Msg::Step(attempt, report) => {
+                let known = match &report {
+                    Report::Failed(..) => self.pending.remove(&attempt).is_some(),
+                    _ => self.pending.contains_key(&attempt),
+                };
+                if known {
+                    self.report(report);
+                }
+            }
+            Msg::Established(attempt, established) => self.established(attempt, established),
+            Msg::MuxEnded(attempt, end) => self.mux_ended(attempt, end),
+            Msg::SessionOpened(attempt, session) => self.session_opened(attempt, session),
+            Msg::SessionReady(attempt) => self.session_ready(attempt),
+            Msg::SessionGone(attempt) => self.session_gone(attempt),
+            Msg::WhenClosed(done) => self.waiting_for_close.push(done),
+        }
+        if self.links.values().all(|link| matches!(link.stage, Stage::Closing(_))) {
+            // Whoever asked and went away needs no answer.
+            self.waiting_for_close.drain(..).for_each(|done| done.send(()).unwrap_or(()));
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.links.values().filter_map(Self::unready).min()
+    }
+
+    fn tick(&mut self) -> Result<(), ActorProcessingErr> {
+        let now = timer::now();
+        let late = |link: &Linked| Self::unready(link).is_some_and(|at| at <= now);
+        let late: Vec<_> = self.links.iter().filter(|(_, l)| late(l)).map(|(a, _)| *a).collect();
+        for attempt in late {
+            let fault = LinkEnd::Fault("ractor's sessions did not agree in time".to_owned());
+            match self.links.get(&attempt).map(|link| &link.stage) {
+                Some(Stage::Running(running)) => {
+                    running.task.abort();
+                    self.mux_ended(attempt, fault);
+                }
+                _ => {
+                    self.links.remove(&attempt);
+                    self.report(Report::Ended(attempt, fault));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A cast to this actor. One that ended has no use for news of its tasks: they end with it.
+fn send(to: &Address<Msg>, message: Msg) {
+    drop(to.cast(Mail::Message(message)));
+}
+
+fn noop() -> AbortHandle {
+    tokio::spawn(async {}).abort_handle()
+}

@@ -1,0 +1,137 @@
+//! The accept loop: strangers at the door.
+//!
+//! Invariants: each connection has its own task and a deadline; at most [`HALF_OPEN`] of them have
+//! not shown a certificate yet, beyond that the one that has waited longest goes, so that silent
+//! connections never keep a node out; running out of descriptors slows the loop and never ends it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::actors::link::{AttemptId, Msg, Setup, handshake, send};
+use crate::actors::supervisor::Address;
+use crate::actors::timer;
+use crate::io::metrics::{Count, Metrics};
+
+/// Connections that have not shown a certificate yet, at most.
+const HALF_OPEN: usize = 256;
+/// Wait after a failed accept (out of descriptors, mostly).
+const PAUSE: Duration = Duration::from_millis(100);
+/// At most one log line per cause in this time; the rest is counted.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Inbound attempts are numbered across restarts of the actor.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+pub(super) fn run(
+    setup: Setup,
+    link: Address<Msg>,
+) -> std::io::Result<impl Future<Output = ()> + Send> {
+    let listener = TcpListener::from_std(setup.listener.try_clone()?)?;
+    Ok(async move {
+        let log = std::sync::Arc::new(RefusalLog::new(setup.metrics.clone()));
+        let mut half_open = HalfOpen::default();
+        loop {
+            match listener.accept().await {
+                Ok((stream, from)) => {
+                    setup.metrics.count(Count::Accepted, "tcp");
+                    let greet = greet(stream, from, setup.clone(), link.clone(), log.clone());
+                    half_open.admit(greet, &setup.metrics);
+                }
+                Err(error) => {
+                    log.refused("accept", None, &error);
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    })
+}
+
+/// The tasks of connections that have not shown a certificate yet. They end with this value.
+#[derive(Default)]
+struct HalfOpen {
+    tasks: JoinSet<()>,
+    waiting: VecDeque<AbortHandle>,
+}
+
+impl HalfOpen {
+    fn admit(&mut self, task: impl Future<Output = ()> + Send + 'static, metrics: &Metrics) {
+        while self.tasks.try_join_next().is_some() {}
+        self.waiting.retain(|task| !task.is_finished());
+        if self.waiting.len() >= HALF_OPEN {
+            if let Some(oldest) = self.waiting.pop_front() {
+                oldest.abort();
+                metrics.count(Count::Refused, "evicted");
+            }
+        }
+        self.waiting.push_back(self.tasks.spawn(task));
+    }
+}
+
+/// TLS; then the connection is known by name, and a task of its own goes on with the hello.
+async fn greet(
+    stream: TcpStream,
+    from: SocketAddr,
+    setup: Setup,
+    link: Address<Msg>,
+    log: std::sync::Arc<RefusalLog>,
+) {
+    if let Err(error) = handshake::tune(&stream) {
+        return log.refused("socket", Some(from), &error);
+    }
+    let (stream, peer) =
+        match tokio::time::timeout(handshake::DEADLINE, setup.tls.accept(stream)).await {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(error)) => return log.refused(error.cause().as_str(), Some(from), &error),
+            Err(_elapsed) => {
+                return log.refused("silent", Some(from), &"no TLS handshake within the deadline");
+            }
+        };
+    setup.metrics.count(Count::Accepted, "tls");
+    let attempt = AttemptId::Inbound(NEXT.fetch_add(1, Ordering::Relaxed));
+    let (decide, decisions) = mpsc::channel(1);
+    let steps = handshake::Steps::new(attempt, link.clone(), decisions);
+    let hello = handshake::welcome(Box::new(stream.into()), peer, from, setup.myself, steps, log);
+    let task = tokio::spawn(hello).abort_handle();
+    send(&link, Msg::Authenticated(attempt, decide, task));
+}
+
+/// Counts every refused connection, and logs at most one a second per cause.
+#[derive(Debug)]
+pub(super) struct RefusalLog {
+    metrics: Metrics,
+    last: Mutex<BTreeMap<&'static str, (Instant, u64)>>,
+}
+
+impl RefusalLog {
+    fn new(metrics: Metrics) -> Self {
+        Self { metrics, last: Mutex::default() }
+    }
+
+    pub(super) fn refused(
+        &self,
+        cause: &'static str,
+        from: Option<SocketAddr>,
+        detail: &dyn std::fmt::Display,
+    ) {
+        self.metrics.count(Count::Refused, cause);
+        let now = timer::now();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let quiet = last.get(cause).is_some_and(|(at, _)| now - *at < QUIET);
+        if quiet {
+            last.entry(cause).and_modify(|(_, more)| *more += 1);
+            return;
+        }
+        let (_, more) = last.insert(cause, (now, 0)).unwrap_or((now, 0));
+        drop(last);
+        let from = from.map_or_else(|| "?".to_owned(), |from| from.to_string());
+        tracing::warn!(cause, %from, %detail, unlogged = more, "connection refused");
+    }
+}

@@ -1,0 +1,254 @@
+//! One attempt, from the socket to the confirmed hello: the steps of `proto::hello` over TLS.
+//!
+//! Each function is one task. At each step it reports and waits for a decision; the whole has a
+//! deadline. Whatever goes wrong ends in exactly one report.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsStream;
+
+use crate::actors::link::accept::RefusalLog;
+use crate::actors::link::{AttemptId, Decision, Established, Msg, Myself, Report, send};
+use crate::actors::supervisor::Address;
+use crate::io::identity::PeerIdentity;
+use crate::io::tls::{Cause, Tls, TlsError, cause_of_io};
+use crate::proto::hello::{Greeting, Hello, MAX_GREETING, Refusal};
+use crate::proto::membership::Failure;
+
+/// Time to connect.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Time for TLS, and again for the hello.
+pub(super) const DEADLINE: Duration = Duration::from_secs(5);
+/// Unacknowledged data or silence for this long ends a connection: the kernel's own backstop.
+const SILENCE: Duration = Duration::from_secs(9);
+
+type Stream = Box<TlsStream<TcpStream>>;
+
+/// Small messages leave at once; a cut network is noticed by the kernel.
+pub(super) fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(SILENCE))?;
+    let probe = Duration::from_secs(3);
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(probe).with_interval(probe).with_retries(2),
+    )
+}
+
+/// Where an attempt reports, and what it is told.
+pub(super) struct Steps {
+    attempt: AttemptId,
+    link: Address<Msg>,
+    decisions: mpsc::Receiver<Decision>,
+}
+
+impl Steps {
+    pub(super) fn new(
+        attempt: AttemptId,
+        link: Address<Msg>,
+        decisions: mpsc::Receiver<Decision>,
+    ) -> Self {
+        Self { attempt, link, decisions }
+    }
+
+    /// Reports a step and waits for what to do.
+    async fn ask(&mut self, report: Report) -> Result<(), Stop> {
+        send(&self.link, Msg::Step(self.attempt, report));
+        match self.decisions.recv().await {
+            Some(Decision::Proceed) => Ok(()),
+            Some(Decision::Refuse(refusal)) => Err(Stop::Refuse(refusal)),
+            None => Err(Stop::Failed(Failure::Closed)),
+        }
+    }
+
+    fn failed(&self, failure: Failure) {
+        send(&self.link, Msg::Step(self.attempt, Report::Failed(self.attempt, failure)));
+    }
+}
+
+/// Why an attempt goes no further.
+enum Stop {
+    /// We refuse the other side.
+    Refuse(Refusal),
+    Failed(Failure),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(match cause_of_io(&error) {
+            Cause::Closed => Failure::Closed,
+            Cause::RefusedByPeer => {
+                Failure::Rejected("the other side refused our certificate".to_owned())
+            }
+            _ => Failure::Rejected(error.to_string()),
+        })
+    }
+}
+
+/// Dials, greets, and hands the stream over once both sides agreed.
+pub(super) async fn dial(address: SocketAddr, tls: Tls, myself: Myself, mut steps: Steps) {
+    let stream = match connect(address).await {
+        Ok(stream) => stream,
+        Err(failure) => return steps.failed(failure),
+    };
+    let tls = tokio::time::timeout(DEADLINE, tls.connect(stream)).await;
+    let (stream, peer) = match tls {
+        Ok(Ok((stream, peer))) => (Box::new(TlsStream::from(stream)), peer),
+        Ok(Err(error)) => return steps.failed(tls_failure(&error)),
+        Err(_elapsed) => return steps.failed(not_in_time("TLS")),
+    };
+    let id = peer.id;
+    match tokio::time::timeout(DEADLINE, greet(stream, peer, &myself, &mut steps)).await {
+        Ok(Ok((stream, hello))) => {
+            let established = Box::new(Established { stream: *stream, hello, id });
+            send(&steps.link, Msg::Established(steps.attempt, established));
+        }
+        Ok(Err(Stop::Failed(failure))) => steps.failed(failure),
+        // The one that decided knows; the task's end still has to be told.
+        Ok(Err(Stop::Refuse(refusal))) => {
+            steps.failed(Failure::Rejected(format!("refused here: {refusal}")));
+        }
+        Err(_elapsed) => steps.failed(not_in_time("hello")),
+    }
+}
+
+async fn greet(
+    mut stream: Stream,
+    peer: PeerIdentity,
+    myself: &Myself,
+    steps: &mut Steps,
+) -> Result<(Stream, Hello), Stop> {
+    steps.ask(Report::Connected(steps.attempt, peer.name.clone(), peer.id)).await?;
+    write(&mut stream, &Greeting::Hello(myself.hello())).await?;
+    let hello = match read(&mut stream).await? {
+        Greeting::Welcome(hello) => hello,
+        Greeting::Refuse(refusal) => return Err(Stop::Failed(Failure::RefusedBy(refusal))),
+        Greeting::Hello(_) | Greeting::Confirm => {
+            write(&mut stream, &Greeting::Refuse(Refusal::Unexpected)).await?;
+            return Err(Stop::Refuse(Refusal::Unexpected));
+        }
+    };
+    let judged = match hello.check(&peer.name, myself.cluster) {
+        Ok(()) => steps.ask(Report::Welcomed(steps.attempt, hello.clone())).await,
+        Err(refusal) => Err(Stop::Refuse(refusal)),
+    };
+    if let Err(Stop::Refuse(refusal)) = &judged {
+        write(&mut stream, &Greeting::Refuse(*refusal)).await?;
+    }
+    judged?;
+    write(&mut stream, &Greeting::Confirm).await?;
+    Ok((stream, hello))
+}
+
+/// Answers a dialer that showed a certificate of this cluster.
+pub(super) async fn welcome(
+    stream: Stream,
+    peer: PeerIdentity,
+    from: SocketAddr,
+    myself: Myself,
+    mut steps: Steps,
+    log: std::sync::Arc<RefusalLog>,
+) {
+    let (id, name) = (peer.id, peer.name.clone());
+    match tokio::time::timeout(DEADLINE, answer(stream, peer, &myself, &mut steps)).await {
+        Ok(Ok((stream, hello))) => {
+            let established = Box::new(Established { stream: *stream, hello, id });
+            send(&steps.link, Msg::Established(steps.attempt, established));
+        }
+        Ok(Err(Stop::Refuse(refusal))) => {
+            // NodeManager's own refusals are announced by it; these two it never hears of.
+            if matches!(refusal, Refusal::Name | Refusal::Cluster | Refusal::Unexpected) {
+                log.refused(refusal.label(), Some(from), &format!("{name}: {refusal}"));
+            }
+            steps.failed(Failure::Rejected(refusal.to_string()));
+        }
+        Ok(Err(Stop::Failed(failure))) => {
+            if matches!(failure, Failure::Rejected(_)) {
+                log.refused("hello", Some(from), &format!("{name}: {failure}"));
+            }
+            steps.failed(failure);
+        }
+        Err(_elapsed) => {
+            log.refused("silent", Some(from), &format!("{name}: no hello within the deadline"));
+            steps.failed(not_in_time("hello"));
+        }
+    }
+}
+
+async fn answer(
+    mut stream: Stream,
+    peer: PeerIdentity,
+    myself: &Myself,
+    steps: &mut Steps,
+) -> Result<(Stream, Hello), Stop> {
+    let judged = match read(&mut stream).await? {
+        Greeting::Hello(hello) => match hello.check(&peer.name, myself.cluster) {
+            Ok(()) => {
+                let greeted = Report::Greeted(steps.attempt, hello.clone(), peer.id);
+                steps.ask(greeted).await.map(|()| hello)
+            }
+            Err(refusal) => Err(Stop::Refuse(refusal)),
+        },
+        _ => Err(Stop::Refuse(Refusal::Unexpected)),
+    };
+    if let Err(Stop::Refuse(refusal)) = &judged {
+        write(&mut stream, &Greeting::Refuse(*refusal)).await?;
+    }
+    let hello = judged?;
+    write(&mut stream, &Greeting::Welcome(myself.hello())).await?;
+    match read(&mut stream).await? {
+        Greeting::Confirm => {}
+        Greeting::Refuse(refusal) => return Err(Stop::Failed(Failure::RefusedBy(refusal))),
+        Greeting::Hello(_) | Greeting::Welcome(_) => return Err(Stop::Refuse(Refusal::Unexpected)),
+    }
+    steps.ask(Report::Confirmed(steps.attempt)).await?;
+    Ok((stream, hello))
+}
+
+async fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
+    let connected = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
+    let stream = connected.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
+    let stream = stream.map_err(|error| match error.kind() {
+        io::ErrorKind::ConnectionRefused => Failure::Refused,
+        _ => Failure::Unreachable(error.to_string()),
+    })?;
+    tune(&stream).map_err(|error| Failure::Unreachable(error.to_string()))?;
+    Ok(stream)
+}
+
+fn tls_failure(error: &TlsError) -> Failure {
+    match error.cause() {
+        Cause::Closed => Failure::Closed,
+        _ => Failure::Rejected(error.to_string()),
+    }
+}
+
+fn not_in_time(what: &str) -> Failure {
+    Failure::Unreachable(format!("no {what} within {} s", DEADLINE.as_secs()))
+}
+
+async fn write(stream: &mut Stream, greeting: &Greeting) -> Result<(), Stop> {
+    let bytes =
+        greeting.encode().map_err(|error| Stop::Failed(Failure::Rejected(error.to_string())))?;
+    stream.write_all(&bytes).await?;
+    Ok(stream.flush().await?)
+}
+
+async fn read(stream: &mut Stream) -> Result<Greeting, Stop> {
+    let length = usize::from(stream.read_u16().await?);
+    let rejected = |text: String| Stop::Failed(Failure::Rejected(text));
+    if length > MAX_GREETING {
+        return Err(rejected(format!(
+            "a hello of {length} bytes, at most {MAX_GREETING} are allowed"
+        )));
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    Greeting::decode(&body).map_err(|error| rejected(format!("bad hello: {error}")))
+}

@@ -1,0 +1,227 @@
+//! NodeManager: who is a peer, where each stands, and whom to dial.
+//!
+//! - **Owns** the membership machine, and the view of all peers that everybody reads.
+//! - **Hears** the link layer's reports, and hints from Discovery.
+//! - **Says** commands to the link layer; every change of a peer as an event.
+//! - **After a restart**: knows the links that live, because Link reports them to whoever attaches;
+//!   other peers come back with the next beacons, with what peers tell, and with what Discovery,
+//!   which restarts after it, remembers. Backoffs and the reasons of offline peers are forgotten.
+//! - **Never** touches a socket; never lets a hint end a link.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime};
+
+use ractor::ActorProcessingErr;
+use rand::rngs::StdRng;
+use tokio::sync::{oneshot, watch};
+
+use crate::actors::link::{Link, Myself, Report};
+use crate::actors::pubsub::PubSub;
+use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
+use crate::actors::timer;
+use crate::io::clock;
+use crate::io::metrics::Metrics;
+use crate::proto::event::Source;
+use crate::proto::membership::{Config, Input, Membership, Output, PeerView};
+use crate::proto::node::{Contact, Incarnation, NodeId, NodeName};
+
+/// One peer in the view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// What the machine knows.
+    pub peer: PeerView,
+    /// The id of its key, once it has shown its certificate.
+    pub id: Option<NodeId>,
+    /// Since when it has its status, on the wall clock.
+    pub since: SystemTime,
+}
+
+/// All peers, by name.
+pub type View = Arc<Vec<Row>>;
+
+/// What the actor is made from.
+#[derive(Clone)]
+pub struct Setup {
+    /// The machine's settings.
+    pub config: Config,
+    /// Who this node is.
+    pub myself: Myself,
+    /// The link layer.
+    pub link: Link,
+    /// Where events go.
+    pub pubsub: PubSub,
+    /// Counts the lives of this actor: attempts are numbered from it.
+    pub lives: Arc<AtomicU64>,
+}
+
+enum Msg {
+    Report(Report),
+    Hint(Contact, Source),
+    Seed(std::net::SocketAddr),
+    Stop(oneshot::Sender<()>),
+}
+
+/// The handle.
+#[derive(Clone)]
+pub struct NodeManager {
+    handle: Handle<Msg>,
+    publish: Arc<watch::Sender<View>>,
+}
+
+impl NodeManager {
+    /// A manager that does not run yet.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
+        let handle = Handle::new("node_manager", metrics);
+        Self { handle, publish: Arc::new(watch::Sender::new(View::default())) }
+    }
+
+    /// The child to put under a supervisor.
+    #[must_use]
+    pub fn child(&self, setup: Setup) -> Child {
+        Child::actor::<Inside>(&self.handle, (setup, self.publish.clone()))
+    }
+
+    /// All peers, now and as they change.
+    #[must_use]
+    pub fn peers(&self) -> watch::Receiver<View> {
+        self.publish.subscribe()
+    }
+
+    /// Somebody says a node is at an address.
+    pub fn hint(&self, contact: Contact, source: Source) {
+        self.handle.cast(Msg::Hint(contact, source));
+    }
+
+    /// A node whose name is not known is said to be at this address.
+    pub fn seed(&self, address: std::net::SocketAddr) {
+        self.handle.cast(Msg::Seed(address));
+    }
+
+    /// Says goodbye to all peers and takes no more links; answers when that is done.
+    pub fn stop(&self, done: oneshot::Sender<()>) {
+        self.handle.cast(Msg::Stop(done));
+    }
+}
+
+struct Inside {
+    setup: Setup,
+    machine: Membership,
+    publish: Arc<watch::Sender<View>>,
+    ids: BTreeMap<NodeName, NodeId>,
+}
+
+impl Inside {
+    fn input(&mut self, input: Input) {
+        let mut out = Vec::new();
+        self.machine.handle(input, timer::now(), &mut out);
+        for output in out {
+            self.perform(output);
+        }
+        self.publish();
+    }
+
+    fn perform(&self, output: Output) {
+        let link = &self.setup.link;
+        match output {
+            Output::Dial(attempt, address) => link.dial(attempt, address),
+            Output::Proceed(attempt) => link.proceed(attempt),
+            Output::Refuse(attempt, refusal) => link.refuse(attempt, refusal),
+            Output::Abandon(attempt) => link.abandon(attempt),
+            Output::Close(attempt, parting) => link.close(attempt, parting),
+            // The event that comes with it has the store write it down.
+            Output::Renew(Incarnation(to)) => {
+                self.setup.myself.incarnation.store(to, Ordering::Relaxed);
+            }
+            Output::Announce(event) => self.setup.pubsub.announce(event),
+        }
+    }
+
+    fn publish(&self) {
+        self.publish.send_if_modified(|view| {
+            let rows: Vec<_> = self.machine.peers().map(|peer| self.row(peer, view)).collect();
+            let news = rows != **view;
+            if news {
+                *view = Arc::new(rows);
+            }
+            news
+        });
+    }
+
+    /// A row keeps its time while its status lasts: a stepped wall clock does not move it.
+    fn row(&self, peer: PeerView, before: &View) -> Row {
+        let id = self.ids.get(&peer.name).copied();
+        let same = before.iter().find(|row| row.peer.name == peer.name);
+        let same = same.filter(|row| row.peer.since == peer.since);
+        let since = same.map_or_else(clock::wall, |row| row.since);
+        Row { peer, id, since }
+    }
+
+    fn report(&mut self, report: Report) {
+        let input = match report {
+            Report::Connected(attempt, name, id) => {
+                self.ids.insert(name.clone(), id);
+                Input::Connected(attempt, name)
+            }
+            Report::Greeted(attempt, hello, id) => {
+                self.ids.insert(hello.name.clone(), id);
+                Input::Greeted(attempt, hello)
+            }
+            Report::Existing(attempt, hello, id, ready) => {
+                self.ids.insert(hello.name.clone(), id);
+                Input::Existing(attempt, hello, ready)
+            }
+            Report::Welcomed(attempt, hello) => Input::Welcomed(attempt, hello),
+            Report::Confirmed(attempt) => Input::Confirmed(attempt),
+            Report::Failed(attempt, failure) => Input::Failed(attempt, failure),
+            Report::Ready(attempt) => Input::Ready(attempt),
+            Report::Ended(attempt, end) => Input::Ended(attempt, end),
+        };
+        self.input(input);
+    }
+}
+
+impl Process for Inside {
+    const NAME: &'static str = "node_manager";
+    type Message = Msg;
+    type Setup = (Setup, Arc<watch::Sender<View>>);
+
+    async fn start(
+        (setup, publish): Self::Setup,
+        myself: &Address<Msg>,
+    ) -> Result<Self, ActorProcessingErr> {
+        let incarnation = Incarnation(setup.myself.incarnation.load(Ordering::Relaxed));
+        let first_attempt = setup.lives.fetch_add(1, Ordering::Relaxed) << 32;
+        let rng: StdRng = rand::make_rng();
+        let name = setup.myself.name.clone();
+        let machine = Membership::new(setup.config, name, incarnation, first_attempt, rng);
+        let to = myself.clone();
+        // Reports to an earlier life of this actor have nobody to hear them: Link reports anew.
+        setup.link.attach(move |report| drop(to.cast(Mail::Message(Msg::Report(report)))));
+        Ok(Self { setup, machine, publish, ids: BTreeMap::new() })
+    }
+
+    fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Report(report) => self.report(report),
+            Msg::Hint(contact, source) => self.input(Input::Hint(contact, source)),
+            Msg::Seed(address) => self.input(Input::Seed(address)),
+            Msg::Stop(done) => {
+                self.input(Input::Stop);
+                self.setup.link.when_closed(done);
+            }
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.machine.deadline()
+    }
+
+    fn tick(&mut self) -> Result<(), ActorProcessingErr> {
+        self.input(Input::Tick);
+        Ok(())
+    }
+}

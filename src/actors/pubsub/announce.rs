@@ -1,0 +1,62 @@
+//! Every event as one log line and one count.
+
+use crate::io::metrics::{Count, Metrics};
+use crate::proto::event::Event;
+
+/// Logs an event once: state changes at INFO, what an operator must look at WARN, detours DEBUG.
+pub(super) fn log(event: &Event) {
+    match event {
+        Event::PeerDiscovered { peer, address, source } => {
+            tracing::debug!(%peer, %address, ?source, "peer discovered");
+        }
+        Event::PeerConnecting { peer } => tracing::info!(%peer, "peer connecting"),
+        Event::PeerSyncing { peer, incarnation, address } => {
+            tracing::debug!(%peer, %incarnation, %address, "peer syncing");
+        }
+        Event::PeerOnline { peer, incarnation, address } => {
+            tracing::info!(%peer, %incarnation, %address, "peer online");
+        }
+        Event::PeerOffline { peer, reason } => {
+            tracing::info!(%peer, reason = reason.label(), "peer offline");
+        }
+        Event::LinkReplaced { peer, incarnation } => {
+            tracing::info!(%peer, %incarnation, "link replaced by a newer one");
+        }
+        Event::LinkLost { peer, cause } => tracing::info!(%peer, %cause, "link lost"),
+        Event::LinkRefused { peer, refusal } => {
+            tracing::warn!(%peer, why = %refusal, "link refused");
+        }
+        Event::RefusedBy { peer, refusal } => {
+            tracing::warn!(%peer, why = %refusal, "refused by the peer");
+        }
+        Event::DialFailed { peer: Some(peer), address, cause } => {
+            tracing::info!(%peer, %address, %cause, "dial failed; will try again");
+        }
+        Event::DialFailed { peer: None, address, cause } => {
+            tracing::warn!(%address, %cause, "seed does not answer as a node; will try again");
+        }
+        Event::SeedIsMyself { address } => {
+            tracing::warn!(%address, "this --join address is this node itself; ignored");
+        }
+        Event::IncarnationRaised { to } => {
+            tracing::warn!(incarnation = %to, "peers know a later incarnation of this node than its data directory: going on above it");
+        }
+    }
+}
+
+pub(super) fn count(event: &Event, metrics: &Metrics) {
+    match event {
+        Event::PeerConnecting { .. } => metrics.count(Count::Transitions, "connecting"),
+        Event::PeerSyncing { .. } => metrics.count(Count::Transitions, "syncing"),
+        Event::PeerOnline { .. } => metrics.count(Count::Transitions, "online"),
+        Event::PeerOffline { .. } => metrics.count(Count::Transitions, "offline"),
+        Event::LinkReplaced { .. } => metrics.count(Count::LinkEnded, "replaced"),
+        Event::LinkLost { .. } => metrics.count(Count::LinkEnded, "lost"),
+        Event::LinkRefused { refusal, .. } => metrics.count(Count::Refused, refusal.label()),
+        Event::RefusedBy { refusal, .. } => metrics.count(Count::DialFailed, refusal.label()),
+        Event::PeerDiscovered { .. }
+        | Event::DialFailed { .. }
+        | Event::SeedIsMyself { .. }
+        | Event::IncarnationRaised { .. } => {}
+    }
+}

@@ -1,0 +1,139 @@
+//! Floor 6: the command line.
+//!
+//! Flags become one resolved command here; the floors below see none of clap. Exit status: 0 done,
+//! 1 failed (the reason on standard error), 2 bad usage.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use xpando_node::proto::node::NodeName;
+
+mod bench;
+mod cert;
+mod logs;
+mod query;
+mod run;
+
+/// A cluster node: nodes name@host that find each other, stay linked over mutual TLS, and know who is
+/// alive.
+///
+/// Without a subcommand it runs a node: `xpando-node --name a@127.0.0.1`.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Cli {
+    #[command(flatten)]
+    run: run::RunArgs,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show how a running node sees the cluster
+    Status(query::StatusArgs),
+    /// List the nodes running on this machine
+    Names(query::NamesArgs),
+    /// Print a running node's counters as Prometheus text
+    Metrics(query::MetricsArgs),
+    /// Make and show certificates: the cluster's authority and its nodes
+    Cert {
+        #[command(flatten)]
+        certs: CertsArg,
+        #[command(subcommand)]
+        command: cert::CertCommand,
+    },
+    /// Measure this program on this machine
+    Bench {
+        #[command(subcommand)]
+        command: bench::BenchCommand,
+    },
+    /// Kill an actor of a node that was started with --chaos
+    #[command(hide = true)]
+    Kill(query::KillArgs),
+}
+
+/// The certificate directory.
+#[derive(Debug, Args)]
+struct CertsArg {
+    /// Certificate directory [default: ./certs if it exists, else $XDG_CONFIG_HOME/xpando/certs]
+    #[arg(long, value_name = "DIR", env = "XPANDO_CERTS", global = true)]
+    certs: Option<PathBuf>,
+}
+
+impl CertsArg {
+    fn resolve(&self) -> anyhow::Result<PathBuf> {
+        if let Some(certs) = &self.certs {
+            return Ok(certs.clone());
+        }
+        let here = PathBuf::from("certs");
+        if here.is_dir() {
+            return Ok(here);
+        }
+        Ok(xdg("XDG_CONFIG_HOME", ".config", "--certs")?.join("xpando/certs"))
+    }
+}
+
+/// A base directory of the XDG Base Directory Specification.
+fn xdg(variable: &str, below_home: &str, flag: &str) -> anyhow::Result<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(base) = set(variable) {
+        return Ok(PathBuf::from(base));
+    }
+    let home = set("HOME").with_context(|| {
+        format!("neither {variable} nor HOME is set: say where with {flag} DIR")
+    })?;
+    Ok(PathBuf::from(home).join(below_home))
+}
+
+/// The data directory of a node, when no other is given.
+fn default_data_dir(name: &NodeName) -> anyhow::Result<PathBuf> {
+    Ok(xdg("XDG_DATA_HOME", ".local/share", "--data-dir")?.join("xpando").join(name.as_str()))
+}
+
+/// Reads the command line and runs it.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut stderr = std::io::stderr().lock();
+            // Nobody is left to tell when standard error is gone.
+            writeln!(stderr, "xpando-node: {error:#}").unwrap_or(());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: Cli) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let done = match cli.command {
+        None => return run::run(cli.run),
+        Some(Command::Status(args)) => query::status(&args, &mut out),
+        Some(Command::Names(args)) => query::names(&args, &mut out),
+        Some(Command::Metrics(args)) => query::metrics(&args, &mut out),
+        Some(Command::Kill(args)) => query::kill(&args, &mut out),
+        Some(Command::Cert { certs, command }) => {
+            certs.resolve().and_then(|certs| cert::run(command, &certs, &mut out))
+        }
+        Some(Command::Bench { command }) => bench::run(command, &mut out),
+    };
+    match done {
+        // `xpando-node names | head` is no failure.
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        other => other.and_then(|()| Ok(out.flush()?)),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// True when people read standard output.
+fn on_terminal() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}

@@ -1,0 +1,210 @@
+//! `xpando-node cert`: the cluster's authority and its nodes' certificates.
+//!
+//! Owns the words of this command group. Invariant: it prints nothing secret, and what a reader has
+//! to do next is printed as a command that can be copied.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Context;
+use clap::Subcommand;
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+
+use xpando_node::io::clock;
+use xpando_node::io::identity::{Authority, CertificateInfo, Validity, inventory, shell_word};
+use xpando_node::proto::node::NodeName;
+
+/// Make and inspect the certificates that let nodes trust each other.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertCommand {
+    /// Make the cluster's certificate authority
+    ///
+    /// Writes ca/cert.pem and ca/key.pem in the certificate directory. Do this once for a cluster,
+    /// on the host that is to issue its certificates: whoever has ca/key.pem can make any node, so
+    /// keep it there and back it up. An authority that exists is never replaced.
+    Init,
+    /// Issue a certificate for a node
+    ///
+    /// Writes NAME/cert.pem and NAME/key.pem in the certificate directory, valid for 90 days. Needs
+    /// ca/key.pem. A node on another host needs copies of ca/cert.pem and of the directory NAME.
+    ///
+    /// A private key that is there already stays, so that the node keeps its id. To give a node a
+    /// new key, remove the directory NAME first.
+    Issue {
+        /// The node's name, for example web@10.0.0.7 or web@db.example
+        name: NodeName,
+        /// Replace a certificate that has not expired
+        #[arg(long)]
+        replace: bool,
+    },
+    /// List the certificates in the certificate directory
+    ///
+    /// Shows whom each certificate belongs to, until when it is valid, and what is wrong with it.
+    /// Reads no private key.
+    Show {
+        /// Print a JSON array instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs one command of the group on the directory `certs`, printing to `out`.
+pub(crate) fn run(command: CertCommand, certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+    match command {
+        CertCommand::Init => init(certs, out),
+        CertCommand::Issue { name, replace } => issue(&name, replace, certs, out),
+        CertCommand::Show { json: true } => {
+            serde_json::to_writer_pretty(&mut *out, &inventory(certs)?)
+                .context("cannot write JSON")?;
+            writeln!(out)?;
+            Ok(())
+        }
+        CertCommand::Show { json: false } => show(certs, out),
+    }
+}
+
+fn init(certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+    let authority = Authority::init(certs, clock::wall())?;
+    let dir = certs.display();
+    writeln!(out, "cluster      {}", authority.cluster())?;
+    writeln!(out, "fingerprint  {}", authority.fingerprint())?;
+    writeln!(out, "certificate  {dir}/ca/cert.pem  (every node needs a copy)")?;
+    writeln!(out, "private key  {dir}/ca/key.pem   (stays on this host; back it up)")?;
+    writeln!(out)?;
+    let word = shell_word(certs);
+    writeln!(out, "Next, for each node: xpando-node cert issue NAME@HOST --certs {word}")?;
+    Ok(())
+}
+
+fn issue(name: &NodeName, replace: bool, certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+    let authority = Authority::open(certs)?;
+    let validity = Validity::leaf(clock::wall());
+    let identity = if replace {
+        authority.reissue(certs, name, validity)?
+    } else {
+        authority.issue(certs, name, validity)?
+    };
+    let dir = certs.display();
+    writeln!(out, "node         {name}")?;
+    writeln!(out, "id           {}", identity.id())?;
+    writeln!(out, "cluster      {}", identity.cluster())?;
+    writeln!(out, "valid until  {}", clock::rfc3339(identity.not_after()))?;
+    writeln!(out, "fingerprint  {}", identity.fingerprint())?;
+    writeln!(out, "certificate  {dir}/{name}/cert.pem")?;
+    writeln!(out, "private key  {dir}/{name}/key.pem")?;
+    writeln!(out)?;
+    if name.is_loopback() {
+        writeln!(out, "The node runs on this host and finds its files there.")?;
+    } else {
+        writeln!(out, "Copy to the certificate directory on {}, keeping file modes:", name.host())?;
+        writeln!(out, "  {dir}/ca/cert.pem  as ca/cert.pem (never ca/key.pem)")?;
+        writeln!(out, "  {dir}/{name}/      as {name}/")?;
+    }
+    Ok(())
+}
+
+fn show(certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+    let found = inventory(certs)?;
+    if found.is_empty() {
+        let (dir, word) = (certs.display(), shell_word(certs));
+        writeln!(out, "No certificates in {dir}. To start: xpando-node cert init --certs {word}")?;
+        return Ok(());
+    }
+    let now = clock::rfc3339(clock::wall());
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(["NAME", "ID", "VALID UNTIL", "STATE"]);
+    for info in &found {
+        table.add_row([
+            title(info),
+            info.id.clone().unwrap_or_else(|| "-".to_owned()),
+            info.not_after.clone().unwrap_or_else(|| "-".to_owned()),
+            state(info, &now),
+        ]);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    writeln!(out, "{}", table.trim_fmt())?;
+    // Explanations are long and would tear the table apart.
+    for info in &found {
+        if let Some(error) = &info.error {
+            writeln!(out, "\n{}: {error}", title(info))?;
+        }
+    }
+    Ok(())
+}
+
+fn title(info: &CertificateInfo) -> String {
+    match &info.name {
+        Some(name) => name.to_string(),
+        None if info.development => "(development authority)".to_owned(),
+        None => "(authority)".to_owned(),
+    }
+}
+
+/// One word on a certificate. RFC 3339 texts of one length compare as their instants do.
+fn state(info: &CertificateInfo, now: &str) -> String {
+    let past = |end: &Option<String>| end.as_deref().is_some_and(|end| end < now);
+    let future = |start: &Option<String>| start.as_deref().is_some_and(|start| start > now);
+    let word = match info {
+        _ if info.error.is_some() => "unusable",
+        _ if past(&info.not_after) => "expired",
+        _ if future(&info.not_before) => "not yet valid",
+        _ => "valid",
+    };
+    word.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn print(command: CertCommand, certs: &Path) -> String {
+        let mut out = Vec::new();
+        run(command, certs, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn an_authority_and_a_node_are_made_and_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let certs = dir.path();
+        let empty = print(CertCommand::Show { json: false }, certs);
+        assert!(empty.contains("xpando-node cert init --certs"), "{empty}");
+        assert_eq!(print(CertCommand::Show { json: true }, certs), "[]\n");
+
+        let made = print(CertCommand::Init, certs);
+        assert!(made.contains("fingerprint  ") && made.contains("cert issue NAME@HOST"), "{made}");
+        let name: NodeName = "web@10.0.0.7".parse().unwrap();
+        let issue = |replace| CertCommand::Issue { name: name.clone(), replace };
+        let issued = print(issue(false), certs);
+        for part in ["on 10.0.0.7", "ca/cert.pem", "web@10.0.0.7/cert.pem", "never ca/key.pem"] {
+            assert!(issued.contains(part), "{issued}");
+        }
+        let again = run(issue(false), certs, &mut Vec::new()).unwrap_err().to_string();
+        assert!(again.contains("--replace"), "{again}");
+        print(issue(true), certs);
+
+        let table = print(CertCommand::Show { json: false }, certs);
+        let lines: Vec<&str> = table.lines().map(str::trim).collect();
+        assert!(lines[0].starts_with("NAME"), "{table}");
+        assert!(lines[1].starts_with("(authority)") && lines[1].ends_with("valid"), "{table}");
+        assert!(lines[2].starts_with("web@10.0.0.7") && lines[2].ends_with("valid"), "{table}");
+        let json: serde_json::Value =
+            serde_json::from_str(&print(CertCommand::Show { json: true }, certs)).unwrap();
+        assert_eq!(json[1]["name"], "web@10.0.0.7");
+    }
+
+    #[test]
+    fn what_is_damaged_is_explained_below_the_table() {
+        let dir = tempfile::tempdir().unwrap();
+        print(CertCommand::Init, dir.path());
+        let name: NodeName = "a@h".parse().unwrap();
+        print(CertCommand::Issue { name, replace: false }, dir.path());
+        std::fs::write(dir.path().join("a@h/cert.pem"), "rubbish").unwrap();
+        let table = print(CertCommand::Show { json: false }, dir.path());
+        assert!(table.contains("unusable"), "{table}");
+        assert!(table.contains("\na@h: the certificate "), "{table}");
+    }
+}

@@ -1,0 +1,246 @@
+//! Questions to running nodes over their admin sockets.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use comfy_table::{Attribute, Cell, Color, Table, presets};
+use serde::Serialize;
+use xpando_node::gateway::admin::{Answer, Request};
+use xpando_node::gateway::status::{NodeStatus, PeerStatus};
+use xpando_node::io::sockets::{self, Registered};
+use xpando_node::proto::event::Status;
+use xpando_node::proto::node::NodeName;
+
+use super::on_terminal;
+
+/// A node that does not answer within this time is taken for hung.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Which node to ask.
+#[derive(Debug, Args)]
+pub(super) struct Which {
+    /// Name of the node [default: the only one running on this machine]
+    #[arg(long, value_name = "NAME@HOST", env = "XPANDO_NAME")]
+    name: Option<NodeName>,
+
+    /// Its data directory, if it was given one
+    #[arg(long, value_name = "DIR", env = "XPANDO_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    which: Which,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NamesArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MetricsArgs {
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KillArgs {
+    #[command(flatten)]
+    which: Which,
+
+    /// The actor
+    actor: String,
+}
+
+fn ask(directory: &Path, request: &Request) -> anyhow::Result<Answer> {
+    let stream = sockets::connect(directory)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    exchange(&stream, request)
+}
+
+fn exchange(mut stream: &UnixStream, request: &Request) -> anyhow::Result<Answer> {
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).context("the node does not answer")?;
+    Ok(serde_json::from_str(&answer)?)
+}
+
+fn status_of(directory: &Path) -> anyhow::Result<NodeStatus> {
+    match ask(directory, &Request::Status)? {
+        Answer::Status(status) => Ok(status),
+        other => bail!("unexpected answer: {other:?}"),
+    }
+}
+
+impl Which {
+    /// The directory that leads to the node's socket.
+    fn find(&self) -> anyhow::Result<PathBuf> {
+        if let Some(directory) = &self.data_dir {
+            return Ok(directory.clone());
+        }
+        let living: Vec<_> =
+            sockets::registered()?.into_iter().filter(|node| answers(&node.link)).collect();
+        let wanted: Vec<_> = living
+            .iter()
+            .filter(|n| self.name.as_ref().is_none_or(|name| n.name == *name))
+            .collect();
+        match (wanted.as_slice(), &self.name) {
+            ([one], _) => Ok(one.link.clone()),
+            ([], Some(name)) => bail!("no node {name} runs on this machine{}", listed(&living)),
+            ([], None) => bail!("no node runs on this machine"),
+            (_, Some(name)) => {
+                bail!("several nodes {name} run on this machine: say which with --data-dir DIR")
+            }
+            (_, None) => {
+                bail!("several nodes run on this machine: say which with --name{}", listed(&living))
+            }
+        }
+    }
+}
+
+fn listed(nodes: &[Registered]) -> String {
+    nodes.iter().map(|node| format!("\n  {}", node.name)).collect()
+}
+
+fn answers(link: &Path) -> bool {
+    sockets::connect(link).is_ok()
+}
+
+pub(super) fn status(args: &StatusArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+    let directory = args.which.find()?;
+    let status = status_of(&directory)
+        .with_context(|| format!("cannot ask the node at {}", directory.display()))?;
+    if args.json {
+        return Ok(writeln!(out, "{}", serde_json::to_string(&status)?)?);
+    }
+    writeln!(
+        out,
+        "{}  incarnation {}  listening on {}  up {}\ncluster {}",
+        status.name,
+        status.incarnation,
+        status.listen,
+        uptime(status.uptime_s),
+        status.cluster
+    )?;
+    if status.peers.is_empty() {
+        return Ok(writeln!(out, "no peers known yet")?);
+    }
+    let mut table = table(&["PEER", "STATUS", "ADDRESS", "INCARNATION", "SINCE"]);
+    for peer in &status.peers {
+        table.add_row(row(peer));
+    }
+    Ok(writeln!(out, "{table}")?)
+}
+
+fn row(peer: &PeerStatus) -> Vec<Cell> {
+    let text = match peer.reason {
+        Some(reason) => format!("{} ({})", peer.status.label(), reason.label()),
+        None => peer.status.label().to_owned(),
+    };
+    let colour = match peer.status {
+        Status::Online => Color::Green,
+        Status::Offline => Color::Red,
+        Status::Connecting | Status::Syncing => Color::Yellow,
+    };
+    let status = Cell::new(text);
+    let status = if on_terminal() { status.fg(colour) } else { status };
+    let or_dash = |text: Option<String>| Cell::new(text.unwrap_or_else(|| "-".to_owned()));
+    vec![
+        Cell::new(&peer.name),
+        status,
+        or_dash(peer.address.map(|address| address.to_string())),
+        or_dash(peer.incarnation.map(|incarnation| incarnation.to_string())),
+        Cell::new(&peer.since),
+    ]
+}
+
+fn table(titles: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    let bold = |title: &&str| {
+        let cell = Cell::new(title);
+        if on_terminal() { cell.add_attribute(Attribute::Bold) } else { cell }
+    };
+    table.set_header(titles.iter().map(bold).collect::<Vec<_>>());
+    table
+}
+
+fn uptime(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+#[derive(Serialize)]
+struct Named {
+    name: NodeName,
+    state: &'static str,
+    listen: Option<std::net::SocketAddr>,
+    incarnation: Option<u64>,
+}
+
+pub(super) fn names(args: &NamesArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+    let found = sockets::registered()?.into_iter().map(|node| match status_of(&node.link) {
+        Ok(status) => Named {
+            name: status.name,
+            state: "running",
+            listen: Some(status.listen),
+            incarnation: Some(status.incarnation),
+        },
+        Err(_) => {
+            let state = if answers(&node.link) { "silent" } else { "stale" };
+            Named { name: node.name, state, listen: None, incarnation: None }
+        }
+    });
+    let found: Vec<_> = found.collect();
+    if args.json {
+        return Ok(writeln!(out, "{}", serde_json::to_string(&found)?)?);
+    }
+    if found.is_empty() {
+        return Ok(writeln!(out, "no node runs on this machine")?);
+    }
+    let mut table = table(&["NAME", "STATE", "LISTEN", "INCARNATION"]);
+    for node in found {
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        table.add_row([
+            node.name.to_string(),
+            node.state.to_owned(),
+            or_dash(node.listen.map(|listen| listen.to_string())),
+            or_dash(node.incarnation.map(|incarnation| incarnation.to_string())),
+        ]);
+    }
+    Ok(writeln!(out, "{table}")?)
+}
+
+pub(super) fn metrics(args: &MetricsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+    match ask(&args.which.find()?, &Request::Metrics)? {
+        Answer::Metrics(text) => Ok(write!(out, "{text}")?),
+        other => bail!("unexpected answer: {other:?}"),
+    }
+}
+
+pub(super) fn kill(args: &KillArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+    match ask(&args.which.find()?, &Request::Kill { actor: args.actor.clone() })? {
+        Answer::Done => Ok(writeln!(out, "killed {}", args.actor)?),
+        Answer::Error(error) => bail!("{error}"),
+        other => bail!("unexpected answer: {other:?}"),
+    }
+}

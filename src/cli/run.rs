@@ -1,0 +1,88 @@
+//! Running a node in the foreground.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use xpando_node::io::seeds::Seed;
+use xpando_node::node::{Config, Node};
+use xpando_node::proto::node::NodeName;
+
+use super::{CertsArg, default_data_dir, logs};
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Name of this node: name@host
+    #[arg(long, value_name = "NAME@HOST", env = "XPANDO_NAME", required = true)]
+    name: Option<NodeName>,
+
+    /// Address to accept links on [default: port 4697 on the host of the name; on loopback the next
+    /// free port]
+    #[arg(long, value_name = "ADDR:PORT", env = "XPANDO_LISTEN", value_parser = address)]
+    listen: Option<SocketAddr>,
+
+    /// Address to tell others [default: the one listened on]
+    #[arg(long, value_name = "ADDR:PORT", env = "XPANDO_ADVERTISE", value_parser = address)]
+    advertise: Option<SocketAddr>,
+
+    /// A node to join at; may be repeated
+    #[arg(long, value_name = "HOST:PORT", env = "XPANDO_JOIN", value_delimiter = ',')]
+    join: Vec<Seed>,
+
+    #[command(flatten)]
+    certs: CertsArg,
+
+    /// Data directory [default: $XDG_DATA_HOME/xpando/NAME@HOST]
+    #[arg(long, value_name = "DIR", env = "XPANDO_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// Send and hear no multicast beacons
+    #[arg(long, env = "XPANDO_NO_BEACON")]
+    no_beacon: bool,
+
+    #[command(flatten)]
+    logs: logs::LogArgs,
+
+    /// Let `xpando-node kill` end actors
+    #[arg(long, hide = true)]
+    chaos: bool,
+}
+
+/// `ADDR:PORT`, where ADDR may be a name.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let found = text.to_socket_addrs().map_err(|error| format!("{error}; write ADDR:PORT"))?;
+    let mut found: Vec<_> = found.collect();
+    found.sort_by_key(SocketAddr::is_ipv6);
+    found.first().copied().ok_or_else(|| "no address".to_owned())
+}
+
+pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
+    let name = args.name.context("--name is missing")?;
+    args.logs.init()?;
+    let data_dir = args.data_dir.map_or_else(|| default_data_dir(&name), Ok)?;
+    let config = Config {
+        listen: args.listen,
+        advertise: args.advertise,
+        join: args.join,
+        beacons: !args.no_beacon,
+        chaos: args.chaos,
+        ..Config::new(name, args.certs.resolve()?, data_dir)
+    };
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    // Before the start, so that a signal during it still ends in a goodbye.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut node = Node::start(config).await?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = node.failed() => anyhow::bail!("an actor failed too often: the node cannot go on"),
+    }
+    node.shutdown().await;
+    Ok(())
+}

@@ -1,0 +1,4 @@
+//! Floor 4: what speaks to people and programs outside the cluster.
+
+pub mod admin;
+pub mod status;

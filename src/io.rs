@@ -1,0 +1,10 @@
+//! Floor 2: one file per outside thing (keys, TLS, sockets, disk). No actors, no decisions.
+
+pub mod beacon;
+pub mod clock;
+pub mod identity;
+pub mod metrics;
+pub mod seeds;
+pub mod sockets;
+pub mod store;
+pub mod tls;

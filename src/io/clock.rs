@@ -1,0 +1,86 @@
+//! The wall clock: the one place that reads it, and the one way it is written.
+//!
+//! Owns the current date and time as the operating system tells it. Invariant: nothing else in the
+//! crate asks for wall-clock time, so every decision that depends on it takes it as an argument.
+//! Durations between events are measured with the monotonic timer, never with this clock.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use time::OffsetDateTime;
+
+/// The first and the last second that RFC 3339 can write, as Unix time: years 0000 to 9999.
+const RFC3339_SECONDS: (i64, i64) = (-62_167_219_200, 253_402_300_799);
+
+/// The current wall-clock time.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// The same instant as a UTC date and time. An instant outside the years 0000 to 9999 becomes the
+/// nearest one inside, so the conversion cannot fail.
+#[must_use]
+pub fn utc(t: SystemTime) -> OffsetDateTime {
+    let (seconds, nanoseconds) = match t.duration_since(UNIX_EPOCH) {
+        Ok(after) => (i64::try_from(after.as_secs()).unwrap_or(i64::MAX), after.subsec_nanos()),
+        Err(before) => {
+            let before = before.duration();
+            let whole = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
+            // A date counts forward from its second, so a fraction before 1970 borrows one second.
+            match before.subsec_nanos() {
+                0 => (-whole, 0),
+                nanoseconds => (-whole - 1, 1_000_000_000 - nanoseconds),
+            }
+        }
+    };
+    let (first, last) = RFC3339_SECONDS;
+    OffsetDateTime::from_unix_timestamp(seconds.clamp(first, last))
+        .and_then(|whole| whole.replace_nanosecond(nanoseconds))
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+/// An instant as RFC 3339 text in UTC with milliseconds, for example `2026-01-02T03:04:05.678Z`.
+///
+/// All texts have the same length, so they sort as the instants do.
+#[must_use]
+pub fn rfc3339(t: SystemTime) -> String {
+    let t = utc(t);
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+        t.year(),
+        u8::from(t.month()),
+        t.day(),
+        t.hour(),
+        t.minute(),
+        t.second(),
+        t.millisecond(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn instants_are_written_in_utc_with_milliseconds() {
+        let at = |millis| rfc3339(UNIX_EPOCH + Duration::from_millis(millis));
+        assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(at(1_767_323_045_678), "2026-01-02T03:04:05.678Z");
+        assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_millis(1)), "1969-12-31T23:59:59.999Z");
+        assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1)), "1969-12-31T23:59:59.000Z");
+    }
+
+    #[test]
+    fn instants_out_of_range_are_clamped() {
+        assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(1 << 50)), "9999-12-31T23:59:59.000Z");
+        assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1 << 50)), "0000-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn the_clock_is_past_the_year_2025() {
+        assert!(rfc3339(wall()).as_str() > "2025");
+    }
+}

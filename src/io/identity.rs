@@ -1,0 +1,670 @@
+//! Who this node is: its key, its certificate, and the authority that it trusts.
+//!
+//! Owns the `certs` directory:
+//!
+//! ```text
+//! ca/cert.pem          the cluster's authority, the same file on every node
+//! ca/key.pem           its private key, only on the host that issues certificates
+//! <name@host>/cert.pem a node's certificate
+//! <name@host>/key.pem  a node's private key
+//! ```
+//!
+//! A node's certificate names it in one URI, `spiffe://<cluster>/node/<host>/<name>`; the cluster's
+//! id is made of the authority's key, the node's id of its own. Invariants: an [`Identity`] that
+//! exists is whole (the key belongs to the certificate, the authority signed it, it names this
+//! node); private keys are readable by their owner alone and appear in no log; on a host other than
+//! loopback nothing is ever invented.
+
+mod authority;
+mod certificate;
+mod disk;
+mod inventory;
+mod key;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use self::authority::AuthorityCertificate;
+pub use self::authority::{Authority, Validity};
+pub use self::certificate::{PeerIdentity, Verifier, server_name};
+use self::disk::Layout;
+pub use self::disk::shell_word;
+pub use self::inventory::{CertificateInfo, CertificateKind, inventory};
+use self::key::Key;
+use crate::io::clock::rfc3339;
+use crate::proto::node::{ClusterId, NodeId, NodeName};
+
+/// Which certificate an error is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The one a peer has shown. Its operator mends it.
+    Peer,
+    /// The one in a file of ours.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What mends it: a command, or a sentence.
+        fix: String,
+    },
+}
+
+impl Subject {
+    fn fix(&self) -> String {
+        match self {
+            Self::Peer => String::new(),
+            Self::File { fix, .. } => format!(": {fix}"),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Peer => f.write_str("the peer's certificate"),
+            Self::File { path, .. } => write!(f, "the certificate {}", path.display()),
+        }
+    }
+}
+
+/// Why there is no identity, ours or a peer's. Unless a variant says otherwise, nothing on disk
+/// has changed and the operator acts as the text says; about a [`Subject::Peer`] the caller ends
+/// the connection and the peer's operator acts.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file or directory could not be read or written. What stood at `path` still stands; of
+    /// several files, those before it may have been written, and the same call completes them.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file that is needed is not there.
+    #[error("{} is missing: {fix}", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What brings it.
+        fix: String,
+    },
+    /// A private key can be read by others than its owner, so it may no longer be secret.
+    #[error(
+        "the private key {path} can be read by others (mode {mode:04o}): run `chmod 600 {path}`, or make a new key if someone may have copied it",
+        path = path.display()
+    )]
+    KeyExposed {
+        /// The key's file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A private key's file holds no sound P-256 key in PKCS#8.
+    #[error("the private key {} is damaged: {fix}", path.display())]
+    DamagedKey {
+        /// The key's file.
+        path: PathBuf,
+        /// What replaces it.
+        fix: String,
+    },
+    /// A certificate is not one that a node can use.
+    #[error("{subject} is damaged ({reason}){}", subject.fix())]
+    DamagedCertificate {
+        /// Which certificate.
+        subject: Subject,
+        /// In which way.
+        reason: &'static str,
+    },
+    /// A private key is not the one that its certificate was made for.
+    #[error("the private key {} does not belong to the certificate beside it: {fix}", path.display())]
+    KeyMismatch {
+        /// The key's file.
+        path: PathBuf,
+        /// What makes them match.
+        fix: String,
+    },
+    /// A certificate was not signed by this cluster's authority, or was altered since.
+    #[error("{subject} is not signed by this cluster's authority{}", subject.fix())]
+    Untrusted {
+        /// Which certificate.
+        subject: Subject,
+    },
+    /// A certificate of this cluster belongs to no node.
+    #[error("{subject} names no node of this cluster ({reason}){}", subject.fix())]
+    NotANode {
+        /// Which certificate.
+        subject: Subject,
+        /// What is wrong with its names.
+        reason: &'static str,
+    },
+    /// A certificate belongs to another node than the one asked for.
+    #[error("{subject} belongs to {found}, not to {expected}{}", subject.fix())]
+    WrongName {
+        /// Which certificate.
+        subject: Subject,
+        /// Whom it names.
+        found: NodeName,
+        /// Whom it should name.
+        expected: NodeName,
+    },
+    /// A certificate's time is over.
+    #[error("{subject} expired at {}{}", rfc3339(*not_after), subject.fix())]
+    Expired {
+        /// Which certificate.
+        subject: Subject,
+        /// Its last valid second.
+        not_after: SystemTime,
+    },
+    /// A certificate's time has not come: a clock is wrong, here or where it was made.
+    #[error(
+        "{subject} is not valid before {}: set this host's clock, or the one where it was made",
+        rfc3339(*not_before)
+    )]
+    NotYetValid {
+        /// Which certificate.
+        subject: Subject,
+        /// Its first valid second.
+        not_before: SystemTime,
+    },
+    /// There is an authority already, or a part of one. An authority is never replaced by command,
+    /// because every certificate of the cluster hangs on it.
+    #[error(
+        "{} already exists: to make a new cluster, move it away first; every node then needs a new certificate",
+        path.display()
+    )]
+    AlreadyExists {
+        /// What was found.
+        path: PathBuf,
+    },
+    /// The node has a certificate that has not expired.
+    #[error("{} already exists: {fix} replaces it", path.display())]
+    AlreadyIssued {
+        /// The certificate's file.
+        path: PathBuf,
+        /// The command that replaces it.
+        fix: String,
+    },
+    /// A certificate would spell this name like another one's; choose another host part.
+    #[error(
+        "{0} cannot be named in a certificate: its host part reads as an IPv6 address there; choose another"
+    )]
+    UnusableName(NodeName),
+    /// The cryptographic library refused. Nobody can act but the host's operator: entropy or
+    /// memory is short.
+    #[error("the cryptographic library refused to {0}")]
+    Crypto(&'static str),
+}
+
+/// What [`Identity::load_or_develop`] has made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// Everything was there.
+    Nothing,
+    /// A certificate for this node, by the authority that was there.
+    Leaf,
+    /// A development authority and a certificate for this node.
+    AuthorityAndLeaf,
+}
+
+/// This node's own key and certificate, and its cluster's authority.
+#[derive(Debug)]
+pub struct Identity {
+    peer: PeerIdentity,
+    authority: AuthorityCertificate,
+    leaf: CertificateDer<'static>,
+    key: Key,
+}
+
+impl IdentityError {
+    /// True when what is wrong is that a file is missing or the certificate of `name` has expired:
+    /// what a development authority may mend by itself.
+    fn is_about_absence(&self, certs: &Path, name: &NodeName) -> bool {
+        let leaf = Layout::new(certs).certificate(name);
+        matches!(self, Self::Missing { .. })
+            || matches!(self, Self::Expired { subject: Subject::File { path, .. }, .. } if *path == leaf)
+    }
+}
+
+impl Identity {
+    /// Reads the identity of `name` from `certs` and checks that it is whole and valid at `now`.
+    ///
+    /// # Errors
+    /// Every variant of [`IdentityError`] that is about a file, each with what mends it.
+    pub fn load(certs: &Path, name: &NodeName, now: SystemTime) -> Result<Self, IdentityError> {
+        let layout = Layout::new(certs);
+        let to_begin = format!(
+            "on the host that is to hold the authority's key run {} once, then {}; copy ca/cert.pem and the directory {name} from there",
+            layout.init(),
+            layout.issue(name)
+        );
+        let authority = AuthorityCertificate::read(layout, to_begin)?;
+        let leaf = disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name))?;
+        let key = disk::read_key(&layout.key(name), layout.leaf_fix(name))?;
+        let identity = Self::assemble(layout, name, authority, leaf, key)?;
+        identity.authority.check_time(layout, now)?;
+        let subject = layout.leaf(name);
+        certificate::check_time(
+            (identity.peer.not_before, identity.peer.not_after),
+            now,
+            &subject,
+        )?;
+        Ok(identity)
+    }
+
+    /// Puts the parts together and checks that they belong together; dates are not checked.
+    fn assemble(
+        layout: Layout<'_>,
+        name: &NodeName,
+        authority: AuthorityCertificate,
+        leaf: CertificateDer<'static>,
+        key: Key,
+    ) -> Result<Self, IdentityError> {
+        let subject = layout.leaf(name);
+        let peer = authority.verifier.examine(&leaf, &subject)?;
+        if peer.name != *name {
+            return Err(IdentityError::WrongName {
+                subject,
+                found: peer.name,
+                expected: name.clone(),
+            });
+        }
+        if !peer.has_key(key.point()) {
+            let fix = layout.leaf_fix(name).damaged;
+            return Err(IdentityError::KeyMismatch { path: layout.key(name), fix });
+        }
+        Ok(Self { peer, authority, leaf, key })
+    }
+
+    /// [`Identity::load`], and on a loopback name what a first start lacks: a development authority
+    /// when there is none at all, and a certificate when it is missing or expired and the
+    /// authority's key is there.
+    ///
+    /// Processes that start together in one directory make one authority between them.
+    ///
+    /// # Errors
+    /// As [`Identity::load`]; also [`IdentityError::Io`] when something cannot be written.
+    pub fn load_or_develop(
+        certs: &Path,
+        name: &NodeName,
+        now: SystemTime,
+    ) -> Result<(Self, Made), IdentityError> {
+        // The common case needs no lock, and so works in a directory that is read-only.
+        match Self::load(certs, name, now) {
+            Ok(identity) => return Ok((identity, Made::Nothing)),
+            Err(why) if !name.is_loopback() || !why.is_about_absence(certs, name) => {
+                return Err(why);
+            }
+            Err(_) => {}
+        }
+        let layout = Layout::new(certs);
+        let _lock = layout.lock()?;
+        // Whoever held the lock before may have made everything.
+        let why = match Self::load(certs, name, now) {
+            Ok(identity) => return Ok((identity, Made::Nothing)),
+            Err(why) => why,
+        };
+        let has_authority =
+            layout.authority_certificate().exists() || layout.authority_key().exists();
+        // A certificate without an authority was carried here incompletely: a new authority would
+        // not fit it.
+        let (authority, made) = if !has_authority && !layout.certificate(name).exists() {
+            (Authority::develop(layout, now)?, Made::AuthorityAndLeaf)
+        } else if layout.authority_key().exists() && why.is_about_absence(certs, name) {
+            (Authority::open(certs)?, Made::Leaf)
+        } else {
+            return Err(why);
+        };
+        Ok((authority.renew(layout, name, Validity::leaf(now))?, made))
+    }
+
+    /// This node's name, as its certificate has it.
+    #[must_use]
+    pub fn name(&self) -> &NodeName {
+        &self.peer.name
+    }
+
+    /// The id of the cluster.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.authority.verifier.cluster()
+    }
+
+    /// This node's id.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.peer.id
+    }
+
+    /// This node's certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.leaf
+    }
+
+    /// The authority's certificate.
+    #[must_use]
+    pub fn authority_certificate(&self) -> &CertificateDer<'static> {
+        &self.authority.der
+    }
+
+    /// A copy of the private key, which the caller must neither keep nor show.
+    #[must_use]
+    pub fn private_key(&self) -> PrivateKeyDer<'static> {
+        self.key.to_der()
+    }
+
+    /// True when the authority is one that a node on loopback made for itself.
+    #[must_use]
+    pub fn is_development(&self) -> bool {
+        self.authority.development
+    }
+
+    /// The last second in which this node's certificate is valid.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.peer.not_after
+    }
+
+    /// The first second in which this node's certificate is valid.
+    #[must_use]
+    pub fn not_before(&self) -> SystemTime {
+        self.peer.not_before
+    }
+
+    /// SHA-256 of this node's certificate: `AB:CD:…`.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        certificate::fingerprint(&self.leaf)
+    }
+
+    /// SHA-256 of the authority's certificate: `AB:CD:…`.
+    #[must_use]
+    pub fn authority_fingerprint(&self) -> String {
+        certificate::fingerprint(&self.authority.der)
+    }
+
+    /// This node's signature over `message`: ECDSA P-256 with SHA-256, ASN.1, at most 72 bytes.
+    /// [`PeerIdentity::verify`] checks it.
+    ///
+    /// # Errors
+    /// [`IdentityError::Crypto`] when the host has no entropy.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, IdentityError> {
+        self.key.signature(message)
+    }
+
+    /// What judges other nodes' certificates.
+    #[must_use]
+    pub fn verifier(&self) -> Verifier {
+        self.authority.verifier.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Barrier;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::io::clock::wall;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    fn name(text: &str) -> NodeName {
+        text.parse().unwrap()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    /// A directory in which a development node `a@127.0.0.1` has started once.
+    fn developed() -> (tempfile::TempDir, Identity) {
+        let dir = tempfile::tempdir().unwrap();
+        let (identity, made) =
+            Identity::load_or_develop(dir.path(), &name("a@127.0.0.1"), wall()).unwrap();
+        assert_eq!(made, Made::AuthorityAndLeaf);
+        (dir, identity)
+    }
+
+    /// The error of loading `a@127.0.0.1`; starting it must fail in the same way.
+    fn refusal(certs: &Path) -> String {
+        let a = name("a@127.0.0.1");
+        let error = Identity::load(certs, &a, wall()).unwrap_err().to_string();
+        let again = Identity::load_or_develop(certs, &a, wall()).unwrap_err().to_string();
+        assert_eq!(error, again);
+        error
+    }
+
+    #[test]
+    fn a_first_start_on_loopback_makes_everything_and_a_second_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let certs = root.path().join("deep/certs");
+        let a = name("a@::1");
+        let (first, made) = Identity::load_or_develop(&certs, &a, wall()).unwrap();
+        assert_eq!(made, Made::AuthorityAndLeaf);
+        assert!(first.is_development());
+        for dir in ["..", "", "ca", "a@::1"] {
+            assert_eq!(mode(&certs.join(dir)), 0o700, "{dir}");
+        }
+        for key in ["ca/key.pem", "a@::1/key.pem"] {
+            assert_eq!(mode(&certs.join(key)), 0o600, "{key}");
+        }
+        let (second, made) = Identity::load_or_develop(&certs, &a, wall()).unwrap();
+        assert_eq!(made, Made::Nothing);
+        assert_eq!(first.certificate(), second.certificate());
+        assert_eq!((first.id(), first.cluster()), (second.id(), second.cluster()));
+        assert_eq!((second.name(), second.is_development()), (&a, true));
+        let (_, made) = Identity::load_or_develop(&certs, &name("b@::1"), wall()).unwrap();
+        assert_eq!(made, Made::Leaf);
+        let entries: BTreeSet<_> =
+            fs::read_dir(&certs).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(entries, [".lock", "a@::1", "b@::1", "ca"].map(Into::into).into());
+    }
+
+    #[test]
+    fn nodes_that_start_together_make_one_authority() {
+        let dir = tempfile::tempdir().unwrap();
+        let barrier = Barrier::new(8);
+        let start = |i: usize| {
+            // Two threads for each name, so that both kinds of race occur.
+            let node = name(&format!("n{}@127.0.0.1", i / 2));
+            barrier.wait();
+            Identity::load_or_develop(dir.path(), &node, wall()).unwrap()
+        };
+        let started: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|i| scope.spawn(move || start(i))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let count = |what| started.iter().filter(|(_, made)| *made == what).count();
+        assert_eq!((count(Made::AuthorityAndLeaf), count(Made::Leaf)), (1, 3));
+        let ids: BTreeSet<_> = started.iter().map(|(identity, _)| identity.id()).collect();
+        assert_eq!(ids.len(), 4);
+        for (one, _) in &started {
+            for (other, _) in &started {
+                let peer = one.verifier().peer(other.certificate(), wall()).unwrap();
+                assert_eq!((&peer.name, peer.id), (other.name(), other.id()));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_invented_off_loopback() {
+        let dir = tempfile::tempdir().unwrap();
+        let certs = dir.path();
+        let a = name("a@10.0.0.1");
+        let error = Identity::load_or_develop(certs, &a, wall()).unwrap_err().to_string();
+        let at = certs.display();
+        assert!(error.contains(&format!("`xpando-node cert init --certs {at}`")), "{error}");
+        assert!(error.contains(&format!("`xpando-node cert issue {a} --certs {at}`")), "{error}");
+        assert_eq!(fs::read_dir(certs).unwrap().count(), 0);
+        Authority::init(certs, wall()).unwrap();
+        let error = Identity::load_or_develop(certs, &a, wall()).unwrap_err().to_string();
+        assert!(error.contains(&format!("`xpando-node cert issue {a} --certs {at}`")), "{error}");
+        assert!(error.contains("a@10.0.0.1/cert.pem is missing"), "{error}");
+    }
+
+    #[test]
+    fn no_authority_is_invented_beside_a_certificate() {
+        let (dir, _) = developed();
+        fs::remove_dir_all(dir.path().join("ca")).unwrap();
+        assert!(refusal(dir.path()).contains("ca/cert.pem is missing"));
+        assert!(!dir.path().join("ca").exists());
+    }
+
+    #[test]
+    fn an_exposed_key_is_refused_with_the_command() {
+        let (dir, _) = developed();
+        let key = dir.path().join("a@127.0.0.1/key.pem");
+        for open in [0o640, 0o604, 0o620, 0o666] {
+            fs::set_permissions(&key, fs::Permissions::from_mode(open)).unwrap();
+            let error = refusal(dir.path());
+            assert!(error.contains(&format!("`chmod 600 {}`", key.display())), "{error}");
+            assert!(error.contains(&format!("mode {open:04o}")), "{error}");
+        }
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o400)).unwrap();
+        assert!(Identity::load(dir.path(), &name("a@127.0.0.1"), wall()).is_ok());
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_with_the_fix() {
+        let fix = "cert issue a@127.0.0.1 --replace --certs";
+        for (file, says, fix) in [
+            ("ca/cert.pem", "damaged", "copy it anew"),
+            ("a@127.0.0.1/cert.pem", "damaged", fix),
+            ("a@127.0.0.1/key.pem", "damaged", fix),
+        ] {
+            let (dir, _) = developed();
+            let path = dir.path().join(file);
+            let sound = fs::read(&path).unwrap();
+            let half = sound.len() / 2;
+            let rubbish = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+            for damaged in [&b""[..], &sound[..half], &[0xff; 100], &rubbish[..]] {
+                fs::write(&path, damaged).unwrap();
+                let error = refusal(dir.path());
+                for part in [file, says, fix] {
+                    assert!(error.contains(part), "{file}: {error}");
+                }
+            }
+            // No changed byte may crash the reader, and none may yield another identity.
+            for at in (0..sound.len()).step_by(7) {
+                let mut changed = sound.clone();
+                changed[at] ^= 0x04;
+                fs::write(&path, &changed).unwrap();
+                if let Ok(identity) = Identity::load(dir.path(), &name("a@127.0.0.1"), wall()) {
+                    assert_eq!(identity.name(), &name("a@127.0.0.1"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_changed_bit_of_a_certificate_makes_another_identity() {
+        let (_dir, identity) = developed();
+        let verifier = identity.verifier();
+        let sound = identity.certificate().to_vec();
+        let ours = verifier.peer(identity.certificate(), wall()).unwrap();
+        let mut passed = 0;
+        for at in 0..sound.len() {
+            for bit in 0..8 {
+                let mut changed = sound.clone();
+                changed[at] ^= 1 << bit;
+                // Tags outside the signed part have bits that the parser does not look at.
+                if let Ok(peer) = verifier.peer(&changed.into(), wall()) {
+                    assert_eq!(peer, ours, "byte {at}, bit {bit}");
+                    passed += 1;
+                }
+            }
+        }
+        assert!(passed < 32, "{passed} changed certificates passed");
+        for end in 0..sound.len() {
+            assert!(verifier.peer(&sound[..end].into(), wall()).is_err(), "first {end}");
+        }
+    }
+
+    #[test]
+    fn files_of_different_nodes_do_not_mix() {
+        let (dir, _) = developed();
+        let certs = dir.path();
+        Identity::load_or_develop(certs, &name("b@127.0.0.1"), wall()).unwrap();
+        fs::copy(certs.join("b@127.0.0.1/key.pem"), certs.join("a@127.0.0.1/key.pem")).unwrap();
+        assert!(refusal(certs).contains("does not belong to the certificate beside it"));
+        fs::copy(certs.join("b@127.0.0.1/cert.pem"), certs.join("a@127.0.0.1/cert.pem")).unwrap();
+        assert!(refusal(certs).contains("belongs to b@127.0.0.1, not to a@127.0.0.1"));
+    }
+
+    #[test]
+    fn another_cluster_is_refused() {
+        let ((here, ours), (there, theirs)) = (developed(), developed());
+        let error = ours.verifier().peer(theirs.certificate(), wall()).unwrap_err();
+        assert!(matches!(error, IdentityError::Untrusted { subject: Subject::Peer }), "{error}");
+        fs::copy(there.path().join("ca/cert.pem"), here.path().join("ca/cert.pem")).unwrap();
+        assert!(refusal(here.path()).contains("is not signed by this cluster's authority"));
+    }
+
+    #[test]
+    fn dates_are_checked_on_both_sides() {
+        let (dir, identity) = developed();
+        let a = name("a@127.0.0.1");
+        let verifier = identity.verifier();
+        let at = |now| verifier.peer(identity.certificate(), now);
+        assert!(at(identity.not_after()).is_ok() && at(identity.not_before()).is_ok());
+        let late = identity.not_after() + Duration::from_secs(1);
+        let early = identity.not_before() - Duration::from_secs(1);
+        assert!(matches!(at(late), Err(IdentityError::Expired { .. })));
+        assert!(matches!(at(early), Err(IdentityError::NotYetValid { .. })));
+        let error = Identity::load(dir.path(), &a, late).unwrap_err().to_string();
+        assert!(error.contains("cert issue a@127.0.0.1 --replace"), "{error}");
+        let error = Identity::load_or_develop(dir.path(), &a, early).unwrap_err().to_string();
+        assert!(error.contains("clock"), "{error}");
+    }
+
+    #[test]
+    fn an_expired_certificate_is_renewed_on_loopback_and_the_id_stays() {
+        let (dir, first) = developed();
+        let later = wall() + 91 * DAY;
+        let (second, made) = Identity::load_or_develop(dir.path(), first.name(), later).unwrap();
+        assert_eq!((made, second.id()), (Made::Leaf, first.id()));
+        assert!(second.not_after() > first.not_after());
+        // Without the authority's key there is nothing to renew it with.
+        fs::remove_file(dir.path().join("ca/key.pem")).unwrap();
+        let later = wall() + 200 * DAY;
+        let error = Identity::load_or_develop(dir.path(), first.name(), later).unwrap_err();
+        assert!(matches!(error, IdentityError::Expired { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_signature_proves_its_node_and_its_message() {
+        let (dir, a) = developed();
+        let (b, _) = Identity::load_or_develop(dir.path(), &name("b@127.0.0.1"), wall()).unwrap();
+        let peer = |identity: &Identity| a.verifier().peer(identity.certificate(), wall()).unwrap();
+        let signature = a.sign(b"message").unwrap();
+        assert!(signature.len() <= 72);
+        assert!(peer(&a).verify(b"message", &signature));
+        assert!(!peer(&a).verify(b"messagf", &signature));
+        assert!(!peer(&b).verify(b"message", &signature));
+        assert!(!peer(&a).verify(b"message", b""));
+        for at in 0..signature.len() {
+            let mut changed = signature.clone();
+            changed[at] ^= 1;
+            assert!(!peer(&a).verify(b"message", &changed), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_not_shown() {
+        let (dir, identity) = developed();
+        let authority = Authority::open(dir.path()).unwrap();
+        let shown = format!("{identity:?} {authority:?}");
+        let secret = format!("{:?}", identity.private_key().secret_der());
+        assert!(shown.contains("Key(secret)"), "{shown}");
+        assert!(!shown.contains(secret.trim_matches(['[', ']'])));
+    }
+}

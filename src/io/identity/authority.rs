@@ -1,0 +1,519 @@
+//! The cluster's certificate authority.
+//!
+//! Owns what is written into the certificates of the authority and of nodes. Invariants: the
+//! authority's certificate and key appear on disk together or not at all, and are never replaced
+//! here; a node's key outlives its certificates, because the node's id is made of it.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+};
+use rustls::pki_types::CertificateDer;
+
+use super::certificate::{Certificate, Verifier, check_time, fingerprint, server_name, spiffe_uri};
+use super::disk::{self, Fix, Layout};
+use super::key::Key;
+use super::{Identity, IdentityError, Subject};
+use crate::io::clock;
+use crate::proto::node::{ClusterId, KeyId, NodeName};
+
+/// How long certificates are valid before they are made, for hosts whose clocks lag.
+const BACKDATE: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Organization in the certificate of an authority that an operator made.
+const ORGANIZATION: &str = "xpando";
+/// Organization in the certificate of an authority that a node on loopback made for itself.
+const DEVELOPMENT: &str = "xpando development";
+
+/// From when until when a certificate is valid, in whole seconds, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// The first valid second.
+    pub not_before: SystemTime,
+    /// The last valid second.
+    pub not_after: SystemTime,
+}
+
+impl Validity {
+    /// A node's certificate made at `now`: 90 days, and the hour before.
+    #[must_use]
+    pub fn leaf(now: SystemTime) -> Self {
+        Self { not_before: now - BACKDATE, not_after: now + 90 * DAY }
+    }
+
+    /// An authority's certificate made at `now`: 3,650 days, and the hour before.
+    #[must_use]
+    pub fn authority(now: SystemTime) -> Self {
+        Self { not_before: now - BACKDATE, not_after: now + 3650 * DAY }
+    }
+}
+
+/// The public half of an authority, as every node has it.
+#[derive(Clone, Debug)]
+pub(super) struct AuthorityCertificate {
+    pub(super) der: CertificateDer<'static>,
+    pub(super) verifier: Verifier,
+    pub(super) validity: Validity,
+    pub(super) serial: String,
+    pub(super) development: bool,
+}
+
+impl AuthorityCertificate {
+    /// Reads ca/cert.pem; `missing` says what to do when it is not there.
+    pub(super) fn read(layout: Layout<'_>, missing: String) -> Result<Self, IdentityError> {
+        let path = layout.authority_certificate();
+        let der = disk::read_certificate(&path, layout.authority_fix(missing))?;
+        let fix = layout.authority_fix(String::new()).damaged;
+        Self::of(der).map_err(|reason| IdentityError::DamagedCertificate {
+            subject: Subject::File { path, fix },
+            reason,
+        })
+    }
+
+    fn of(der: CertificateDer<'static>) -> Result<Self, &'static str> {
+        let certificate = Certificate::parse(&der)?;
+        if !certificate.is_authority() {
+            return Err("it is not an authority's certificate");
+        }
+        if !certificate.is_signed_by(certificate.point()) {
+            return Err("its signature is not its own");
+        }
+        let verifier = Verifier::of(&certificate);
+        let validity =
+            Validity { not_before: certificate.not_before(), not_after: certificate.not_after() };
+        let serial = certificate.serial();
+        let development = certificate.organization() == Some(DEVELOPMENT);
+        Ok(Self { verifier, validity, serial, development, der })
+    }
+
+    pub(super) fn check_time(
+        &self,
+        layout: Layout<'_>,
+        now: SystemTime,
+    ) -> Result<(), IdentityError> {
+        let fix = format!(
+            "move {} away, make a new authority with {} and issue every node's certificate anew",
+            layout.authority().display(),
+            layout.init()
+        );
+        let subject = Subject::File { path: layout.authority_certificate(), fix };
+        check_time((self.validity.not_before, self.validity.not_after), now, &subject)
+    }
+}
+
+/// A cluster's certificate authority: its certificate and its private key.
+///
+/// Whoever has it can make any node of the cluster, so it stays on one host.
+#[derive(Debug)]
+pub struct Authority {
+    certificate: AuthorityCertificate,
+    issuer: Issuer<'static, Key>,
+}
+
+impl Authority {
+    /// Makes a new authority in `certs`, valid as [`Validity::authority`].
+    ///
+    /// # Errors
+    /// [`IdentityError::AlreadyExists`] when `certs` has an authority or a part of one; nothing is
+    /// changed then. [`IdentityError::Io`] when it cannot be written.
+    pub fn init(certs: &Path, now: SystemTime) -> Result<Self, IdentityError> {
+        Self::create(Layout::new(certs), now, ORGANIZATION)
+    }
+
+    /// The authority that a node makes for itself during development.
+    pub(super) fn develop(layout: Layout<'_>, now: SystemTime) -> Result<Self, IdentityError> {
+        Self::create(layout, now, DEVELOPMENT)
+    }
+
+    fn create(
+        layout: Layout<'_>,
+        now: SystemTime,
+        organization: &str,
+    ) -> Result<Self, IdentityError> {
+        for path in [layout.authority_certificate(), layout.authority_key()] {
+            if path.exists() {
+                return Err(IdentityError::AlreadyExists { path });
+            }
+        }
+        disk::make_directory(layout.certs())?;
+        let key = Key::generate()?;
+        let cluster = KeyId::of_public_key(&key.subject_public_key_info());
+        let short: String = cluster.to_string().chars().take(8).collect();
+        let mut params = params(Validity::authority(now), format!("xpando cluster {short}"))?;
+        params.distinguished_name.push(DnType::OrganizationName, organization);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let made = params.self_signed(&key).map_err(refused)?;
+        disk::write_directory(
+            &layout.authority(),
+            &[
+                (disk::KEY, key.to_pem()?.as_bytes(), disk::PRIVATE),
+                (disk::CERTIFICATE, made.pem().as_bytes(), disk::PUBLIC),
+            ],
+        )?;
+        let certificate = AuthorityCertificate::of(made.der().clone())
+            .map_err(|_unsound| IdentityError::Crypto("make a sound certificate"))?;
+        Self::assemble(layout, certificate, key)
+    }
+
+    /// Reads the authority of `certs`, certificate and key.
+    ///
+    /// # Errors
+    /// [`IdentityError::Missing`] where there is none, or where only its certificate is;
+    /// [`IdentityError::KeyExposed`], [`IdentityError::DamagedKey`],
+    /// [`IdentityError::DamagedCertificate`] or [`IdentityError::KeyMismatch`] when a file is not
+    /// fit for use.
+    pub fn open(certs: &Path) -> Result<Self, IdentityError> {
+        let layout = Layout::new(certs);
+        let missing = format!("{} makes a new authority", layout.init());
+        let certificate = AuthorityCertificate::read(layout, missing)?;
+        let fix = Fix {
+            missing: "certificates are issued on the host that has it".to_owned(),
+            damaged: "restore it from its backup".to_owned(),
+        };
+        let key = disk::read_key(&layout.authority_key(), fix)?;
+        Self::assemble(layout, certificate, key)
+    }
+
+    fn assemble(
+        layout: Layout<'_>,
+        certificate: AuthorityCertificate,
+        key: Key,
+    ) -> Result<Self, IdentityError> {
+        if KeyId::of_public_key(&key.subject_public_key_info()) != certificate.verifier.cluster() {
+            return Err(IdentityError::KeyMismatch {
+                path: layout.authority_key(),
+                fix: "restore the pair from one backup".to_owned(),
+            });
+        }
+        let issuer = Issuer::from_ca_cert_der(&certificate.der, key).map_err(refused)?;
+        Ok(Self { certificate, issuer })
+    }
+
+    /// The cluster's id, made of the authority's key.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.certificate.verifier.cluster()
+    }
+
+    /// SHA-256 of the authority's certificate, for comparing it by eye: `AB:CD:…`.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&self.certificate.der)
+    }
+
+    /// True for an authority that a node on loopback made for itself.
+    #[must_use]
+    pub fn is_development(&self) -> bool {
+        self.certificate.development
+    }
+
+    /// Writes a certificate for `name` under `certs`, with a new key unless there is a sound one
+    /// already. The certificate ends no later than the authority's own. Whether an earlier one has
+    /// expired is judged by the wall clock.
+    ///
+    /// # Errors
+    /// [`IdentityError::AlreadyIssued`] when `certs` has a certificate for `name` that has not
+    /// expired, sound or not: nothing is changed, and [`Authority::reissue`] replaces it.
+    /// [`IdentityError::UnusableName`] when a certificate cannot spell the name.
+    /// [`IdentityError::KeyExposed`] when the key that is there can be read by others.
+    pub fn issue(
+        &self,
+        certs: &Path,
+        name: &NodeName,
+        validity: Validity,
+    ) -> Result<Identity, IdentityError> {
+        let layout = Layout::new(certs);
+        let _lock = layout.lock()?;
+        let path = layout.certificate(name);
+        let expired = || {
+            let der = disk::read_certificate(&path, layout.leaf_fix(name)).ok()?;
+            Some(Certificate::parse(&der).ok()?.not_after() < clock::wall())
+        };
+        if path.exists() && expired() != Some(true) {
+            return Err(IdentityError::AlreadyIssued { path, fix: layout.reissue(name) });
+        }
+        self.renew(layout, name, validity)
+    }
+
+    /// As [`Authority::issue`], but replaces whatever certificate is there.
+    ///
+    /// A sound key stays, so the node keeps its id. A damaged key is replaced; to replace a sound
+    /// one, remove the node's directory first.
+    ///
+    /// # Errors
+    /// As [`Authority::issue`], without [`IdentityError::AlreadyIssued`].
+    pub fn reissue(
+        &self,
+        certs: &Path,
+        name: &NodeName,
+        validity: Validity,
+    ) -> Result<Identity, IdentityError> {
+        let layout = Layout::new(certs);
+        let _lock = layout.lock()?;
+        self.renew(layout, name, validity)
+    }
+
+    /// [`Authority::reissue`] for a caller that holds the directory's lock.
+    pub(super) fn renew(
+        &self,
+        layout: Layout<'_>,
+        name: &NodeName,
+        validity: Validity,
+    ) -> Result<Identity, IdentityError> {
+        if NodeName::from_spiffe_path(&name.spiffe_path()).as_ref() != Some(name) {
+            return Err(IdentityError::UnusableName(name.clone()));
+        }
+        self.certificate
+            .check_time(layout, validity.not_before.max(self.certificate.validity.not_before))?;
+        let (key, is_new) = match disk::read_key(&layout.key(name), layout.leaf_fix(name)) {
+            Ok(key) => (key, false),
+            Err(IdentityError::Missing { .. } | IdentityError::DamagedKey { .. }) => {
+                (Key::generate()?, true)
+            }
+            Err(other) => return Err(other),
+        };
+        let made = self.leaf(name, validity)?.signed_by(&key, &self.issuer).map_err(refused)?;
+        disk::make_directory(&layout.node(name))?;
+        // The key goes first: a key without a certificate is a state that the next issue completes.
+        if is_new {
+            disk::write(&layout.key(name), key.to_pem()?.as_bytes(), disk::PRIVATE)?;
+        }
+        disk::write(&layout.certificate(name), made.pem().as_bytes(), disk::PUBLIC)?;
+        Identity::assemble(layout, name, self.certificate.clone(), made.der().clone(), key)
+    }
+
+    fn leaf(
+        &self,
+        name: &NodeName,
+        validity: Validity,
+    ) -> Result<CertificateParams, IdentityError> {
+        let not_after = validity.not_after.min(self.certificate.validity.not_after);
+        // The host part can be longer than a common name may be (64, RFC 5280 appendix A.1).
+        let mut params = params(Validity { not_after, ..validity }, name.short().to_owned())?;
+        let text = |text: String| text.try_into().map_err(refused);
+        params.subject_alt_names = vec![
+            SanType::URI(text(spiffe_uri(self.cluster(), name))?),
+            SanType::DnsName(text(server_name(self.cluster()))?),
+        ];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        Ok(params)
+    }
+}
+
+/// What all certificates have in common: dates, a common name and a random serial number.
+fn params(validity: Validity, common_name: String) -> Result<CertificateParams, IdentityError> {
+    let mut serial = [0_u8; 16];
+    aws_lc_rs::rand::fill(&mut serial)
+        .map_err(|_unspecified| IdentityError::Crypto("draw random bytes"))?;
+    // A positive number of constant length: the top bits are 01 (RFC 5280, 4.1.2.2).
+    if let Some(top) = serial.first_mut() {
+        *top = *top & 0x3f | 0x40;
+    }
+    let mut params = CertificateParams::default();
+    params.not_before = clock::utc(validity.not_before);
+    params.not_after = clock::utc(validity.not_after);
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    Ok(params)
+}
+
+fn refused(_detail: rcgen::Error) -> IdentityError {
+    IdentityError::Crypto("make a certificate")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::clock::wall;
+
+    fn name(text: &str) -> NodeName {
+        text.parse().unwrap()
+    }
+
+    fn authority() -> (tempfile::TempDir, Authority) {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::init(dir.path(), wall()).unwrap();
+        (dir, authority)
+    }
+
+    /// What the verifier says of a certificate whose parameters were changed before signing.
+    fn verdict(
+        authority: &Authority,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Result<NodeName, IdentityError> {
+        let mut params = authority.leaf(&name("a@h"), Validity::leaf(wall())).unwrap();
+        change(&mut params);
+        let made = params.signed_by(&Key::generate().unwrap(), &authority.issuer).unwrap();
+        authority.certificate.verifier.peer(made.der(), wall()).map(|peer| peer.name)
+    }
+
+    #[test]
+    fn an_authority_is_what_it_should_be() {
+        use x509_parser::prelude::{FromDer, X509Certificate};
+        let (_dir, authority) = authority();
+        let (_, x509) = X509Certificate::from_der(&authority.certificate.der).unwrap();
+        let basic = x509.basic_constraints().unwrap().unwrap();
+        assert!(basic.critical && basic.value.ca);
+        assert_eq!(basic.value.path_len_constraint, Some(0));
+        let usage = x509.key_usage().unwrap().unwrap();
+        assert!(usage.value.key_cert_sign() && usage.value.crl_sign());
+        assert!(!usage.value.digital_signature());
+        let cluster = authority.cluster().to_string();
+        assert_eq!(
+            x509.subject().to_string(),
+            format!("CN=xpando cluster {}, O=xpando", &cluster[..8])
+        );
+        assert!(!authority.is_development());
+    }
+
+    #[test]
+    fn a_leaf_is_what_it_should_be() {
+        use x509_parser::prelude::{FromDer, X509Certificate};
+        let (dir, authority) = authority();
+        let now = wall();
+        let leaf = |n: &str| authority.issue(dir.path(), &name(n), Validity::leaf(now)).unwrap();
+        let (a, b) = (leaf("web.1@fe80::1"), leaf("b@h"));
+        let (_, x509) = X509Certificate::from_der(a.certificate()).unwrap();
+        let names = &x509.subject_alternative_name().unwrap().unwrap().value.general_names;
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let cluster = authority.cluster();
+        assert_eq!(
+            names,
+            [
+                format!("URI(spiffe://{cluster}/node/fe80--1/web.1)"),
+                format!("DNSName(node.{cluster}.xpando.internal)")
+            ]
+        );
+        let extended = x509.extended_key_usage().unwrap().unwrap().value;
+        assert!(extended.server_auth && extended.client_auth && !extended.any);
+        let usage = x509.key_usage().unwrap().unwrap().value;
+        assert!(usage.digital_signature() && !usage.key_cert_sign());
+        assert!(!x509.is_ca());
+        let life = a.not_after().duration_since(a.not_before()).unwrap();
+        assert_eq!(life, 90 * DAY + BACKDATE);
+        assert_ne!(a.peer.serial, b.peer.serial);
+        assert_ne!(a.id(), b.id());
+    }
+
+    #[test]
+    fn a_leaf_ends_no_later_than_its_authority() {
+        let (dir, authority) = authority();
+        let late = Validity { not_before: wall(), not_after: wall() + 5000 * DAY };
+        let leaf = authority.issue(dir.path(), &name("a@h"), late).unwrap();
+        assert_eq!(leaf.not_after(), authority.certificate.validity.not_after);
+    }
+
+    #[test]
+    fn nothing_is_issued_after_the_authority_expired() {
+        let dir = tempfile::tempdir().unwrap();
+        let past = wall() - 4000 * DAY;
+        let authority = Authority::init(dir.path(), past).unwrap();
+        let error = authority.issue(dir.path(), &name("a@h"), Validity::leaf(wall())).unwrap_err();
+        assert!(matches!(error, IdentityError::Expired { .. }), "{error}");
+        assert!(error.to_string().contains("ca/cert.pem"), "{error}");
+        assert!(!dir.path().join("a@h").exists());
+    }
+
+    #[test]
+    fn only_a_certificate_with_exactly_our_names_is_a_nodes() {
+        let (_dir, authority) = authority();
+        let cluster = authority.cluster();
+        let uri = |text: String| SanType::URI(text.try_into().unwrap());
+        let refused = |change: &dyn Fn(&mut Vec<SanType>)| {
+            let error =
+                verdict(&authority, |params| change(&mut params.subject_alt_names)).unwrap_err();
+            assert!(matches!(error, IdentityError::NotANode { .. }), "{error}");
+            error.to_string()
+        };
+        assert_eq!(verdict(&authority, |_| {}).unwrap(), name("a@h"));
+        let second = format!("spiffe://{cluster}/node/h/b");
+        assert!(refused(&|names| names.push(uri(second.clone()))).contains("exactly one URI"));
+        assert!(refused(&|names| drop(names.remove(0))).contains("exactly one URI"));
+        assert!(refused(&|names| drop(names.remove(1))).contains("DNS name"));
+        assert!(refused(&|names| names.clear()).contains("no alternative names"));
+        for foreign in [
+            format!("spiffe://{}/node/h/a", KeyId([7; 16])),
+            format!("https://{cluster}/node/h/a"),
+            format!("spiffe://{cluster}0/node/h/a"),
+            format!("spiffe://{cluster}/node/H/a"),
+            format!("spiffe://{cluster}"),
+        ] {
+            let text = refused(&|names| names[0] = uri(foreign.clone()));
+            assert!(text.contains("its URI"), "{foreign}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_authority_itself_is_no_node() {
+        let (_dir, authority) = authority();
+        let error = authority.certificate.verifier.peer(&authority.certificate.der, wall());
+        assert!(matches!(error, Err(IdentityError::NotANode { .. })));
+    }
+
+    #[test]
+    fn names_that_certificates_confuse_are_refused() {
+        let (dir, authority) = authority();
+        let twin = name("a@1-2-3-4-5-6-7-8");
+        let error = authority.issue(dir.path(), &twin, Validity::leaf(wall())).unwrap_err();
+        assert!(matches!(error, IdentityError::UnusableName(_)), "{error}");
+        assert!(!dir.path().join(twin.as_str()).exists());
+    }
+
+    #[test]
+    fn an_authority_is_never_replaced() {
+        let (dir, first) = authority();
+        let again = Authority::init(dir.path(), wall()).unwrap_err();
+        assert!(matches!(again, IdentityError::AlreadyExists { .. }), "{again}");
+        assert_eq!(Authority::open(dir.path()).unwrap().cluster(), first.cluster());
+        std::fs::remove_file(dir.path().join("ca/cert.pem")).unwrap();
+        assert!(Authority::init(dir.path(), wall()).is_err());
+    }
+
+    #[test]
+    fn a_certificate_is_replaced_on_request_or_when_expired_and_the_id_stays() {
+        let (dir, authority) = authority();
+        let a = name("a@h");
+        let first = authority.issue(dir.path(), &a, Validity::leaf(wall())).unwrap();
+        let error = authority.issue(dir.path(), &a, Validity::leaf(wall())).unwrap_err();
+        assert!(matches!(error, IdentityError::AlreadyIssued { .. }), "{error}");
+        assert!(error.to_string().contains("cert issue a@h --replace --certs"), "{error}");
+        let past = Validity { not_before: wall() - 9 * DAY, not_after: wall() - DAY };
+        let second = authority.reissue(dir.path(), &a, past).unwrap();
+        let third = authority.issue(dir.path(), &a, Validity::leaf(wall())).unwrap();
+        assert_eq!((first.id(), second.id()), (second.id(), third.id()));
+        assert_ne!(first.fingerprint(), third.fingerprint());
+    }
+
+    #[test]
+    fn a_damaged_key_is_replaced_and_an_exposed_one_is_not() {
+        use std::os::unix::fs::PermissionsExt;
+        let (dir, authority) = authority();
+        let a = name("a@h");
+        let first = authority.issue(dir.path(), &a, Validity::leaf(wall())).unwrap();
+        let path = dir.path().join("a@h/key.pem");
+        std::fs::write(&path, "rubbish").unwrap();
+        let second = authority.reissue(dir.path(), &a, Validity::leaf(wall())).unwrap();
+        assert_ne!(first.id(), second.id());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let error = authority.reissue(dir.path(), &a, Validity::leaf(wall())).unwrap_err();
+        assert!(matches!(error, IdentityError::KeyExposed { .. }), "{error}");
+    }
+
+    #[test]
+    fn an_authority_with_another_key_is_refused() {
+        let ((one, _), (two, _)) = (authority(), authority());
+        std::fs::copy(two.path().join("ca/key.pem"), one.path().join("ca/key.pem")).unwrap();
+        let error = Authority::open(one.path()).unwrap_err();
+        assert!(matches!(error, IdentityError::KeyMismatch { .. }), "{error}");
+    }
+}

@@ -1,0 +1,253 @@
+//! What a certificate says, and what it proves about a peer.
+//!
+//! Owns the rules by which a certificate names a node. Invariant: a [`PeerIdentity`] exists only for
+//! a certificate that the cluster's own authority signed directly, that was valid at the time it was
+//! checked, and that names exactly one node of that cluster.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate};
+
+use super::key::POINT;
+use super::{IdentityError, Subject};
+use crate::proto::node::{ClusterId, KeyId, NodeId, NodeName};
+
+/// The object identifiers that a P-256 public key carries (RFC 5480, 2.1.1).
+const EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
+const PRIME256V1: &str = "1.2.840.10045.3.1.7";
+
+/// The DNS name that every certificate of a cluster carries: `node.<cluster>.xpando.internal`.
+///
+/// It names no host. It exists because TLS libraries check a server's certificate against a DNS
+/// name; which node the certificate belongs to is told by its URI.
+#[must_use]
+pub fn server_name(cluster: ClusterId) -> String {
+    format!("node.{cluster}.xpando.internal")
+}
+
+/// The URI that names a node in its certificate: `spiffe://<cluster>/node/<host>/<name>`.
+pub(super) fn spiffe_uri(cluster: ClusterId, name: &NodeName) -> String {
+    format!("spiffe://{cluster}{}", name.spiffe_path())
+}
+
+/// SHA-256 of a certificate's DER as colon-separated upper-case pairs, as `openssl x509
+/// -fingerprint -sha256` prints it.
+pub(super) fn fingerprint(der: &[u8]) -> String {
+    let pairs: Vec<String> =
+        digest(&SHA256, der).as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+    pairs.join(":")
+}
+
+/// A certificate that is sound in form. Nothing is known yet about who signed it.
+pub(super) struct Certificate<'a> {
+    x509: X509Certificate<'a>,
+    point: [u8; POINT],
+}
+
+impl<'a> Certificate<'a> {
+    /// Reads a certificate; the error says in which way it is damaged or foreign.
+    pub(super) fn parse(der: &'a [u8]) -> Result<Self, &'static str> {
+        let (rest, x509) =
+            X509Certificate::from_der(der).map_err(|_detail| "it is not an X.509 certificate")?;
+        if !rest.is_empty() {
+            return Err("bytes follow the certificate");
+        }
+        // The outer copy of the algorithm is not signed, so it must repeat the inner (RFC 5280, 4.1.1.2).
+        if x509.signature_algorithm != x509.tbs_certificate.signature {
+            return Err("its two signature algorithms differ");
+        }
+        let key = x509.public_key();
+        let curve = key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
+        let p256 = key.algorithm.algorithm.to_id_string() == EC_PUBLIC_KEY
+            && curve.is_some_and(|curve| curve.to_id_string() == PRIME256V1);
+        let point = <[u8; POINT]>::try_from(&*key.subject_public_key.data);
+        match point {
+            Ok(point) if p256 => Ok(Self { x509, point }),
+            Ok(_) | Err(_) => Err("its key is not an uncompressed P-256 key"),
+        }
+    }
+
+    pub(super) fn key_id(&self) -> KeyId {
+        KeyId::of_public_key(self.x509.public_key().raw)
+    }
+
+    pub(super) fn point(&self) -> &[u8; POINT] {
+        &self.point
+    }
+
+    pub(super) fn not_before(&self) -> SystemTime {
+        instant(self.x509.validity().not_before)
+    }
+
+    pub(super) fn not_after(&self) -> SystemTime {
+        instant(self.x509.validity().not_after)
+    }
+
+    /// The serial number in lower-case hexadecimal.
+    pub(super) fn serial(&self) -> String {
+        self.x509.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    pub(super) fn is_authority(&self) -> bool {
+        self.x509.is_ca()
+    }
+
+    pub(super) fn organization(&self) -> Option<&str> {
+        self.x509.subject().iter_organization().next().and_then(|o| o.as_str().ok())
+    }
+
+    /// True when the key with this public point signed the certificate.
+    pub(super) fn is_signed_by(&self, point: &[u8; POINT]) -> bool {
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)
+            .verify(self.x509.tbs_certificate.as_ref(), &self.x509.signature_value.data)
+            .is_ok()
+    }
+
+    /// The node of `cluster` that the certificate names; the error says why it names none.
+    fn node(&self, cluster: ClusterId) -> Result<NodeName, &'static str> {
+        let names = match self.x509.subject_alternative_name() {
+            Ok(Some(extension)) => &extension.value.general_names,
+            Ok(None) => return Err("it has no alternative names"),
+            Err(_) => return Err("its alternative names are damaged"),
+        };
+        let expected = server_name(cluster);
+        if !names.iter().any(|name| matches!(name, GeneralName::DNSName(dns) if *dns == expected)) {
+            return Err("it lacks the DNS name of this cluster");
+        }
+        let uri_of = |name| if let &GeneralName::URI(uri) = name { Some(uri) } else { None };
+        let mut uris = names.iter().filter_map(uri_of);
+        let (Some(uri), None) = (uris.next(), uris.next()) else {
+            return Err("it must have exactly one URI");
+        };
+        let path = uri
+            .strip_prefix("spiffe://")
+            .and_then(|rest| rest.strip_prefix(cluster.to_string().as_str()))
+            .ok_or("its URI is not of this cluster")?;
+        NodeName::from_spiffe_path(path).ok_or("its URI names no node")
+    }
+}
+
+/// A date of a certificate; dates before 1970, which no certificate of ours has, become 1970.
+fn instant(date: ASN1Time) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(date.timestamp()).unwrap_or_default())
+}
+
+/// Refuses `now` outside a certificate's validity, whose both ends are included (RFC 5280, 4.1.2.5).
+pub(super) fn check_time(
+    (not_before, not_after): (SystemTime, SystemTime),
+    now: SystemTime,
+    subject: &Subject,
+) -> Result<(), IdentityError> {
+    if now < not_before {
+        return Err(IdentityError::NotYetValid { subject: subject.clone(), not_before });
+    }
+    // Dates have whole seconds: a certificate lasts to the end of its last one.
+    if now >= not_after + Duration::from_secs(1) {
+        return Err(IdentityError::Expired { subject: subject.clone(), not_after });
+    }
+    Ok(())
+}
+
+/// Who a verified certificate belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// The node that the certificate names.
+    pub name: NodeName,
+    /// The id of its key.
+    pub id: NodeId,
+    /// The first instant at which the certificate is valid.
+    pub not_before: SystemTime,
+    /// The last second in which the certificate is valid.
+    pub not_after: SystemTime,
+    /// The certificate's serial number in lower-case hexadecimal.
+    pub serial: String,
+    point: [u8; POINT],
+}
+
+impl PeerIdentity {
+    /// True when the certificate was made for the key with this public point.
+    pub(super) fn has_key(&self, point: &[u8]) -> bool {
+        self.point == *point
+    }
+
+    /// True when `signature` is this node's over `message`: ECDSA P-256 with SHA-256, ASN.1, as
+    /// [`Identity::sign`](super::Identity::sign) makes it. Says nothing about when it was made.
+    #[must_use]
+    pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.point)
+            .verify(message, signature)
+            .is_ok()
+    }
+}
+
+/// Judges certificates by one cluster's authority. It knows only public facts.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    cluster: ClusterId,
+    authority: [u8; POINT],
+    validity: (SystemTime, SystemTime),
+}
+
+impl Verifier {
+    /// A verifier that trusts exactly the key in this authority's certificate.
+    pub(super) fn of(authority: &Certificate<'_>) -> Self {
+        Self {
+            cluster: authority.key_id(),
+            authority: *authority.point(),
+            validity: (authority.not_before(), authority.not_after()),
+        }
+    }
+
+    /// The cluster whose certificates are accepted.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// Who `leaf` belongs to, provided that this cluster's authority signed it, that both are valid
+    /// at `now`, and that it names one node of this cluster.
+    ///
+    /// # Errors
+    /// [`IdentityError::DamagedCertificate`], [`IdentityError::Untrusted`],
+    /// [`IdentityError::NotANode`], [`IdentityError::NotYetValid`] or [`IdentityError::Expired`],
+    /// checked in this order, so that dates are reported only of certificates that are ours.
+    pub fn peer(
+        &self,
+        leaf: &CertificateDer<'_>,
+        now: SystemTime,
+    ) -> Result<PeerIdentity, IdentityError> {
+        let subject = Subject::Peer;
+        let peer = self.examine(leaf, &subject)?;
+        check_time((peer.not_before, peer.not_after), now, &subject)?;
+        check_time(self.validity, now, &subject)?;
+        Ok(peer)
+    }
+
+    /// Everything [`Verifier::peer`] checks, except the dates.
+    pub(super) fn examine(
+        &self,
+        leaf: &CertificateDer<'_>,
+        subject: &Subject,
+    ) -> Result<PeerIdentity, IdentityError> {
+        let certificate = Certificate::parse(leaf).map_err(|reason| {
+            IdentityError::DamagedCertificate { subject: subject.clone(), reason }
+        })?;
+        if !certificate.is_signed_by(&self.authority) {
+            return Err(IdentityError::Untrusted { subject: subject.clone() });
+        }
+        let name = certificate
+            .node(self.cluster)
+            .map_err(|reason| IdentityError::NotANode { subject: subject.clone(), reason })?;
+        Ok(PeerIdentity {
+            name,
+            id: certificate.key_id(),
+            not_before: certificate.not_before(),
+            not_after: certificate.not_after(),
+            serial: certificate.serial(),
+            point: *certificate.point(),
+        })
+    }
+}

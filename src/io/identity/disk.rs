@@ -1,0 +1,321 @@
+//! Where keys and certificates lie, and how they are written and read.
+//!
+//! Owns the layout of a `certs` directory and its file modes. Invariants: a reader sees an old file
+//! or a new one, never a part; a private key is never on disk with a mode wider than 0600; a key
+//! that others can read is refused, not used.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use zeroize::Zeroizing;
+
+use super::key::Key;
+use super::{IdentityError, Subject};
+use crate::proto::node::NodeName;
+
+/// Mode of a private key's file.
+pub(super) const PRIVATE: u32 = 0o600;
+/// Mode of a certificate's file: certificates are public.
+pub(super) const PUBLIC: u32 = 0o644;
+/// Mode of every directory that is made here.
+const DIRECTORY: u32 = 0o700;
+/// Most bytes that are read of one file; a key or a certificate has about a thousand.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// File name of a certificate in its directory.
+pub(super) const CERTIFICATE: &str = "cert.pem";
+/// File name of a private key in its directory.
+pub(super) const KEY: &str = "key.pem";
+/// Directory of the authority.
+pub(super) const AUTHORITY: &str = "ca";
+
+/// A `certs` directory: its paths, and the commands that mend what is wrong in it.
+#[derive(Clone, Copy)]
+pub(super) struct Layout<'a> {
+    certs: &'a Path,
+}
+
+impl<'a> Layout<'a> {
+    pub(super) fn new(certs: &'a Path) -> Self {
+        Self { certs }
+    }
+
+    pub(super) fn certs(self) -> &'a Path {
+        self.certs
+    }
+
+    pub(super) fn authority(self) -> PathBuf {
+        self.certs.join(AUTHORITY)
+    }
+
+    pub(super) fn authority_certificate(self) -> PathBuf {
+        self.authority().join(CERTIFICATE)
+    }
+
+    pub(super) fn authority_key(self) -> PathBuf {
+        self.authority().join(KEY)
+    }
+
+    pub(super) fn node(self, name: &NodeName) -> PathBuf {
+        self.certs.join(name.as_str())
+    }
+
+    pub(super) fn certificate(self, name: &NodeName) -> PathBuf {
+        self.node(name).join(CERTIFICATE)
+    }
+
+    pub(super) fn key(self, name: &NodeName) -> PathBuf {
+        self.node(name).join(KEY)
+    }
+
+    /// The command that makes the cluster's authority.
+    pub(super) fn init(self) -> String {
+        format!("`xpando-node cert init --certs {}`", shell_word(self.certs))
+    }
+
+    /// The command that issues a node's first certificate.
+    pub(super) fn issue(self, name: &NodeName) -> String {
+        format!("`xpando-node cert issue {name} --certs {}`", shell_word(self.certs))
+    }
+
+    /// A node's certificate, as an error names it.
+    pub(super) fn leaf(self, name: &NodeName) -> Subject {
+        Subject::File { path: self.certificate(name), fix: self.leaf_fix(name).damaged }
+    }
+
+    /// What brings or replaces a node's certificate or key.
+    pub(super) fn leaf_fix(self, name: &NodeName) -> Fix {
+        let (issue, reissue) = (self.issue(name), self.reissue(name));
+        Fix {
+            missing: format!(
+                "run {issue} where the authority's key is, and copy the directory {name} from there"
+            ),
+            damaged: format!("run {reissue} where the authority's key is"),
+        }
+    }
+
+    /// What brings or replaces the authority's certificate. `missing` is what a missing one means
+    /// to the caller.
+    pub(super) fn authority_fix(self, missing: String) -> Fix {
+        let damaged = "copy it anew: every node of the cluster has the same file".to_owned();
+        Fix { missing, damaged }
+    }
+
+    /// The command that replaces a node's certificate.
+    pub(super) fn reissue(self, name: &NodeName) -> String {
+        format!("`xpando-node cert issue {name} --replace --certs {}`", shell_word(self.certs))
+    }
+
+    /// Takes the directory's exclusive lock, making the directory if needed. The lock ends when the
+    /// returned file is dropped or the process ends.
+    pub(super) fn lock(self) -> Result<File, IdentityError> {
+        make_directory(self.certs)?;
+        let path = self.certs.join(".lock");
+        OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(PRIVATE)
+            .open(&path)
+            .and_then(|file| file.lock().map(|()| file))
+            .map_err(failed("lock", &path))
+    }
+}
+
+/// A path as one word of a POSIX shell, for commands that can be copied: quoted if it must be.
+#[must_use]
+pub fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:,=".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+/// Turns an I/O error into ours: `cannot <action> <path>: <why>`.
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
+    let path = path.to_owned();
+    move |source| IdentityError::Io { action, path, source }
+}
+
+/// Makes a directory and its missing parents, for the owner alone.
+pub(super) fn make_directory(path: &Path) -> Result<(), IdentityError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIRECTORY)
+        .create(path)
+        .map_err(failed("make the directory", path))
+}
+
+/// Puts `bytes` at `path` in one step: a temporary file beside it, synced, then renamed over it.
+/// The directory must exist. After an error the old file, if any, still stands.
+pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), IdentityError> {
+    let temporary = temporary_beside(path)?;
+    create(&temporary, bytes, mode)
+        .and_then(|()| fs::rename(&temporary, path))
+        .inspect_err(|_| {
+            // The write has failed already; a leftover that cannot be removed is hidden and harmless.
+            fs::remove_file(&temporary).ok();
+        })
+        .and_then(|()| sync_parent(path))
+        .map_err(failed("write", path))
+}
+
+/// Puts a whole new directory at `path` in one step, so that its files appear together or not at
+/// all. Fails with [`IdentityError::AlreadyExists`] when there is a directory with files in it.
+pub(super) fn write_directory(
+    path: &Path,
+    files: &[(&str, &[u8], u32)],
+) -> Result<(), IdentityError> {
+    let temporary = temporary_beside(path)?;
+    let fill = || {
+        DirBuilder::new().mode(DIRECTORY).create(&temporary)?;
+        for (name, bytes, mode) in files {
+            create(&temporary.join(name), bytes, *mode)?;
+        }
+        File::open(&temporary)?.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    fill()
+        .inspect_err(|_| {
+            // As above: the leftover is hidden and harmless.
+            fs::remove_dir_all(&temporary).ok();
+        })
+        .and_then(|()| sync_parent(path))
+        .map_err(|source| {
+            // What rename(2) answers when the target is a directory with files in it.
+            let occupied = [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::AlreadyExists];
+            if occupied.contains(&source.kind()) {
+                IdentityError::AlreadyExists { path: path.to_owned() }
+            } else {
+                failed("write", path)(source)
+            }
+        })
+}
+
+/// A hidden name in the same directory, hence on the same file system, that nobody else uses.
+fn temporary_beside(path: &Path) -> Result<PathBuf, IdentityError> {
+    let mut random = [0; 8];
+    aws_lc_rs::rand::fill(&mut random)
+        .map_err(|_unspecified| IdentityError::Crypto("draw random bytes"))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(path.with_file_name(format!(".{name}.{:016x}", u64::from_be_bytes(random))))
+}
+
+fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Makes a rename in `path`'s directory durable.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |parent| {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        File::open(parent)?.sync_all()
+    })
+}
+
+/// What an error says to do about a file.
+pub(super) struct Fix {
+    /// When it is not there.
+    pub(super) missing: String,
+    /// When it is there, but not fit for use.
+    pub(super) damaged: String,
+}
+
+/// A private key; an error when the file can be read by anyone but its owner.
+pub(super) fn read_key(path: &Path, fix: Fix) -> Result<Key, IdentityError> {
+    let Some(file) = open(path)? else {
+        return Err(IdentityError::Missing { path: path.to_owned(), fix: fix.missing });
+    };
+    // The mode is read from the open file, so that what is checked is what is used.
+    let mode = file.metadata().map_err(failed("read", path))?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(IdentityError::KeyExposed { path: path.to_owned(), mode });
+    }
+    Key::from_pem(&read(file, path)?)
+        .ok_or_else(|| IdentityError::DamagedKey { path: path.to_owned(), fix: fix.damaged })
+}
+
+/// The first certificate in a file, not yet checked.
+pub(super) fn read_certificate(
+    path: &Path,
+    fix: Fix,
+) -> Result<CertificateDer<'static>, IdentityError> {
+    let Some(file) = open(path)? else {
+        return Err(IdentityError::Missing { path: path.to_owned(), fix: fix.missing });
+    };
+    CertificateDer::from_pem_slice(&read(file, path)?).map_err(|_not_pem| {
+        IdentityError::DamagedCertificate {
+            subject: Subject::File { path: path.to_owned(), fix: fix.damaged },
+            reason: "it holds no PEM certificate",
+        }
+    })
+}
+
+fn open(path: &Path) -> Result<Option<File>, IdentityError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(other) => Err(failed("read", path)(other)),
+    }
+}
+
+fn read(file: File, path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+    // Room for the whole file at once: a buffer that grew would leave an unwiped copy behind.
+    let size = file.metadata().map_or(MAX_FILE, |about| about.len()).min(MAX_FILE);
+    let room = usize::try_from(size).unwrap_or_default() + 64;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(failed("read", path))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_replaces_the_whole_file_and_leaves_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        write(&path, b"one", PRIVATE).unwrap();
+        write(&path, b"two", PRIVATE).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_write_keeps_the_old_file_and_cleans_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(write(&path, b"x", PUBLIC), Err(IdentityError::Io { .. })));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_directory_is_never_written_over_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d");
+        write_directory(&path, &[("f", b"one", PRIVATE)]).unwrap();
+        let again = write_directory(&path, &[("f", b"two", PRIVATE)]);
+        assert!(matches!(again, Err(IdentityError::AlreadyExists { .. })));
+        assert_eq!(fs::read(path.join("f")).unwrap(), b"one");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_path_in_a_command_is_one_shell_word() {
+        assert_eq!(shell_word(Path::new("/var/lib/x")), "/var/lib/x");
+        assert_eq!(shell_word(Path::new("my certs")), "'my certs'");
+        assert_eq!(shell_word(Path::new("it's")), r"'it'\''s'");
+    }
+}

@@ -1,0 +1,226 @@
+//! What lies in a `certs` directory, for people and for scripts.
+//!
+//! Owns the report's shape. Invariant: making it changes nothing, needs no private key, and a
+//! damaged certificate becomes an entry that says so.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::CertificateDer;
+use serde::Serialize;
+
+use super::authority::AuthorityCertificate;
+use super::certificate::{Certificate, Verifier, fingerprint};
+use super::disk::{self, Layout};
+use super::{IdentityError, Subject};
+use crate::io::clock;
+use crate::proto::node::NodeName;
+
+/// Whose certificate an entry is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CertificateKind {
+    /// The cluster's authority.
+    Authority,
+    /// A node.
+    Node,
+}
+
+/// One certificate of a `certs` directory. What could not be read is `None`, and `error` says why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CertificateInfo {
+    /// The node's name; `None` for the authority.
+    pub name: Option<NodeName>,
+    /// Id of the certificate's key, 32 hexadecimal digits: a node's id, or the cluster's.
+    pub id: Option<String>,
+    /// Id of the cluster, 32 hexadecimal digits.
+    pub cluster: Option<String>,
+    /// Authority or node.
+    pub kind: CertificateKind,
+    /// True when the cluster's authority was made by a node on loopback for itself.
+    pub development: bool,
+    /// Serial number, hexadecimal.
+    pub serial: Option<String>,
+    /// First valid instant, RFC 3339 in UTC.
+    pub not_before: Option<String>,
+    /// Last valid second, RFC 3339 in UTC.
+    pub not_after: Option<String>,
+    /// SHA-256 of the certificate, `AB:CD:…`.
+    pub fingerprint: Option<String>,
+    /// The certificate's file.
+    pub path: PathBuf,
+    /// Why the certificate is not fit for use; absent from JSON when it is. Dates are not judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Every certificate in `certs`: the authority's first, then the nodes' in the order of their
+/// names. A directory that does not exist has none.
+///
+/// # Errors
+/// [`IdentityError::Io`] when `certs` itself cannot be listed.
+pub fn inventory(certs: &Path) -> Result<Vec<CertificateInfo>, IdentityError> {
+    let layout = Layout::new(certs);
+    let nodes = nodes(certs)?;
+    let authority = {
+        let missing = format!("{} makes a new one", layout.init());
+        AuthorityCertificate::read(layout, missing)
+    };
+    let mut found = Vec::new();
+    if layout.authority().is_dir() || !nodes.is_empty() {
+        found.push(describe_authority(layout, &authority));
+    }
+    found
+        .extend(nodes.into_iter().map(|name| describe_node(layout, name, authority.as_ref().ok())));
+    Ok(found)
+}
+
+/// The nodes that have a directory, sorted. Other entries are none of ours.
+fn nodes(certs: &Path) -> Result<Vec<NodeName>, IdentityError> {
+    let failed = |source| IdentityError::Io { action: "list", path: certs.to_owned(), source };
+    let entries = match fs::read_dir(certs) {
+        Ok(entries) => entries,
+        Err(gone) if gone.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(other) => return Err(failed(other)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_str().and_then(|name| name.parse::<NodeName>().ok());
+        // A directory with another spelling of the name is not the one a node would read.
+        names.extend(name.filter(|n| entry.file_name() == n.as_str() && entry.path().is_dir()));
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn blank(kind: CertificateKind, name: Option<NodeName>, path: PathBuf) -> CertificateInfo {
+    CertificateInfo {
+        name,
+        id: None,
+        cluster: None,
+        kind,
+        development: false,
+        serial: None,
+        not_before: None,
+        not_after: None,
+        fingerprint: None,
+        path,
+        error: None,
+    }
+}
+
+fn describe_authority(
+    layout: Layout<'_>,
+    authority: &Result<AuthorityCertificate, IdentityError>,
+) -> CertificateInfo {
+    let mut info = blank(CertificateKind::Authority, None, layout.authority_certificate());
+    match authority {
+        Ok(authority) => {
+            let cluster = authority.verifier.cluster().to_string();
+            info.id = Some(cluster.clone());
+            info.cluster = Some(cluster);
+            info.development = authority.development;
+            info.serial = Some(authority.serial.clone());
+            info.not_before = Some(clock::rfc3339(authority.validity.not_before));
+            info.not_after = Some(clock::rfc3339(authority.validity.not_after));
+            info.fingerprint = Some(fingerprint(&authority.der));
+        }
+        Err(error) => info.error = Some(error.to_string()),
+    }
+    info
+}
+
+fn describe_node(
+    layout: Layout<'_>,
+    name: NodeName,
+    authority: Option<&AuthorityCertificate>,
+) -> CertificateInfo {
+    let path = layout.certificate(&name);
+    let mut info = blank(CertificateKind::Node, Some(name.clone()), path.clone());
+    let der = match disk::read_certificate(&path, layout.leaf_fix(&name)) {
+        Ok(der) => der,
+        Err(error) => {
+            info.error = Some(error.to_string());
+            return info;
+        }
+    };
+    info.fingerprint = Some(fingerprint(&der));
+    if let Ok(certificate) = Certificate::parse(&der) {
+        info.id = Some(certificate.key_id().to_string());
+        info.serial = Some(certificate.serial());
+        info.not_before = Some(clock::rfc3339(certificate.not_before()));
+        info.not_after = Some(clock::rfc3339(certificate.not_after()));
+    }
+    let Some(authority) = authority else {
+        info.error = Some("there is no sound authority's certificate to check it by".to_owned());
+        return info;
+    };
+    info.cluster = Some(authority.verifier.cluster().to_string());
+    info.development = authority.development;
+    info.error =
+        judge(&authority.verifier, &der, layout.leaf(&name), name).err().map(|e| e.to_string());
+    info
+}
+
+fn judge(
+    verifier: &Verifier,
+    der: &CertificateDer<'_>,
+    subject: Subject,
+    expected: NodeName,
+) -> Result<(), IdentityError> {
+    let found = verifier.examine(der, &subject)?.name;
+    if found == expected {
+        Ok(())
+    } else {
+        Err(IdentityError::WrongName { subject, found, expected })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::identity::{Authority, Validity};
+
+    #[test]
+    fn an_inventory_lists_what_is_sound_and_what_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let certs = dir.path();
+        assert_eq!(inventory(certs).unwrap(), []);
+        assert_eq!(inventory(&certs.join("absent")).unwrap(), []);
+        let authority = Authority::init(certs, clock::wall()).unwrap();
+        let issue = |name: &str| {
+            let validity = Validity::leaf(clock::wall());
+            authority.issue(certs, &name.parse().unwrap(), validity).unwrap()
+        };
+        let (b, _, _) = (issue("b@h"), issue("a@h"), issue("c@h"));
+        fs::write(certs.join("a@h/cert.pem"), "rubbish").unwrap();
+        fs::copy(certs.join("b@h/cert.pem"), certs.join("c@h/cert.pem")).unwrap();
+        fs::create_dir(certs.join("d@h")).unwrap();
+        fs::create_dir(certs.join("not a node")).unwrap();
+
+        let found = inventory(certs).unwrap();
+        let names: Vec<_> =
+            found.iter().map(|i| i.name.as_ref().map_or("ca", NodeName::as_str)).collect();
+        assert_eq!(names, ["ca", "a@h", "b@h", "c@h", "d@h"]);
+        let errors: Vec<_> = found.iter().map(|i| i.error.clone().unwrap_or_default()).collect();
+        assert_eq!((errors[0].as_str(), errors[2].as_str()), ("", ""));
+        assert!(errors[1].contains("damaged"), "{}", errors[1]);
+        assert!(errors[3].contains("belongs to b@h, not to c@h"), "{}", errors[3]);
+        assert!(errors[4].contains("missing"), "{}", errors[4]);
+
+        let json = serde_json::to_value(&found).unwrap();
+        let cluster = authority.cluster().to_string();
+        assert_eq!(json[0]["kind"], "authority");
+        assert_eq!(json[0]["name"], serde_json::Value::Null);
+        assert_eq!(json[0]["id"], cluster.as_str());
+        assert_eq!(json[0]["fingerprint"], authority.fingerprint());
+        assert_eq!(json[2]["kind"], "node");
+        assert_eq!(json[2]["id"], b.id().to_string());
+        assert_eq!(json[2]["cluster"], cluster.as_str());
+        assert_eq!(json[2]["not_after"], clock::rfc3339(b.not_after()));
+        assert_eq!(json[2]["development"], false);
+        assert!(json[2].get("error").is_none());
+    }
+}

@@ -1,0 +1,593 @@
+//! Mutual TLS 1.3: who is at the other end of a stream.
+//!
+//! Owns the TLS configuration and the words for why a handshake failed. Invariants: a stream that
+//! leaves here is TLS 1.3 between two nodes of one cluster, each of which has shown a certificate
+//! of the cluster's authority and proved its key in this very handshake. Sessions are never
+//! resumed, because a resumed one would skip the check of the certificate.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::version::TLS13;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, PeerIncompatible, RootCertStore, ServerConfig,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use super::clock;
+use super::identity::{Identity, IdentityError, PeerIdentity, Verifier, server_name};
+
+/// The protocol inside the stream (ALPN, RFC 7301), the same from both sides.
+const ALPN: &[u8] = b"xpando/1";
+
+/// Why there is no stream. In every case but [`TlsError::Config`] and [`TlsError::Authority`] the
+/// stream is closed, nothing else has changed, and [`TlsError::cause`] says who acts.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The identity cannot be used for TLS. Nothing changed; the operator makes a new certificate.
+    #[error("the certificate cannot be used for TLS: {0}")]
+    Config(#[from] rustls::Error),
+    /// The authority's certificate cannot be used for TLS. Nothing changed; the operator makes a
+    /// new authority.
+    #[error("the authority's certificate cannot be used for TLS: {0}")]
+    Authority(#[from] VerifierBuilderError),
+    /// The cluster's name cannot be asked for. Nothing changed; it cannot happen with a cluster's
+    /// id in hexadecimal.
+    #[error("the cluster's name is no DNS name: {0}")]
+    ServerName(#[from] InvalidDnsNameError),
+    /// The handshake failed.
+    #[error("TLS handshake failed: {0}")]
+    Handshake(#[source] io::Error),
+    /// The handshake was sound, but the peer showed no certificate.
+    #[error("the peer showed no certificate")]
+    NoCertificate,
+    /// The handshake was sound, but the certificate proves no node of this cluster.
+    #[error(transparent)]
+    Peer(IdentityError),
+    /// The handshake was sound, but the peer speaks another protocol inside it.
+    #[error("the peer does not speak {} inside TLS", String::from_utf8_lossy(ALPN))]
+    Protocol,
+}
+
+/// Why a stream failed, as a fixed word for logs and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// The peer's certificate is of another authority, or damaged.
+    Untrusted,
+    /// The peer's certificate has expired.
+    Expired,
+    /// The peer's certificate is not valid yet: a clock is wrong.
+    NotYetValid,
+    /// The peer showed no certificate.
+    NoCertificate,
+    /// The peer does not speak TLS 1.3.
+    Version,
+    /// The peer does not speak TLS.
+    Garbage,
+    /// The peer's certificate names no node of this cluster.
+    Name,
+    /// The peer, or the network, closed the connection.
+    Closed,
+    /// The peer has refused our certificate.
+    RefusedByPeer,
+    /// Anything else.
+    Other,
+}
+
+impl Cause {
+    /// The word, in lower case with underscores.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Untrusted => "untrusted",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::NoCertificate => "no_certificate",
+            Self::Version => "version",
+            Self::Garbage => "garbage",
+            Self::Name => "name",
+            Self::Closed => "closed",
+            Self::RefusedByPeer => "refused_by_peer",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl TlsError {
+    /// The error as a fixed word.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Config(_) | Self::Authority(_) | Self::ServerName(_) | Self::Protocol => {
+                Cause::Other
+            }
+            Self::Handshake(error) => cause_of_io(error),
+            Self::NoCertificate => Cause::NoCertificate,
+            Self::Peer(error) => cause_of_identity(error),
+        }
+    }
+}
+
+/// Why reading or writing a TLS stream failed.
+///
+/// The side that connects needs it: in TLS 1.3 its handshake ends before the accepting side has
+/// judged its certificate, so a refusal arrives as an error of its first read.
+#[must_use]
+pub fn cause_of_io(error: &io::Error) -> Cause {
+    if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        return cause_of_tls(tls);
+    }
+    let closed = matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::NotConnected
+    );
+    if closed { Cause::Closed } else { Cause::Other }
+}
+
+fn cause_of_identity(error: &IdentityError) -> Cause {
+    match error {
+        IdentityError::Untrusted { .. } | IdentityError::DamagedCertificate { .. } => {
+            Cause::Untrusted
+        }
+        IdentityError::Expired { .. } => Cause::Expired,
+        IdentityError::NotYetValid { .. } => Cause::NotYetValid,
+        IdentityError::NotANode { .. } | IdentityError::WrongName { .. } => Cause::Name,
+        IdentityError::Io { .. }
+        | IdentityError::Missing { .. }
+        | IdentityError::KeyExposed { .. }
+        | IdentityError::DamagedKey { .. }
+        | IdentityError::KeyMismatch { .. }
+        | IdentityError::AlreadyExists { .. }
+        | IdentityError::AlreadyIssued { .. }
+        | IdentityError::UnusableName(_)
+        | IdentityError::Crypto(_) => Cause::Other,
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library adds variants")]
+fn cause_of_tls(error: &rustls::Error) -> Cause {
+    use rustls::Error as E;
+    match error {
+        E::NoCertificatesPresented => Cause::NoCertificate,
+        E::InvalidCertificate(why) => cause_of_certificate(why),
+        E::AlertReceived(alert) => cause_of_alert(*alert),
+        E::PeerIncompatible(
+            PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            | PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+            | PeerIncompatible::SupportedVersionsExtensionRequired,
+        ) => Cause::Version,
+        E::InvalidMessage(_) | E::InappropriateMessage { .. } | E::PeerSentOversizedRecord => {
+            Cause::Garbage
+        }
+        _ => Cause::Other,
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library adds variants")]
+fn cause_of_certificate(why: &CertificateError) -> Cause {
+    use CertificateError as C;
+    match why {
+        C::Expired | C::ExpiredContext { .. } => Cause::Expired,
+        C::NotValidYet | C::NotValidYetContext { .. } => Cause::NotYetValid,
+        C::NotValidForName | C::NotValidForNameContext { .. } => Cause::Name,
+        _ => Cause::Untrusted,
+    }
+}
+
+/// An alert is the peer's judgement of us; those of RFC 8446, 6.2 that speak of a certificate
+/// speak of ours. `DecryptError` among them: our proof of the key did not verify.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library adds variants")]
+fn cause_of_alert(alert: AlertDescription) -> Cause {
+    use AlertDescription as A;
+    match alert {
+        A::NoCertificate
+        | A::BadCertificate
+        | A::UnsupportedCertificate
+        | A::CertificateRevoked
+        | A::CertificateExpired
+        | A::CertificateUnknown
+        | A::UnknownCA
+        | A::AccessDenied
+        | A::DecryptError
+        | A::CertificateRequired => Cause::RefusedByPeer,
+        A::ProtocolVersion => Cause::Version,
+        A::CloseNotify | A::UserCanceled => Cause::Closed,
+        _ => Cause::Other,
+    }
+}
+
+/// One identity, ready for handshakes on either side. A clone shares everything.
+#[derive(Clone)]
+pub struct Tls {
+    acceptor: TlsAcceptor,
+    connector: TlsConnector,
+    server_name: ServerName<'static>,
+    verifier: Verifier,
+}
+
+impl Tls {
+    /// Prepares both sides of the handshake. The private key is copied into the TLS library.
+    ///
+    /// # Errors
+    /// [`TlsError::Config`] or [`TlsError::Authority`] when the library refuses the identity.
+    pub fn new(identity: &Identity) -> Result<Self, TlsError> {
+        // Explicit, so that it does not matter what another library installed for the process.
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(identity.authority_certificate().clone())?;
+        let roots = Arc::new(roots);
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(server_config(identity, &provider, &roots)?)),
+            connector: TlsConnector::from(Arc::new(client_config(identity, provider, roots)?)),
+            server_name: ServerName::try_from(server_name(identity.cluster()))?,
+            verifier: identity.verifier(),
+        })
+    }
+
+    /// The handshake of the side that was called. Has no time limit of its own.
+    ///
+    /// # Errors
+    /// [`TlsError::Handshake`], [`TlsError::NoCertificate`], [`TlsError::Peer`] or
+    /// [`TlsError::Protocol`]; the stream is closed.
+    pub async fn accept<S>(
+        &self,
+        stream: S,
+    ) -> Result<(server::TlsStream<S>, PeerIdentity), TlsError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let stream = self.acceptor.accept(stream).await.map_err(TlsError::Handshake)?;
+        let (_, session) = stream.get_ref();
+        let peer = self.peer(session.alpn_protocol(), session.peer_certificates())?;
+        Ok((stream, peer))
+    }
+
+    /// The handshake of the side that calls. Has no time limit of its own.
+    ///
+    /// It returns before the other side has judged our certificate: a refusal is an error of the
+    /// first read, for which see [`cause_of_io`].
+    ///
+    /// # Errors
+    /// As [`Tls::accept`].
+    pub async fn connect<S>(
+        &self,
+        stream: S,
+    ) -> Result<(client::TlsStream<S>, PeerIdentity), TlsError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let stream = self
+            .connector
+            .connect(self.server_name.clone(), stream)
+            .await
+            .map_err(TlsError::Handshake)?;
+        let (_, session) = stream.get_ref();
+        let peer = self.peer(session.alpn_protocol(), session.peer_certificates())?;
+        Ok((stream, peer))
+    }
+
+    fn peer(
+        &self,
+        alpn: Option<&[u8]>,
+        certificates: Option<&[CertificateDer<'static>]>,
+    ) -> Result<PeerIdentity, TlsError> {
+        // A caller that offers no protocol at all passes the handshake, hence the check.
+        if alpn != Some(ALPN) {
+            return Err(TlsError::Protocol);
+        }
+        let leaf = certificates.and_then(<[_]>::first).ok_or(TlsError::NoCertificate)?;
+        self.verifier.peer(leaf, clock::wall()).map_err(TlsError::Peer)
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("cluster", &self.verifier.cluster()).finish_non_exhaustive()
+    }
+}
+
+fn server_config(
+    identity: &Identity,
+    provider: &Arc<CryptoProvider>,
+    roots: &Arc<RootCertStore>,
+) -> Result<ServerConfig, TlsError> {
+    let clients =
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
+            .build()?;
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(vec![identity.certificate().clone()], identity.private_key())?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(config)
+}
+
+fn client_config(
+    identity: &Identity,
+    provider: Arc<CryptoProvider>,
+    roots: Arc<RootCertStore>,
+) -> Result<ClientConfig, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![identity.certificate().clone()], identity.private_key())?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+    use crate::io::identity::{Authority, Validity};
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// A cluster in a directory of its own.
+    struct Cluster {
+        dir: tempfile::TempDir,
+        authority: Authority,
+    }
+
+    impl Cluster {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let authority = Authority::init(dir.path(), clock::wall()).unwrap();
+            Self { dir, authority }
+        }
+
+        fn identity(&self, name: &str, validity: Validity) -> Identity {
+            self.authority.issue(self.dir.path(), &name.parse().unwrap(), validity).unwrap()
+        }
+
+        fn node(&self, name: &str) -> Tls {
+            Tls::new(&self.identity(name, Validity::leaf(clock::wall()))).unwrap()
+        }
+
+        fn node_valid(&self, name: &str, not_before: SystemTime, not_after: SystemTime) -> Tls {
+            Tls::new(&self.identity(name, Validity { not_before, not_after })).unwrap()
+        }
+    }
+
+    type Connected = Result<(client::TlsStream<DuplexStream>, PeerIdentity), TlsError>;
+    type Accepted = Result<(server::TlsStream<DuplexStream>, PeerIdentity), TlsError>;
+
+    async fn shake(client: &Tls, server: &Tls) -> (Connected, Accepted) {
+        let (near, far) = duplex(64 * 1024);
+        tokio::join!(client.connect(near), server.accept(far))
+    }
+
+    /// What the client learns at its first read after a handshake that looked sound to it.
+    async fn first_read(connected: Connected) -> Cause {
+        let (mut stream, _) = connected.unwrap();
+        cause_of_io(&stream.read_u8().await.unwrap_err())
+    }
+
+    /// Why the server gives up on a client that sends these bytes and then listens.
+    async fn accept_bytes(bytes: &[u8]) -> Cause {
+        let server = Cluster::new().node("b@h");
+        let (mut near, far) = duplex(64 * 1024);
+        near.write_all(bytes).await.unwrap();
+        server.accept(far).await.unwrap_err().cause()
+    }
+
+    #[tokio::test]
+    async fn two_nodes_of_a_cluster_know_each_other() {
+        let cluster = Cluster::new();
+        let a = cluster.identity("a@::1", Validity::leaf(clock::wall()));
+        let b = cluster.identity("b@h", Validity::leaf(clock::wall()));
+        let (connected, accepted) = shake(&Tls::new(&a).unwrap(), &Tls::new(&b).unwrap()).await;
+        let ((mut near, peer_of_a), (mut far, peer_of_b)) = (connected.unwrap(), accepted.unwrap());
+        assert_eq!((&peer_of_a.name, peer_of_a.id), (b.name(), b.id()));
+        assert_eq!((&peer_of_b.name, peer_of_b.id), (a.name(), a.id()));
+        assert!(peer_of_b.verify(b"m", &a.sign(b"m").unwrap()));
+        let session = near.get_ref().1;
+        assert_eq!(session.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+        let group = session.negotiated_key_exchange_group().unwrap().name();
+        assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
+        near.write_all(b"ping").await.unwrap();
+        near.flush().await.unwrap();
+        let mut ping = [0; 4];
+        far.read_exact(&mut ping).await.unwrap();
+        assert_eq!(&ping, b"ping");
+    }
+
+    #[tokio::test]
+    async fn a_second_handshake_is_as_full_as_the_first() {
+        let cluster = Cluster::new();
+        let (a, b) = (cluster.node("a@h"), cluster.node("b@h"));
+        for _ in 0..3 {
+            let (connected, accepted) = shake(&a, &b).await;
+            let kind = connected.unwrap().0.get_ref().1.handshake_kind();
+            assert_eq!(kind, Some(rustls::HandshakeKind::Full));
+            assert_eq!(accepted.unwrap().1.name.as_str(), "a@h");
+        }
+    }
+
+    #[tokio::test]
+    async fn another_cluster_is_untrusted_from_both_sides() {
+        let (ours, theirs) = (Cluster::new().node("a@h"), Cluster::new().node("a@h"));
+        let (connected, accepted) = shake(&ours, &theirs).await;
+        assert_eq!(connected.unwrap_err().cause(), Cause::Untrusted);
+        assert_eq!(accepted.unwrap_err().cause(), Cause::RefusedByPeer);
+    }
+
+    #[tokio::test]
+    async fn a_client_of_another_cluster_is_untrusted() {
+        let (ours, theirs) = (Cluster::new(), Cluster::new());
+        let server = ours.identity("b@h", Validity::leaf(clock::wall()));
+        let client = theirs.identity("a@h", Validity::leaf(clock::wall()));
+        // A client that would accept any server of our cluster, but is not of it.
+        let mut roots = RootCertStore::empty();
+        roots.add(server.authority_certificate().clone()).unwrap();
+        let (cause, refusal) = raw_client(&server, |config| {
+            config
+                .with_root_certificates(roots)
+                .with_client_auth_cert(vec![client.certificate().clone()], client.private_key())
+                .unwrap()
+        })
+        .await;
+        assert_eq!(cause, Cause::Untrusted);
+        assert_eq!(refusal, Cause::RefusedByPeer);
+    }
+
+    #[tokio::test]
+    async fn a_client_without_a_certificate_is_refused() {
+        let server = Cluster::new().identity("b@h", Validity::leaf(clock::wall()));
+        let mut roots = RootCertStore::empty();
+        roots.add(server.authority_certificate().clone()).unwrap();
+        let (cause, refusal) = raw_client(&server, |config| {
+            config.with_root_certificates(roots).with_no_client_auth()
+        })
+        .await;
+        assert_eq!(cause, Cause::NoCertificate);
+        assert_eq!(refusal, Cause::RefusedByPeer);
+    }
+
+    /// Why the server refuses a client with its own configuration, and what that client learns.
+    async fn raw_client(
+        server: &Identity,
+        config: impl FnOnce(rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>) -> ClientConfig,
+    ) -> (Cause, Cause) {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider);
+        let mut config = config(builder.with_protocol_versions(&[&TLS13]).unwrap());
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        let client = TlsConnector::from(Arc::new(config));
+        let server_name = ServerName::try_from(server_name(server.cluster())).unwrap();
+        let server = Tls::new(server).unwrap();
+        let (near, far) = duplex(64 * 1024);
+        let (connected, accepted) =
+            tokio::join!(client.connect(server_name, near), server.accept(far));
+        let refusal = connected.unwrap().read_u8().await.unwrap_err();
+        (accepted.unwrap_err().cause(), cause_of_io(&refusal))
+    }
+
+    #[tokio::test]
+    async fn a_client_that_offers_no_protocol_is_refused() {
+        let cluster = Cluster::new();
+        let server = cluster.node("b@h");
+        let client = cluster.identity("a@h", Validity::leaf(clock::wall()));
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(client.authority_certificate().clone()).unwrap();
+        let mut config = client_config(&client, provider, Arc::new(roots)).unwrap();
+        config.alpn_protocols.clear();
+        let name = ServerName::try_from(super::server_name(client.cluster())).unwrap();
+        let (near, far) = duplex(64 * 1024);
+        let client = TlsConnector::from(Arc::new(config));
+        let (_, accepted) = tokio::join!(client.connect(name, near), server.accept(far));
+        assert!(matches!(accepted.unwrap_err(), TlsError::Protocol));
+    }
+
+    #[tokio::test]
+    async fn expired_certificates_are_refused_on_both_sides() {
+        let cluster = Cluster::new();
+        let good = cluster.node("a@h");
+        let now = clock::wall();
+        let expired = cluster.node_valid("old@h", now - 9 * DAY, now - DAY);
+        let (connected, accepted) = shake(&good, &expired).await;
+        assert_eq!(connected.unwrap_err().cause(), Cause::Expired);
+        assert_eq!(accepted.unwrap_err().cause(), Cause::RefusedByPeer);
+        let (connected, accepted) = shake(&expired, &good).await;
+        assert_eq!(accepted.unwrap_err().cause(), Cause::Expired);
+        assert_eq!(first_read(connected).await, Cause::RefusedByPeer);
+    }
+
+    #[tokio::test]
+    async fn certificates_of_the_future_are_refused_on_both_sides() {
+        let cluster = Cluster::new();
+        let good = cluster.node("a@h");
+        let now = clock::wall();
+        let early = cluster.node_valid("new@h", now + DAY, now + 9 * DAY);
+        let (connected, accepted) = shake(&good, &early).await;
+        assert_eq!(connected.unwrap_err().cause(), Cause::NotYetValid);
+        assert_eq!(accepted.unwrap_err().cause(), Cause::RefusedByPeer);
+        let (connected, accepted) = shake(&early, &good).await;
+        assert_eq!(accepted.unwrap_err().cause(), Cause::NotYetValid);
+        assert_eq!(first_read(connected).await, Cause::RefusedByPeer);
+    }
+
+    /// A ClientHello of TLS 1.2 (RFC 5246, 7.4.1.2) in its record.
+    fn hello_of_tls_1_2() -> Vec<u8> {
+        let mut body = vec![3, 3]; // the version
+        body.extend([7; 32]); // random bytes
+        body.push(0); // no session
+        body.extend([0, 2, 0xc0, 0x2b]); // ECDHE-ECDSA with AES-128-GCM
+        body.extend([1, 0]); // no compression
+        let extensions = [
+            [0, 10, 0, 4, 0, 2, 0, 23].as_slice(), // groups: P-256
+            &[0, 11, 0, 2, 1, 0],                  // points: uncompressed
+            &[0, 13, 0, 4, 0, 2, 4, 3],            // signatures: ECDSA P-256 SHA-256
+        ]
+        .concat();
+        body.extend(u16::try_from(extensions.len()).unwrap().to_be_bytes());
+        body.extend(extensions);
+        let length = u16::try_from(body.len()).unwrap();
+        let mut record = vec![22, 3, 1]; // handshake, in the oldest record version
+        record.extend((length + 4).to_be_bytes());
+        record.extend([1, 0]); // ClientHello
+        record.extend(length.to_be_bytes());
+        record.extend(body);
+        record
+    }
+
+    #[tokio::test]
+    async fn an_older_tls_is_refused() {
+        assert_eq!(accept_bytes(&hello_of_tls_1_2()).await, Cause::Version);
+        let client = Cluster::new().node("a@h");
+        let (near, mut far) = duplex(64 * 1024);
+        // A fatal alert, "protocol version": what a server of TLS 1.2 answers.
+        far.write_all(&[21, 3, 3, 0, 2, 2, 70]).await.unwrap();
+        assert_eq!(client.connect(near).await.unwrap_err().cause(), Cause::Version);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_tls_is_garbage_and_an_end_is_closed() {
+        assert_eq!(accept_bytes(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await, Cause::Garbage);
+        assert_eq!(accept_bytes(&[0xff; 4096]).await, Cause::Garbage);
+        let server = Cluster::new().node("b@h");
+        for sent in [&b""[..], &hello_of_tls_1_2()[..20]] {
+            let (mut near, far) = duplex(64 * 1024);
+            near.write_all(sent).await.unwrap();
+            drop(near);
+            assert_eq!(server.accept(far).await.unwrap_err().cause(), Cause::Closed);
+        }
+        let (near, mut far) = duplex(64 * 1024);
+        far.write_all(b"SSH-2.0-server\r\n").await.unwrap();
+        assert_eq!(server.connect(near).await.unwrap_err().cause(), Cause::Garbage);
+    }
+
+    #[test]
+    fn causes_are_words() {
+        assert_eq!(Cause::NotYetValid.as_str(), "not_yet_valid");
+        assert_eq!(format!("{:<9}|", Cause::Expired), "expired  |");
+        let plain = io::Error::new(io::ErrorKind::TimedOut, "late");
+        assert_eq!(cause_of_io(&plain), Cause::Other);
+        assert_eq!(cause_of_io(&io::ErrorKind::ConnectionReset.into()), Cause::Closed);
+    }
+}

@@ -1,0 +1,11 @@
+#![doc = include_str!("../README.md")]
+
+pub mod proto;
+
+pub mod io;
+
+pub mod actors;
+
+pub mod gateway;
+
+pub mod node;

@@ -1,0 +1,397 @@
+//! Floor 5: a node, from its configuration to its last goodbye.
+//!
+//! [`Node::start`] opens what is outside (identity, store, sockets), so that whatever is wrong there
+//! is one clear error before anything runs, and then starts the supervision tree of [`tree`]. One
+//! node per process: ractor's registries are process-wide.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use crate::actors::discovery::{self, Discovery, Hint};
+use crate::actors::event_log::{self, EventLog};
+use crate::actors::link::{self, Link, Myself};
+use crate::actors::node_manager::{self, NodeManager, View};
+use crate::actors::pubsub::PubSub;
+use crate::actors::supervisor::{self, Child, Root, Roster, Tree};
+use crate::actors::timer;
+use crate::gateway::admin::Admin;
+use crate::io::identity::{Identity, IdentityError, Made};
+use crate::io::metrics::Metrics;
+use crate::io::sockets::{self, Registration};
+use crate::io::store::{Opened, Store, StoreError};
+use crate::io::tls::{Tls, TlsError};
+use crate::io::{beacon, clock};
+use crate::proto::event::Status;
+use crate::proto::node::{Contact, Incarnation, NodeName};
+use crate::proto::restart::{Intensity, Strategy};
+
+mod config;
+pub use config::Config;
+
+/// The port of a node, unless it is told another.
+pub const PORT: u16 = 4697;
+/// On loopback, how many ports after it are tried.
+const NEXT_PORTS: u16 = 1000;
+/// Time for goodbyes at the end.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Why a node did not start. Whatever had been opened is closed again; the operator must act.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Certificates or keys.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The identity does not make a TLS configuration.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The data directory.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The host of the node's name is unknown here.
+    #[error("the host of {name} cannot be looked up: {source}; pass --listen ADDR:PORT")]
+    Host {
+        /// The node's name.
+        name: NodeName,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The address to listen on.
+    #[error("cannot listen on {address}: {source}; choose another with --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// `--advertise` or `--listen` leaves no address that others could dial.
+    #[error("{0} is no address that others can dial: pass --advertise ADDR:PORT")]
+    Advertise(SocketAddr),
+    /// The admin socket.
+    #[error("cannot open the admin socket: {0}")]
+    Admin(std::io::Error),
+    /// An actor failed at its first start.
+    #[error("cannot start: {0}")]
+    Spawn(String),
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    name: NodeName,
+    listen: SocketAddr,
+    incarnation: Arc<AtomicU64>,
+    peers: watch::Receiver<View>,
+    stop: StopHandle,
+    root: Root,
+    _registration: Option<Registration>,
+}
+
+struct StopHandle(NodeManager);
+
+impl std::fmt::Debug for StopHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StopHandle")
+    }
+}
+
+impl Node {
+    /// Opens everything and starts.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let metrics = Metrics::default();
+        let now = clock::wall();
+        // The lock on the data directory comes first: a second start changes nothing.
+        let (store, opened) = Store::open(&config.data_dir, now)?;
+        if let Opened::SetAside(path) = opened {
+            tracing::error!(path = %path.display(), "the store was damaged: set aside, starting empty");
+        }
+        let (identity, made) = Identity::load_or_develop(&config.certs, &config.name, now)?;
+        say_made(&identity, made, &config);
+        let tls = Tls::new(&identity)?;
+        let (listener, listen) = listen(&config).await?;
+        let advertise = advertise(&config, listen).await?;
+        let incarnation = store.begin_life()?;
+        let remembered = store.peers().unwrap_or_else(|error| {
+            tracing::warn!(%error, "remembered peers cannot be read");
+            Vec::new()
+        });
+        let admin_socket = sockets::bind(&config.data_dir).map_err(StartError::Admin)?;
+        let registration = sockets::register(&config.name, &config.data_dir);
+        if let Err(error) = &registration {
+            tracing::warn!(%error, "`xpando-node names` will not find this node");
+        }
+        let myself = Myself {
+            name: config.name.clone(),
+            cluster: identity.cluster(),
+            incarnation: Arc::new(AtomicU64::new(incarnation.0)),
+            boot: rand::random(),
+            advertise,
+        };
+        let interface = beacon::interface(advertise.ip());
+        let parts = Parts {
+            socket: config.beacons.then(|| discovery::socket(interface)).flatten(),
+            identity: Arc::new(identity),
+            listener: Arc::new(listener),
+            tls,
+            store: Arc::new(store),
+            remembered,
+            listen,
+            admin_socket: Arc::new(admin_socket),
+            metrics,
+            myself,
+        };
+        let incarnation = parts.myself.incarnation.clone();
+        let manager = NodeManager::new(&parts.metrics);
+        let peers = manager.peers();
+        let tree = tree(&config, parts, &manager);
+        let root = supervisor::start(tree).await.map_err(|e| StartError::Spawn(e.to_string()))?;
+        tracing::info!(
+            name = %config.name, %listen, incarnation = incarnation.load(Ordering::Relaxed),
+            "node ready"
+        );
+        Ok(Self {
+            name: config.name,
+            listen,
+            incarnation,
+            peers,
+            stop: StopHandle(manager),
+            root,
+            _registration: registration.ok(),
+        })
+    }
+
+    /// The node's name.
+    #[must_use]
+    pub fn name(&self) -> &NodeName {
+        &self.name
+    }
+
+    /// Where it listens for links.
+    #[must_use]
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Its life.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnation.load(Ordering::Relaxed))
+    }
+
+    /// All peers, now and as they change.
+    #[must_use]
+    pub fn peers(&self) -> watch::Receiver<View> {
+        self.peers.clone()
+    }
+
+    /// Returns when the node cannot go on: its supervision tree gave up.
+    pub async fn failed(&mut self) {
+        self.root.failed().await;
+    }
+
+    /// Leaves the cluster: says goodbye to every peer and stops.
+    pub async fn shutdown(self) {
+        tracing::info!(name = %self.name, "leaving");
+        let (done, said) = oneshot::channel();
+        self.stop.0.stop(done);
+        if tokio::time::timeout(GOODBYE, said).await.is_err() {
+            tracing::warn!("not every peer took the goodbye in time");
+        }
+        self.root.stop().await;
+        tracing::info!(name = %self.name, "stopped");
+    }
+}
+
+/// What was opened for the tree.
+struct Parts {
+    identity: Arc<Identity>,
+    tls: Tls,
+    store: Arc<Store>,
+    remembered: Vec<Contact>,
+    listener: Arc<TcpListener>,
+    listen: SocketAddr,
+    admin_socket: Arc<std::os::unix::net::UnixListener>,
+    socket: Option<Arc<std::net::UdpSocket>>,
+    metrics: Metrics,
+    myself: Myself,
+}
+
+/// The supervision tree, as data. The picture is in `actors`.
+fn tree(config: &Config, parts: Parts, manager: &NodeManager) -> Tree {
+    let Parts { metrics, myself, .. } = &parts;
+    let (pubsub, link) = (PubSub::new(metrics), Link::new(metrics));
+    let roster = Roster::default();
+    let branch = |name, strategy, children| Tree {
+        name,
+        strategy,
+        intensity: Intensity::default(),
+        children,
+        roster: roster.clone(),
+        metrics: metrics.clone(),
+    };
+    let records = event_log::Setup {
+        store: parts.store.clone(),
+        pubsub: pubsub.clone(),
+        metrics: metrics.clone(),
+    };
+    let links = link::Setup {
+        listener: parts.listener.clone(),
+        tls: parts.tls.clone(),
+        myself: myself.clone(),
+        pubsub: pubsub.clone(),
+        metrics: metrics.clone(),
+    };
+    let members = node_manager::Setup {
+        config: config.membership,
+        myself: myself.clone(),
+        link: link.clone(),
+        pubsub: pubsub.clone(),
+        lives: Arc::default(),
+    };
+    let admin = Admin {
+        name: config.name.clone(),
+        id: parts.identity.id(),
+        cluster: parts.identity.cluster(),
+        incarnation: myself.incarnation.clone(),
+        listen: parts.listen,
+        started: timer::now(),
+        peers: manager.peers(),
+        metrics: metrics.clone(),
+        chaos: config.chaos.then(|| roster.clone()),
+    };
+    let discovery =
+        Discovery::new(metrics).child(discovery_setup(config, &parts, manager, &pubsub));
+    let cluster = vec![link.child(links), manager.child(members), discovery];
+    let one = Strategy::OneForOne;
+    let rest = Strategy::RestForOne;
+    let children = vec![
+        pubsub.child(),
+        Child::supervisor(branch("records", one, vec![EventLog::new(metrics).child(records)])),
+        Child::supervisor(branch("cluster", rest, cluster)),
+        Child::supervisor(branch(
+            "gateway",
+            Strategy::OneForAll,
+            vec![admin.child(parts.admin_socket.clone())],
+        )),
+    ];
+    branch("root", rest, children)
+}
+
+fn discovery_setup(
+    config: &Config,
+    parts: &Parts,
+    manager: &NodeManager,
+    pubsub: &PubSub,
+) -> discovery::Setup {
+    let (hinted, peers) = (manager.clone(), manager.peers());
+    discovery::Setup {
+        config: config.discovery,
+        identity: parts.identity.clone(),
+        incarnation: parts.myself.incarnation.clone(),
+        advertise: parts.myself.advertise,
+        socket: parts.socket.clone(),
+        seeds: config.join.clone(),
+        remembered: parts.remembered.clone(),
+        sequence: Arc::default(),
+        hint: Arc::new(move |hint| match hint {
+            Hint::Contact(contact, source) => hinted.hint(contact, source),
+            Hint::Seed(address) => hinted.seed(address),
+        }),
+        linked: Arc::new(move || linked(&peers.borrow())),
+        pubsub: pubsub.clone(),
+        metrics: parts.metrics.clone(),
+    }
+}
+
+fn linked(view: &View) -> Vec<Contact> {
+    let online = view.iter().filter(|row| row.peer.status == Status::Online);
+    online
+        .filter_map(|row| {
+            let peer = &row.peer;
+            let (name, incarnation) = (peer.name.clone(), peer.incarnation);
+            peer.address.map(|address| Contact { name, address, incarnation })
+        })
+        .collect()
+}
+
+fn say_made(identity: &Identity, made: Made, config: &Config) {
+    let certs = config.certs.display();
+    let fingerprint = identity.authority_fingerprint();
+    match made {
+        Made::AuthorityAndLeaf => tracing::warn!(
+            %certs, %fingerprint, "made a DEVELOPMENT certificate authority and a certificate for this node"
+        ),
+        Made::Leaf => {
+            tracing::info!(%certs, authority = %fingerprint, "made a certificate for this node")
+        }
+        Made::Nothing => {}
+    }
+    tracing::info!(
+        cluster = %identity.cluster(), id = %identity.id(), development = identity.is_development(),
+        "identity loaded"
+    );
+}
+
+/// The addresses of the name's host.
+async fn hosts(name: &NodeName) -> Result<Vec<IpAddr>, StartError> {
+    if let Some(ip) = name.host_ip() {
+        return Ok(vec![ip]);
+    }
+    let found = tokio::net::lookup_host((name.host(), 0)).await;
+    let found = found.map_err(|source| StartError::Host { name: name.clone(), source })?;
+    let mut found: Vec<_> = found.map(|address| address.ip()).collect();
+    found.sort_by_key(|ip| ip.is_ipv6());
+    Ok(found)
+}
+
+async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr), StartError> {
+    let (first, last) = match config.listen {
+        Some(address) => (address, address.port()),
+        None => {
+            let ip = hosts(&config.name).await?.first().copied();
+            let last = if config.name.is_loopback() { PORT + NEXT_PORTS } else { PORT };
+            (SocketAddr::new(ip.unwrap_or(IpAddr::from([127, 0, 0, 1])), PORT), last)
+        }
+    };
+    let mut address = first;
+    loop {
+        match bind(address) {
+            Ok(listener) => {
+                let listen = listener.local_addr();
+                let listen = listen.map_err(|source| StartError::Listen { address, source })?;
+                return Ok((listener, listen));
+            }
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse && address.port() < last =>
+            {
+                address.set_port(address.port() + 1);
+            }
+            Err(source) => return Err(StartError::Listen { address, source }),
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    // The standard library sets SO_REUSEADDR: a restarted node gets its port back at once.
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+async fn advertise(config: &Config, listen: SocketAddr) -> Result<SocketAddr, StartError> {
+    let mut address = config.advertise.unwrap_or(listen);
+    if address.ip().is_unspecified() {
+        let host = hosts(&config.name).await?.into_iter().find(|ip| !ip.is_unspecified());
+        address.set_ip(host.ok_or(StartError::Advertise(address))?);
+    }
+    if address.port() == 0 {
+        address.set_port(listen.port());
+    }
+    Ok(address)
+}

@@ -1,0 +1,53 @@
+//! The one configuration of a node. Each section is a module's own `Config`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::io::seeds::Seed;
+use crate::proto::node::NodeName;
+use crate::proto::{discovery, membership};
+
+/// Everything that makes a node this node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its name.
+    pub name: NodeName,
+    /// Where it accepts links. `None`: port 4697 on the host of its name; on loopback the next free
+    /// port when that is taken.
+    pub listen: Option<SocketAddr>,
+    /// Where it tells others to reach it. `None`: where it listens.
+    pub advertise: Option<SocketAddr>,
+    /// Addresses to join at.
+    pub join: Vec<Seed>,
+    /// The certificate directory.
+    pub certs: PathBuf,
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// Send and hear multicast beacons.
+    pub beacons: bool,
+    /// Let the admin socket kill actors.
+    pub chaos: bool,
+    /// Whom to dial, how often, and whom to forget.
+    pub membership: membership::Config,
+    /// How often to announce, and what to believe.
+    pub discovery: discovery::Config,
+}
+
+impl Config {
+    /// The defaults for a node of this name with these directories.
+    #[must_use]
+    pub fn new(name: NodeName, certs: PathBuf, data_dir: PathBuf) -> Self {
+        Self {
+            name,
+            listen: None,
+            advertise: None,
+            join: Vec::new(),
+            certs,
+            data_dir,
+            beacons: true,
+            chaos: false,
+            membership: membership::Config::default(),
+            discovery: discovery::Config::default(),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What happens in a cluster, in the words that logs, the CLI and the API use.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::proto::hello::Refusal;
+use crate::proto::node::{Incarnation, NodeName};
+
+/// Where a peer stands, as this node sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Known, and being dialed for the first time or right after a loss.
+    Connecting,
+    /// Both sides agreed on the link; ractor's sessions are exchanging their state.
+    Syncing,
+    /// Linked: messages flow.
+    Online,
+    /// Not linked; dialed again and again unless it left.
+    Offline,
+}
+
+/// Why a peer is offline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reason {
+    /// It said goodbye.
+    Left,
+    /// Its link closed and nobody listens at its address any more.
+    Crashed,
+    /// It does not answer.
+    Unreachable,
+    /// It answers, but the link is refused: identity or protocol.
+    Rejected,
+}
+
+impl Status {
+    /// The status as the API spells it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Syncing => "syncing",
+            Self::Online => "online",
+            Self::Offline => "offline",
+        }
+    }
+}
+
+impl Reason {
+    /// The reason as the API spells it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::Crashed => "crashed",
+            Self::Unreachable => "unreachable",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+/// How this node learned of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// A beacon of the node itself.
+    Beacon,
+    /// `--join`.
+    Seed,
+    /// Another peer told.
+    Peer,
+    /// An earlier run of this node.
+    Remembered,
+    /// The node itself, on a link.
+    Link,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A node was heard of for the first time.
+    PeerDiscovered {
+        /// Which.
+        peer: NodeName,
+        /// Where it is said to be.
+        address: SocketAddr,
+        /// Who says so.
+        source: Source,
+    },
+    /// A peer is dialed for the first time, or right after its link was lost.
+    PeerConnecting {
+        /// Which.
+        peer: NodeName,
+    },
+    /// Both sides agreed on a link.
+    PeerSyncing {
+        /// Which.
+        peer: NodeName,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Where.
+        address: SocketAddr,
+    },
+    /// A peer is linked.
+    PeerOnline {
+        /// Which.
+        peer: NodeName,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Where.
+        address: SocketAddr,
+    },
+    /// A peer is gone.
+    PeerOffline {
+        /// Which.
+        peer: NodeName,
+        /// Why.
+        reason: Reason,
+    },
+    /// A live link gave way to a newer one of the same peer.
+    LinkReplaced {
+        /// Which.
+        peer: NodeName,
+        /// The life that the newer link belongs to.
+        incarnation: Incarnation,
+    },
+    /// A link was lost; the peer is dialed at once.
+    LinkLost {
+        /// Which peer's.
+        peer: NodeName,
+        /// What ended it.
+        cause: String,
+    },
+    /// This node refused a peer.
+    LinkRefused {
+        /// Which.
+        peer: NodeName,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A peer refused this node.
+    RefusedBy {
+        /// Which.
+        peer: NodeName,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A dial failed in a way that differs from the one before.
+    DialFailed {
+        /// The peer, when it is known.
+        peer: Option<NodeName>,
+        /// Where.
+        address: SocketAddr,
+        /// What went wrong.
+        cause: String,
+    },
+    /// A `--join` address turned out to be this node itself.
+    SeedIsMyself {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The node goes on under a higher incarnation, because peers know of a later life than its
+    /// own data directory does.
+    IncarnationRaised {
+        /// The new incarnation.
+        to: Incarnation,
+    },
+}

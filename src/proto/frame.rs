@@ -1,0 +1,139 @@
+//! How one TLS stream carries several lanes: a 4-byte header before each piece.
+//!
+//! ```text
+//! byte 0      lane: 0 control, 1 ractor, 2 door
+//! bytes 1–3   length of the payload, big-endian, 1 to 65536
+//! then        payload
+//! ```
+//!
+//! *control* is the link's own talk ([`Control`]), *ractor* is the byte stream of ractor_cluster's
+//! session, *door* carries pubsub messages between nodes. A piece is at most 64 KiB, so that no
+//! lane waits behind more than that of another.
+
+use serde::{Deserialize, Serialize};
+
+use crate::proto::codec::{self, CodecError};
+
+/// Bytes of a header.
+pub const HEADER: usize = 4;
+/// Largest payload of one piece, in bytes.
+pub const MAX_PAYLOAD: usize = 64 * 1024;
+/// Largest control message, in bytes.
+pub const MAX_CONTROL: usize = 256;
+
+/// What a piece belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// The link's own talk.
+    Control,
+    /// ractor_cluster's byte stream.
+    Ractor,
+    /// Pubsub messages.
+    Door,
+}
+
+/// Why a header is not one: the peer speaks another protocol, and the link ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// No such lane.
+    #[error("no lane {0}")]
+    Lane(u8),
+    /// Empty, or over 64 KiB.
+    #[error("a piece of {0} bytes")]
+    Length(usize),
+}
+
+/// The header of a piece of `length` bytes in `lane`; `None` when the length is out of range.
+#[must_use]
+pub fn header(lane: Lane, length: usize) -> Option<[u8; HEADER]> {
+    let lane = match lane {
+        Lane::Control => 0,
+        Lane::Ractor => 1,
+        Lane::Door => 2,
+    };
+    let [_, a, b, c] = u32::try_from(length).ok()?.to_be_bytes();
+    (1..=MAX_PAYLOAD).contains(&length).then_some([lane, a, b, c])
+}
+
+/// Reads a header.
+///
+/// # Errors
+/// [`FrameError`] when it names no lane or a length out of range.
+pub fn parse_header(bytes: [u8; HEADER]) -> Result<(Lane, usize), FrameError> {
+    let [lane, a, b, c] = bytes;
+    let length = (usize::from(a) << 16) | (usize::from(b) << 8) | usize::from(c);
+    if !(1..=MAX_PAYLOAD).contains(&length) {
+        return Err(FrameError::Length(length));
+    }
+    match lane {
+        0 => Ok((Lane::Control, length)),
+        1 => Ok((Lane::Ractor, length)),
+        2 => Ok((Lane::Door, length)),
+        other => Err(FrameError::Lane(other)),
+    }
+}
+
+/// What the two ends of a link say to each other about the link itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Control {
+    /// The sender ends the link on purpose; nothing follows.
+    Goodbye(Parting),
+}
+
+/// Why an end of a link closed it on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Parting {
+    /// The node stops and leaves the cluster.
+    Left,
+    /// A newer link to the same node took this one's place.
+    Replaced,
+    /// The node goes on under a higher incarnation and will be back at once.
+    Renewed,
+}
+
+impl Control {
+    /// The message as bytes.
+    ///
+    /// # Errors
+    /// As [`codec::encode`].
+    pub fn encode(self) -> Result<Vec<u8>, CodecError> {
+        codec::encode(&self)
+    }
+
+    /// The message in a control piece.
+    ///
+    /// # Errors
+    /// As [`codec::decode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode(bytes, MAX_CONTROL)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_round_trip_and_bad_ones_are_named() {
+        for lane in [Lane::Control, Lane::Ractor, Lane::Door] {
+            for length in [1, 255, 256, MAX_PAYLOAD] {
+                let bytes = header(lane, length).expect("in range");
+                assert_eq!(parse_header(bytes), Ok((lane, length)));
+            }
+            assert_eq!(header(lane, 0), None);
+            assert_eq!(header(lane, MAX_PAYLOAD + 1), None);
+        }
+        assert_eq!(parse_header([3, 0, 0, 1]), Err(FrameError::Lane(3)));
+        assert_eq!(parse_header([0, 0, 0, 0]), Err(FrameError::Length(0)));
+        assert_eq!(parse_header([0, 1, 0, 1]), Err(FrameError::Length(65537)));
+    }
+
+    #[test]
+    fn control_round_trips() {
+        for parting in [Parting::Left, Parting::Replaced, Parting::Renewed] {
+            let bytes = Control::Goodbye(parting).encode().expect("encodes");
+            assert_eq!(Control::decode(&bytes), Ok(Control::Goodbye(parting)));
+        }
+        assert!(Control::decode(&[9, 9]).is_err());
+    }
+}

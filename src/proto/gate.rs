@@ -1,0 +1,506 @@
+//! The gate in front of ractor_cluster: a peer's frames pass only in the order of its handshake,
+//! only under the name its certificate proves, and only within caps.
+//!
+//! ractor's own handshake takes the peer's name on trust, and a session that claims another node's
+//! name evicts the genuine one before any subscriber can object. So the bytes are held back until
+//! the frame that carries the name is complete and right. Frames are an 8-byte big-endian length
+//! and a protobuf `NetworkMessage` (`protocol/meta.proto` in ractor_cluster 0.16).
+//!
+//! Frames that pass before authentication, in this order:
+//! - from a dialer: `auth.Name` (name checked), perhaps `auth.ClientStatus`, `auth.ClientChallenge`
+//! - from an acceptor: `auth.ServerStatus`, `auth.ServerChallenge` (name checked), `auth.ServerAck`
+//!
+//! Invariants: no byte leaves the gate before the name is proven equal; a frame before
+//! authentication has at most [`MAX_AUTH_FRAME`] bytes; the gate itself never holds more than one
+//! such frame; after an error it lets nothing through. The name is read with the decoder that
+//! ractor itself uses (prost), so that the two cannot read one frame in two ways.
+
+use std::time::{Duration, Instant};
+
+use prost::Message;
+
+use crate::proto::node::NodeName;
+
+/// Largest frame before authentication, in bytes.
+pub const MAX_AUTH_FRAME: usize = 4 * 1024;
+/// Largest frame after it, in bytes.
+pub const MAX_FRAME: u64 = 16 * 1024 * 1024;
+/// Largest control frame (actors spawned, groups joined), in bytes.
+pub const MAX_CONTROL_FRAME: u64 = 64 * 1024;
+/// Control bytes let through in one [`CONTROL_WINDOW`].
+pub const CONTROL_BUDGET: u64 = 1024 * 1024;
+/// The window of the control budget.
+pub const CONTROL_WINDOW: Duration = Duration::from_secs(10);
+
+const PREFIX: usize = 8;
+/// Prefix, field tag and the longest varint: all that is looked at in a frame after authentication.
+const HEAD: usize = PREFIX + 1 + 10;
+const AUTH_TAG: u8 = 0x0a;
+const NODE_TAG: u8 = 0x12;
+const CONTROL_TAG: u8 = 0x1a;
+
+/// Why the gate shut. The link ends; the peer is at fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GateError {
+    /// The peer claimed another node's name in ractor's handshake.
+    #[error("claims the name {claimed:?} in ractor's handshake, its certificate says {certified}")]
+    Name {
+        /// What the frame says (at most 64 characters of it).
+        claimed: String,
+        /// What the certificate says.
+        certified: NodeName,
+    },
+    /// A frame is larger than its kind may be.
+    #[error("a {kind} frame of {length} bytes, at most {cap} are allowed")]
+    TooLarge {
+        /// Which kind of frame.
+        kind: &'static str,
+        /// Its length in bytes.
+        length: u64,
+        /// The cap in bytes.
+        cap: u64,
+    },
+    /// A frame other than the handshake's next one, or not a frame at all.
+    #[error("a malformed or unexpected frame while waiting for {0}")]
+    Unexpected(&'static str),
+    /// More control traffic than any well-behaved node sends.
+    #[error("more than {CONTROL_BUDGET} control bytes within {CONTROL_WINDOW:?}")]
+    Budget,
+    /// Bytes after an earlier error.
+    #[error("the gate is shut")]
+    Shut,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Network {
+    #[prost(oneof = "Kind", tags = "1, 2, 3")]
+    kind: Option<Kind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Kind {
+    #[prost(message, tag = "1")]
+    Auth(Auth),
+    #[prost(message, tag = "2")]
+    Node(Opaque),
+    #[prost(message, tag = "3")]
+    Control(Opaque),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Auth {
+    #[prost(oneof = "Step", tags = "1, 2, 3, 4, 5, 6")]
+    step: Option<Step>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Step {
+    #[prost(message, tag = "1")]
+    Name(Named),
+    #[prost(message, tag = "2")]
+    ServerStatus(Opaque),
+    #[prost(message, tag = "3")]
+    ClientStatus(Opaque),
+    #[prost(message, tag = "4")]
+    ServerChallenge(Named),
+    #[prost(message, tag = "5")]
+    ClientChallenge(Opaque),
+    #[prost(message, tag = "6")]
+    ServerAck(Opaque),
+}
+
+/// Both messages that carry a name carry it in field 1.
+#[derive(Clone, PartialEq, Message)]
+struct Named {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Opaque {}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Name,
+    ClientChallenge,
+    ServerStatus,
+    ServerChallenge,
+    ServerAck,
+    /// Authenticated; this many bytes of the current frame pass unseen.
+    Open(u64),
+    Shut,
+}
+
+/// One direction of one link: the bytes that the peer sends to ractor.
+#[derive(Debug)]
+pub struct Gate {
+    certified: NodeName,
+    phase: Phase,
+    held: Vec<u8>,
+    budget_since: Option<Instant>,
+    budget_used: u64,
+}
+
+impl Gate {
+    /// A gate for a peer that dialed us and whose certificate says `certified`.
+    #[must_use]
+    pub fn inbound(certified: NodeName) -> Self {
+        Self::new(certified, Phase::Name)
+    }
+
+    /// A gate for a peer that we dialed and whose certificate says `certified`.
+    #[must_use]
+    pub fn outbound(certified: NodeName) -> Self {
+        Self::new(certified, Phase::ServerStatus)
+    }
+
+    fn new(certified: NodeName, phase: Phase) -> Self {
+        Self { certified, phase, held: Vec::new(), budget_since: None, budget_used: 0 }
+    }
+
+    /// Takes bytes from the peer and appends to `out` those that may pass now.
+    ///
+    /// # Errors
+    /// [`GateError`]; nothing that was held passes, now or later.
+    pub fn feed(
+        &mut self,
+        mut bytes: &[u8],
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Result<(), GateError> {
+        while !bytes.is_empty() {
+            let step = match self.phase {
+                Phase::Shut => Err(GateError::Shut),
+                Phase::Open(0) => self.open_head(&mut bytes, now, out),
+                Phase::Open(left) => {
+                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                    let (pass, rest) = bytes.split_at(take);
+                    out.extend_from_slice(pass);
+                    bytes = rest;
+                    self.phase = Phase::Open(left.saturating_sub(take as u64));
+                    Ok(())
+                }
+                waiting => self.handshake(waiting, &mut bytes, out),
+            };
+            if let Err(error) = step {
+                self.phase = Phase::Shut;
+                self.held = Vec::new();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves bytes into `held` until it has `want`; true once it has.
+    fn hold(&mut self, bytes: &mut &[u8], want: usize) -> bool {
+        let missing = want.saturating_sub(self.held.len()).min(bytes.len());
+        let (take, rest) = bytes.split_at(missing);
+        self.held.extend_from_slice(take);
+        *bytes = rest;
+        self.held.len() >= want
+    }
+
+    fn held_length(&self) -> u64 {
+        self.held.first_chunk().map_or(0, |prefix| u64::from_be_bytes(*prefix))
+    }
+
+    fn handshake(
+        &mut self,
+        phase: Phase,
+        bytes: &mut &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), GateError> {
+        if !self.hold(bytes, PREFIX) {
+            return Ok(());
+        }
+        let length = self.held_length();
+        let cap = MAX_AUTH_FRAME as u64;
+        let body = usize::try_from(length).ok().filter(|n| *n <= MAX_AUTH_FRAME);
+        let body = body.ok_or(GateError::TooLarge { kind: "handshake", length, cap })?;
+        if !self.hold(bytes, PREFIX + body) {
+            return Ok(());
+        }
+        let step =
+            self.held.get(PREFIX..).and_then(|body| match Network::decode(body).ok()?.kind? {
+                Kind::Auth(auth) => auth.step,
+                Kind::Node(_) | Kind::Control(_) => None,
+            });
+        self.phase = self.next_phase(phase, step)?;
+        out.append(&mut self.held);
+        Ok(())
+    }
+
+    fn next_phase(&self, phase: Phase, step: Option<Step>) -> Result<Phase, GateError> {
+        match (phase, step) {
+            (Phase::Name, Some(Step::Name(named))) => {
+                self.check(named).map(|()| Phase::ClientChallenge)
+            }
+            (Phase::ClientChallenge, Some(Step::ClientStatus(_))) => Ok(Phase::ClientChallenge),
+            (Phase::ServerStatus, Some(Step::ServerStatus(_))) => Ok(Phase::ServerChallenge),
+            (Phase::ServerChallenge, Some(Step::ServerChallenge(named))) => {
+                self.check(named).map(|()| Phase::ServerAck)
+            }
+            (Phase::ClientChallenge, Some(Step::ClientChallenge(_)))
+            | (Phase::ServerAck, Some(Step::ServerAck(_))) => Ok(Phase::Open(0)),
+            (Phase::Name, _) => Err(GateError::Unexpected("the peer's name")),
+            (Phase::ClientChallenge, _) => Err(GateError::Unexpected("the client's challenge")),
+            (Phase::ServerStatus, _) => Err(GateError::Unexpected("the server's status")),
+            (Phase::ServerChallenge, _) => Err(GateError::Unexpected("the server's challenge")),
+            (Phase::ServerAck | Phase::Open(_) | Phase::Shut, _) => {
+                Err(GateError::Unexpected("the server's acknowledgement"))
+            }
+        }
+    }
+
+    fn check(&self, named: Named) -> Result<(), GateError> {
+        if named.name == self.certified.as_str() {
+            return Ok(());
+        }
+        let claimed = named.name.chars().take(64).collect();
+        Err(GateError::Name { claimed, certified: self.certified.clone() })
+    }
+
+    /// Reads the head of a frame after authentication: which kind it is, and how long.
+    fn open_head(
+        &mut self,
+        bytes: &mut &[u8],
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Result<(), GateError> {
+        if !self.hold(bytes, PREFIX) {
+            return Ok(());
+        }
+        let length = self.held_length();
+        if length > MAX_FRAME {
+            return Err(GateError::TooLarge { kind: "message", length, cap: MAX_FRAME });
+        }
+        let head = PREFIX + usize::try_from(length).unwrap_or(usize::MAX).min(HEAD - PREFIX);
+        if !self.hold(bytes, head) {
+            return Ok(());
+        }
+        let unexpected = GateError::Unexpected("a message");
+        match self.held.get(PREFIX..).and_then(<[u8]>::split_first) {
+            None => {} // an empty message: ractor ignores it
+            Some((&tag, rest)) => {
+                // The one field must fill the frame: a second field could turn it into another kind.
+                let field = varint(rest).and_then(|(n, size)| n.checked_add(1 + size));
+                if field != Some(length) {
+                    return Err(unexpected);
+                }
+                match tag {
+                    AUTH_TAG | NODE_TAG => {}
+                    CONTROL_TAG => self.charge(length, now)?,
+                    _ => return Err(unexpected),
+                }
+            }
+        }
+        let passed = self.held.len().saturating_sub(PREFIX) as u64;
+        out.append(&mut self.held);
+        self.phase = Phase::Open(length.saturating_sub(passed));
+        Ok(())
+    }
+
+    fn charge(&mut self, length: u64, now: Instant) -> Result<(), GateError> {
+        if length > MAX_CONTROL_FRAME {
+            return Err(GateError::TooLarge { kind: "control", length, cap: MAX_CONTROL_FRAME });
+        }
+        let since = *self.budget_since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= CONTROL_WINDOW {
+            self.budget_since = Some(now);
+            self.budget_used = 0;
+        }
+        self.budget_used = self.budget_used.saturating_add(length);
+        if self.budget_used > CONTROL_BUDGET { Err(GateError::Budget) } else { Ok(()) }
+    }
+}
+
+/// A protobuf varint at the start of `bytes`: its value and its size in bytes.
+fn varint(bytes: &[u8]) -> Option<(u64, u64)> {
+    let mut value = 0_u64;
+    for (at, byte) in bytes.iter().take(10).enumerate() {
+        value |= u64::from(byte & 0x7f).checked_shl(7 * u32::try_from(at).ok()?)?;
+        if byte & 0x80 == 0 {
+            return Some((value, at as u64 + 1));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::tests::start;
+    use proptest::prelude::*;
+
+    fn name(text: &str) -> NodeName {
+        text.parse().expect("valid")
+    }
+
+    fn frame(kind: Kind) -> Vec<u8> {
+        raw(&Network { kind: Some(kind) }.encode_to_vec())
+    }
+
+    fn raw(body: &[u8]) -> Vec<u8> {
+        [&(body.len() as u64).to_be_bytes(), body].concat()
+    }
+
+    fn auth(step: Step) -> Vec<u8> {
+        frame(Kind::Auth(Auth { step: Some(step) }))
+    }
+
+    fn named(text: &str) -> Named {
+        Named { name: text.to_owned() }
+    }
+
+    /// A frame of one field with this tag and `length` bytes of payload.
+    fn field(tag: u8, length: usize) -> Vec<u8> {
+        let mut body = vec![tag];
+        prost::encoding::encode_varint(length as u64, &mut body);
+        body.resize(body.len() + length, 0);
+        raw(&body)
+    }
+
+    fn dialer() -> Vec<u8> {
+        [auth(Step::Name(named("b@h"))), auth(Step::ClientChallenge(Opaque {}))].concat()
+    }
+
+    fn feed(gate: &mut Gate, bytes: &[u8], chunk: usize) -> Result<Vec<u8>, GateError> {
+        let mut out = Vec::new();
+        for piece in bytes.chunks(chunk) {
+            gate.feed(piece, start(), &mut out)?;
+        }
+        Ok(out)
+    }
+
+    #[test]
+    fn a_genuine_handshake_passes_unchanged_in_chunks_of_any_size() {
+        let inbound =
+            [dialer(), field(CONTROL_TAG, 9), field(NODE_TAG, 100_000), raw(&[])].concat();
+        let outbound = [
+            auth(Step::ServerStatus(Opaque {})),
+            auth(Step::ServerChallenge(named("b@h"))),
+            auth(Step::ServerAck(Opaque {})),
+            field(NODE_TAG, 3),
+        ]
+        .concat();
+        for chunk in [1, 2, 7, 4096, usize::MAX] {
+            let passed = feed(&mut Gate::inbound(name("b@h")), &inbound, chunk);
+            assert!(passed == Ok(inbound.clone()), "inbound in chunks of {chunk}");
+            let passed = feed(&mut Gate::outbound(name("b@h")), &outbound, chunk);
+            assert!(passed == Ok(outbound.clone()), "outbound in chunks of {chunk}");
+        }
+    }
+
+    #[test]
+    fn a_claimed_name_stops_every_byte() {
+        let expect =
+            |claimed: &str| GateError::Name { claimed: claimed.into(), certified: name("b@h") };
+        let mut out = Vec::new();
+        let mut gate = Gate::inbound(name("b@h"));
+        let claim = auth(Step::Name(named("a@h")));
+        assert_eq!(gate.feed(&claim, start(), &mut out), Err(expect("a@h")));
+        assert_eq!(gate.feed(&dialer(), start(), &mut out), Err(GateError::Shut));
+        let mut gate = Gate::outbound(name("b@h"));
+        gate.feed(&auth(Step::ServerStatus(Opaque {})), start(), &mut Vec::new()).expect("first");
+        let claim = auth(Step::ServerChallenge(named("a@h")));
+        assert_eq!(gate.feed(&claim, start(), &mut out), Err(expect("a@h")));
+        assert!(out.is_empty());
+    }
+
+    /// protobuf takes the last of repeated fields: so must the gate.
+    #[test]
+    fn a_second_name_in_one_frame_is_the_one_that_counts() {
+        let twice = [
+            Network { kind: Some(Kind::Auth(Auth { step: Some(Step::Name(named("b@h"))) })) },
+            Network { kind: Some(Kind::Auth(Auth { step: Some(Step::Name(named("a@h"))) })) },
+        ]
+        .map(|m| m.encode_to_vec())
+        .concat();
+        let mut gate = Gate::inbound(name("b@h"));
+        let result = gate.feed(&raw(&twice), start(), &mut Vec::new());
+        assert!(matches!(result, Err(GateError::Name { .. })), "{result:?}");
+    }
+
+    #[test]
+    fn frames_out_of_order_are_refused() {
+        for bytes in [
+            auth(Step::ClientChallenge(Opaque {})),
+            field(NODE_TAG, 2),
+            field(CONTROL_TAG, 2),
+            raw(&[0xff, 0xff]),
+            raw(&[]),
+        ] {
+            let result = feed(&mut Gate::inbound(name("b@h")), &bytes, 64);
+            assert_eq!(result, Err(GateError::Unexpected("the peer's name")));
+        }
+        let again = [auth(Step::Name(named("b@h"))), auth(Step::Name(named("b@h")))].concat();
+        let result = feed(&mut Gate::inbound(name("b@h")), &again, 64);
+        assert_eq!(result, Err(GateError::Unexpected("the client's challenge")));
+    }
+
+    #[test]
+    fn large_frames_are_refused_before_they_arrive() {
+        let huge = (MAX_AUTH_FRAME as u64 + 1).to_be_bytes();
+        let result = feed(&mut Gate::inbound(name("b@h")), &huge, 8);
+        assert!(matches!(result, Err(GateError::TooLarge { kind: "handshake", .. })));
+        let huge = [dialer(), (MAX_FRAME + 1).to_be_bytes().to_vec()].concat();
+        let result = feed(&mut Gate::inbound(name("b@h")), &huge, 8);
+        assert!(matches!(result, Err(GateError::TooLarge { kind: "message", .. })));
+        let spawn = [dialer(), field(CONTROL_TAG, 65 * 1024)].concat();
+        let result = feed(&mut Gate::inbound(name("b@h")), &spawn, 4096);
+        assert!(matches!(result, Err(GateError::TooLarge { kind: "control", .. })));
+    }
+
+    #[test]
+    fn a_control_frame_cannot_hide_behind_another_field() {
+        let inner = [field(NODE_TAG, 1)[8..].to_vec(), field(CONTROL_TAG, 70_000)[8..].to_vec()];
+        let result =
+            feed(&mut Gate::inbound(name("b@h")), &[dialer(), raw(&inner.concat())].concat(), 64);
+        assert_eq!(result, Err(GateError::Unexpected("a message")));
+    }
+
+    #[test]
+    fn control_traffic_has_a_budget_that_refills() {
+        let mut gate = Gate::inbound(name("b@h"));
+        let start = start();
+        gate.feed(&dialer(), start, &mut Vec::new()).expect("genuine");
+        let spawn = field(CONTROL_TAG, 60_000);
+        let mut send =
+            |at| (0..100).find(|_| gate.feed(&spawn, start + at, &mut Vec::new()).is_err());
+        assert_eq!(send(Duration::ZERO), Some(17));
+        let mut gate = Gate::inbound(name("b@h"));
+        gate.feed(&dialer(), start, &mut Vec::new()).expect("genuine");
+        for second in 0..100 {
+            let at = start + Duration::from_secs(second);
+            gate.feed(&spawn, at, &mut Vec::new()).expect("within its budget");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn random_bytes_never_pass_nor_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200), chunk in 1_usize..40,
+        ) {
+            let mut gate = Gate::inbound(name("b@h"));
+            let mut out = Vec::new();
+            for piece in bytes.chunks(chunk) {
+                let _refused = gate.feed(piece, start(), &mut out);
+                prop_assert!(gate.held.capacity() <= 64 * 1024);
+            }
+            prop_assert!(out.is_empty());
+        }
+
+        #[test]
+        fn after_the_handshake_random_frames_never_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200), tag in any::<u8>(),
+        ) {
+            let mut gate = Gate::outbound(name("b@h"));
+            gate.phase = Phase::Open(0);
+            let frame = raw(&[&[tag], bytes.as_slice()].concat());
+            let _either = gate.feed(&frame, start(), &mut Vec::new());
+            let _either = gate.feed(&bytes, start(), &mut Vec::new());
+            prop_assert!(gate.held.capacity() <= 64 * 1024);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The hello: what two nodes say to each other before ractor sees a byte.
+//!
+//! ```text
+//! dialer                         acceptor
+//!   Hello(who I am)        ->      judged
+//!   judged                 <-      Welcome(who I am)   or Refuse(why)
+//!   Confirm or Refuse(why) ->      the link is up on both sides
+//! ```
+//!
+//! Each message is a 2-byte big-endian length, then a version byte, then postcard. Invariants: a
+//! message has at most [`MAX_GREETING`] bytes; a hello that does not match the certificate of its
+//! connection ([`Hello::check`]) never reaches a judgement.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::proto::codec::{self, CodecError};
+use crate::proto::node::{ClusterId, Incarnation, NodeName};
+
+/// Largest greeting, in bytes, without its length prefix.
+pub const MAX_GREETING: usize = 1024;
+/// The version of the link protocol spoken here.
+pub const VERSION: u8 = 1;
+
+/// Who a node says it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The node's name; must be the one in its certificate.
+    pub name: NodeName,
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Drawn at random at each start: tells two processes with one incarnation apart.
+    pub boot: u64,
+    /// Where others reach it.
+    pub advertise: SocketAddr,
+}
+
+/// One message of the exchange.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Greeting {
+    /// The dialer introduces itself.
+    Hello(Hello),
+    /// The acceptor agrees and introduces itself.
+    Welcome(Hello),
+    /// The dialer agrees.
+    Confirm,
+    /// Either side does not agree; nothing follows.
+    Refuse(Refusal),
+}
+
+/// Why a link is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The hello names another node than the certificate.
+    #[error("the hello names another node than the certificate")]
+    Name,
+    /// The hello names another cluster.
+    #[error("the hello names another cluster")]
+    Cluster,
+    /// A later life of that node is known, or another process with the same incarnation.
+    #[error("incarnation {known} of this node is known{}", if *linked { " and linked" } else { "" })]
+    Stale {
+        /// The latest known incarnation.
+        known: Incarnation,
+        /// Whether that life is linked at this moment.
+        linked: bool,
+    },
+    /// Both dialed at once, and the other connection wins.
+    #[error("crossed dial: the other connection is kept")]
+    Crossed,
+    /// The node dialed itself.
+    #[error("this is the node itself")]
+    Myself,
+    /// The refusing node is about to stop.
+    #[error("the node is leaving")]
+    Leaving,
+    /// The peer is not wanted: it speaks out of turn.
+    #[error("unexpected message")]
+    Unexpected,
+}
+
+impl Refusal {
+    /// The refusal as a metric label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Cluster => "cluster",
+            Self::Stale { .. } => "stale",
+            Self::Crossed => "crossed",
+            Self::Myself => "self",
+            Self::Leaving => "leaving",
+            Self::Unexpected => "unexpected",
+        }
+    }
+}
+
+impl Hello {
+    /// Checks the hello against what the certificate of its connection proves.
+    ///
+    /// # Errors
+    /// The [`Refusal`] to answer with.
+    pub fn check(&self, certified: &NodeName, cluster: ClusterId) -> Result<(), Refusal> {
+        if self.name != *certified {
+            return Err(Refusal::Name);
+        }
+        if self.cluster != cluster {
+            return Err(Refusal::Cluster);
+        }
+        Ok(())
+    }
+}
+
+impl Greeting {
+    /// The greeting with its length prefix.
+    ///
+    /// # Errors
+    /// [`CodecError::TooLong`] when it would pass the cap.
+    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        let body = codec::encode_versioned(VERSION, self)?;
+        let too_long = CodecError::TooLong { length: body.len(), cap: MAX_GREETING };
+        let length = u16::try_from(body.len()).ok().filter(|n| usize::from(*n) <= MAX_GREETING);
+        Ok([&length.ok_or(too_long)?.to_be_bytes(), body.as_slice()].concat())
+    }
+
+    /// The greeting in `bytes`, without the length prefix.
+    ///
+    /// # Errors
+    /// Any [`CodecError`]; the connection ends.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode_versioned(VERSION, bytes, MAX_GREETING)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::node::KeyId;
+
+    fn hello() -> Hello {
+        Hello {
+            name: "a@h".parse().expect("valid"),
+            cluster: KeyId([7; 16]),
+            incarnation: Incarnation(3),
+            boot: 9,
+            advertise: "127.0.0.1:4697".parse().expect("valid"),
+        }
+    }
+
+    #[test]
+    fn greetings_round_trip_behind_their_length() {
+        for greeting in [
+            Greeting::Hello(hello()),
+            Greeting::Welcome(hello()),
+            Greeting::Confirm,
+            Greeting::Refuse(Refusal::Stale { known: Incarnation(8), linked: true }),
+        ] {
+            let bytes = greeting.encode().expect("encodes");
+            let (length, body) = bytes.split_at(2);
+            assert_eq!(usize::from(u16::from_be_bytes([length[0], length[1]])), body.len());
+            assert_eq!(Greeting::decode(body), Ok(greeting));
+        }
+    }
+
+    #[test]
+    fn other_versions_and_long_ones_are_named() {
+        assert_eq!(Greeting::decode(&[2, 0]), Err(CodecError::Version(2)));
+        let long = vec![1; MAX_GREETING + 2];
+        assert!(matches!(Greeting::decode(&long), Err(CodecError::TooLong { .. })));
+        let longest = Hello {
+            name: format!("{}@{}", "n".repeat(63), "h.".repeat(95) + "h").parse().expect("valid"),
+            ..hello()
+        };
+        assert!(Greeting::Hello(longest).encode().is_ok(), "the longest name fits");
+    }
+
+    #[test]
+    fn a_hello_must_match_its_certificate() {
+        let (a, b) = ("a@h".parse().expect("valid"), "b@h".parse().expect("valid"));
+        assert_eq!(hello().check(&a, KeyId([7; 16])), Ok(()));
+        assert_eq!(hello().check(&b, KeyId([7; 16])), Err(Refusal::Name));
+        assert_eq!(hello().check(&a, KeyId([8; 16])), Err(Refusal::Cluster));
+    }
+}

@@ -1,0 +1,656 @@
+//! Who is a peer, which peers are linked, and whom to dial next.
+//!
+//! The machine behind NodeManager. It turns hints, the steps of connection attempts and the ends of
+//! links into dials, judgements and a status for every peer. It reconciles: a wanted peer without a
+//! link is dialed until it is linked, leaves, or is forgotten.
+//!
+//! # An attempt, step by step
+//! ```text
+//! outbound   Dial → Connected (certificate read) → Proceed (send Hello)
+//!                 → Welcomed → Proceed (send Confirm; this is now the link)
+//! inbound    Greeted (Hello read) → Proceed (send Welcome) → Confirmed → Proceed (the link)
+//! link       Ready (ractor's sessions agree) → … → Ended
+//! ```
+//! At each step the machine may answer `Refuse` or `Abandon` instead. `Failed` reports an attempt
+//! that ended before it became a link.
+//!
+//! # Crossed dials
+//! A hello arrives while our own hello to that peer is unanswered: the dial of the node whose name
+//! sorts first wins. The winner refuses the other (`Crossed`), the loser drops its own. A dial that
+//! has not sent its hello yet always gives way. While a welcome of ours is unconfirmed, we dial that
+//! peer no more. So of two crossed dials exactly one is confirmed.
+//!
+//! # Invariants
+//! 1. One link per peer at most; a second one closes the first before it takes its place.
+//! 2. The known incarnation of a peer never falls; an older life is refused and told why.
+//! 3. At most `dials` outbound attempts at once; none to a linked peer, to ourselves, or to a peer
+//!    that left (until a later life of it is heard of).
+//! 4. A wanted peer without link or attempt has a time for its next dial.
+//! 5. A hint never ends a live link, except the peer's own signed word that it lives a later life.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::proto::backoff;
+use crate::proto::event::{Event, Reason, Source, Status};
+use crate::proto::frame::Parting;
+use crate::proto::hello::{Hello, Refusal};
+use crate::proto::node::{Contact, Incarnation, NodeName};
+
+mod peer;
+use peer::{Live, Peer, Unnamed};
+pub use peer::{PeerView, usable};
+
+/// Settings of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Outbound attempts at once.
+    pub dials: usize,
+    /// Waits between dials of one peer.
+    pub backoff: backoff::Config,
+    /// A link that held this long clears the failures before it.
+    pub steady: Duration,
+    /// Wait for the other side's dial after ours lost to it.
+    pub crossed: Duration,
+    /// How long a peer that left is remembered.
+    pub tombstone: Duration,
+    /// Peers known at most; hints beyond it are dropped.
+    pub peers: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            dials: 4,
+            backoff: backoff::Config::default(),
+            steady: Duration::from_secs(30),
+            crossed: Duration::from_secs(1),
+            tombstone: Duration::from_secs(24 * 3600),
+            peers: 1024,
+        }
+    }
+}
+
+/// One connection attempt; the attempt that both sides agreed on names the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AttemptId {
+    /// Dialed by this node.
+    Outbound(u64),
+    /// Accepted by this node.
+    Inbound(u64),
+}
+
+/// Why an attempt ended before it became a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Nobody listens there.
+    Refused,
+    /// No answer in time, or no way to get there.
+    Unreachable(String),
+    /// Somebody answers, but not as a node of this cluster.
+    Rejected(String),
+    /// The other side refused in the hello.
+    RefusedBy(Refusal),
+    /// The other side closed without a word.
+    Closed,
+}
+
+/// Why a link ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkEnd {
+    /// The peer said why.
+    Goodbye(Parting),
+    /// The connection was closed or reset.
+    Closed,
+    /// The network let nothing through.
+    TimedOut,
+    /// The peer broke the protocol; the link was cut for it.
+    Fault(String),
+}
+
+/// What the machine hears.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Somebody says a node is at an address. An incarnation of 0 means: unknown.
+    Hint(Contact, Source),
+    /// A `--join` address, whose node's name is not known yet. May be repeated.
+    Seed(SocketAddr),
+    /// An outbound attempt read this name in the other side's certificate.
+    Connected(AttemptId, NodeName),
+    /// An inbound attempt brought a hello that matches its certificate.
+    Greeted(AttemptId, Hello),
+    /// An outbound attempt was welcomed with a hello that matches its certificate.
+    Welcomed(AttemptId, Hello),
+    /// The dialer of an inbound attempt confirmed.
+    Confirmed(AttemptId),
+    /// An attempt ended before it became a link.
+    Failed(AttemptId, Failure),
+    /// ractor's sessions on a link agree.
+    Ready(AttemptId),
+    /// A link ended.
+    Ended(AttemptId, LinkEnd),
+    /// After a restart of this machine: a link that lives, and whether it is ready.
+    Existing(AttemptId, Hello, bool),
+    /// Say goodbye to everybody, and take no more links.
+    Stop,
+    /// The deadline passed.
+    Tick,
+}
+
+/// What the machine wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Open a connection.
+    Dial(AttemptId, SocketAddr),
+    /// Take the attempt's next step.
+    Proceed(AttemptId),
+    /// Tell the other side no, and close.
+    Refuse(AttemptId, Refusal),
+    /// Close without a word.
+    Abandon(AttemptId),
+    /// End a link on purpose.
+    Close(AttemptId, Parting),
+    /// Persist this incarnation and use it in every hello from now on.
+    Renew(Incarnation),
+    /// Tell everybody in this node.
+    Announce(Event),
+}
+
+/// An outbound attempt in progress.
+#[derive(Clone, Debug)]
+struct Dialing {
+    target: Target,
+    address: SocketAddr,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Target {
+    Peer(NodeName),
+    Seed,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Membership {
+    config: Config,
+    me: NodeName,
+    incarnation: Incarnation,
+    peers: BTreeMap<NodeName, Peer>,
+    seeds: BTreeMap<SocketAddr, Unnamed>,
+    dialing: BTreeMap<AttemptId, Dialing>,
+    next_attempt: u64,
+    leaving: bool,
+    rng: StdRng,
+}
+
+/// A told incarnation this far above our own is not believed: it would use up the counter.
+const LARGEST_RAISE: u64 = 1_000_000;
+
+impl Membership {
+    /// A node that knows nobody. `first_attempt` numbers its dials: higher than any that an earlier
+    /// machine of the same process has given out.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        me: NodeName,
+        incarnation: Incarnation,
+        first_attempt: u64,
+        rng: StdRng,
+    ) -> Self {
+        Self {
+            config,
+            me,
+            incarnation,
+            peers: BTreeMap::new(),
+            seeds: BTreeMap::new(),
+            dialing: BTreeMap::new(),
+            next_attempt: first_attempt,
+            leaving: false,
+            rng,
+        }
+    }
+
+    /// The peers, by name.
+    pub fn peers(&self) -> impl Iterator<Item = PeerView> + '_ {
+        self.peers.iter().map(|(name, peer)| peer.view(name))
+    }
+
+    /// This node's own life.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Takes one input and appends what follows from it.
+    pub fn handle(&mut self, input: Input, now: Instant, out: &mut Vec<Output>) {
+        match input {
+            Input::Hint(contact, source) => self.hint(contact, source, now, out),
+            Input::Seed(address) => {
+                if usable(address) {
+                    self.seeds.entry(address).or_insert_with(|| Unnamed::new(now));
+                }
+            }
+            Input::Connected(attempt, name) => self.connected(attempt, name, now, out),
+            Input::Greeted(attempt, hello) => match self.greeted(attempt, &hello, now, out) {
+                Ok(()) => out.push(Output::Proceed(attempt)),
+                Err(refusal) => refuse(attempt, hello.name, refusal, out),
+            },
+            Input::Welcomed(attempt, hello) => self.welcomed(attempt, hello, now, out),
+            Input::Confirmed(attempt) => self.confirmed(attempt, now, out),
+            Input::Failed(attempt, failure) => self.failed(attempt, failure, now, out),
+            Input::Ready(attempt) => {
+                if let Some((name, peer)) = self.linked_by(attempt) {
+                    peer.ready(&name, now, out);
+                }
+            }
+            Input::Ended(attempt, end) => self.ended(attempt, end, now, out),
+            Input::Existing(attempt, hello, ready) => {
+                let peer = self.peers.entry(hello.name.clone()).or_insert_with(|| Peer::new(now));
+                peer.meet(&hello);
+                peer.link(&hello.name, Live::new(attempt, hello.advertise, now), now, out);
+                if ready {
+                    peer.ready(&hello.name, now, out);
+                }
+            }
+            Input::Stop => self.stop(now, out),
+            Input::Tick => {}
+        }
+        self.bury(now);
+        self.dial(now, out);
+    }
+
+    /// When the machine wants its next [`Input::Tick`].
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let buried = self.peers.values().filter_map(|p| p.buried(self.config.tombstone)).min();
+        let dial = (self.dialing.len() < self.config.dials).then(|| self.next_due()).flatten();
+        dial.map(|(at, _)| at).into_iter().chain(buried).min()
+    }
+
+    fn hint(&mut self, contact: Contact, source: Source, now: Instant, out: &mut Vec<Output>) {
+        let Contact { name, address, incarnation } = contact;
+        if name == self.me || !usable(address) || self.leaving {
+            return;
+        }
+        if !self.peers.contains_key(&name) {
+            if self.peers.len() >= self.config.peers {
+                return;
+            }
+            out.push(Output::Announce(Event::PeerDiscovered {
+                peer: name.clone(),
+                address,
+                source,
+            }));
+            out.push(Output::Announce(Event::PeerConnecting { peer: name.clone() }));
+        }
+        let peer = self.peers.entry(name.clone()).or_insert_with(|| Peer::new(now));
+        if incarnation != Incarnation(0) && incarnation < peer.incarnation {
+            return;
+        }
+        let newer_life = incarnation > peer.incarnation && peer.incarnation != Incarnation(0);
+        if peer.left() && !newer_life {
+            return;
+        }
+        let news = peer.learn(address);
+        if newer_life && source == Source::Beacon {
+            if let Some(live) = peer.live.take() {
+                out.push(Output::Close(live.attempt, Parting::Replaced));
+                peer.lost(&name, "a later life of the peer is announced", now, out);
+            }
+        }
+        if newer_life || news || source == Source::Beacon {
+            peer.hurry(now);
+        }
+    }
+
+    fn connected(
+        &mut self,
+        attempt: AttemptId,
+        name: NodeName,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(dialing) = self.dialing.get(&attempt).cloned() else {
+            return out.push(Output::Abandon(attempt));
+        };
+        let address = dialing.address;
+        if dialing.target == Target::Peer(name.clone()) {
+            if let Some(peer) = self.peers.get_mut(&name) {
+                peer.greeting = true;
+            }
+            return out.push(Output::Proceed(attempt));
+        }
+        self.dialing.remove(&attempt);
+        if let Target::Peer(expected) = &dialing.target {
+            if let Some(peer) = self.peers.get_mut(expected) {
+                peer.forget_address(address);
+                let found = Failure::Rejected(format!("{name} is there instead"));
+                self.round(expected.clone(), address, found, now, out);
+            }
+        }
+        if let Some(seed) = self.seeds.get_mut(&address) {
+            if name == self.me && !seed.is_myself() {
+                out.push(Output::Announce(Event::SeedIsMyself { address }));
+            }
+            seed.identified(name.clone(), &self.me, now + self.config.backoff.cap);
+        }
+        let contact = Contact { name: name.clone(), address, incarnation: Incarnation(0) };
+        self.hint(contact, Source::Seed, now, out);
+        // The connection at hand serves the peer that was found, if that has none yet.
+        match self.peers.get_mut(&name) {
+            Some(peer) if peer.idle() && !self.leaving => {
+                peer.take_up(attempt);
+                self.dialing.insert(attempt, Dialing { target: Target::Peer(name), address });
+                out.push(Output::Proceed(attempt));
+            }
+            _ => out.push(Output::Abandon(attempt)),
+        }
+    }
+
+    fn greeted(
+        &mut self,
+        attempt: AttemptId,
+        hello: &Hello,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Refusal> {
+        let name = &hello.name;
+        if self.leaving {
+            return Err(Refusal::Leaving);
+        }
+        if *name == self.me {
+            return Err(Refusal::Myself);
+        }
+        let crossed_wins = self.me < *name;
+        let known = self.peers.contains_key(name);
+        let peer = self.peers.entry(name.clone()).or_insert_with(|| Peer::new(now));
+        peer.judge(hello)?;
+        if peer.dialing.is_some() && peer.greeting && crossed_wins {
+            return Err(Refusal::Crossed);
+        }
+        if !known {
+            let (peer, address) = (name.clone(), hello.advertise);
+            let found = Event::PeerDiscovered { peer, address, source: Source::Link };
+            out.push(Output::Announce(found));
+        }
+        if let Some(dial) = peer.dialing.take() {
+            self.dialing.remove(&dial);
+            out.push(Output::Abandon(dial));
+        }
+        if let Some(earlier) = peer.inbound.replace(attempt) {
+            out.push(Output::Abandon(earlier));
+        }
+        if hello.incarnation > peer.incarnation {
+            peer.replace(name, hello.incarnation, now, out);
+        }
+        peer.meet(hello);
+        Ok(())
+    }
+
+    fn welcomed(&mut self, attempt: AttemptId, hello: Hello, now: Instant, out: &mut Vec<Output>) {
+        let Some(Dialing { target: Target::Peer(name), address }) = self.dialing.remove(&attempt)
+        else {
+            return out.push(Output::Abandon(attempt));
+        };
+        let Some(peer) = self.peers.get_mut(&name) else {
+            return out.push(Output::Abandon(attempt));
+        };
+        if let Err(refusal) = peer.judge(&hello) {
+            refuse(attempt, name.clone(), refusal, out);
+            let cause = Failure::Rejected(format!("refused here: {refusal}"));
+            return self.round(name, address, cause, now, out);
+        }
+        peer.dialing = None;
+        peer.meet(&hello);
+        peer.learn(address);
+        peer.link(&name, Live::new(attempt, address, now), now, out);
+        out.push(Output::Proceed(attempt));
+    }
+
+    fn confirmed(&mut self, attempt: AttemptId, now: Instant, out: &mut Vec<Output>) {
+        let found = self.peers.iter_mut().find(|(_, peer)| peer.inbound == Some(attempt));
+        let Some((name, peer)) = found else {
+            return out.push(Output::Abandon(attempt));
+        };
+        peer.inbound = None;
+        peer.replace(name, peer.incarnation, now, out);
+        let address = peer.first_address().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+        peer.link(name, Live::new(attempt, address, now), now, out);
+        out.push(Output::Proceed(attempt));
+    }
+
+    fn failed(
+        &mut self,
+        attempt: AttemptId,
+        failure: Failure,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) {
+        if let Some(name) = self.name_of(attempt) {
+            if let Failure::RefusedBy(refusal) = failure {
+                out.push(Output::Announce(Event::RefusedBy { peer: name.clone(), refusal }));
+            }
+        }
+        if let Failure::RefusedBy(Refusal::Stale { known, linked: false }) = failure {
+            self.renew(known, now, out);
+        }
+        if let Some(Dialing { target, address }) = self.dialing.remove(&attempt) {
+            match target {
+                Target::Peer(name) => self.round(name, address, failure, now, out),
+                Target::Seed => {
+                    if let Some(seed) = self.seeds.get_mut(&address) {
+                        let wait = seed.backoff.fail(self.config.backoff, &mut self.rng);
+                        if seed.failed(&failure, wait, now) {
+                            let cause = failure.to_string();
+                            let event = Event::DialFailed { peer: None, address, cause };
+                            out.push(Output::Announce(event));
+                        }
+                    }
+                }
+            }
+        } else if let Some(peer) = self.peers.values_mut().find(|p| p.inbound == Some(attempt)) {
+            peer.inbound = None;
+            peer.next_dial = Some(now);
+        }
+    }
+
+    /// One address of a peer failed: on to its next one, or to the wait before the next round.
+    fn round(
+        &mut self,
+        name: NodeName,
+        address: SocketAddr,
+        failure: Failure,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(peer) = self.peers.get_mut(&name) else { return };
+        peer.dialing = None;
+        if failure == Failure::RefusedBy(Refusal::Crossed) {
+            let jitter = self.rng.random_range(Duration::ZERO..=self.config.crossed);
+            peer.next_dial = Some(now + self.config.crossed / 2 + jitter);
+            return;
+        }
+        if let Some(round) = peer.address_failed(address, &failure) {
+            let wait = peer.backoff.fail(self.config.backoff, &mut self.rng);
+            peer.next_dial = Some(now + wait);
+            if peer.report(&failure) {
+                let (peer, cause) = (Some(name.clone()), failure.to_string());
+                out.push(Output::Announce(Event::DialFailed { peer, address, cause }));
+            }
+            if peer.status != Status::Offline {
+                peer.set(&name, Status::Offline, Some(round), now, out);
+            }
+        } else {
+            peer.next_dial = Some(now);
+        }
+    }
+
+    fn ended(&mut self, attempt: AttemptId, end: LinkEnd, now: Instant, out: &mut Vec<Output>) {
+        let (config, leaving) = (self.config, self.leaving);
+        let Some(name) = self.linked_by(attempt).map(|(name, _)| name) else { return };
+        let Some(peer) = self.peers.get_mut(&name) else { return };
+        let Some(live) = peer.live.take() else { return };
+        if leaving {
+            return;
+        }
+        let up = now.saturating_duration_since(live.up);
+        if up >= config.steady {
+            peer.backoff.reset();
+        }
+        // A link that worked is dialed again at once: that tells a crash from a cut in milliseconds.
+        let at_once = live.ready && (peer.backoff.failures() == 0 || up >= Duration::from_secs(1));
+        peer.next_dial = Some(match end {
+            LinkEnd::Closed | LinkEnd::Goodbye(_) if at_once => now,
+            _ => now + peer.backoff.fail(config.backoff, &mut self.rng),
+        });
+        let offline = match &end {
+            LinkEnd::Goodbye(Parting::Left) => {
+                peer.next_dial = None;
+                Some(Reason::Left)
+            }
+            LinkEnd::TimedOut => Some(Reason::Unreachable),
+            LinkEnd::Fault(_) => Some(Reason::Rejected),
+            LinkEnd::Closed | LinkEnd::Goodbye(Parting::Replaced | Parting::Renewed) => None,
+        };
+        match offline {
+            Some(Reason::Left) => peer.set(&name, Status::Offline, offline, now, out),
+            Some(reason) => {
+                peer.lost(&name, &end.to_string(), now, out);
+                peer.set(&name, Status::Offline, Some(reason), now, out);
+            }
+            None => peer.lost(&name, &end.to_string(), now, out),
+        }
+    }
+
+    /// A peer knows of a later life of this node than it remembers itself, and that life is gone:
+    /// the data directory was lost or rolled back. Go on above it. (While the later life is linked
+    /// somewhere, it is another process that owns the name, and this one stays out.)
+    fn renew(&mut self, known: Incarnation, now: Instant, out: &mut Vec<Output>) {
+        let ahead = known.0.saturating_sub(self.incarnation.0);
+        if known < self.incarnation || ahead > LARGEST_RAISE {
+            return;
+        }
+        self.incarnation = known.next();
+        out.push(Output::Renew(self.incarnation));
+        out.push(Output::Announce(Event::IncarnationRaised { to: self.incarnation }));
+        self.drop_everything(Parting::Renewed, now, out);
+    }
+
+    fn stop(&mut self, now: Instant, out: &mut Vec<Output>) {
+        self.leaving = true;
+        self.drop_everything(Parting::Left, now, out);
+    }
+
+    fn drop_everything(&mut self, parting: Parting, now: Instant, out: &mut Vec<Output>) {
+        out.extend(std::mem::take(&mut self.dialing).into_keys().map(Output::Abandon));
+        for (name, peer) in &mut self.peers {
+            peer.dialing = None;
+            out.extend(peer.inbound.take().map(Output::Abandon));
+            if let Some(live) = peer.live.take() {
+                out.push(Output::Close(live.attempt, parting));
+                if !self.leaving {
+                    peer.lost(name, "this node renews its incarnation", now, out);
+                }
+            }
+            if !peer.left() {
+                peer.next_dial = Some(now);
+            }
+        }
+        self.seeds.values_mut().for_each(|seed| seed.retry(now));
+    }
+
+    /// Forgets peers that left long ago.
+    fn bury(&mut self, now: Instant) {
+        let tombstone = self.config.tombstone;
+        self.peers.retain(|_, peer| peer.buried(tombstone).is_none_or(|at| at > now));
+    }
+
+    /// The target that has waited longest, and since when it is due.
+    fn next_due(&self) -> Option<(Instant, Result<NodeName, SocketAddr>)> {
+        if self.leaving {
+            return None;
+        }
+        let due = |(name, peer): (&NodeName, &Peer)| Some((peer.due()?, Ok(name.clone())));
+        let peers = self.peers.iter().filter_map(due);
+        let linked = |name: &NodeName| self.peers.get(name).is_some_and(|p| !p.idle());
+        let seeds = self.seeds.iter().filter_map(|(a, s)| Some((s.due(linked)?, Err(*a))));
+        peers.chain(seeds).min_by_key(|(at, _)| *at)
+    }
+
+    fn dial(&mut self, now: Instant, out: &mut Vec<Output>) {
+        while self.dialing.len() < self.config.dials {
+            let Some((_, target)) = self.next_due().filter(|(at, _)| *at <= now) else { return };
+            let attempt = AttemptId::Outbound(self.next_attempt);
+            self.next_attempt += 1;
+            let (target, address) = match target {
+                Ok(name) => {
+                    let peer = self.peers.get_mut(&name);
+                    let Some(address) = peer.and_then(|p| p.dial(attempt, now)) else { return };
+                    (Target::Peer(name), address)
+                }
+                Err(address) => {
+                    self.seeds.entry(address).and_modify(Unnamed::dialed);
+                    (Target::Seed, address)
+                }
+            };
+            self.dialing.insert(attempt, Dialing { target, address });
+            out.push(Output::Dial(attempt, address));
+        }
+    }
+
+    fn linked_by(&mut self, attempt: AttemptId) -> Option<(NodeName, &mut Peer)> {
+        let mut peers = self.peers.iter_mut();
+        peers
+            .find(|(_, peer)| peer.live.as_ref().is_some_and(|live| live.attempt == attempt))
+            .map(|(name, peer)| (name.clone(), peer))
+    }
+
+    fn name_of(&self, attempt: AttemptId) -> Option<NodeName> {
+        match self.dialing.get(&attempt).map(|dialing| &dialing.target) {
+            Some(Target::Peer(name)) => Some(name.clone()),
+            Some(Target::Seed) => None,
+            None => {
+                let inbound = |peer: &Peer| peer.inbound == Some(attempt);
+                self.peers.iter().find(|(_, peer)| inbound(peer)).map(|(name, _)| name.clone())
+            }
+        }
+    }
+}
+
+fn refuse(attempt: AttemptId, peer: NodeName, refusal: Refusal, out: &mut Vec<Output>) {
+    out.push(Output::Refuse(attempt, refusal));
+    if refusal != Refusal::Crossed {
+        out.push(Output::Announce(Event::LinkRefused { peer, refusal }));
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused => f.write_str("connection refused"),
+            Self::Unreachable(detail) | Self::Rejected(detail) => f.write_str(detail),
+            Self::RefusedBy(refusal) => write!(f, "refused by the peer: {refusal}"),
+            Self::Closed => f.write_str("closed by the other side during the handshake"),
+        }
+    }
+}
+
+impl std::fmt::Display for LinkEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Goodbye(Parting::Left) => f.write_str("the peer left"),
+            Self::Goodbye(Parting::Replaced) => f.write_str("replaced by a newer link"),
+            Self::Goodbye(Parting::Renewed) => f.write_str("the peer renews its incarnation"),
+            Self::Closed => f.write_str("connection closed"),
+            Self::TimedOut => f.write_str("the network lets nothing through"),
+            Self::Fault(detail) => f.write_str(detail),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

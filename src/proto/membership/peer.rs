@@ -1,0 +1,364 @@
+//! What the machine holds of one peer, and of one `--join` address.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::proto::backoff::Backoff;
+use crate::proto::event::{Event, Reason, Status};
+use crate::proto::frame::Parting;
+use crate::proto::hello::{Hello, Refusal};
+use crate::proto::membership::{AttemptId, Failure, Output};
+use crate::proto::node::{Incarnation, NodeName};
+
+/// Addresses kept per peer; the one that worked last comes first.
+const ADDRESSES: usize = 8;
+/// Beacons of a peer bring its next dial forward at most this often.
+const HURRY: Duration = Duration::from_secs(1);
+
+/// True for an address that can be dialed: a real host and port.
+#[must_use]
+pub fn usable(address: SocketAddr) -> bool {
+    !address.ip().is_unspecified() && !address.ip().is_multicast() && address.port() != 0
+}
+
+/// A peer, as others see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// Its name.
+    pub name: NodeName,
+    /// Where it was reached, or is looked for.
+    pub address: Option<SocketAddr>,
+    /// Where it stands.
+    pub status: Status,
+    /// Why it is offline.
+    pub reason: Option<Reason>,
+    /// Its latest known life; 0 while none is known.
+    pub incarnation: Incarnation,
+    /// Since when it has this status.
+    pub since: Instant,
+}
+
+/// The link of a peer.
+#[derive(Clone, Debug)]
+pub(super) struct Live {
+    pub(super) attempt: AttemptId,
+    pub(super) address: SocketAddr,
+    pub(super) up: Instant,
+    pub(super) ready: bool,
+}
+
+impl Live {
+    pub(super) fn new(attempt: AttemptId, address: SocketAddr, now: Instant) -> Self {
+        Self { attempt, address, up: now, ready: false }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) status: Status,
+    pub(super) incarnation: Incarnation,
+    pub(super) live: Option<Live>,
+    /// The outbound attempt in progress.
+    pub(super) dialing: Option<AttemptId>,
+    /// That attempt has sent its hello.
+    pub(super) greeting: bool,
+    /// The inbound attempt that was welcomed and is not confirmed yet.
+    pub(super) inbound: Option<AttemptId>,
+    pub(super) backoff: Backoff,
+    pub(super) next_dial: Option<Instant>,
+    reason: Option<Reason>,
+    since: Instant,
+    boot: Option<u64>,
+    addresses: Vec<SocketAddr>,
+    /// Which of `addresses` this round of dials comes to next.
+    cursor: usize,
+    /// Somebody refused a connection in this round.
+    refused: bool,
+    rejected: bool,
+    was_ready: bool,
+    last_dial: Option<Instant>,
+    reported: Option<Failure>,
+}
+
+impl Peer {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            status: Status::Connecting,
+            incarnation: Incarnation(0),
+            live: None,
+            dialing: None,
+            greeting: false,
+            inbound: None,
+            backoff: Backoff::default(),
+            next_dial: Some(now),
+            reason: None,
+            since: now,
+            boot: None,
+            addresses: Vec::new(),
+            cursor: 0,
+            refused: false,
+            rejected: false,
+            was_ready: false,
+            last_dial: None,
+            reported: None,
+        }
+    }
+
+    pub(super) fn view(&self, name: &NodeName) -> PeerView {
+        PeerView {
+            name: name.clone(),
+            address: self.live.as_ref().map(|l| l.address).or_else(|| self.first_address()),
+            status: self.status,
+            reason: self.reason,
+            incarnation: self.incarnation,
+            since: self.since,
+        }
+    }
+
+    pub(super) fn first_address(&self) -> Option<SocketAddr> {
+        self.addresses.first().copied()
+    }
+
+    /// No link, and nothing under way to get one.
+    pub(super) fn idle(&self) -> bool {
+        self.live.is_none() && self.dialing.is_none() && self.inbound.is_none()
+    }
+
+    pub(super) fn left(&self) -> bool {
+        self.reason == Some(Reason::Left)
+    }
+
+    pub(super) fn buried(&self, tombstone: Duration) -> Option<Instant> {
+        (self.left() && self.idle()).then(|| self.since + tombstone)
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.next_dial.filter(|_| self.idle() && !self.addresses.is_empty())
+    }
+
+    /// Puts an address first; true when it is a new one.
+    pub(super) fn learn(&mut self, address: SocketAddr) -> bool {
+        let known = self.addresses.iter().position(|a| *a == address);
+        if let Some(at) = known {
+            self.addresses.remove(at);
+        }
+        self.addresses.insert(0, address);
+        self.addresses.truncate(ADDRESSES);
+        self.cursor = 0;
+        known.is_none()
+    }
+
+    pub(super) fn forget_address(&mut self, address: SocketAddr) {
+        self.addresses.retain(|a| *a != address);
+    }
+
+    /// Brings the next dial forward; a peer that had left is wanted again.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        if self.left() {
+            self.reason = Some(Reason::Unreachable);
+        }
+        let at = self.last_dial.map_or(now, |last| (last + HURRY).max(now));
+        self.next_dial = Some(self.next_dial.map_or(at, |next| next.min(at)));
+    }
+
+    /// Starts an attempt; the address to dial.
+    pub(super) fn dial(&mut self, attempt: AttemptId, now: Instant) -> Option<SocketAddr> {
+        let address = self.addresses.get(self.cursor).or(self.addresses.first()).copied()?;
+        self.take_up(attempt);
+        self.greeting = false;
+        self.last_dial = Some(now);
+        Some(address)
+    }
+
+    /// An attempt that began as a dial of an address turned out to reach this peer.
+    pub(super) fn take_up(&mut self, attempt: AttemptId) {
+        self.dialing = Some(attempt);
+        self.greeting = true;
+    }
+
+    /// The dial of one address failed. `None` while the round goes on, else what it amounts to.
+    pub(super) fn address_failed(
+        &mut self,
+        address: SocketAddr,
+        failure: &Failure,
+    ) -> Option<Reason> {
+        self.refused |= *failure == Failure::Refused;
+        self.rejected |= matches!(failure, Failure::Rejected(_) | Failure::RefusedBy(_));
+        let at = self.addresses.iter().position(|a| *a == address);
+        self.cursor = at.map_or(self.cursor, |at| at + 1);
+        if self.cursor < self.addresses.len() {
+            return None;
+        }
+        let reason = match (self.rejected, self.refused && self.was_ready) {
+            (true, _) => Reason::Rejected,
+            (false, true) => Reason::Crashed,
+            (false, false) => Reason::Unreachable,
+        };
+        (self.cursor, self.refused, self.rejected) = (0, false, false);
+        Some(reason)
+    }
+
+    /// True when this failure has not been reported since the peer was last linked.
+    pub(super) fn report(&mut self, failure: &Failure) -> bool {
+        let news = self.reported.as_ref() != Some(failure);
+        self.reported = Some(failure.clone());
+        news
+    }
+
+    /// Whether a link with this life of the peer may be.
+    pub(super) fn judge(&self, hello: &Hello) -> Result<(), Refusal> {
+        let other_process = self.boot.is_some_and(|boot| boot != hello.boot);
+        match hello.incarnation.cmp(&self.incarnation) {
+            std::cmp::Ordering::Greater => Ok(()),
+            std::cmp::Ordering::Equal if !other_process => Ok(()),
+            std::cmp::Ordering::Equal | std::cmp::Ordering::Less => {
+                Err(Refusal::Stale { known: self.incarnation, linked: self.live.is_some() })
+            }
+        }
+    }
+
+    /// Remembers what a judged hello says.
+    pub(super) fn meet(&mut self, hello: &Hello) {
+        self.incarnation = hello.incarnation;
+        self.boot = Some(hello.boot);
+        if usable(hello.advertise) {
+            self.learn(hello.advertise);
+        }
+        if self.left() {
+            self.reason = Some(Reason::Unreachable);
+        }
+    }
+
+    /// Closes the link, if there is one, in favour of a newer.
+    pub(super) fn replace(
+        &mut self,
+        name: &NodeName,
+        incarnation: Incarnation,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) {
+        if let Some(old) = self.live.take() {
+            out.push(Output::Close(old.attempt, Parting::Replaced));
+            let peer = name.clone();
+            out.push(Output::Announce(Event::LinkReplaced { peer, incarnation }));
+            self.set(name, Status::Connecting, None, now, out);
+        }
+    }
+
+    /// Both sides agreed: this attempt is the link.
+    pub(super) fn link(
+        &mut self,
+        name: &NodeName,
+        live: Live,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) {
+        self.live = Some(live);
+        self.next_dial = None;
+        self.reported = None;
+        (self.cursor, self.refused, self.rejected) = (0, false, false);
+        self.set(name, Status::Syncing, None, now, out);
+    }
+
+    pub(super) fn ready(&mut self, name: &NodeName, now: Instant, out: &mut Vec<Output>) {
+        if let Some(live) = &mut self.live {
+            live.ready = true;
+            self.was_ready = true;
+            self.set(name, Status::Online, None, now, out);
+        }
+    }
+
+    /// The link is gone, and the peer is to be dialed again.
+    pub(super) fn lost(
+        &mut self,
+        name: &NodeName,
+        cause: &str,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) {
+        let (peer, cause) = (name.clone(), cause.to_owned());
+        out.push(Output::Announce(Event::LinkLost { peer, cause }));
+        self.set(name, Status::Connecting, None, now, out);
+    }
+
+    pub(super) fn set(
+        &mut self,
+        name: &NodeName,
+        status: Status,
+        reason: Option<Reason>,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) {
+        if (self.status, self.reason) == (status, reason) {
+            return;
+        }
+        (self.status, self.reason, self.since) = (status, reason, now);
+        let peer = name.clone();
+        let incarnation = self.incarnation;
+        let address = self.live.as_ref().map(|live| live.address);
+        out.push(Output::Announce(match (status, reason, address) {
+            (Status::Online, _, Some(address)) => Event::PeerOnline { peer, incarnation, address },
+            (Status::Syncing, _, Some(address)) => {
+                Event::PeerSyncing { peer, incarnation, address }
+            }
+            (Status::Offline, Some(reason), _) => Event::PeerOffline { peer, reason },
+            _ => Event::PeerConnecting { peer },
+        }));
+    }
+}
+
+/// A `--join` address.
+#[derive(Debug)]
+pub(super) struct Unnamed {
+    next: Option<Instant>,
+    pub(super) backoff: Backoff,
+    known: Option<NodeName>,
+    myself: bool,
+    reported: Option<Failure>,
+}
+
+impl Unnamed {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            next: Some(now),
+            backoff: Backoff::default(),
+            known: None,
+            myself: false,
+            reported: None,
+        }
+    }
+
+    pub(super) fn is_myself(&self) -> bool {
+        self.myself
+    }
+
+    /// The certificate at this address says who lives there. From now on that peer's own dials
+    /// matter; the address is asked again, now and then, while the peer is not linked.
+    pub(super) fn identified(&mut self, name: NodeName, me: &NodeName, again: Instant) {
+        self.myself = name == *me;
+        self.known = Some(name);
+        self.backoff.reset();
+        self.reported = None;
+        self.next = Some(again);
+    }
+
+    pub(super) fn due(&self, linked: impl Fn(&NodeName) -> bool) -> Option<Instant> {
+        let served = self.myself || self.known.as_ref().is_some_and(linked);
+        self.next.filter(|_| !served)
+    }
+
+    pub(super) fn failed(&mut self, failure: &Failure, wait: Duration, now: Instant) -> bool {
+        self.next = Some(now + wait);
+        let news = self.reported.as_ref() != Some(failure);
+        self.reported = Some(failure.clone());
+        news
+    }
+
+    pub(super) fn dialed(&mut self) {
+        self.next = None;
+    }
+
+    pub(super) fn retry(&mut self, now: Instant) {
+        self.next = Some(now);
+    }
+}
