@@ -7,4 +7,5 @@ pub mod metrics;
 pub mod seeds;
 pub mod sockets;
 pub mod store;
+pub mod tcp;
 pub mod tls;

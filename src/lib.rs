@@ -1,3 +1,5 @@
+//! The library of `xpando-node`: everything but the command line.
+//!
 #![doc = include_str!("../README.md")]
 
 pub mod proto;

@@ -24,7 +24,7 @@ use crate::io::metrics::Metrics;
 use crate::io::sockets::{self, Registration};
 use crate::io::store::{Opened, Store, StoreError};
 use crate::io::tls::{Tls, TlsError};
-use crate::io::{beacon, clock};
+use crate::io::{beacon, clock, tcp};
 use crate::proto::event::Status;
 use crate::proto::node::{Contact, Incarnation, NodeName};
 use crate::proto::restart::{Intensity, Strategy};
@@ -361,7 +361,7 @@ async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr), StartError
     };
     let mut address = first;
     loop {
-        match bind(address) {
+        match tcp::listen(address) {
             Ok(listener) => {
                 let listen = listener.local_addr();
                 let listen = listen.map_err(|source| StartError::Listen { address, source })?;
@@ -375,13 +375,6 @@ async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr), StartError
             Err(source) => return Err(StartError::Listen { address, source }),
         }
     }
-}
-
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    // The standard library sets SO_REUSEADDR: a restarted node gets its port back at once.
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 async fn advertise(config: &Config, listen: SocketAddr) -> Result<SocketAddr, StartError> {

@@ -15,6 +15,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("*", "*", &["tests"]), // what the unit tests of a floor share, on its front page
     ("cli", "*", &["*"]),
     ("node", "*", &["*"]),
+    ("gateway", "*", &["status"]), // the words of the API
     ("actors", "*", &["supervisor", "timer", "pubsub", "link"]),
     ("io", "*", &["clock"]),
     ("io", "tls", &["identity"]),

@@ -423,10 +423,10 @@ impl Process for Inside {
                 self.pending.insert(attempt, Pending { decide, task });
             }
             Msg::Step(attempt, report) => {
-                let known = match &report {
-                    Report::Failed(..) => self.pending.remove(&attempt).is_some(),
-                    _ => self.pending.contains_key(&attempt),
-                };
+                let known = self.pending.contains_key(&attempt);
+                if matches!(report, Report::Failed(..)) {
+                    self.pending.remove(&attempt);
+                }
                 if known {
                     self.report(report);
                 }

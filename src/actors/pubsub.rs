@@ -253,8 +253,8 @@ mod tests {
         let (pubsub, _root, _) = door().await;
         let (tx, mut rx) = mpsc::unbounded_channel();
         let again = tx.clone();
-        pubsub.on_events("test", move |_| drop(tx.send("replaced")));
-        pubsub.on_events("test", move |_| drop(again.send("second")));
+        pubsub.on_events("test", move |_| tx.send("replaced").expect("the test listens"));
+        pubsub.on_events("test", move |_| again.send("second").expect("the test listens"));
         pubsub.announce(Event::PeerConnecting { peer: peer() });
         assert_eq!(next(&mut rx).await, "second");
         assert!(rx.try_recv().is_err());

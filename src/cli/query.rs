@@ -81,10 +81,10 @@ fn exchange(mut stream: &UnixStream, request: &Request) -> anyhow::Result<Answer
 }
 
 fn status_of(directory: &Path) -> anyhow::Result<NodeStatus> {
-    match ask(directory, &Request::Status)? {
-        Answer::Status(status) => Ok(status),
-        other => bail!("unexpected answer: {other:?}"),
-    }
+    let Answer::Status(status) = ask(directory, &Request::Status)? else {
+        bail!("the node's answer is no status")
+    };
+    Ok(status)
 }
 
 impl Which {
@@ -231,16 +231,18 @@ pub(super) fn names(args: &NamesArgs, out: &mut dyn Write) -> anyhow::Result<()>
 }
 
 pub(super) fn metrics(args: &MetricsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    match ask(&args.which.find()?, &Request::Metrics)? {
-        Answer::Metrics(text) => Ok(write!(out, "{text}")?),
-        other => bail!("unexpected answer: {other:?}"),
-    }
+    let Answer::Metrics(text) = ask(&args.which.find()?, &Request::Metrics)? else {
+        bail!("the node's answer is no metrics")
+    };
+    Ok(write!(out, "{text}")?)
 }
 
 pub(super) fn kill(args: &KillArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     match ask(&args.which.find()?, &Request::Kill { actor: args.actor.clone() })? {
         Answer::Done => Ok(writeln!(out, "killed {}", args.actor)?),
         Answer::Error(error) => bail!("{error}"),
-        other => bail!("unexpected answer: {other:?}"),
+        Answer::Status(_) | Answer::Metrics(_) => {
+            bail!("the node's answer is for another question")
+        }
     }
 }

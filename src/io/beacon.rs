@@ -6,12 +6,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
 
-use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
 use crate::io::clock;
-use crate::io::identity::{Identity, PeerIdentity, Verifier};
+use crate::io::identity::{CertificateDer, Identity, PeerIdentity, Verifier};
 use crate::proto::beacon::{Beacon, Sealed};
 use crate::proto::codec::CodecError;
 

@@ -25,7 +25,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+pub use rustls::pki_types::CertificateDer;
+use rustls::pki_types::PrivateKeyDer;
 
 use self::authority::AuthorityCertificate;
 pub use self::authority::{Authority, Validity};

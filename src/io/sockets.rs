@@ -88,6 +88,8 @@ impl Drop for Registration {
                 tracing::debug!(%error, path = %path.display(), "a stale socket stays");
             }
         }
+        // The last node of this user takes the directory with it; with others in it, it stays.
+        self.link.parent().map_or(Ok(()), fs::remove_dir).unwrap_or(());
     }
 }
 
@@ -99,14 +101,19 @@ pub fn register(name: &NodeName, data_dir: &Path) -> io::Result<Registration> {
     let data_dir = fs::canonicalize(data_dir)?;
     let digest: [u8; 32] = Sha256::digest(data_dir.as_os_str().as_encoded_bytes()).into();
     let [a, b, c, d, ..] = digest;
-    let link = runtime()?.join(format!("{name}~{a:02x}{b:02x}{c:02x}{d:02x}"));
+    let file = format!("{name}~{a:02x}{b:02x}{c:02x}{d:02x}");
     let socket = data_dir.join(SOCKET);
-    match fs::remove_file(&link) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    loop {
+        let link = runtime()?.join(&file);
+        match symlink(&data_dir, &link) {
+            Ok(()) => return Ok(Registration { link, socket }),
+            // An earlier run left its link.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fs::remove_file(&link)?,
+            // Another node, leaving, took the directory with it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
-    symlink(&data_dir, &link)?;
-    Ok(Registration { link, socket })
 }
 
 /// All nodes registered on this machine by this user, by name.

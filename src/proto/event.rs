@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::proto::hello::Refusal;
 use crate::proto::node::{Incarnation, NodeName};
 
 /// Where a peer stands, as this node sees it.
@@ -57,6 +56,53 @@ impl Reason {
             Self::Crashed => "crashed",
             Self::Unreachable => "unreachable",
             Self::Rejected => "rejected",
+        }
+    }
+}
+
+/// Why a link is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The hello names another node than the certificate.
+    #[error("the hello names another node than the certificate")]
+    Name,
+    /// The hello names another cluster.
+    #[error("the hello names another cluster")]
+    Cluster,
+    /// A later life of that node is known, or another process with the same incarnation.
+    #[error("incarnation {known} of this node is known{}", if *linked { " and linked" } else { "" })]
+    Stale {
+        /// The latest known incarnation.
+        known: Incarnation,
+        /// Whether that life is linked at this moment.
+        linked: bool,
+    },
+    /// Both dialed at once, and the other connection wins.
+    #[error("crossed dial: the other connection is kept")]
+    Crossed,
+    /// The node dialed itself.
+    #[error("this is the node itself")]
+    Myself,
+    /// The refusing node is about to stop.
+    #[error("the node is leaving")]
+    Leaving,
+    /// The peer is not wanted: it speaks out of turn.
+    #[error("unexpected message")]
+    Unexpected,
+}
+
+impl Refusal {
+    /// The refusal as a metric label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Cluster => "cluster",
+            Self::Stale { .. } => "stale",
+            Self::Crossed => "crossed",
+            Self::Myself => "self",
+            Self::Leaving => "leaving",
+            Self::Unexpected => "unexpected",
         }
     }
 }

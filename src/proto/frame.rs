@@ -136,4 +136,12 @@ mod tests {
         }
         assert!(Control::decode(&[9, 9]).is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            let _either = Control::decode(&bytes);
+            let _either = bytes.first_chunk().map(|header| parse_header(*header));
+        }
+    }
 }

@@ -180,7 +180,11 @@ impl Gate {
                     self.phase = Phase::Open(left.saturating_sub(take as u64));
                     Ok(())
                 }
-                waiting => self.handshake(waiting, &mut bytes, out),
+                waiting @ (Phase::Name
+                | Phase::ClientChallenge
+                | Phase::ServerStatus
+                | Phase::ServerChallenge
+                | Phase::ServerAck) => self.handshake(waiting, &mut bytes, out),
             };
             if let Err(error) = step {
                 self.phase = Phase::Shut;

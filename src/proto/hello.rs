@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::proto::codec::{self, CodecError};
+pub use crate::proto::event::Refusal;
 use crate::proto::node::{ClusterId, Incarnation, NodeName};
 
 /// Largest greeting, in bytes, without its length prefix.
@@ -49,53 +50,6 @@ pub enum Greeting {
     Confirm,
     /// Either side does not agree; nothing follows.
     Refuse(Refusal),
-}
-
-/// Why a link is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum Refusal {
-    /// The hello names another node than the certificate.
-    #[error("the hello names another node than the certificate")]
-    Name,
-    /// The hello names another cluster.
-    #[error("the hello names another cluster")]
-    Cluster,
-    /// A later life of that node is known, or another process with the same incarnation.
-    #[error("incarnation {known} of this node is known{}", if *linked { " and linked" } else { "" })]
-    Stale {
-        /// The latest known incarnation.
-        known: Incarnation,
-        /// Whether that life is linked at this moment.
-        linked: bool,
-    },
-    /// Both dialed at once, and the other connection wins.
-    #[error("crossed dial: the other connection is kept")]
-    Crossed,
-    /// The node dialed itself.
-    #[error("this is the node itself")]
-    Myself,
-    /// The refusing node is about to stop.
-    #[error("the node is leaving")]
-    Leaving,
-    /// The peer is not wanted: it speaks out of turn.
-    #[error("unexpected message")]
-    Unexpected,
-}
-
-impl Refusal {
-    /// The refusal as a metric label.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Name => "name",
-            Self::Cluster => "cluster",
-            Self::Stale { .. } => "stale",
-            Self::Crossed => "crossed",
-            Self::Myself => "self",
-            Self::Leaving => "leaving",
-            Self::Unexpected => "unexpected",
-        }
-    }
 }
 
 impl Hello {
@@ -183,5 +137,13 @@ mod tests {
         assert_eq!(hello().check(&a, KeyId([7; 16])), Ok(()));
         assert_eq!(hello().check(&b, KeyId([7; 16])), Err(Refusal::Name));
         assert_eq!(hello().check(&a, KeyId([8; 16])), Err(Refusal::Cluster));
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..1100)) {
+            let _either = Greeting::decode(&bytes);
+        }
     }
 }

@@ -35,130 +35,16 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::proto::backoff;
 use crate::proto::event::{Event, Reason, Source, Status};
 use crate::proto::frame::Parting;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::node::{Contact, Incarnation, NodeName};
 
 mod peer;
+mod words;
 use peer::{Live, Peer, Unnamed};
 pub use peer::{PeerView, usable};
-
-/// Settings of the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Outbound attempts at once.
-    pub dials: usize,
-    /// Waits between dials of one peer.
-    pub backoff: backoff::Config,
-    /// A link that held this long clears the failures before it.
-    pub steady: Duration,
-    /// Wait for the other side's dial after ours lost to it.
-    pub crossed: Duration,
-    /// How long a peer that left is remembered.
-    pub tombstone: Duration,
-    /// Peers known at most; hints beyond it are dropped.
-    pub peers: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            dials: 4,
-            backoff: backoff::Config::default(),
-            steady: Duration::from_secs(30),
-            crossed: Duration::from_secs(1),
-            tombstone: Duration::from_secs(24 * 3600),
-            peers: 1024,
-        }
-    }
-}
-
-/// One connection attempt; the attempt that both sides agreed on names the link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum AttemptId {
-    /// Dialed by this node.
-    Outbound(u64),
-    /// Accepted by this node.
-    Inbound(u64),
-}
-
-/// Why an attempt ended before it became a link.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// Nobody listens there.
-    Refused,
-    /// No answer in time, or no way to get there.
-    Unreachable(String),
-    /// Somebody answers, but not as a node of this cluster.
-    Rejected(String),
-    /// The other side refused in the hello.
-    RefusedBy(Refusal),
-    /// The other side closed without a word.
-    Closed,
-}
-
-/// Why a link ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LinkEnd {
-    /// The peer said why.
-    Goodbye(Parting),
-    /// The connection was closed or reset.
-    Closed,
-    /// The network let nothing through.
-    TimedOut,
-    /// The peer broke the protocol; the link was cut for it.
-    Fault(String),
-}
-
-/// What the machine hears.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// Somebody says a node is at an address. An incarnation of 0 means: unknown.
-    Hint(Contact, Source),
-    /// A `--join` address, whose node's name is not known yet. May be repeated.
-    Seed(SocketAddr),
-    /// An outbound attempt read this name in the other side's certificate.
-    Connected(AttemptId, NodeName),
-    /// An inbound attempt brought a hello that matches its certificate.
-    Greeted(AttemptId, Hello),
-    /// An outbound attempt was welcomed with a hello that matches its certificate.
-    Welcomed(AttemptId, Hello),
-    /// The dialer of an inbound attempt confirmed.
-    Confirmed(AttemptId),
-    /// An attempt ended before it became a link.
-    Failed(AttemptId, Failure),
-    /// ractor's sessions on a link agree.
-    Ready(AttemptId),
-    /// A link ended.
-    Ended(AttemptId, LinkEnd),
-    /// After a restart of this machine: a link that lives, and whether it is ready.
-    Existing(AttemptId, Hello, bool),
-    /// Say goodbye to everybody, and take no more links.
-    Stop,
-    /// The deadline passed.
-    Tick,
-}
-
-/// What the machine wants done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Open a connection.
-    Dial(AttemptId, SocketAddr),
-    /// Take the attempt's next step.
-    Proceed(AttemptId),
-    /// Tell the other side no, and close.
-    Refuse(AttemptId, Refusal),
-    /// Close without a word.
-    Abandon(AttemptId),
-    /// End a link on purpose.
-    Close(AttemptId, Parting),
-    /// Persist this incarnation and use it in every hello from now on.
-    Renew(Incarnation),
-    /// Tell everybody in this node.
-    Announce(Event),
-}
+pub use words::{AttemptId, Config, Failure, Input, LinkEnd, Output};
 
 /// An outbound attempt in progress.
 #[derive(Clone, Debug)]
@@ -295,14 +181,16 @@ impl Membership {
         if peer.left() && !newer_life {
             return;
         }
-        let news = peer.learn(address);
-        if newer_life && source == Source::Beacon {
-            if let Some(live) = peer.live.take() {
-                out.push(Output::Close(live.attempt, Parting::Replaced));
-                peer.lost(&name, "a later life of the peer is announced", now, out);
-            }
+        let news = match source {
+            Source::Beacon | Source::Seed | Source::Link => peer.learn_first(address),
+            Source::Peer | Source::Remembered => peer.learn_last(address),
+        };
+        let signed = source == Source::Beacon;
+        if let Some(live) = peer.live.take_if(|_| newer_life && signed) {
+            out.push(Output::Close(live.attempt, Parting::Replaced));
+            peer.lost(&name, "a later life of the peer is announced", now, out);
         }
-        if newer_life || news || source == Source::Beacon {
+        if newer_life || news || signed {
             peer.hurry(now);
         }
     }
@@ -325,12 +213,10 @@ impl Membership {
             return out.push(Output::Proceed(attempt));
         }
         self.dialing.remove(&attempt);
-        if let Target::Peer(expected) = &dialing.target {
-            if let Some(peer) = self.peers.get_mut(expected) {
-                peer.forget_address(address);
-                let found = Failure::Rejected(format!("{name} is there instead"));
-                self.round(expected.clone(), address, found, now, out);
-            }
+        if let Target::Peer(expected) = dialing.target {
+            let found = Failure::Rejected(format!("{name} is there instead"));
+            self.round(expected.clone(), address, found, now, out);
+            self.peers.entry(expected).and_modify(|peer| peer.forget_address(address));
         }
         if let Some(seed) = self.seeds.get_mut(&address) {
             if name == self.me && !seed.is_myself() {
@@ -406,7 +292,7 @@ impl Membership {
         }
         peer.dialing = None;
         peer.meet(&hello);
-        peer.learn(address);
+        peer.learn_first(address);
         peer.link(&name, Live::new(attempt, address, now), now, out);
         out.push(Output::Proceed(attempt));
     }
@@ -430,10 +316,8 @@ impl Membership {
         now: Instant,
         out: &mut Vec<Output>,
     ) {
-        if let Some(name) = self.name_of(attempt) {
-            if let Failure::RefusedBy(refusal) = failure {
-                out.push(Output::Announce(Event::RefusedBy { peer: name.clone(), refusal }));
-            }
+        if let (Some(peer), Failure::RefusedBy(refusal)) = (self.name_of(attempt), &failure) {
+            out.push(Output::Announce(Event::RefusedBy { peer, refusal: *refusal }));
         }
         if let Failure::RefusedBy(Refusal::Stale { known, linked: false }) = failure {
             self.renew(known, now, out);
@@ -503,9 +387,11 @@ impl Membership {
         }
         // A link that worked is dialed again at once: that tells a crash from a cut in milliseconds.
         let at_once = live.ready && (peer.backoff.failures() == 0 || up >= Duration::from_secs(1));
-        peer.next_dial = Some(match end {
-            LinkEnd::Closed | LinkEnd::Goodbye(_) if at_once => now,
-            _ => now + peer.backoff.fail(config.backoff, &mut self.rng),
+        let clean = matches!(end, LinkEnd::Closed | LinkEnd::Goodbye(_));
+        peer.next_dial = Some(if clean && at_once {
+            now
+        } else {
+            now + peer.backoff.fail(config.backoff, &mut self.rng)
         });
         let offline = match &end {
             LinkEnd::Goodbye(Parting::Left) => {
@@ -625,30 +511,6 @@ fn refuse(attempt: AttemptId, peer: NodeName, refusal: Refusal, out: &mut Vec<Ou
     out.push(Output::Refuse(attempt, refusal));
     if refusal != Refusal::Crossed {
         out.push(Output::Announce(Event::LinkRefused { peer, refusal }));
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Refused => f.write_str("connection refused"),
-            Self::Unreachable(detail) | Self::Rejected(detail) => f.write_str(detail),
-            Self::RefusedBy(refusal) => write!(f, "refused by the peer: {refusal}"),
-            Self::Closed => f.write_str("closed by the other side during the handshake"),
-        }
-    }
-}
-
-impl std::fmt::Display for LinkEnd {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Goodbye(Parting::Left) => f.write_str("the peer left"),
-            Self::Goodbye(Parting::Replaced) => f.write_str("replaced by a newer link"),
-            Self::Goodbye(Parting::Renewed) => f.write_str("the peer renews its incarnation"),
-            Self::Closed => f.write_str("connection closed"),
-            Self::TimedOut => f.write_str("the network lets nothing through"),
-            Self::Fault(detail) => f.write_str(detail),
-        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::actors::link::{AttemptId, Msg, Setup, handshake, send};
 use crate::actors::supervisor::Address;
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
+use crate::io::tcp;
 
 /// Connections that have not shown a certificate yet, at most.
 const HALF_OPEN: usize = 256;
@@ -65,11 +66,9 @@ impl HalfOpen {
     fn admit(&mut self, task: impl Future<Output = ()> + Send + 'static, metrics: &Metrics) {
         while self.tasks.try_join_next().is_some() {}
         self.waiting.retain(|task| !task.is_finished());
-        if self.waiting.len() >= HALF_OPEN {
-            if let Some(oldest) = self.waiting.pop_front() {
-                oldest.abort();
-                metrics.count(Count::Refused, "evicted");
-            }
+        while self.waiting.len() >= HALF_OPEN {
+            self.waiting.pop_front().iter().for_each(AbortHandle::abort);
+            metrics.count(Count::Refused, "evicted");
         }
         self.waiting.push_back(self.tasks.spawn(task));
     }
@@ -83,7 +82,7 @@ async fn greet(
     link: Address<Msg>,
     log: std::sync::Arc<RefusalLog>,
 ) {
-    if let Err(error) = handshake::tune(&stream) {
+    if let Err(error) = tcp::tune(&stream) {
         return log.refused("socket", Some(from), &error);
     }
     let (stream, peer) =

@@ -7,7 +7,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -17,7 +16,8 @@ use crate::actors::link::accept::RefusalLog;
 use crate::actors::link::{AttemptId, Decision, Established, Msg, Myself, Report, send};
 use crate::actors::supervisor::Address;
 use crate::io::identity::PeerIdentity;
-use crate::io::tls::{Cause, Tls, TlsError, cause_of_io};
+use crate::io::tcp;
+use crate::io::tls::{Cause, Tls, cause_of_io};
 use crate::proto::hello::{Greeting, Hello, MAX_GREETING, Refusal};
 use crate::proto::membership::Failure;
 
@@ -25,21 +25,8 @@ use crate::proto::membership::Failure;
 const CONNECT: Duration = Duration::from_secs(5);
 /// Time for TLS, and again for the hello.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
-/// Unacknowledged data or silence for this long ends a connection: the kernel's own backstop.
-const SILENCE: Duration = Duration::from_secs(9);
 
 type Stream = Box<TlsStream<TcpStream>>;
-
-/// Small messages leave at once; a cut network is noticed by the kernel.
-pub(super) fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    socket.set_tcp_user_timeout(Some(SILENCE))?;
-    let probe = Duration::from_secs(3);
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time(probe).with_interval(probe).with_retries(2),
-    )
-}
 
 /// Where an attempt reports, and what it is told.
 pub(super) struct Steps {
@@ -81,13 +68,7 @@ enum Stop {
 
 impl From<io::Error> for Stop {
     fn from(error: io::Error) -> Self {
-        Self::Failed(match cause_of_io(&error) {
-            Cause::Closed => Failure::Closed,
-            Cause::RefusedByPeer => {
-                Failure::Rejected("the other side refused our certificate".to_owned())
-            }
-            _ => Failure::Rejected(error.to_string()),
-        })
+        Self::Failed(failure_of(cause_of_io(&error), &error))
     }
 }
 
@@ -100,7 +81,7 @@ pub(super) async fn dial(address: SocketAddr, tls: Tls, myself: Myself, mut step
     let tls = tokio::time::timeout(DEADLINE, tls.connect(stream)).await;
     let (stream, peer) = match tls {
         Ok(Ok((stream, peer))) => (Box::new(TlsStream::from(stream)), peer),
-        Ok(Err(error)) => return steps.failed(tls_failure(&error)),
+        Ok(Err(error)) => return steps.failed(failure_of(error.cause(), &error)),
         Err(_elapsed) => return steps.failed(not_in_time("TLS")),
     };
     let id = peer.id;
@@ -195,7 +176,9 @@ async fn answer(
             }
             Err(refusal) => Err(Stop::Refuse(refusal)),
         },
-        _ => Err(Stop::Refuse(Refusal::Unexpected)),
+        Greeting::Welcome(_) | Greeting::Confirm | Greeting::Refuse(_) => {
+            Err(Stop::Refuse(Refusal::Unexpected))
+        }
     };
     if let Err(Stop::Refuse(refusal)) = &judged {
         write(&mut stream, &Greeting::Refuse(*refusal)).await?;
@@ -214,18 +197,24 @@ async fn answer(
 async fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
     let connected = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
     let stream = connected.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
-    let stream = stream.map_err(|error| match error.kind() {
-        io::ErrorKind::ConnectionRefused => Failure::Refused,
-        _ => Failure::Unreachable(error.to_string()),
+    let stream = stream.map_err(|error| {
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            Failure::Refused
+        } else {
+            Failure::Unreachable(error.to_string())
+        }
     })?;
-    tune(&stream).map_err(|error| Failure::Unreachable(error.to_string()))?;
+    tcp::tune(&stream).map_err(|error| Failure::Unreachable(error.to_string()))?;
     Ok(stream)
 }
 
-fn tls_failure(error: &TlsError) -> Failure {
-    match error.cause() {
-        Cause::Closed => Failure::Closed,
-        _ => Failure::Rejected(error.to_string()),
+fn failure_of(cause: Cause, detail: &dyn std::fmt::Display) -> Failure {
+    if cause == Cause::Closed {
+        Failure::Closed
+    } else if cause == Cause::RefusedByPeer {
+        Failure::Rejected("the other side refused our certificate".to_owned())
+    } else {
+        Failure::Rejected(detail.to_string())
     }
 }
 

@@ -136,8 +136,11 @@ impl Peer {
         self.next_dial.filter(|_| self.idle() && !self.addresses.is_empty())
     }
 
-    /// Puts an address first; true when it is a new one.
-    pub(super) fn learn(&mut self, address: SocketAddr) -> bool {
+    /// Puts an address first, on the peer's own word or proof; true when it is a new one.
+    pub(super) fn learn_first(&mut self, address: SocketAddr) -> bool {
+        if self.first_address() == Some(address) {
+            return false;
+        }
         let known = self.addresses.iter().position(|a| *a == address);
         if let Some(at) = known {
             self.addresses.remove(at);
@@ -146,6 +149,15 @@ impl Peer {
         self.addresses.truncate(ADDRESSES);
         self.cursor = 0;
         known.is_none()
+    }
+
+    /// Adds an address that is hearsay; true when it is a new one and there is room for it.
+    pub(super) fn learn_last(&mut self, address: SocketAddr) -> bool {
+        let news = self.addresses.len() < ADDRESSES && !self.addresses.contains(&address);
+        if news {
+            self.addresses.push(address);
+        }
+        news
     }
 
     pub(super) fn forget_address(&mut self, address: SocketAddr) {
@@ -222,7 +234,7 @@ impl Peer {
         self.incarnation = hello.incarnation;
         self.boot = Some(hello.boot);
         if usable(hello.advertise) {
-            self.learn(hello.advertise);
+            self.learn_first(hello.advertise);
         }
         if self.left() {
             self.reason = Some(Reason::Unreachable);
