@@ -118,7 +118,9 @@ struct Running<P> {
 
 impl<P: Process> Actor for Runner<P> {
     type Msg = Mail<P::Message>;
-    type State = Running<P>;
+    /// Empty once the actor has stopped: ractor keeps the state of a stopped actor for its
+    /// supervisor, and sockets and tasks must not live on in there.
+    type State = Option<Running<P>>;
     type Arguments = P::Setup;
 
     async fn pre_start(
@@ -131,7 +133,16 @@ impl<P: Process> Actor for Runner<P> {
         // A cast to an actor that just ended is no loss: it has no deadline any more.
         let alarm = Alarm::new(move || drop(bell.cast(Mail::Tick)));
         alarm.set(process.deadline());
-        Ok(Running { process, alarm })
+        Ok(Some(Running { process, alarm }))
+    }
+
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        drop(state.take());
+        Ok(())
     }
 
     async fn handle(
@@ -140,11 +151,12 @@ impl<P: Process> Actor for Runner<P> {
         mail: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
+        let Some(Running { process, alarm }) = state else { return Ok(()) };
         match mail {
-            Mail::Message(message) => state.process.handle(message)?,
-            Mail::Tick => state.process.tick()?,
+            Mail::Message(message) => process.handle(message)?,
+            Mail::Tick => process.tick()?,
         }
-        state.alarm.set(state.process.deadline());
+        alarm.set(process.deadline());
         Ok(())
     }
 }
