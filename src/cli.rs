@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use xpando_node::proto::node::NodeName;
 
 mod bench;
@@ -41,8 +41,9 @@ enum Command {
     Metrics(query::MetricsArgs),
     /// Make and show certificates: the cluster's authority and its nodes
     Cert {
-        #[command(flatten)]
-        certs: CertsArg,
+        /// Certificate directory [default: ./certs if it exists, else $XDG_CONFIG_HOME/xpando/certs]
+        #[arg(long, value_name = "DIR", env = "XPANDO_CERTS", global = true)]
+        certs: Option<PathBuf>,
         #[command(subcommand)]
         command: cert::CertCommand,
     },
@@ -56,24 +57,13 @@ enum Command {
     Kill(query::KillArgs),
 }
 
-/// The certificate directory.
-#[derive(Debug, Args)]
-struct CertsArg {
-    /// Certificate directory [default: ./certs if it exists, else $XDG_CONFIG_HOME/xpando/certs]
-    #[arg(long, value_name = "DIR", env = "XPANDO_CERTS", global = true)]
-    certs: Option<PathBuf>,
-}
-
-impl CertsArg {
-    fn resolve(&self) -> anyhow::Result<PathBuf> {
-        if let Some(certs) = &self.certs {
-            return Ok(certs.clone());
-        }
-        let here = PathBuf::from("certs");
-        if here.is_dir() {
-            return Ok(here);
-        }
-        Ok(xdg("XDG_CONFIG_HOME", ".config", "--certs")?.join("xpando/certs"))
+/// The certificate directory: the one that was given, or the default.
+fn certs_dir(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    let here = PathBuf::from("certs");
+    match given {
+        Some(certs) => Ok(certs),
+        None if here.is_dir() => Ok(here),
+        None => Ok(xdg("XDG_CONFIG_HOME", ".config", "--certs")?.join("xpando/certs")),
     }
 }
 
@@ -117,7 +107,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Metrics(args)) => query::metrics(&args, &mut out),
         Some(Command::Kill(args)) => query::kill(&args, &mut out),
         Some(Command::Cert { certs, command }) => {
-            certs.resolve().and_then(|certs| cert::run(command, &certs, &mut out))
+            certs_dir(certs).and_then(|certs| cert::run(command, &certs, &mut out))
         }
         Some(Command::Bench { command }) => bench::run(command, &mut out),
     };

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
+use clap::builder::FalseyValueParser;
 use tokio::signal::unix::{SignalKind, signal};
 use xpando_node::io::seeds::Seed;
 use xpando_node::node::{Config, Node};
 use xpando_node::proto::node::NodeName;
 
-use super::{CertsArg, default_data_dir, logs};
+use super::{certs_dir, default_data_dir, logs};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -31,15 +32,16 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "HOST:PORT", env = "XPANDO_JOIN", value_delimiter = ',')]
     join: Vec<Seed>,
 
-    #[command(flatten)]
-    certs: CertsArg,
+    /// Certificate directory [default: ./certs if it exists, else $XDG_CONFIG_HOME/xpando/certs]
+    #[arg(long, value_name = "DIR", env = "XPANDO_CERTS")]
+    certs: Option<PathBuf>,
 
     /// Data directory [default: $XDG_DATA_HOME/xpando/NAME@HOST]
     #[arg(long, value_name = "DIR", env = "XPANDO_DATA_DIR")]
     data_dir: Option<PathBuf>,
 
     /// Send and hear no multicast beacons
-    #[arg(long, env = "XPANDO_NO_BEACON")]
+    #[arg(long, env = "XPANDO_NO_BEACON", value_parser = FalseyValueParser::new())]
     no_beacon: bool,
 
     #[command(flatten)]
@@ -68,7 +70,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
         join: args.join,
         beacons: !args.no_beacon,
         chaos: args.chaos,
-        ..Config::new(name, args.certs.resolve()?, data_dir)
+        ..Config::new(name, certs_dir(args.certs)?, data_dir)
     };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))
 }

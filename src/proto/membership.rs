@@ -188,7 +188,7 @@ impl Membership {
         let signed = source == Source::Beacon;
         if let Some(live) = peer.live.take_if(|_| newer_life && signed) {
             out.push(Output::Close(live.attempt, Parting::Replaced));
-            peer.lost(&name, "a later life of the peer is announced", now, out);
+            peer.lost(&name, "a later life of the peer is announced", None, now, out);
         }
         if newer_life || news || signed {
             peer.hurry(now);
@@ -402,13 +402,10 @@ impl Membership {
             LinkEnd::Fault(_) => Some(Reason::Rejected),
             LinkEnd::Closed | LinkEnd::Goodbye(Parting::Replaced | Parting::Renewed) => None,
         };
-        match offline {
-            Some(Reason::Left) => peer.set(&name, Status::Offline, offline, now, out),
-            Some(reason) => {
-                peer.lost(&name, &end.to_string(), now, out);
-                peer.set(&name, Status::Offline, Some(reason), now, out);
-            }
-            None => peer.lost(&name, &end.to_string(), now, out),
+        if offline == Some(Reason::Left) {
+            peer.set(&name, Status::Offline, offline, now, out);
+        } else {
+            peer.lost(&name, &end.to_string(), offline, now, out);
         }
     }
 
@@ -439,7 +436,7 @@ impl Membership {
             if let Some(live) = peer.live.take() {
                 out.push(Output::Close(live.attempt, parting));
                 if !self.leaving {
-                    peer.lost(name, "this node renews its incarnation", now, out);
+                    peer.lost(name, "this node renews its incarnation", None, now, out);
                 }
             }
             if !peer.left() {

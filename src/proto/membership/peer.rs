@@ -280,17 +280,20 @@ impl Peer {
         }
     }
 
-    /// The link is gone, and the peer is to be dialed again.
+    /// The link is gone against everybody's will: the peer is offline for a reason that is known
+    /// at once, or being dialed again.
     pub(super) fn lost(
         &mut self,
         name: &NodeName,
         cause: &str,
+        offline: Option<Reason>,
         now: Instant,
         out: &mut Vec<Output>,
     ) {
         let (peer, cause) = (name.clone(), cause.to_owned());
         out.push(Output::Announce(Event::LinkLost { peer, cause }));
-        self.set(name, Status::Connecting, None, now, out);
+        let status = if offline.is_some() { Status::Offline } else { Status::Connecting };
+        self.set(name, status, offline, now, out);
     }
 
     pub(super) fn set(
