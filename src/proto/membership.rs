@@ -316,8 +316,11 @@ impl Membership {
         now: Instant,
         out: &mut Vec<Output>,
     ) {
-        if let (Some(peer), Failure::RefusedBy(refusal)) = (self.name_of(attempt), &failure) {
-            out.push(Output::Announce(Event::RefusedBy { peer, refusal: *refusal }));
+        // A crossed dial is the everyday end of two nodes that dialed at once.
+        let refused = if let Failure::RefusedBy(refusal) = failure { Some(refusal) } else { None };
+        let refused = refused.filter(|refusal| *refusal != Refusal::Crossed);
+        if let (Some(peer), Some(refusal)) = (self.name_of(attempt), refused) {
+            out.push(Output::Announce(Event::RefusedBy { peer, refusal }));
         }
         if let Failure::RefusedBy(Refusal::Stale { known, linked: false }) = failure {
             self.renew(known, now, out);

@@ -20,6 +20,7 @@ use crate::actors::supervisor::Address;
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::io::tcp;
+use crate::io::tls::Cause;
 
 /// Connections that have not shown a certificate yet, at most.
 const HALF_OPEN: usize = 256;
@@ -88,6 +89,12 @@ async fn greet(
     let (stream, peer) =
         match tokio::time::timeout(handshake::DEADLINE, setup.tls.accept(stream)).await {
             Ok(Ok(accepted)) => accepted,
+            Ok(Err(error)) if error.cause() == Cause::Closed => {
+                // Somebody went away again: a dial that was abandoned, or a look whether the port
+                // is open.
+                setup.metrics.count(Count::Refused, Cause::Closed.as_str());
+                return tracing::debug!(%from, %error, "connection closed before it was one");
+            }
             Ok(Err(error)) => return log.refused(error.cause().as_str(), Some(from), &error),
             Err(_elapsed) => {
                 return log.refused("silent", Some(from), &"no TLS handshake within the deadline");
