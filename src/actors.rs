@@ -8,6 +8,7 @@
 //! ├─ cluster      rest_for_one
 //! │  ├─ link          connections, handshakes, ractor_cluster's sessions
 //! │  ├─ node_manager  who is a peer, whom to dial
+//! │  ├─ heartbeat_monitor  who is alive
 //! │  └─ discovery     beacons, seeds, what peers tell (last: it feeds dials)
 //! └─ gateway      one_for_all
 //!    └─ admin         the Unix socket for status and metrics
@@ -22,8 +23,12 @@
 
 pub mod discovery;
 pub mod event_log;
+pub mod heartbeat_monitor;
 pub mod link;
 pub mod node_manager;
 pub mod pubsub;
 pub mod supervisor;
 pub mod timer;
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::actors::discovery::{self, Discovery, Hint};
 use crate::actors::event_log::{self, EventLog};
+use crate::actors::heartbeat_monitor::{self, HeartbeatMonitor};
 use crate::actors::link::{self, Link, Myself};
 use crate::actors::node_manager::{self, NodeManager, View};
 use crate::actors::pubsub::PubSub;
@@ -226,6 +227,7 @@ struct Parts {
 fn tree(config: &Config, parts: Parts, manager: &NodeManager) -> Tree {
     let Parts { metrics, myself, .. } = &parts;
     let (pubsub, link) = (PubSub::new(metrics), Link::new(metrics));
+    let monitor = HeartbeatMonitor::new(metrics);
     let roster = Roster::default();
     let branch = |name, strategy, children| Tree {
         name,
@@ -262,12 +264,24 @@ fn tree(config: &Config, parts: Parts, manager: &NodeManager) -> Tree {
         listen: parts.listen,
         started: timer::now(),
         peers: manager.peers(),
+        vitals: monitor.vitals(),
         metrics: metrics.clone(),
         chaos: config.chaos.then(|| roster.clone()),
     };
     let discovery =
         Discovery::new(metrics).child(discovery_setup(config, &parts, manager, &pubsub));
-    let cluster = vec![link.child(links), manager.child(members), discovery];
+    let (silenced, peers) = (manager.clone(), manager.peers());
+    let heartbeats = heartbeat_monitor::Setup {
+        config: config.heartbeat,
+        name: config.name.clone(),
+        link: link.clone(),
+        pubsub: pubsub.clone(),
+        silent: Arc::new(move |peer| silenced.silent(peer)),
+        linked: Arc::new(move || linked(&peers.borrow()).into_iter().map(|c| c.name).collect()),
+        metrics: metrics.clone(),
+    };
+    let cluster =
+        vec![link.child(links), manager.child(members), monitor.child(heartbeats), discovery];
     let one = Strategy::OneForOne;
     let rest = Strategy::RestForOne;
     let children = vec![

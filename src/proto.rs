@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod event;
 pub mod frame;
 pub mod gate;
+pub mod heartbeat;
 pub mod hello;
 pub mod membership;
 pub mod node;

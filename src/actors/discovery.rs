@@ -341,3 +341,6 @@ async fn look_up(seed: Seed, to: Address<Msg>) {
         tokio::time::sleep(LOOK_UP).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -172,3 +172,6 @@ impl Process for Inside {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,8 +12,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ractor::{ActorProcessingErr, ActorRef};
@@ -26,7 +26,7 @@ use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::io::tls::Tls;
-use crate::proto::frame::Parting;
+use crate::proto::frame::{Control, Parting};
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::membership::{AttemptId, Failure, LinkEnd};
 use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
@@ -34,12 +34,16 @@ use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
 mod accept;
 mod handshake;
 mod mux;
+mod pulse;
 mod sessions;
+pub use pulse::{Pulse, RoundTrip};
 
 /// Time for ractor's sessions to agree once a stream is theirs.
 const READY: Duration = Duration::from_secs(5);
 /// Messages that may wait for a link's door lane.
 const OUTLET: usize = 256;
+/// Beats and echoes that may wait for a link's control lane.
+const CONTROLS: usize = 16;
 
 /// What this node says of itself in every hello.
 #[derive(Clone, Debug)]
@@ -102,6 +106,8 @@ pub enum Report {
     Ended(AttemptId, LinkEnd),
     /// A link that lives, for a listener that has just attached.
     Existing(AttemptId, Hello, NodeId, bool),
+    /// Every link that lives has been reported to the listener that has just attached.
+    Attached,
 }
 
 type Listener = Box<dyn Fn(Report) + Send>;
@@ -125,6 +131,7 @@ enum Msg {
     Decide(AttemptId, Decision),
     Abandon(AttemptId),
     Close(AttemptId, Parting),
+    Beat(NodeName),
     /// A connection showed a certificate of this cluster and goes on with this task.
     Authenticated(AttemptId, mpsc::Sender<Decision>, AbortHandle),
     Step(AttemptId, Report),
@@ -136,23 +143,27 @@ enum Msg {
     WhenClosed(oneshot::Sender<()>),
 }
 
+/// The signs of life of every running link, by peer.
+type Pulses = Arc<Mutex<BTreeMap<NodeName, (AttemptId, Arc<Pulse>)>>>;
+
 /// The handle.
 #[derive(Clone)]
 pub struct Link {
     handle: Handle<Msg>,
+    pulses: Pulses,
 }
 
 impl Link {
     /// A link layer that does not run yet.
     #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
-        Self { handle: Handle::new("link", metrics) }
+        Self { handle: Handle::new("link", metrics), pulses: Pulses::default() }
     }
 
     /// The child to put under a supervisor.
     #[must_use]
     pub fn child(&self, setup: Setup) -> Child {
-        Child::actor::<Inside>(&self.handle, setup)
+        Child::actor::<Inside>(&self.handle, (setup, self.pulses.clone()))
     }
 
     /// Makes `listener` the one that hears reports. Attempts in progress are abandoned; links that
@@ -186,6 +197,18 @@ impl Link {
         self.handle.cast(Msg::Close(attempt, parting));
     }
 
+    /// Sends a beat to a linked peer.
+    pub fn beat(&self, peer: NodeName) {
+        self.handle.cast(Msg::Beat(peer));
+    }
+
+    /// The signs of life of a linked peer.
+    #[must_use]
+    pub fn pulse(&self, peer: &NodeName) -> Option<Arc<Pulse>> {
+        let pulses = self.pulses.lock().unwrap_or_else(PoisonError::into_inner);
+        pulses.get(peer).map(|(_, pulse)| pulse.clone())
+    }
+
     /// Answers once every link told to close has said its goodbye.
     pub fn when_closed(&self, done: oneshot::Sender<()>) {
         self.handle.cast(Msg::WhenClosed(done));
@@ -214,6 +237,8 @@ enum Stage {
 
 struct Running {
     part: Option<oneshot::Sender<Parting>>,
+    control: mpsc::Sender<Control>,
+    pulse: Arc<Pulse>,
     task: AbortHandle,
     session: Option<ActorRef<NodeSessionMessage>>,
     ready: bool,
@@ -221,6 +246,7 @@ struct Running {
 
 struct Inside {
     setup: Setup,
+    pulses: Pulses,
     myself: Address<Msg>,
     server: ActorRef<NodeServerMessage>,
     listener: Option<Listener>,
@@ -251,6 +277,7 @@ impl Inside {
             };
             self.report(Report::Existing(*attempt, link.hello.clone(), link.id, ready));
         }
+        self.report(Report::Attached);
     }
 
     fn dial(&mut self, attempt: AttemptId, address: SocketAddr) {
@@ -299,14 +326,20 @@ impl Inside {
         let (part, parting) = oneshot::channel();
         let (outlet, outgoing) = mpsc::channel(OUTLET);
         let (pipe, ractor_end) = tokio::io::duplex(mux::PIPE);
+        let (control, controls) = mpsc::channel(CONTROLS);
+        let pulse = Arc::new(Pulse::new());
         let door = mux::Door::new(peer.clone(), self.setup.pubsub.clone(), outgoing);
+        let own = mux::Own { parting, controls, echo: control.clone(), pulse: pulse.clone() };
         let (myself, inbound) = (self.myself.clone(), matches!(attempt, AttemptId::Inbound(_)));
-        let idle = Running { part: Some(part), task: noop(), session: None, ready: false };
+        self.pulses().insert(peer.clone(), (attempt, pulse.clone()));
+        let Some(link) = self.links.get_mut(&attempt) else { return };
+        let (part, task) = (Some(part), noop());
+        let idle = Running { part, control, pulse, task, session: None, ready: false };
         let stage = std::mem::replace(&mut link.stage, Stage::Running(idle));
         let Stage::Parked(established) = stage else { return };
         let task = self.tasks.spawn(async move {
             let gate = mux::gate(inbound, peer);
-            let end = mux::run(established.stream, gate, pipe, door, parting).await;
+            let end = mux::run(established.stream, gate, pipe, door, own).await;
             send(&myself, Msg::MuxEnded(attempt, end));
         });
         if let Stage::Running(running) = &mut link.stage {
@@ -314,6 +347,21 @@ impl Inside {
         }
         self.setup.pubsub.up(attempt, link.hello.name.clone(), outlet);
         sessions::hand_over(&self.server, ractor_end, attempt, inbound);
+    }
+
+    fn pulses(&self) -> MutexGuard<'_, BTreeMap<NodeName, (AttemptId, Arc<Pulse>)>> {
+        self.pulses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn beat(&self, peer: &NodeName) {
+        let running = |link: &Linked| match &link.stage {
+            Stage::Running(running) if link.hello.name == *peer => {
+                // A lane that is full of beats already says that the peer does not read.
+                running.control.try_send(Control::Ping(running.pulse.micros())).unwrap_or(());
+            }
+            Stage::Running(_) | Stage::Parked(_) | Stage::Closing(_) => {}
+        };
+        self.links.values().for_each(running);
     }
 
     fn mux_ended(&mut self, attempt: AttemptId, end: LinkEnd) {
@@ -329,6 +377,7 @@ impl Inside {
         }
         link.stage = Stage::Closing(running.session);
         self.setup.pubsub.down(attempt);
+        self.pulses().retain(|_, (of, _)| *of != attempt);
         self.report(Report::Ended(attempt, end));
     }
 
@@ -338,6 +387,7 @@ impl Inside {
         if let Stage::Running(running) = link.stage {
             running.task.abort();
             self.setup.pubsub.down(attempt);
+            self.pulses().retain(|_, (of, _)| *of != attempt);
             let fault = "ractor_cluster ended the session".to_owned();
             self.report(Report::Ended(attempt, LinkEnd::Fault(fault)));
         }
@@ -388,14 +438,20 @@ impl Inside {
 impl Process for Inside {
     const NAME: &'static str = "link";
     type Message = Msg;
-    type Setup = Setup;
+    type Setup = (Setup, Pulses);
 
-    async fn start(setup: Setup, myself: &Address<Msg>) -> Result<Self, ActorProcessingErr> {
+    async fn start(
+        (setup, pulses): Self::Setup,
+        myself: &Address<Msg>,
+    ) -> Result<Self, ActorProcessingErr> {
+        // What an earlier life of this actor heard is over.
+        pulses.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let server = sessions::server(&setup.myself, myself).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(accept::run(setup.clone(), myself.clone())?);
         Ok(Self {
             setup,
+            pulses,
             myself: myself.clone(),
             server,
             listener: None,
@@ -419,6 +475,7 @@ impl Process for Inside {
             }
             Msg::Abandon(attempt) => self.abandon(attempt),
             Msg::Close(attempt, parting) => self.close(attempt, parting),
+            Msg::Beat(peer) => self.beat(&peer),
             Msg::Authenticated(attempt, decide, task) => {
                 self.pending.insert(attempt, Pending { decide, task });
             }
@@ -478,3 +535,6 @@ fn send(to: &Address<Msg>, message: Msg) {
 fn noop() -> AbortHandle {
     tokio::spawn(async {}).abort_handle()
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

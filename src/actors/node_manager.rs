@@ -4,8 +4,8 @@
 //! - **Hears** the link layer's reports, and hints from Discovery.
 //! - **Says** commands to the link layer; every change of a peer as an event.
 //! - **After a restart**: knows the links that live, because Link reports them to whoever attaches;
-//!   other peers come back with the next beacons, with what peers tell, and with what Discovery,
-//!   which restarts after it, remembers. Backoffs and the reasons of offline peers are forgotten.
+//!   every other peer of its last view that had not left is looked for where it was. Backoffs and the
+//!   reasons of offline peers are forgotten.
 //! - **Never** touches a socket; never lets a hint end a link.
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::clock;
 use crate::io::metrics::Metrics;
-use crate::proto::event::Source;
+use crate::proto::event::{Reason, Source};
 use crate::proto::membership::{Config, Input, Membership, Output, PeerView};
 use crate::proto::node::{Contact, Incarnation, NodeId, NodeName};
 
@@ -60,6 +60,7 @@ enum Msg {
     Report(Report),
     Hint(Contact, Source),
     Seed(std::net::SocketAddr),
+    Silent(NodeName),
     Stop(oneshot::Sender<()>),
 }
 
@@ -100,6 +101,11 @@ impl NodeManager {
         self.handle.cast(Msg::Seed(address));
     }
 
+    /// A linked peer was not heard for too long: its link is given up.
+    pub fn silent(&self, peer: NodeName) {
+        self.handle.cast(Msg::Silent(peer));
+    }
+
     /// Says goodbye to all peers and takes no more links; answers when that is done.
     pub fn stop(&self, done: oneshot::Sender<()>) {
         self.handle.cast(Msg::Stop(done));
@@ -111,9 +117,23 @@ struct Inside {
     machine: Membership,
     publish: Arc<watch::Sender<View>>,
     ids: BTreeMap<NodeName, NodeId>,
+    /// What the earlier life of this actor showed last.
+    earlier: View,
 }
 
 impl Inside {
+    /// Link has told which links live: every other peer is looked for where it was last.
+    fn recall(&mut self) {
+        for row in std::mem::take(&mut self.earlier).iter() {
+            let PeerView { name, address, incarnation, reason, .. } = row.peer.clone();
+            if let Some(address) = address.filter(|_| reason != Some(Reason::Left)) {
+                let contact = Contact { name, address, incarnation };
+                self.input(Input::Hint(contact, Source::Remembered));
+            }
+        }
+        self.publish();
+    }
+
     fn input(&mut self, input: Input) {
         let mut out = Vec::new();
         self.machine.handle(input, timer::now(), &mut out);
@@ -178,6 +198,7 @@ impl Inside {
             Report::Failed(attempt, failure) => Input::Failed(attempt, failure),
             Report::Ready(attempt) => Input::Ready(attempt),
             Report::Ended(attempt, end) => Input::Ended(attempt, end),
+            Report::Attached => return self.recall(),
         };
         self.input(input);
     }
@@ -200,7 +221,8 @@ impl Process for Inside {
         let to = myself.clone();
         // Reports to an earlier life of this actor have nobody to hear them: Link reports anew.
         setup.link.attach(move |report| drop(to.cast(Mail::Message(Msg::Report(report)))));
-        Ok(Self { setup, machine, publish, ids: BTreeMap::new() })
+        let earlier = publish.borrow().clone();
+        Ok(Self { setup, machine, publish, ids: BTreeMap::new(), earlier })
     }
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
@@ -208,6 +230,7 @@ impl Process for Inside {
             Msg::Report(report) => self.report(report),
             Msg::Hint(contact, source) => self.input(Input::Hint(contact, source)),
             Msg::Seed(address) => self.input(Input::Seed(address)),
+            Msg::Silent(peer) => self.input(Input::Silent(peer)),
             Msg::Stop(done) => {
                 self.input(Input::Stop);
                 self.setup.link.when_closed(done);
@@ -225,3 +248,6 @@ impl Process for Inside {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -185,9 +185,11 @@ impl Process for Inside {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::actors::supervisor::probe;
     use crate::actors::supervisor::{Root, Roster, Tree, start};
+    use crate::actors::tests::{counted, run, until};
     use crate::proto::restart::{Intensity, Strategy};
     use std::time::Duration;
     use tokio::sync::Semaphore;
@@ -258,5 +260,118 @@ mod tests {
         pubsub.announce(Event::PeerConnecting { peer: peer() });
         assert_eq!(next(&mut rx).await, "second");
         assert!(rx.try_recv().is_err());
+    }
+
+    /// A door behind which nobody answers: what it was told waits in the receiver.
+    pub(crate) struct Silent(mpsc::UnboundedReceiver<Msg>);
+
+    impl Silent {
+        /// Lets the next piece of a peer go; its length, or `None` when none waits.
+        pub(crate) fn release_piece(&mut self) -> Option<usize> {
+            while let Ok(message) = self.0.try_recv() {
+                if let Msg::Received(_, piece, _permit) = message {
+                    return Some(piece.len());
+                }
+            }
+            None
+        }
+
+        /// The pieces of peers that wait: they keep their permits until this is dropped.
+        pub(crate) fn waiting(&mut self) -> Vec<impl Sized + use<>> {
+            let mut pieces = Vec::new();
+            while let Ok(message) = self.0.try_recv() {
+                if matches!(message, Msg::Received(..)) {
+                    pieces.push(message);
+                }
+            }
+            pieces
+        }
+    }
+
+    /// A handle to a door behind which nobody answers.
+    pub(crate) async fn silent() -> (PubSub, Silent) {
+        let (handle, heard) = probe("pubsub").await;
+        (PubSub { handle, metrics: Metrics::default() }, Silent(heard))
+    }
+
+    #[tokio::test]
+    async fn after_a_restart_nobody_is_subscribed_and_no_link_has_an_outlet() {
+        let metrics = Metrics::default();
+        let pubsub = PubSub::new(&metrics);
+        let (root, roster) = run(&metrics, vec![pubsub.child()]).await;
+        let (tx, mut heard) = mpsc::unbounded_channel();
+        let (events, messages) = (tx.clone(), tx.clone());
+        pubsub.on_events("test", move |_| events.send("event").unwrap_or(()));
+        pubsub.subscribe("test", Topic::network_peers(), move |_| {
+            messages.send("message").unwrap_or(())
+        });
+        drop(tx);
+        let (outlet, mut wire) = mpsc::channel(1);
+        pubsub.up(AttemptId::Outbound(1), peer(), outlet);
+        pubsub.announce(Event::PeerConnecting { peer: peer() });
+        assert_eq!(next(&mut heard).await, "event");
+
+        assert!(roster.kill("pubsub"));
+        assert_eq!(wire.recv().await, None, "the outlet ends with the actor");
+        assert_eq!(heard.recv().await, None, "and so do the subscriptions");
+        until("restarted", || counted(&metrics, "actor_restarts", "pubsub") == 1).await;
+        let (tx, mut heard) = mpsc::unbounded_channel();
+        until("the new life hears", || {
+            let tx = tx.clone();
+            pubsub.on_events("test", move |_| tx.send("again").unwrap_or(()));
+            pubsub.announce(Event::PeerConnecting { peer: peer() });
+            heard.try_recv() == Ok("again")
+        })
+        .await;
+        pubsub.send(peer(), Topic::network_peers(), vec![1]);
+        let room = Arc::new(Semaphore::new(1));
+        let wire = codec::encode_versioned(
+            VERSION,
+            &Wire { topic: Topic::network_peers(), payload: vec![1] },
+        );
+        let permit = room.clone().acquire_owned().await.expect("open");
+        pubsub.received(peer(), wire.expect("encodes"), permit);
+        let _returned = room.acquire().await.expect("open");
+        assert_eq!(counted(&metrics, "door_messages", "not_linked"), 1);
+        assert_eq!(counted(&metrics, "door_messages", "no_subscriber"), 1);
+        root.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_link_that_is_down_takes_its_own_outlet_and_no_other() {
+        let (pubsub, _root, metrics) = door().await;
+        let (old, new) = (AttemptId::Outbound(1), AttemptId::Inbound(1));
+        let (outlet, mut first) = mpsc::channel(4);
+        pubsub.up(old, peer(), outlet);
+        let (outlet, mut second) = mpsc::channel(4);
+        pubsub.up(new, peer(), outlet);
+        assert_eq!(first.recv().await, None, "the newer link took its place");
+        pubsub.down(old);
+        pubsub.send(peer(), Topic::network_peers(), vec![1]);
+        assert!(second.recv().await.is_some(), "the end of the old link is not that of the new");
+        pubsub.down(new);
+        assert_eq!(second.recv().await, None);
+        pubsub.send(peer(), Topic::network_peers(), vec![1]);
+        until("counted", || counted(&metrics, "door_messages", "not_linked") == 1).await;
+    }
+
+    #[tokio::test]
+    async fn topics_with_the_same_beginning_are_told_apart() {
+        let (pubsub, _root, _) = door().await;
+        let topic = |text: &str| Topic::try_from(text.to_owned()).expect("valid");
+        let (tx, mut heard) = mpsc::unbounded_channel();
+        for (who, what) in [("z", "room:1"), ("a", "room:1"), ("z", "room:10"), ("a", "room:0")] {
+            let tx = tx.clone();
+            pubsub.subscribe(who, topic(what), move |_| tx.send((who, what)).unwrap_or(()));
+        }
+        let room = Arc::new(Semaphore::new(1));
+        let wire = Wire { topic: topic("room:1"), payload: vec![] };
+        let piece = codec::encode_versioned(VERSION, &wire).expect("encodes");
+        let permit = room.clone().acquire_owned().await.expect("open");
+        pubsub.received(peer(), piece, permit);
+        let _returned = room.acquire().await.expect("open");
+        assert_eq!(next(&mut heard).await, ("a", "room:1"));
+        assert_eq!(next(&mut heard).await, ("z", "room:1"));
+        assert!(heard.try_recv().is_err());
     }
 }

@@ -15,6 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::actors::heartbeat_monitor::Vitals;
 use crate::actors::node_manager::View;
 use crate::actors::supervisor::{Child, Roster};
 use crate::actors::timer;
@@ -26,6 +27,8 @@ use crate::proto::node::{ClusterId, NodeId, NodeName};
 const MAX_REQUEST: u64 = 4096;
 /// Time for a request to arrive and its answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Wait after a failed accept.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +76,8 @@ pub struct Admin {
     pub started: Instant,
     /// All peers.
     pub peers: watch::Receiver<View>,
+    /// Their vital signs.
+    pub vitals: watch::Receiver<Vitals>,
     /// Counters.
     pub metrics: Metrics,
     /// The actors, when `--chaos` allows to kill them.
@@ -97,8 +102,13 @@ impl Admin {
             incarnation: self.incarnation.load(Ordering::Relaxed),
             listen: self.listen,
             uptime_s: timer::now().saturating_duration_since(self.started).as_secs(),
-            peers: self.peers.borrow().iter().map(PeerStatus::from).collect(),
+            peers: self.peer_statuses(),
         }
+    }
+
+    fn peer_statuses(&self) -> Vec<PeerStatus> {
+        let (peers, vitals) = (self.peers.borrow(), self.vitals.borrow());
+        peers.iter().map(|row| PeerStatus::new(row, vitals.get(&row.peer.name))).collect()
     }
 
     fn answer(&self, request: &str) -> Answer {
@@ -125,7 +135,15 @@ async fn serve(admin: Admin, socket: Arc<StdListener>) -> std::io::Result<()> {
     let mut clients = JoinSet::new();
     loop {
         while clients.try_join_next().is_some() {}
-        let (stream, _) = listener.accept().await?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, mostly. Who asks waits; the node goes on.
+                tracing::debug!(%error, "admin socket");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
         let admin = admin.clone();
         clients.spawn(async move {
             match tokio::time::timeout(PATIENCE, talk(&admin, stream)).await {
@@ -144,4 +162,219 @@ async fn talk(admin: &Admin, stream: UnixStream) -> std::io::Result<()> {
     let mut answer = serde_json::to_vec(&admin.answer(&request))?;
     answer.push(b'\n');
     writer.write_all(&answer).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::event_log::EventLog;
+    use crate::actors::node_manager::Row;
+    use crate::actors::pubsub::PubSub;
+    use crate::actors::supervisor::{Root, Tree, start};
+    use crate::io::metrics::Count;
+    use crate::io::store::Store;
+    use crate::io::{clock, sockets};
+    use crate::proto::event::Status;
+    use crate::proto::membership::PeerView;
+    use crate::proto::node::{Incarnation, KeyId};
+    use crate::proto::restart::{Intensity, Strategy};
+    use std::time::UNIX_EPOCH;
+    use tempfile::TempDir;
+
+    struct World {
+        dir: TempDir,
+        metrics: Metrics,
+        view: watch::Sender<View>,
+        root: Root,
+    }
+
+    fn name(text: &str) -> NodeName {
+        text.parse().expect("valid")
+    }
+
+    /// The server, and an actor that can be killed when there is `chaos`.
+    async fn world(chaos: bool) -> World {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (metrics, roster) = (Metrics::default(), Roster::default());
+        let (view, peers) = watch::channel(View::default());
+        let admin = Admin {
+            name: name("a@127.0.0.1"),
+            id: KeyId([1; 16]),
+            cluster: KeyId([2; 16]),
+            incarnation: Arc::new(AtomicU64::new(3)),
+            listen: ([127, 0, 0, 1], 4697).into(),
+            started: timer::now(),
+            peers,
+            vitals: watch::channel(Vitals::default()).1,
+            metrics: metrics.clone(),
+            chaos: chaos.then(|| roster.clone()),
+        };
+        let socket = Arc::new(sockets::bind(dir.path()).expect("binds"));
+        let store = Store::open(&dir.path().join("data"), clock::wall()).expect("opens").0;
+        let pubsub = PubSub::new(&metrics);
+        let victim = crate::actors::event_log::Setup {
+            store: Arc::new(store),
+            pubsub: pubsub.clone(),
+            metrics: metrics.clone(),
+        };
+        let victim = EventLog::new(&metrics).child(victim);
+        let tree = Tree {
+            name: "root",
+            strategy: Strategy::OneForOne,
+            intensity: Intensity::default(),
+            children: vec![pubsub.child(), victim, admin.child(socket)],
+            roster,
+            metrics: metrics.clone(),
+        };
+        let root = start(tree).await.expect("starts");
+        World { dir, metrics, view, root }
+    }
+
+    impl World {
+        fn connect(&self) -> UnixStream {
+            let stream = sockets::connect(self.dir.path()).expect("it listens");
+            stream.set_nonblocking(true).expect("nonblocking");
+            UnixStream::from_std(stream).expect("a stream")
+        }
+
+        /// Says this, and takes the answer line.
+        async fn ask(&self, request: &[u8]) -> Answer {
+            let mut stream = self.connect();
+            // A request that is cut off may be answered before it is sent.
+            drop(stream.write_all(request).await);
+            answer(stream).await
+        }
+    }
+
+    async fn answer(stream: UnixStream) -> Answer {
+        let mut line = String::new();
+        let mut reader = BufReader::new(stream);
+        let reading = reader.read_line(&mut line);
+        let read = tokio::time::timeout(Duration::from_secs(20), reading).await;
+        read.expect("in time").expect("an answer");
+        assert!(line.ends_with('\n'), "{line:?}");
+        serde_json::from_str(&line).expect("an answer")
+    }
+
+    fn error(answer: Answer) -> String {
+        if let Answer::Error(text) = answer { text } else { panic!("{answer:?}") }
+    }
+
+    #[tokio::test]
+    async fn the_status_shows_the_node_and_its_peers() {
+        let world = world(false).await;
+        let peer = PeerView {
+            name: name("b@127.0.0.1"),
+            address: Some(([127, 0, 0, 1], 4698).into()),
+            status: Status::Online,
+            reason: None,
+            incarnation: Incarnation(9),
+            since: timer::now(),
+        };
+        let unknown = PeerView {
+            name: name("c@127.0.0.1"),
+            address: None,
+            status: Status::Connecting,
+            incarnation: Incarnation(0),
+            ..peer.clone()
+        };
+        let since = UNIX_EPOCH + Duration::from_millis(1_767_323_045_678);
+        let rows = [(peer, Some(KeyId([5; 16]))), (unknown, None)];
+        let rows = rows.map(|(peer, id)| Row { peer, id, since }).to_vec();
+        world.view.send_replace(Arc::new(rows));
+        let Answer::Status(status) = world.ask(b"{\"ask\":\"status\"}\n").await else { panic!() };
+        assert_eq!((status.name, status.incarnation), (name("a@127.0.0.1"), 3));
+        assert_eq!((status.id, status.cluster), ("01".repeat(16), "02".repeat(16)));
+        let [b, c] = &status.peers[..] else { panic!("{:?}", status.peers) };
+        assert_eq!((&b.name, b.id.as_deref()), (&name("b@127.0.0.1"), Some(&*"05".repeat(16))));
+        assert_eq!((b.incarnation, b.since.as_str()), (Some(9), "2026-01-02T03:04:05.678Z"));
+        assert_eq!((c.id.as_ref(), c.incarnation, c.address), (None, None, None));
+    }
+
+    #[tokio::test]
+    async fn the_metrics_are_prometheus_text() {
+        let world = world(false).await;
+        world.metrics.count(Count::Beacons, "accepted");
+        let Answer::Metrics(text) = world.ask(b"{\"ask\":\"metrics\"}\n").await else { panic!() };
+        assert!(text.contains("xpando_beacons_received_total{kind=\"accepted\"} 1"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_bad_request_is_answered_and_the_node_goes_on() {
+        let world = world(false).await;
+        let long = [b"{\"ask\":\"".as_slice(), &vec![b'x'; 100_000], b"\"}\n"].concat();
+        for bad in [
+            b"\n".as_slice(),
+            b"GET / HTTP/1.1\r\n",
+            b"{\"ask\":\"dance\"}\n",
+            b"{\"ask\":\"kill\"}\n",
+            b"{\"ask\":\"kill\",\"actor\":\"x\",\"more\":1}\n",
+        ] {
+            let text = error(world.ask(bad).await);
+            assert!(text.contains("not a request"), "{text}");
+        }
+        let text = error(world.ask(&long).await); // only its beginning is read
+        assert!(text.contains("not a request"), "{text}");
+        drop(world.connect()); // and one that says nothing at all
+        assert!(matches!(world.ask(b"{\"ask\":\"status\"}\n").await, Answer::Status(_)));
+        let text = world.metrics.text().expect("text");
+        assert!(!text.contains("actor_restarts_total{"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_no_text_disturb_nobody() {
+        let world = world(false).await;
+        let mut stream = world.connect();
+        stream.write_all(&[0xff, 0xfe, b'\n']).await.expect("sent");
+        let mut rest = Vec::new();
+        let closing = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest));
+        drop(closing.await.expect("in time"));
+        assert!(matches!(world.ask(b"{\"ask\":\"status\"}\n").await, Answer::Status(_)));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_asks_nothing_is_let_go_in_time() {
+        let world = world(false).await;
+        let mut silent = world.connect();
+        assert!(matches!(world.ask(b"{\"ask\":\"status\"}\n").await, Answer::Status(_)));
+        tokio::time::pause();
+        let start = timer::now();
+        let mut rest = Vec::new();
+        drop(silent.read_to_end(&mut rest).await);
+        assert_eq!(rest, b"");
+        assert!(timer::now() - start <= PATIENCE + Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn actors_are_killed_only_with_chaos_and_by_their_name() {
+        let kill = b"{\"ask\":\"kill\",\"actor\":\"event_log\"}\n";
+        let plain = world(false).await;
+        let text = error(plain.ask(kill).await);
+        assert!(text.contains("--chaos"), "{text}");
+        let world = world(true).await;
+        let text = error(world.ask(b"{\"ask\":\"kill\",\"actor\":\"x\"}\n").await);
+        assert_eq!(text, "the actors are: admin event_log pubsub");
+        assert_eq!(world.ask(kill).await, Answer::Done);
+        let restarted = "actor_restarts_total{kind=\"event_log\"} 1";
+        let waiting = async {
+            while !world.metrics.text().expect("text").contains(restarted) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("restarted");
+        world.root.stop().await;
+    }
+
+    #[tokio::test]
+    async fn the_server_itself_comes_back_on_the_same_socket() {
+        let world = world(true).await;
+        let mut stream = world.connect();
+        let kill = b"{\"ask\":\"kill\",\"actor\":\"admin\"}\n";
+        stream.write_all(kill).await.expect("sent");
+        // It may die before it has answered.
+        let mut rest = Vec::new();
+        let closing = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest));
+        drop(closing.await.expect("in time"));
+        assert!(matches!(world.ask(b"{\"ask\":\"status\"}\n").await, Answer::Status(_)));
+    }
 }

@@ -1,12 +1,16 @@
 //! A node's status as its operators see it: the JSON of `xpando-node status --json`.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::actors::heartbeat_monitor::Vital;
 use crate::actors::node_manager::Row;
-use crate::io::clock::rfc3339;
+use crate::actors::timer;
+use crate::io::clock::{self, rfc3339};
 use crate::proto::event::{Reason, Status};
+use crate::proto::heartbeat::Evidence;
 use crate::proto::node::NodeName;
 
 /// One node, and how it sees the others.
@@ -47,23 +51,64 @@ pub struct PeerStatus {
     pub incarnation: Option<u64>,
     /// Since when it has this status: RFC 3339, UTC.
     pub since: String,
-    /// Round-trip time in milliseconds; null until it is measured.
+    /// Round-trip time of the last beat in milliseconds; null until it is measured.
     pub rtt_ms: Option<f64>,
+    /// Suspicion level; null while it is not linked.
+    pub phi: Option<f64>,
+    /// When its last byte arrived: RFC 3339, UTC.
+    pub last_heard: Option<String>,
+    /// What the last doubt or verdict rests on.
+    pub evidence: Option<EvidenceStatus>,
 }
 
-impl From<&Row> for PeerStatus {
-    fn from(row: &Row) -> Self {
+/// What a doubt or a verdict rests on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvidenceStatus {
+    /// Suspicion level.
+    pub phi: f64,
+    /// Beats that should have come.
+    pub missed: u64,
+    /// Milliseconds since the last byte.
+    pub silence_ms: u64,
+    /// Peers that still heard it.
+    pub heard_by: Vec<NodeName>,
+    /// Peers that did not hear it either.
+    pub confirmed_by: Vec<NodeName>,
+}
+
+impl PeerStatus {
+    /// A peer as NodeManager and HeartbeatMonitor see it.
+    #[must_use]
+    pub fn new(row: &Row, vital: Option<&Vital>) -> Self {
         let peer = &row.peer;
+        let online = vital.filter(|_| peer.status == Status::Online);
+        let millis = |time: Duration| time.as_secs_f64() * 1e3;
+        let ago = |at: Instant| clock::wall() - timer::now().saturating_duration_since(at);
         Self {
             name: peer.name.clone(),
             id: row.id.map(|id| id.to_string()),
             address: peer.address,
             status: peer.status,
-            suspect: false,
+            suspect: online.is_some_and(|vital| vital.suspect),
             reason: peer.reason,
             incarnation: Some(peer.incarnation.0).filter(|n| *n != 0),
             since: rfc3339(row.since),
-            rtt_ms: None,
+            rtt_ms: online.and_then(|vital| vital.round_trip).map(|trip| millis(trip.last)),
+            phi: online.map(|vital| vital.phi),
+            last_heard: vital.and_then(|vital| vital.heard).map(|at| rfc3339(ago(at))),
+            evidence: vital.and_then(|vital| vital.evidence.as_ref()).map(EvidenceStatus::from),
+        }
+    }
+}
+
+impl From<&Evidence> for EvidenceStatus {
+    fn from(evidence: &Evidence) -> Self {
+        Self {
+            phi: evidence.phi,
+            missed: evidence.missed,
+            silence_ms: u64::try_from(evidence.silence.as_millis()).unwrap_or(u64::MAX),
+            heard_by: evidence.heard_by.iter().cloned().collect(),
+            confirmed_by: evidence.confirmed_by.iter().cloned().collect(),
         }
     }
 }

@@ -8,9 +8,9 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 /// Unacknowledged data or silence for this long ends a connection: the kernel's own backstop.
-const SILENCE: Duration = Duration::from_secs(9);
+const SILENCE: Duration = Duration::from_secs(20);
 /// Silence before the kernel asks whether the other side is still there, and between such questions.
-const PROBE: Duration = Duration::from_secs(3);
+const PROBE: Duration = Duration::from_secs(5);
 
 /// Opens a listening socket. A port that a node has just left is free at once (`SO_REUSEADDR`).
 ///
@@ -30,6 +30,6 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     socket.set_tcp_user_timeout(Some(SILENCE))?;
-    let keepalive = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE).with_retries(2);
+    let keepalive = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE).with_retries(3);
     socket.set_tcp_keepalive(&keepalive)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::io::seeds::Seed;
 use crate::proto::node::NodeName;
-use crate::proto::{discovery, membership};
+use crate::proto::{discovery, heartbeat, membership};
 
 /// Everything that makes a node this node.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct Config {
     pub chaos: bool,
     /// Whom to dial, how often, and whom to forget.
     pub membership: membership::Config,
+    /// When a silent peer is doubted and given up.
+    pub heartbeat: heartbeat::Config,
     /// How often to announce, and what to believe.
     pub discovery: discovery::Config,
 }
@@ -47,6 +49,7 @@ impl Config {
             beacons: true,
             chaos: false,
             membership: membership::Config::default(),
+            heartbeat: heartbeat::Config::default(),
             discovery: discovery::Config::default(),
         }
     }

@@ -124,7 +124,7 @@ pub enum Source {
 }
 
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// A node was heard of for the first time.
@@ -165,6 +165,38 @@ pub enum Event {
         peer: NodeName,
         /// Why.
         reason: Reason,
+    },
+    /// A linked peer is doubted: it has not been heard for too long.
+    PeerSuspected {
+        /// Which.
+        peer: NodeName,
+        /// Suspicion level.
+        phi: f64,
+        /// Beats that should have come.
+        missed: u64,
+    },
+    /// A doubted peer was heard again.
+    PeerCleared {
+        /// Which.
+        peer: NodeName,
+    },
+    /// A doubted peer stayed silent and is given up.
+    PeerSilent {
+        /// Which.
+        peer: NodeName,
+        /// Suspicion level.
+        phi: f64,
+        /// Beats that should have come.
+        missed: u64,
+        /// Peers that still hear it.
+        heard_by: Vec<NodeName>,
+        /// Peers that do not hear it either.
+        confirmed_by: Vec<NodeName>,
+    },
+    /// This node was away for a while (stopped, starved, asleep) and doubts itself first.
+    Paused {
+        /// For how many milliseconds.
+        millis: u64,
     },
     /// A live link gave way to a newer one of the same peer.
     LinkReplaced {

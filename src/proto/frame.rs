@@ -78,6 +78,10 @@ pub fn parse_header(bytes: [u8; HEADER]) -> Result<(Lane, usize), FrameError> {
 pub enum Control {
     /// The sender ends the link on purpose; nothing follows.
     Goodbye(Parting),
+    /// A beat: the sender is alive. Answered at once with [`Control::Pong`] and the same number.
+    Ping(u64),
+    /// The answer to a beat.
+    Pong(u64),
 }
 
 /// Why an end of a link closed it on purpose.
@@ -89,6 +93,8 @@ pub enum Parting {
     Replaced,
     /// The node goes on under a higher incarnation and will be back at once.
     Renewed,
+    /// The receiver was not heard for too long and has been given up.
+    Silent,
 }
 
 impl Control {

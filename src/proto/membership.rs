@@ -134,13 +134,9 @@ impl Membership {
                 }
             }
             Input::Ended(attempt, end) => self.ended(attempt, end, now, out),
+            Input::Silent(name) => self.silent(&name, now, out),
             Input::Existing(attempt, hello, ready) => {
-                let peer = self.peers.entry(hello.name.clone()).or_insert_with(|| Peer::new(now));
-                peer.meet(&hello);
-                peer.link(&hello.name, Live::new(attempt, hello.advertise, now), now, out);
-                if ready {
-                    peer.ready(&hello.name, now, out);
-                }
+                self.existing(attempt, &hello, ready, now, out)
             }
             Input::Stop => self.stop(now, out),
             Input::Tick => {}
@@ -192,6 +188,28 @@ impl Membership {
         }
         if newer_life || news || signed {
             peer.hurry(now);
+        }
+    }
+
+    /// A link that outlived the machine before. A peer may have two: an ending one and its heir.
+    fn existing(
+        &mut self,
+        attempt: AttemptId,
+        hello: &Hello,
+        ready: bool,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) {
+        let name = &hello.name;
+        let peer = self.peers.entry(name.clone()).or_insert_with(|| Peer::new(now));
+        if peer.judge(hello).is_err() {
+            return out.push(Output::Close(attempt, Parting::Replaced));
+        }
+        peer.replace(name, hello.incarnation, now, out);
+        peer.meet(hello);
+        peer.link(name, Live::new(attempt, hello.advertise, now), now, out);
+        if ready {
+            peer.ready(name, now, out);
         }
     }
 
@@ -316,6 +334,10 @@ impl Membership {
         now: Instant,
         out: &mut Vec<Output>,
     ) {
+        if self.linked_by(attempt).is_some() {
+            // Its last greeting could not be written: it never became the link it was taken for.
+            return self.ended(attempt, LinkEnd::Closed, now, out);
+        }
         // A crossed dial is the everyday end of two nodes that dialed at once.
         let refused = if let Failure::RefusedBy(refusal) = failure { Some(refusal) } else { None };
         let refused = refused.filter(|refusal| *refusal != Refusal::Crossed);
@@ -341,7 +363,9 @@ impl Membership {
             }
         } else if let Some(peer) = self.peers.values_mut().find(|p| p.inbound == Some(attempt)) {
             peer.inbound = None;
-            peer.next_dial = Some(now);
+            if !peer.left() {
+                peer.next_dial = Some(now);
+            }
         }
     }
 
@@ -356,10 +380,18 @@ impl Membership {
     ) {
         let Some(peer) = self.peers.get_mut(&name) else { return };
         peer.dialing = None;
+        if peer.left() {
+            return; // a seed led to it while it was still on its way out
+        }
         if failure == Failure::RefusedBy(Refusal::Crossed) {
             let jitter = self.rng.random_range(Duration::ZERO..=self.config.crossed);
             peer.next_dial = Some(now + self.config.crossed / 2 + jitter);
             return;
+        }
+        if failure == Failure::RefusedBy(Refusal::Leaving) && peer.incarnation != Incarnation(0) {
+            // Its goodbye got lost, because it took the link for unconfirmed.
+            peer.next_dial = None;
+            return peer.set(&name, Status::Offline, Some(Reason::Left), now, out);
         }
         if let Some(round) = peer.address_failed(address, &failure) {
             let wait = peer.backoff.fail(self.config.backoff, &mut self.rng);
@@ -368,7 +400,7 @@ impl Membership {
                 let (peer, cause) = (Some(name.clone()), failure.to_string());
                 out.push(Output::Announce(Event::DialFailed { peer, address, cause }));
             }
-            if peer.status != Status::Offline {
+            if peer.is_news(round) {
                 peer.set(&name, Status::Offline, Some(round), now, out);
             }
         } else {
@@ -381,6 +413,8 @@ impl Membership {
         let Some(name) = self.linked_by(attempt).map(|(name, _)| name) else { return };
         let Some(peer) = self.peers.get_mut(&name) else { return };
         let Some(live) = peer.live.take() else { return };
+        let later = now + config.backoff.cap;
+        self.seeds.values_mut().for_each(|seed| seed.leave_to(&name, later));
         if leaving {
             return;
         }
@@ -389,7 +423,7 @@ impl Membership {
             peer.backoff.reset();
         }
         // A link that worked is dialed again at once: that tells a crash from a cut in milliseconds.
-        let at_once = live.ready && (peer.backoff.failures() == 0 || up >= Duration::from_secs(1));
+        let at_once = live.ready && (peer.backoff.failures() == 0 || peer.rested(now));
         let clean = matches!(end, LinkEnd::Closed | LinkEnd::Goodbye(_));
         peer.next_dial = Some(if clean && at_once {
             now
@@ -403,12 +437,23 @@ impl Membership {
             }
             LinkEnd::TimedOut => Some(Reason::Unreachable),
             LinkEnd::Fault(_) => Some(Reason::Rejected),
-            LinkEnd::Closed | LinkEnd::Goodbye(Parting::Replaced | Parting::Renewed) => None,
+            LinkEnd::Closed
+            | LinkEnd::Goodbye(Parting::Replaced | Parting::Renewed | Parting::Silent) => None,
         };
         if offline == Some(Reason::Left) {
             peer.set(&name, Status::Offline, offline, now, out);
         } else {
             peer.lost(&name, &end.to_string(), offline, now, out);
+        }
+    }
+
+    /// A peer was not heard for too long: its link is worth nothing, whatever the kernel says.
+    fn silent(&mut self, name: &NodeName, now: Instant, out: &mut Vec<Output>) {
+        let Some(peer) = self.peers.get_mut(name) else { return };
+        if let Some(live) = peer.live.take() {
+            out.push(Output::Close(live.attempt, Parting::Silent));
+            peer.next_dial = Some(now + peer.backoff.fail(self.config.backoff, &mut self.rng));
+            peer.lost(name, "not heard for too long", Some(Reason::Unreachable), now, out);
         }
     }
 
@@ -460,10 +505,16 @@ impl Membership {
         if self.leaving {
             return None;
         }
-        let due = |(name, peer): (&NodeName, &Peer)| Some((peer.due()?, Ok(name.clone())));
+        // The last dial is kept for news: a peer just lost does not wait for those lost long ago.
+        let last = self.config.dials > 1 && self.dialing.len() + 1 >= self.config.dials;
+        let due = |(name, peer): (&NodeName, &Peer)| {
+            let at = peer.due().filter(|_| !last || peer.status != Status::Offline)?;
+            Some((at, Ok(name.clone())))
+        };
         let peers = self.peers.iter().filter_map(due);
         let linked = |name: &NodeName| self.peers.get(name).is_some_and(|p| !p.idle());
-        let seeds = self.seeds.iter().filter_map(|(a, s)| Some((s.due(linked)?, Err(*a))));
+        let seeds = self.seeds.iter().filter(|(_, seed)| !last || seed.is_news());
+        let seeds = seeds.filter_map(|(a, s)| Some((s.due(linked)?, Err(*a))));
         peers.chain(seeds).min_by_key(|(at, _)| *at)
     }
 

@@ -27,6 +27,12 @@ impl Topic {
         Self("network:peers".into())
     }
 
+    /// Questions and answers about peers that one node does not hear.
+    #[must_use]
+    pub fn node_heartbeat() -> Self {
+        Self("node:heartbeat".into())
+    }
+
     /// The topic as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

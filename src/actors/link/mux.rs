@@ -15,6 +15,7 @@ use tokio::io::{
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use crate::actors::link::Pulse;
 use crate::actors::pubsub::PubSub;
 use crate::actors::timer;
 use crate::io::tls::{Cause, cause_of_io};
@@ -51,21 +52,32 @@ impl Door {
     }
 }
 
+/// The control lane: the link's own affairs.
+pub(super) struct Own {
+    pub(super) parting: oneshot::Receiver<Parting>,
+    pub(super) controls: mpsc::Receiver<Control>,
+    /// Where echoes of the peer's beats go: back into `controls`.
+    pub(super) echo: mpsc::Sender<Control>,
+    pub(super) pulse: Arc<Pulse>,
+}
+
 /// Runs a link until it ends.
 pub(super) async fn run<S: AsyncRead + AsyncWrite + Send>(
     stream: S,
     gate: Gate,
     pipe: DuplexStream,
     door: Door,
-    parting: oneshot::Receiver<Parting>,
+    own: Own,
 ) -> LinkEnd {
     let (reader, writer) = tokio::io::split(stream);
     let (from_ractor, to_ractor) = tokio::io::split(pipe);
     let Door { peer, pubsub, outgoing, waiting } = door;
-    let incoming = Incoming { gate, to_ractor, peer, pubsub, waiting };
+    let Own { parting, controls, echo, pulse } = own;
+    let incoming = Incoming { gate, to_ractor, peer, pubsub, waiting, echo, pulse };
+    let lanes = Outgoing { from_ractor, door: outgoing, controls, parting };
     tokio::select! {
         end = incoming.run(BufReader::with_capacity(READ, reader)) => end,
-        end = outgoing_lanes(writer, from_ractor, outgoing, parting) => end,
+        end = lanes.run(writer) => end,
     }
 }
 
@@ -75,6 +87,8 @@ struct Incoming {
     peer: NodeName,
     pubsub: PubSub,
     waiting: Arc<Semaphore>,
+    echo: mpsc::Sender<Control>,
+    pulse: Arc<Pulse>,
 }
 
 impl Incoming {
@@ -85,10 +99,12 @@ impl Incoming {
                 Ok(piece) => piece,
                 Err(end) => return end,
             };
+            self.pulse.on_bytes();
             let step = match lane {
-                Lane::Control => Control::decode(&payload)
-                    .map(|Control::Goodbye(parting)| Some(LinkEnd::Goodbye(parting)))
-                    .map_err(|error| format!("control message: {error}")),
+                Lane::Control => match Control::decode(&payload) {
+                    Ok(control) => Ok(self.control(control)),
+                    Err(error) => Err(format!("control message: {error}")),
+                },
                 Lane::Ractor => {
                     passed.clear();
                     match self.gate.feed(&payload, timer::now(), &mut passed) {
@@ -118,6 +134,21 @@ impl Incoming {
     }
 }
 
+impl Incoming {
+    fn control(&self, control: Control) -> Option<LinkEnd> {
+        match control {
+            Control::Goodbye(parting) => return Some(LinkEnd::Goodbye(parting)),
+            Control::Ping(number) => {
+                self.pulse.on_beat();
+                // A peer that floods beats and reads no echoes gets none.
+                self.echo.try_send(Control::Pong(number)).unwrap_or(());
+            }
+            Control::Pong(number) => self.pulse.on_echo(number),
+        }
+        None
+    }
+}
+
 async fn piece(reader: &mut (impl AsyncRead + Unpin)) -> Result<(Lane, Vec<u8>), LinkEnd> {
     let mut header = [0; frame::HEADER];
     reader.read_exact(&mut header).await.map_err(|error| ended(&error))?;
@@ -137,35 +168,74 @@ fn ended(error: &io::Error) -> LinkEnd {
     }
 }
 
-/// Sends what the lanes have: goodbye first, then the door, then ractor.
-async fn outgoing_lanes(
-    mut writer: WriteHalf<impl AsyncRead + AsyncWrite>,
-    mut from_ractor: ReadHalf<DuplexStream>,
-    mut door: mpsc::Receiver<Vec<u8>>,
-    mut parting: oneshot::Receiver<Parting>,
-) -> LinkEnd {
-    let mut ractor = vec![0; PIPE];
-    loop {
-        let sent = tokio::select! {
-            biased;
-            why = &mut parting => {
-                if let Ok(why) = why {
-                    // A peer that does not read any more learns it from the end of the stream.
-                    drop(tokio::time::timeout(GOODBYE, goodbye(&mut writer, why)).await);
+struct Outgoing {
+    from_ractor: ReadHalf<DuplexStream>,
+    door: mpsc::Receiver<Vec<u8>>,
+    controls: mpsc::Receiver<Control>,
+    parting: oneshot::Receiver<Parting>,
+}
+
+impl Outgoing {
+    /// Sends what the lanes have: the link's own first, then the door, then ractor.
+    async fn run(mut self, mut writer: WriteHalf<impl AsyncRead + AsyncWrite>) -> LinkEnd {
+        let mut ractor = vec![0; PIPE];
+        loop {
+            let (lane, payload) = tokio::select! {
+                biased;
+                why = &mut self.parting => return part(&mut writer, why).await,
+                Some(control) = self.controls.recv() => match control.encode() {
+                    Ok(bytes) => (Lane::Control, Payload::Message(bytes)),
+                    Err(_) => continue, // no control message is unencodable
+                },
+                Some(bytes) = self.door.recv() => (Lane::Door, Payload::Message(bytes)),
+                read = self.from_ractor.read(&mut ractor) => match read {
+                    Ok(0) | Err(_) => return LinkEnd::Closed,
+                    Ok(length) => (Lane::Ractor, Payload::Piece(length)),
+                },
+            };
+            let bytes = match &payload {
+                Payload::Message(bytes) => bytes.as_slice(),
+                Payload::Piece(length) => ractor.get(..*length).unwrap_or(&[]),
+            };
+            // Between pieces a goodbye can go at once; a piece under way has to end first.
+            let ended = {
+                let mut sending = std::pin::pin!(send(&mut writer, lane, bytes));
+                tokio::select! {
+                    sent = &mut sending => sent.map(|()| None),
+                    why = &mut self.parting => {
+                        let sent = tokio::time::timeout(GOODBYE, sending).await;
+                        sent.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into())).map(|()| Some(why))
+                    }
                 }
-                return LinkEnd::Closed;
+            };
+            match ended {
+                Ok(None) => {}
+                Ok(Some(why)) => return part(&mut writer, why).await,
+                // A peer that does not read gets no goodbye.
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return LinkEnd::TimedOut,
+                // The reading side knows why, and may still find a goodbye in what had arrived.
+                Err(_) => return std::future::pending().await,
             }
-            Some(bytes) = door.recv() => send(&mut writer, Lane::Door, &bytes).await,
-            read = from_ractor.read(&mut ractor) => match read {
-                Ok(0) | Err(_) => return LinkEnd::Closed,
-                Ok(length) => send(&mut writer, Lane::Ractor, ractor.get(..length).unwrap_or(&[])).await,
-            },
-        };
-        if sent.is_err() {
-            // The reading side knows why, and may still find a goodbye in what had arrived.
-            return std::future::pending().await;
         }
     }
+}
+
+/// What one piece carries: a message of its own, or so many bytes of ractor's buffer.
+enum Payload {
+    Message(Vec<u8>),
+    Piece(usize),
+}
+
+/// Says goodbye, if this end was told to and not just dropped.
+async fn part(
+    writer: &mut (impl AsyncWrite + Unpin),
+    why: Result<Parting, oneshot::error::RecvError>,
+) -> LinkEnd {
+    if let Ok(why) = why {
+        // A peer that does not read any more learns it from the end of the stream.
+        drop(tokio::time::timeout(GOODBYE, goodbye(writer, why)).await);
+    }
+    LinkEnd::Closed
 }
 
 async fn send(

@@ -19,6 +19,16 @@ pub(super) fn log(event: &Event) {
         Event::PeerOffline { peer, reason } => {
             tracing::info!(%peer, reason = reason.label(), "peer offline");
         }
+        Event::PeerSuspected { peer, phi, missed } => {
+            tracing::warn!(%peer, phi, missed, "peer suspect: not heard");
+        }
+        Event::PeerCleared { peer } => tracing::info!(%peer, "peer heard again"),
+        Event::PeerSilent { peer, phi, missed, heard_by, confirmed_by } => {
+            tracing::warn!(%peer, phi, missed, ?heard_by, ?confirmed_by, "peer silent: given up");
+        }
+        Event::Paused { millis } => {
+            tracing::warn!(millis, "this node was paused; it doubts itself before others");
+        }
         Event::LinkReplaced { peer, incarnation } => {
             tracing::info!(%peer, %incarnation, "link replaced by a newer one");
         }
@@ -54,6 +64,10 @@ pub(super) fn count(event: &Event, metrics: &Metrics) {
         Event::LinkLost { .. } => metrics.count(Count::LinkEnded, "lost"),
         Event::LinkRefused { refusal, .. } => metrics.count(Count::Refused, refusal.label()),
         Event::RefusedBy { refusal, .. } => metrics.count(Count::DialFailed, refusal.label()),
+        Event::PeerSuspected { .. } => metrics.count(Count::Heartbeat, "suspected"),
+        Event::PeerCleared { .. } => metrics.count(Count::Heartbeat, "cleared"),
+        Event::PeerSilent { .. } => metrics.count(Count::Heartbeat, "silent"),
+        Event::Paused { .. } => metrics.count(Count::Heartbeat, "paused"),
         Event::PeerDiscovered { .. }
         | Event::DialFailed { .. }
         | Event::SeedIsMyself { .. }

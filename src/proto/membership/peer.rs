@@ -161,7 +161,10 @@ impl Peer {
     }
 
     pub(super) fn forget_address(&mut self, address: SocketAddr) {
-        self.addresses.retain(|a| *a != address);
+        if let Some(at) = self.addresses.iter().position(|a| *a == address) {
+            self.addresses.remove(at);
+            self.cursor -= usize::from(at < self.cursor);
+        }
     }
 
     /// Brings the next dial forward; a peer that had left is wanted again.
@@ -171,6 +174,11 @@ impl Peer {
         }
         let at = self.last_dial.map_or(now, |last| (last + HURRY).max(now));
         self.next_dial = Some(self.next_dial.map_or(at, |next| next.min(at)));
+    }
+
+    /// It was not dialed for a while: one more dial makes no storm.
+    pub(super) fn rested(&self, now: Instant) -> bool {
+        self.last_dial.is_none_or(|last| now.saturating_duration_since(last) >= HURRY)
     }
 
     /// Starts an attempt; the address to dial.
@@ -194,7 +202,8 @@ impl Peer {
         address: SocketAddr,
         failure: &Failure,
     ) -> Option<Reason> {
-        self.refused |= *failure == Failure::Refused;
+        // A process that is being torn down may still accept, and closes a moment later.
+        self.refused |= matches!(failure, Failure::Refused | Failure::Closed);
         self.rejected |= matches!(failure, Failure::Rejected(_) | Failure::RefusedBy(_));
         let at = self.addresses.iter().position(|a| *a == address);
         self.cursor = at.map_or(self.cursor, |at| at + 1);
@@ -208,6 +217,13 @@ impl Peer {
         };
         (self.cursor, self.refused, self.rejected) = (0, false, false);
         Some(reason)
+    }
+
+    /// Whether what a round of dials amounts to changes the status. A dying process may take one
+    /// last connection before its socket closes: only the next round finds that nobody listens.
+    pub(super) fn is_news(&self, round: Reason) -> bool {
+        let gone = self.reason == Some(Reason::Unreachable) && round == Reason::Crashed;
+        self.status != Status::Offline || gone
     }
 
     /// True when this failure has not been reported since the peer was last linked.
@@ -231,12 +247,13 @@ impl Peer {
 
     /// Remembers what a judged hello says.
     pub(super) fn meet(&mut self, hello: &Hello) {
+        let later = hello.incarnation > self.incarnation;
         self.incarnation = hello.incarnation;
         self.boot = Some(hello.boot);
         if usable(hello.advertise) {
             self.learn_first(hello.advertise);
         }
-        if self.left() {
+        if self.left() && later {
             self.reason = Some(Reason::Unreachable);
         }
     }
@@ -367,6 +384,18 @@ impl Unnamed {
         let news = self.reported.as_ref() != Some(failure);
         self.reported = Some(failure.clone());
         news
+    }
+
+    /// Nothing has gone wrong there yet.
+    pub(super) fn is_news(&self) -> bool {
+        self.reported.is_none()
+    }
+
+    /// The link of the peer at this address ended: that peer's own dials come first.
+    pub(super) fn leave_to(&mut self, peer: &NodeName, later: Instant) {
+        if self.known.as_ref() == Some(peer) && self.next.is_some() {
+            self.next = Some(later);
+        }
     }
 
     pub(super) fn dialed(&mut self) {

@@ -97,6 +97,8 @@ pub enum Input {
     Ready(AttemptId),
     /// A link ended.
     Ended(AttemptId, LinkEnd),
+    /// The failure detector gives up a linked peer.
+    Silent(NodeName),
     /// After a restart of this machine: a link that lives, and whether it is ready.
     Existing(AttemptId, Hello, bool),
     /// Say goodbye to everybody, and take no more links.
@@ -106,7 +108,7 @@ pub enum Input {
 }
 
 /// What the machine wants done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// Open a connection.
     Dial(AttemptId, SocketAddr),
@@ -140,6 +142,7 @@ impl std::fmt::Display for LinkEnd {
         match self {
             Self::Goodbye(Parting::Left) => f.write_str("the peer left"),
             Self::Goodbye(Parting::Replaced) => f.write_str("replaced by a newer link"),
+            Self::Goodbye(Parting::Silent) => f.write_str("the peer had not heard this node"),
             Self::Goodbye(Parting::Renewed) => f.write_str("the peer renews its incarnation"),
             Self::Closed => f.write_str("connection closed"),
             Self::TimedOut => f.write_str("the network lets nothing through"),

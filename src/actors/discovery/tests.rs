@@ -1,0 +1,325 @@
+//! Discovery with closures for NodeManager, and beacons that arrive without a network.
+
+use super::*;
+use crate::actors::supervisor::{Root, Roster};
+use crate::actors::tests::{PATIENCE, cluster, contact, counted, name, next, run, until};
+use crate::proto::membership::AttemptId;
+use std::sync::Mutex;
+use tokio::sync::mpsc;
+
+const B: &str = "b@127.0.0.1";
+
+struct World {
+    ids: Vec<Arc<Identity>>,
+    discovery: Discovery,
+    pubsub: PubSub,
+    metrics: Metrics,
+    hints: mpsc::UnboundedReceiver<Hint>,
+    linked: Arc<Mutex<Vec<Contact>>>,
+    roster: Roster,
+    _root: Root,
+}
+
+/// Node a of a cluster of a, b and c.
+async fn world(change: impl FnOnce(&mut Setup)) -> World {
+    let ids: Vec<_> =
+        cluster(&["a@127.0.0.1", B, "c@127.0.0.1"]).into_iter().map(Arc::new).collect();
+    let metrics = Metrics::default();
+    let (pubsub, discovery) = (PubSub::new(&metrics), Discovery::new(&metrics));
+    let (tx, hints) = mpsc::unbounded_channel();
+    let linked = Arc::new(Mutex::new(Vec::new()));
+    let seen = linked.clone();
+    let mut setup = Setup {
+        config: Config::default(),
+        identity: ids[0].clone(),
+        incarnation: Arc::new(AtomicU64::new(3)),
+        advertise: contact("a@127.0.0.1", 4000, 3).address,
+        socket: None,
+        seeds: Vec::new(),
+        remembered: Vec::new(),
+        sequence: Arc::default(),
+        hint: Arc::new(move |hint| drop(tx.send(hint))),
+        linked: Arc::new(move || seen.lock().expect("no panic").clone()),
+        pubsub: pubsub.clone(),
+        metrics: metrics.clone(),
+    };
+    change(&mut setup);
+    let children = vec![pubsub.child(), discovery.child(setup)];
+    let (_root, roster) = run(&metrics, children).await;
+    World { ids, discovery, pubsub, metrics, hints, linked, roster, _root }
+}
+
+impl World {
+    /// What the node with this identity would send now.
+    fn beacon(&self, of: usize, sequence: u64) -> Beacon {
+        let identity = &self.ids[of];
+        let contact = contact(identity.name().as_str(), 5000, 1);
+        Beacon { cluster: identity.cluster(), contact, sequence, sent: wall_millis() }
+    }
+
+    fn sealed(&self, of: usize, beacon: &Beacon) -> Vec<u8> {
+        beacon::sealed(beacon, &self.ids[of]).expect("fits")
+    }
+
+    /// A datagram arrives; the verdict that is counted.
+    async fn hear(&self, datagram: Vec<u8>, verdict: Verdict) {
+        let before = self.count(verdict);
+        let room = Arc::new(Semaphore::new(1));
+        let permit = room.clone().acquire_owned().await.expect("open");
+        self.discovery.handle.cast(Msg::Datagram(datagram, permit));
+        let handled = tokio::time::timeout(PATIENCE, room.acquire()).await;
+        let _returned = handled.expect("in time").expect("open");
+        assert_eq!(self.count(verdict), before + 1, "{verdict:?}");
+    }
+
+    fn count(&self, verdict: Verdict) -> u64 {
+        counted(&self.metrics, "beacons_received", verdict.label())
+    }
+
+    async fn contact(&mut self) -> (Contact, Source) {
+        match next(&mut self.hints).await {
+            Hint::Contact(contact, source) => (contact, source),
+            Hint::Seed(address) => panic!("a seed at {address}"),
+        }
+    }
+
+    /// The door to a peer, as its link would drain it.
+    fn outlet(&self, peer: &str) -> mpsc::Receiver<Vec<u8>> {
+        let (outlet, wire) = mpsc::channel(64);
+        self.pubsub.up(AttemptId::Outbound(1), name(peer), outlet);
+        wire
+    }
+
+    fn online(&self, peer: &str) {
+        let Contact { name: peer, address, incarnation } = contact(peer, 5000, 1);
+        self.pubsub.announce(Event::PeerOnline { peer, incarnation, address });
+    }
+
+    /// A message of peer b on the topic for contacts arrives.
+    async fn told(&self, payload: Vec<u8>) {
+        // The door's own wire format, from the door itself.
+        let mut wire = self.outlet("wire@h");
+        self.pubsub.send(name("wire@h"), Topic::network_peers(), payload);
+        let piece = wire.recv().await.expect("sent");
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.expect("open");
+        self.pubsub.received(name(B), piece, permit);
+    }
+}
+
+/// What a piece of the door says.
+fn contacts(piece: &[u8]) -> Vec<Contact> {
+    let (topic, payload): (Topic, Vec<u8>) =
+        codec::decode_versioned(1, piece, MAX_PAYLOAD).expect("a piece");
+    assert_eq!(topic, Topic::network_peers());
+    codec::decode(&payload, MAX_PAYLOAD).expect("contacts")
+}
+
+async fn piece(wire: &mut mpsc::Receiver<Vec<u8>>) -> Vec<u8> {
+    tokio::time::timeout(PATIENCE, wire.recv()).await.expect("in time").expect("sent")
+}
+
+#[tokio::test]
+async fn a_genuine_beacon_is_a_hint() {
+    let mut world = world(|_| {}).await;
+    let beacon = world.beacon(1, 1);
+    world.hear(world.sealed(1, &beacon), Verdict::Accepted).await;
+    assert_eq!(world.contact().await, (beacon.contact, Source::Beacon));
+}
+
+#[tokio::test]
+async fn what_is_no_genuine_beacon_is_counted_and_no_hint() {
+    let mut world = world(|_| {}).await;
+    let genuine = world.beacon(1, 5);
+    let forged = world.sealed(2, &genuine); // c says it is b
+    world.hear(forged, Verdict::Forged).await;
+    let mut tampered = world.sealed(1, &genuine);
+    *tampered.last_mut().expect("a signature") ^= 1;
+    world.hear(tampered, Verdict::Forged).await;
+    let stranger = &cluster(&[B])[0];
+    let foreign = Beacon { cluster: stranger.cluster(), ..genuine.clone() };
+    let foreign = beacon::sealed(&foreign, stranger).expect("fits");
+    world.hear(foreign, Verdict::Foreign).await;
+    let claims = beacon::sealed(&genuine, stranger).expect("fits");
+    world.hear(claims, Verdict::Forged).await;
+    let own = world.beacon(0, 1);
+    world.hear(world.sealed(0, &own), Verdict::Echo).await;
+    for sent in [genuine.sent - 200_000, genuine.sent + 200_000] {
+        let stale = Beacon { sent, ..genuine.clone() };
+        world.hear(world.sealed(1, &stale), Verdict::Stale).await;
+    }
+    for malformed in [vec![], vec![0; 100], vec![7; MAX_BEACON + 1]] {
+        world.hear(malformed, Verdict::Malformed).await;
+    }
+    let mut other = world.sealed(1, &genuine);
+    other[3] = 9;
+    world.hear(other, Verdict::Version).await;
+    assert!(world.hints.try_recv().is_err(), "not one is a hint");
+
+    // None of them has silenced the genuine one, which counts once.
+    world.hear(world.sealed(1, &genuine), Verdict::Accepted).await;
+    world.hear(world.sealed(1, &genuine), Verdict::Replayed).await;
+    let older = world.beacon(1, 4);
+    world.hear(world.sealed(1, &older), Verdict::Replayed).await;
+    assert_eq!(world.contact().await, (genuine.contact, Source::Beacon));
+    assert!(world.hints.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn the_remembered_and_the_seeds_are_hints_at_every_start() {
+    let remembered = [contact(B, 1, 1), contact("c@127.0.0.1", 2, 7)];
+    let mut world = world(|setup| {
+        setup.remembered = remembered.to_vec();
+        setup.seeds = vec!["127.0.0.1:9999".parse().expect("valid")];
+    })
+    .await;
+    for life in 0..2 {
+        let (mut known, mut seeds) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            match next(&mut world.hints).await {
+                Hint::Contact(contact, Source::Remembered) => known.push(contact),
+                Hint::Seed(address) => seeds.push(address.to_string()),
+                other @ Hint::Contact(..) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(
+            (known.as_slice(), seeds.as_slice()),
+            (&remembered[..], &["127.0.0.1:9999".to_owned()][..])
+        );
+        if life == 0 {
+            assert!(world.roster.kill("discovery"));
+        }
+    }
+    // The next life hears again, and has forgotten which beacons it heard.
+    let beacon = world.beacon(1, 1);
+    world.hear(world.sealed(1, &beacon), Verdict::Accepted).await;
+    assert_eq!(world.contact().await, (beacon.contact, Source::Beacon));
+}
+
+#[tokio::test]
+async fn after_a_restart_a_beacon_may_be_heard_once_more() {
+    let mut world = world(|_| {}).await;
+    let beacon = world.beacon(1, 1);
+    world.hear(world.sealed(1, &beacon), Verdict::Accepted).await;
+    world.hear(world.sealed(1, &beacon), Verdict::Replayed).await;
+    assert!(world.roster.kill("discovery"));
+    until("restarted", || counted(&world.metrics, "actor_restarts", "discovery") == 1).await;
+    until("it hears", || {
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("free");
+        let datagram = world.sealed(1, &beacon);
+        world.discovery.handle.cast(Msg::Datagram(datagram, permit));
+        world.count(Verdict::Accepted) == 2
+    })
+    .await;
+    for _ in 0..2 {
+        assert_eq!(world.contact().await.0, beacon.contact);
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_comes_online_is_told_who_else_is_linked() {
+    let world = world(|_| {}).await;
+    let others = vec![contact("c@127.0.0.1", 2, 1), contact("d@127.0.0.1", 3, 9)];
+    *world.linked.lock().expect("no panic") = [&[contact(B, 1, 1)], others.as_slice()].concat();
+    let mut wire = world.outlet(B);
+    world.online(B);
+    assert_eq!(contacts(&piece(&mut wire).await), others, "all but itself");
+    // Nobody else is linked: nothing to tell.
+    *world.linked.lock().expect("no panic") = vec![contact(B, 1, 1)];
+    world.online(B);
+    *world.linked.lock().expect("no panic") = others.clone();
+    until("told again", || {
+        world.online(B);
+        wire.try_recv().is_ok_and(|piece| contacts(&piece) == others)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_contacts_are_told_in_several_messages() {
+    let world = world(|_| {}).await;
+    let many: Vec<_> = (1..=300).map(|n| contact(&format!("n{n}@127.0.0.1"), n, 1)).collect();
+    *world.linked.lock().expect("no panic") = many.clone();
+    let mut wire = world.outlet(B);
+    world.online(B);
+    let mut told = Vec::new();
+    while told.len() < many.len() {
+        let some = contacts(&piece(&mut wire).await);
+        assert!(some.len() <= TOLD);
+        told.extend(some);
+    }
+    assert_eq!(told, many);
+}
+
+#[tokio::test(start_paused = true)]
+async fn now_and_then_a_random_linked_peer_is_told() {
+    let world = world(|_| {}).await;
+    let both = vec![contact(B, 1, 1), contact("c@127.0.0.1", 2, 1)];
+    *world.linked.lock().expect("no panic") = both.clone();
+    let (to_b, to_c) = (world.outlet(B), mpsc::channel(64));
+    world.pubsub.up(AttemptId::Outbound(2), name("c@127.0.0.1"), to_c.0);
+    let start = timer::now();
+    for (mut wire, other) in [(to_b, &both[1]), (to_c.1, &both[0])] {
+        // Each turn tells one of two: within an hour both had theirs.
+        let piece = tokio::time::timeout(Duration::from_secs(3600), wire.recv()).await;
+        let told = contacts(&piece.expect("in time").expect("sent"));
+        assert_eq!(told, std::slice::from_ref(other));
+    }
+    assert!(timer::now() - start >= Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn what_a_peer_tells_is_a_hint_of_a_peer_and_bounded() {
+    let mut world = world(|_| {}).await;
+    let many: Vec<_> = (1..=200).map(|n| contact(&format!("n{n}@127.0.0.1"), n, 1)).collect();
+    world.told(codec::encode(&many).expect("encodes")).await;
+    for expected in &many[..TOLD] {
+        assert_eq!(world.contact().await, (expected.clone(), Source::Peer));
+    }
+    let last = contact("last@127.0.0.1", 1, 1);
+    world.told(codec::encode(&vec![last.clone()]).expect("encodes")).await;
+    assert_eq!(world.contact().await, (last, Source::Peer), "the 72 beyond the bound are dropped");
+}
+
+#[tokio::test]
+async fn a_malformed_list_is_counted_and_no_hint() {
+    let mut world = world(|_| {}).await;
+    let list = codec::encode(&vec![contact(B, 1, 1)]).expect("encodes");
+    for bad in [vec![0xff; 30], [list.clone(), vec![0]].concat(), list[..list.len() - 1].to_vec()] {
+        world.told(bad).await;
+    }
+    until("counted", || counted(&world.metrics, "door_messages", "malformed") == 3).await;
+    assert!(world.hints.try_recv().is_err());
+    world.told(list).await;
+    assert_eq!(world.contact().await.1, Source::Peer);
+}
+
+#[tokio::test]
+async fn datagrams_on_the_socket_are_read_and_beacons_sent_count_up_across_lives() {
+    let socket = || {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        socket.set_nonblocking(true).expect("nonblocking");
+        // What it sends to the group goes nowhere.
+        socket.set_multicast_ttl_v4(0).expect("set");
+        socket.set_multicast_loop_v4(false).expect("set");
+        Arc::new(socket)
+    };
+    let (ours, sequence) = (socket(), Arc::new(AtomicU64::new(0)));
+    let (given, count) = (ours.clone(), sequence.clone());
+    let mut world = world(move |setup| {
+        setup.socket = Some(given);
+        setup.sequence = count;
+    })
+    .await;
+    assert_eq!(sequence.load(Ordering::Relaxed), 1, "the first beacon goes out at the start");
+    let beacon = world.beacon(1, 1);
+    let to = ours.local_addr().expect("bound");
+    socket().send_to(&world.sealed(1, &beacon), to).expect("sent");
+    assert_eq!(world.contact().await, (beacon.contact, Source::Beacon));
+    socket().send_to(&[1; MAX_BEACON + 500], to).expect("sent");
+    until("counted", || world.count(Verdict::Malformed) == 1).await;
+    assert!(world.roster.kill("discovery"));
+    until("restarted", || sequence.load(Ordering::Relaxed) > 1).await;
+    let beacon = world.beacon(2, 1);
+    socket().send_to(&world.sealed(2, &beacon), to).expect("sent");
+    assert_eq!(world.contact().await, (beacon.contact, Source::Beacon), "the socket survives");
+}

@@ -1,0 +1,325 @@
+//! HeartbeatMonitor: who is alive.
+//!
+//! - **Owns** the failure detector, and the view of every peer's vital signs.
+//! - **Hears** which peers come and go (from PubSub), the signs of life of their links (from Link's
+//!   pulses), and other nodes' questions, answers and verdicts on `node:heartbeat`.
+//! - **Says** beats to Link; doubts as events; a peer that stays silent to NodeManager, which ends its
+//!   link; questions to other peers.
+//! - **After a restart**: watches the peers that are linked, each as if just heard; samples, doubts and
+//!   the evidence of the past are forgotten.
+//! - **Never** ends a link itself; never takes another node's word for a verdict.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ractor::ActorProcessingErr;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::actors::link::{Link, RoundTrip};
+use crate::actors::pubsub::{Delivery, PubSub};
+use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
+use crate::actors::timer;
+use crate::io::metrics::{Count, Metrics};
+use crate::proto::codec;
+use crate::proto::event::Event;
+use crate::proto::heartbeat::{Config, Evidence, Heartbeat, Input, Output};
+use crate::proto::node::NodeName;
+use crate::proto::topic::Topic;
+
+/// How long a node that is asked about another listens for it.
+const LISTEN: Duration = Duration::from_millis(400);
+/// Questions of others under way; more are dropped and counted.
+const QUESTIONS: usize = 64;
+/// Longest message on the topic, in bytes.
+const MAX_WORD: usize = 512;
+
+/// What monitors say to each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Word {
+    /// Do you hear this node?
+    Ask(NodeName),
+    /// I do, or I do not.
+    Answer(NodeName, bool),
+    /// I have given this node up.
+    Verdict(NodeName),
+}
+
+/// A peer's vital signs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Vital {
+    /// Suspicion level.
+    pub phi: f64,
+    /// It is doubted.
+    pub suspect: bool,
+    /// When its last byte arrived.
+    pub heard: Option<Instant>,
+    /// How long beats take.
+    pub round_trip: Option<RoundTrip>,
+    /// What the last doubt or verdict rested on; gone once it is linked anew.
+    pub evidence: Option<Evidence>,
+}
+
+/// All peers' vital signs, by name.
+pub type Vitals = Arc<BTreeMap<NodeName, Vital>>;
+
+/// What the actor is made from.
+#[derive(Clone)]
+pub struct Setup {
+    /// The machine's settings.
+    pub config: Config,
+    /// This node's name.
+    pub name: NodeName,
+    /// The link layer.
+    pub link: Link,
+    /// The door.
+    pub pubsub: PubSub,
+    /// Takes the peers that are given up.
+    pub silent: Arc<dyn Fn(NodeName) + Send + Sync>,
+    /// The peers linked at this moment.
+    pub linked: Arc<dyn Fn() -> Vec<NodeName> + Send + Sync>,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+enum Msg {
+    Linked(NodeName),
+    Unlinked(NodeName),
+    Said(Delivery),
+}
+
+/// The handle.
+#[derive(Clone)]
+pub struct HeartbeatMonitor {
+    handle: Handle<Msg>,
+    publish: Arc<watch::Sender<Vitals>>,
+}
+
+impl HeartbeatMonitor {
+    /// A monitor that does not run yet.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
+        let handle = Handle::new("heartbeat_monitor", metrics);
+        Self { handle, publish: Arc::new(watch::Sender::new(Vitals::default())) }
+    }
+
+    /// The child to put under a supervisor.
+    #[must_use]
+    pub fn child(&self, setup: Setup) -> Child {
+        Child::actor::<Inside>(&self.handle, (setup, self.publish.clone()))
+    }
+
+    /// All peers' vital signs, renewed with every beat.
+    #[must_use]
+    pub fn vitals(&self) -> watch::Receiver<Vitals> {
+        self.publish.subscribe()
+    }
+}
+
+/// A question of another node, to be answered when its time has come.
+struct Question {
+    from: NodeName,
+    about: NodeName,
+    asked: Instant,
+}
+
+struct Inside {
+    setup: Setup,
+    machine: Heartbeat,
+    publish: Arc<watch::Sender<Vitals>>,
+    vitals: BTreeMap<NodeName, Vital>,
+    questions: VecDeque<Question>,
+}
+
+impl Inside {
+    fn input(&mut self, input: Input) {
+        let mut out = Vec::new();
+        self.machine.handle(input, timer::now(), &mut out);
+        for output in out {
+            self.perform(output);
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        let pubsub = self.setup.pubsub.clone();
+        match output {
+            Output::Beat(peer) => self.setup.link.beat(peer),
+            Output::Ask { via, about } => self.say(via, &Word::Ask(about)),
+            Output::Suspect(peer, evidence) => {
+                let (phi, missed) = (evidence.phi, evidence.missed);
+                self.note(&peer, true, Some(evidence));
+                pubsub.announce(Event::PeerSuspected { peer, phi, missed });
+            }
+            Output::Cleared(peer) => {
+                self.note(&peer, false, None);
+                pubsub.announce(Event::PeerCleared { peer });
+            }
+            Output::Silent(peer, evidence) => {
+                self.note(&peer, false, Some(evidence.clone()));
+                for other in (self.setup.linked)().into_iter().filter(|other| *other != peer) {
+                    self.say(other, &Word::Verdict(peer.clone()));
+                }
+                let Evidence { phi, missed, heard_by, confirmed_by, .. } = evidence;
+                pubsub.announce(Event::PeerSilent {
+                    peer: peer.clone(),
+                    phi,
+                    missed,
+                    heard_by: heard_by.into_iter().collect(),
+                    confirmed_by: confirmed_by.into_iter().collect(),
+                });
+                (self.setup.silent)(peer);
+            }
+            Output::Paused(late) => {
+                let millis = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
+                pubsub.announce(Event::Paused { millis });
+            }
+        }
+    }
+
+    fn note(&mut self, peer: &NodeName, suspect: bool, evidence: Option<Evidence>) {
+        if let Some(vital) = self.vitals.get_mut(peer) {
+            vital.suspect = suspect;
+            vital.evidence = evidence;
+        }
+        self.publish();
+    }
+
+    fn say(&self, to: NodeName, word: &Word) {
+        match codec::encode(word) {
+            Ok(payload) => self.setup.pubsub.send(to, Topic::node_heartbeat(), payload),
+            Err(error) => tracing::error!(%error, "a heartbeat message cannot be encoded"),
+        }
+    }
+
+    fn said(&mut self, delivery: Delivery) {
+        let from = delivery.from;
+        match codec::decode(&delivery.payload, MAX_WORD) {
+            Ok(Word::Ask(about)) => {
+                if self.questions.len() >= QUESTIONS {
+                    self.setup.metrics.count(Count::Heartbeat, "flood");
+                    return;
+                }
+                self.setup.link.beat(about.clone());
+                self.questions.push_back(Question { from, about, asked: timer::now() });
+            }
+            Ok(Word::Answer(about, hears)) => self.input(Input::Answer { from, about, hears }),
+            Ok(Word::Verdict(about)) => self.input(Input::Verdict(about)),
+            Err(_) => self.setup.metrics.count(Count::Door, "malformed"),
+        }
+    }
+
+    /// Answers the questions whose time has come.
+    fn answer(&mut self, now: Instant) {
+        while self.questions.front().is_some_and(|question| question.asked + LISTEN <= now) {
+            let Some(question) = self.questions.pop_front() else { return };
+            let pulse = self.setup.link.pulse(&question.about);
+            let hears = pulse.is_some_and(|pulse| pulse.heard() > question.asked);
+            self.say(question.from, &Word::Answer(question.about, hears));
+        }
+    }
+
+    /// Feeds the machine with what the links heard meanwhile.
+    fn listen(&mut self) {
+        let peers: Vec<NodeName> = self.vitals.keys().cloned().collect();
+        for peer in peers {
+            let Some(pulse) = self.setup.link.pulse(&peer) else { continue };
+            let (heard, beat) = (pulse.heard(), pulse.beat());
+            let Some(vital) = self.vitals.get_mut(&peer) else { continue };
+            let news = vital.heard.replace(heard) != Some(heard);
+            vital.round_trip = pulse.round_trip();
+            if let Some(beat) = beat.filter(|_| news) {
+                self.input(Input::Beat(peer.clone(), beat));
+            }
+            if news {
+                self.input(Input::Heard(peer, heard));
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let now = timer::now();
+        for (peer, vital) in &mut self.vitals {
+            vital.phi = self.machine.phi(peer, now);
+        }
+        self.publish.send_replace(Arc::new(self.vitals.clone()));
+    }
+
+    fn linked(&mut self, peer: NodeName) {
+        let (heard, round_trip, evidence) = (None, None, None);
+        let fresh = Vital { phi: 0.0, suspect: false, heard, round_trip, evidence };
+        self.vitals.insert(peer.clone(), fresh);
+        self.input(Input::Linked(peer));
+    }
+
+    fn unlinked(&mut self, peer: NodeName) {
+        if let Some(vital) = self.vitals.get_mut(&peer) {
+            vital.suspect = false;
+        }
+        self.input(Input::Unlinked(peer));
+        self.publish();
+    }
+}
+
+impl Process for Inside {
+    const NAME: &'static str = "heartbeat_monitor";
+    type Message = Msg;
+    type Setup = (Setup, Arc<watch::Sender<Vitals>>);
+
+    async fn start(
+        (setup, publish): Self::Setup,
+        myself: &Address<Msg>,
+    ) -> Result<Self, ActorProcessingErr> {
+        let to = myself.clone();
+        setup.pubsub.on_events("heartbeat_monitor", move |event| {
+            let message = if let Event::PeerOnline { peer, .. } = event {
+                Msg::Linked(peer.clone())
+            } else if let Event::LinkLost { peer, .. }
+            | Event::LinkReplaced { peer, .. }
+            | Event::PeerOffline { peer, .. } = event
+            {
+                Msg::Unlinked(peer.clone())
+            } else {
+                return;
+            };
+            // The successor of an actor that ended subscribes anew.
+            drop(to.cast(Mail::Message(message)));
+        });
+        let (to, topic) = (myself.clone(), Topic::node_heartbeat());
+        setup.pubsub.subscribe("heartbeat_monitor", topic, move |delivery| {
+            drop(to.cast(Mail::Message(Msg::Said(delivery))));
+        });
+        let machine = Heartbeat::new(setup.config, setup.name.clone());
+        let (vitals, questions) = (BTreeMap::new(), VecDeque::new());
+        let mut inside = Self { setup, machine, publish, vitals, questions };
+        for peer in (inside.setup.linked)() {
+            inside.linked(peer);
+        }
+        Ok(inside)
+    }
+
+    fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Linked(peer) => self.linked(peer),
+            Msg::Unlinked(peer) => self.unlinked(peer),
+            Msg::Said(delivery) => self.said(delivery),
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let question = self.questions.front().map(|question| question.asked + LISTEN);
+        question.into_iter().chain(self.machine.deadline()).min()
+    }
+
+    fn tick(&mut self) -> Result<(), ActorProcessingErr> {
+        let now = timer::now();
+        self.answer(now);
+        self.listen();
+        if self.machine.deadline().is_some_and(|at| at <= now) {
+            self.input(Input::Tick);
+            self.publish();
+        }
+        Ok(())
+    }
+}

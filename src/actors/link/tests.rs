@@ -1,0 +1,361 @@
+//! Link, from its parts to two whole actors that link with each other in one process; and the mock
+//! of it that others test against.
+
+use std::net::TcpListener;
+
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::*;
+use crate::actors::supervisor::{Root, Roster, probe};
+use crate::actors::tests::{PATIENCE, cluster, counted, name, next, run, settled, until};
+use crate::io::identity::Identity;
+use crate::proto::topic::Topic;
+
+mod handshake;
+mod mux;
+
+/// What Link was told.
+pub(crate) enum Command {
+    Attach(Box<dyn Fn(Report) + Send>),
+    Dial(AttemptId, SocketAddr),
+    Proceed(AttemptId),
+    Refuse(AttemptId, Refusal),
+    Abandon(AttemptId),
+    Close(AttemptId, Parting),
+    WhenClosed(oneshot::Sender<()>),
+    Beat,
+}
+
+/// Stands in for Link: hears its commands and does nothing.
+pub(crate) struct Mock(UnboundedReceiver<Msg>);
+
+impl Mock {
+    pub(crate) async fn start() -> (Link, Self) {
+        let (handle, heard) = probe("link").await;
+        (Link { handle, ..Link::new(&Metrics::default()) }, Self(heard))
+    }
+
+    pub(crate) async fn next(&mut self) -> Command {
+        Self::command(next(&mut self.0).await)
+    }
+
+    /// A command that has arrived already.
+    pub(crate) fn heard(&mut self) -> Option<Command> {
+        self.0.try_recv().ok().map(Self::command)
+    }
+
+    fn command(message: Msg) -> Command {
+        match message {
+            Msg::Attach(listener) => Command::Attach(listener),
+            Msg::Dial(attempt, address) => Command::Dial(attempt, address),
+            Msg::Decide(attempt, Decision::Proceed) => Command::Proceed(attempt),
+            Msg::Decide(attempt, Decision::Refuse(why)) => Command::Refuse(attempt, why),
+            Msg::Abandon(attempt) => Command::Abandon(attempt),
+            Msg::Close(attempt, why) => Command::Close(attempt, why),
+            Msg::WhenClosed(done) => Command::WhenClosed(done),
+            Msg::Beat(_) => Command::Beat,
+            Msg::Authenticated(..)
+            | Msg::Step(..)
+            | Msg::Established(..)
+            | Msg::MuxEnded(..)
+            | Msg::SessionOpened(..)
+            | Msg::SessionReady(..)
+            | Msg::SessionGone(..) => panic!("not a command"),
+        }
+    }
+}
+
+/// A Link actor with everything around it but a NodeManager.
+struct Node {
+    name: NodeName,
+    id: NodeId,
+    link: Link,
+    address: SocketAddr,
+    pubsub: PubSub,
+    metrics: Metrics,
+    reports: UnboundedReceiver<Report>,
+    roster: Roster,
+    _root: Root,
+}
+
+impl Node {
+    /// One that is told nothing unless the test says it.
+    async fn start(identity: &Identity) -> Self {
+        let metrics = Metrics::default();
+        let (pubsub, link) = (PubSub::new(&metrics), Link::new(&metrics));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.set_nonblocking(true).expect("nonblocking");
+        let address = listener.local_addr().expect("bound");
+        let setup = Setup {
+            listener: Arc::new(listener),
+            tls: Tls::new(identity).expect("a sound identity"),
+            myself: crate::actors::tests::myself(identity, address),
+            pubsub: pubsub.clone(),
+            metrics: metrics.clone(),
+        };
+        let (root, roster) = run(&metrics, vec![pubsub.child(), link.child(setup)]).await;
+        let (name, id) = (identity.name().clone(), identity.id());
+        let reports = unbounded_channel().1;
+        let mut node =
+            Self { name, id, link, address, pubsub, metrics, reports, roster, _root: root };
+        node.attach(false);
+        node
+    }
+
+    /// Becomes the listener; an eager one agrees to every step at once.
+    fn attach(&mut self, eager: bool) {
+        let (tx, reports) = unbounded_channel();
+        self.reports = reports;
+        let link = self.link.clone();
+        self.link.attach(move |report| {
+            if eager && let Some(attempt) = step(&report) {
+                link.proceed(attempt);
+            }
+            drop(tx.send(report));
+        });
+    }
+
+    /// The next step. That attaching is over is for [`Node::existing`] only.
+    async fn report(&mut self) -> Report {
+        loop {
+            let report = next(&mut self.reports).await;
+            if !matches!(report, Report::Attached) {
+                return report;
+            }
+        }
+    }
+
+    /// Skips the steps of attempts until a link is ready or ended.
+    async fn news(&mut self) -> Report {
+        loop {
+            let report = self.report().await;
+            if step(&report).is_none() {
+                return report;
+            }
+        }
+    }
+
+    /// Ready, or not: the links that a new listener is told of.
+    async fn existing(&mut self) -> Vec<(AttemptId, NodeName, bool)> {
+        self.attach(true);
+        let mut links = Vec::new();
+        loop {
+            let report = next(&mut self.reports).await;
+            if let Report::Existing(attempt, hello, _, ready) = report {
+                links.push((attempt, hello.name, ready));
+            } else {
+                assert!(matches!(report, Report::Attached), "{report:?}");
+                return links;
+            }
+        }
+    }
+}
+
+/// The attempt that waits for a word after this report.
+fn step(report: &Report) -> Option<AttemptId> {
+    match report {
+        Report::Connected(attempt, ..)
+        | Report::Greeted(attempt, ..)
+        | Report::Welcomed(attempt, _)
+        | Report::Confirmed(attempt) => Some(*attempt),
+        Report::Failed(..)
+        | Report::Ready(_)
+        | Report::Ended(..)
+        | Report::Existing(..)
+        | Report::Attached => None,
+    }
+}
+
+const OUT: AttemptId = AttemptId::Outbound(1);
+
+/// Two nodes whose listeners agree to everything.
+async fn pair(names: [&str; 2]) -> (Node, Node) {
+    let ids = cluster(&names);
+    let (mut a, mut b) = (Node::start(&ids[0]).await, Node::start(&ids[1]).await);
+    a.attach(true);
+    b.attach(true);
+    (a, b)
+}
+
+/// The two, and the attempt of their link at the accepting side.
+async fn linked(names: [&str; 2]) -> (Node, Node, AttemptId) {
+    let (mut a, mut b) = pair(names).await;
+    a.link.dial(OUT, b.address);
+    let ready = a.news().await;
+    assert!(matches!(ready, Report::Ready(OUT)), "{ready:?}");
+    let Report::Ready(inbound @ AttemptId::Inbound(_)) = b.news().await else {
+        panic!("not ready")
+    };
+    (a, b, inbound)
+}
+
+fn ended(report: &Report) -> Option<(AttemptId, &LinkEnd)> {
+    if let Report::Ended(attempt, end) = report { Some((*attempt, end)) } else { None }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_link_talk_and_part() {
+    let (mut a, mut b, inbound) = linked(["talk-a@127.0.0.1", "talk-b@127.0.0.1"]).await;
+    let (tx, mut heard) = unbounded_channel();
+    b.pubsub.subscribe("test", Topic::network_peers(), move |told| drop(tx.send(told)));
+    let (done, said) = oneshot::channel();
+    b.pubsub.on_events("test", move |_| {});
+    // Both go through b's PubSub, in order with the subscription above.
+    a.pubsub.send(b.name.clone(), Topic::network_peers(), b"hi".to_vec());
+    let told = next(&mut heard).await;
+    assert_eq!((told.from, &*told.payload), (a.name.clone(), b"hi".as_slice()));
+
+    a.link.close(OUT, Parting::Left);
+    a.link.when_closed(done);
+    tokio::time::timeout(PATIENCE, said).await.expect("in time").expect("answered");
+    let end = a.news().await;
+    assert_eq!(ended(&end), Some((OUT, &LinkEnd::Closed)), "{end:?}");
+    let end = b.news().await;
+    assert_eq!(ended(&end), Some((inbound, &LinkEnd::Goodbye(Parting::Left))), "{end:?}");
+    until("the outlet is gone", || {
+        b.pubsub.send(a.name.clone(), Topic::network_peers(), vec![]);
+        counted(&b.metrics, "door_messages", "not_linked") > 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beats_go_there_and_back_and_the_pulse_ends_with_the_link() {
+    let (mut a, mut b, _) = linked(["beat-a@127.0.0.1", "beat-b@127.0.0.1"]).await;
+    let pulse = a.link.pulse(&b.name).expect("linked");
+    a.link.beat(name("nobody@127.0.0.1"));
+    a.link.beat(b.name.clone());
+    until("echoed", || pulse.round_trip().is_some()).await;
+    assert!(b.link.pulse(&a.name).expect("linked").beat().is_some());
+    assert_eq!(pulse.beat(), None, "b has sent none");
+    b.link.close(AttemptId::Outbound(9), Parting::Left);
+    a.link.close(OUT, Parting::Left);
+    assert!(ended(&a.news().await).is_some() && ended(&b.news().await).is_some());
+    assert!(a.link.pulse(&b.name).is_none() && b.link.pulse(&a.name).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_is_answered_at_once_without_links_and_not_before_the_goodbye_with_one() {
+    let (a, b, _) = linked(["closing-a@127.0.0.1", "closing-b@127.0.0.1"]).await;
+    let lonely = Node::start(&cluster(&["closing-c@127.0.0.1"])[0]).await;
+    let (done, said) = oneshot::channel();
+    lonely.link.when_closed(done);
+    tokio::time::timeout(PATIENCE, said).await.expect("in time").expect("answered");
+
+    let (done, mut said) = oneshot::channel();
+    a.link.when_closed(done);
+    let mut a = a;
+    assert_eq!(a.existing().await, [(OUT, b.name.clone(), true)]); // the question has been heard
+    assert!(said.try_recv().is_err(), "the link lives");
+    b.link.close(AttemptId::Inbound(u64::MAX), Parting::Left); // unknown: nothing happens
+    a.link.close(OUT, Parting::Renewed);
+    tokio::time::timeout(PATIENCE, &mut said).await.expect("in time").expect("answered");
+}
+
+/// Both sides agree on a second link while the first lives; its attempt at either side.
+async fn agree_again(a: &mut Node, b: &mut Node) -> (AttemptId, AttemptId) {
+    let two = AttemptId::Outbound(2);
+    a.link.dial(two, b.address);
+    let inbound = loop {
+        if let Report::Confirmed(attempt) = b.report().await {
+            break attempt;
+        }
+    };
+    // No byte is under way any more. What is left happens in this process, before time moves.
+    tokio::time::pause();
+    settled().await;
+    tokio::time::resume();
+    (two, inbound)
+}
+
+#[tokio::test]
+async fn a_second_link_of_a_pair_waits_for_the_end_of_the_first_session() {
+    let (mut a, mut b, first) = linked(["second-a@127.0.0.1", "second-b@127.0.0.1"]).await;
+    let (two, inbound) = agree_again(&mut a, &mut b).await;
+    let parked = [(OUT, b.name.clone(), true), (two, b.name.clone(), false)];
+    assert_eq!(a.existing().await, parked);
+    let parked = [(first, a.name.clone(), true), (inbound, a.name.clone(), false)];
+    assert_eq!(b.existing().await, parked);
+    let (done, mut said) = oneshot::channel();
+    a.link.close(OUT, Parting::Replaced);
+    a.link.when_closed(done);
+
+    let end = a.news().await;
+    assert_eq!(ended(&end), Some((OUT, &LinkEnd::Closed)), "{end:?}");
+    let end = b.news().await;
+    assert_eq!(ended(&end), Some((first, &LinkEnd::Goodbye(Parting::Replaced))), "{end:?}");
+    let ready = a.news().await;
+    assert!(matches!(ready, Report::Ready(attempt) if attempt == two), "{ready:?}");
+    let ready = b.news().await;
+    assert!(matches!(ready, Report::Ready(attempt) if attempt == inbound), "{ready:?}");
+    assert!(said.try_recv().is_err(), "the second link was not told to close");
+    assert_eq!(a.existing().await, [(two, b.name.clone(), true)]);
+}
+
+#[tokio::test]
+async fn a_parked_link_can_be_closed_and_ends_at_the_other_side_too() {
+    let (mut a, mut b, first) = linked(["parked-a@127.0.0.1", "parked-b@127.0.0.1"]).await;
+    let (two, inbound) = agree_again(&mut a, &mut b).await;
+    a.link.close(two, Parting::Replaced);
+    assert_eq!(a.existing().await, [(OUT, b.name.clone(), true)]);
+    let end = b.news().await;
+    assert_eq!(ended(&end).map(|(attempt, _)| attempt), Some(inbound), "{end:?}");
+    assert_eq!(b.existing().await, [(first, a.name.clone(), true)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_ends_the_links_at_the_peers_and_the_next_life_links_again() {
+    let (mut a, mut b, inbound) = linked(["crash-a@127.0.0.1", "crash-b@127.0.0.1"]).await;
+    assert!(a.roster.kill("link"));
+    let end = b.news().await;
+    assert_eq!(ended(&end), Some((inbound, &LinkEnd::Closed)), "{end:?}");
+    until("restarted", || counted(&a.metrics, "actor_restarts", "link") == 1).await;
+    assert_eq!(a.existing().await, [], "after a restart no connection is left");
+    // The listening socket survived, and so did the handle.
+    b.link.dial(OUT, a.address);
+    let ready = b.news().await;
+    assert!(matches!(ready, Report::Ready(OUT)), "{ready:?}");
+    let ready = a.news().await;
+    assert!(matches!(ready, Report::Ready(AttemptId::Inbound(_))), "{ready:?}");
+    assert_eq!(b.existing().await, [(OUT, a.name.clone(), true)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_listener_is_told_of_live_links_and_attempts_are_abandoned() {
+    let (mut a, b, _) = linked(["listen-a@127.0.0.1", "listen-b@127.0.0.1"]).await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let attempt = AttemptId::Outbound(2);
+    a.link.dial(attempt, silent.local_addr().expect("bound"));
+    let (mut stream, _) = silent.accept().await.expect("dialed");
+    assert!(stream.read_u8().await.is_ok(), "TLS begins");
+    assert_eq!(a.existing().await, [(OUT, b.name.clone(), true)], "and no word of the attempt");
+    let mut rest = Vec::new();
+    let eof = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+    assert!(eof.is_ok(), "the connection is closed");
+    a.attach(true);
+    let Report::Existing(OUT, hello, id, true) = a.report().await else { panic!("not told") };
+    assert_eq!((hello.name, hello.incarnation, id), (b.name, Incarnation(1), b.id));
+    assert_eq!(hello.advertise, b.address);
+}
+
+#[tokio::test]
+async fn a_peer_that_never_speaks_ractor_is_cut_off() {
+    let ids = cluster(&["mute-a@127.0.0.1", "mute-b@127.0.0.1"]);
+    let mut node = Node::start(&ids[0]).await;
+    node.attach(true);
+    let mut peer = handshake::Peer::dial(&ids[1], node.address).await;
+    peer.say(&handshake::hello(&ids[1])).await;
+    peer.hear().await;
+    peer.say(&crate::proto::hello::Greeting::Confirm).await;
+    let Report::Greeted(attempt, ..) = node.report().await else { panic!("not greeted") };
+    assert!(matches!(node.report().await, Report::Confirmed(_)));
+    let started = timer::now();
+    while node.existing().await.is_empty() {
+        assert!(started.elapsed() < PATIENCE);
+    }
+    tokio::time::pause();
+    let Report::Ended(of, LinkEnd::Fault(fault)) = node.report().await else { panic!("not cut") };
+    assert_eq!((of, fault.as_str()), (attempt, "ractor's sessions did not agree in time"));
+    assert_eq!(counted(&node.metrics, "connections_refused", "protocol"), 1);
+}

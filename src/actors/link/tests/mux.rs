@@ -1,0 +1,325 @@
+//! One link's lanes over a pipe in memory, with a scripted peer at the other end.
+
+use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::actors::link::mux::{Door, Own, PIPE, gate, run as run_mux};
+use crate::actors::pubsub::tests::silent;
+use crate::proto::frame::{Control, HEADER, Lane, MAX_PAYLOAD, header, parse_header};
+
+const PEER: &str = "b@127.0.0.1";
+/// As in `mux`: door pieces of one peer that may wait.
+const WAITING: usize = 64;
+
+/// A link that runs, and the ends of it that the test holds.
+struct World {
+    peer: DuplexStream,
+    ractor: DuplexStream,
+    door: Option<mpsc::Sender<Vec<u8>>>,
+    part: Option<oneshot::Sender<Parting>>,
+    control: mpsc::Sender<Control>,
+    pulse: Arc<Pulse>,
+    end: JoinHandle<LinkEnd>,
+}
+
+fn world(pubsub: PubSub, inbound: bool, buffer: usize) -> World {
+    let (ours, peer) = duplex(buffer);
+    let (pipe, ractor) = duplex(PIPE);
+    let (door, outgoing) = mpsc::channel(8);
+    let (part, parting) = oneshot::channel();
+    let door_end = Door::new(name(PEER), pubsub, outgoing);
+    let (control, controls) = mpsc::channel(CONTROLS);
+    let pulse = Arc::new(Pulse::new());
+    let own = Own { parting, controls, echo: control.clone(), pulse: pulse.clone() };
+    let end = tokio::spawn(run_mux(ours, gate(inbound, name(PEER)), pipe, door_end, own));
+    World { peer, ractor, door: Some(door), part: Some(part), control, pulse, end }
+}
+
+impl World {
+    async fn say(&mut self, lane: Lane, payload: &[u8]) {
+        let header = header(lane, payload.len()).expect("a piece");
+        self.peer.write_all(&[&header, payload].concat()).await.expect("the link reads");
+    }
+
+    async fn hear(&mut self) -> (Lane, Vec<u8>) {
+        let mut head = [0; HEADER];
+        self.peer.read_exact(&mut head).await.expect("a piece");
+        let (lane, length) = parse_header(head).expect("sound");
+        let mut payload = vec![0; length];
+        self.peer.read_exact(&mut payload).await.expect("whole");
+        (lane, payload)
+    }
+
+    async fn end(self) -> LinkEnd {
+        tokio::time::timeout(PATIENCE, self.end).await.expect("ends in time").expect("no panic")
+    }
+}
+
+/// A frame of ractor's handshake with one message field in it, as protobuf writes it.
+fn auth(step: u8, inner: &[u8]) -> Vec<u8> {
+    let field =
+        |tag: u8, body: &[u8]| [&[tag, u8::try_from(body.len()).expect("short")], body].concat();
+    let body = field(0x0a, &field(step, inner));
+    [&(body.len() as u64).to_be_bytes(), body.as_slice()].concat()
+}
+
+/// The dialer's first frame.
+fn named(claimed: &str) -> Vec<u8> {
+    let text = [&[0x0a, u8::try_from(claimed.len()).expect("short")], claimed.as_bytes()].concat();
+    auth(0x0a, &text)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_goodbye_ends_the_link_with_its_reason() {
+    for why in [Parting::Left, Parting::Replaced, Parting::Renewed] {
+        let mut world = world(silent().await.0, true, 1024);
+        world.say(Lane::Control, &Control::Goodbye(why).encode().expect("encodes")).await;
+        assert_eq!(world.end().await, LinkEnd::Goodbye(why));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_stream_ends_the_link_wherever_it_comes() {
+    let piece = header(Lane::Door, 10).expect("a piece");
+    for before in [&[] as &[u8], &piece[..2], &piece, &[&piece[..], b"half"].concat()] {
+        let mut world = world(silent().await.0, true, 1024);
+        world.peer.write_all(before).await.expect("written");
+        world.peer.shutdown().await.expect("closed");
+        assert_eq!(world.end().await, LinkEnd::Closed, "after {before:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_breaks_the_protocol_is_at_fault() {
+    let bad_control = [&header(Lane::Control, 2).expect("a piece")[..], &[9, 9]].concat();
+    let long_control = [&header(Lane::Control, 400).expect("a piece")[..], &[0; 400]].concat();
+    for (bytes, why) in [
+        (&[3_u8, 0, 0, 1, 0] as &[u8], "no lane 3"),
+        (&[0, 0, 0, 0], "a piece of 0 bytes"),
+        (&[2, 0, 0, 0], "a piece of 0 bytes"),
+        (&[2, 1, 0, 1], "a piece of 65537 bytes"),
+        (&[1, 255, 255, 255], "a piece of 16777215 bytes"),
+        (&bad_control, "control message: malformed"),
+        (&long_control, "control message: 400 bytes where at most 256 are allowed"),
+    ] {
+        let mut world = world(silent().await.0, true, 1024);
+        world.peer.write_all(bytes).await.expect("written");
+        assert_eq!(world.end().await, LinkEnd::Fault(why.to_owned()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ractor_hears_nothing_before_the_peer_has_named_itself() {
+    let mut world = world(silent().await.0, true, 1024);
+    let first = named(PEER);
+    let (half, rest) = first.split_at(first.len() - 1);
+    for byte in half {
+        world.say(Lane::Ractor, &[*byte]).await;
+    }
+    settled().await;
+    let mut got = vec![0; first.len()];
+    let early = tokio::time::timeout(Duration::from_secs(1), world.ractor.read(&mut got)).await;
+    assert!(early.is_err(), "held: {early:?}");
+    world.say(Lane::Ractor, rest).await;
+    world.ractor.read_exact(&mut got).await.expect("passes");
+    assert_eq!(got, first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_names_another_node_is_cut_off_before_ractor_hears_it() {
+    let claim = [
+        (true, named("c@127.0.0.1")),
+        (false, [auth(0x12, &[]), auth(0x22, &named("c@127.0.0.1")[12..])].concat()),
+    ];
+    for (inbound, bytes) in claim {
+        let mut world = world(silent().await.0, inbound, 1024);
+        world.say(Lane::Ractor, &bytes).await;
+        let (mut ractor, (rest, _)) = (world.ractor, duplex(1));
+        world.ractor = rest;
+        let end = world.end().await;
+        let LinkEnd::Fault(fault) = &end else { panic!("{end:?}") };
+        assert!(fault.contains("claims the name \"c@127.0.0.1\""), "{fault}");
+        let mut heard = Vec::new();
+        ractor.read_to_end(&mut heard).await.expect("closed");
+        let status = auth(0x12, &[]); // names nobody, and may pass
+        assert!(heard.is_empty() || (!inbound && heard == status), "{heard:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ractor_closing_its_end_ends_the_link() {
+    let mut world = world(silent().await.0, true, 1024);
+    world.ractor.shutdown().await.expect("closed");
+    assert_eq!(world.end().await, LinkEnd::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn door_pieces_reach_subscribers_with_the_peers_name() {
+    let metrics = Metrics::default();
+    let pubsub = PubSub::new(&metrics);
+    let (_root, _) = run(&metrics, vec![pubsub.child()]).await;
+    let (tx, mut heard) = unbounded_channel();
+    pubsub.subscribe("test", Topic::network_peers(), move |told| drop(tx.send(told)));
+    let (outlet, mut wire) = mpsc::channel(1);
+    pubsub.up(OUT, name("x@h"), outlet);
+    pubsub.send(name("x@h"), Topic::network_peers(), b"told".to_vec());
+    let piece = wire.recv().await.expect("sent");
+    let mut world = world(pubsub, true, 1024);
+    world.say(Lane::Door, &piece).await;
+    let told = next(&mut heard).await;
+    assert_eq!((told.from, &*told.payload), (name(PEER), b"told".as_slice()));
+    // What the peer gets wrong at the door is counted and costs nobody the link.
+    world.say(Lane::Door, &[0xff; 9]).await;
+    until("counted", || counted(&metrics, "door_messages", "malformed") == 1).await;
+    assert!(!world.end.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_at_the_door_is_bounded_and_the_reader_holds() {
+    let (pubsub, mut door) = silent().await;
+    let World { mut peer, end, ractor: _ractor, door: _door, part: _part, .. } =
+        world(pubsub, true, 1024);
+    let written = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let writing = written.clone();
+    tokio::spawn(async move {
+        let head = header(Lane::Door, MAX_PAYLOAD).expect("a piece");
+        loop {
+            peer.write_all(&[&head[..], &[1; MAX_PAYLOAD]].concat()).await.expect("still linked");
+            writing.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    settled().await;
+    // One more piece may have been read, and waits for room.
+    let taken = written.load(Ordering::Relaxed);
+    assert!((WAITING..=WAITING + 2).contains(&taken), "{taken} pieces were read");
+    assert_eq!(door.release_piece(), Some(MAX_PAYLOAD));
+    settled().await;
+    assert_eq!(written.load(Ordering::Relaxed), taken + 1, "room for one is room for one");
+    let waiting = door.waiting();
+    assert_eq!(waiting.len(), WAITING);
+    settled().await;
+    assert!(door.waiting().is_empty(), "no room, no more pieces");
+    drop(waiting);
+    settled().await;
+    assert_eq!(door.waiting().len(), WAITING);
+    assert!(!end.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_door_goes_before_ractor_and_each_lane_keeps_its_order() {
+    let mut world = world(silent().await.0, true, 1 << 20);
+    world.ractor.write_all(b"ractor").await.expect("written");
+    let door = world.door.clone().expect("open");
+    for piece in [b"one", b"two"] {
+        door.send(piece.to_vec()).await.expect("room");
+    }
+    assert_eq!(world.hear().await, (Lane::Door, b"one".to_vec()));
+    assert_eq!(world.hear().await, (Lane::Door, b"two".to_vec()));
+    assert_eq!(world.hear().await, (Lane::Ractor, b"ractor".to_vec()));
+    // A PubSub that restarts closes the outlet; ractor goes on.
+    drop((door, world.door.take()));
+    world.ractor.write_all(b"more").await.expect("written");
+    assert_eq!(world.hear().await, (Lane::Ractor, b"more".to_vec()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_goodbye_goes_first_and_nothing_follows() {
+    let mut world = world(silent().await.0, true, 1 << 20);
+    world.ractor.write_all(b"ractor").await.expect("written");
+    world.door.as_ref().expect("open").send(b"door".to_vec()).await.expect("room");
+    world.part.take().expect("once").send(Parting::Renewed).expect("the link runs");
+    let goodbye = Control::Goodbye(Parting::Renewed).encode().expect("encodes");
+    assert_eq!(world.hear().await, (Lane::Control, goodbye));
+    let mut rest = Vec::new();
+    world.peer.read_to_end(&mut rest).await.expect("closed");
+    assert_eq!(rest, b"");
+    assert_eq!(world.end().await, LinkEnd::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_whose_owner_is_gone_ends() {
+    let mut world = world(silent().await.0, true, 1024);
+    drop(world.part.take());
+    assert_eq!(world.end().await, LinkEnd::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_goodbye_is_found_although_nobody_takes_our_own_words() {
+    let mut world = world(silent().await.0, true, 1024);
+    world.say(Lane::Control, &Control::Goodbye(Parting::Left).encode().expect("encodes")).await;
+    world.door.as_ref().expect("open").send(vec![1; 4096]).await.expect("room");
+    let (rest, _) = duplex(1);
+    drop(std::mem::replace(&mut world.peer, rest));
+    assert_eq!(world.end().await, LinkEnd::Goodbye(Parting::Left));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_read_holds_up_no_parting() {
+    let mut world = world(silent().await.0, true, 16);
+    let start = timer::now();
+    world.part.take().expect("once").send(Parting::Left).expect("the link runs");
+    let (rest, _) = duplex(1);
+    let _unread = std::mem::replace(&mut world.peer, rest);
+    assert_eq!(world.end().await, LinkEnd::Closed);
+    assert!(timer::now() - start <= Duration::from_secs(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_beat_is_echoed_before_anything_else_and_leaves_its_signs() {
+    let mut world = world(silent().await.0, true, 1 << 20);
+    let began = timer::now();
+    assert_eq!((world.pulse.heard(), world.pulse.beat()), (began, None));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.ractor.write_all(b"ractor").await.expect("written");
+    world.say(Lane::Door, &[0xff]).await;
+    world.say(Lane::Control, &Control::Ping(77).encode().expect("encodes")).await;
+    let mut heard = [world.hear().await, world.hear().await];
+    heard.sort_by_key(|(_, payload)| payload.len());
+    let pong = Control::Pong(77).encode().expect("encodes");
+    assert_eq!(heard, [(Lane::Control, pong), (Lane::Ractor, b"ractor".to_vec())]);
+    assert!(world.pulse.heard() >= began + Duration::from_secs(2));
+    assert!(world.pulse.beat().is_some_and(|at| at >= began + Duration::from_secs(2)));
+    assert_eq!(world.pulse.round_trip(), None, "the peer's beat measures nothing here");
+
+    // Our own beat, and its echo after three seconds.
+    world.control.send(Control::Ping(world.pulse.micros())).await.expect("room");
+    let (lane, ping) = world.hear().await;
+    let Control::Ping(number) = Control::decode(&ping).expect("sound") else { panic!("{ping:?}") };
+    assert_eq!(lane, Lane::Control);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    world.say(Lane::Control, &Control::Pong(number).encode().expect("encodes")).await;
+    settled().await;
+    let trip = world.pulse.round_trip().expect("measured").last;
+    assert!(trip >= Duration::from_secs(3) && trip < Duration::from_secs(4), "{trip:?}");
+    // An echo of a beat that was never sent is no news.
+    world.say(Lane::Control, &Control::Pong(u64::MAX).encode().expect("encodes")).await;
+    settled().await;
+    assert_eq!(world.pulse.round_trip().expect("measured").last, trip);
+    assert!(!world.end.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_floods_beats_and_reads_nothing_costs_a_bounded_queue() {
+    let mut world = world(silent().await.0, true, 16);
+    let ping = Control::Ping(1).encode().expect("encodes");
+    for _ in 0..1000 {
+        world.say(Lane::Control, &ping).await; // never blocks: the reader goes on
+    }
+    settled().await;
+    assert_eq!(world.control.capacity(), 0, "full");
+    assert!(!world.end.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_read_holds_up_no_parting_midway() {
+    let mut world = world(silent().await.0, true, 16);
+    world.door.as_ref().expect("open").send(vec![1; 4096]).await.expect("room");
+    settled().await; // the piece is on its way, and stuck
+    let start = timer::now();
+    world.part.take().expect("once").send(Parting::Left).expect("the link runs");
+    let (rest, _) = duplex(1);
+    let _unread = std::mem::replace(&mut world.peer, rest);
+    assert!(matches!(world.end().await, LinkEnd::Closed | LinkEnd::TimedOut));
+    assert!(timer::now() - start <= Duration::from_secs(2));
+}

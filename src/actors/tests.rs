@@ -1,0 +1,92 @@
+//! What the unit tests of the actors share: a small tree, identities of one cluster, and waiting.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::actors::link::Myself;
+use crate::actors::supervisor::{Child, Root, Roster, Tree, start};
+use crate::io::clock;
+use crate::io::identity::{Authority, Identity, Validity};
+use crate::io::metrics::Metrics;
+use crate::proto::node::{Contact, Incarnation, NodeName};
+use crate::proto::restart::{Intensity, Strategy};
+
+/// No test waits longer for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs these actors under one supervisor; the later ones restart with an earlier one.
+pub(crate) async fn run(metrics: &Metrics, children: Vec<Child>) -> (Root, Roster) {
+    let roster = Roster::default();
+    let tree = Tree {
+        name: "root",
+        strategy: Strategy::RestForOne,
+        intensity: Intensity::default(),
+        children,
+        roster: roster.clone(),
+        metrics: metrics.clone(),
+    };
+    (start(tree).await.expect("starts"), roster)
+}
+
+/// The next thing in a channel.
+pub(crate) async fn next<T>(rx: &mut UnboundedReceiver<T>) -> T {
+    tokio::time::timeout(PATIENCE, rx.recv()).await.expect("in time").expect("not closed")
+}
+
+/// Waits until something holds.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect(what);
+}
+
+/// In paused time: returns when every task waits for something from outside.
+pub(crate) async fn settled() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+/// A counter's value; a part of its name is enough.
+pub(crate) fn counted(metrics: &Metrics, counter: &str, kind: &str) -> u64 {
+    let text = metrics.text().expect("text");
+    let kind = format!("{{kind=\"{kind}\"}} ");
+    let line = text.lines().find(|line| line.contains(counter) && line.contains(&kind));
+    line.and_then(|line| line.rsplit(' ').next()).map_or(0, |n| n.parse().expect("a number"))
+}
+
+/// The identities of these nodes, all of one new cluster.
+pub(crate) fn cluster(names: &[&str]) -> Vec<Identity> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let now = clock::wall();
+    let authority = Authority::init(dir.path(), now).expect("a CA");
+    let issue = |text: &&str| {
+        authority.issue(dir.path(), &name(text), Validity::leaf(now)).expect("a leaf")
+    };
+    names.iter().map(issue).collect()
+}
+
+pub(crate) fn name(text: &str) -> NodeName {
+    text.parse().expect("valid")
+}
+
+pub(crate) fn contact(text: &str, port: u16, incarnation: u64) -> Contact {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    Contact { name: name(text), address, incarnation: Incarnation(incarnation) }
+}
+
+/// What a node with this identity says of itself in its first life.
+pub(crate) fn myself(identity: &Identity, advertise: SocketAddr) -> Myself {
+    Myself {
+        name: identity.name().clone(),
+        cluster: identity.cluster(),
+        incarnation: Arc::new(AtomicU64::new(1)),
+        boot: 7,
+        advertise,
+    }
+}

@@ -1,0 +1,616 @@
+//! Who is alive: phi-accrual failure detection with indirect probes, suspicion and self-health.
+//!
+//! The machine behind HeartbeatMonitor. It sends a beat to each watched peer every interval, takes any
+//! inbound byte as life, and turns silence first into doubt, then into a question to others, then
+//! into a verdict.
+//!
+//! # Sources
+//! - Phi: Hayashibara et al., "The φ Accrual Failure Detector" (SRDS 2004), with the logistic
+//!   approximation of the normal distribution that Akka and Cassandra use.
+//! - Indirect probes and suspicion: Das, Gupta, Motivala, "SWIM" (DSN 2002).
+//! - Self-health: Dadgar, Phillips, Currey, "Lifeguard" (DSN 2018): a node that was itself late
+//!   distrusts its own clock first and stretches its timeouts.
+//!
+//! # A silent peer, step by step
+//! ```text
+//! phi ≥ 8       suspect; up to 3 other peers are asked whether they hear it
+//! within 4 s    any byte from it clears the doubt
+//! after 4 s     silent: its link is given up, with the evidence
+//! ```
+//!
+//! # Above 12 peers
+//! Each node watches the 9 peers that follow it on the ring of names, so the cost of a node does not
+//! grow with the cluster. A verdict on a peer that others do not watch spreads to them; they do not
+//! take it on trust: it makes them watch that peer themselves, at once and with doubt.
+//!
+//! # Invariants
+//! 1. A peer is declared silent only after it was suspect for the whole suspicion time, on a clock
+//!    that this node had no reason to doubt in between.
+//! 2. Only a linked peer is watched, suspect, or declared silent; a new link starts from nothing.
+//! 3. After a pause of this node no peer is worse off than at the last tick before it.
+//! 4. Memory is bounded: 200 samples a watched peer, one open question a suspect.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::proto::node::NodeName;
+
+/// Settings of the machine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Config {
+    /// Between two beats.
+    pub interval: Duration,
+    /// Doubt from this phi on.
+    pub phi: f64,
+    /// Samples of beat intervals kept per peer.
+    pub window: usize,
+    /// Below this many samples the interval itself is the estimate.
+    pub samples: usize,
+    /// The smallest standard deviation believed.
+    pub sigma: Duration,
+    /// Silence that is acceptable beyond the mean interval.
+    pub pause: Duration,
+    /// Peers asked about a suspect.
+    pub probes: usize,
+    /// How long a suspect can answer.
+    pub suspicion: Duration,
+    /// A tick this much later than asked for is a pause of this node.
+    pub late: Duration,
+    /// Up to this many peers all are watched.
+    pub all_up_to: usize,
+    /// Above it, so many followers on the ring of names.
+    pub watched: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(1),
+            phi: 8.0,
+            window: 200,
+            samples: 4,
+            sigma: Duration::from_millis(100),
+            pause: Duration::from_secs(3),
+            probes: 3,
+            suspicion: Duration::from_secs(4),
+            late: Duration::from_secs(1),
+            all_up_to: 12,
+            watched: 9,
+        }
+    }
+}
+
+/// The most that this node distrusts itself; each step stretches its timeouts by an eighth.
+const WORST_HEALTH: u32 = 8;
+
+/// What the machine hears.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// A peer is linked.
+    Linked(NodeName),
+    /// Its link is gone.
+    Unlinked(NodeName),
+    /// Bytes of a peer arrived, last at this time.
+    Heard(NodeName, Instant),
+    /// A beat of a peer arrived at this time.
+    Beat(NodeName, Instant),
+    /// Another peer says whether it hears a suspect.
+    Answer {
+        /// Who says so.
+        from: NodeName,
+        /// About whom.
+        about: NodeName,
+        /// Whether it has heard it since it was asked.
+        hears: bool,
+    },
+    /// Another node has given a peer up.
+    Verdict(NodeName),
+    /// The deadline passed.
+    Tick,
+}
+
+/// What the machine wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Send a beat.
+    Beat(NodeName),
+    /// Ask `via` whether it hears `about`.
+    Ask {
+        /// Whom to ask.
+        via: NodeName,
+        /// About whom.
+        about: NodeName,
+    },
+    /// Doubt begins.
+    Suspect(NodeName, Evidence),
+    /// Doubt ends: the peer was heard.
+    Cleared(NodeName),
+    /// The peer is given up: end its link.
+    Silent(NodeName, Evidence),
+    /// This node was late by so much and has forgiven everybody.
+    Paused(Duration),
+}
+
+/// What a doubt or a verdict rests on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Evidence {
+    /// Suspicion level now.
+    pub phi: f64,
+    /// Beats that should have come since the last byte.
+    pub missed: u64,
+    /// Time since the last byte.
+    pub silence: Duration,
+    /// Peers that still hear it.
+    pub heard_by: BTreeSet<NodeName>,
+    /// Peers that do not hear it either.
+    pub confirmed_by: BTreeSet<NodeName>,
+}
+
+#[derive(Debug)]
+struct Watch {
+    heard: Instant,
+    last_beat: Option<Instant>,
+    intervals: VecDeque<Duration>,
+    next_beat: Instant,
+    doubt: Option<Doubt>,
+    /// Watched out of turn, because another node gave this peer up.
+    accused: bool,
+}
+
+#[derive(Debug)]
+struct Doubt {
+    since: Instant,
+    heard_by: BTreeSet<NodeName>,
+    confirmed_by: BTreeSet<NodeName>,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Heartbeat {
+    config: Config,
+    me: NodeName,
+    linked: BTreeMap<NodeName, Instant>,
+    watches: BTreeMap<NodeName, Watch>,
+    /// When the last tick was due.
+    due: Option<Instant>,
+    health: u32,
+    healed: Option<Instant>,
+}
+
+impl Heartbeat {
+    /// A monitor that watches nobody yet.
+    #[must_use]
+    pub fn new(config: Config, me: NodeName) -> Self {
+        let (linked, watches) = (BTreeMap::new(), BTreeMap::new());
+        Self { config, me, linked, watches, due: None, health: 0, healed: None }
+    }
+
+    /// Takes one input and appends what follows from it.
+    pub fn handle(&mut self, input: Input, now: Instant, out: &mut Vec<Output>) {
+        match input {
+            Input::Linked(name) => {
+                self.watches.remove(&name);
+                self.linked.insert(name, now);
+                self.choose(now);
+            }
+            Input::Unlinked(name) => {
+                self.watches.remove(&name);
+                self.linked.remove(&name);
+                self.choose(now);
+            }
+            Input::Heard(name, at) => self.heard(&name, at, out),
+            Input::Beat(name, at) => {
+                self.heard(&name, at, out);
+                if let Some(watch) = self.watches.get_mut(&name) {
+                    watch.sample(at, self.config.window);
+                }
+            }
+            Input::Answer { from, about, hears } => {
+                let linked = self.linked.contains_key(&from);
+                let doubt = self.watches.get_mut(&about).and_then(|watch| watch.doubt.as_mut());
+                if let Some(doubt) = doubt.filter(|_| linked) {
+                    let side = if hears { &mut doubt.heard_by } else { &mut doubt.confirmed_by };
+                    side.insert(from);
+                }
+            }
+            Input::Verdict(name) => {
+                if self.linked.contains_key(&name) {
+                    let watch = self.watches.entry(name).or_insert_with(|| Watch::new(now));
+                    watch.accused = true;
+                    watch.next_beat = watch.next_beat.min(now);
+                }
+            }
+            Input::Tick => self.tick(now, out),
+        }
+        self.due = self.deadline();
+    }
+
+    /// When the machine wants its next [`Input::Tick`].
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let next = |watch: &Watch| {
+            let doubt = match &watch.doubt {
+                Some(doubt) => doubt.since + self.stretch(self.config.suspicion),
+                None => watch.heard + self.doubt_after(watch),
+            };
+            watch.next_beat.min(doubt)
+        };
+        self.watches.values().map(next).min()
+    }
+
+    /// Suspicion level of a linked peer now; 0 for one that is not watched.
+    #[must_use]
+    pub fn phi(&self, name: &NodeName, now: Instant) -> f64 {
+        self.watches.get(name).map_or(0.0, |watch| self.phi_of(watch, now))
+    }
+
+    /// How much this node distrusts itself, 0 to 8.
+    #[must_use]
+    pub fn health(&self) -> u32 {
+        self.health
+    }
+
+    /// The peers watched now.
+    pub fn watched(&self) -> impl Iterator<Item = &NodeName> {
+        self.watches.keys()
+    }
+
+    fn heard(&mut self, name: &NodeName, at: Instant, out: &mut Vec<Output>) {
+        let Some(watch) = self.watches.get_mut(name) else { return };
+        if at <= watch.heard {
+            return;
+        }
+        watch.heard = at;
+        watch.accused = false;
+        if watch.doubt.take().is_some() {
+            out.push(Output::Cleared(name.clone()));
+        }
+    }
+
+    /// Watches everybody, or the next ones on the ring.
+    fn choose(&mut self, now: Instant) {
+        let all = self.linked.len() <= self.config.all_up_to;
+        let many = if all { self.linked.len() } else { self.config.watched };
+        let after = self.linked.range::<NodeName, _>(&self.me..);
+        let ring = after.chain(self.linked.range::<NodeName, _>(..&self.me));
+        let wanted: BTreeSet<NodeName> = ring.take(many).map(|(name, _)| name.clone()).collect();
+        self.watches.retain(|name, watch| wanted.contains(name) || watch.accused);
+        for name in wanted {
+            self.watches.entry(name).or_insert_with(|| Watch::new(now));
+        }
+    }
+
+    fn tick(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let late = self.due.map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
+        if late >= self.config.late {
+            self.forgive(late, now, out);
+        } else if self.healed.is_none_or(|at| now >= at + self.config.interval) {
+            self.health = self.health.saturating_sub(1);
+            self.healed = Some(now);
+        }
+        let names: Vec<NodeName> = self.watches.keys().cloned().collect();
+        for name in names {
+            self.beat(&name, now, out);
+            self.judge(&name, now, out);
+        }
+    }
+
+    /// This node was away: whatever the others did meanwhile, it could not hear.
+    fn forgive(&mut self, late: Duration, now: Instant, out: &mut Vec<Output>) {
+        let steps = u32::try_from(late.as_secs()).unwrap_or(WORST_HEALTH).max(1);
+        self.health = (self.health + steps).min(WORST_HEALTH);
+        self.healed = Some(now);
+        for (name, watch) in &mut self.watches {
+            watch.heard = (watch.heard + late).min(now);
+            watch.last_beat = None;
+            if let Some(doubt) = &mut watch.doubt {
+                doubt.since = (doubt.since + late).min(now);
+                if watch.heard + self.config.interval >= now {
+                    watch.doubt = None;
+                    out.push(Output::Cleared(name.clone()));
+                }
+            }
+        }
+        out.push(Output::Paused(late));
+    }
+
+    fn beat(&mut self, name: &NodeName, now: Instant, out: &mut Vec<Output>) {
+        let interval = self.config.interval;
+        if let Some(watch) = self.watches.get_mut(name).filter(|watch| watch.next_beat <= now) {
+            // Keeps its rhythm, and never sends a burst for the beats it missed.
+            watch.next_beat = (watch.next_beat + interval).max(now + interval / 2);
+            out.push(Output::Beat(name.clone()));
+        }
+    }
+
+    fn judge(&mut self, name: &NodeName, now: Instant, out: &mut Vec<Output>) {
+        let Some(watch) = self.watches.get(name) else { return };
+        match &watch.doubt {
+            None if now >= watch.heard + self.doubt_after(watch) => {
+                let evidence = self.evidence(watch, now);
+                let asked = self.linked.keys().filter(|via| *via != name);
+                let asked: Vec<NodeName> = asked.take(self.config.probes).cloned().collect();
+                let (heard_by, confirmed_by) = (BTreeSet::new(), BTreeSet::new());
+                if let Some(watch) = self.watches.get_mut(name) {
+                    watch.doubt = Some(Doubt { since: now, heard_by, confirmed_by });
+                }
+                out.push(Output::Suspect(name.clone(), evidence));
+                for via in asked {
+                    out.push(Output::Ask { via, about: name.clone() });
+                }
+            }
+            Some(doubt) if now >= doubt.since + self.stretch(self.config.suspicion) => {
+                out.push(Output::Silent(name.clone(), self.evidence(watch, now)));
+                self.watches.remove(name);
+                self.linked.remove(name);
+                self.choose(now);
+            }
+            None | Some(_) => {}
+        }
+    }
+
+    fn evidence(&self, watch: &Watch, now: Instant) -> Evidence {
+        let silence = now.saturating_duration_since(watch.heard);
+        let interval = self.config.interval.as_millis().max(1);
+        let (heard_by, confirmed_by) = match &watch.doubt {
+            Some(doubt) => (doubt.heard_by.clone(), doubt.confirmed_by.clone()),
+            None => Default::default(),
+        };
+        Evidence {
+            phi: self.phi_of(watch, now),
+            missed: u64::try_from(silence.as_millis() / interval).unwrap_or(u64::MAX),
+            silence,
+            heard_by,
+            confirmed_by,
+        }
+    }
+
+    fn stretch(&self, time: Duration) -> Duration {
+        time + time * self.health / WORST_HEALTH
+    }
+
+    /// Mean (with the acceptable pause) and deviation of a peer's beats, in seconds.
+    fn estimate(&self, watch: &Watch) -> (f64, f64) {
+        let samples = &watch.intervals;
+        let (mean, sigma) = if samples.len() < self.config.samples {
+            (self.config.interval.as_secs_f64(), 0.0)
+        } else {
+            let count = samples.len() as f64;
+            let mean = samples.iter().map(Duration::as_secs_f64).sum::<f64>() / count;
+            let square = |sample: &Duration| (sample.as_secs_f64() - mean).powi(2);
+            (mean, (samples.iter().map(square).sum::<f64>() / count).sqrt())
+        };
+        let pause = self.stretch(self.config.pause).as_secs_f64();
+        (mean + pause, sigma.max(self.config.sigma.as_secs_f64()))
+    }
+
+    fn phi_of(&self, watch: &Watch, now: Instant) -> f64 {
+        let (mean, sigma) = self.estimate(watch);
+        phi(now.saturating_duration_since(watch.heard).as_secs_f64(), mean, sigma)
+    }
+
+    /// The silence after which phi reaches the threshold.
+    fn doubt_after(&self, watch: &Watch) -> Duration {
+        let (mean, sigma) = self.estimate(watch);
+        // phi rises with time; between mean and mean + 20 sigma it passes any sensible threshold.
+        let (mut low, mut high) = (0.0, mean + 20.0 * sigma);
+        for _ in 0..40 {
+            let middle = f64::midpoint(low, high);
+            if phi(middle, mean, sigma) < self.config.phi { low = middle } else { high = middle }
+        }
+        Duration::try_from_secs_f64(high).unwrap_or(self.config.pause)
+    }
+}
+
+impl Watch {
+    fn new(now: Instant) -> Self {
+        Self {
+            heard: now,
+            last_beat: None,
+            intervals: VecDeque::new(),
+            next_beat: now,
+            doubt: None,
+            accused: false,
+        }
+    }
+
+    fn sample(&mut self, at: Instant, window: usize) {
+        if let Some(last) = self.last_beat.replace(at) {
+            self.intervals.push_back(at.saturating_duration_since(last));
+            if self.intervals.len() > window {
+                self.intervals.pop_front();
+            }
+        }
+    }
+}
+
+/// Suspicion level after `t` seconds of silence, for beats of this mean and deviation.
+///
+/// With y = (t − m)/σ and e = exp(−y(1.5976 + 0.070566 y²)): −log10(e/(1+e)) for t > m, else
+/// −log10(1 − 1/(1+e)).
+#[must_use]
+pub fn phi(t: f64, mean: f64, sigma: f64) -> f64 {
+    let y = (t - mean) / sigma;
+    let e = (-y * (1.5976 + 0.070_566 * y * y)).exp();
+    let tail = if t > mean { e / (1.0 + e) } else { 1.0 - 1.0 / (1.0 + e) };
+    // Beyond what a double can tell from zero, phi is as good as endless; 300 keeps it a number.
+    if tail <= 1e-300 { 300.0 } else { 0.0 - tail.log10() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::tests::start;
+
+    fn name(text: &str) -> NodeName {
+        text.parse().expect("valid")
+    }
+
+    /// One monitor, peers that beat when told to, and a clock that runs from deadline to deadline.
+    struct World {
+        machine: Heartbeat,
+        now: Instant,
+        out: Vec<(Duration, Output)>,
+        start: Instant,
+    }
+
+    impl World {
+        fn new(peers: &[&str]) -> Self {
+            let start = start();
+            let machine = Heartbeat::new(Config::default(), name("a@h"));
+            let mut world = Self { machine, now: start, out: Vec::new(), start };
+            for peer in peers {
+                world.input(Input::Linked(name(peer)));
+            }
+            world
+        }
+
+        fn input(&mut self, input: Input) {
+            let mut out = Vec::new();
+            self.machine.handle(input, self.now, &mut out);
+            let at = self.now - self.start;
+            self.out.extend(out.into_iter().map(|output| (at, output)));
+        }
+
+        /// Runs until `until`; each of `alive` beats every second.
+        fn run(&mut self, until: f64, alive: &[&str]) {
+            let end = self.start + Duration::from_secs_f64(until);
+            while self.now < end {
+                let second = (self.now - self.start).as_secs() + 1;
+                let beat = self.start + Duration::from_secs(second);
+                let tick = self.machine.deadline().filter(|at| *at < beat && *at < end);
+                self.now = tick.unwrap_or(beat).max(self.now).min(end);
+                if self.now == beat {
+                    for peer in alive {
+                        self.input(Input::Beat(name(peer), self.now));
+                    }
+                } else {
+                    self.input(Input::Tick);
+                }
+            }
+        }
+
+        fn when(&self, wanted: impl Fn(&Output) -> bool) -> Vec<f64> {
+            let found = self.out.iter().filter(|(_, output)| wanted(output));
+            found.map(|(at, _)| at.as_secs_f64()).collect()
+        }
+    }
+
+    fn is_suspect(output: &Output) -> bool {
+        matches!(output, Output::Suspect(..))
+    }
+
+    fn is_silent(output: &Output) -> bool {
+        matches!(output, Output::Silent(..))
+    }
+
+    #[test]
+    fn phi_matches_the_normal_distribution() {
+        // Survival of the standard normal at so many sigma, as −log10.
+        for (y, expected) in [(0.0, 0.301), (1.0, 0.7995), (2.0, 1.643), (3.0, 2.870)] {
+            let found = phi(10.0 + y, 10.0, 1.0);
+            assert!((found - expected).abs() < 0.05, "at {y}: {found}");
+        }
+        // Far out the approximation is eager: 8 comes at 5.2 sigma, not at 5.6.
+        assert!(phi(15.1, 10.0, 1.0) < 8.0 && phi(15.3, 10.0, 1.0) > 8.0);
+        assert!(phi(0.0, 10.0, 1.0) < 1e-6 && phi(1e9, 10.0, 1.0) >= 300.0);
+    }
+
+    #[test]
+    fn a_silent_peer_is_suspect_within_six_and_given_up_within_ten_seconds() {
+        let mut world = World::new(&["b@h", "c@h"]);
+        world.run(20.0, &["b@h", "c@h"]);
+        assert_eq!((world.when(is_suspect), world.when(is_silent)), (vec![], vec![]));
+        world.run(40.0, &["c@h"]);
+        let (suspect, silent) = (world.when(is_suspect), world.when(is_silent));
+        assert_eq!((suspect.len(), silent.len()), (1, 1), "once each");
+        assert!((23.0..26.0).contains(&suspect[0]), "suspect at {suspect:?}");
+        assert!((27.0..30.0).contains(&silent[0]), "silent at {silent:?}");
+        let asked = world.when(|o| matches!(o, Output::Ask { via, .. } if *via == name("c@h")));
+        assert_eq!(asked, suspect);
+    }
+
+    #[test]
+    fn a_byte_within_the_suspicion_time_clears_the_doubt() {
+        let mut world = World::new(&["b@h"]);
+        world.run(10.0, &["b@h"]);
+        world.run(16.0, &[]);
+        assert_eq!(world.when(is_suspect).len(), 1);
+        world.input(Input::Heard(name("b@h"), world.now));
+        world.run(30.0, &["b@h"]);
+        assert_eq!(world.when(|o| matches!(o, Output::Cleared(_))).len(), 1);
+        assert_eq!(world.when(is_silent), vec![0.0; 0]);
+    }
+
+    #[test]
+    fn the_evidence_tells_who_hears_it_and_who_does_not() {
+        let mut world = World::new(&["b@h", "c@h", "d@h"]);
+        world.run(10.0, &["b@h", "c@h", "d@h"]);
+        world.run(16.0, &["c@h", "d@h"]);
+        for (from, hears) in [("c@h", true), ("d@h", false), ("stranger@h", true)] {
+            world.input(Input::Answer { from: name(from), about: name("b@h"), hears });
+        }
+        world.run(20.0, &["c@h", "d@h"]);
+        let evidence = world.out.iter().find_map(|(_, output)| {
+            if let Output::Silent(_, evidence) = output { Some(evidence.clone()) } else { None }
+        });
+        let evidence = evidence.expect("given up");
+        assert_eq!(evidence.heard_by, BTreeSet::from([name("c@h")]));
+        assert_eq!(evidence.confirmed_by, BTreeSet::from([name("d@h")]));
+        assert!(evidence.phi >= 8.0 && evidence.missed >= 8 && evidence.silence.as_secs() >= 8);
+    }
+
+    #[test]
+    fn a_node_that_was_paused_accuses_nobody() {
+        for pause in [3, 30, 3600] {
+            let mut world = World::new(&["b@h", "c@h"]);
+            world.run(10.0, &["b@h", "c@h"]);
+            world.now += Duration::from_secs(pause);
+            world.input(Input::Tick);
+            let end = (world.now - world.start).as_secs_f64() + 30.0;
+            world.run(end, &["b@h", "c@h"]);
+            assert_eq!(world.when(|o| matches!(o, Output::Paused(_))).len(), 1);
+            assert_eq!((world.when(is_suspect), world.when(is_silent)), (vec![], vec![]));
+        }
+    }
+
+    #[test]
+    fn distrust_of_itself_stretches_the_timeouts_and_heals() {
+        let mut world = World::new(&["b@h"]);
+        world.run(10.0, &["b@h"]);
+        world.now += Duration::from_secs(30);
+        world.input(Input::Tick);
+        assert_eq!(world.machine.health(), 8);
+        let paused = (world.now - world.start).as_secs_f64();
+        world.run(paused + 20.0, &[]);
+        let suspect = world.when(is_suspect);
+        assert!(suspect[0] - paused > 4.6, "doubts later than usual: {suspect:?}");
+        assert!(world.machine.health() < 8, "heals");
+    }
+
+    #[test]
+    fn above_twelve_peers_nine_are_watched_and_a_verdict_adds_one_with_doubt() {
+        let peers: Vec<String> = (0..40).map(|n| format!("n{n:02}@h")).collect();
+        let names: Vec<&str> = peers.iter().map(String::as_str).collect();
+        let mut world = World::new(&names);
+        let watched: Vec<String> = world.machine.watched().map(ToString::to_string).collect();
+        assert_eq!(watched, names[..9], "those after a@h on the ring");
+        world.input(Input::Verdict(name("n30@h")));
+        assert_eq!(world.machine.watched().count(), 10);
+        world.run(20.0, &names[..9]);
+        let silent = world.when(|o| matches!(o, Output::Silent(who, _) if *who == name("n30@h")));
+        assert_eq!(silent.len(), 1, "watched and found silent");
+        world.input(Input::Verdict(name("n31@h")));
+        world.input(Input::Heard(name("n31@h"), world.now + Duration::from_millis(1)));
+        world.input(Input::Unlinked(name("n20@h")));
+        assert_eq!(world.machine.watched().count(), 9, "heard: no reason to go on watching");
+    }
+
+    #[test]
+    fn beats_keep_their_rhythm() {
+        let mut world = World::new(&["b@h"]);
+        world.run(60.0, &["b@h"]);
+        let beats = world.when(|o| matches!(o, Output::Beat(_)));
+        assert_eq!(beats.len(), 60, "{beats:?}");
+    }
+}

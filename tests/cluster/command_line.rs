@@ -1,0 +1,164 @@
+//! What an operator can ask, and what a node leaves behind.
+
+use serde_json::Value;
+
+use crate::kit::{Cluster, free_address, linked};
+
+fn keys(value: &Value) -> Vec<&str> {
+    let mut keys: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    keys
+}
+
+fn sorted<const N: usize>(mut words: [&str; N]) -> Vec<&str> {
+    words.sort_unstable();
+    words.to_vec()
+}
+
+#[test]
+fn status_as_json_has_exactly_the_documented_keys() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").start();
+    let b = cluster.node("b").join(a.listen()).start();
+    linked(&[&a, &b]);
+    let status = a.status().unwrap();
+    let expected = sorted(["name", "id", "cluster", "incarnation", "listen", "uptime_s", "peers"]);
+    assert_eq!(keys(&status), expected);
+    let row = &status["peers"][0];
+    let expected = sorted([
+        "name",
+        "id",
+        "address",
+        "status",
+        "suspect",
+        "reason",
+        "incarnation",
+        "since",
+        "rtt_ms",
+        "phi",
+        "last_heard",
+        "evidence",
+    ]);
+    assert_eq!(keys(row), expected);
+    assert_eq!(status["name"], "a@127.0.0.1");
+    assert_eq!(status["listen"], a.listen().to_string());
+    assert_eq!(row["name"], "b@127.0.0.1");
+    assert_eq!(row["id"], b.status().unwrap()["id"]);
+    assert_eq!(row["address"], b.listen().to_string());
+    assert_eq!((&row["suspect"], &row["reason"]), (&Value::Bool(false), &Value::Null));
+    let since = row["since"].as_str().unwrap();
+    assert!(since.ends_with('Z') && since.as_bytes()[10] == b'T', "RFC 3339: {since}");
+}
+
+#[test]
+fn status_needs_a_name_only_among_several() {
+    let cluster = Cluster::new();
+    let none = cluster.run(&["status"]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("no node runs on this machine"));
+
+    let a = cluster.node("a").start();
+    let table = cluster.print(&["status"]);
+    assert!(table.starts_with("a@127.0.0.1") && table.contains("no peers"), "{table}");
+    assert!(!table.contains('\u{1b}'), "colour is for terminals: {table:?}");
+
+    let b = cluster.node("b").join(a.listen()).start();
+    linked(&[&a, &b]);
+    let several = cluster.run(&["status"]);
+    assert_eq!(several.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&several.stderr);
+    for word in ["--name", "a@127.0.0.1", "b@127.0.0.1"] {
+        assert!(text.contains(word), "{text}");
+    }
+    let json = cluster.print(&["status", "--name", "b@127.0.0.1", "--json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["name"], "b@127.0.0.1");
+    let table = cluster.print(&["status", "--name", "b@127.0.0.1"]);
+    assert!(table.contains("a@127.0.0.1") && table.contains("online"), "{table}");
+    let unknown = cluster.run(&["status", "--name", "x@127.0.0.1"]);
+    assert_eq!(unknown.status.code(), Some(1));
+}
+
+#[test]
+fn names_tells_the_living_from_the_stale() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").start();
+    let b = cluster.node("b").start();
+    let c = cluster.node("c").start();
+    b.kill();
+    assert_eq!(c.terminate(), Some(0));
+    let text = cluster.print(&["names"]);
+    let line = |name: &str| text.lines().find(|line| line.contains(name)).unwrap_or("");
+    assert!(line("a@").contains("running"), "{text}");
+    assert!(line("a@").contains(&a.listen().to_string()), "{text}");
+    assert!(line("b@").contains("stale"), "{text}");
+    assert_eq!(line("c@"), "", "one that stopped in order is not listed: {text}");
+    // A stale one stands in nobody's way.
+    let status: Value = serde_json::from_str(&cluster.print(&["status", "--json"])).unwrap();
+    assert_eq!(status["name"], "a@127.0.0.1");
+    let names: Value = serde_json::from_str(&cluster.print(&["names", "--json"])).unwrap();
+    assert_eq!(names.as_array().unwrap().len(), 2);
+    // And a restart makes it a living one again.
+    let _b = cluster.node("b").start();
+    assert!(!cluster.print(&["names"]).contains("stale"));
+}
+
+#[test]
+fn nodes_that_start_at_once_make_one_authority_between_them() {
+    for _ in 0..5 {
+        let cluster = Cluster::without_authority();
+        let seed = free_address();
+        let a = cluster.node("a").listen(seed).launch();
+        let others = ["b", "c"].map(|name| cluster.node(name).join(seed).launch());
+        let [b, c] = &others;
+        linked(&[&a, b, c]);
+        let made = [&a, b, c].map(|n| n.count_logged("DEVELOPMENT certificate authority", &[]));
+        assert_eq!(made.iter().sum::<usize>(), 1, "{made:?}");
+        let line = [&a, b, c].into_iter().zip(made).find(|(_, made)| *made == 1).unwrap().0;
+        let said = line.logged("DEVELOPMENT", &[]);
+        let shown = cluster.print(&["cert", "show", "--json", "--certs", "certs"]);
+        assert!(shown.contains(said["fingerprint"].as_str().unwrap()), "{shown}");
+    }
+}
+
+#[test]
+fn the_link_port_is_the_only_one() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").start();
+    let b = cluster.node("b").join(a.listen()).start();
+    linked(&[&a, &b]);
+    for node in [&a, &b] {
+        assert_eq!(node.listening_ports(), [node.listen().port()], "{}", node.name);
+    }
+}
+
+#[test]
+fn secrets_and_sockets_are_the_users_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let cluster = Cluster::without_authority();
+    let a = cluster.node("a").start();
+    let mode = |path: std::path::PathBuf| {
+        let about = std::fs::metadata(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        about.permissions().mode() & 0o777
+    };
+    assert_eq!(mode(cluster.certs().join("a@127.0.0.1/key.pem")), 0o600);
+    assert_eq!(mode(cluster.certs().join("ca/key.pem")), 0o600);
+    assert_eq!(mode(cluster.certs().join("a@127.0.0.1")), 0o700);
+    assert_eq!(mode(a.data_dir.clone()), 0o700);
+    assert_eq!(mode(a.data_dir.join("admin.sock")), 0o600);
+    let data_dir = a.data_dir.clone();
+    assert_eq!(a.terminate(), Some(0));
+    assert!(!data_dir.join("admin.sock").exists());
+    let left = std::fs::read_dir(cluster.path("run/xpando")).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "nothing is left in the runtime directory");
+}
+
+#[test]
+fn flags_may_come_from_the_environment() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").start();
+    let data_dir = cluster.path("from-the-environment");
+    let b = cluster.node("b").data_dir(&data_dir).env("XPANDO_JOIN", &a.listen().to_string());
+    let b = b.start();
+    linked(&[&a, &b]);
+}

@@ -1,0 +1,215 @@
+//! The kit: a [`Cluster`] is one directory with one authority, a [`Node`] one process in it.
+//!
+//! Nothing here sleeps for a fixed time to be safe: [`until`] asks again and again until a condition
+//! holds, and fails with the last answer when [`PATIENCE`] runs out. Nodes listen on a port of the
+//! system's choice and hear no beacons unless told otherwise.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use xpando_node::io::identity::{Authority, Identity, Validity};
+use xpando_node::io::{beacon, clock};
+use xpando_node::proto::node::NodeName;
+
+pub(crate) mod node;
+pub(crate) mod proxy;
+pub(crate) mod stranger;
+
+pub(crate) use node::{Node, Start};
+
+/// How long a condition may take: far more than a loaded machine needs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at a condition.
+const LOOK: Duration = Duration::from_millis(20);
+const PROGRAM: &str = env!("CARGO_BIN_EXE_xpando-node");
+
+/// Clusters of one process take turns, as nextest has those of several processes do.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// One directory with one authority, for any number of nodes.
+pub(crate) struct Cluster {
+    dir: TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    /// A cluster with an authority.
+    pub(crate) fn new() -> Self {
+        let cluster = Self::without_authority();
+        Authority::init(&cluster.certs(), clock::wall()).unwrap();
+        cluster
+    }
+
+    /// A cluster whose certificate directory is empty.
+    pub(crate) fn without_authority() -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["run", "certs"] {
+            std::fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        Self { dir, _turn: turn }
+    }
+
+    /// A node to start: `a` is short for `a@127.0.0.1`.
+    pub(crate) fn node(&self, name: &str) -> Start {
+        Start::new(self.command(), self.dir.path(), &full(name))
+    }
+
+    /// Where nodes keep their certificates.
+    pub(crate) fn certs(&self) -> PathBuf {
+        self.path("certs")
+    }
+
+    /// A place in the cluster's directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The program, in an environment where only this cluster exists.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.env_clear().current_dir(self.dir.path()).env("HOME", self.path("home"));
+        command.env("XDG_RUNTIME_DIR", self.path("run"));
+        command
+    }
+
+    /// Runs a subcommand to its end.
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        self.command().args(args).output().unwrap()
+    }
+
+    /// Runs a subcommand that must succeed; its standard output.
+    pub(crate) fn print(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// An identity of this cluster that no node uses, valid now.
+    pub(crate) fn identity(&self, name: &str) -> Identity {
+        self.identity_valid(name, Validity::leaf(clock::wall()))
+    }
+
+    /// An identity of this cluster, kept apart from those of its nodes.
+    pub(crate) fn identity_valid(&self, name: &str, validity: Validity) -> Identity {
+        let authority = Authority::open(&self.certs()).unwrap();
+        let apart = tempfile::tempdir_in(self.dir.path()).unwrap();
+        authority.issue(apart.path(), &parsed(name), validity).unwrap()
+    }
+
+    /// An identity of a cluster that has nothing to do with this one.
+    pub(crate) fn foreign_identity(&self, name: &str) -> Identity {
+        let apart = tempfile::tempdir_in(self.dir.path()).unwrap();
+        let authority = Authority::init(apart.path(), clock::wall()).unwrap();
+        authority.issue(apart.path(), &parsed(name), Validity::leaf(clock::wall())).unwrap()
+    }
+}
+
+/// `a` is short for `a@127.0.0.1`.
+pub(crate) fn full(name: &str) -> String {
+    if name.contains('@') { name.to_owned() } else { format!("{name}@127.0.0.1") }
+}
+
+/// [`full`], as the program has it.
+pub(crate) fn parsed(name: &str) -> NodeName {
+    full(name).parse().unwrap()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one clock of these tests")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Waits until `look` gives a value; fails with what it last said when [`PATIENCE`] runs out.
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let start = now();
+    loop {
+        match look() {
+            Ok(value) => return value,
+            Err(last) if start.elapsed() > PATIENCE => panic!("no {what} in time: {last}"),
+            Err(_) => thread::sleep(LOOK),
+        }
+    }
+}
+
+/// Waits until every node sees every other one online.
+#[track_caller]
+pub(crate) fn linked(nodes: &[&Node]) {
+    for node in nodes {
+        for peer in nodes.iter().filter(|peer| peer.name != node.name) {
+            node.sees(&peer.name, "online");
+        }
+    }
+}
+
+/// A port of loopback that is free at this moment.
+pub(crate) fn free_address() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+/// Whether loopback carries multicast here. Where it does not, says so: the test has nothing to show.
+pub(crate) fn multicast() -> bool {
+    let works = || -> std::io::Result<bool> {
+        let [hears, says] =
+            [beacon::open(Ipv4Addr::LOCALHOST)?, beacon::open(Ipv4Addr::LOCALHOST)?];
+        hears.set_nonblocking(false)?;
+        hears.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let word = format!("is loopback multicast? {}", std::process::id());
+        says.send_to(word.as_bytes(), (beacon::GROUP, beacon::PORT))?;
+        let mut buffer = [0; 2048];
+        loop {
+            let length = hears.recv(&mut buffer)?;
+            if &buffer[..length] == word.as_bytes() {
+                return Ok(true);
+            }
+        }
+    };
+    let works = works().unwrap_or(false);
+    if !works {
+        eprintln!("SKIPPED: loopback carries no multicast on this machine");
+    }
+    works
+}
+
+/// Copies the files of one directory into a new one; sockets stay behind.
+pub(crate) fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// The TCP connections that reach the link port of one of these nodes.
+pub(crate) fn connections(nodes: &[&Node]) -> usize {
+    let ports = nodes.iter().map(|node| node.listen().port()).collect::<Vec<_>>();
+    tcp_sockets("01").iter().filter(|(port, _)| ports.contains(port)).count()
+}
+
+/// The TCP sockets of this machine in one state (Linux's number for it): local address's port,
+/// and inode.
+pub(crate) fn tcp_sockets(state: &str) -> Vec<(u16, String)> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+    let text: String = tables.iter().filter_map(|t| std::fs::read_to_string(t).ok()).collect();
+    let rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row.get(3) == Some(&state))
+        .map(|row| {
+            let port = row[1].rsplit_once(':').unwrap().1;
+            (u16::from_str_radix(port, 16).unwrap(), row[9].to_owned())
+        })
+        .collect()
+}
+
+/// A peer's row in a status.
+pub(crate) fn row<'a>(status: &'a Value, peer: &str) -> Option<&'a Value> {
+    status["peers"].as_array()?.iter().find(|row| row["name"] == full(peer).as_str())
+}

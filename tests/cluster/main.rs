@@ -1,0 +1,21 @@
+//! Clusters of real `xpando-node` processes, seen as an operator sees them: command line, logs,
+//! counters, exit codes. Each test has its own authority, directories and ports; the kit kills
+//! whatever a test has started, and prints its logs when the test fails.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on ends here, and says what it saw"
+)]
+
+mod kit;
+
+mod command_line;
+mod crossed_dials;
+mod formation;
+mod hostile_beacons;
+mod hostile_links;
+mod lives;
+mod silence;
+mod startup;
+mod supervision;
