@@ -40,6 +40,8 @@ pub use pulse::{Pulse, RoundTrip};
 
 /// Time for ractor's sessions to agree once a stream is theirs.
 const READY: Duration = Duration::from_secs(5);
+/// Inbound attempts of one peer at once.
+const ATTEMPTS: usize = 4;
 /// Messages that may wait for a link's door lane.
 const OUTLET: usize = 256;
 /// Beats and echoes that may wait for a link's control lane.
@@ -132,8 +134,8 @@ enum Msg {
     Abandon(AttemptId),
     Close(AttemptId, Parting),
     Beat(NodeName),
-    /// A connection showed a certificate of this cluster and goes on with this task.
-    Authenticated(AttemptId, mpsc::Sender<Decision>, AbortHandle),
+    /// A connection showed the certificate of this node and goes on with this task.
+    Authenticated(AttemptId, NodeName, mpsc::Sender<Decision>, AbortHandle),
     Step(AttemptId, Report),
     Established(AttemptId, Box<Established>),
     MuxEnded(AttemptId, LinkEnd),
@@ -216,6 +218,8 @@ impl Link {
 }
 
 struct Pending {
+    /// Who it is, once a certificate said so; of outbound attempts NodeManager keeps count.
+    from: Option<NodeName>,
     decide: mpsc::Sender<Decision>,
     task: AbortHandle,
 }
@@ -286,7 +290,21 @@ impl Inside {
         let dial =
             handshake::dial(address, self.setup.tls.clone(), self.setup.myself.clone(), steps);
         let task = self.tasks.spawn(dial);
-        self.pending.insert(attempt, Pending { decide, task });
+        self.pending.insert(attempt, Pending { from: None, decide, task });
+    }
+
+    /// A peer may try again while its earlier attempt hangs, but not fill this node with attempts.
+    fn authenticated(&mut self, attempt: AttemptId, pending: Pending) {
+        let same = |other: &&AttemptId| {
+            self.pending.get(other).is_some_and(|other| other.from == pending.from)
+        };
+        let earlier: Vec<AttemptId> = self.pending.keys().filter(same).copied().collect();
+        for oldest in earlier.iter().take((earlier.len() + 1).saturating_sub(ATTEMPTS)) {
+            self.abandon(*oldest);
+            self.report(Report::Failed(*oldest, Failure::Closed));
+            self.setup.metrics.count(Count::Refused, "evicted");
+        }
+        self.pending.insert(attempt, pending);
     }
 
     fn abandon(&mut self, attempt: AttemptId) {
@@ -476,8 +494,8 @@ impl Process for Inside {
             Msg::Abandon(attempt) => self.abandon(attempt),
             Msg::Close(attempt, parting) => self.close(attempt, parting),
             Msg::Beat(peer) => self.beat(&peer),
-            Msg::Authenticated(attempt, decide, task) => {
-                self.pending.insert(attempt, Pending { decide, task });
+            Msg::Authenticated(attempt, from, decide, task) => {
+                self.authenticated(attempt, Pending { from: Some(from), decide, task });
             }
             Msg::Step(attempt, report) => {
                 let known = self.pending.contains_key(&attempt);

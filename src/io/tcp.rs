@@ -22,6 +22,13 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
+/// How many descriptors this process may have open; `None` when there is no limit.
+#[must_use]
+pub fn descriptors() -> Option<usize> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.and_then(|most| usize::try_from(most).ok())
+}
+
 /// Small messages leave at once; a cut network is noticed by the kernel.
 ///
 /// # Errors

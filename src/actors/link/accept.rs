@@ -22,7 +22,7 @@ use crate::io::metrics::{Count, Metrics};
 use crate::io::tcp;
 use crate::io::tls::Cause;
 
-/// Connections that have not shown a certificate yet, at most.
+/// Connections that have not shown a certificate yet, at most; fewer where descriptors are scarce.
 const HALF_OPEN: usize = 256;
 /// Wait after a failed accept (out of descriptors, mostly).
 const PAUSE: Duration = Duration::from_millis(100);
@@ -39,7 +39,7 @@ pub(super) fn run(
     let listener = TcpListener::from_std(setup.listener.try_clone()?)?;
     Ok(async move {
         let log = std::sync::Arc::new(RefusalLog::new(setup.metrics.clone()));
-        let mut half_open = HalfOpen::default();
+        let mut half_open = HalfOpen::new();
         loop {
             match listener.accept().await {
                 Ok((stream, from)) => {
@@ -57,17 +57,24 @@ pub(super) fn run(
 }
 
 /// The tasks of connections that have not shown a certificate yet. They end with this value.
-#[derive(Default)]
 struct HalfOpen {
+    most: usize,
     tasks: JoinSet<()>,
     waiting: VecDeque<AbortHandle>,
 }
 
 impl HalfOpen {
+    /// Strangers get at most a quarter of the descriptors that this process may have.
+    fn new() -> Self {
+        let quarter = tcp::descriptors().map_or(HALF_OPEN, |most| most / 4);
+        let most = HALF_OPEN.min(quarter).max(1);
+        Self { most, tasks: JoinSet::new(), waiting: VecDeque::new() }
+    }
+
     fn admit(&mut self, task: impl Future<Output = ()> + Send + 'static, metrics: &Metrics) {
         while self.tasks.try_join_next().is_some() {}
         self.waiting.retain(|task| !task.is_finished());
-        while self.waiting.len() >= HALF_OPEN {
+        while self.waiting.len() >= self.most {
             self.waiting.pop_front().iter().for_each(AbortHandle::abort);
             metrics.count(Count::Refused, "evicted");
         }
@@ -104,9 +111,10 @@ async fn greet(
     let attempt = AttemptId::Inbound(NEXT.fetch_add(1, Ordering::Relaxed));
     let (decide, decisions) = mpsc::channel(1);
     let steps = handshake::Steps::new(attempt, link.clone(), decisions);
+    let name = peer.name.clone();
     let hello = handshake::welcome(Box::new(stream.into()), peer, from, setup.myself, steps, log);
     let task = tokio::spawn(hello).abort_handle();
-    send(&link, Msg::Authenticated(attempt, decide, task));
+    send(&link, Msg::Authenticated(attempt, name, decide, task));
 }
 
 /// Counts every refused connection, and logs at most one a second per cause.
