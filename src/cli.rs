@@ -16,6 +16,7 @@ mod cert;
 mod logs;
 mod query;
 mod run;
+mod why;
 
 /// A cluster node: nodes name@host that find each other, stay linked over mutual TLS, and know who is
 /// alive.
@@ -35,6 +36,8 @@ struct Cli {
 enum Command {
     /// Show how a running node sees the cluster
     Status(query::StatusArgs),
+    /// Explain why a peer has the status it has
+    Why(why::WhyArgs),
     /// List the nodes running on this machine
     Names(query::NamesArgs),
     /// Print a running node's counters as Prometheus text
@@ -103,6 +106,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
     let done = match cli.command {
         None => return run::run(cli.run),
         Some(Command::Status(args)) => query::status(&args, &mut out),
+        Some(Command::Why(args)) => why::why(&args, &mut out),
         Some(Command::Names(args)) => query::names(&args, &mut out),
         Some(Command::Metrics(args)) => query::metrics(&args, &mut out),
         Some(Command::Kill(args)) => query::kill(&args, &mut out),

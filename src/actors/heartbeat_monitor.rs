@@ -226,14 +226,14 @@ impl Inside {
             let Some(pulse) = self.setup.link.pulse(&peer) else { continue };
             let (heard, beat) = (pulse.heard(), pulse.beat());
             let Some(vital) = self.vitals.get_mut(&peer) else { continue };
-            let news = vital.heard.replace(heard) != Some(heard);
+            if vital.heard.replace(heard) == Some(heard) {
+                continue;
+            }
             vital.round_trip = pulse.round_trip();
-            if let Some(beat) = beat.filter(|_| news) {
+            if let Some(beat) = beat {
                 self.input(Input::Beat(peer.clone(), beat));
             }
-            if news {
-                self.input(Input::Heard(peer, heard));
-            }
+            self.input(Input::Heard(peer, heard));
         }
     }
 

@@ -331,7 +331,8 @@ pub(crate) mod tests {
         );
         let permit = room.clone().acquire_owned().await.expect("open");
         pubsub.received(peer(), wire.expect("encodes"), permit);
-        let _returned = room.acquire().await.expect("open");
+        let handled = tokio::time::timeout(Duration::from_secs(5), room.acquire()).await;
+        let _returned = handled.expect("in time").expect("open");
         assert_eq!(counted(&metrics, "door_messages", "not_linked"), 1);
         assert_eq!(counted(&metrics, "door_messages", "no_subscriber"), 1);
         root.stop().await;
@@ -369,7 +370,8 @@ pub(crate) mod tests {
         let piece = codec::encode_versioned(VERSION, &wire).expect("encodes");
         let permit = room.clone().acquire_owned().await.expect("open");
         pubsub.received(peer(), piece, permit);
-        let _returned = room.acquire().await.expect("open");
+        let handled = tokio::time::timeout(Duration::from_secs(5), room.acquire()).await;
+        let _returned = handled.expect("in time").expect("open");
         assert_eq!(next(&mut heard).await, ("a", "room:1"));
         assert_eq!(next(&mut heard).await, ("z", "room:1"));
         assert!(heard.try_recv().is_err());

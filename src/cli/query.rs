@@ -80,7 +80,7 @@ fn exchange(mut stream: &UnixStream, request: &Request) -> anyhow::Result<Answer
     Ok(serde_json::from_str(&answer)?)
 }
 
-fn status_of(directory: &Path) -> anyhow::Result<NodeStatus> {
+pub(super) fn status_of(directory: &Path) -> anyhow::Result<NodeStatus> {
     let Answer::Status(status) = ask(directory, &Request::Status)? else {
         bail!("the node's answer is no status")
     };
@@ -89,7 +89,7 @@ fn status_of(directory: &Path) -> anyhow::Result<NodeStatus> {
 
 impl Which {
     /// The directory that leads to the node's socket.
-    fn find(&self) -> anyhow::Result<PathBuf> {
+    pub(super) fn find(&self) -> anyhow::Result<PathBuf> {
         if let Some(directory) = &self.data_dir {
             return Ok(directory.clone());
         }

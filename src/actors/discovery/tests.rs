@@ -189,10 +189,21 @@ async fn the_remembered_and_the_seeds_are_hints_at_every_start() {
             assert!(world.roster.kill("discovery"));
         }
     }
-    // The next life hears again, and has forgotten which beacons it heard.
+    // The next life hears again, once the handle points at it.
+    let probe = SocketAddr::from(([127, 0, 0, 1], 1));
+    until("it hears", || {
+        world.discovery.handle.cast(Msg::Seed(probe));
+        matches!(world.hints.try_recv(), Ok(Hint::Seed(address)) if address == probe)
+    })
+    .await;
     let beacon = world.beacon(1, 1);
     world.hear(world.sealed(1, &beacon), Verdict::Accepted).await;
-    assert_eq!(world.contact().await, (beacon.contact, Source::Beacon));
+    let heard = loop {
+        if let Hint::Contact(contact, source) = next(&mut world.hints).await {
+            break (contact, source);
+        }
+    };
+    assert_eq!(heard, (beacon.contact, Source::Beacon));
 }
 
 #[tokio::test]

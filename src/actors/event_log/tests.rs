@@ -147,18 +147,24 @@ async fn a_failed_write_is_tried_again_after_a_while_with_what_came_in_meanwhile
         incarnation: Some(Incarnation(9)),
     };
     let error = StoreError::Storage("the disk is full".to_owned());
-    log.handle.cast(Msg::Written(failed, Err(error)));
+    let first = contact("d@127.0.0.1", 4, 1);
     let newer = contact("b@127.0.0.1", 3, 2);
-    let Contact { name: peer, address, incarnation } = newer.clone();
-    log.handle.cast(Msg::Event(Event::PeerOnline { peer, incarnation, address }));
+    let online = |contact: &Contact| {
+        let Contact { name: peer, address, incarnation } = contact.clone();
+        Msg::Event(Event::PeerOnline { peer, incarnation, address })
+    };
+    // The first is being written when the newer word comes in, and then the write is said to fail.
+    log.handle.cast(online(&first));
+    log.handle.cast(online(&newer));
     log.handle.cast(Msg::Event(Event::IncarnationRaised { to: Incarnation(4) }));
+    log.handle.cast(Msg::Written(failed, Err(error)));
     let start = timer::now();
-    until("tried again", || counted(&metrics, "store_writes", "ok") == 1).await;
+    until("tried again", || counted(&metrics, "store_writes", "ok") == 2).await;
     assert_eq!(counted(&metrics, "store_writes", "failed"), 1);
     let waited = timer::now() - start;
     assert!((RETRY..2 * RETRY).contains(&waited), "{waited:?}");
     let mut peers = store.peers().expect("reads");
     peers.sort_by_key(|contact| contact.name.clone());
-    assert_eq!(peers, [newer, other], "the newer word wins");
+    assert_eq!(peers, [newer, other, first], "the newer word wins");
     assert_eq!(store.raise(Incarnation(0)).expect("reads"), Incarnation(9));
 }

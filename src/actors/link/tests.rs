@@ -126,6 +126,21 @@ impl Node {
         }
     }
 
+    /// Returns when the handle reaches a living actor. That has no links yet.
+    async fn reached(&self) {
+        let asking = async {
+            loop {
+                let (done, said) = oneshot::channel();
+                self.link.when_closed(done);
+                if said.await.is_ok() {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asking).await.expect("in time");
+    }
+
     /// Skips the steps of attempts until a link is ready or ended.
     async fn news(&mut self) -> Report {
         loop {
@@ -311,6 +326,7 @@ async fn a_crash_ends_the_links_at_the_peers_and_the_next_life_links_again() {
     let end = b.news().await;
     assert_eq!(ended(&end), Some((inbound, &LinkEnd::Closed)), "{end:?}");
     until("restarted", || counted(&a.metrics, "actor_restarts", "link") == 1).await;
+    a.reached().await;
     assert_eq!(a.existing().await, [], "after a restart no connection is left");
     // The listening socket survived, and so did the handle.
     b.link.dial(OUT, a.address);
@@ -325,7 +341,7 @@ async fn a_crash_ends_the_links_at_the_peers_and_the_next_life_links_again() {
 async fn a_new_listener_is_told_of_live_links_and_attempts_are_abandoned() {
     let (mut a, b, _) = linked(["listen-a@127.0.0.1", "listen-b@127.0.0.1"]).await;
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let attempt = AttemptId::Outbound(2);
+    let (attempt, started) = (AttemptId::Outbound(2), timer::now());
     a.link.dial(attempt, silent.local_addr().expect("bound"));
     let (mut stream, _) = silent.accept().await.expect("dialed");
     assert!(stream.read_u8().await.is_ok(), "TLS begins");
@@ -333,6 +349,7 @@ async fn a_new_listener_is_told_of_live_links_and_attempts_are_abandoned() {
     let mut rest = Vec::new();
     let eof = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
     assert!(eof.is_ok(), "the connection is closed");
+    assert!(started.elapsed() < Duration::from_secs(4), "long before it would have failed");
     a.attach(true);
     let Report::Existing(OUT, hello, id, true) = a.report().await else { panic!("not told") };
     assert_eq!((hello.name, hello.incarnation, id), (b.name, Incarnation(1), b.id));

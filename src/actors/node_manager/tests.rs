@@ -105,6 +105,7 @@ impl World {
         loop {
             if let Command::Attach(tell) = self.link.next().await {
                 self.tell = tell;
+                settled().await; // the handle points at the new life
                 return;
             }
         }

@@ -337,7 +337,7 @@ async fn silent_connections_never_keep_a_node_out() {
     }
     let oldest = tokio::time::timeout(PATIENCE, silent[0].read_u8()).await;
     assert!(oldest.expect("closed").is_err(), "the one that waited longest goes");
-    assert_eq!(refused(&node, "evicted"), 1);
+    assert_eq!((refused(&node, "evicted"), refused(&node, "silent")), (1, 0));
     let mut peer = Peer::dial(&id, node.address).await;
     peer.say(&hello(&id)).await;
     assert!(matches!(node.report().await, Report::Greeted(..)));

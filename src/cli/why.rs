@@ -1,0 +1,156 @@
+//! `xpando-node why NAME`: why a peer has the status it has, in a few lines of plain words.
+
+use std::io::Write;
+
+use anyhow::bail;
+use clap::Args;
+use xpando_node::gateway::status::{EvidenceStatus, PeerStatus};
+use xpando_node::proto::event::{Reason, Status};
+use xpando_node::proto::node::NodeName;
+
+use super::query::{Which, status_of};
+
+#[derive(Debug, Args)]
+pub(super) struct WhyArgs {
+    /// The peer
+    peer: NodeName,
+
+    #[command(flatten)]
+    which: Which,
+}
+
+pub(super) fn why(args: &WhyArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+    let status = status_of(&args.which.find()?)?;
+    let Some(peer) = status.peers.iter().find(|peer| peer.name == args.peer) else {
+        bail!("{} knows of no {}", status.name, args.peer)
+    };
+    for line in lines(peer, &status.name) {
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}
+
+fn lines(peer: &PeerStatus, asked: &NodeName) -> Vec<String> {
+    let name = &peer.name;
+    let mut lines = vec![match peer.reason {
+        Some(reason) => format!(
+            "{asked} sees {name} {} ({}) since {}.",
+            peer.status.label(),
+            reason.label(),
+            peer.since
+        ),
+        None => format!("{asked} sees {name} {} since {}.", peer.status.label(), peer.since),
+    }];
+    lines.push(cause(peer));
+    if let Some(heard) = &peer.last_heard {
+        lines.push(format!("Its last byte arrived here at {heard}."));
+    }
+    if let Some(evidence) = &peer.evidence {
+        lines.extend(grounds(evidence));
+    }
+    if peer.status == Status::Offline && peer.reason != Some(Reason::Left) {
+        let address = peer.address.map_or_else(String::new, |address| format!(" at {address}"));
+        lines.push(format!("It is dialed again and again{address}, at most 30 s apart."));
+    }
+    lines
+}
+
+fn cause(peer: &PeerStatus) -> String {
+    match (peer.status, peer.reason) {
+        (Status::Online, _) if peer.suspect => {
+            "It is linked, but has been silent for too long: doubted.".to_owned()
+        }
+        (Status::Online, _) => match peer.rtt_ms {
+            Some(rtt) => format!("It is linked and answers: the last beat took {rtt:.1} ms."),
+            None => "It is linked.".to_owned(),
+        },
+        (Status::Syncing, _) => "Both sides agreed; ractor exchanges its state.".to_owned(),
+        (Status::Connecting, _) => "It is being dialed.".to_owned(),
+        (Status::Offline, Some(Reason::Left)) => {
+            "It said goodbye. It is dialed no more until a later life of it is heard of.".to_owned()
+        }
+        (Status::Offline, Some(Reason::Crashed)) => {
+            "Its connection closed, and nobody listens at its address.".to_owned()
+        }
+        (Status::Offline, Some(Reason::Rejected)) => {
+            "Somebody answers there, but the link was refused; the log says why.".to_owned()
+        }
+        (Status::Offline, Some(Reason::Unreachable) | None) => {
+            "It does not answer from here.".to_owned()
+        }
+    }
+}
+
+fn grounds(evidence: &EvidenceStatus) -> Vec<String> {
+    let EvidenceStatus { phi, missed, silence_ms, heard_by, confirmed_by } = evidence;
+    let seconds = *silence_ms as f64 / 1e3;
+    let mut lines =
+        vec![format!("It had missed {missed} beats in {seconds:.1} s of silence (phi {phi:.1}).")];
+    let list =
+        |names: &[NodeName]| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if !heard_by.is_empty() {
+        let who = list(heard_by);
+        lines.push(format!("Still heard by {who}: the path from here is cut, not the node."));
+    }
+    if !confirmed_by.is_empty() {
+        lines.push(format!("Not heard by {} either.", list(confirmed_by)));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(status: Status, reason: Option<Reason>) -> PeerStatus {
+        PeerStatus {
+            name: "b@h".parse().expect("valid"),
+            id: None,
+            address: Some(([10, 0, 0, 2], 4697).into()),
+            status,
+            suspect: false,
+            reason,
+            incarnation: Some(1),
+            since: "2026-01-02T03:04:05.678Z".to_owned(),
+            rtt_ms: None,
+            phi: None,
+            last_heard: None,
+            evidence: None,
+        }
+    }
+
+    fn told(peer: &PeerStatus) -> String {
+        lines(peer, &"a@h".parse().expect("valid")).join("\n")
+    }
+
+    #[test]
+    fn a_cut_path_is_told_from_a_dead_node() {
+        let evidence = EvidenceStatus {
+            phi: 300.0,
+            missed: 8,
+            silence_ms: 8500,
+            heard_by: vec!["c@h".parse().expect("valid")],
+            confirmed_by: vec![],
+        };
+        let cut = PeerStatus {
+            evidence: Some(evidence.clone()),
+            ..peer(Status::Offline, Some(Reason::Unreachable))
+        };
+        let text = told(&cut);
+        assert!(text.contains("offline (unreachable) since 2026-01-02"), "{text}");
+        assert!(text.contains("missed 8 beats in 8.5 s") && text.contains("phi 300.0"), "{text}");
+        assert!(text.contains("Still heard by c@h: the path from here is cut"), "{text}");
+        assert!(text.contains("dialed again and again at 10.0.0.2:4697"), "{text}");
+    }
+
+    #[test]
+    fn who_left_is_not_said_to_be_dialed() {
+        let text = told(&peer(Status::Offline, Some(Reason::Left)));
+        assert!(text.contains("said goodbye") && !text.contains("again and again"), "{text}");
+        let text = told(&peer(Status::Offline, Some(Reason::Crashed)));
+        assert!(text.contains("nobody listens") && text.contains("again and again"), "{text}");
+        let online = PeerStatus { rtt_ms: Some(0.84), ..peer(Status::Online, None) };
+        assert!(told(&online).contains("the last beat took 0.8 ms"));
+        assert!(told(&PeerStatus { suspect: true, ..online }).contains("doubted"));
+    }
+}
