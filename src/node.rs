@@ -1,7 +1,7 @@
 //! Floor 5: a node, from its configuration to its last goodbye.
 //!
 //! [`Node::start`] opens what is outside (identity, store, sockets), so that whatever is wrong there
-//! is one clear error before anything runs, and then starts the supervision tree of [`tree`]. One
+//! is one clear error before anything runs, and then starts the supervision tree of `tree`. One
 //! node per process: ractor's registries are process-wide.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};

@@ -227,8 +227,16 @@ struct Pending {
 struct Linked {
     hello: Hello,
     id: NodeId,
+    /// Since when it is in this stage.
     since: Instant,
     stage: Stage,
+}
+
+/// An attempt's task ends with what is known of it.
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 enum Stage {
@@ -269,9 +277,7 @@ impl Inside {
     }
 
     fn attach(&mut self, listener: Listener) {
-        for (_, pending) in std::mem::take(&mut self.pending) {
-            pending.task.abort();
-        }
+        self.pending.clear();
         self.listener = Some(listener);
         for (attempt, link) in &self.links {
             let ready = match &link.stage {
@@ -308,9 +314,7 @@ impl Inside {
     }
 
     fn abandon(&mut self, attempt: AttemptId) {
-        if let Some(pending) = self.pending.remove(&attempt) {
-            pending.task.abort();
-        }
+        self.pending.remove(&attempt);
     }
 
     fn established(&mut self, attempt: AttemptId, established: Box<Established>) {
@@ -352,6 +356,7 @@ impl Inside {
         self.pulses().insert(peer.clone(), (attempt, pulse.clone()));
         let Some(link) = self.links.get_mut(&attempt) else { return };
         let (part, task) = (Some(part), noop());
+        link.since = timer::now();
         let idle = Running { part, control, pulse, task, session: None, ready: false };
         let stage = std::mem::replace(&mut link.stage, Stage::Running(idle));
         let Stage::Parked(established) = stage else { return };
@@ -394,6 +399,7 @@ impl Inside {
             session.stop(None);
         }
         link.stage = Stage::Closing(running.session);
+        link.since = timer::now();
         self.setup.pubsub.down(attempt);
         self.pulses().retain(|_, (of, _)| *of != attempt);
         self.report(Report::Ended(attempt, end));
@@ -443,11 +449,12 @@ impl Inside {
         }
     }
 
+    /// Until when a link must have got out of its stage; a ready one may stay as it is.
     fn unready(link: &Linked) -> Option<Instant> {
         let waits = match &link.stage {
             Stage::Parked(_) => true,
             Stage::Running(running) => !running.ready,
-            Stage::Closing(_) => false,
+            Stage::Closing(_) => true,
         };
         waits.then_some(link.since + READY)
     }
@@ -535,7 +542,9 @@ impl Process for Inside {
                     running.task.abort();
                     self.mux_ended(attempt, fault);
                 }
-                _ => {
+                // A session that never came to life is never reported gone either.
+                Some(Stage::Closing(_)) => self.session_gone(attempt),
+                Some(Stage::Parked(_)) | None => {
                     self.links.remove(&attempt);
                     self.report(Report::Ended(attempt, fault));
                 }

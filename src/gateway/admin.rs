@@ -1,7 +1,7 @@
 //! The admin socket: one JSON request a line, one JSON answer a line.
 //!
 //! Only the node's own user reaches the socket (mode 0600 in a directory 0700). Invariants: a request
-//! has at most [`MAX_REQUEST`] bytes and [`PATIENCE`] to arrive; a bad one gets an error for answer,
+//! has at most 4 KiB and five seconds to arrive; a bad one gets an error for answer,
 //! and the node goes on.
 
 use std::os::unix::net::UnixListener as StdListener;
@@ -157,9 +157,9 @@ async fn serve(admin: Admin, socket: Arc<StdListener>) -> std::io::Result<()> {
 
 async fn talk(admin: &Admin, stream: UnixStream) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
-    let mut request = String::new();
-    BufReader::new(reader.take(MAX_REQUEST)).read_line(&mut request).await?;
-    let mut answer = serde_json::to_vec(&admin.answer(&request))?;
+    let mut request = Vec::new();
+    BufReader::new(reader.take(MAX_REQUEST)).read_until(b'\n', &mut request).await?;
+    let mut answer = serde_json::to_vec(&admin.answer(&String::from_utf8_lossy(&request)))?;
     answer.push(b'\n');
     writer.write_all(&answer).await
 }
@@ -376,5 +376,12 @@ mod tests {
         let closing = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest));
         drop(closing.await.expect("in time"));
         assert!(matches!(world.ask(b"{\"ask\":\"status\"}\n").await, Answer::Status(_)));
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_no_text_get_an_error_for_answer() {
+        let world = world(false).await;
+        let text = error(world.ask(&[0xff, 0xfe, b'\n']).await);
+        assert!(text.contains("not a request"), "{text}");
     }
 }

@@ -27,6 +27,8 @@ pub(crate) use node::{Node, Start};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(20);
+/// Between two looks at what is to stay as it is: the watching takes little of the processor.
+const WATCH: Duration = Duration::from_millis(500);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_xpando-node");
 
 /// Clusters of one process take turns, as nextest has those of several processes do.
@@ -91,6 +93,15 @@ impl Cluster {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Issues what a node of this name needs where nodes keep their certificates.
+    pub(crate) fn issue(&self, name: &str) {
+        let validity = Validity::leaf(clock::wall());
+        Authority::open(&self.certs())
+            .unwrap()
+            .issue(&self.certs(), &parsed(name), validity)
+            .unwrap();
+    }
+
     /// An identity of this cluster that no node uses, valid now.
     pub(crate) fn identity(&self, name: &str) -> Identity {
         self.identity_valid(name, Validity::leaf(clock::wall()))
@@ -136,6 +147,16 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) 
             Err(last) if start.elapsed() > PATIENCE => panic!("no {what} in time: {last}"),
             Err(_) => thread::sleep(LOOK),
         }
+    }
+}
+
+/// Looks again and again for as long as `span` lasts: what `check` demands must hold each time.
+#[track_caller]
+pub(crate) fn during(span: Duration, mut check: impl FnMut()) {
+    let start = now();
+    while start.elapsed() < span {
+        check();
+        thread::sleep(WATCH);
     }
 }
 

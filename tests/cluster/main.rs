@@ -16,6 +16,7 @@ mod formation;
 mod hostile_beacons;
 mod hostile_links;
 mod lives;
+mod netlab;
 mod silence;
 mod startup;
 mod supervision;

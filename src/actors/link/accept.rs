@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::actors::link::{AttemptId, Msg, Setup, handshake, send};
@@ -113,8 +113,16 @@ async fn greet(
     let steps = handshake::Steps::new(attempt, link.clone(), decisions);
     let name = peer.name.clone();
     let hello = handshake::welcome(Box::new(stream.into()), peer, from, setup.myself, steps, log);
-    let task = tokio::spawn(hello).abort_handle();
+    // The hello waits until the actor is sure to hear of the attempt before its first step.
+    let (go, known) = oneshot::channel();
+    let wait = async move {
+        if known.await.is_ok() {
+            hello.await;
+        }
+    };
+    let task = tokio::spawn(wait).abort_handle();
     send(&link, Msg::Authenticated(attempt, name, decide, task));
+    go.send(()).unwrap_or(());
 }
 
 /// Counts every refused connection, and logs at most one a second per cause.

@@ -89,6 +89,14 @@ impl Start {
         self
     }
 
+    /// Run by another command, which is to become the program: the process keeps its id.
+    pub(crate) fn through(mut self, mut command: Command) -> Self {
+        command.arg(self.program.get_program());
+        command.envs(self.program.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        self.program = command;
+        self
+    }
+
     pub(crate) fn env(mut self, key: &str, value: &str) -> Self {
         self.program.env(key, value);
         self
