@@ -224,13 +224,13 @@ impl Inside {
         let peers: Vec<NodeName> = self.vitals.keys().cloned().collect();
         for peer in peers {
             let Some(pulse) = self.setup.link.pulse(&peer) else { continue };
-            let (heard, beat) = (pulse.heard(), pulse.beat());
+            let heard = pulse.heard();
             let Some(vital) = self.vitals.get_mut(&peer) else { continue };
             if vital.heard.replace(heard) == Some(heard) {
                 continue;
             }
             vital.round_trip = pulse.round_trip();
-            if let Some(beat) = beat {
+            for beat in pulse.beats() {
                 self.input(Input::Beat(peer.clone(), beat));
             }
             self.input(Input::Heard(peer, heard));
@@ -323,3 +323,6 @@ impl Process for Inside {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

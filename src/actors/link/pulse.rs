@@ -9,13 +9,15 @@ use crate::actors::timer;
 
 /// Round-trip times kept.
 const TIMES: usize = 128;
+/// Beats kept until they are asked for.
+const BEATS: usize = 16;
 
 /// The signs of one link. Times are microseconds since it began.
 #[derive(Debug)]
 pub struct Pulse {
     began: Instant,
     heard: AtomicU64,
-    beat: AtomicU64,
+    beats: Mutex<VecDeque<Instant>>,
     round_trips: Mutex<VecDeque<Duration>>,
 }
 
@@ -33,8 +35,8 @@ pub struct RoundTrip {
 impl Pulse {
     pub(super) fn new() -> Self {
         let began = timer::now();
-        let (heard, beat) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { began, heard, beat, round_trips: Mutex::default() }
+        let heard = AtomicU64::new(0);
+        Self { began, heard, beats: Mutex::default(), round_trips: Mutex::default() }
     }
 
     /// When the last byte arrived.
@@ -43,11 +45,11 @@ impl Pulse {
         self.began + Duration::from_micros(self.heard.load(Ordering::Relaxed))
     }
 
-    /// When the last beat arrived.
+    /// When beats arrived, each told once: whoever samples them must neither miss one nor count one
+    /// twice.
     #[must_use]
-    pub fn beat(&self) -> Option<Instant> {
-        let micros = self.beat.load(Ordering::Relaxed);
-        (micros != 0).then(|| self.began + Duration::from_micros(micros))
+    pub fn beats(&self) -> Vec<Instant> {
+        self.beats.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
     }
 
     /// How long beats take there and back; `None` before the first came back.
@@ -72,7 +74,11 @@ impl Pulse {
     }
 
     pub(super) fn on_beat(&self) {
-        self.beat.store(self.micros().max(1), Ordering::Relaxed);
+        let mut beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        beats.push_back(timer::now());
+        if beats.len() > BEATS {
+            beats.pop_front();
+        }
     }
 
     /// A beat came back. One that was never sent (in the future) is the peer's fault and ignored.
@@ -84,5 +90,46 @@ impl Pulse {
                 times.pop_front();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn wait(millis: u64) {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_beat_is_told_once_and_an_echo_is_none() {
+        let pulse = Pulse::new();
+        let mut at = Vec::new();
+        for _ in 0..2 {
+            wait(1000).await;
+            pulse.on_beat();
+            at.push(timer::now());
+        }
+        pulse.on_bytes();
+        pulse.on_echo(pulse.micros());
+        assert_eq!(pulse.beats(), at, "two within one look are two");
+        assert!(pulse.beats().is_empty());
+        (0..100).for_each(|_| pulse.on_beat());
+        assert_eq!(pulse.beats().len(), BEATS, "a flood is bounded");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn round_trips_are_measured_and_echoes_of_the_future_are_not() {
+        let pulse = Pulse::new();
+        assert_eq!(pulse.round_trip(), None);
+        for millis in 1..=200 {
+            let sent = pulse.micros();
+            wait(millis).await;
+            pulse.on_echo(sent);
+        }
+        pulse.on_echo(u64::MAX);
+        let trip = pulse.round_trip().expect("measured");
+        let millis = |trip: Duration| trip.as_millis();
+        assert_eq!((millis(trip.last), millis(trip.p50), millis(trip.p99)), (200, 136, 198));
     }
 }

@@ -1,0 +1,179 @@
+//! HeartbeatMonitor between a mocked link layer and a real door, in paused time.
+
+use super::*;
+use crate::actors::link::tests::{Command, Mock};
+use crate::actors::supervisor::{Root, Roster};
+use crate::actors::tests::{counted, name, next, run, settled};
+use crate::proto::membership::AttemptId;
+use crate::proto::node::Incarnation;
+use std::sync::Mutex;
+use tokio::sync::mpsc;
+
+const B: &str = "b@h";
+const C: &str = "c@h";
+
+struct World {
+    link: Link,
+    mock: Mock,
+    pubsub: PubSub,
+    monitor: HeartbeatMonitor,
+    metrics: Metrics,
+    events: mpsc::UnboundedReceiver<Event>,
+    silent: mpsc::UnboundedReceiver<NodeName>,
+    linked: Arc<Mutex<Vec<NodeName>>>,
+    roster: Roster,
+    _root: Root,
+}
+
+async fn world() -> World {
+    let metrics = Metrics::default();
+    let (link, mock) = Mock::start().await;
+    let (pubsub, monitor) = (PubSub::new(&metrics), HeartbeatMonitor::new(&metrics));
+    let (silenced, silent) = mpsc::unbounded_channel();
+    let linked = Arc::new(Mutex::new(Vec::new()));
+    let seen = linked.clone();
+    let setup = Setup {
+        config: Config::default(),
+        name: name("a@h"),
+        link: link.clone(),
+        pubsub: pubsub.clone(),
+        silent: Arc::new(move |peer| silenced.send(peer).expect("the test listens")),
+        linked: Arc::new(move || seen.lock().expect("no panic").clone()),
+        metrics: metrics.clone(),
+    };
+    let (_root, roster) = run(&metrics, vec![pubsub.child(), monitor.child(setup)]).await;
+    let (tx, events) = mpsc::unbounded_channel();
+    pubsub.on_events("test", move |event| drop(tx.send(event.clone())));
+    World { link, mock, pubsub, monitor, metrics, events, silent, linked, roster, _root }
+}
+
+impl World {
+    /// A peer comes online; what the door sends to it.
+    async fn online(&mut self, peer: &str) -> mpsc::Receiver<Vec<u8>> {
+        let (outlet, wire) = mpsc::channel(256);
+        let address = ([127, 0, 0, 1], 1).into();
+        self.linked.lock().expect("no panic").push(name(peer));
+        self.pubsub.up(AttemptId::Outbound(u64::from(peer.as_bytes()[0])), name(peer), outlet);
+        let (peer, incarnation) = (name(peer), Incarnation(1));
+        self.pubsub.announce(Event::PeerOnline { peer, incarnation, address });
+        next(&mut self.events).await;
+        settled().await;
+        wire
+    }
+
+    async fn seconds(&self, seconds: u64, alive: &[&str]) {
+        for _ in 0..seconds * 2 {
+            alive.iter().for_each(|peer| Mock::byte_from(&self.link, &name(peer)));
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    fn vital(&self, peer: &str) -> Vital {
+        self.monitor.vitals().borrow().get(&name(peer)).cloned().expect("known")
+    }
+
+    /// A peer says something, as PubSub would deliver it.
+    fn said(&self, from: &str, word: &Word) {
+        let payload = codec::encode(word).expect("encodes").into();
+        self.monitor.handle.cast(Msg::Said(Delivery { from: name(from), payload }));
+    }
+}
+
+/// The words in what the door sent.
+fn words(wire: &mut mpsc::Receiver<Vec<u8>>) -> Vec<Word> {
+    let mut words = Vec::new();
+    while let Ok(piece) = wire.try_recv() {
+        let (topic, payload): (Topic, Vec<u8>) =
+            codec::decode_versioned(1, &piece, 1024).expect("a message of the door");
+        assert_eq!(topic, Topic::node_heartbeat());
+        words.push(codec::decode(&payload, MAX_WORD).expect("a word"));
+    }
+    words
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_doubted_asked_about_given_up_and_told_of() {
+    let mut world = world().await;
+    let _b = world.online(B).await;
+    let mut c = world.online(C).await;
+    world.seconds(3, &[B, C]).await;
+    assert!(!world.vital(B).suspect);
+    world.seconds(6, &[C]).await;
+    assert!(world.vital(B).suspect && !world.vital(C).suspect);
+    assert_eq!(words(&mut c), [Word::Ask(name(B))]);
+    world.said(C, &Word::Answer(name(B), true));
+    world.seconds(5, &[C]).await;
+    assert_eq!(world.silent.try_recv(), Ok(name(B)));
+    assert!(world.silent.try_recv().is_err(), "once, and nobody else");
+    assert_eq!(words(&mut c), [Word::Verdict(name(B))]);
+    let evidence = world.vital(B).evidence.expect("kept");
+    assert_eq!(evidence.heard_by, [name(C)].into());
+    assert!(evidence.phi >= 8.0 && evidence.missed >= 8, "{evidence:?}");
+    let told: Vec<Event> = std::iter::from_fn(|| world.events.try_recv().ok()).collect();
+    assert!(matches!(
+        &told[..],
+        [Event::PeerSuspected { .. }, Event::PeerSilent { heard_by, .. }] if *heard_by == [name(C)]
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn beats_go_out_every_second_while_a_peer_is_linked() {
+    let mut world = world().await;
+    let _b = world.online(B).await;
+    world.seconds(10, &[B]).await;
+    let address = std::iter::from_fn(|| world.mock.heard());
+    let beats = address.filter(|c| matches!(c, Command::Beat(peer) if *peer == name(B))).count();
+    assert!((10..=11).contains(&beats), "{beats}");
+    let (peer, cause) = (name(B), String::new());
+    world.pubsub.announce(Event::LinkLost { peer, cause });
+    settled().await;
+    world.seconds(10, &[]).await;
+    assert!(world.mock.heard().is_none(), "no link, no beat");
+    assert!(world.silent.try_recv().is_err(), "no link, no verdict");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_is_answered_by_what_was_heard_since() {
+    let mut world = world().await;
+    let (mut b, _c) = (world.online(B).await, world.online(C).await);
+    world.seconds(1, &[B, C]).await;
+    world.said(B, &Word::Ask(name(C)));
+    world.said(B, &Word::Ask(name("nobody@h")));
+    settled().await;
+    assert_eq!(words(&mut b), [], "it listens first");
+    Mock::byte_from(&world.link, &name(C));
+    tokio::time::sleep(LISTEN).await;
+    settled().await;
+    let answers = [Word::Answer(name(C), true), Word::Answer(name("nobody@h"), false)];
+    assert_eq!(words(&mut b), answers);
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_are_bounded_and_nonsense_is_counted() {
+    let mut world = world().await;
+    let mut b = world.online(B).await;
+    for _ in 0..QUESTIONS + 10 {
+        world.said(B, &Word::Ask(name(C)));
+    }
+    let payload = vec![0xff; 10].into();
+    world.monitor.handle.cast(Msg::Said(Delivery { from: name(B), payload }));
+    tokio::time::sleep(LISTEN * 2).await;
+    assert_eq!(words(&mut b).len(), QUESTIONS);
+    assert_eq!(counted(&world.metrics, "heartbeat_verdicts", "flood"), 10);
+    assert_eq!(counted(&world.metrics, "door_messages", "malformed"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_the_linked_peers_are_watched_as_if_just_heard() {
+    let mut world = world().await;
+    let _b = world.online(B).await;
+    world.seconds(3, &[B]).await;
+    world.seconds(5, &[]).await;
+    assert!(world.vital(B).suspect);
+    assert!(world.roster.kill("heartbeat_monitor"));
+    settled().await;
+    assert!(!world.vital(B).suspect, "doubts are forgotten");
+    assert!(world.silent.try_recv().is_err());
+    world.seconds(12, &[]).await;
+    assert_eq!(world.silent.try_recv(), Ok(name(B)), "watched from the start");
+}
