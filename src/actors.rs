@@ -9,6 +9,7 @@
 //! │  ├─ link          connections, handshakes, ractor_cluster's sessions
 //! │  ├─ node_manager  who is a peer, whom to dial
 //! │  ├─ heartbeat_monitor  who is alive
+//! │  ├─ topology_tracker   who sees whom, in the whole cluster
 //! │  └─ discovery     beacons, seeds, what peers tell (last: it feeds dials)
 //! └─ gateway      one_for_all
 //!    └─ admin         the Unix socket for status and metrics
@@ -29,6 +30,7 @@ pub mod node_manager;
 pub mod pubsub;
 pub mod supervisor;
 pub mod timer;
+pub mod topology_tracker;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -16,6 +16,7 @@ mod cert;
 mod logs;
 mod query;
 mod run;
+mod topology;
 mod why;
 
 /// A cluster node: nodes name@host that find each other, stay linked over mutual TLS, and know who is
@@ -38,6 +39,8 @@ enum Command {
     Status(query::StatusArgs),
     /// Explain why a peer has the status it has
     Why(why::WhyArgs),
+    /// Show who sees whom in the whole cluster
+    Topology(topology::TopologyArgs),
     /// List the nodes running on this machine
     Names(query::NamesArgs),
     /// Print a running node's counters as Prometheus text
@@ -107,6 +110,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         None => return run::run(cli.run),
         Some(Command::Status(args)) => query::status(&args, &mut out),
         Some(Command::Why(args)) => why::why(&args, &mut out),
+        Some(Command::Topology(args)) => topology::topology(&args, &mut out),
         Some(Command::Names(args)) => query::names(&args, &mut out),
         Some(Command::Metrics(args)) => query::metrics(&args, &mut out),
         Some(Command::Kill(args)) => query::kill(&args, &mut out),

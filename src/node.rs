@@ -4,21 +4,23 @@
 //! is one clear error before anything runs, and then starts the supervision tree of `tree`. One
 //! node per process: ractor's registries are process-wide.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::sync::{oneshot, watch};
 
 use crate::actors::discovery::{self, Discovery, Hint};
 use crate::actors::event_log::{self, EventLog};
-use crate::actors::heartbeat_monitor::{self, HeartbeatMonitor};
+use crate::actors::heartbeat_monitor::{self, HeartbeatMonitor, Vitals};
 use crate::actors::link::{self, Link, Myself};
-use crate::actors::node_manager::{self, NodeManager, View};
+use crate::actors::node_manager::{self, NodeManager, Row, View};
 use crate::actors::pubsub::PubSub;
 use crate::actors::supervisor::{self, Child, Root, Roster, Tree};
 use crate::actors::timer;
+use crate::actors::topology_tracker::{self, Side, TopologyTracker};
 use crate::gateway::admin::Admin;
 use crate::io::identity::{Identity, IdentityError, Made};
 use crate::io::metrics::Metrics;
@@ -29,6 +31,7 @@ use crate::io::{beacon, clock, tcp};
 use crate::proto::event::Status;
 use crate::proto::node::{Contact, Incarnation, NodeName};
 use crate::proto::restart::{Intensity, Strategy};
+use crate::proto::topology::Cell;
 
 mod config;
 pub use config::Config;
@@ -226,8 +229,8 @@ struct Parts {
 /// The supervision tree, as data. The picture is in `actors`.
 fn tree(config: &Config, parts: Parts, manager: &NodeManager) -> Tree {
     let Parts { metrics, myself, .. } = &parts;
-    let (pubsub, link) = (PubSub::new(metrics), Link::new(metrics));
-    let monitor = HeartbeatMonitor::new(metrics);
+    let pubsub = PubSub::new(metrics);
+    let (monitor, tracker) = (HeartbeatMonitor::new(metrics), TopologyTracker::new(metrics));
     let roster = Roster::default();
     let branch = |name, strategy, children| Tree {
         name,
@@ -242,6 +245,43 @@ fn tree(config: &Config, parts: Parts, manager: &NodeManager) -> Tree {
         pubsub: pubsub.clone(),
         metrics: metrics.clone(),
     };
+    let admin = Admin {
+        name: config.name.clone(),
+        id: parts.identity.id(),
+        cluster: parts.identity.cluster(),
+        incarnation: myself.incarnation.clone(),
+        listen: parts.listen,
+        started: timer::now(),
+        peers: manager.peers(),
+        vitals: monitor.vitals(),
+        matrix: tracker.matrix(),
+        metrics: metrics.clone(),
+        chaos: config.chaos.then(|| roster.clone()),
+    };
+    let (one, rest) = (Strategy::OneForOne, Strategy::RestForOne);
+    let records = vec![EventLog::new(metrics).child(records)];
+    let cluster = cluster(config, &parts, &pubsub, manager, &monitor, &tracker);
+    let gateway = vec![admin.child(parts.admin_socket.clone())];
+    let children = vec![
+        pubsub.child(),
+        Child::supervisor(branch("records", one, records)),
+        Child::supervisor(branch("cluster", rest, cluster)),
+        Child::supervisor(branch("gateway", Strategy::OneForAll, gateway)),
+    ];
+    branch("root", rest, children)
+}
+
+/// The actors that make a cluster of nodes, and what each needs of the others.
+fn cluster(
+    config: &Config,
+    parts: &Parts,
+    pubsub: &PubSub,
+    manager: &NodeManager,
+    monitor: &HeartbeatMonitor,
+    tracker: &TopologyTracker,
+) -> Vec<Child> {
+    let Parts { metrics, myself, .. } = parts;
+    let link = Link::new(metrics);
     let links = link::Setup {
         listener: parts.listener.clone(),
         tls: parts.tls.clone(),
@@ -256,20 +296,6 @@ fn tree(config: &Config, parts: Parts, manager: &NodeManager) -> Tree {
         pubsub: pubsub.clone(),
         lives: Arc::default(),
     };
-    let admin = Admin {
-        name: config.name.clone(),
-        id: parts.identity.id(),
-        cluster: parts.identity.cluster(),
-        incarnation: myself.incarnation.clone(),
-        listen: parts.listen,
-        started: timer::now(),
-        peers: manager.peers(),
-        vitals: monitor.vitals(),
-        metrics: metrics.clone(),
-        chaos: config.chaos.then(|| roster.clone()),
-    };
-    let discovery =
-        Discovery::new(metrics).child(discovery_setup(config, &parts, manager, &pubsub));
     let (silenced, peers) = (manager.clone(), manager.peers());
     let heartbeats = heartbeat_monitor::Setup {
         config: config.heartbeat,
@@ -280,21 +306,22 @@ fn tree(config: &Config, parts: Parts, manager: &NodeManager) -> Tree {
         linked: Arc::new(move || linked(&peers.borrow()).into_iter().map(|c| c.name).collect()),
         metrics: metrics.clone(),
     };
-    let cluster =
-        vec![link.child(links), manager.child(members), monitor.child(heartbeats), discovery];
-    let one = Strategy::OneForOne;
-    let rest = Strategy::RestForOne;
-    let children = vec![
-        pubsub.child(),
-        Child::supervisor(branch("records", one, vec![EventLog::new(metrics).child(records)])),
-        Child::supervisor(branch("cluster", rest, cluster)),
-        Child::supervisor(branch(
-            "gateway",
-            Strategy::OneForAll,
-            vec![admin.child(parts.admin_socket.clone())],
-        )),
-    ];
-    branch("root", rest, children)
+    let (abusers, peers, vitals) = (manager.clone(), manager.peers(), monitor.vitals());
+    let topology = topology_tracker::Setup {
+        name: config.name.clone(),
+        incarnation: myself.incarnation.clone(),
+        sides: Arc::new(move || sides(&peers.borrow(), &vitals.borrow())),
+        cut: Arc::new(move |peer| abusers.misbehaved(peer)),
+        pubsub: pubsub.clone(),
+        metrics: metrics.clone(),
+    };
+    vec![
+        link.child(links),
+        manager.child(members),
+        monitor.child(heartbeats),
+        tracker.child(topology),
+        Discovery::new(metrics).child(discovery_setup(config, parts, manager, pubsub)),
+    ]
 }
 
 fn discovery_setup(
@@ -332,6 +359,26 @@ fn linked(view: &View) -> Vec<Contact> {
             peer.address.map(|address| Contact { name, address, incarnation })
         })
         .collect()
+}
+
+/// This node's side of every link, for the link matrix.
+fn sides(view: &View, vitals: &Vitals) -> BTreeMap<NodeName, Side> {
+    let side = |row: &Row| {
+        let peer = &row.peer;
+        let vital = vitals.get(&peer.name).filter(|_| peer.status == Status::Online);
+        let trip = vital.and_then(|vital| vital.round_trip);
+        let since = row.since.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let cell = Cell {
+            state: peer.status,
+            suspect: vital.is_some_and(|vital| vital.suspect),
+            rtt: trip.and_then(|trip| u32::try_from(trip.p50.as_micros()).ok()),
+            phi: vital.map_or(0, |vital| (vital.phi * 100.0) as u32),
+            since: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            reason: peer.reason,
+        };
+        (peer.name.clone(), Side { incarnation: peer.incarnation, cell })
+    };
+    view.iter().map(side).collect()
 }
 
 fn say_made(identity: &Identity, made: Made, config: &Config) {

@@ -19,6 +19,7 @@ pub mod membership;
 pub mod node;
 pub mod restart;
 pub mod topic;
+pub mod topology;
 
 #[cfg(test)]
 pub(crate) mod tests {

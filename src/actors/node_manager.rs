@@ -61,6 +61,7 @@ enum Msg {
     Hint(Contact, Source),
     Seed(std::net::SocketAddr),
     Silent(NodeName),
+    Misbehaved(NodeName),
     Stop(oneshot::Sender<()>),
 }
 
@@ -106,6 +107,11 @@ impl NodeManager {
         self.handle.cast(Msg::Silent(peer));
     }
 
+    /// A linked peer keeps breaking rules: its link is given up.
+    pub fn misbehaved(&self, peer: NodeName) {
+        self.handle.cast(Msg::Misbehaved(peer));
+    }
+
     /// Says goodbye to all peers and takes no more links; answers when that is done.
     pub fn stop(&self, done: oneshot::Sender<()>) {
         self.handle.cast(Msg::Stop(done));
@@ -137,10 +143,11 @@ impl Inside {
     fn input(&mut self, input: Input) {
         let mut out = Vec::new();
         self.machine.handle(input, timer::now(), &mut out);
+        // First the view, then the news: who hears of a change finds it there.
+        self.publish();
         for output in out {
             self.perform(output);
         }
-        self.publish();
     }
 
     fn perform(&self, output: Output) {
@@ -231,6 +238,7 @@ impl Process for Inside {
             Msg::Hint(contact, source) => self.input(Input::Hint(contact, source)),
             Msg::Seed(address) => self.input(Input::Seed(address)),
             Msg::Silent(peer) => self.input(Input::Silent(peer)),
+            Msg::Misbehaved(peer) => self.input(Input::Misbehaved(peer)),
             Msg::Stop(done) => {
                 self.input(Input::Stop);
                 self.setup.link.when_closed(done);

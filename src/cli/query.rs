@@ -64,7 +64,7 @@ pub(super) struct KillArgs {
     actor: String,
 }
 
-fn ask(directory: &Path, request: &Request) -> anyhow::Result<Answer> {
+pub(super) fn ask(directory: &Path, request: &Request) -> anyhow::Result<Answer> {
     let stream = sockets::connect(directory)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -241,7 +241,7 @@ pub(super) fn kill(args: &KillArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     match ask(&args.which.find()?, &Request::Kill { actor: args.actor.clone() })? {
         Answer::Done => Ok(writeln!(out, "killed {}", args.actor)?),
         Answer::Error(error) => bail!("{error}"),
-        Answer::Status(_) | Answer::Metrics(_) => {
+        Answer::Status(_) | Answer::Topology(_) | Answer::Metrics(_) => {
             bail!("the node's answer is for another question")
         }
     }

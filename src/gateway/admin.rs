@@ -19,7 +19,8 @@ use crate::actors::heartbeat_monitor::Vitals;
 use crate::actors::node_manager::View;
 use crate::actors::supervisor::{Child, Roster};
 use crate::actors::timer;
-use crate::gateway::status::{NodeStatus, PeerStatus};
+use crate::actors::topology_tracker::Matrix;
+use crate::gateway::status::{NodeStatus, PeerStatus, TopologyStatus};
 use crate::io::metrics::Metrics;
 use crate::proto::node::{ClusterId, NodeId, NodeName};
 
@@ -36,6 +37,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub enum Request {
     /// [`NodeStatus`].
     Status,
+    /// [`TopologyStatus`].
+    Topology,
     /// The counters as Prometheus text.
     Metrics,
     /// Only in a node started with `--chaos`: kills an actor as a crash would.
@@ -51,6 +54,8 @@ pub enum Request {
 pub enum Answer {
     /// To [`Request::Status`].
     Status(NodeStatus),
+    /// To [`Request::Topology`].
+    Topology(TopologyStatus),
     /// To [`Request::Metrics`].
     Metrics(String),
     /// It is done.
@@ -78,6 +83,8 @@ pub struct Admin {
     pub peers: watch::Receiver<View>,
     /// Their vital signs.
     pub vitals: watch::Receiver<Vitals>,
+    /// The link matrix.
+    pub matrix: watch::Receiver<Arc<Matrix>>,
     /// Counters.
     pub metrics: Metrics,
     /// The actors, when `--chaos` allows to kill them.
@@ -114,6 +121,10 @@ impl Admin {
     fn answer(&self, request: &str) -> Answer {
         match serde_json::from_str(request) {
             Ok(Request::Status) => Answer::Status(self.status()),
+            Ok(Request::Topology) => {
+                let (peers, matrix) = (self.peers.borrow(), self.matrix.borrow());
+                Answer::Topology(TopologyStatus::new(&self.name, &peers, &matrix))
+            }
             Ok(Request::Metrics) => match self.metrics.text() {
                 Ok(text) => Answer::Metrics(text),
                 Err(error) => Answer::Error(error.to_string()),
@@ -206,6 +217,7 @@ mod tests {
             started: timer::now(),
             peers,
             vitals: watch::channel(Vitals::default()).1,
+            matrix: watch::channel(Arc::default()).1,
             metrics: metrics.clone(),
             chaos: chaos.then(|| roster.clone()),
         };

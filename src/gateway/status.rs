@@ -1,17 +1,18 @@
 //! A node's status as its operators see it: the JSON of `xpando-node status --json`.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::actors::heartbeat_monitor::Vital;
 use crate::actors::node_manager::Row;
 use crate::actors::timer;
+use crate::actors::topology_tracker::{Edge, Matrix};
 use crate::io::clock::{self, rfc3339};
 use crate::proto::event::{Reason, Status};
 use crate::proto::heartbeat::Evidence;
-use crate::proto::node::NodeName;
+use crate::proto::node::{Incarnation, NodeName};
 
 /// One node, and how it sees the others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -109,6 +110,91 @@ impl From<&Evidence> for EvidenceStatus {
             silence_ms: u64::try_from(evidence.silence.as_millis()).unwrap_or(u64::MAX),
             heard_by: evidence.heard_by.iter().cloned().collect(),
             confirmed_by: evidence.confirmed_by.iter().cloned().collect(),
+        }
+    }
+}
+
+/// The link matrix as one node sees it: the JSON of `xpando-node topology --json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TopologyStatus {
+    /// Whose view this is.
+    pub as_seen_by: NodeName,
+    /// Counts the changes of this view.
+    pub version: u64,
+    /// Every node, by name.
+    pub nodes: Vec<TopologyNode>,
+    /// Every side of a link, by names.
+    pub links: Vec<TopologyLink>,
+}
+
+/// One node of the matrix.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TopologyNode {
+    /// Its name.
+    pub name: NodeName,
+    /// Where it stands, as the viewing node sees it; where it has no view of its own, online if
+    /// anybody is linked with it.
+    pub status: Status,
+    /// Its latest known life.
+    pub incarnation: u64,
+}
+
+/// One side of a link.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TopologyLink {
+    /// Who sees.
+    pub from: NodeName,
+    /// Whom.
+    pub to: NodeName,
+    /// How: connecting, syncing, online, suspect or offline.
+    pub state: String,
+    /// Median round-trip time in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Suspicion level.
+    pub phi: f64,
+    /// Since when: RFC 3339, UTC.
+    pub since: String,
+    /// Why it is offline.
+    pub reason: Option<Reason>,
+}
+
+impl TopologyStatus {
+    /// The matrix of node `name`, which sees its peers so.
+    #[must_use]
+    pub fn new(name: &NodeName, peers: &[Row], matrix: &Matrix) -> Self {
+        let own = |node: &NodeName| {
+            let row = peers.iter().find(|row| row.peer.name == *node);
+            row.map(|row| row.peer.status).or((node == name).then_some(Status::Online))
+        };
+        let linked = |node: &NodeName| {
+            let by = |edge: &Edge| edge.to == *node && edge.cell.state == Status::Online;
+            if matrix.edges.iter().any(by) { Status::Online } else { Status::Offline }
+        };
+        let node = |(node, life): (&NodeName, &Incarnation)| TopologyNode {
+            name: node.clone(),
+            status: own(node).unwrap_or_else(|| linked(node)),
+            incarnation: life.0,
+        };
+        Self {
+            as_seen_by: name.clone(),
+            version: matrix.version,
+            nodes: matrix.nodes.iter().map(node).collect(),
+            links: matrix.edges.iter().map(TopologyLink::from).collect(),
+        }
+    }
+}
+
+impl From<&Edge> for TopologyLink {
+    fn from(Edge { from, to, cell }: &Edge) -> Self {
+        let state = if cell.suspect { "suspect" } else { cell.state.label() };
+        Self {
+            from: from.clone(),
+            to: to.clone(),
+            state: state.to_owned(),
+            rtt_ms: cell.rtt.map(|micros| f64::from(micros) / 1e3),
+            phi: f64::from(cell.phi) / 100.0,
+            since: rfc3339(UNIX_EPOCH + Duration::from_millis(cell.since)),
+            reason: cell.reason,
         }
     }
 }

@@ -44,6 +44,8 @@ pub enum Count {
     Transitions,
     /// Verdicts of the failure detector, by kind.
     Heartbeat,
+    /// Words about the topology that broke a rule, by rule.
+    Topology,
     /// Messages of the door, by what became of them.
     Door,
     /// Actor restarts, by actor.
@@ -54,7 +56,7 @@ pub enum Count {
     Lost,
 }
 
-const COUNTERS: [(Count, &str, &str); 11] = [
+const COUNTERS: [(Count, &str, &str); 12] = [
     (Count::Accepted, "xpando_connections_accepted", "Connections accepted, by how they went on"),
     (Count::DialFailed, "xpando_dial_failures", "Dials that failed, by cause"),
     (Count::Refused, "xpando_connections_refused", "Connections refused, by cause"),
@@ -62,6 +64,7 @@ const COUNTERS: [(Count, &str, &str); 11] = [
     (Count::Beacons, "xpando_beacons_received", "Beacon datagrams received, by verdict"),
     (Count::Transitions, "xpando_peer_transitions", "Status changes of peers, by new status"),
     (Count::Heartbeat, "xpando_heartbeat_verdicts", "Verdicts of the failure detector, by kind"),
+    (Count::Topology, "xpando_topology_violations", "Topology words that broke a rule, by rule"),
     (Count::Door, "xpando_door_messages", "Messages between nodes, by what became of them"),
     (Count::Restarts, "xpando_actor_restarts", "Actor restarts, by actor"),
     (Count::Store, "xpando_store_writes", "Writes to the store, by outcome"),

@@ -95,6 +95,8 @@ pub enum Parting {
     Renewed,
     /// The receiver was not heard for too long and has been given up.
     Silent,
+    /// The receiver keeps breaking rules.
+    Misbehaved,
 }
 
 impl Control {

@@ -134,7 +134,14 @@ impl Membership {
                 }
             }
             Input::Ended(attempt, end) => self.ended(attempt, end, now, out),
-            Input::Silent(name) => self.silent(&name, now, out),
+            Input::Silent(name) => {
+                let why = ("not heard for too long", Reason::Unreachable);
+                self.give_up(&name, Parting::Silent, why, now, out);
+            }
+            Input::Misbehaved(name) => {
+                let why = ("keeps breaking rules", Reason::Rejected);
+                self.give_up(&name, Parting::Misbehaved, why, now, out);
+            }
             Input::Existing(attempt, hello, ready) => {
                 self.existing(attempt, &hello, ready, now, out)
             }
@@ -438,7 +445,9 @@ impl Membership {
             LinkEnd::TimedOut => Some(Reason::Unreachable),
             LinkEnd::Fault(_) => Some(Reason::Rejected),
             LinkEnd::Closed
-            | LinkEnd::Goodbye(Parting::Replaced | Parting::Renewed | Parting::Silent) => None,
+            | LinkEnd::Goodbye(
+                Parting::Replaced | Parting::Renewed | Parting::Silent | Parting::Misbehaved,
+            ) => None,
         };
         if offline == Some(Reason::Left) {
             peer.set(&name, Status::Offline, offline, now, out);
@@ -447,13 +456,20 @@ impl Membership {
         }
     }
 
-    /// A peer was not heard for too long: its link is worth nothing, whatever the kernel says.
-    fn silent(&mut self, name: &NodeName, now: Instant, out: &mut Vec<Output>) {
+    /// A link is worth nothing, whatever the kernel says: not heard for too long, or abused.
+    fn give_up(
+        &mut self,
+        name: &NodeName,
+        parting: Parting,
+        (cause, reason): (&str, Reason),
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) {
         let Some(peer) = self.peers.get_mut(name) else { return };
         if let Some(live) = peer.live.take() {
-            out.push(Output::Close(live.attempt, Parting::Silent));
+            out.push(Output::Close(live.attempt, parting));
             peer.next_dial = Some(now + peer.backoff.fail(self.config.backoff, &mut self.rng));
-            peer.lost(name, "not heard for too long", Some(Reason::Unreachable), now, out);
+            peer.lost(name, cause, Some(reason), now, out);
         }
     }
 

@@ -33,6 +33,12 @@ impl Topic {
         Self("node:heartbeat".into())
     }
 
+    /// Rows of the link matrix.
+    #[must_use]
+    pub fn network_topology() -> Self {
+        Self("network:topology".into())
+    }
+
     /// The topic as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

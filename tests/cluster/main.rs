@@ -20,3 +20,4 @@ mod netlab;
 mod silence;
 mod startup;
 mod supervision;
+mod topology;

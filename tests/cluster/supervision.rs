@@ -102,3 +102,8 @@ fn after_the_death_of_its_links_a_node_claims_none() {
         linked(&[&a, &b]);
     }
 }
+
+#[test]
+fn topology_tracker_dies() {
+    survives_the_death_of("topology_tracker");
+}

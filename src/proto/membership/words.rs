@@ -99,6 +99,8 @@ pub enum Input {
     Ended(AttemptId, LinkEnd),
     /// The failure detector gives up a linked peer.
     Silent(NodeName),
+    /// A linked peer keeps breaking rules.
+    Misbehaved(NodeName),
     /// After a restart of this machine: a link that lives, and whether it is ready.
     Existing(AttemptId, Hello, bool),
     /// Say goodbye to everybody, and take no more links.
@@ -143,6 +145,9 @@ impl std::fmt::Display for LinkEnd {
             Self::Goodbye(Parting::Left) => f.write_str("the peer left"),
             Self::Goodbye(Parting::Replaced) => f.write_str("replaced by a newer link"),
             Self::Goodbye(Parting::Silent) => f.write_str("the peer had not heard this node"),
+            Self::Goodbye(Parting::Misbehaved) => {
+                f.write_str("the peer says this node breaks rules")
+            }
             Self::Goodbye(Parting::Renewed) => f.write_str("the peer renews its incarnation"),
             Self::Closed => f.write_str("connection closed"),
             Self::TimedOut => f.write_str("the network lets nothing through"),

@@ -1,0 +1,267 @@
+//! TopologyTracker: who sees whom, in the whole cluster.
+//!
+//! - **Owns** the topology machine, and the view of the link matrix that everybody reads.
+//! - **Hears** that something changed (events, and its own clock once a second); other trackers' words
+//!   on `network:topology`.
+//! - **Says** this node's side of each link, and what it knows of others, to other trackers.
+//! - **After a restart**: builds its own row anew from the peers' view; the rows of others come back with
+//!   the first digests, within about a second.
+//! - **Never** writes another node's row; never ends a link itself (it asks NodeManager to).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use ractor::ActorProcessingErr;
+use tokio::sync::watch;
+
+use crate::actors::pubsub::{Delivery, PubSub};
+use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
+use crate::actors::timer;
+use crate::io::clock;
+use crate::io::metrics::{Count, Metrics};
+use crate::proto::codec;
+use crate::proto::event::{Reason, Status};
+use crate::proto::frame::MAX_PAYLOAD;
+use crate::proto::node::{Incarnation, NodeName};
+use crate::proto::topic::Topic;
+use crate::proto::topology::{Cell, Input, Output, Topology};
+
+/// How often measurements are looked at without any event.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// One link, from one side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// Who sees.
+    pub from: NodeName,
+    /// Whom.
+    pub to: NodeName,
+    /// What.
+    pub cell: Cell,
+}
+
+/// The link matrix.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Matrix {
+    /// Counts the changes of this view.
+    pub version: u64,
+    /// Every node that has a row or is in one, with its latest known life.
+    pub nodes: BTreeMap<NodeName, Incarnation>,
+    /// Every known side of a link.
+    pub edges: Vec<Edge>,
+}
+
+/// What this node knows of one peer.
+#[derive(Clone, Debug)]
+pub struct Side {
+    /// Its latest known life.
+    pub incarnation: Incarnation,
+    /// This node's side of the link.
+    pub cell: Cell,
+}
+
+/// What the actor is made from.
+#[derive(Clone)]
+pub struct Setup {
+    /// This node's name.
+    pub name: NodeName,
+    /// Its life; NodeManager may raise it.
+    pub incarnation: Arc<AtomicU64>,
+    /// This node's side of every link, at this moment.
+    pub sides: Arc<dyn Fn() -> BTreeMap<NodeName, Side> + Send + Sync>,
+    /// Ends the link of a peer that breaks the rules.
+    pub cut: Arc<dyn Fn(NodeName) + Send + Sync>,
+    /// The door.
+    pub pubsub: PubSub,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+enum Msg {
+    Changed,
+    Said(Delivery),
+}
+
+/// The handle.
+#[derive(Clone)]
+pub struct TopologyTracker {
+    handle: Handle<Msg>,
+    publish: Arc<watch::Sender<Arc<Matrix>>>,
+}
+
+impl TopologyTracker {
+    /// A tracker that does not run yet.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
+        let handle = Handle::new("topology_tracker", metrics);
+        Self { handle, publish: Arc::new(watch::Sender::new(Arc::default())) }
+    }
+
+    /// The child to put under a supervisor.
+    #[must_use]
+    pub fn child(&self, setup: Setup) -> Child {
+        Child::actor::<Inside>(&self.handle, (setup, self.publish.clone()))
+    }
+
+    /// The link matrix, now and as it changes.
+    #[must_use]
+    pub fn matrix(&self) -> watch::Receiver<Arc<Matrix>> {
+        self.publish.subscribe()
+    }
+}
+
+struct Inside {
+    setup: Setup,
+    machine: Topology,
+    publish: Arc<watch::Sender<Arc<Matrix>>>,
+    sides: BTreeMap<NodeName, Side>,
+    linked: BTreeMap<NodeName, Incarnation>,
+    incarnation: Incarnation,
+    look_at: Instant,
+}
+
+impl Inside {
+    fn input(&mut self, input: Input) {
+        let mut out = Vec::new();
+        self.machine.handle(input, timer::now(), &mut out);
+        for output in out {
+            match output {
+                Output::Send(peer, word) => match codec::encode(&word) {
+                    Ok(payload) => {
+                        self.setup.pubsub.send(peer, Topic::network_topology(), payload);
+                    }
+                    Err(error) => tracing::error!(%error, "a topology word cannot be encoded"),
+                },
+                Output::Changed => self.show(),
+                Output::Charge(peer, rule) => {
+                    self.setup.metrics.count(Count::Topology, rule);
+                    tracing::debug!(%peer, rule, "a peer's word about the topology breaks a rule");
+                }
+                Output::Cut(peer) => {
+                    tracing::warn!(%peer, "a peer keeps breaking the topology's rules");
+                    (self.setup.cut)(peer);
+                }
+            }
+        }
+    }
+
+    fn show(&self) {
+        let rows = self.machine.rows();
+        let lives: BTreeMap<NodeName, Incarnation> =
+            rows.map(|(name, row)| (name.clone(), row.incarnation)).collect();
+        let edges: Vec<Edge> = self
+            .machine
+            .matrix()
+            .map(|(from, to, cell)| Edge { from: from.clone(), to: to.clone(), cell: cell.clone() })
+            .collect();
+        let mut nodes = lives;
+        for edge in &edges {
+            let known = self.sides.get(&edge.to).map(|side| side.incarnation);
+            nodes.entry(edge.to.clone()).or_insert(known.unwrap_or_default());
+        }
+        let version = self.machine.version();
+        self.publish.send_replace(Arc::new(Matrix { version, nodes, edges }));
+    }
+
+    /// Brings the machine up to what the peers' view says now.
+    fn look(&mut self) {
+        let incarnation = Incarnation(self.setup.incarnation.load(Ordering::Relaxed));
+        if incarnation > self.incarnation {
+            self.incarnation = incarnation;
+            self.input(Input::Renewed(incarnation));
+        }
+        let before = std::mem::replace(&mut self.sides, (self.setup.sides)());
+        let sides = self.sides.clone();
+        let gone: BTreeSet<_> = before.keys().filter(|peer| !sides.contains_key(*peer)).collect();
+        for peer in gone {
+            self.input(Input::Forget(peer.clone()));
+        }
+        for (peer, side) in sides {
+            let online = side.cell.state == Status::Online;
+            let was = self.linked.get(&peer).copied();
+            if was.is_some() && was != Some(side.incarnation).filter(|_| online) {
+                self.linked.remove(&peer);
+                self.input(Input::Unlinked(peer.clone()));
+            }
+            if online && self.linked.insert(peer.clone(), side.incarnation).is_none() {
+                self.input(Input::Linked(peer.clone(), side.incarnation));
+            }
+            let left = side.cell.reason == Some(Reason::Left);
+            let news = before.get(&peer).is_none_or(|old| old.cell.reason != side.cell.reason);
+            if left && news {
+                self.input(Input::Left(peer.clone(), side.incarnation));
+            }
+            self.input(Input::Own { peer, cell: side.cell });
+        }
+        self.look_at = timer::now() + LOOK;
+    }
+
+    fn said(&mut self, delivery: Delivery) {
+        match codec::decode(&delivery.payload, MAX_PAYLOAD) {
+            Ok(word) => self.input(Input::Received(delivery.from, word)),
+            Err(_) => self.setup.metrics.count(Count::Door, "malformed"),
+        }
+    }
+}
+
+impl Process for Inside {
+    const NAME: &'static str = "topology_tracker";
+    type Message = Msg;
+    type Setup = (Setup, Arc<watch::Sender<Arc<Matrix>>>);
+
+    async fn start(
+        (setup, publish): Self::Setup,
+        myself: &Address<Msg>,
+    ) -> Result<Self, ActorProcessingErr> {
+        let to = myself.clone();
+        // The successor of an actor that ended subscribes anew.
+        setup.pubsub.on_events("topology_tracker", move |_| {
+            drop(to.cast(Mail::Message(Msg::Changed)));
+        });
+        let (to, topic) = (myself.clone(), Topic::network_topology());
+        setup.pubsub.subscribe("topology_tracker", topic, move |delivery| {
+            drop(to.cast(Mail::Message(Msg::Said(delivery))));
+        });
+        let incarnation = Incarnation(setup.incarnation.load(Ordering::Relaxed));
+        let (name, now) = (setup.name.clone(), timer::now());
+        let machine = Topology::new(name, incarnation, now, wall_millis(), rand::make_rng());
+        let (sides, linked) = (BTreeMap::new(), BTreeMap::new());
+        let mut inside = Self { setup, machine, publish, sides, linked, incarnation, look_at: now };
+        inside.show();
+        inside.look();
+        Ok(inside)
+    }
+
+    fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Changed => self.look(),
+            Msg::Said(delivery) => self.said(delivery),
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.machine.deadline().into_iter().chain([self.look_at]).min()
+    }
+
+    fn tick(&mut self) -> Result<(), ActorProcessingErr> {
+        let now = timer::now();
+        if self.look_at <= now {
+            self.look();
+        }
+        if self.machine.deadline().is_some_and(|at| at <= now) {
+            self.input(Input::Tick { wall: wall_millis() });
+        }
+        Ok(())
+    }
+}
+
+fn wall_millis() -> u64 {
+    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! TopologyTracker with closures for NodeManager and a real door, in paused time.
+
+use super::*;
+use crate::actors::supervisor::{Root, Roster};
+use crate::actors::tests::{counted, name, run, settled};
+use crate::proto::event::Event;
+use crate::proto::membership::AttemptId;
+use crate::proto::topology::Word;
+use std::sync::Mutex;
+use tokio::sync::mpsc;
+
+const A: &str = "a@h";
+const B: &str = "b@h";
+
+struct World {
+    pubsub: PubSub,
+    tracker: TopologyTracker,
+    metrics: Metrics,
+    sides: Arc<Mutex<BTreeMap<NodeName, Side>>>,
+    cut: mpsc::UnboundedReceiver<NodeName>,
+    wire: mpsc::Receiver<Vec<u8>>,
+    roster: Roster,
+    _root: Root,
+}
+
+fn cell(state: Status) -> Cell {
+    Cell { state, suspect: false, rtt: Some(500), phi: 0, since: 7, reason: None }
+}
+
+/// Node a, linked with b.
+async fn world() -> World {
+    let metrics = Metrics::default();
+    let (pubsub, tracker) = (PubSub::new(&metrics), TopologyTracker::new(&metrics));
+    let side = Side { incarnation: Incarnation(3), cell: cell(Status::Online) };
+    let sides = Arc::new(Mutex::new(BTreeMap::from([(name(B), side)])));
+    let (cuts, cut) = mpsc::unbounded_channel();
+    let seen = sides.clone();
+    let setup = Setup {
+        name: name(A),
+        incarnation: Arc::new(AtomicU64::new(1)),
+        sides: Arc::new(move || seen.lock().expect("no panic").clone()),
+        cut: Arc::new(move |peer| cuts.send(peer).expect("the test listens")),
+        pubsub: pubsub.clone(),
+        metrics: metrics.clone(),
+    };
+    let (outlet, wire) = mpsc::channel(256);
+    let (_root, roster) = run(&metrics, vec![pubsub.child(), tracker.child(setup)]).await;
+    pubsub.up(AttemptId::Outbound(1), name(B), outlet);
+    let world = World { pubsub, tracker, metrics, sides, cut, wire, roster, _root };
+    settled().await;
+    world
+}
+
+impl World {
+    /// b is seen otherwise, and somebody says that something changed.
+    async fn sees(&mut self, change: impl FnOnce(&mut Side)) {
+        change(self.sides.lock().expect("no panic").get_mut(&name(B)).expect("known"));
+        self.pubsub.announce(Event::PeerConnecting { peer: name(B) });
+        settled().await;
+    }
+
+    fn said(&self, word: &Word) {
+        let payload = codec::encode(word).expect("encodes").into();
+        self.tracker.handle.cast(Msg::Said(Delivery { from: name(B), payload }));
+    }
+
+    fn edge(&self, from: &str, to: &str) -> Option<Cell> {
+        let matrix = self.tracker.matrix().borrow().clone();
+        let mut edges = matrix.edges.iter();
+        edges.find(|e| (&e.from, &e.to) == (&name(from), &name(to))).map(|e| e.cell.clone())
+    }
+
+    fn words(&mut self) -> Vec<Word> {
+        let mut words = Vec::new();
+        while let Ok(piece) = self.wire.try_recv() {
+            let (topic, payload): (Topic, Vec<u8>) =
+                codec::decode_versioned(1, &piece, MAX_PAYLOAD).expect("a message of the door");
+            assert_eq!(topic, Topic::network_topology());
+            words.push(codec::decode(&payload, MAX_PAYLOAD).expect("a word"));
+        }
+        words
+    }
+}
+
+/// What b says first of its own row.
+fn delta(from: u64, to: u64) -> Word {
+    let cells = vec![(name(A), Some(cell(Status::Online)))];
+    Word::Delta { origin: name(B), incarnation: Incarnation(3), from, to, cells }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_is_in_the_matrix_and_on_the_wire_at_once() {
+    let mut world = world().await;
+    assert_eq!(world.edge(A, B), Some(cell(Status::Online)));
+    world.words();
+    world.sees(|side| side.cell.suspect = true).await;
+    assert!(world.edge(A, B).expect("known").suspect);
+    let told = world.words();
+    let deltas = told.iter().filter(|word| matches!(word, Word::Delta { .. })).count();
+    assert_eq!(deltas, 1, "{told:?}");
+    world.sees(|side| side.cell.state = Status::Offline).await;
+    assert_eq!(world.words(), [], "an unlinked peer is told nothing");
+    world.sides.lock().expect("no panic").clear();
+    world.pubsub.announce(Event::PeerConnecting { peer: name(B) });
+    settled().await;
+    assert_eq!(world.edge(A, B), None, "forgotten with the peer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_s_row_is_shown_with_its_life() {
+    let world = world().await;
+    world.said(&delta(0, 1));
+    settled().await;
+    assert_eq!(world.edge(B, A), Some(cell(Status::Online)));
+    let nodes = world.tracker.matrix().borrow().nodes.clone();
+    assert_eq!(nodes, [(name(A), Incarnation(1)), (name(B), Incarnation(3))].into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nonsense_is_counted_and_abuse_costs_the_link() {
+    let mut world = world().await;
+    let payload = vec![0xff; 9].into();
+    world.tracker.handle.cast(Msg::Said(Delivery { from: name(B), payload }));
+    for _ in 0..20 {
+        world.said(&Word::Want(vec![name(A); 5000]));
+    }
+    settled().await;
+    assert_eq!(counted(&world.metrics, "door_messages", "malformed"), 1);
+    assert_eq!(world.cut.try_recv(), Ok(name(B)));
+    let text = world.metrics.text().expect("text");
+    assert!(text.contains("xpando_topology_violations_total{"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_the_own_row_is_there_and_the_others_are_asked_for() {
+    let mut world = world().await;
+    world.said(&delta(0, 1));
+    settled().await;
+    world.words();
+    assert!(world.roster.kill("topology_tracker"));
+    settled().await;
+    assert_eq!(world.edge(A, B), Some(cell(Status::Online)));
+    assert_eq!(world.edge(B, A), None, "b's row comes with its next words");
+    assert!(matches!(world.words()[..], [Word::Digest { .. }, ..]), "b is told what is known");
+}

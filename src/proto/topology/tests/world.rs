@@ -1,0 +1,415 @@
+//! Many trackers in one thread: links that come and go, words that are late, lost or doubled.
+
+use super::*;
+
+#[derive(Clone, Copy, Default)]
+struct Weather {
+    loss: f64,
+    twice: f64,
+    /// Delays in milliseconds; words of one link overtake each other only when `mixed`.
+    slowest: u64,
+    mixed: bool,
+}
+
+const FAIR: Weather = Weather { loss: 0.0, twice: 0.0, slowest: 20, mixed: false };
+const FOUL: Weather = Weather { loss: 0.2, twice: 0.1, slowest: 200, mixed: true };
+
+enum Event {
+    Word { from: usize, to: usize, link: u64, word: Word },
+    Tick(usize),
+}
+
+struct World {
+    nodes: Vec<Option<Topology>>,
+    lives: Vec<u64>,
+    /// Links up, and which of the links of that pair it is.
+    links: BTreeMap<(usize, usize), u64>,
+    last: BTreeMap<(usize, usize), Instant>,
+    queue: BTreeMap<(Instant, u64), Event>,
+    seq: u64,
+    now: Instant,
+    start: Instant,
+    rng: StdRng,
+    weather: Weather,
+    seed: u64,
+    /// Words and bytes sent; bytes only when `weigh`.
+    words: usize,
+    bytes: usize,
+    weigh: bool,
+}
+
+impl World {
+    fn new(nodes: usize, seed: u64, weather: Weather) -> Self {
+        let now = start();
+        let rng = StdRng::seed_from_u64(seed);
+        let mut world = Self {
+            nodes: Vec::new(),
+            lives: vec![0; nodes],
+            links: BTreeMap::new(),
+            last: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            seq: 0,
+            now,
+            start: now,
+            rng,
+            weather,
+            seed,
+            words: 0,
+            bytes: 0,
+            weigh: false,
+        };
+        for at in 0..nodes {
+            world.nodes.push(None);
+            world.boot(at);
+        }
+        world
+    }
+
+    fn wall(&self) -> u64 {
+        WALL + u64::try_from((self.now - self.start).as_millis()).expect("short")
+    }
+
+    /// The next life of a node; it remembers nothing.
+    fn boot(&mut self, at: usize) {
+        self.lives[at] += 1;
+        let rng = StdRng::seed_from_u64(self.rng.next_u64());
+        let wall = self.wall();
+        self.nodes[at] = Some(Topology::new(node(at), life(self.lives[at]), self.now, wall, rng));
+    }
+
+    fn push(&mut self, at: Instant, event: Event) {
+        self.seq += 1;
+        self.queue.insert((at, self.seq), event);
+    }
+
+    fn input(&mut self, at: usize, input: Input) {
+        let Some(machine) = &mut self.nodes[at] else { return };
+        let small = self.lives.len() < 10; // the check is dear
+        let before = if small { marks(machine) } else { Vec::new() };
+        let left = matches!(input, Input::Left(..));
+        let mut out = Vec::new();
+        machine.handle(input, self.now, &mut out);
+        for (name, mark) in before {
+            let gone = left || machine.tombs.contains_key(&name);
+            let after = machine.rows.get(&name).map(|row| (row.incarnation, row.version));
+            let risen = after.map_or(gone, |after| after >= mark);
+            assert!(risen, "seed {}: {name} fell from {mark:?} at n{at}", self.seed);
+        }
+        let deadline = machine.deadline();
+        if let Some(deadline) = deadline {
+            self.push(deadline, Event::Tick(at));
+        }
+        for output in out {
+            match output {
+                Output::Send(to, word) => self.send(at, &to, word),
+                Output::Changed => {}
+                bad => panic!("seed {}: honest nodes, but n{at} says {bad:?}", self.seed),
+            }
+        }
+    }
+
+    fn send(&mut self, from: usize, to: &NodeName, word: Word) {
+        let to: usize = to.short()[1..].parse().expect("a number");
+        let link = *self
+            .links
+            .get(&(from, to))
+            .unwrap_or_else(|| panic!("seed {}: n{from} sends to n{to} without a link", self.seed));
+        self.words += 1;
+        if self.weigh {
+            self.bytes += codec::encode(&word).expect("encodes").len();
+        }
+        let weather = self.weather;
+        let copies = 1 + usize::from(self.rng.random_bool(weather.twice));
+        for _ in 0..copies {
+            if self.rng.random_bool(weather.loss) {
+                continue;
+            }
+            let mut at = self.now + ms(self.rng.random_range(1..=weather.slowest));
+            if !weather.mixed {
+                let last = self.last.entry((from, to)).or_insert(at);
+                at = at.max(*last);
+                *last = at;
+            }
+            self.push(at, Event::Word { from, to, link, word: word.clone() });
+        }
+    }
+
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= end) {
+            let ((at, _), event) = entry.remove_entry();
+            self.now = self.now.max(at);
+            match event {
+                Event::Word { from, to, link, word } => {
+                    if self.links.get(&(to, from)) == Some(&link) {
+                        self.input(to, Input::Received(node(from), word));
+                    }
+                }
+                Event::Tick(at) => {
+                    let due = self.nodes[at].as_ref().and_then(Topology::deadline);
+                    if due.is_some_and(|due| due <= self.now) {
+                        let wall = self.wall();
+                        self.input(at, Input::Tick { wall });
+                    }
+                }
+            }
+        }
+        self.now = end;
+    }
+
+    fn own(&mut self, at: usize, peer: usize, state: Status) {
+        let since = self.wall();
+        self.input(at, Input::Own { peer: node(peer), cell: Cell { since, ..cell(state, None) } });
+    }
+
+    fn link(&mut self, a: usize, b: usize) {
+        if a == b
+            || self.links.contains_key(&(a, b))
+            || self.nodes[a].is_none()
+            || self.nodes[b].is_none()
+        {
+            return;
+        }
+        self.seq += 1;
+        for pair in [(a, b), (b, a)] {
+            self.links.insert(pair, self.seq);
+            self.last.remove(&pair);
+        }
+        for (one, other) in [(a, b), (b, a)] {
+            self.input(one, Input::Linked(node(other), life(self.lives[other])));
+            self.own(one, other, Status::Online);
+        }
+    }
+
+    fn cut(&mut self, a: usize, b: usize) {
+        if self.links.remove(&(a, b)).is_some() {
+            self.links.remove(&(b, a));
+            for (one, other) in [(a, b), (b, a)] {
+                self.input(one, Input::Unlinked(node(other)));
+                self.own(one, other, Status::Offline);
+            }
+        }
+    }
+
+    fn crash(&mut self, at: usize) {
+        self.nodes[at] = None;
+        (0..self.nodes.len()).for_each(|other| self.cut(at, other));
+    }
+
+    fn mesh(&mut self, linked: impl Fn(usize, usize) -> bool) {
+        for a in 0..self.nodes.len() {
+            (a + 1..self.nodes.len()).filter(|b| linked(a, *b)).for_each(|b| self.link(a, b));
+        }
+    }
+
+    /// Nodes that reach each other by way of links have one view, which has all they say themselves.
+    fn agreed(&self) -> Result<(), String> {
+        let mut group: Vec<usize> = (0..self.nodes.len()).collect();
+        for _ in 0..self.nodes.len() {
+            for (a, b) in self.links.keys() {
+                group[*b] = group[*a].min(group[*b]);
+            }
+        }
+        for (at, machine) in self.nodes.iter().enumerate() {
+            let (Some(machine), Some(first)) = (machine, &self.nodes[group[at]]) else { continue };
+            let same = machine.agreement() == first.agreement() && machine.rows == first.rows;
+            if !same {
+                let differs =
+                    |(name, row): &(&NodeName, &Origin)| machine.rows.get(*name) != Some(*row);
+                let names: Vec<_> =
+                    first.rows.iter().filter(differs).map(|(n, r)| (n, r.version)).collect();
+                return Err(format!("n{at} and n{} differ on {names:?}", group[at]));
+            }
+            let own = machine.rows.get(&node(at)).map(|row| (row.incarnation, row.version));
+            let seen = first.rows.get(&node(at)).map(|row| (row.incarnation, row.version));
+            if own != seen {
+                return Err(format!("n{} has {seen:?} of n{at}, which is at {own:?}", group[at]));
+            }
+        }
+        Ok(())
+    }
+
+    #[track_caller]
+    fn agree_within(&mut self, time: Duration) {
+        let end = self.now + time;
+        self.run(time);
+        assert_eq!(self.now, end);
+        assert_eq!(self.agreed(), Ok(()), "seed {} after {time:?}", self.seed);
+    }
+}
+
+fn marks(machine: &Topology) -> Vec<(NodeName, (Incarnation, u64))> {
+    machine.rows().map(|(name, row)| (name.clone(), (row.incarnation, row.version))).collect()
+}
+
+/// Links and nodes come and go for a while, then nothing happens.
+fn live_through(nodes: usize, seed: u64, weather: Weather, quiet: Duration) {
+    let mut world = World::new(nodes, seed, weather);
+    world.mesh(|_, _| true);
+    let changes = world.rng.random_range(1..25);
+    for _ in 0..changes {
+        let pause = world.rng.random_range(0..1500);
+        world.run(ms(pause));
+        let (a, b) = (world.rng.random_range(0..nodes), world.rng.random_range(0..nodes));
+        match world.rng.random_range(0..10) {
+            0 => world.crash(a),
+            1 | 2 if world.nodes[a].is_none() => {
+                world.boot(a);
+                (0..nodes).for_each(|peer| world.link(a, peer));
+            }
+            3..6 => world.link(a, b),
+            6 if world.nodes[a].is_none() => {
+                for at in 0..nodes {
+                    let (name, life) = (node(a), life(world.lives[a]));
+                    world.input(at, Input::Left(name, life));
+                }
+            }
+            _ => world.cut(a, b),
+        }
+    }
+    world.agree_within(quiet);
+}
+
+#[test]
+fn connected_nodes_agree_two_seconds_after_the_last_change() {
+    for seed in 0..300 {
+        live_through(5, seed, FAIR, ms(2000));
+    }
+    for seed in 0..3 {
+        live_through(50, seed, FAIR, ms(2000));
+    }
+}
+
+#[test]
+fn in_foul_weather_they_agree_in_the_end() {
+    for seed in 0..300 {
+        live_through(5, seed, FOUL, ms(20_000));
+    }
+    live_through(50, 1, FOUL, ms(20_000));
+}
+
+#[test]
+fn a_change_crosses_a_chain_within_two_seconds() {
+    for seed in 0..50 {
+        let mut world = World::new(6, seed, FAIR);
+        world.mesh(|a, b| a + 1 == b);
+        world.run(ms(5000));
+        assert_eq!(world.agreed(), Ok(()));
+        world.own(0, 1, Status::Syncing);
+        world.agree_within(ms(600));
+    }
+}
+
+#[test]
+fn two_halves_that_heal_agree() {
+    for (nodes, seeds) in [(6, 50), (50, 1)] {
+        for seed in 0..seeds {
+            let mut world = World::new(nodes, seed, FAIR);
+            world.mesh(|_, _| true);
+            world.run(ms(3000));
+            for a in (0..nodes).step_by(2) {
+                (1..nodes).step_by(2).for_each(|b| world.cut(a, b));
+            }
+            world.agree_within(ms(2000));
+            world.link(0, 1); // one bridge first
+            world.agree_within(ms(2000));
+            world.mesh(|_, _| true);
+            world.agree_within(ms(2000));
+        }
+    }
+}
+
+#[test]
+fn a_restarted_node_is_seen_in_its_new_life_at_once() {
+    for seed in 0..20 {
+        let mut world = World::new(5, seed, FAIR);
+        world.mesh(|a, b| (a, b) != (0, 1)); // these two never meet
+        world.run(ms(3000));
+        world.crash(0);
+        world.boot(0);
+        world.link(0, 2);
+        assert_eq!(world.nodes[2].as_ref().map(|n| n.rows[&node(0)].incarnation), Some(life(2)));
+        world.agree_within(ms(500));
+    }
+}
+
+#[test]
+fn a_hundred_nodes_agree() {
+    let mut world = World::new(100, 1, FAIR);
+    world.mesh(|a, b| (a * 7 + b * 13) % 10 != 0);
+    world.agree_within(ms(2000));
+    world.crash(5);
+    world.agree_within(ms(2000));
+}
+
+#[test]
+fn traffic_is_what_changes_and_one_digest_a_second() {
+    let nodes = 20;
+    let mut world = World::new(nodes, 1, FAIR);
+    world.mesh(|_, _| true);
+    world.run(ms(3000));
+    world.words = 0;
+    world.run(ms(60_000));
+    // 60 or so to somebody, two rounds to everybody; nobody has anything to answer.
+    let idle = world.words / nodes;
+    assert!((48 + 38..=76 + 38).contains(&idle), "{idle} words a node in an idle minute");
+    // A change costs one word a link, and what a digest that crosses it may ask for.
+    (world.words, world.weigh) = (0, true);
+    for change in 0..120 {
+        let state = if change / nodes % 2 == 0 { Status::Syncing } else { Status::Online };
+        world.own(change % nodes, (change + 1) % nodes, state);
+    }
+    assert_eq!(world.words, 120 * (nodes - 1));
+    assert!(world.bytes <= world.words * 64, "{} bytes", world.bytes);
+    world.run(ms(1000));
+    assert!(world.words <= 120 * (nodes - 1) + 20 * nodes, "{} words", world.words);
+    assert_eq!(world.agreed(), Ok(()));
+    // With a pair cut, three others tell each of the two; it asks one of them.
+    world.cut(3, 4);
+    world.run(ms(3000));
+    world.words = 0;
+    world.own(3, 4, Status::Connecting);
+    world.run(ms(150));
+    let most = (nodes - 2) + 3 + 2 + 6; // some digests fall due meanwhile
+    assert!(world.words <= most, "{} words", world.words);
+    assert_eq!(world.agreed(), Ok(()));
+}
+
+#[test]
+fn a_node_that_joins_gets_the_matrix_about_once() {
+    let nodes = 30;
+    let mut world = World::new(nodes, 1, FAIR);
+    world.mesh(|_, b| b < nodes - 1);
+    world.run(ms(3000));
+    (world.bytes, world.weigh) = (0, true);
+    world.mesh(|_, _| true);
+    world.run(ms(1000));
+    assert_eq!(world.agreed(), Ok(()));
+    // 30 rows of 30 cells of 20 bytes, the joiner's links at both ends, 60 digests of 30 marks.
+    assert!(world.bytes < 4 * 30 * 30 * 20 + 60 * 30 * 20 * 3, "{} bytes", world.bytes);
+}
+
+/// One of them forges the row of another: no more than those that cannot ask it are deceived, and
+/// not for long.
+#[test]
+fn a_forged_row_is_overruled_by_its_origin() {
+    for seed in 0..20 {
+        let mut world = World::new(6, seed, FAIR);
+        world.mesh(|a, b| (a, b) != (0, 1));
+        world.run(ms(3000));
+        let forged = Row {
+            origin: node(0),
+            cells: vec![(node(9), online())],
+            ..row("x@h", 1, 1_000_000, &[])
+        };
+        for at in 1..5 {
+            world.input(at, Input::Received(node(5), Word::Rows(vec![forged.clone()])));
+        }
+        let deceived = |world: &World, at: usize| {
+            world.nodes[at].as_ref().is_some_and(|n| n.rows[&node(0)].cells.contains_key(&node(9)))
+        };
+        assert_eq!([1, 2, 3, 4].map(|at| deceived(&world, at)), [true, false, false, false]);
+        world.agree_within(ms(2000));
+        assert!(!deceived(&world, 1));
+    }
+}
