@@ -30,6 +30,9 @@ use crate::proto::topology::{Cell, Input, Output, Topology};
 
 /// How often measurements are looked at without any event.
 const LOOK: Duration = Duration::from_secs(1);
+/// Changes come in bursts (one death is a change in every row): they are looked at, and shown,
+/// together.
+const BURST: Duration = Duration::from_millis(20);
 
 /// One link, from one side.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +123,7 @@ struct Inside {
     linked: BTreeMap<NodeName, Incarnation>,
     incarnation: Incarnation,
     look_at: Instant,
+    show_at: Option<Instant>,
 }
 
 impl Inside {
@@ -134,7 +138,9 @@ impl Inside {
                     }
                     Err(error) => tracing::error!(%error, "a topology word cannot be encoded"),
                 },
-                Output::Changed => self.show(),
+                Output::Changed => {
+                    self.show_at.get_or_insert(timer::now() + BURST);
+                }
                 Output::Charge(peer, rule) => {
                     self.setup.metrics.count(Count::Topology, rule);
                     tracing::debug!(%peer, rule, "a peer's word about the topology breaks a rule");
@@ -228,22 +234,25 @@ impl Process for Inside {
         let (name, now) = (setup.name.clone(), timer::now());
         let machine = Topology::new(name, incarnation, now, wall_millis(), rand::make_rng());
         let (sides, linked) = (BTreeMap::new(), BTreeMap::new());
-        let mut inside = Self { setup, machine, publish, sides, linked, incarnation, look_at: now };
-        inside.show();
+        let (look_at, show_at) = (now, None);
+        let mut inside =
+            Self { setup, machine, publish, sides, linked, incarnation, look_at, show_at };
         inside.look();
+        inside.show();
         Ok(inside)
     }
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Changed => self.look(),
+            Msg::Changed => self.look_at = self.look_at.min(timer::now() + BURST),
             Msg::Said(delivery) => self.said(delivery),
         }
         Ok(())
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.machine.deadline().into_iter().chain([self.look_at]).min()
+        let machine = self.machine.deadline();
+        machine.into_iter().chain(self.show_at).chain([self.look_at]).min()
     }
 
     fn tick(&mut self) -> Result<(), ActorProcessingErr> {
@@ -253,6 +262,10 @@ impl Process for Inside {
         }
         if self.machine.deadline().is_some_and(|at| at <= now) {
             self.input(Input::Tick { wall: wall_millis() });
+        }
+        if self.show_at.is_some_and(|at| at <= now) {
+            self.show_at = None;
+            self.show();
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::actors::supervisor::{Root, Roster};
-use crate::actors::tests::{counted, name, run, settled};
+use crate::actors::tests::{counted, name, run};
 use crate::proto::event::Event;
 use crate::proto::membership::AttemptId;
 use crate::proto::topology::Word;
@@ -21,6 +21,11 @@ struct World {
     wire: mpsc::Receiver<Vec<u8>>,
     roster: Roster,
     _root: Root,
+}
+
+/// Returns when a burst of changes has been looked at and shown.
+async fn settled() {
+    tokio::time::sleep(BURST * 3).await;
 }
 
 fn cell(state: Status) -> Cell {
