@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::kit::{Cluster, Node, copy_files, full, linked};
+use crate::kit::{Cluster, Node, copy_files, full, linked, until};
 
 /// `a` and `c`, and `b` in the life that its data directory comes to next; all linked.
 fn three(cluster: &Cluster) -> (Node, Node, Node) {
@@ -77,8 +77,10 @@ fn a_later_life_replaces_a_stale_session_at_once() {
     old.signal(Signal::CONT);
     let why = "incarnation 2 of this node is known and linked";
     old.logged("refused by the peer", &[("why", why)]);
-    let refused = [&a, &c].map(|node| node.count_logged("link refused", &[("why", why)]));
-    assert!(refused.iter().sum::<usize>() > 0, "{refused:?}");
+    until("refusal by a or c in their logs", || {
+        let refused = [&a, &c].map(|node| node.count_logged("link refused", &[("why", why)]));
+        if refused.iter().sum::<usize>() > 0 { Ok(()) } else { Err(format!("{refused:?}")) }
+    });
     old.shows("no peer online", |status| {
         status["peers"].as_array().is_some_and(|rows| rows.iter().all(|r| r["status"] != "online"))
     });
