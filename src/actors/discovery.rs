@@ -12,7 +12,7 @@ use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use ractor::ActorProcessingErr;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -122,7 +122,7 @@ impl Inside {
             Err(CodecError::Version(_)) => return Verdict::Version,
             Err(_) => return Verdict::Malformed,
         };
-        if let Err(verdict) = self.machine.screen(&sealed.beacon, wall_millis(), timer::now()) {
+        if let Err(verdict) = self.machine.screen(&sealed.beacon, clock::millis(), timer::now()) {
             return verdict;
         }
         if !self.seals.holds(&sealed) {
@@ -148,7 +148,7 @@ impl Inside {
             cluster: self.setup.identity.cluster(),
             contact: self.contact(),
             sequence,
-            sent: wall_millis(),
+            sent: clock::millis(),
         };
         let sent = beacon::sealed(&beacon, &self.setup.identity)
             .map_err(std::io::Error::other)
@@ -275,11 +275,6 @@ impl Process for Inside {
 fn tell(to: &Address<Msg>, message: Msg) {
     // An actor that ended has a successor, which hears anew.
     drop(to.cast(Mail::Message(message)));
-}
-
-fn wall_millis() -> u64 {
-    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Opens the beacon socket for a node at `host`, or says why there is none.

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use ractor::ActorProcessingErr;
 use tokio::sync::watch;
@@ -232,7 +232,7 @@ impl Process for Inside {
         });
         let incarnation = Incarnation(setup.incarnation.load(Ordering::Relaxed));
         let (name, now) = (setup.name.clone(), timer::now());
-        let machine = Topology::new(name, incarnation, now, wall_millis(), rand::make_rng());
+        let machine = Topology::new(name, incarnation, now, clock::millis(), rand::make_rng());
         let (sides, linked) = (BTreeMap::new(), BTreeMap::new());
         let (look_at, show_at) = (now, None);
         let mut inside =
@@ -261,7 +261,7 @@ impl Process for Inside {
             self.look();
         }
         if self.machine.deadline().is_some_and(|at| at <= now) {
-            self.input(Input::Tick { wall: wall_millis() });
+            self.input(Input::Tick { wall: clock::millis() });
         }
         if self.show_at.is_some_and(|at| at <= now) {
             self.show_at = None;
@@ -269,11 +269,6 @@ impl Process for Inside {
         }
         Ok(())
     }
-}
-
-fn wall_millis() -> u64 {
-    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -18,6 +18,13 @@ pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
+/// The present instant in whole milliseconds since 1970; 0 while the clock is before that.
+#[must_use]
+pub fn millis() -> u64 {
+    let since = wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The same instant as a UTC date and time. An instant outside the years 0000 to 9999 becomes the
 /// nearest one inside, so the conversion cannot fail.
 #[must_use]

@@ -13,6 +13,7 @@ fn one_link(a: &Node, b: &Node, round: u32) {
     });
     for (node, peer) in [(a, "b@"), (b, "a@")] {
         assert_eq!(node.total("xpando_links_ended_total"), 0, "round {round}: {}", node.name);
+        node.logged("peer online", &[("peer", peer)]);
         let online = node.count_logged("peer online", &[("peer", peer)]);
         assert_eq!(online, 1, "round {round}: {}", node.name);
     }

@@ -54,7 +54,7 @@ impl World {
     fn beacon(&self, of: usize, sequence: u64) -> Beacon {
         let identity = &self.ids[of];
         let contact = contact(identity.name().as_str(), 5000, 1);
-        Beacon { cluster: identity.cluster(), contact, sequence, sent: wall_millis() }
+        Beacon { cluster: identity.cluster(), contact, sequence, sent: clock::millis() }
     }
 
     fn sealed(&self, of: usize, beacon: &Beacon) -> Vec<u8> {
