@@ -17,6 +17,7 @@ mod logs;
 mod query;
 mod run;
 mod topology;
+mod watch;
 mod why;
 
 /// A cluster node: nodes name@host that find each other, stay linked over mutual TLS, and know who is
@@ -41,6 +42,8 @@ enum Command {
     Why(why::WhyArgs),
     /// Show who sees whom in the whole cluster
     Topology(topology::TopologyArgs),
+    /// Follow what happens in the cluster, one line an event
+    Watch(watch::WatchArgs),
     /// List the nodes running on this machine
     Names(query::NamesArgs),
     /// Print a running node's counters as Prometheus text
@@ -111,6 +114,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Status(args)) => query::status(&args, &mut out),
         Some(Command::Why(args)) => why::why(&args, &mut out),
         Some(Command::Topology(args)) => topology::topology(&args, &mut out),
+        Some(Command::Watch(args)) => watch::watch(&args, &mut out),
         Some(Command::Names(args)) => query::names(&args, &mut out),
         Some(Command::Metrics(args)) => query::metrics(&args, &mut out),
         Some(Command::Kill(args)) => query::kill(&args, &mut out),

@@ -29,6 +29,7 @@ use crate::io::store::{Opened, Store, StoreError};
 use crate::io::tls::{Tls, TlsError};
 use crate::io::{beacon, clock, tcp};
 use crate::proto::event::Status;
+use crate::proto::membership::Majority;
 use crate::proto::node::{Contact, Incarnation, NodeName};
 use crate::proto::restart::{Intensity, Strategy};
 use crate::proto::topology::Cell;
@@ -194,6 +195,13 @@ impl Node {
         self.peers.clone()
     }
 
+    /// Whether this node sees most of the cluster it knows: for a service that would rather pause
+    /// than serve in a minority. The node itself cuts nobody off.
+    #[must_use]
+    pub fn majority(&self) -> Majority {
+        node_manager::majority(&self.peers.borrow())
+    }
+
     /// Returns when the node cannot go on: its supervision tree gave up.
     pub async fn failed(&mut self) {
         self.root.failed().await;
@@ -255,6 +263,7 @@ fn tree(config: &Config, parts: Parts, manager: &NodeManager) -> Tree {
         peers: manager.peers(),
         vitals: monitor.vitals(),
         matrix: tracker.matrix(),
+        pubsub: pubsub.clone(),
         metrics: metrics.clone(),
         chaos: config.chaos.then(|| roster.clone()),
     };
@@ -281,7 +290,7 @@ fn cluster(
     tracker: &TopologyTracker,
 ) -> Vec<Child> {
     let Parts { metrics, myself, .. } = parts;
-    let link = Link::new(metrics);
+    let (link, discovery) = (Link::new(metrics), Discovery::new(metrics));
     let links = link::Setup {
         listener: parts.listener.clone(),
         tls: parts.tls.clone(),
@@ -296,13 +305,14 @@ fn cluster(
         pubsub: pubsub.clone(),
         lives: Arc::default(),
     };
-    let (silenced, peers) = (manager.clone(), manager.peers());
+    let (silenced, beacons, peers) = (manager.clone(), discovery.clone(), manager.peers());
     let heartbeats = heartbeat_monitor::Setup {
         config: config.heartbeat,
         name: config.name.clone(),
         link: link.clone(),
         pubsub: pubsub.clone(),
         silent: Arc::new(move |peer| silenced.silent(peer)),
+        beacon: Arc::new(move |peer| beacons.heard(peer)),
         linked: Arc::new(move || linked(&peers.borrow()).into_iter().map(|c| c.name).collect()),
         metrics: metrics.clone(),
     };
@@ -320,7 +330,7 @@ fn cluster(
         manager.child(members),
         monitor.child(heartbeats),
         tracker.child(topology),
-        Discovery::new(metrics).child(discovery_setup(config, parts, manager, pubsub)),
+        discovery.child(discovery_setup(config, parts, manager, pubsub)),
     ]
 }
 
@@ -365,7 +375,7 @@ fn linked(view: &View) -> Vec<Contact> {
 fn sides(view: &View, vitals: &Vitals) -> BTreeMap<NodeName, Side> {
     let side = |row: &Row| {
         let peer = &row.peer;
-        let vital = vitals.get(&peer.name).filter(|_| peer.status == Status::Online);
+        let vital = vitals.peers.get(&peer.name).filter(|_| peer.status == Status::Online);
         let trip = vital.and_then(|vital| vital.round_trip);
         let since = row.since.duration_since(UNIX_EPOCH).unwrap_or_default();
         let cell = Cell {

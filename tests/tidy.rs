@@ -31,6 +31,9 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("axum", &["gateway"]),
     ("clap", &["main", "cli"]),
     ("comfy_table", &["cli"]),
+    ("netlink_packet_core", &["io::tcp"]),
+    ("netlink_packet_sock_diag", &["io::tcp"]),
+    ("netlink_sys", &["io::tcp"]),
     ("prometheus_client", &["io::metrics"]),
     ("prost", &["proto::gate"]), // the gate reads ractor's frames with ractor's own decoder
     ("ractor", &["actors", "node"]),

@@ -8,10 +8,11 @@
 //!   once. It forgets which beacons it heard, so one replay of each sender may pass: a hint, no more.
 //! - **Never** ends or opens a link; never believes an unsigned word.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ractor::ActorProcessingErr;
@@ -86,29 +87,40 @@ enum Msg {
     Told(Arc<[u8]>),
 }
 
+/// When the last believed beacon of each node arrived.
+type Heard = Arc<Mutex<BTreeMap<NodeName, Instant>>>;
+
 /// The handle.
 #[derive(Clone)]
 pub struct Discovery {
     handle: Handle<Msg>,
+    heard: Heard,
 }
 
 impl Discovery {
     /// A discovery that does not run yet.
     #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
-        Self { handle: Handle::new("discovery", metrics) }
+        Self { handle: Handle::new("discovery", metrics), heard: Heard::default() }
     }
 
     /// The child to put under a supervisor.
     #[must_use]
     pub fn child(&self, setup: Setup) -> Child {
-        Child::actor::<Inside>(&self.handle, setup)
+        Child::actor::<Inside>(&self.handle, (setup, self.heard.clone()))
+    }
+
+    /// When the last beacon of a node arrived.
+    #[must_use]
+    pub fn heard(&self, node: &NodeName) -> Option<Instant> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(node).copied()
     }
 }
 
 struct Inside {
     setup: Setup,
     machine: Machine,
+    heard: Heard,
     seals: SealChecker,
     /// Beacons could not be sent, and that was said.
     mute: bool,
@@ -129,6 +141,8 @@ impl Inside {
             return Verdict::Forged;
         }
         self.machine.believe(&sealed.beacon);
+        let name = sealed.beacon.contact.name.clone();
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(name, timer::now());
         (self.setup.hint)(Hint::Contact(sealed.beacon.contact, Source::Beacon));
         Verdict::Accepted
     }
@@ -191,9 +205,12 @@ impl Inside {
 impl Process for Inside {
     const NAME: &'static str = "discovery";
     type Message = Msg;
-    type Setup = Setup;
+    type Setup = (Setup, Heard);
 
-    async fn start(setup: Setup, myself: &Address<Msg>) -> Result<Self, ActorProcessingErr> {
+    async fn start(
+        (setup, heard): Self::Setup,
+        myself: &Address<Msg>,
+    ) -> Result<Self, ActorProcessingErr> {
         let mut tasks = JoinSet::new();
         if let Some(socket) = &setup.socket {
             tasks.spawn(listen(socket, setup.metrics.clone(), myself.clone())?);
@@ -223,7 +240,7 @@ impl Process for Inside {
             rand::make_rng(),
         );
         let seals = SealChecker::new(setup.identity.verifier());
-        let mut inside = Self { setup, machine, seals, mute: false, _tasks: tasks };
+        let mut inside = Self { setup, machine, heard, seals, mute: false, _tasks: tasks };
         inside.tick()?; // the first beacon goes out now
         Ok(inside)
     }

@@ -24,12 +24,15 @@ use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::codec;
 use crate::proto::event::Event;
-use crate::proto::heartbeat::{Config, Evidence, Heartbeat, Input, Output};
+use crate::proto::heartbeat::{Config, Evidence, Heartbeat, Input, Output, Traces};
 use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
 
 /// How long a node that is asked about another listens for it.
 const LISTEN: Duration = Duration::from_millis(400);
+/// A peer that was silent for this long has missed a beat: from here on what its machine still sends
+/// is counted.
+const FALLEN: Duration = Duration::from_millis(1500);
 /// Questions of others under way; more are dropped and counted.
 const QUESTIONS: usize = 64;
 /// Longest message on the topic, in bytes.
@@ -61,8 +64,20 @@ pub struct Vital {
     pub evidence: Option<Evidence>,
 }
 
-/// All peers' vital signs, by name.
-pub type Vitals = Arc<BTreeMap<NodeName, Vital>>;
+/// What the monitor shows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Signs {
+    /// How much this node distrusts its own clock: 0, healthy, to 8.
+    pub health: u32,
+    /// All peers' vital signs, by name.
+    pub peers: BTreeMap<NodeName, Vital>,
+}
+
+/// The latest signs.
+pub type Vitals = Arc<Signs>;
+
+/// Tells when the last beacon of a node was heard.
+type BeaconHeard = dyn Fn(&NodeName) -> Option<Instant> + Send + Sync;
 
 /// What the actor is made from.
 #[derive(Clone)]
@@ -77,6 +92,8 @@ pub struct Setup {
     pub pubsub: PubSub,
     /// Takes the peers that are given up.
     pub silent: Arc<dyn Fn(NodeName) + Send + Sync>,
+    /// When the last beacon of a node was heard.
+    pub beacon: Arc<BeaconHeard>,
     /// The peers linked at this moment.
     pub linked: Arc<dyn Fn() -> Vec<NodeName> + Send + Sync>,
     /// Counters.
@@ -129,6 +146,8 @@ struct Inside {
     machine: Heartbeat,
     publish: Arc<watch::Sender<Vitals>>,
     vitals: BTreeMap<NodeName, Vital>,
+    /// Of a peer that fell silent: since when, and how many segments had come by then.
+    fallen: BTreeMap<NodeName, (Instant, u32)>,
     questions: VecDeque<Question>,
 }
 
@@ -146,7 +165,8 @@ impl Inside {
         match output {
             Output::Beat(peer) => self.setup.link.beat(peer),
             Output::Ask { via, about } => self.say(via, &Word::Ask(about)),
-            Output::Suspect(peer, evidence) => {
+            Output::Suspect(peer, mut evidence) => {
+                evidence.traces = self.traces(&peer);
                 let (phi, missed) = (evidence.phi, evidence.missed);
                 self.note(&peer, true, Some(evidence));
                 pubsub.announce(Event::PeerSuspected { peer, phi, missed });
@@ -155,7 +175,9 @@ impl Inside {
                 self.note(&peer, false, None);
                 pubsub.announce(Event::PeerCleared { peer });
             }
-            Output::Silent(peer, evidence) => {
+            Output::Silent(peer, mut evidence) => {
+                evidence.traces = self.traces(&peer);
+                let broken = evidence.broken();
                 self.note(&peer, false, Some(evidence.clone()));
                 for other in (self.setup.linked)().into_iter().filter(|other| *other != peer) {
                     self.say(other, &Word::Verdict(peer.clone()));
@@ -167,6 +189,7 @@ impl Inside {
                     missed,
                     heard_by: heard_by.into_iter().collect(),
                     confirmed_by: confirmed_by.into_iter().collect(),
+                    broken,
                 });
                 (self.setup.silent)(peer);
             }
@@ -174,6 +197,18 @@ impl Inside {
                 let millis = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
                 pubsub.announce(Event::Paused { millis });
             }
+        }
+    }
+
+    /// What the layers below a link saw of a peer while it was silent.
+    fn traces(&self, peer: &NodeName) -> Traces {
+        let tcp = self.setup.link.pulse(peer).and_then(|pulse| pulse.tcp());
+        let fallen = self.fallen.get(peer).map(|(_, segments)| *segments);
+        let beacon = (self.setup.beacon)(peer);
+        Traces {
+            unacknowledged: tcp.map(|tcp| tcp.unacknowledged),
+            segments: tcp.zip(fallen).map(|(tcp, before)| tcp.segments.wrapping_sub(before)),
+            beacon: beacon.map(|at| timer::now().saturating_duration_since(at)),
         }
     }
 
@@ -220,15 +255,22 @@ impl Inside {
     }
 
     /// Feeds the machine with what the links heard meanwhile.
-    fn listen(&mut self) {
+    fn listen(&mut self, now: Instant) {
         let peers: Vec<NodeName> = self.vitals.keys().cloned().collect();
         for peer in peers {
             let Some(pulse) = self.setup.link.pulse(&peer) else { continue };
             let heard = pulse.heard();
             let Some(vital) = self.vitals.get_mut(&peer) else { continue };
             if vital.heard.replace(heard) == Some(heard) {
+                let known = self.fallen.get(&peer).is_some_and(|(since, _)| *since == heard);
+                if !known && now.saturating_duration_since(heard) >= FALLEN {
+                    // The echo of the last beat, and what acknowledged it, has come long ago.
+                    let tcp = pulse.tcp();
+                    self.fallen.extend(tcp.map(|tcp| (peer, (heard, tcp.segments))));
+                }
                 continue;
             }
+            self.fallen.remove(&peer);
             vital.round_trip = pulse.round_trip();
             for beat in pulse.beats() {
                 self.input(Input::Beat(peer.clone(), beat));
@@ -242,7 +284,8 @@ impl Inside {
         for (peer, vital) in &mut self.vitals {
             vital.phi = self.machine.phi(peer, now);
         }
-        self.publish.send_replace(Arc::new(self.vitals.clone()));
+        let (health, peers) = (self.machine.health(), self.vitals.clone());
+        self.publish.send_replace(Arc::new(Signs { health, peers }));
     }
 
     fn linked(&mut self, peer: NodeName) {
@@ -256,6 +299,7 @@ impl Inside {
         if let Some(vital) = self.vitals.get_mut(&peer) {
             vital.suspect = false;
         }
+        self.fallen.remove(&peer);
         self.input(Input::Unlinked(peer));
         self.publish();
     }
@@ -290,8 +334,8 @@ impl Process for Inside {
             drop(to.cast(Mail::Message(Msg::Said(delivery))));
         });
         let machine = Heartbeat::new(setup.config, setup.name.clone());
-        let (vitals, questions) = (BTreeMap::new(), VecDeque::new());
-        let mut inside = Self { setup, machine, publish, vitals, questions };
+        let (vitals, fallen, questions) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
+        let mut inside = Self { setup, machine, publish, vitals, fallen, questions };
         for peer in (inside.setup.linked)() {
             inside.linked(peer);
         }
@@ -315,7 +359,7 @@ impl Process for Inside {
     fn tick(&mut self) -> Result<(), ActorProcessingErr> {
         let now = timer::now();
         self.answer(now);
-        self.listen();
+        self.listen(now);
         if self.machine.deadline().is_some_and(|at| at <= now) {
             self.input(Input::Tick);
             self.publish();

@@ -18,8 +18,10 @@ use std::time::{Duration, Instant};
 
 use ractor::{ActorProcessingErr, ActorRef};
 use ractor_cluster::{NodeServerMessage, NodeSessionMessage};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio_rustls::TlsStream;
 
 use crate::actors::pubsub::PubSub;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
@@ -122,7 +124,7 @@ enum Decision {
 
 /// A finished handshake.
 struct Established {
-    stream: tokio_rustls::TlsStream<tokio::net::TcpStream>,
+    stream: TlsStream<TcpStream>,
     hello: Hello,
     id: NodeId,
 }
@@ -343,32 +345,31 @@ impl Inside {
     }
 
     fn start(&mut self, attempt: AttemptId) {
-        let Some(link) = self.links.get_mut(&attempt) else { return };
-        let peer = link.hello.name.clone();
+        let Some(Linked { hello, id, stage: Stage::Parked(established), .. }) =
+            self.links.remove(&attempt)
+        else {
+            return;
+        };
+        let peer = hello.name.clone();
         let (part, parting) = oneshot::channel();
         let (outlet, outgoing) = mpsc::channel(OUTLET);
         let (pipe, ractor_end) = tokio::io::duplex(mux::PIPE);
         let (control, controls) = mpsc::channel(CONTROLS);
-        let pulse = Arc::new(Pulse::new());
+        let pulse = Arc::new(Pulse::new(ends(&established.stream)));
         let door = mux::Door::new(peer.clone(), self.setup.pubsub.clone(), outgoing);
         let own = mux::Own { parting, controls, echo: control.clone(), pulse: pulse.clone() };
         let (myself, inbound) = (self.myself.clone(), matches!(attempt, AttemptId::Inbound(_)));
         self.pulses().insert(peer.clone(), (attempt, pulse.clone()));
-        let Some(link) = self.links.get_mut(&attempt) else { return };
-        let (part, task) = (Some(part), noop());
-        link.since = timer::now();
-        let idle = Running { part, control, pulse, task, session: None, ready: false };
-        let stage = std::mem::replace(&mut link.stage, Stage::Running(idle));
-        let Stage::Parked(established) = stage else { return };
+        self.setup.pubsub.up(attempt, peer.clone(), outlet);
         let task = self.tasks.spawn(async move {
             let gate = mux::gate(inbound, peer);
             let end = mux::run(established.stream, gate, pipe, door, own).await;
             send(&myself, Msg::MuxEnded(attempt, end));
         });
-        if let Stage::Running(running) = &mut link.stage {
-            running.task = task;
-        }
-        self.setup.pubsub.up(attempt, link.hello.name.clone(), outlet);
+        let part = Some(part);
+        let stage =
+            Stage::Running(Running { part, control, pulse, task, session: None, ready: false });
+        self.links.insert(attempt, Linked { hello, id, since: timer::now(), stage });
         sessions::hand_over(&self.server, ractor_end, attempt, inbound);
     }
 
@@ -559,8 +560,10 @@ fn send(to: &Address<Msg>, message: Msg) {
     drop(to.cast(Mail::Message(message)));
 }
 
-fn noop() -> AbortHandle {
-    tokio::spawn(async {}).abort_handle()
+/// The addresses of a connection, here and there.
+fn ends(stream: &TlsStream<TcpStream>) -> Option<(SocketAddr, SocketAddr)> {
+    let (socket, _) = stream.get_ref();
+    Some((socket.local_addr().ok()?, socket.peer_addr().ok()?))
 }
 
 #[cfg(test)]

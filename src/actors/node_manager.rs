@@ -24,7 +24,7 @@ use crate::actors::timer;
 use crate::io::clock;
 use crate::io::metrics::Metrics;
 use crate::proto::event::{Reason, Source};
-use crate::proto::membership::{Config, Input, Membership, Output, PeerView};
+use crate::proto::membership::{Config, Input, Majority, Membership, Output, PeerView};
 use crate::proto::node::{Contact, Incarnation, NodeId, NodeName};
 
 /// One peer in the view.
@@ -40,6 +40,12 @@ pub struct Row {
 
 /// All peers, by name.
 pub type View = Arc<Vec<Row>>;
+
+/// Whether the node with these peers sees most of the cluster it knows.
+#[must_use]
+pub fn majority(view: &View) -> Majority {
+    Majority::of(view.iter().map(|row| &row.peer))
+}
 
 /// What the actor is made from.
 #[derive(Clone)]

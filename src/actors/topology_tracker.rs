@@ -22,7 +22,7 @@ use crate::actors::timer;
 use crate::io::clock;
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::codec;
-use crate::proto::event::{Reason, Status};
+use crate::proto::event::{Event, Reason, Status};
 use crate::proto::frame::MAX_PAYLOAD;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::topic::Topic;
@@ -50,6 +50,8 @@ pub struct Edge {
 pub struct Matrix {
     /// Counts the changes of this view.
     pub version: u64,
+    /// Equal on two nodes that know the same rows.
+    pub agreement: u64,
     /// Every node that has a row or is in one, with its latest known life.
     pub nodes: BTreeMap<NodeName, Incarnation>,
     /// Every known side of a link.
@@ -153,6 +155,7 @@ impl Inside {
         }
     }
 
+    /// Shows the matrix, and tells what is new in other nodes' rows.
     fn show(&self) {
         let rows = self.machine.rows();
         let lives: BTreeMap<NodeName, Incarnation> =
@@ -167,8 +170,12 @@ impl Inside {
             let known = self.sides.get(&edge.to).map(|side| side.incarnation);
             nodes.entry(edge.to.clone()).or_insert(known.unwrap_or_default());
         }
-        let version = self.machine.version();
-        self.publish.send_replace(Arc::new(Matrix { version, nodes, edges }));
+        let (version, agreement) = (self.machine.version(), self.machine.agreement());
+        let matrix = Arc::new(Matrix { version, agreement, nodes, edges });
+        let before = self.publish.send_replace(matrix.clone());
+        for event in changes(&before, &matrix, &self.setup.name) {
+            self.setup.pubsub.announce(event);
+        }
     }
 
     /// Brings the machine up to what the peers' view says now.
@@ -212,6 +219,25 @@ impl Inside {
     }
 }
 
+/// What changed between two matrices in the rows of nodes other than `me`. Edges are in the order of
+/// their names in both.
+fn changes(before: &Matrix, after: &Matrix, me: &NodeName) -> Vec<Event> {
+    let state = |edge: &Edge| (edge.cell.state, edge.cell.suspect, edge.cell.reason);
+    let mut old = before.edges.iter().peekable();
+    let mut events = Vec::new();
+    for edge in after.edges.iter().filter(|edge| edge.from != *me) {
+        let key = (&edge.from, &edge.to);
+        while old.next_if(|old| (&old.from, &old.to) < key).is_some() {}
+        let same = old.next_if(|old| (&old.from, &old.to) == key);
+        if same.is_none_or(|old| state(old) != state(edge)) {
+            let (from, to) = (edge.from.clone(), edge.to.clone());
+            let (state, suspect, reason) = state(edge);
+            events.push(Event::LinkChanged { from, to, state, suspect, reason });
+        }
+    }
+    events
+}
+
 impl Process for Inside {
     const NAME: &'static str = "topology_tracker";
     type Message = Msg;
@@ -223,8 +249,10 @@ impl Process for Inside {
     ) -> Result<Self, ActorProcessingErr> {
         let to = myself.clone();
         // The successor of an actor that ended subscribes anew.
-        setup.pubsub.on_events("topology_tracker", move |_| {
-            drop(to.cast(Mail::Message(Msg::Changed)));
+        setup.pubsub.on_events("topology_tracker", move |event| {
+            if !matches!(event, Event::LinkChanged { .. }) {
+                drop(to.cast(Mail::Message(Msg::Changed)));
+            }
         });
         let (to, topic) = (myself.clone(), Topic::network_topology());
         setup.pubsub.subscribe("topology_tracker", topic, move |delivery| {

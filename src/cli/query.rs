@@ -13,12 +13,13 @@ use xpando_node::gateway::admin::{Answer, Request};
 use xpando_node::gateway::status::{NodeStatus, PeerStatus};
 use xpando_node::io::sockets::{self, Registered};
 use xpando_node::proto::event::Status;
+use xpando_node::proto::membership::Majority;
 use xpando_node::proto::node::NodeName;
 
 use super::on_terminal;
 
 /// A node that does not answer within this time is taken for hung.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Which node to ask.
 #[derive(Debug, Args)]
@@ -140,6 +141,10 @@ pub(super) fn status(args: &StatusArgs, out: &mut dyn Write) -> anyhow::Result<(
     if status.peers.is_empty() {
         return Ok(writeln!(out, "no peers known yet")?);
     }
+    writeln!(out, "{}", majority(&status.majority))?;
+    if status.doubts_itself > 0 {
+        writeln!(out, "was paused lately, and waits longer before it doubts others")?;
+    }
     let mut table = table(&["PEER", "STATUS", "ADDRESS", "INCARNATION", "SINCE"]);
     for peer in &status.peers {
         table.add_row(row(peer));
@@ -147,9 +152,23 @@ pub(super) fn status(args: &StatusArgs, out: &mut dyn Write) -> anyhow::Result<(
     Ok(writeln!(out, "{table}")?)
 }
 
+fn majority(seen: &Majority) -> String {
+    let Majority { held, here, known, missing } = seen;
+    let word = if *held { "the majority" } else { "NOT the majority" };
+    let missing: Vec<&str> = missing.iter().map(NodeName::as_str).collect();
+    match missing.as_slice() {
+        [] => format!("sees all {known} nodes"),
+        missing => format!("sees {here} of {known} nodes, {word}; missing: {}", missing.join(" ")),
+    }
+}
+
 fn row(peer: &PeerStatus) -> Vec<Cell> {
     let text = match peer.reason {
-        Some(reason) => format!("{} ({})", peer.status.label(), reason.label()),
+        Some(reason) if peer.reached_by.is_empty() => {
+            format!("{} ({})", peer.status.label(), reason.label())
+        }
+        Some(reason) => format!("{} ({} from here)", peer.status.label(), reason.label()),
+        None if peer.suspect => format!("{}, suspect", peer.status.label()),
         None => peer.status.label().to_owned(),
     };
     let colour = match peer.status {
@@ -241,7 +260,7 @@ pub(super) fn kill(args: &KillArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     match ask(&args.which.find()?, &Request::Kill { actor: args.actor.clone() })? {
         Answer::Done => Ok(writeln!(out, "killed {}", args.actor)?),
         Answer::Error(error) => bail!("{error}"),
-        Answer::Status(_) | Answer::Topology(_) | Answer::Metrics(_) => {
+        Answer::Status(_) | Answer::Topology(_) | Answer::Metrics(_) | Answer::Watching(_) => {
             bail!("the node's answer is for another question")
         }
     }

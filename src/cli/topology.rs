@@ -137,6 +137,7 @@ mod tests {
         TopologyStatus {
             as_seen_by: name("a@h"),
             version: 1,
+            agreement: String::new(),
             nodes: vec![node("a@h"), node("b@h"), node("c@h")],
             links: vec![
                 link("a@h", "b@h", "online"),

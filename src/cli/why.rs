@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::bail;
 use clap::Args;
 use xpando_node::gateway::status::{EvidenceStatus, PeerStatus};
-use xpando_node::proto::event::{Reason, Status};
+use xpando_node::proto::event::{Broken, Reason, Status};
 use xpando_node::proto::node::NodeName;
 
 use super::query::{Which, status_of};
@@ -41,7 +41,16 @@ fn lines(peer: &PeerStatus, asked: &NodeName) -> Vec<String> {
         ),
         None => format!("{asked} sees {name} {} since {}.", peer.status.label(), peer.since),
     }];
-    lines.push(cause(peer));
+    lines.push(meaning(peer));
+    if let Some(cause) = &peer.cause {
+        lines.push(format!("The last thing that went wrong: {cause}."));
+    }
+    if !peer.reached_by.is_empty() {
+        lines.push(format!(
+            "{} linked with it: it is unreachable from here, not down.",
+            list(&peer.reached_by)
+        ));
+    }
     if let Some(heard) = &peer.last_heard {
         lines.push(format!("Its last byte arrived here at {heard}."));
     }
@@ -55,47 +64,95 @@ fn lines(peer: &PeerStatus, asked: &NodeName) -> Vec<String> {
     lines
 }
 
-fn cause(peer: &PeerStatus) -> String {
-    match (peer.status, peer.reason) {
+fn meaning(peer: &PeerStatus) -> String {
+    let text = match (peer.status, peer.reason) {
         (Status::Online, _) if peer.suspect => {
-            "It is linked, but has been silent for too long: doubted.".to_owned()
+            "It is linked, but has been silent for too long: doubted."
         }
         (Status::Online, _) => match peer.rtt_ms {
-            Some(rtt) => format!("It is linked and answers: the last beat took {rtt:.1} ms."),
-            None => "It is linked.".to_owned(),
+            Some(rtt) => {
+                return format!("It is linked and answers: the last beat took {rtt:.1} ms.");
+            }
+            None => "It is linked.",
         },
-        (Status::Syncing, _) => "Both sides agreed; ractor exchanges its state.".to_owned(),
-        (Status::Connecting, _) => "It is being dialed.".to_owned(),
+        (Status::Syncing, _) => "Both sides agreed; ractor exchanges its state.",
+        (Status::Connecting, _) => "It is being dialed.",
         (Status::Offline, Some(Reason::Left)) => {
-            "It said goodbye. It is dialed no more until a later life of it is heard of.".to_owned()
+            "It said goodbye. It is dialed no more until a later life of it is heard of."
         }
         (Status::Offline, Some(Reason::Crashed)) => {
-            "Its connection closed, and nobody listens at its address.".to_owned()
+            "Its connection closed, and nobody listens at its address."
         }
         (Status::Offline, Some(Reason::Rejected)) => {
-            "Somebody answers there, but the link was refused; the log says why.".to_owned()
+            "Somebody answers there, but the link was refused."
         }
-        (Status::Offline, Some(Reason::Unreachable) | None) => {
-            "It does not answer from here.".to_owned()
+        (Status::Offline, Some(Reason::Replaced)) => {
+            "It announced a later life, which is not linked yet."
+        }
+        (Status::Offline, Some(Reason::Unreachable) | None) => "It does not answer from here.",
+    };
+    text.to_owned()
+}
+
+/// Names as the subject of a sentence: "a is", "a and b are".
+fn list(names: &[NodeName]) -> String {
+    match names {
+        [] => "nobody is".to_owned(),
+        [one] => format!("{one} is"),
+        [some @ .., last] => {
+            let some: Vec<&str> = some.iter().map(NodeName::as_str).collect();
+            format!("{} and {last} are", some.join(", "))
         }
     }
 }
 
 fn grounds(evidence: &EvidenceStatus) -> Vec<String> {
-    let EvidenceStatus { phi, missed, silence_ms, heard_by, confirmed_by } = evidence;
+    let EvidenceStatus { phi, missed, silence_ms, heard_by, confirmed_by, .. } = evidence;
     let seconds = *silence_ms as f64 / 1e3;
     let mut lines =
         vec![format!("It had missed {missed} beats in {seconds:.1} s of silence (phi {phi:.1}).")];
-    let list =
+    let names =
         |names: &[NodeName]| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if !heard_by.is_empty() {
-        let who = list(heard_by);
+        let who = names(heard_by);
         lines.push(format!("Still heard by {who}: the path from here is cut, not the node."));
     }
     if !confirmed_by.is_empty() {
-        lines.push(format!("Not heard by {} either.", list(confirmed_by)));
+        lines.push(format!("Not heard by {} either.", names(confirmed_by)));
     }
+    lines.extend(traces(evidence));
+    lines.extend(evidence.broken.map(|broken| {
+        match broken {
+            Broken::WayThere => {
+                "So the way from here to it is cut; it can still be heard.".to_owned()
+            }
+            Broken::WayBack => "So the way from it to here is cut, at least.".to_owned(),
+            Broken::Process => "So its machine runs and the way is open, but the node itself \
+                            is stopped or starved."
+                .to_owned(),
+        }
+    }));
     lines
+}
+
+/// What the layers below saw, in one sentence.
+fn traces(evidence: &EvidenceStatus) -> Option<String> {
+    let mut seen = Vec::new();
+    match evidence.unacknowledged_bytes {
+        Some(0) => seen.push("everything sent to it was acknowledged".to_owned()),
+        Some(bytes) => seen.push(format!("{bytes} bytes sent to it were not acknowledged")),
+        None => {}
+    }
+    seen.extend(evidence.segments.map(|count| match count {
+        0 => "no segment of its machine arrived".to_owned(),
+        count => format!("{count} segments of its machine arrived"),
+    }));
+    seen.extend(
+        evidence
+            .beacon_ms
+            .map(|age| format!("its last beacon had come {:.1} s before", age as f64 / 1e3)),
+    );
+    (!seen.is_empty()).then(|| format!("By then {}.", seen.join(", ")))
 }
 
 #[cfg(test)]
@@ -110,9 +167,13 @@ mod tests {
             status,
             suspect: false,
             reason,
+            cause: None,
+            reached_by: vec![],
             incarnation: Some(1),
             since: "2026-01-02T03:04:05.678Z".to_owned(),
             rtt_ms: None,
+            rtt_p50_ms: None,
+            rtt_p99_ms: None,
             phi: None,
             last_heard: None,
             evidence: None,
@@ -131,15 +192,30 @@ mod tests {
             silence_ms: 8500,
             heard_by: vec!["c@h".parse().expect("valid")],
             confirmed_by: vec![],
+            unacknowledged_bytes: Some(180),
+            segments: Some(2),
+            beacon_ms: Some(400),
+            broken: Some(Broken::WayThere),
         };
         let cut = PeerStatus {
             evidence: Some(evidence.clone()),
+            cause: Some("not heard for too long".to_owned()),
+            reached_by: vec!["c@h".parse().expect("valid"), "d@h".parse().expect("valid")],
             ..peer(Status::Offline, Some(Reason::Unreachable))
         };
         let text = told(&cut);
         assert!(text.contains("offline (unreachable) since 2026-01-02"), "{text}");
         assert!(text.contains("missed 8 beats in 8.5 s") && text.contains("phi 300.0"), "{text}");
         assert!(text.contains("Still heard by c@h: the path from here is cut"), "{text}");
+        assert!(text.contains("went wrong: not heard for too long."), "{text}");
+        assert!(
+            text.contains("c@h and d@h are linked with it: it is unreachable from here, not down")
+        );
+        assert!(text.contains(
+            "By then 180 bytes sent to it were not acknowledged, 2 segments of its machine arrived, \
+             its last beacon had come 0.4 s before."
+        ));
+        assert!(text.contains("the way from here to it is cut"), "{text}");
         assert!(text.contains("dialed again and again at 10.0.0.2:4697"), "{text}");
     }
 

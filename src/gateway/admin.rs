@@ -1,8 +1,10 @@
-//! The admin socket: one JSON request a line, one JSON answer a line.
+//! The admin socket: one JSON request a line, one JSON answer a line; `watch` is answered by a line for
+//! every event until the asker goes.
 //!
 //! Only the node's own user reaches the socket (mode 0600 in a directory 0700). Invariants: a request
 //! has at most 4 KiB and five seconds to arrive; a bad one gets an error for answer,
-//! and the node goes on.
+//! and the node goes on; a watcher that does not read loses events and is told how many, and one that
+//! takes nothing for five seconds is let go.
 
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::Arc;
@@ -11,16 +13,19 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
 use crate::actors::heartbeat_monitor::Vitals;
-use crate::actors::node_manager::View;
+use crate::actors::node_manager::{Row, View, majority};
+use crate::actors::pubsub::PubSub;
 use crate::actors::supervisor::{Child, Roster};
 use crate::actors::timer;
 use crate::actors::topology_tracker::Matrix;
-use crate::gateway::status::{NodeStatus, PeerStatus, TopologyStatus};
+use crate::gateway::status::{Change, NodeStatus, PeerStatus, TopologyStatus};
 use crate::io::metrics::Metrics;
 use crate::proto::node::{ClusterId, NodeId, NodeName};
 
@@ -28,6 +33,8 @@ use crate::proto::node::{ClusterId, NodeId, NodeName};
 const MAX_REQUEST: u64 = 4096;
 /// Time for a request to arrive and its answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Events that may wait for a watcher.
+const WATCHED: usize = 1024;
 /// Wait after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -41,6 +48,8 @@ pub enum Request {
     Topology,
     /// The counters as Prometheus text.
     Metrics,
+    /// [`Change`]s, as they happen.
+    Watch,
     /// Only in a node started with `--chaos`: kills an actor as a crash would.
     Kill {
         /// Its name; an unknown one is answered with all names.
@@ -58,6 +67,8 @@ pub enum Answer {
     Topology(TopologyStatus),
     /// To [`Request::Metrics`].
     Metrics(String),
+    /// To [`Request::Watch`], by this node: [`Change`]s follow, one a line.
+    Watching(NodeName),
     /// It is done.
     Done,
     /// Why it is not.
@@ -85,6 +96,8 @@ pub struct Admin {
     pub vitals: watch::Receiver<Vitals>,
     /// The link matrix.
     pub matrix: watch::Receiver<Arc<Matrix>>,
+    /// The news.
+    pub pubsub: PubSub,
     /// Counters.
     pub metrics: Metrics,
     /// The actors, when `--chaos` allows to kill them.
@@ -109,40 +122,52 @@ impl Admin {
             incarnation: self.incarnation.load(Ordering::Relaxed),
             listen: self.listen,
             uptime_s: timer::now().saturating_duration_since(self.started).as_secs(),
+            doubts_itself: self.vitals.borrow().health,
+            majority: majority(&self.peers.borrow()),
             peers: self.peer_statuses(),
         }
     }
 
     fn peer_statuses(&self) -> Vec<PeerStatus> {
-        let (peers, vitals) = (self.peers.borrow(), self.vitals.borrow());
-        peers.iter().map(|row| PeerStatus::new(row, vitals.get(&row.peer.name))).collect()
+        let (peers, vitals, matrix) =
+            (self.peers.borrow(), self.vitals.borrow(), self.matrix.borrow());
+        let status = |row: &Row| PeerStatus::new(row, vitals.peers.get(&row.peer.name), &matrix);
+        peers.iter().map(status).collect()
     }
 
-    fn answer(&self, request: &str) -> Answer {
-        match serde_json::from_str(request) {
-            Ok(Request::Status) => Answer::Status(self.status()),
-            Ok(Request::Topology) => {
+    fn answer(&self, request: Request) -> Answer {
+        match request {
+            Request::Status => Answer::Status(self.status()),
+            Request::Topology => {
                 let (peers, matrix) = (self.peers.borrow(), self.matrix.borrow());
                 Answer::Topology(TopologyStatus::new(&self.name, &peers, &matrix))
             }
-            Ok(Request::Metrics) => match self.metrics.text() {
+            Request::Metrics => match self.metrics.text() {
                 Ok(text) => Answer::Metrics(text),
                 Err(error) => Answer::Error(error.to_string()),
             },
-            Ok(Request::Kill { actor }) => match &self.chaos {
+            Request::Watch => Answer::Watching(self.name.clone()),
+            Request::Kill { actor } => match &self.chaos {
                 None => Answer::Error("this node was not started with --chaos".to_owned()),
                 Some(roster) if roster.kill(&actor) => Answer::Done,
                 Some(roster) => {
                     Answer::Error(format!("the actors are: {}", roster.names().join(" ")))
                 }
             },
-            Err(error) => Answer::Error(format!("not a request: {error}")),
         }
     }
 }
 
+type News = broadcast::Sender<Change>;
+
 async fn serve(admin: Admin, socket: Arc<StdListener>) -> std::io::Result<()> {
     let listener = UnixListener::from_std(socket.try_clone()?)?;
+    let (news, _) = broadcast::channel(WATCHED);
+    let told = news.clone();
+    admin.pubsub.on_events("admin", move |event| {
+        // Nobody watches, mostly.
+        drop(told.send(Change::new(event.clone())));
+    });
     let mut clients = JoinSet::new();
     loop {
         while clients.try_join_next().is_some() {}
@@ -155,37 +180,62 @@ async fn serve(admin: Admin, socket: Arc<StdListener>) -> std::io::Result<()> {
                 continue;
             }
         };
-        let admin = admin.clone();
+        let (admin, news) = (admin.clone(), news.clone());
         clients.spawn(async move {
-            match tokio::time::timeout(PATIENCE, talk(&admin, stream)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "admin client"),
-                Err(_elapsed) => tracing::debug!("admin client took too long"),
+            if let Err(error) = talk(&admin, &news, stream).await {
+                tracing::debug!(%error, "admin client");
             }
         });
     }
 }
 
-async fn talk(admin: &Admin, stream: UnixStream) -> std::io::Result<()> {
+async fn talk(admin: &Admin, news: &News, stream: UnixStream) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
-    let mut request = Vec::new();
-    BufReader::new(reader.take(MAX_REQUEST)).read_until(b'\n', &mut request).await?;
-    let mut answer = serde_json::to_vec(&admin.answer(&String::from_utf8_lossy(&request)))?;
-    answer.push(b'\n');
-    writer.write_all(&answer).await
+    let mut reader = BufReader::new(reader);
+    let mut line = Vec::new();
+    let mut limited = (&mut reader).take(MAX_REQUEST);
+    tokio::time::timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await??;
+    let request = serde_json::from_slice(&line);
+    // From here on nothing is missed: what the answer does not show yet comes as news.
+    let changes = matches!(request, Ok(Request::Watch)).then(|| news.subscribe());
+    let answer = match request {
+        Ok(request) => admin.answer(request),
+        Err(error) => Answer::Error(format!("not a request: {error}")),
+    };
+    say(&mut writer, &answer).await?;
+    let Some(mut changes) = changes else { return Ok(()) };
+    loop {
+        let mut more = [0; 1];
+        let change = tokio::select! {
+            change = changes.recv() => change,
+            // Nothing is asked on this connection any more: it ends, or is to be ended.
+            _ = reader.read(&mut more) => return Ok(()),
+        };
+        let change = match change {
+            Ok(change) => change,
+            Err(RecvError::Lagged(events)) => Change::missed(events),
+            Err(RecvError::Closed) => return Ok(()),
+        };
+        say(&mut writer, &change).await?;
+    }
+}
+
+async fn say(writer: &mut OwnedWriteHalf, what: &impl Serialize) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(what)?;
+    line.push(b'\n');
+    tokio::time::timeout(PATIENCE, writer.write_all(&line)).await?
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::actors::event_log::EventLog;
-    use crate::actors::node_manager::Row;
-    use crate::actors::pubsub::PubSub;
     use crate::actors::supervisor::{Root, Tree, start};
+    use crate::gateway::status::What;
     use crate::io::metrics::Count;
     use crate::io::store::Store;
     use crate::io::{clock, sockets};
-    use crate::proto::event::Status;
+    use crate::proto::event::{Event, Status};
     use crate::proto::membership::PeerView;
     use crate::proto::node::{Incarnation, KeyId};
     use crate::proto::restart::{Intensity, Strategy};
@@ -196,6 +246,7 @@ mod tests {
         dir: TempDir,
         metrics: Metrics,
         view: watch::Sender<View>,
+        pubsub: PubSub,
         root: Root,
     }
 
@@ -208,6 +259,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (metrics, roster) = (Metrics::default(), Roster::default());
         let (view, peers) = watch::channel(View::default());
+        let pubsub = PubSub::new(&metrics);
         let admin = Admin {
             name: name("a@127.0.0.1"),
             id: KeyId([1; 16]),
@@ -218,12 +270,12 @@ mod tests {
             peers,
             vitals: watch::channel(Vitals::default()).1,
             matrix: watch::channel(Arc::default()).1,
+            pubsub: pubsub.clone(),
             metrics: metrics.clone(),
             chaos: chaos.then(|| roster.clone()),
         };
         let socket = Arc::new(sockets::bind(dir.path()).expect("binds"));
         let store = Store::open(&dir.path().join("data"), clock::wall()).expect("opens").0;
-        let pubsub = PubSub::new(&metrics);
         let victim = crate::actors::event_log::Setup {
             store: Arc::new(store),
             pubsub: pubsub.clone(),
@@ -239,7 +291,7 @@ mod tests {
             metrics: metrics.clone(),
         };
         let root = start(tree).await.expect("starts");
-        World { dir, metrics, view, root }
+        World { dir, metrics, view, pubsub, root }
     }
 
     impl World {
@@ -280,6 +332,7 @@ mod tests {
             address: Some(([127, 0, 0, 1], 4698).into()),
             status: Status::Online,
             reason: None,
+            cause: None,
             incarnation: Incarnation(9),
             since: timer::now(),
         };
@@ -309,6 +362,38 @@ mod tests {
         world.metrics.count(Count::Beacons, "accepted");
         let Answer::Metrics(text) = world.ask(b"{\"ask\":\"metrics\"}\n").await else { panic!() };
         assert!(text.contains("xpando_beacons_received_total{kind=\"accepted\"} 1"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_watcher_gets_every_later_event_and_is_told_of_those_it_lost() {
+        let world = world(false).await;
+        let mut stream = world.connect();
+        stream.write_all(b"{\"ask\":\"watch\"}\n").await.expect("sent");
+        let mut lines = BufReader::new(stream).lines();
+        let mut next = async || {
+            let line = tokio::time::timeout(Duration::from_secs(20), lines.next_line()).await;
+            line.expect("in time").expect("a line").expect("not the end")
+        };
+        assert_eq!(next().await, "{\"watching\":\"a@127.0.0.1\"}");
+        let event = |millis| Event::Paused { millis };
+        let change = |line: String| serde_json::from_str::<Change>(&line).expect("a change").what;
+        world.pubsub.announce(event(1));
+        assert_eq!(change(next().await), What::Event(event(1)));
+        // More than the socket and the queue hold, before anything is read.
+        let flood = 40 * WATCHED as u64;
+        (2..=flood).for_each(|n| world.pubsub.announce(event(n)));
+        let (mut seen, mut missed) = (1, 0);
+        while seen + missed < flood {
+            match change(next().await) {
+                What::Event(Event::Paused { millis }) => {
+                    seen += 1;
+                    assert_eq!(millis, seen + missed, "in order, and nothing else is missing");
+                }
+                What::Missed { missed: more } => missed += more,
+                What::Event(other) => panic!("{other:?}"),
+            }
+        }
+        assert!(missed > 0, "the queue is bounded");
     }
 
     #[tokio::test]

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::actors::heartbeat_monitor::Vital;
+use crate::actors::link::RoundTrip;
 use crate::actors::node_manager::Row;
 use crate::actors::timer;
 use crate::actors::topology_tracker::{Edge, Matrix};
 use crate::io::clock::{self, rfc3339};
-use crate::proto::event::{Reason, Status};
+use crate::proto::event::{Broken, Event, Reason, Status};
 use crate::proto::heartbeat::Evidence;
+use crate::proto::membership::Majority;
 use crate::proto::node::{Incarnation, NodeName};
 
 /// One node, and how it sees the others.
@@ -29,6 +31,10 @@ pub struct NodeStatus {
     pub listen: SocketAddr,
     /// Whole seconds since it started.
     pub uptime_s: u64,
+    /// How much this node distrusts its own clock after a pause: 0, healthy, to 8.
+    pub doubts_itself: u32,
+    /// Whether it sees most of the cluster it knows.
+    pub majority: Majority,
     /// Every other node it knows, by name.
     pub peers: Vec<PeerStatus>,
 }
@@ -48,12 +54,21 @@ pub struct PeerStatus {
     pub suspect: bool,
     /// Why it is offline.
     pub reason: Option<Reason>,
+    /// While it is not linked: what ended its link, or why the last dials failed.
+    pub cause: Option<String>,
+    /// While it is not linked: who is, as far as this node knows. Then it is unreachable from here,
+    /// not down.
+    pub reached_by: Vec<NodeName>,
     /// Its latest known life.
     pub incarnation: Option<u64>,
     /// Since when it has this status: RFC 3339, UTC.
     pub since: String,
     /// Round-trip time of the last beat in milliseconds; null until it is measured.
     pub rtt_ms: Option<f64>,
+    /// The median of the last 128, likewise.
+    pub rtt_p50_ms: Option<f64>,
+    /// Their 99th percentile, likewise.
+    pub rtt_p99_ms: Option<f64>,
     /// Suspicion level; null while it is not linked.
     pub phi: Option<f64>,
     /// When its last byte arrived: RFC 3339, UTC.
@@ -75,15 +90,26 @@ pub struct EvidenceStatus {
     pub heard_by: Vec<NodeName>,
     /// Peers that did not hear it either.
     pub confirmed_by: Vec<NodeName>,
+    /// Bytes sent to it that its machine has not acknowledged; null where the system does not tell.
+    pub unacknowledged_bytes: Option<u32>,
+    /// TCP segments of its machine that arrived during the silence, likewise.
+    pub segments: Option<u32>,
+    /// Milliseconds since its last beacon; null when none was ever heard.
+    pub beacon_ms: Option<u64>,
+    /// What is broken, when it can be told.
+    pub broken: Option<Broken>,
 }
 
 impl PeerStatus {
-    /// A peer as NodeManager and HeartbeatMonitor see it.
+    /// A peer as NodeManager, HeartbeatMonitor and TopologyTracker see it.
     #[must_use]
-    pub fn new(row: &Row, vital: Option<&Vital>) -> Self {
+    pub fn new(row: &Row, vital: Option<&Vital>, matrix: &Matrix) -> Self {
         let peer = &row.peer;
         let online = vital.filter(|_| peer.status == Status::Online);
-        let millis = |time: Duration| time.as_secs_f64() * 1e3;
+        let trip = online.and_then(|vital| vital.round_trip);
+        let rtt = |of: fn(RoundTrip) -> Duration| trip.map(|trip| of(trip).as_secs_f64() * 1e3);
+        let reaches = |edge: &&Edge| edge.to == peer.name && edge.cell.state == Status::Online;
+        let reached = matrix.edges.iter().filter(|_| peer.status != Status::Online);
         let ago = |at: Instant| clock::wall() - timer::now().saturating_duration_since(at);
         Self {
             name: peer.name.clone(),
@@ -92,9 +118,13 @@ impl PeerStatus {
             status: peer.status,
             suspect: online.is_some_and(|vital| vital.suspect),
             reason: peer.reason,
+            cause: peer.cause.clone(),
+            reached_by: reached.filter(reaches).map(|edge| edge.from.clone()).collect(),
             incarnation: Some(peer.incarnation.0).filter(|n| *n != 0),
             since: rfc3339(row.since),
-            rtt_ms: online.and_then(|vital| vital.round_trip).map(|trip| millis(trip.last)),
+            rtt_ms: rtt(|trip| trip.last),
+            rtt_p50_ms: rtt(|trip| trip.p50),
+            rtt_p99_ms: rtt(|trip| trip.p99),
             phi: online.map(|vital| vital.phi),
             last_heard: vital.and_then(|vital| vital.heard).map(|at| rfc3339(ago(at))),
             evidence: vital.and_then(|vital| vital.evidence.as_ref()).map(EvidenceStatus::from),
@@ -104,13 +134,55 @@ impl PeerStatus {
 
 impl From<&Evidence> for EvidenceStatus {
     fn from(evidence: &Evidence) -> Self {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
             phi: evidence.phi,
             missed: evidence.missed,
-            silence_ms: u64::try_from(evidence.silence.as_millis()).unwrap_or(u64::MAX),
+            silence_ms: millis(evidence.silence),
             heard_by: evidence.heard_by.iter().cloned().collect(),
             confirmed_by: evidence.confirmed_by.iter().cloned().collect(),
+            unacknowledged_bytes: evidence.traces.unacknowledged,
+            segments: evidence.traces.segments,
+            beacon_ms: evidence.traces.beacon.map(millis),
+            broken: evidence.broken(),
         }
+    }
+}
+
+/// Something that happened: a line of `xpando-node watch --json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// When this node saw it: RFC 3339, UTC.
+    pub at: String,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum What {
+    /// An event.
+    Event(Event),
+    /// Events that the watcher was too slow for.
+    Missed {
+        /// How many.
+        missed: u64,
+    },
+}
+
+impl Change {
+    /// An event that happens now.
+    #[must_use]
+    pub fn new(event: Event) -> Self {
+        Self { at: rfc3339(clock::wall()), what: What::Event(event) }
+    }
+
+    /// So many events were lost on the way to a watcher.
+    #[must_use]
+    pub fn missed(missed: u64) -> Self {
+        Self { at: rfc3339(clock::wall()), what: What::Missed { missed } }
     }
 }
 
@@ -121,6 +193,8 @@ pub struct TopologyStatus {
     pub as_seen_by: NodeName,
     /// Counts the changes of this view.
     pub version: u64,
+    /// Equal in two views that rest on the same words of every node, 16 hexadecimal digits.
+    pub agreement: String,
     /// Every node, by name.
     pub nodes: Vec<TopologyNode>,
     /// Every side of a link, by names.
@@ -178,6 +252,7 @@ impl TopologyStatus {
         Self {
             as_seen_by: name.clone(),
             version: matrix.version,
+            agreement: format!("{:016x}", matrix.agreement),
             nodes: matrix.nodes.iter().map(node).collect(),
             links: matrix.edges.iter().map(TopologyLink::from).collect(),
         }

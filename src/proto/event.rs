@@ -32,6 +32,8 @@ pub enum Reason {
     Unreachable,
     /// It answers, but the link is refused: identity or protocol.
     Rejected,
+    /// A later life of it is announced, and not linked yet.
+    Replaced,
 }
 
 impl Status {
@@ -56,6 +58,7 @@ impl Reason {
             Self::Crashed => "crashed",
             Self::Unreachable => "unreachable",
             Self::Rejected => "rejected",
+            Self::Replaced => "replaced",
         }
     }
 }
@@ -103,6 +106,32 @@ impl Refusal {
             Self::Myself => "self",
             Self::Leaving => "leaving",
             Self::Unexpected => "unexpected",
+        }
+    }
+}
+
+/// What is broken, when the evidence names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Broken {
+    /// The way from here to the peer: it is heard, but what is sent to it gets no acknowledgement.
+    /// (Without acknowledgements TCP carries nothing, in either direction.)
+    WayThere,
+    /// The way from the peer to here: others hear it, and nothing of it arrives. Nothing is known of
+    /// the way there.
+    WayBack,
+    /// Neither: its machine acknowledges everything, but the process says nothing.
+    Process,
+}
+
+impl Broken {
+    /// The finding as the API spells it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::WayThere => "way_there",
+            Self::WayBack => "way_back",
+            Self::Process => "process",
         }
     }
 }
@@ -192,6 +221,8 @@ pub enum Event {
         heard_by: Vec<NodeName>,
         /// Peers that do not hear it either.
         confirmed_by: Vec<NodeName>,
+        /// What is broken, when it can be told.
+        broken: Option<Broken>,
     },
     /// This node was away for a while (stopped, starved, asleep) and doubts itself first.
     Paused {
@@ -211,6 +242,19 @@ pub enum Event {
         peer: NodeName,
         /// What ended it.
         cause: String,
+    },
+    /// Another node's side of a link changed, as the link matrix tells.
+    LinkChanged {
+        /// Who sees.
+        from: NodeName,
+        /// Whom.
+        to: NodeName,
+        /// How.
+        state: Status,
+        /// Whether it is doubted.
+        suspect: bool,
+        /// Why it is offline.
+        reason: Option<Reason>,
     },
     /// This node refused a peer.
     LinkRefused {

@@ -35,6 +35,9 @@ use std::time::{Duration, Instant};
 
 use crate::proto::node::NodeName;
 
+mod evidence;
+pub use evidence::{Evidence, Traces};
+
 /// Settings of the machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Config {
@@ -129,21 +132,6 @@ pub enum Output {
     Silent(NodeName, Evidence),
     /// This node was late by so much and has forgiven everybody.
     Paused(Duration),
-}
-
-/// What a doubt or a verdict rests on.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Evidence {
-    /// Suspicion level now.
-    pub phi: f64,
-    /// Beats that should have come since the last byte.
-    pub missed: u64,
-    /// Time since the last byte.
-    pub silence: Duration,
-    /// Peers that still hear it.
-    pub heard_by: BTreeSet<NodeName>,
-    /// Peers that do not hear it either.
-    pub confirmed_by: BTreeSet<NodeName>,
 }
 
 #[derive(Debug)]
@@ -364,6 +352,7 @@ impl Heartbeat {
             silence,
             heard_by,
             confirmed_by,
+            traces: Traces::default(),
         }
     }
 

@@ -40,8 +40,10 @@ use crate::proto::frame::Parting;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::node::{Contact, Incarnation, NodeName};
 
+mod majority;
 mod peer;
 mod words;
+pub use majority::Majority;
 use peer::{Live, Peer, Unnamed};
 pub use peer::{PeerView, usable};
 pub use words::{AttemptId, Config, Failure, Input, LinkEnd, Output};
@@ -191,7 +193,8 @@ impl Membership {
         let signed = source == Source::Beacon;
         if let Some(live) = peer.live.take_if(|_| newer_life && signed) {
             out.push(Output::Close(live.attempt, Parting::Replaced));
-            peer.lost(&name, "a later life of the peer is announced", None, now, out);
+            let cause = "a later life of the peer is announced";
+            peer.lost(&name, cause, Some(Reason::Replaced), now, out);
         }
         if newer_life || news || signed {
             peer.hurry(now);
@@ -524,7 +527,7 @@ impl Membership {
         // The last dial is kept for news: a peer just lost does not wait for those lost long ago.
         let last = self.config.dials > 1 && self.dialing.len() + 1 >= self.config.dials;
         let due = |(name, peer): (&NodeName, &Peer)| {
-            let at = peer.due().filter(|_| !last || peer.status != Status::Offline)?;
+            let at = peer.due().filter(|_| !last || peer.is_fresh())?;
             Some((at, Ok(name.clone())))
         };
         let peers = self.peers.iter().filter_map(due);

@@ -1,8 +1,11 @@
 //! What an operator can ask, and what a node leaves behind.
 
-use serde_json::Value;
+use std::io::Read;
+use std::process::{Child, Stdio};
 
-use crate::kit::{Cluster, free_address, linked};
+use serde_json::{Value, json};
+
+use crate::kit::{Cluster, Node, free_address, linked};
 
 fn keys(value: &Value) -> Vec<&str> {
     let mut keys: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
@@ -15,6 +18,37 @@ fn sorted<const N: usize>(mut words: [&str; N]) -> Vec<&str> {
     words.to_vec()
 }
 
+/// A `watch` that runs.
+struct Watcher(Child);
+
+impl Watcher {
+    fn start(cluster: &Cluster, args: &[&str]) -> Self {
+        let mut command = cluster.command();
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self(command.spawn().unwrap())
+    }
+
+    /// Reads on until a line has all these words. The test runner ends a test that waits for ever.
+    #[track_caller]
+    fn tells(&mut self, words: &[&str]) {
+        let mut line = String::new();
+        while !words.iter().all(|word| line.contains(word)) {
+            line = read_line(self.0.stdout.as_mut().unwrap());
+            assert!(!line.is_empty(), "ended before a line with {words:?}");
+        }
+    }
+}
+
+/// One line, and not a byte more.
+fn read_line(from: &mut impl Read) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while line.last() != Some(&b'\n') && from.read(&mut byte).unwrap() == 1 {
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).unwrap()
+}
+
 #[test]
 fn status_as_json_has_exactly_the_documented_keys() {
     let cluster = Cluster::new();
@@ -22,7 +56,17 @@ fn status_as_json_has_exactly_the_documented_keys() {
     let b = cluster.node("b").join(a.listen()).start();
     linked(&[&a, &b]);
     let status = a.status().unwrap();
-    let expected = sorted(["name", "id", "cluster", "incarnation", "listen", "uptime_s", "peers"]);
+    let expected = sorted([
+        "name",
+        "id",
+        "cluster",
+        "incarnation",
+        "listen",
+        "uptime_s",
+        "doubts_itself",
+        "majority",
+        "peers",
+    ]);
     assert_eq!(keys(&status), expected);
     let row = &status["peers"][0];
     let expected = sorted([
@@ -32,9 +76,13 @@ fn status_as_json_has_exactly_the_documented_keys() {
         "status",
         "suspect",
         "reason",
+        "cause",
+        "reached_by",
         "incarnation",
         "since",
         "rtt_ms",
+        "rtt_p50_ms",
+        "rtt_p99_ms",
         "phi",
         "last_heard",
         "evidence",
@@ -48,6 +96,60 @@ fn status_as_json_has_exactly_the_documented_keys() {
     assert_eq!((&row["suspect"], &row["reason"]), (&Value::Bool(false), &Value::Null));
     let since = row["since"].as_str().unwrap();
     assert!(since.ends_with('Z') && since.as_bytes()[10] == b'T', "RFC 3339: {since}");
+}
+
+#[test]
+fn status_says_whether_most_of_the_cluster_is_here() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").start();
+    let b = cluster.node("b").join(a.listen()).start();
+    let c = cluster.node("c").join(a.listen()).start();
+    linked(&[&a, &b, &c]);
+    let seen = |node: &Node| node.status().unwrap()["majority"].clone();
+    let all = json!({"held": true, "here": 3, "known": 3, "missing": []});
+    assert_eq!(seen(&a), all);
+    let c_name = c.name.clone();
+    c.kill();
+    a.sees(&c_name, "offline");
+    let most = json!({"held": true, "here": 2, "known": 3, "missing": [c_name]});
+    assert_eq!(seen(&a), most);
+    let b_name = b.name.clone();
+    b.kill();
+    a.sees(&b_name, "offline");
+    let alone = json!({"held": false, "here": 1, "known": 3, "missing": [b_name, c_name]});
+    assert_eq!(seen(&a), alone);
+    let table = cluster.print(&["status"]);
+    let told = "sees 1 of 3 nodes, NOT the majority; missing: b@127.0.0.1 c@127.0.0.1";
+    assert!(table.contains(told), "{table}");
+}
+
+#[test]
+fn watch_tells_each_change_as_it_happens_until_the_node_ends() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").start();
+    let b = cluster.node("b").join(a.listen()).start();
+    linked(&[&a, &b]);
+    let mut json = Watcher::start(&cluster, &["watch", "--name", &a.name, "--json"]);
+    let mut text = Watcher::start(&cluster, &["watch", "--name", &a.name]);
+    json.tells(&["\"event\":\"watching\"", "\"node\":\"a@127.0.0.1\""]);
+    text.tells(&["watching a@127.0.0.1"]);
+    let c = cluster.node("c").join(a.listen()).start();
+    json.tells(&["\"event\":\"peer_online\"", "\"peer\":\"c@127.0.0.1\"", "\"incarnation\":1"]);
+    json.tells(&["\"event\":\"link_changed\",\"from\":\"b@", "\"to\":\"c@", "\"online\""]);
+    text.tells(&["Z  c@127.0.0.1 online at 127.0.0.1:"]);
+    text.tells(&["Z  b@127.0.0.1 sees c@127.0.0.1 online"]);
+    linked(&[&a, &b, &c]);
+    c.kill();
+    json.tells(&["\"event\":\"peer_offline\"", "\"reason\":\"crashed\""]);
+    text.tells(&["Z  c@127.0.0.1 offline (crashed)"]);
+    text.tells(&["Z  b@127.0.0.1 sees c@127.0.0.1 offline (crashed)"]);
+    assert_eq!(a.terminate(), Some(0));
+    for watcher in [json, text] {
+        let ended = watcher.0.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(said, "xpando-node: a@127.0.0.1 has ended\n");
+    }
 }
 
 #[test]

@@ -245,6 +245,9 @@ fn a_cut_is_unreachable_on_its_two_ends_whom_the_third_still_hears() {
             assert_eq!(evidence["heard_by"], json!([mesh.on(3).name]), "{row}");
             assert_eq!(evidence["confirmed_by"], json!([]), "{row}");
             assert!(evidence["phi"].as_f64().unwrap() >= 8.0, "{row}");
+            assert_eq!(evidence["broken"], "way_back", "nothing arrives: {row}");
+            assert!(evidence["unacknowledged_bytes"].as_u64().unwrap() > 0, "{row}");
+            assert_eq!(row["reached_by"], json!([mesh.on(3).name]), "{row}");
             assert_eq!(mesh.on(of).counter(SILENT.0, SILENT.1), 1);
         }
         assert_eq!(mesh.on(3).counter(SILENT.0, SILENT.1), 0);
@@ -258,9 +261,18 @@ fn a_one_way_cut_shows_on_its_two_ends_and_nowhere_else() {
     let cut = ["cut", "1", "2", "--oneway"];
     mesh.mends(&lab, [&cut, &["heal"]], between(1, 2), || {
         // Host 2 hears nothing of host 1; what it says itself still arrives there.
-        let row = mesh.on(2).row(&mesh.on(1).name);
-        assert_eq!(row["evidence"]["heard_by"], json!([mesh.on(3).name]), "{row}");
-        eprintln!("evidence on host 1: {}", mesh.on(1).row(&mesh.on(2).name)["evidence"]);
+        for (of, with, broken, word) in [
+            (1, 2, "way_there", "the way from here to it is cut; it can still be heard"),
+            (2, 1, "way_back", "the way from it to here is cut, at least"),
+        ] {
+            let (asked, peer) = (mesh.on(of), &mesh.on(with).name);
+            let row = asked.row(peer);
+            assert_eq!(row["evidence"]["heard_by"], json!([mesh.on(3).name]), "{row}");
+            assert_eq!(row["evidence"]["broken"], broken, "{row}");
+            let why = lab.cluster.print(&["why", peer, "--name", &asked.name]);
+            assert!(why.contains(word), "{why}");
+            assert!(why.contains("unreachable from here, not down"), "{why}");
+        }
     });
 }
 

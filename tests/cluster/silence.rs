@@ -22,6 +22,9 @@ fn a_stopped_node_is_suspect_then_unreachable_and_back_at_once_when_it_wakes() {
         assert!(evidence["phi"].as_f64().unwrap() >= 8.0, "{evidence}");
         assert!(evidence["missed"].as_u64().unwrap() >= 8, "{evidence}");
         assert_eq!(evidence["heard_by"], Value::Array(vec![]), "{evidence}");
+        // Its machine acknowledges every byte: a stopped process is told from a cut way.
+        assert_eq!(evidence["broken"], "process", "{evidence}");
+        assert_eq!(evidence["unacknowledged_bytes"], 0, "{evidence}");
     }
     // The two that go on never doubted each other.
     assert_eq!(a.count_logged("peer suspect: not heard", &[("peer", "b@")]), 0);

@@ -38,6 +38,7 @@ async fn world() -> World {
         link: link.clone(),
         pubsub: pubsub.clone(),
         silent: Arc::new(move |peer| silenced.send(peer).expect("the test listens")),
+        beacon: Arc::new(|_| None),
         linked: Arc::new(move || seen.lock().expect("no panic").clone()),
         metrics: metrics.clone(),
     };
@@ -69,7 +70,7 @@ impl World {
     }
 
     fn vital(&self, peer: &str) -> Vital {
-        self.monitor.vitals().borrow().get(&name(peer)).cloned().expect("known")
+        self.monitor.vitals().borrow().peers.get(&name(peer)).cloned().expect("known")
     }
 
     /// A peer says something, as PubSub would deliver it.

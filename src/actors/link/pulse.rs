@@ -1,11 +1,13 @@
 //! Signs of life of one link, written by its own task and read by whoever asks: no message, no wait.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::actors::timer;
+use crate::io::tcp::{self, Tcp};
 
 /// Round-trip times kept.
 const TIMES: usize = 128;
@@ -16,6 +18,8 @@ const BEATS: usize = 16;
 #[derive(Debug)]
 pub struct Pulse {
     began: Instant,
+    /// The connection's address here and there.
+    ends: Option<(SocketAddr, SocketAddr)>,
     heard: AtomicU64,
     beats: Mutex<VecDeque<Instant>>,
     round_trips: Mutex<VecDeque<Duration>>,
@@ -33,10 +37,15 @@ pub struct RoundTrip {
 }
 
 impl Pulse {
-    pub(super) fn new() -> Self {
-        let began = timer::now();
-        let heard = AtomicU64::new(0);
-        Self { began, heard, beats: Mutex::default(), round_trips: Mutex::default() }
+    pub(super) fn new(ends: Option<(SocketAddr, SocketAddr)>) -> Self {
+        let (began, heard) = (timer::now(), AtomicU64::new(0));
+        Self { began, ends, heard, beats: Mutex::default(), round_trips: Mutex::default() }
+    }
+
+    /// What the kernel knows of the connection, as far as it tells.
+    #[must_use]
+    pub fn tcp(&self) -> Option<Tcp> {
+        self.ends.and_then(|(here, there)| tcp::inspect(here, there).ok())
     }
 
     /// When the last byte arrived.
@@ -103,7 +112,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn every_beat_is_told_once_and_an_echo_is_none() {
-        let pulse = Pulse::new();
+        let pulse = Pulse::new(None);
         let mut at = Vec::new();
         for _ in 0..2 {
             wait(1000).await;
@@ -120,7 +129,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn round_trips_are_measured_and_echoes_of_the_future_are_not() {
-        let pulse = Pulse::new();
+        let pulse = Pulse::new(None);
         assert_eq!(pulse.round_trip(), None);
         for millis in 1..=200 {
             let sent = pulse.micros();

@@ -39,7 +39,7 @@ impl Mock {
     /// A sign of life on the link with this peer, at this moment.
     pub(crate) fn byte_from(link: &Link, peer: &NodeName) {
         let mut pulses = link.pulses.lock().expect("no panic");
-        let pulse = pulses.entry(peer.clone()).or_insert_with(|| (OUT, Arc::new(Pulse::new())));
+        let pulse = pulses.entry(peer.clone()).or_insert_with(|| (OUT, Arc::new(Pulse::new(None))));
         pulse.1.on_bytes();
     }
 

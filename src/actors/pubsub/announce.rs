@@ -1,7 +1,7 @@
 //! Every event as one log line and one count.
 
 use crate::io::metrics::{Count, Metrics};
-use crate::proto::event::Event;
+use crate::proto::event::{Broken, Event, Reason};
 
 /// Logs an event once: state changes at INFO, what an operator must look at WARN, detours DEBUG.
 pub(super) fn log(event: &Event) {
@@ -23,8 +23,11 @@ pub(super) fn log(event: &Event) {
             tracing::warn!(%peer, phi, missed, "peer suspect: not heard");
         }
         Event::PeerCleared { peer } => tracing::info!(%peer, "peer heard again"),
-        Event::PeerSilent { peer, phi, missed, heard_by, confirmed_by } => {
-            tracing::warn!(%peer, phi, missed, ?heard_by, ?confirmed_by, "peer silent: given up");
+        Event::PeerSilent { peer, phi, missed, heard_by, confirmed_by, broken } => {
+            let broken = broken.map(Broken::label);
+            tracing::warn!(
+                %peer, phi, missed, ?heard_by, ?confirmed_by, broken, "peer silent: given up"
+            );
         }
         Event::Paused { millis } => {
             tracing::warn!(millis, "this node was paused; it doubts itself before others");
@@ -33,6 +36,10 @@ pub(super) fn log(event: &Event) {
             tracing::info!(%peer, %incarnation, "link replaced by a newer one");
         }
         Event::LinkLost { peer, cause } => tracing::info!(%peer, %cause, "link lost"),
+        Event::LinkChanged { from, to, state, suspect, reason } => {
+            let (state, reason) = (state.label(), reason.map(Reason::label));
+            tracing::debug!(%from, %to, state, suspect, reason, "link changed elsewhere");
+        }
         Event::LinkRefused { peer, refusal } => {
             tracing::warn!(%peer, why = %refusal, "link refused");
         }
@@ -69,6 +76,7 @@ pub(super) fn count(event: &Event, metrics: &Metrics) {
         Event::PeerSilent { .. } => metrics.count(Count::Heartbeat, "silent"),
         Event::Paused { .. } => metrics.count(Count::Heartbeat, "paused"),
         Event::PeerDiscovered { .. }
+        | Event::LinkChanged { .. }
         | Event::DialFailed { .. }
         | Event::SeedIsMyself { .. }
         | Event::IncarnationRaised { .. } => {}

@@ -32,6 +32,8 @@ pub struct PeerView {
     pub status: Status,
     /// Why it is offline.
     pub reason: Option<Reason>,
+    /// While it is not linked: what ended its link, or why the last round of dials failed.
+    pub cause: Option<String>,
     /// Its latest known life; 0 while none is known.
     pub incarnation: Incarnation,
     /// Since when it has this status.
@@ -67,6 +69,7 @@ pub(super) struct Peer {
     pub(super) backoff: Backoff,
     pub(super) next_dial: Option<Instant>,
     reason: Option<Reason>,
+    cause: Option<String>,
     since: Instant,
     boot: Option<u64>,
     addresses: Vec<SocketAddr>,
@@ -92,6 +95,7 @@ impl Peer {
             backoff: Backoff::default(),
             next_dial: Some(now),
             reason: None,
+            cause: None,
             since: now,
             boot: None,
             addresses: Vec::new(),
@@ -110,6 +114,7 @@ impl Peer {
             address: self.live.as_ref().map(|l| l.address).or_else(|| self.first_address()),
             status: self.status,
             reason: self.reason,
+            cause: self.cause.clone(),
             incarnation: self.incarnation,
             since: self.since,
         }
@@ -226,8 +231,14 @@ impl Peer {
         self.status != Status::Offline || gone
     }
 
+    /// It was lost a moment ago, or is known to live again.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.status != Status::Offline || self.reason == Some(Reason::Replaced)
+    }
+
     /// True when this failure has not been reported since the peer was last linked.
     pub(super) fn report(&mut self, failure: &Failure) -> bool {
+        self.cause = Some(failure.to_string());
         let news = self.reported.as_ref() != Some(failure);
         self.reported = Some(failure.clone());
         news
@@ -284,7 +295,7 @@ impl Peer {
     ) {
         self.live = Some(live);
         self.next_dial = None;
-        self.reported = None;
+        (self.cause, self.reported) = (None, None);
         (self.cursor, self.refused, self.rejected) = (0, false, false);
         self.set(name, Status::Syncing, None, now, out);
     }
@@ -308,6 +319,7 @@ impl Peer {
         out: &mut Vec<Output>,
     ) {
         let (peer, cause) = (name.clone(), cause.to_owned());
+        self.cause = Some(cause.clone());
         out.push(Output::Announce(Event::LinkLost { peer, cause }));
         let status = if offline.is_some() { Status::Offline } else { Status::Connecting };
         self.set(name, status, offline, now, out);

@@ -229,7 +229,9 @@ impl Node {
         let mut row = row(&self.status().unwrap(), peer).cloned().unwrap_or(Value::Null);
         // What changes with every beat says nothing about the link.
         if let Some(fields) = row.as_object_mut() {
-            fields.retain(|key, _| !matches!(key.as_str(), "rtt_ms" | "phi" | "last_heard"));
+            let passing =
+                |key: &str| key.starts_with("rtt_") || ["phi", "last_heard"].contains(&key);
+            fields.retain(|key, _| !passing(key));
         }
         row
     }

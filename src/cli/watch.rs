@@ -1,0 +1,116 @@
+//! `xpando-node watch`: what happens in the cluster, as one node sees it, one line an event.
+
+use std::io::{BufRead, BufReader, Write};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::json;
+use xpando_node::gateway::admin::{Answer, Request};
+use xpando_node::gateway::status::{Change, What};
+use xpando_node::io::{clock, sockets};
+use xpando_node::proto::event::{Broken, Event, Reason};
+use xpando_node::proto::node::NodeName;
+
+use super::query::{PATIENCE, Which};
+
+#[derive(Debug, Args)]
+pub(super) struct WatchArgs {
+    #[command(flatten)]
+    which: Which,
+
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Follows until the node ends, which is a failure, or nobody reads any more.
+pub(super) fn watch(args: &WatchArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+    let mut stream = sockets::connect(&args.which.find()?)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut request = serde_json::to_vec(&Request::Watch)?;
+    request.push(b'\n');
+    stream.write_all(&request)?;
+    let mut lines = BufReader::new(&stream).lines();
+    let first = lines.next().context("the node does not answer")??;
+    let Answer::Watching(node) = serde_json::from_str(&first)? else {
+        bail!("the node's answer is for another question")
+    };
+    let at = clock::rfc3339(clock::wall());
+    if args.json {
+        writeln!(out, "{}", json!({"at": at, "event": "watching", "node": node}))?;
+    } else {
+        writeln!(out, "{at}  watching {node}")?;
+    }
+    out.flush()?;
+    stream.set_read_timeout(None)?;
+    for line in lines {
+        let line = line?;
+        if args.json {
+            writeln!(out, "{line}")?;
+        } else {
+            let Change { at, what } = serde_json::from_str(&line)?;
+            writeln!(out, "{at}  {}", text(&what))?;
+        }
+        out.flush()?;
+    }
+    bail!("{node} has ended")
+}
+
+fn text(what: &What) -> String {
+    match what {
+        What::Event(event) => told(event),
+        What::Missed { missed } => format!("{missed} events came faster than they were read"),
+    }
+}
+
+fn told(event: &Event) -> String {
+    match event {
+        Event::PeerDiscovered { peer, address, .. } => format!("{peer} discovered at {address}"),
+        Event::PeerConnecting { peer } => format!("{peer} connecting"),
+        Event::PeerSyncing { peer, incarnation, .. } => {
+            format!("{peer} syncing, incarnation {incarnation}")
+        }
+        Event::PeerOnline { peer, incarnation, address } => {
+            format!("{peer} online at {address}, incarnation {incarnation}")
+        }
+        Event::PeerOffline { peer, reason } => format!("{peer} offline ({})", reason.label()),
+        Event::PeerSuspected { peer, phi, missed } => {
+            format!("{peer} suspect: missed {missed} beats (phi {phi:.1})")
+        }
+        Event::PeerCleared { peer } => format!("{peer} heard again"),
+        Event::PeerSilent { peer, missed, heard_by, broken, .. } => {
+            let broken = broken.map_or("", |broken| match broken {
+                Broken::WayThere => "; the way there is cut",
+                Broken::WayBack => "; the way back is cut",
+                Broken::Process => "; its machine answers, the process does not",
+            });
+            let heard = match heard_by.as_slice() {
+                [] => String::new(),
+                names => format!("; still heard by {}", list(names)),
+            };
+            format!("{peer} given up after {missed} missed beats{heard}{broken}")
+        }
+        Event::Paused { millis } => {
+            format!("this node was paused for {:.1} s", *millis as f64 / 1e3)
+        }
+        Event::LinkReplaced { peer, .. } => format!("{peer} has a newer link"),
+        Event::LinkLost { peer, cause } => format!("{peer} link lost: {cause}"),
+        Event::LinkChanged { from, to, state, suspect, reason } => {
+            let reason = reason.map(Reason::label).or(suspect.then_some("suspect"));
+            let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+            format!("{from} sees {to} {}{reason}", state.label())
+        }
+        Event::LinkRefused { peer, refusal } => format!("{peer} refused: {refusal}"),
+        Event::RefusedBy { peer, refusal } => format!("refused by {peer}: {refusal}"),
+        Event::DialFailed { peer, address, cause } => match peer {
+            Some(peer) => format!("{peer} cannot be dialed at {address}: {cause}"),
+            None => format!("no node answers at {address}: {cause}"),
+        },
+        Event::SeedIsMyself { address } => format!("{address} is this node itself"),
+        Event::IncarnationRaised { to } => format!("this node goes on as incarnation {to}"),
+    }
+}
+
+fn list(names: &[NodeName]) -> String {
+    names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,93 @@
+//! What a doubt or a verdict rests on, and what it says about the way between two nodes.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::proto::event::Broken;
+use crate::proto::node::NodeName;
+
+/// What a doubt or a verdict rests on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Evidence {
+    /// Suspicion level now.
+    pub phi: f64,
+    /// Beats that should have come since the last byte.
+    pub missed: u64,
+    /// Time since the last byte.
+    pub silence: Duration,
+    /// Peers that still hear it.
+    pub heard_by: BTreeSet<NodeName>,
+    /// Peers that do not hear it either.
+    pub confirmed_by: BTreeSet<NodeName>,
+    /// What the layers below saw; the machine leaves it empty.
+    pub traces: Traces,
+}
+
+/// What the layers below a link saw of a silent peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traces {
+    /// Bytes sent to it that its machine has not acknowledged; `None` where the system does not tell.
+    pub unacknowledged: Option<u32>,
+    /// TCP segments of its machine that arrived during the silence, likewise.
+    pub segments: Option<u32>,
+    /// Time since its last beacon; `None` when none was ever heard.
+    pub beacon: Option<Duration>,
+}
+
+impl Evidence {
+    /// What is broken; `None` when it cannot be told.
+    #[must_use]
+    pub fn broken(&self) -> Option<Broken> {
+        let Traces { unacknowledged, segments, beacon } = self.traces;
+        let beacon = beacon.is_some_and(|age| age < self.silence);
+        match (unacknowledged, segments) {
+            (Some(0), Some(1..)) => Some(Broken::Process),
+            (Some(1..), Some(1..)) => Some(Broken::WayThere),
+            (Some(1..), _) if beacon => Some(Broken::WayThere),
+            (_, Some(0)) if !beacon && !self.heard_by.is_empty() => Some(Broken::WayBack),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn evidence(traces: Traces, heard: bool) -> Evidence {
+        let heard_by = heard.then(|| "c@h".parse().expect("valid")).into_iter().collect();
+        Evidence { silence: seconds(8), heard_by, traces, ..Evidence::default() }
+    }
+
+    #[test]
+    fn the_evidence_names_what_is_broken_only_when_it_shows() {
+        let traces = |unacknowledged, segments, beacon: Option<u64>| Traces {
+            unacknowledged,
+            segments,
+            beacon: beacon.map(seconds),
+        };
+        for (traces, heard, broken) in [
+            // Retransmissions arrive, and nothing sent is acknowledged.
+            (traces(Some(90), Some(2), None), true, Some(Broken::WayThere)),
+            // Only its beacons arrive.
+            (traces(Some(90), Some(0), Some(3)), true, Some(Broken::WayThere)),
+            (traces(Some(90), None, Some(3)), false, Some(Broken::WayThere)),
+            // Nothing arrives, but others hear it; its last beacon is from before the silence.
+            (traces(Some(90), Some(0), Some(11)), true, Some(Broken::WayBack)),
+            (traces(Some(90), Some(0), None), true, Some(Broken::WayBack)),
+            // Nothing arrives, and nobody hears it: dead, or cut off.
+            (traces(Some(90), Some(0), None), false, None),
+            // A stopped process on a machine that runs.
+            (traces(Some(0), Some(7), None), false, Some(Broken::Process)),
+            // A system that tells nothing.
+            (traces(None, None, None), true, None),
+            (traces(None, None, Some(1)), true, None),
+        ] {
+            assert_eq!(evidence(traces, heard).broken(), broken, "{traces:?}, heard: {heard}");
+        }
+    }
+}
