@@ -3,7 +3,7 @@
 //! - **Owns** the failure detector, and the view of every peer's vital signs.
 //! - **Hears** which peers come and go (from PubSub), the signs of life of their links (from Link's
 //!   pulses), and other nodes' questions, answers and verdicts on `node:heartbeat`.
-//! - **Says** beats to Link; doubts as events; a peer that stays silent to NodeManager, which ends its
+//! - **Says** beats on the links; doubts as events; a peer that stays silent to NodeManager, which ends its
 //!   link; questions to other peers.
 //! - **After a restart**: watches the peers that are linked, each as if just heard; samples, doubts and
 //!   the evidence of the past are forgotten.
@@ -163,7 +163,7 @@ impl Inside {
     fn perform(&mut self, output: Output) {
         let pubsub = self.setup.pubsub.clone();
         match output {
-            Output::Beat(peer) => self.setup.link.beat(peer),
+            Output::Beat(peer) => self.beat(&peer),
             Output::Ask { via, about } => self.say(via, &Word::Ask(about)),
             Output::Suspect(peer, mut evidence) => {
                 evidence.traces = self.traces(&peer);
@@ -197,6 +197,12 @@ impl Inside {
                 let millis = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
                 pubsub.announce(Event::Paused { millis });
             }
+        }
+    }
+
+    fn beat(&self, peer: &NodeName) {
+        if let Some(pulse) = self.setup.link.pulse(peer) {
+            pulse.beat();
         }
     }
 
@@ -235,7 +241,7 @@ impl Inside {
                     self.setup.metrics.count(Count::Heartbeat, "flood");
                     return;
                 }
-                self.setup.link.beat(about.clone());
+                self.beat(&about);
                 self.questions.push_back(Question { from, about, asked: timer::now() });
             }
             Ok(Word::Answer(about, hears)) => self.input(Input::Answer { from, about, hears }),

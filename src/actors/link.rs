@@ -28,7 +28,7 @@ use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::io::tls::Tls;
-use crate::proto::frame::{Control, Parting};
+use crate::proto::frame::Parting;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::membership::{AttemptId, Failure, LinkEnd};
 use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
@@ -135,7 +135,6 @@ enum Msg {
     Decide(AttemptId, Decision),
     Abandon(AttemptId),
     Close(AttemptId, Parting),
-    Beat(NodeName),
     /// A connection showed the certificate of this node and goes on with this task.
     Authenticated(AttemptId, NodeName, mpsc::Sender<Decision>, AbortHandle),
     Step(AttemptId, Report),
@@ -201,11 +200,6 @@ impl Link {
         self.handle.cast(Msg::Close(attempt, parting));
     }
 
-    /// Sends a beat to a linked peer.
-    pub fn beat(&self, peer: NodeName) {
-        self.handle.cast(Msg::Beat(peer));
-    }
-
     /// The signs of life of a linked peer.
     #[must_use]
     pub fn pulse(&self, peer: &NodeName) -> Option<Arc<Pulse>> {
@@ -251,8 +245,6 @@ enum Stage {
 
 struct Running {
     part: Option<oneshot::Sender<Parting>>,
-    control: mpsc::Sender<Control>,
-    pulse: Arc<Pulse>,
     task: AbortHandle,
     session: Option<ActorRef<NodeSessionMessage>>,
     ready: bool,
@@ -355,9 +347,9 @@ impl Inside {
         let (outlet, outgoing) = mpsc::channel(OUTLET);
         let (pipe, ractor_end) = tokio::io::duplex(mux::PIPE);
         let (control, controls) = mpsc::channel(CONTROLS);
-        let pulse = Arc::new(Pulse::new(ends(&established.stream)));
+        let pulse = Arc::new(Pulse::new(control, ends(&established.stream)));
         let door = mux::Door::new(peer.clone(), self.setup.pubsub.clone(), outgoing);
-        let own = mux::Own { parting, controls, echo: control.clone(), pulse: pulse.clone() };
+        let own = mux::Own { parting, controls, pulse: pulse.clone() };
         let (myself, inbound) = (self.myself.clone(), matches!(attempt, AttemptId::Inbound(_)));
         self.pulses().insert(peer.clone(), (attempt, pulse.clone()));
         self.setup.pubsub.up(attempt, peer.clone(), outlet);
@@ -367,25 +359,13 @@ impl Inside {
             send(&myself, Msg::MuxEnded(attempt, end));
         });
         let part = Some(part);
-        let stage =
-            Stage::Running(Running { part, control, pulse, task, session: None, ready: false });
+        let stage = Stage::Running(Running { part, task, session: None, ready: false });
         self.links.insert(attempt, Linked { hello, id, since: timer::now(), stage });
         sessions::hand_over(&self.server, ractor_end, attempt, inbound);
     }
 
     fn pulses(&self) -> MutexGuard<'_, BTreeMap<NodeName, (AttemptId, Arc<Pulse>)>> {
         self.pulses.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn beat(&self, peer: &NodeName) {
-        let running = |link: &Linked| match &link.stage {
-            Stage::Running(running) if link.hello.name == *peer => {
-                // A lane that is full of beats already says that the peer does not read.
-                running.control.try_send(Control::Ping(running.pulse.micros())).unwrap_or(());
-            }
-            Stage::Running(_) | Stage::Parked(_) | Stage::Closing(_) => {}
-        };
-        self.links.values().for_each(running);
     }
 
     fn mux_ended(&mut self, attempt: AttemptId, end: LinkEnd) {
@@ -501,7 +481,6 @@ impl Process for Inside {
             }
             Msg::Abandon(attempt) => self.abandon(attempt),
             Msg::Close(attempt, parting) => self.close(attempt, parting),
-            Msg::Beat(peer) => self.beat(&peer),
             Msg::Authenticated(attempt, from, decide, task) => {
                 self.authenticated(attempt, Pending { from: Some(from), decide, task });
             }

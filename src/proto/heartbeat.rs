@@ -156,6 +156,8 @@ struct Doubt {
 #[derive(Debug)]
 pub struct Heartbeat {
     config: Config,
+    /// The silence that is doubt, in deviations above the mean.
+    sigmas: f64,
     me: NodeName,
     linked: BTreeMap<NodeName, Instant>,
     watches: BTreeMap<NodeName, Watch>,
@@ -170,7 +172,8 @@ impl Heartbeat {
     #[must_use]
     pub fn new(config: Config, me: NodeName) -> Self {
         let (linked, watches) = (BTreeMap::new(), BTreeMap::new());
-        Self { config, me, linked, watches, due: None, health: 0, healed: None }
+        let sigmas = sigmas(config.phi);
+        Self { config, sigmas, me, linked, watches, due: None, health: 0, healed: None }
     }
 
     /// Takes one input and appends what follows from it.
@@ -383,14 +386,19 @@ impl Heartbeat {
     /// The silence after which phi reaches the threshold.
     fn doubt_after(&self, watch: &Watch) -> Duration {
         let (mean, sigma) = self.estimate(watch);
-        // phi rises with time; between mean and mean + 20 sigma it passes any sensible threshold.
-        let (mut low, mut high) = (0.0, mean + 20.0 * sigma);
-        for _ in 0..40 {
-            let middle = f64::midpoint(low, high);
-            if phi(middle, mean, sigma) < self.config.phi { low = middle } else { high = middle }
-        }
-        Duration::try_from_secs_f64(high).unwrap_or(self.config.pause)
+        Duration::try_from_secs_f64(mean + self.sigmas * sigma).unwrap_or(self.config.pause)
     }
+}
+
+/// How many deviations above the mean phi reaches a threshold.
+fn sigmas(threshold: f64) -> f64 {
+    // phi rises with time; between -40 and 40 deviations it passes any threshold up to 300.
+    let (mut low, mut high) = (-40.0, 40.0);
+    for _ in 0..60 {
+        let middle = f64::midpoint(low, high);
+        if phi(middle, 0.0, 1.0) < threshold { low = middle } else { high = middle }
+    }
+    high
 }
 
 impl Watch {

@@ -1,9 +1,10 @@
 //! HeartbeatMonitor between a mocked link layer and a real door, in paused time.
 
 use super::*;
-use crate::actors::link::tests::{Command, Mock};
+use crate::actors::link::tests::Mock;
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{counted, name, next, run, settled};
+use crate::proto::frame::Control;
 use crate::proto::membership::AttemptId;
 use crate::proto::node::Incarnation;
 use std::sync::Mutex;
@@ -14,7 +15,7 @@ const C: &str = "c@h";
 
 struct World {
     link: Link,
-    mock: Mock,
+    lanes: BTreeMap<NodeName, mpsc::Receiver<Control>>,
     pubsub: PubSub,
     monitor: HeartbeatMonitor,
     metrics: Metrics,
@@ -27,7 +28,7 @@ struct World {
 
 async fn world() -> World {
     let metrics = Metrics::default();
-    let (link, mock) = Mock::start().await;
+    let (link, _mock) = Mock::start().await;
     let (pubsub, monitor) = (PubSub::new(&metrics), HeartbeatMonitor::new(&metrics));
     let (silenced, silent) = mpsc::unbounded_channel();
     let linked = Arc::new(Mutex::new(Vec::new()));
@@ -45,12 +46,24 @@ async fn world() -> World {
     let (_root, roster) = run(&metrics, vec![pubsub.child(), monitor.child(setup)]).await;
     let (tx, events) = mpsc::unbounded_channel();
     pubsub.on_events("test", move |event| drop(tx.send(event.clone())));
-    World { link, mock, pubsub, monitor, metrics, events, silent, linked, roster, _root }
+    World {
+        link,
+        lanes: BTreeMap::new(),
+        pubsub,
+        monitor,
+        metrics,
+        events,
+        silent,
+        linked,
+        roster,
+        _root,
+    }
 }
 
 impl World {
     /// A peer comes online; what the door sends to it.
     async fn online(&mut self, peer: &str) -> mpsc::Receiver<Vec<u8>> {
+        self.lanes.insert(name(peer), Mock::up(&self.link, &name(peer)));
         let (outlet, wire) = mpsc::channel(256);
         let address = ([127, 0, 0, 1], 1).into();
         self.linked.lock().expect("no panic").push(name(peer));
@@ -122,14 +135,14 @@ async fn beats_go_out_every_second_while_a_peer_is_linked() {
     let mut world = world().await;
     let _b = world.online(B).await;
     world.seconds(10, &[B]).await;
-    let address = std::iter::from_fn(|| world.mock.heard());
-    let beats = address.filter(|c| matches!(c, Command::Beat(peer) if *peer == name(B))).count();
+    let lane = world.lanes.get_mut(&name(B)).expect("up");
+    let beats = std::iter::from_fn(|| lane.try_recv().ok()).count();
     assert!((10..=11).contains(&beats), "{beats}");
     let (peer, cause) = (name(B), String::new());
     world.pubsub.announce(Event::LinkLost { peer, cause });
     settled().await;
     world.seconds(10, &[]).await;
-    assert!(world.mock.heard().is_none(), "no link, no beat");
+    assert!(world.lanes[&name(B)].is_empty(), "no link, no beat");
     assert!(world.silent.try_recv().is_err(), "no link, no verdict");
 }
 

@@ -56,8 +56,7 @@ impl Door {
 pub(super) struct Own {
     pub(super) parting: oneshot::Receiver<Parting>,
     pub(super) controls: mpsc::Receiver<Control>,
-    /// Where echoes of the peer's beats go: back into `controls`.
-    pub(super) echo: mpsc::Sender<Control>,
+    /// Echoes of the peer's beats go through it back into `controls`.
     pub(super) pulse: Arc<Pulse>,
 }
 
@@ -72,8 +71,8 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Send>(
     let (reader, writer) = tokio::io::split(stream);
     let (from_ractor, to_ractor) = tokio::io::split(pipe);
     let Door { peer, pubsub, outgoing, waiting } = door;
-    let Own { parting, controls, echo, pulse } = own;
-    let incoming = Incoming { gate, to_ractor, peer, pubsub, waiting, echo, pulse };
+    let Own { parting, controls, pulse } = own;
+    let incoming = Incoming { gate, to_ractor, peer, pubsub, waiting, pulse };
     let lanes = Outgoing { from_ractor, door: outgoing, controls, parting };
     tokio::select! {
         end = incoming.run(BufReader::with_capacity(READ, reader)) => end,
@@ -87,7 +86,6 @@ struct Incoming {
     peer: NodeName,
     pubsub: PubSub,
     waiting: Arc<Semaphore>,
-    echo: mpsc::Sender<Control>,
     pulse: Arc<Pulse>,
 }
 
@@ -140,8 +138,7 @@ impl Incoming {
             Control::Goodbye(parting) => return Some(LinkEnd::Goodbye(parting)),
             Control::Ping(number) => {
                 self.pulse.on_beat();
-                // A peer that floods beats and reads no echoes gets none.
-                self.echo.try_send(Control::Pong(number)).unwrap_or(());
+                self.pulse.say(Control::Pong(number));
             }
             Control::Pong(number) => self.pulse.on_echo(number),
         }

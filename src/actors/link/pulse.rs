@@ -1,4 +1,5 @@
-//! Signs of life of one link, written by its own task and read by whoever asks: no message, no wait.
+//! Signs of life of one link: beats go straight to its control lane, and what it hears is written by its
+//! own task and read by whoever asks. No mailbox is in between, nobody waits.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -6,8 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
+
 use crate::actors::timer;
 use crate::io::tcp::{self, Tcp};
+use crate::proto::frame::Control;
 
 /// Round-trip times kept.
 const TIMES: usize = 128;
@@ -18,6 +22,7 @@ const BEATS: usize = 16;
 #[derive(Debug)]
 pub struct Pulse {
     began: Instant,
+    control: mpsc::Sender<Control>,
     /// The connection's address here and there.
     ends: Option<(SocketAddr, SocketAddr)>,
     heard: AtomicU64,
@@ -37,9 +42,23 @@ pub struct RoundTrip {
 }
 
 impl Pulse {
-    pub(super) fn new(ends: Option<(SocketAddr, SocketAddr)>) -> Self {
+    pub(super) fn new(
+        control: mpsc::Sender<Control>,
+        ends: Option<(SocketAddr, SocketAddr)>,
+    ) -> Self {
         let (began, heard) = (timer::now(), AtomicU64::new(0));
-        Self { began, ends, heard, beats: Mutex::default(), round_trips: Mutex::default() }
+        Self { began, control, ends, heard, beats: Mutex::default(), round_trips: Mutex::default() }
+    }
+
+    /// Sends a beat.
+    pub fn beat(&self) {
+        self.say(Control::Ping(self.micros()));
+    }
+
+    /// Says something on the link's own lane. A lane that is full of beats and echoes already says that
+    /// the peer does not read.
+    pub(super) fn say(&self, control: Control) {
+        self.control.try_send(control).unwrap_or(());
     }
 
     /// What the kernel knows of the connection, as far as it tells.
@@ -112,7 +131,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn every_beat_is_told_once_and_an_echo_is_none() {
-        let pulse = Pulse::new(None);
+        let pulse = Pulse::new(mpsc::channel(1).0, None);
         let mut at = Vec::new();
         for _ in 0..2 {
             wait(1000).await;
@@ -129,7 +148,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn round_trips_are_measured_and_echoes_of_the_future_are_not() {
-        let pulse = Pulse::new(None);
+        let pulse = Pulse::new(mpsc::channel(1).0, None);
         assert_eq!(pulse.round_trip(), None);
         for millis in 1..=200 {
             let sent = pulse.micros();

@@ -10,6 +10,7 @@ use super::*;
 use crate::actors::supervisor::{Root, Roster, probe};
 use crate::actors::tests::{PATIENCE, cluster, counted, name, next, run, settled, until};
 use crate::io::identity::Identity;
+use crate::proto::frame::Control;
 use crate::proto::topic::Topic;
 
 mod handshake;
@@ -24,7 +25,6 @@ pub(crate) enum Command {
     Abandon(AttemptId),
     Close(AttemptId, Parting),
     WhenClosed(oneshot::Sender<()>),
-    Beat(NodeName),
 }
 
 /// Stands in for Link: hears its commands and does nothing.
@@ -36,11 +36,17 @@ impl Mock {
         (Link { handle, ..Link::new(&Metrics::default()) }, Self(heard))
     }
 
+    /// A link with this peer: what is said on its own lane.
+    pub(crate) fn up(link: &Link, peer: &NodeName) -> mpsc::Receiver<Control> {
+        let (control, said) = mpsc::channel(CONTROLS);
+        let pulse = Arc::new(Pulse::new(control, None));
+        link.pulses.lock().expect("no panic").insert(peer.clone(), (OUT, pulse));
+        said
+    }
+
     /// A sign of life on the link with this peer, at this moment.
     pub(crate) fn byte_from(link: &Link, peer: &NodeName) {
-        let mut pulses = link.pulses.lock().expect("no panic");
-        let pulse = pulses.entry(peer.clone()).or_insert_with(|| (OUT, Arc::new(Pulse::new(None))));
-        pulse.1.on_bytes();
+        link.pulse(peer).expect("up").on_bytes();
     }
 
     pub(crate) async fn next(&mut self) -> Command {
@@ -61,7 +67,6 @@ impl Mock {
             Msg::Abandon(attempt) => Command::Abandon(attempt),
             Msg::Close(attempt, why) => Command::Close(attempt, why),
             Msg::WhenClosed(done) => Command::WhenClosed(done),
-            Msg::Beat(peer) => Command::Beat(peer),
             Msg::Authenticated(..)
             | Msg::Step(..)
             | Msg::Established(..)
@@ -246,8 +251,7 @@ async fn two_nodes_link_talk_and_part() {
 async fn beats_go_there_and_back_and_the_pulse_ends_with_the_link() {
     let (mut a, mut b, _) = linked(["beat-a@127.0.0.1", "beat-b@127.0.0.1"]).await;
     let pulse = a.link.pulse(&b.name).expect("linked");
-    a.link.beat(name("nobody@127.0.0.1"));
-    a.link.beat(b.name.clone());
+    pulse.beat();
     until("echoed", || pulse.round_trip().is_some()).await;
     assert!(!b.link.pulse(&a.name).expect("linked").beats().is_empty());
     assert!(pulse.beats().is_empty(), "b has sent none");

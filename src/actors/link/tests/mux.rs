@@ -30,8 +30,8 @@ fn world(pubsub: PubSub, inbound: bool, buffer: usize) -> World {
     let (part, parting) = oneshot::channel();
     let door_end = Door::new(name(PEER), pubsub, outgoing);
     let (control, controls) = mpsc::channel(CONTROLS);
-    let pulse = Arc::new(Pulse::new(None));
-    let own = Own { parting, controls, echo: control.clone(), pulse: pulse.clone() };
+    let pulse = Arc::new(Pulse::new(control.clone(), None));
+    let own = Own { parting, controls, pulse: pulse.clone() };
     let end = tokio::spawn(run_mux(ours, gate(inbound, name(PEER)), pipe, door_end, own));
     World { peer, ractor, door: Some(door), part: Some(part), control, pulse, end }
 }

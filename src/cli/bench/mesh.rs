@@ -1,0 +1,178 @@
+//! Nodes of a benchmark: processes of this program in a directory of their own.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use xpando_node::actors::timer::now;
+use xpando_node::io::clock;
+use xpando_node::io::identity::{Authority, Identity, Validity};
+use xpando_node::proto::node::NodeName;
+
+/// Longest wait for one event.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn names(nodes: u16) -> anyhow::Result<Vec<NodeName>> {
+    (1..=nodes).map(|n| Ok(format!("n{n}@127.0.0.1").parse()?)).collect()
+}
+
+/// An authority and certificates for so many nodes.
+pub(super) fn issue(dir: &Scratch, nodes: u16) -> anyhow::Result<Vec<Identity>> {
+    let now = clock::wall();
+    let certs = dir.0.join("certs");
+    let authority = Authority::init(&certs, now)?;
+    let issue = |name: &NodeName| Ok(authority.issue(&certs, name, Validity::leaf(now))?);
+    names(nodes)?.iter().map(issue).collect()
+}
+
+/// Nodes that run until this value goes.
+pub(super) struct Mesh {
+    pub(super) nodes: Vec<Running>,
+    events: Sender<Heard>,
+    heard: Receiver<Heard>,
+    dir: Scratch,
+}
+
+impl Mesh {
+    /// Starts so many nodes.
+    pub(super) fn start(nodes: u16) -> anyhow::Result<Self> {
+        let dir = Scratch::new()?;
+        issue(&dir, nodes)?;
+        let (events, heard) = channel();
+        let mut mesh = Self { nodes: Vec::new(), events, heard, dir };
+        names(nodes)?.iter().try_for_each(|name| mesh.launch(name))?;
+        Ok(mesh)
+    }
+
+    pub(super) fn launch(&mut self, name: &NodeName) -> anyhow::Result<()> {
+        self.nodes.push(Running::start(&self.dir.0, name, &self.events)?);
+        Ok(())
+    }
+
+    /// Waits until every node is linked with every other; when that was.
+    pub(super) fn full(&self) -> anyhow::Result<Instant> {
+        let nodes = self.nodes.len();
+        match nodes {
+            1 => self.wait_for(1, |line| line.is("node ready")),
+            _ => self.wait_for(nodes * (nodes - 1), |line| line.is("peer online")),
+        }
+    }
+}
+
+/// A line of a node's log.
+#[derive(Debug, Deserialize)]
+pub(super) struct Line {
+    message: String,
+    peer: Option<String>,
+}
+
+impl Line {
+    pub(super) fn is(&self, message: &str) -> bool {
+        self.message == message
+    }
+
+    pub(super) fn about(&self, name: &NodeName) -> bool {
+        self.peer.as_deref() == Some(name.as_str())
+    }
+}
+
+type Heard = (Instant, NodeName, Line);
+
+impl Mesh {
+    /// When `count` different (node, peer) pairs have said what is wanted.
+    pub(super) fn wait_for(
+        &self,
+        count: usize,
+        wanted: impl Fn(&Line) -> bool,
+    ) -> anyhow::Result<Instant> {
+        let mut pairs = BTreeSet::new();
+        loop {
+            match self.heard.recv_timeout(PATIENCE) {
+                Ok((at, node, line)) => {
+                    if wanted(&line) && pairs.insert((node, line.peer)) && pairs.len() == count {
+                        return Ok(at);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("{} of {count} events within {} s", pairs.len(), PATIENCE.as_secs())
+                }
+                Err(RecvTimeoutError::Disconnected) => bail!("all nodes ended"),
+            }
+        }
+    }
+}
+
+/// A node of the benchmark; it ends with this value.
+pub(super) struct Running {
+    pub(super) name: NodeName,
+    child: Child,
+}
+
+impl Running {
+    fn start(dir: &Path, name: &NodeName, events: &Sender<Heard>) -> anyhow::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["--name", name.as_str(), "--log-format", "json", "--certs"])
+            .arg(dir.join("certs"))
+            .arg("--data-dir")
+            .arg(dir.join(name.as_str()))
+            .env("XDG_RUNTIME_DIR", dir)
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start a node")?;
+        let log = child.stderr.take().context("no log")?;
+        let (node, events) = (name.clone(), events.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(log).lines().map_while(Result::ok) {
+                let at = now();
+                let Ok(line) = serde_json::from_str(&line) else { continue };
+                if events.send((at, node.clone(), line)).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { name: name.clone(), child })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it; returns when the kernel says it is gone.
+    pub(super) fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that is gone already needs no end.
+        self.child.kill().unwrap_or(());
+        self.child.wait().map(|_status| ()).unwrap_or(());
+    }
+}
+
+/// A directory that goes with this value.
+pub(super) struct Scratch(std::path::PathBuf);
+
+impl Scratch {
+    pub(super) fn new() -> anyhow::Result<Self> {
+        let path =
+            std::env::temp_dir().join(format!("xpando-bench-{:016x}", rand::random::<u64>()));
+        std::fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays in the temporary directory does no harm.
+        std::fs::remove_dir_all(&self.0).unwrap_or(());
+    }
+}
