@@ -305,13 +305,15 @@ fn cluster(
         pubsub: pubsub.clone(),
         lives: Arc::default(),
     };
-    let (silenced, beacons, peers) = (manager.clone(), discovery.clone(), manager.peers());
+    let (silenced, flooders) = (manager.clone(), manager.clone());
+    let (beacons, peers) = (discovery.clone(), manager.peers());
     let heartbeats = heartbeat_monitor::Setup {
         config: config.heartbeat,
         name: config.name.clone(),
         link: link.clone(),
         pubsub: pubsub.clone(),
         silent: Arc::new(move |peer| silenced.silent(peer)),
+        cut: Arc::new(move |peer| flooders.misbehaved(peer)),
         beacon: Arc::new(move |peer| beacons.heard(peer)),
         linked: Arc::new(move || linked(&peers.borrow()).into_iter().map(|c| c.name).collect()),
         metrics: metrics.clone(),

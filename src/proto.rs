@@ -17,6 +17,8 @@ pub mod heartbeat;
 pub mod hello;
 pub mod membership;
 pub mod node;
+pub mod questions;
+pub mod quota;
 pub mod restart;
 pub mod topic;
 pub mod topology;

@@ -20,7 +20,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("io", "*", &["clock"]),
     ("io", "tls", &["identity"]),
     ("io", "beacon", &["identity"]),
-    ("proto", "*", &["node", "topic", "event", "codec", "backoff"]),
+    ("proto", "*", &["node", "topic", "event", "codec", "backoff", "quota"]),
     ("proto", "membership", &["hello", "frame"]),
     ("proto", "discovery", &["beacon"]),
 ];

@@ -9,7 +9,7 @@
 //!   the evidence of the past are forgotten.
 //! - **Never** ends a link itself; never takes another node's word for a verdict.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,15 +26,12 @@ use crate::proto::codec;
 use crate::proto::event::Event;
 use crate::proto::heartbeat::{Config, Evidence, Heartbeat, Input, Output, Traces};
 use crate::proto::node::NodeName;
+use crate::proto::questions::{Question, Questions};
 use crate::proto::topic::Topic;
 
-/// How long a node that is asked about another listens for it.
-const LISTEN: Duration = Duration::from_millis(400);
 /// A peer that was silent for this long has missed a beat: from here on what its machine still sends
 /// is counted.
 const FALLEN: Duration = Duration::from_millis(1500);
-/// Questions of others under way; more are dropped and counted.
-const QUESTIONS: usize = 64;
 /// Longest message on the topic, in bytes.
 const MAX_WORD: usize = 512;
 
@@ -92,6 +89,8 @@ pub struct Setup {
     pub pubsub: PubSub,
     /// Takes the peers that are given up.
     pub silent: Arc<dyn Fn(NodeName) + Send + Sync>,
+    /// Ends the link of a peer that says too much.
+    pub cut: Arc<dyn Fn(NodeName) + Send + Sync>,
     /// When the last beacon of a node was heard.
     pub beacon: Arc<BeaconHeard>,
     /// The peers linked at this moment.
@@ -134,13 +133,6 @@ impl HeartbeatMonitor {
     }
 }
 
-/// A question of another node, to be answered when its time has come.
-struct Question {
-    from: NodeName,
-    about: NodeName,
-    asked: Instant,
-}
-
 struct Inside {
     setup: Setup,
     machine: Heartbeat,
@@ -148,7 +140,7 @@ struct Inside {
     vitals: BTreeMap<NodeName, Vital>,
     /// Of a peer that fell silent: since when, and how many segments had come by then.
     fallen: BTreeMap<NodeName, (Instant, u32)>,
-    questions: VecDeque<Question>,
+    questions: Questions,
 }
 
 impl Inside {
@@ -234,16 +226,16 @@ impl Inside {
     }
 
     fn said(&mut self, delivery: Delivery) {
-        let from = delivery.from;
+        let (from, now) = (delivery.from, timer::now());
+        if !self.questions.word(&from, now) {
+            self.setup.metrics.count(Count::Heartbeat, "flood");
+            return (self.setup.cut)(from);
+        }
         match codec::decode(&delivery.payload, MAX_WORD) {
-            Ok(Word::Ask(about)) => {
-                if self.questions.len() >= QUESTIONS {
-                    self.setup.metrics.count(Count::Heartbeat, "flood");
-                    return;
-                }
-                self.beat(&about);
-                self.questions.push_back(Question { from, about, asked: timer::now() });
-            }
+            Ok(Word::Ask(about)) => match self.questions.ask(from, about.clone(), now) {
+                Ok(()) => self.beat(&about),
+                Err(kind) => self.setup.metrics.count(Count::Heartbeat, kind),
+            },
             Ok(Word::Answer(about, hears)) => self.input(Input::Answer { from, about, hears }),
             Ok(Word::Verdict(about)) => self.input(Input::Verdict(about)),
             Err(_) => self.setup.metrics.count(Count::Door, "malformed"),
@@ -252,11 +244,10 @@ impl Inside {
 
     /// Answers the questions whose time has come.
     fn answer(&mut self, now: Instant) {
-        while self.questions.front().is_some_and(|question| question.asked + LISTEN <= now) {
-            let Some(question) = self.questions.pop_front() else { return };
-            let pulse = self.setup.link.pulse(&question.about);
-            let hears = pulse.is_some_and(|pulse| pulse.heard() > question.asked);
-            self.say(question.from, &Word::Answer(question.about, hears));
+        while let Some(Question { from, about, asked }) = self.questions.due(now) {
+            let pulse = self.setup.link.pulse(&about);
+            let hears = pulse.is_some_and(|pulse| pulse.heard() > asked);
+            self.say(from, &Word::Answer(about, hears));
         }
     }
 
@@ -340,7 +331,8 @@ impl Process for Inside {
             drop(to.cast(Mail::Message(Msg::Said(delivery))));
         });
         let machine = Heartbeat::new(setup.config, setup.name.clone());
-        let (vitals, fallen, questions) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
+        let (vitals, fallen) = (BTreeMap::new(), BTreeMap::new());
+        let questions = Questions::new(setup.name.clone());
         let mut inside = Self { setup, machine, publish, vitals, fallen, questions };
         for peer in (inside.setup.linked)() {
             inside.linked(peer);
@@ -358,8 +350,7 @@ impl Process for Inside {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let question = self.questions.front().map(|question| question.asked + LISTEN);
-        question.into_iter().chain(self.machine.deadline()).min()
+        self.questions.deadline().into_iter().chain(self.machine.deadline()).min()
     }
 
     fn tick(&mut self) -> Result<(), ActorProcessingErr> {

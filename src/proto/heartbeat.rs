@@ -207,8 +207,9 @@ impl Heartbeat {
             Input::Verdict(name) => {
                 if self.linked.contains_key(&name) {
                     let watch = self.watches.entry(name).or_insert_with(|| Watch::new(now));
-                    watch.accused = true;
-                    watch.next_beat = watch.next_beat.min(now);
+                    if !std::mem::replace(&mut watch.accused, true) {
+                        watch.next_beat = now;
+                    }
                 }
             }
             Input::Tick => self.tick(now, out),
@@ -321,7 +322,12 @@ impl Heartbeat {
         match &watch.doubt {
             None if now >= watch.heard + self.doubt_after(watch) => {
                 let evidence = self.evidence(watch, now);
-                let asked = self.linked.keys().filter(|via| *via != name);
+                // Those that follow it on the ring: about different suspects different ones are asked.
+                let after = self.linked.range::<NodeName, _>(name..);
+                let ring = after.chain(self.linked.range::<NodeName, _>(..name));
+                let doubted =
+                    |via: &NodeName| self.watches.get(via).is_some_and(|w| w.doubt.is_some());
+                let asked = ring.map(|(via, _)| via).filter(|via| *via != name && !doubted(via));
                 let asked: Vec<NodeName> = asked.take(self.config.probes).cloned().collect();
                 let (heard_by, confirmed_by) = (BTreeSet::new(), BTreeSet::new());
                 if let Some(watch) = self.watches.get_mut(name) {

@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 
 use crate::proto::node::{Incarnation, NodeName};
+use crate::proto::quota::Quota;
 
 mod exchange;
 mod words;
@@ -66,7 +67,6 @@ const TOMBSTONE: Duration = Duration::from_secs(24 * 3600);
 const MOURNED: Duration = Duration::from_secs(3600);
 /// So many charges within a minute are put up with.
 const CHARGES: u32 = 16;
-const MINUTE: Duration = Duration::from_secs(60);
 /// A `since` further ahead than this, in milliseconds, is not believed.
 const FUTURE: u64 = 24 * 3600 * 1000;
 
@@ -105,7 +105,7 @@ pub struct Topology {
     links: BTreeMap<NodeName, Link>,
     asks: BTreeMap<NodeName, Ask>,
     partials: BTreeMap<NodeName, Partial>,
-    charges: BTreeMap<NodeName, (Instant, u32)>,
+    charges: Quota,
     /// When a cell of ours was last told, and a measurement that waits for its turn.
     told: BTreeMap<NodeName, (Instant, Option<Cell>)>,
     /// Origins to tell of, and who told us.
@@ -137,7 +137,7 @@ impl Topology {
             links: BTreeMap::new(),
             asks: BTreeMap::new(),
             partials: BTreeMap::new(),
-            charges: BTreeMap::new(),
+            charges: Quota::new(CHARGES),
             told: BTreeMap::new(),
             fresh: BTreeMap::new(),
             news_at: None,
@@ -505,7 +505,6 @@ impl Topology {
     fn tick(&mut self, wall: u64, now: Instant, out: &mut Vec<Output>) {
         self.wall = (wall, now);
         self.tombs.retain(|_, (_, at)| now < *at + TOMBSTONE);
-        self.charges.retain(|_, (since, _)| now < *since + MINUTE);
         let due = |(peer, (at, cell)): (&NodeName, &(Instant, Option<Cell>))| {
             let cell = cell.as_ref().filter(|_| now >= *at + MEASURE)?;
             Some((peer.clone(), cell.clone()))
@@ -519,12 +518,7 @@ impl Topology {
 
     fn charge(&mut self, peer: &NodeName, what: &'static str, now: Instant, out: &mut Vec<Output>) {
         out.push(Output::Charge(peer.clone(), what));
-        let (since, count) = self.charges.entry(peer.clone()).or_insert((now, 0));
-        if now >= *since + MINUTE {
-            (*since, *count) = (now, 0);
-        }
-        *count += 1;
-        if *count > CHARGES
+        if !self.charges.spend(peer, now)
             && let Some(link) = self.links.get_mut(peer).filter(|link| !link.cut)
         {
             link.cut = true;

@@ -7,6 +7,7 @@ use crate::actors::tests::{counted, name, next, run, settled};
 use crate::proto::frame::Control;
 use crate::proto::membership::AttemptId;
 use crate::proto::node::Incarnation;
+use crate::proto::questions::{EACH, LISTEN, WORDS};
 use std::sync::Mutex;
 use tokio::sync::mpsc;
 
@@ -21,6 +22,7 @@ struct World {
     metrics: Metrics,
     events: mpsc::UnboundedReceiver<Event>,
     silent: mpsc::UnboundedReceiver<NodeName>,
+    cut: mpsc::UnboundedReceiver<NodeName>,
     linked: Arc<Mutex<Vec<NodeName>>>,
     roster: Roster,
     _root: Root,
@@ -31,6 +33,7 @@ async fn world() -> World {
     let (link, _mock) = Mock::start().await;
     let (pubsub, monitor) = (PubSub::new(&metrics), HeartbeatMonitor::new(&metrics));
     let (silenced, silent) = mpsc::unbounded_channel();
+    let (flooded, cut) = mpsc::unbounded_channel();
     let linked = Arc::new(Mutex::new(Vec::new()));
     let seen = linked.clone();
     let setup = Setup {
@@ -39,6 +42,7 @@ async fn world() -> World {
         link: link.clone(),
         pubsub: pubsub.clone(),
         silent: Arc::new(move |peer| silenced.send(peer).expect("the test listens")),
+        cut: Arc::new(move |peer| flooded.send(peer).expect("the test listens")),
         beacon: Arc::new(|_| None),
         linked: Arc::new(move || seen.lock().expect("no panic").clone()),
         metrics: metrics.clone(),
@@ -54,6 +58,7 @@ async fn world() -> World {
         metrics,
         events,
         silent,
+        cut,
         linked,
         roster,
         _root,
@@ -163,18 +168,30 @@ async fn a_question_is_answered_by_what_was_heard_since() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn questions_are_bounded_and_nonsense_is_counted() {
+async fn a_flood_and_nonsense_are_counted_and_a_flooder_is_cut() {
     let mut world = world().await;
-    let mut b = world.online(B).await;
-    for _ in 0..QUESTIONS + 10 {
+    let (mut b, mut c) = (world.online(B).await, world.online(C).await);
+    for _ in 0..EACH + 10 {
         world.said(B, &Word::Ask(name(C)));
     }
+    world.said(C, &Word::Ask(name(B)));
+    world.said(B, &Word::Ask(name("a@h")));
     let payload = vec![0xff; 10].into();
     world.monitor.handle.cast(Msg::Said(Delivery { from: name(B), payload }));
     tokio::time::sleep(LISTEN * 2).await;
-    assert_eq!(words(&mut b).len(), QUESTIONS);
-    assert_eq!(counted(&world.metrics, "heartbeat_verdicts", "flood"), 10);
-    assert_eq!(counted(&world.metrics, "door_messages", "malformed"), 1);
+    assert_eq!((words(&mut b).len(), words(&mut c).len()), (EACH, 1));
+    let counted = |kind| counted(&world.metrics, "heartbeat_verdicts", kind);
+    assert_eq!((counted("flood"), counted("absurd")), (10, 1));
+    assert!(world.cut.try_recv().is_err(), "bounded, and put up with");
+    let lane = world.lanes.get_mut(&name(C)).expect("up");
+    while lane.try_recv().is_ok() {}
+    for _ in 0..WORDS {
+        world.said(B, &Word::Verdict(name(C)));
+    }
+    settled().await;
+    assert_eq!(world.cut.try_recv(), Ok(name(B)));
+    let beats = world.lanes[&name(C)].len();
+    assert!(beats <= 1, "a flood of verdicts is no flood of beats: {beats}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! What a node costs while nothing happens.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -63,7 +63,11 @@ fn measure(nodes: u16, time: Duration) -> anyhow::Result<Vec<Cost>> {
 fn processor(node: &Running) -> anyhow::Result<Duration> {
     let mut total = Duration::ZERO;
     for thread in std::fs::read_dir(format!("/proc/{}/task", node.pid()))? {
-        let text = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+        let text = match std::fs::read_to_string(thread?.path().join("schedstat")) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue, // it has just ended
+            Err(error) => return Err(error.into()),
+        };
         let nanos = text.split(' ').next().context("an empty schedstat")?.parse()?;
         total += Duration::from_nanos(nanos);
     }

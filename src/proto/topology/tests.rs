@@ -372,7 +372,7 @@ fn abuse_is_charged_and_cut_past_sixteen_a_minute() {
         let abused = (0..16).map(|_| a.hears("b@h", delta("c@h", 7, 0, 1, &[])));
         assert!(abused.collect::<Vec<_>>().iter().all(|out| charged(out) == 1 && !cut(out)));
         if round < 2 {
-            a.tick(MINUTE);
+            a.tick(Duration::from_secs(60));
         }
     }
     assert!(cut(&a.hears("b@h", delta("c@h", 7, 0, 1, &[]))));

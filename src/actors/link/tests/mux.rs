@@ -1,12 +1,13 @@
 //! One link's lanes over a pipe in memory, with a scripted peer at the other end.
 
-use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncWriteExt, DuplexStream, duplex, split};
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::actors::link::mux::{Door, Own, PIPE, gate, run as run_mux};
 use crate::actors::pubsub::tests::silent;
 use crate::proto::frame::{Control, HEADER, Lane, MAX_PAYLOAD, header, parse_header};
+use crate::proto::heartbeat::{self, Heartbeat};
 
 const PEER: &str = "b@127.0.0.1";
 /// As in `mux`: door pieces of one peer that may wait.
@@ -322,4 +323,85 @@ async fn a_peer_that_does_not_read_holds_up_no_parting_midway() {
     let _unread = std::mem::replace(&mut world.peer, rest);
     assert!(matches!(world.end().await, LinkEnd::Closed | LinkEnd::TimedOut));
     assert!(timer::now() - start <= Duration::from_secs(2));
+}
+
+/// Bytes a second each way: a piece takes 13 ms.
+const RATE: u64 = 5_000_000;
+
+/// One end of a link whose door is always full of bulk.
+struct Busy {
+    pulse: Arc<Pulse>,
+    monitor: Heartbeat,
+    doubts: Vec<heartbeat::Output>,
+    end: JoinHandle<LinkEnd>,
+    _rest: (DuplexStream, oneshot::Sender<Parting>),
+}
+
+impl Busy {
+    fn start(stream: DuplexStream, pubsub: PubSub) -> Self {
+        let (pipe, ractor) = duplex(PIPE);
+        let (door, outgoing) = mpsc::channel(OUTLET);
+        let (part, parting) = oneshot::channel();
+        let (control, controls) = mpsc::channel(CONTROLS);
+        let pulse = Arc::new(Pulse::new(control, None));
+        let own = Own { parting, controls, pulse: pulse.clone() };
+        let door_end = Door::new(name(PEER), pubsub, outgoing);
+        let end = tokio::spawn(run_mux(stream, gate(true, name(PEER)), pipe, door_end, own));
+        tokio::spawn(async move { while door.send(vec![0; MAX_PAYLOAD]).await.is_ok() {} });
+        let mut monitor = Heartbeat::new(heartbeat::Config::default(), name("a@127.0.0.1"));
+        monitor.handle(heartbeat::Input::Linked(name(PEER)), timer::now(), &mut Vec::new());
+        Self { pulse, monitor, doubts: Vec::new(), end, _rest: (ractor, part) }
+    }
+
+    /// What HeartbeatMonitor does with a pulse.
+    fn look(&mut self) {
+        let mut out = Vec::new();
+        let beats = self.pulse.beats().into_iter();
+        let beats = beats.map(|at| heartbeat::Input::Beat(name(PEER), at));
+        let heard = heartbeat::Input::Heard(name(PEER), self.pulse.heard());
+        for input in beats.chain([heard, heartbeat::Input::Tick]) {
+            self.monitor.handle(input, timer::now(), &mut out);
+        }
+        for output in out {
+            if let heartbeat::Output::Beat(_) = output {
+                self.pulse.beat();
+            } else {
+                self.doubts.push(output);
+            }
+        }
+    }
+}
+
+/// A line that carries so many bytes a second.
+async fn line(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin, rate: u64) {
+    let mut bytes = vec![0; 16 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut bytes).await {
+        tokio::time::sleep(Duration::from_micros(length as u64 * 1_000_000 / rate)).await;
+        to.write_all(&bytes[..length]).await.expect("the link reads");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_minute_of_bulk_both_ways_delays_no_beat_into_a_doubt() {
+    let metrics = crate::io::metrics::Metrics::default();
+    let pubsub = PubSub::new(&metrics);
+    let (_root, _roster) = run(&metrics, vec![pubsub.child()]).await;
+    let ((a, to_a), (b, to_b)) = (duplex(64 * 1024), duplex(64 * 1024));
+    let ((a_reads, a_writes), (b_reads, b_writes)) = (split(to_a), split(to_b));
+    tokio::spawn(line(a_reads, b_writes, RATE));
+    tokio::spawn(line(b_reads, a_writes, RATE));
+    let mut ends = [a, b].map(|stream| Busy::start(stream, pubsub.clone()));
+    for _ in 0..300 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        ends.iter_mut().for_each(Busy::look);
+    }
+    let carried = counted(&metrics, "door_messages", "malformed") * MAX_PAYLOAD as u64;
+    assert!(carried > 2 * 20 * RATE, "the line was busy all the time: {carried} bytes");
+    for end in &ends {
+        assert_eq!(end.doubts, []);
+        assert!(!end.end.is_finished());
+        let trip = end.pulse.round_trip().expect("measured");
+        // Each way: what the pipe holds, and one piece that is under way.
+        assert!(trip.p99 < Duration::from_millis(150), "{trip:?}");
+    }
 }
