@@ -2,7 +2,7 @@
 //!
 //! - **Owns** the failure detector, and the view of every peer's vital signs.
 //! - **Hears** which peers come and go (from PubSub), the signs of life of their links (from Link's
-//!   pulses), and other nodes' questions, answers and verdicts on `node:heartbeat`.
+//!   pulses), and other nodes' questions, answers and doubts on `node:heartbeat`.
 //! - **Says** beats on the links; doubts as events; a peer that stays silent to NodeManager, which ends its
 //!   link; questions to other peers.
 //! - **After a restart**: watches the peers that are linked, each as if just heard; samples, doubts and
@@ -42,8 +42,8 @@ enum Word {
     Ask(NodeName),
     /// I do, or I do not.
     Answer(NodeName, bool),
-    /// I have given this node up.
-    Verdict(NodeName),
+    /// I doubt this node.
+    Doubted(NodeName),
 }
 
 /// A peer's vital signs.
@@ -157,6 +157,7 @@ impl Inside {
         match output {
             Output::Beat(peer) => self.beat(&peer),
             Output::Ask { via, about } => self.say(via, &Word::Ask(about)),
+            Output::Tell { to, about } => self.say(to, &Word::Doubted(about)),
             Output::Suspect(peer, mut evidence) => {
                 evidence.traces = self.traces(&peer);
                 let (phi, missed) = (evidence.phi, evidence.missed);
@@ -171,9 +172,6 @@ impl Inside {
                 evidence.traces = self.traces(&peer);
                 let broken = evidence.broken();
                 self.note(&peer, false, Some(evidence.clone()));
-                for other in (self.setup.linked)().into_iter().filter(|other| *other != peer) {
-                    self.say(other, &Word::Verdict(peer.clone()));
-                }
                 let Evidence { phi, missed, heard_by, confirmed_by, .. } = evidence;
                 pubsub.announce(Event::PeerSilent {
                     peer: peer.clone(),
@@ -237,7 +235,7 @@ impl Inside {
                 Err(kind) => self.setup.metrics.count(Count::Heartbeat, kind),
             },
             Ok(Word::Answer(about, hears)) => self.input(Input::Answer { from, about, hears }),
-            Ok(Word::Verdict(about)) => self.input(Input::Verdict(about)),
+            Ok(Word::Doubted(about)) => self.input(Input::Doubted(about)),
             Err(_) => self.setup.metrics.count(Count::Door, "malformed"),
         }
     }

@@ -20,8 +20,9 @@
 //!
 //! # Above 12 peers
 //! Each node watches the 9 peers that follow it on the ring of names, so the cost of a node does not
-//! grow with the cluster. A verdict on a peer that others do not watch spreads to them; they do not
-//! take it on trust: it makes them watch that peer themselves, at once and with doubt.
+//! grow with the cluster. Who doubts a peer tells the others; they do not take it on trust: one that does
+//! not watch that peer sends it a beat, and doubts it, too, when nothing comes back within a second. So
+//! every node reaches its own verdict at about the same time.
 //!
 //! # Invariants
 //! 1. A peer is declared silent only after it was suspect for the whole suspicion time, on a clock
@@ -51,8 +52,12 @@ pub struct Config {
     pub samples: usize,
     /// The smallest standard deviation believed.
     pub sigma: Duration,
+    /// The largest one: a peer that was disturbed before is still found silent in time.
+    pub most_sigma: Duration,
     /// Silence that is acceptable beyond the mean interval.
     pub pause: Duration,
+    /// How soon a peer that another node doubts has to answer a beat.
+    pub answer: Duration,
     /// Peers asked about a suspect.
     pub probes: usize,
     /// How long a suspect can answer.
@@ -73,7 +78,9 @@ impl Default for Config {
             window: 200,
             samples: 4,
             sigma: Duration::from_millis(100),
+            most_sigma: Duration::from_millis(250),
             pause: Duration::from_secs(3),
+            answer: Duration::from_secs(1),
             probes: 3,
             suspicion: Duration::from_secs(4),
             late: Duration::from_secs(1),
@@ -106,8 +113,8 @@ pub enum Input {
         /// Whether it has heard it since it was asked.
         hears: bool,
     },
-    /// Another node has given a peer up.
-    Verdict(NodeName),
+    /// Another node doubts a peer.
+    Doubted(NodeName),
     /// The deadline passed.
     Tick,
 }
@@ -126,6 +133,13 @@ pub enum Output {
     },
     /// Doubt begins.
     Suspect(NodeName, Evidence),
+    /// Tell a peer of the doubt: it may not watch that peer itself.
+    Tell {
+        /// Whom to tell.
+        to: NodeName,
+        /// About whom.
+        about: NodeName,
+    },
     /// Doubt ends: the peer was heard.
     Cleared(NodeName),
     /// The peer is given up: end its link.
@@ -141,8 +155,8 @@ struct Watch {
     intervals: VecDeque<Duration>,
     next_beat: Instant,
     doubt: Option<Doubt>,
-    /// Watched out of turn, because another node gave this peer up.
-    accused: bool,
+    /// Watched out of turn, because another node doubts this peer: by when it has to answer.
+    answer_by: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -204,12 +218,10 @@ impl Heartbeat {
                     side.insert(from);
                 }
             }
-            Input::Verdict(name) => {
-                if self.linked.contains_key(&name) {
-                    let watch = self.watches.entry(name).or_insert_with(|| Watch::new(now));
-                    if !std::mem::replace(&mut watch.accused, true) {
-                        watch.next_beat = now;
-                    }
+            Input::Doubted(name) => {
+                if self.linked.contains_key(&name) && !self.watches.contains_key(&name) {
+                    let answer_by = Some(now + self.stretch(self.config.answer));
+                    self.watches.insert(name, Watch { answer_by, ..Watch::new(now) });
                 }
             }
             Input::Tick => self.tick(now, out),
@@ -223,7 +235,7 @@ impl Heartbeat {
         let next = |watch: &Watch| {
             let doubt = match &watch.doubt {
                 Some(doubt) => doubt.since + self.stretch(self.config.suspicion),
-                None => watch.heard + self.doubt_after(watch),
+                None => self.doubt_at(watch),
             };
             watch.next_beat.min(doubt)
         };
@@ -253,9 +265,11 @@ impl Heartbeat {
             return;
         }
         watch.heard = at;
-        watch.accused = false;
         if watch.doubt.take().is_some() {
             out.push(Output::Cleared(name.clone()));
+        }
+        if watch.answer_by.take().is_some() {
+            self.choose(at); // it has answered: others watch it
         }
     }
 
@@ -266,7 +280,7 @@ impl Heartbeat {
         let after = self.linked.range::<NodeName, _>(&self.me..);
         let ring = after.chain(self.linked.range::<NodeName, _>(..&self.me));
         let wanted: BTreeSet<NodeName> = ring.take(many).map(|(name, _)| name.clone()).collect();
-        self.watches.retain(|name, watch| wanted.contains(name) || watch.accused);
+        self.watches.retain(|name, watch| wanted.contains(name) || watch.answer_by.is_some());
         for name in wanted {
             self.watches.entry(name).or_insert_with(|| Watch::new(now));
         }
@@ -295,6 +309,7 @@ impl Heartbeat {
         for (name, watch) in &mut self.watches {
             watch.heard = (watch.heard + late).min(now);
             watch.last_beat = None;
+            watch.answer_by = watch.answer_by.map(|by| by + late);
             if let Some(doubt) = &mut watch.doubt {
                 doubt.since = (doubt.since + late).min(now);
                 if watch.heard + self.config.interval >= now {
@@ -320,8 +335,10 @@ impl Heartbeat {
     fn judge(&mut self, name: &NodeName, now: Instant, out: &mut Vec<Output>) {
         let Some(watch) = self.watches.get(name) else { return };
         match &watch.doubt {
-            None if now >= watch.heard + self.doubt_after(watch) => {
+            None if now >= self.doubt_at(watch) => {
                 let evidence = self.evidence(watch, now);
+                // One that was told of the doubt need not tell it on.
+                let own = watch.answer_by.is_none();
                 // Those that follow it on the ring: about different suspects different ones are asked.
                 let after = self.linked.range::<NodeName, _>(name..);
                 let ring = after.chain(self.linked.range::<NodeName, _>(..name));
@@ -334,6 +351,11 @@ impl Heartbeat {
                     watch.doubt = Some(Doubt { since: now, heard_by, confirmed_by });
                 }
                 out.push(Output::Suspect(name.clone(), evidence));
+                if self.linked.len() > self.config.all_up_to && own {
+                    let others = self.linked.keys().filter(|to| *to != name);
+                    let tell = |to: &NodeName| Output::Tell { to: to.clone(), about: name.clone() };
+                    out.extend(others.map(tell));
+                }
                 for via in asked {
                     out.push(Output::Ask { via, about: name.clone() });
                 }
@@ -380,8 +402,10 @@ impl Heartbeat {
             let square = |sample: &Duration| (sample.as_secs_f64() - mean).powi(2);
             (mean, (samples.iter().map(square).sum::<f64>() / count).sqrt())
         };
-        let pause = self.stretch(self.config.pause).as_secs_f64();
-        (mean + pause, sigma.max(self.config.sigma.as_secs_f64()))
+        // What a disturbance leaves in the samples must not put off the next doubt at will.
+        let mean = mean.min(self.config.interval.as_secs_f64() * 1.25);
+        let [least, most] = [self.config.sigma, self.config.most_sigma].map(|d| d.as_secs_f64());
+        (mean + self.stretch(self.config.pause).as_secs_f64(), sigma.clamp(least, most))
     }
 
     fn phi_of(&self, watch: &Watch, now: Instant) -> f64 {
@@ -389,10 +413,13 @@ impl Heartbeat {
         phi(now.saturating_duration_since(watch.heard).as_secs_f64(), mean, sigma)
     }
 
-    /// The silence after which phi reaches the threshold.
-    fn doubt_after(&self, watch: &Watch) -> Duration {
+    /// When doubt begins unless something is heard: phi reaches the threshold, or the answer of a peer
+    /// that another node doubts is overdue.
+    fn doubt_at(&self, watch: &Watch) -> Instant {
         let (mean, sigma) = self.estimate(watch);
-        Duration::try_from_secs_f64(mean + self.sigmas * sigma).unwrap_or(self.config.pause)
+        let silence = Duration::try_from_secs_f64(mean + self.sigmas * sigma);
+        let at = watch.heard + silence.unwrap_or(self.config.pause);
+        watch.answer_by.map_or(at, |by| by.min(at))
     }
 }
 
@@ -415,7 +442,7 @@ impl Watch {
             intervals: VecDeque::new(),
             next_beat: now,
             doubt: None,
-            accused: false,
+            answer_by: None,
         }
     }
 
@@ -536,6 +563,23 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_was_disturbed_before_is_still_found_silent_in_time() {
+        let mut world = World::new(&["b@h"]);
+        for silence in [2.0, 4.0, 6.0, 8.0] {
+            let from = (world.now - world.start).as_secs_f64();
+            world.run(from + 3.0, &["b@h"]);
+            world.run(from + 3.0 + silence, &[]);
+        }
+        let from = (world.now - world.start).as_secs_f64();
+        world.run(from + 3.0, &["b@h"]);
+        assert_eq!(world.when(is_silent), vec![0.0; 0]);
+        world.run(from + 20.0, &[]);
+        let [suspect, silent] = [world.when(is_suspect), world.when(is_silent)];
+        assert!(suspect.last().is_some_and(|at| at - from - 3.0 < 6.0), "{suspect:?}, {from}");
+        assert!(silent.last().is_some_and(|at| at - from - 3.0 < 10.0), "{silent:?}, {from}");
+    }
+
+    #[test]
     fn a_byte_within_the_suspicion_time_clears_the_doubt() {
         let mut world = World::new(&["b@h"]);
         world.run(10.0, &["b@h"]);
@@ -594,21 +638,38 @@ mod tests {
     }
 
     #[test]
-    fn above_twelve_peers_nine_are_watched_and_a_verdict_adds_one_with_doubt() {
+    fn above_twelve_peers_nine_are_watched_and_a_doubt_is_told_to_all() {
         let peers: Vec<String> = (0..40).map(|n| format!("n{n:02}@h")).collect();
         let names: Vec<&str> = peers.iter().map(String::as_str).collect();
         let mut world = World::new(&names);
         let watched: Vec<String> = world.machine.watched().map(ToString::to_string).collect();
         assert_eq!(watched, names[..9], "those after a@h on the ring");
-        world.input(Input::Verdict(name("n30@h")));
-        assert_eq!(world.machine.watched().count(), 10);
-        world.run(20.0, &names[..9]);
-        let silent = world.when(|o| matches!(o, Output::Silent(who, _) if *who == name("n30@h")));
-        assert_eq!(silent.len(), 1, "watched and found silent");
-        world.input(Input::Verdict(name("n31@h")));
-        world.input(Input::Heard(name("n31@h"), world.now + Duration::from_millis(1)));
-        world.input(Input::Unlinked(name("n20@h")));
-        assert_eq!(world.machine.watched().count(), 9, "heard: no reason to go on watching");
+        world.run(10.0, &names[..9]);
+        world.run(20.0, &names[1..9]);
+        let told =
+            world.when(|o| matches!(o, Output::Tell { about, .. } if *about == name("n00@h")));
+        assert_eq!((told.len(), told[0]), (39, world.when(is_suspect)[0]));
+    }
+
+    #[test]
+    fn a_peer_that_another_node_doubts_has_a_second_to_answer() {
+        let peers: Vec<String> = (0..40).map(|n| format!("n{n:02}@h")).collect();
+        let names: Vec<&str> = peers.iter().map(String::as_str).collect();
+        let mut world = World::new(&names);
+        world.run(10.0, &names[..9]);
+        for about in ["n30@h", "n31@h", "n05@h", "nobody@h"] {
+            world.input(Input::Doubted(name(about)));
+        }
+        assert_eq!(world.machine.watched().count(), 11, "the two that were not watched");
+        world.run(10.5, &names[..9]);
+        world.input(Input::Heard(name("n31@h"), world.now));
+        assert_eq!(world.machine.watched().count(), 10, "it answered: others watch it");
+        world.run(30.0, &names[..9]);
+        let of = |wanted: fn(&Output) -> bool| world.when(wanted);
+        assert_eq!(of(is_suspect), [11.0], "of one alone, and soon");
+        assert_eq!(of(is_silent), [15.0]);
+        assert_eq!(of(|o| matches!(o, Output::Tell { .. })), vec![0.0; 0], "it is known already");
+        assert_eq!(world.machine.watched().count(), 9);
     }
 
     #[test]

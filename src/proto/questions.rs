@@ -16,7 +16,7 @@ pub const LISTEN: Duration = Duration::from_millis(400);
 pub const OPEN: usize = 256;
 /// Of one peer.
 pub const EACH: usize = 16;
-/// Questions, answers and verdicts of one peer within a minute: when half of a thousand nodes is cut
+/// Questions, answers and doubts of one peer within a minute: when half of a thousand nodes is cut
 /// off, each tells of five hundred.
 pub const WORDS: u32 = 2048;
 

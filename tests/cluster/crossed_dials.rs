@@ -1,7 +1,6 @@
 //! Two nodes that dial each other at the same instant end with one link on both sides.
 
-use crate::kit::proxy::Proxy;
-use crate::kit::{Cluster, Node, connections, free_address, linked, until};
+use crate::kit::{Cluster, Node, Ways, connections, free_address, linked, until};
 
 /// Each saw the other come online once, and nothing ended since.
 #[track_caller]
@@ -11,7 +10,7 @@ fn one_link(a: &Node, b: &Node, round: u32) {
         1 => Ok(()),
         count => Err(format!("round {round}: {count} connections")),
     });
-    for (node, peer) in [(a, "b@"), (b, "a@")] {
+    for (node, peer) in [(a, b.name.as_str()), (b, a.name.as_str())] {
         assert_eq!(node.total("xpando_links_ended_total"), 0, "round {round}: {}", node.name);
         node.logged("peer online", &[("peer", peer)]);
         let online = node.count_logged("peer online", &[("peer", peer)]);
@@ -37,19 +36,22 @@ fn crossed_dials_end_in_one_link_without_flapping() {
 fn of_two_dials_that_cross_the_first_name_s_is_the_link() {
     let cluster = Cluster::new();
     for round in 1..=20 {
-        let [at_a, at_b] = [free_address(), free_address()];
-        let [to_a, to_b] = [Proxy::to(at_a), Proxy::to(at_b)];
-        let fresh =
-            |name: &str| cluster.node(name).data_dir(&cluster.path(&format!("{name}-{round}")));
-        let a = fresh("a").listen(at_a).join(to_b.address).launch();
-        let b = fresh("b").listen(at_b).join(to_a.address).launch();
+        let ways = Ways::between(&cluster, 2);
+        ways.hold(true);
+        let [a, b] = [1, 2].map(|number| {
+            let fresh = cluster.path(&format!("{number}-{round}"));
+            ways.launch(number, ways.node(number).data_dir(&fresh))
+        });
         for node in [&a, &b] {
             node.logged("peer connecting", &[]); // it knows whom it reached: its hello is under way
         }
-        to_a.release();
-        to_b.release();
+        ways.hold(false);
         one_link(&a, &b, round);
-        assert_eq!(connections(&[&b]), 1, "round {round}: the link is the one that a dialed");
+        assert_eq!(
+            connections(&[&b]),
+            1,
+            "round {round}: the link is the one that the first dialed"
+        );
         for node in [&a, &b] {
             let met = node.counter("xpando_connections_accepted_total", "tls");
             assert_eq!(met, 1, "round {round}: nobody had to dial again ({})", node.name);

@@ -5,6 +5,7 @@
 //! system's choice and hear no beacons unless told otherwise.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,16 +18,20 @@ use xpando_node::io::identity::{Authority, Identity, Validity};
 use xpando_node::io::{beacon, clock};
 use xpando_node::proto::node::NodeName;
 
+pub(crate) mod mesh;
 pub(crate) mod node;
-pub(crate) mod proxy;
 pub(crate) mod stranger;
+pub(crate) mod ways;
 
+pub(crate) use mesh::Mesh;
 pub(crate) use node::{Node, Start};
+pub(crate) use ways::Ways;
 
 /// How long a condition may take: far more than a loaded machine needs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks at a condition.
-const LOOK: Duration = Duration::from_millis(20);
+/// Between two looks at a condition: the longer it already took, the less often, so that waiting takes
+/// little of the processor.
+const LOOK: RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_millis(200);
 /// Between two looks at what is to stay as it is: the watching takes little of the processor.
 const WATCH: Duration = Duration::from_millis(500);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_xpando-node");
@@ -37,20 +42,31 @@ static TURN: Mutex<()> = Mutex::new(());
 /// One directory with one authority, for any number of nodes.
 pub(crate) struct Cluster {
     dir: TempDir,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Cluster {
     /// A cluster with an authority.
     pub(crate) fn new() -> Self {
-        let cluster = Self::without_authority();
-        Authority::init(&cluster.certs(), clock::wall()).unwrap();
-        cluster
+        Self::without_authority().with_authority()
+    }
+
+    /// Another cluster in the turn of this one.
+    pub(crate) fn beside(&self) -> Self {
+        Self::in_turn(None).with_authority()
+    }
+
+    fn with_authority(self) -> Self {
+        Authority::init(&self.certs(), clock::wall()).unwrap();
+        self
     }
 
     /// A cluster whose certificate directory is empty.
     pub(crate) fn without_authority() -> Self {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::in_turn(Some(TURN.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn in_turn(turn: Option<MutexGuard<'static, ()>>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for folder in ["run", "certs"] {
             std::fs::create_dir(dir.path().join(folder)).unwrap();
@@ -145,7 +161,7 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) 
         match look() {
             Ok(value) => return value,
             Err(last) if start.elapsed() > PATIENCE => panic!("no {what} in time: {last}"),
-            Err(_) => thread::sleep(LOOK),
+            Err(_) => thread::sleep((start.elapsed() / 16).clamp(*LOOK.start(), *LOOK.end())),
         }
     }
 }
@@ -164,9 +180,11 @@ pub(crate) fn during(span: Duration, mut check: impl FnMut()) {
 #[track_caller]
 pub(crate) fn linked(nodes: &[&Node]) {
     for node in nodes {
-        for peer in nodes.iter().filter(|peer| peer.name != node.name) {
-            node.sees(&peer.name, "online");
-        }
+        let others = || nodes.iter().filter(|peer| peer.name != node.name);
+        let online = |status: &Value, peer: &Node| {
+            row(status, &peer.name).is_some_and(|row| row["status"] == "online")
+        };
+        node.shows("all peers online", |status| others().all(|peer| online(status, peer)));
     }
 }
 
@@ -213,21 +231,36 @@ pub(crate) fn copy_files(from: &Path, to: &Path) {
 /// The TCP connections that reach the link port of one of these nodes.
 pub(crate) fn connections(nodes: &[&Node]) -> usize {
     let ports = nodes.iter().map(|node| node.listen().port()).collect::<Vec<_>>();
-    tcp_sockets("01").iter().filter(|(port, _)| ports.contains(port)).count()
+    tcp_sockets("01").iter().filter(|socket| ports.contains(&socket.local)).count()
 }
 
-/// The TCP sockets of this machine in one state (Linux's number for it): local address's port,
-/// and inode.
-pub(crate) fn tcp_sockets(state: &str) -> Vec<(u16, String)> {
+/// A TCP socket of this machine: its ports, and what its owner's descriptors call it.
+pub(crate) struct Socket {
+    pub(crate) local: u16,
+    pub(crate) remote: u16,
+    pub(crate) inode: String,
+}
+
+/// The TCP sockets of this machine in one state (Linux's number for it).
+pub(crate) fn tcp_sockets(state: &str) -> Vec<Socket> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
     let text: String = tables.iter().filter_map(|t| std::fs::read_to_string(t).ok()).collect();
     let rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let port = |field: &str| u16::from_str_radix(field.rsplit_once(':').unwrap().1, 16).unwrap();
     rows.filter(|row| row.get(3) == Some(&state))
-        .map(|row| {
-            let port = row[1].rsplit_once(':').unwrap().1;
-            (u16::from_str_radix(port, 16).unwrap(), row[9].to_owned())
-        })
+        .map(|row| Socket { local: port(row[1]), remote: port(row[2]), inode: row[9].to_owned() })
         .collect()
+}
+
+/// The sockets that a process holds, unless it is gone.
+pub(crate) fn socket_inodes(process: u32) -> Vec<String> {
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{process}/fd")) else { return vec![] };
+    let targets = descriptors.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+    let inode = |target: PathBuf| {
+        let name = target.to_str()?.strip_prefix("socket:[")?;
+        Some(name.trim_end_matches(']').to_owned())
+    };
+    targets.filter_map(inode).collect()
 }
 
 /// A peer's row in a status.

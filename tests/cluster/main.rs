@@ -10,14 +10,20 @@
 
 mod kit;
 
+mod clocks;
 mod command_line;
 mod crossed_dials;
+mod flapping;
 mod formation;
 mod hostile_beacons;
 mod hostile_links;
 mod lives;
+mod load;
+mod many;
 mod netlab;
 mod silence;
+mod soak;
+mod splits;
 mod startup;
 mod supervision;
 mod topology;

@@ -1,22 +1,79 @@
 //! A process that stops answering without closing its sockets: doubt, verdict, and the way back.
 
+use std::time::{Duration, Instant};
+
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::kit::{Cluster, linked};
+use crate::kit::{Cluster, Node, during, linked, now};
 
-#[test]
-fn a_stopped_node_is_suspect_then_unreachable_and_back_at_once_when_it_wakes() {
-    let cluster = Cluster::new();
+const ACCUSATIONS: [&str; 3] = ["peer suspect: not heard", "peer silent: given up", "peer offline"];
+
+fn three(cluster: &Cluster) -> [Node; 3] {
     let a = cluster.node("a").start();
     let b = cluster.node("b").join(a.listen()).start();
     let c = cluster.node("c").join(a.listen()).start();
     linked(&[&a, &b, &c]);
+    [a, b, c]
+}
+
+/// How soon is for the benchmark and the simulator to say: here only who reads along learns it.
+fn took(node: &Node, what: &str, since: Instant) {
+    eprintln!("{}: {what} after {:?}", node.name, since.elapsed());
+}
+
+#[track_caller]
+fn accuses_nobody(node: &Node) {
+    node.logged("this node was paused; it doubts itself before others", &[]);
+    for accusation in ACCUSATIONS {
+        assert_eq!(node.count_logged(accusation, &[]), 0, "the woken node accuses nobody");
+    }
+    assert_eq!(node.counter("xpando_heartbeat_verdicts_total", "suspected"), 0);
+    assert_eq!(node.counter("xpando_heartbeat_verdicts_total", "silent"), 0);
+}
+
+#[test]
+fn a_node_stopped_for_three_seconds_keeps_its_links() {
+    let cluster = Cluster::new();
+    let [a, b, c] = three(&cluster);
+    let before = [a.row("c"), b.row("c")];
     c.signal(Signal::STOP);
+    during(Duration::from_secs(3), || {
+        for node in [&a, &b] {
+            assert_eq!(node.row("c")["status"], "online");
+        }
+    });
+    c.signal(Signal::CONT);
+    let woken = now();
     for node in [&a, &b] {
-        node.sees_as("c", "online", |row| row["suspect"] == true);
+        node.sees_as("c", "online", |row| {
+            row["suspect"] == false && row["phi"].as_f64().is_some_and(|phi| phi < 1.0)
+        });
+        took(node, "at ease again", woken);
+    }
+    accuses_nobody(&c);
+    for node in [&a, &b, &c] {
+        assert_eq!(node.total("xpando_links_ended_total"), 0, "{}", node.name);
+    }
+    for (before, node) in before.iter().zip([&a, &b]) {
+        assert_eq!(node.row("c")["since"], before["since"], "it was online all the time");
+    }
+}
+
+#[test]
+fn a_node_stopped_for_thirty_seconds_is_given_up_and_back_at_once_when_it_wakes() {
+    let cluster = Cluster::new();
+    let [a, b, c] = three(&cluster);
+    let neighbours = [a.row("b"), b.row("a")];
+    c.signal(Signal::STOP);
+    let stopped = now();
+    for node in [&a, &b] {
+        node.logged("peer suspect: not heard", &[("peer", "c@")]);
+        took(node, "suspect", stopped);
     }
     for node in [&a, &b] {
+        node.logged("peer offline", &[("peer", "c@"), ("reason", "unreachable")]);
+        took(node, "offline", stopped);
         let row = node.sees_as("c", "offline", |row| row["reason"] == "unreachable");
         let evidence = &row["evidence"];
         assert!(evidence["phi"].as_f64().unwrap() >= 8.0, "{evidence}");
@@ -26,13 +83,20 @@ fn a_stopped_node_is_suspect_then_unreachable_and_back_at_once_when_it_wakes() {
         assert_eq!(evidence["broken"], "process", "{evidence}");
         assert_eq!(evidence["unacknowledged_bytes"], 0, "{evidence}");
     }
-    // The two that go on never doubted each other.
-    assert_eq!(a.count_logged("peer suspect: not heard", &[("peer", "b@")]), 0);
+    during(Duration::from_secs(30).saturating_sub(stopped.elapsed()), || {
+        for node in [&a, &b] {
+            assert_eq!(node.row("c")["status"], "offline");
+        }
+        assert_eq!([a.row("b"), b.row("a")], neighbours, "those who go on stay linked");
+    });
     c.signal(Signal::CONT);
+    let woken = now();
     linked(&[&a, &b, &c]);
-    c.logged("this node was paused; it doubts itself before others", &[]);
-    for accusation in ["peer suspect: not heard", "peer silent: given up"] {
-        assert_eq!(c.count_logged(accusation, &[]), 0, "the woken node accuses nobody");
+    took(&a, "all linked", woken);
+    accuses_nobody(&c);
+    assert_eq!([a.row("b"), b.row("a")], neighbours, "those who went on stay linked");
+    for (node, peer) in [(&a, "b@"), (&b, "a@")] {
+        assert_eq!(node.count_logged("peer suspect: not heard", &[("peer", peer)]), 0);
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -189,6 +190,17 @@ impl Node {
         serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
     }
 
+    /// The sides of links as the node tells them: from, to, state.
+    #[track_caller]
+    pub(crate) fn links(&self) -> Vec<(String, String, String)> {
+        let topology: Value =
+            serde_json::from_str(&self.ask(&["topology", "--json"]).unwrap()).unwrap();
+        assert_eq!(topology["as_seen_by"], self.name.as_str());
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let link = |link: &Value| (text(&link["from"]), text(&link["to"]), text(&link["state"]));
+        topology["links"].as_array().unwrap().iter().map(link).collect()
+    }
+
     /// `kill ACTOR`. The answer is lost when the actor is the one that answers.
     pub(crate) fn kill_actor(&self, actor: &str) -> Result<String, String> {
         self.ask(&["kill", actor])
@@ -325,6 +337,14 @@ impl Node {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// Time of a processor that it has used.
+    pub(crate) fn processor(&self) -> Duration {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<&str> = text.rsplit_once(") ").unwrap().1.split(' ').collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10) // Linux tells it in hundredths of a second
+    }
+
     /// Waits until the resident memory is down to this, in KiB; what it is then.
     #[track_caller]
     pub(crate) fn memory_at_most(&self, most: u64) -> u64 {
@@ -347,14 +367,9 @@ impl Node {
 
     /// The local ports of the process's TCP sockets in one state.
     fn sockets(&self, state: &str) -> Vec<u16> {
-        let fds = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
-        let links = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
-        let mine: Vec<_> = links.map(|link| link.display().to_string()).collect();
-        super::tcp_sockets(state)
-            .into_iter()
-            .filter(|(_, inode)| mine.contains(&format!("socket:[{inode}]")))
-            .map(|(port, _)| port)
-            .collect()
+        let mine = super::socket_inodes(self.pid());
+        let sockets = super::tcp_sockets(state).into_iter();
+        sockets.filter(|socket| mine.contains(&socket.inode)).map(|socket| socket.local).collect()
     }
 }
 
