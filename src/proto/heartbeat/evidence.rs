@@ -6,6 +6,10 @@ use std::time::Duration;
 use crate::proto::event::Broken;
 use crate::proto::node::NodeName;
 
+/// A beacon within the first two seconds of a silence may be older than what caused it: until then no
+/// beat was missed.
+const CLEARLY: Duration = Duration::from_secs(2);
+
 /// What a doubt or a verdict rests on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evidence {
@@ -39,7 +43,7 @@ impl Evidence {
     #[must_use]
     pub fn broken(&self) -> Option<Broken> {
         let Traces { unacknowledged, segments, beacon } = self.traces;
-        let beacon = beacon.is_some_and(|age| age < self.silence);
+        let beacon = beacon.is_some_and(|age| age + CLEARLY < self.silence);
         match (unacknowledged, segments) {
             (Some(0), Some(1..)) => Some(Broken::Process),
             (Some(1..), Some(1..)) => Some(Broken::WayThere),
@@ -76,8 +80,9 @@ mod tests {
             // Only its beacons arrive.
             (traces(Some(90), Some(0), Some(3)), true, Some(Broken::WayThere)),
             (traces(Some(90), None, Some(3)), false, Some(Broken::WayThere)),
-            // Nothing arrives, but others hear it; its last beacon is from before the silence.
+            // Nothing arrives, but others hear it; its last beacon is from before the cut.
             (traces(Some(90), Some(0), Some(11)), true, Some(Broken::WayBack)),
+            (traces(Some(90), Some(0), Some(7)), true, Some(Broken::WayBack)),
             (traces(Some(90), Some(0), None), true, Some(Broken::WayBack)),
             // Nothing arrives, and nobody hears it: dead, or cut off.
             (traces(Some(90), Some(0), None), false, None),
