@@ -26,7 +26,7 @@ use crate::proto::event::{Event, Reason, Status};
 use crate::proto::frame::MAX_PAYLOAD;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::topic::Topic;
-use crate::proto::topology::{Cell, Input, Output, Topology};
+use crate::proto::topology::{Cell, Input, Origin, Output, Topology};
 
 /// How often measurements are looked at without any event.
 const LOOK: Duration = Duration::from_secs(1);
@@ -34,28 +34,56 @@ const LOOK: Duration = Duration::from_secs(1);
 /// together.
 const BURST: Duration = Duration::from_millis(20);
 
+/// The first version of this node's row is drawn up to here.
+const FIRST: u64 = 1 << 20;
+
 /// One link, from one side.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Edge {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edge<'a> {
     /// Who sees.
-    pub from: NodeName,
+    pub from: &'a NodeName,
     /// Whom.
-    pub to: NodeName,
+    pub to: &'a NodeName,
     /// What.
-    pub cell: Cell,
+    pub cell: &'a Cell,
 }
 
-/// The link matrix.
+/// The link matrix. A clone of it shares its rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Matrix {
     /// Counts the changes of this view.
     pub version: u64,
     /// Equal on two nodes that know the same rows.
     pub agreement: u64,
+    rows: BTreeMap<NodeName, Arc<Origin>>,
+    /// The latest known lives of the peers of this node.
+    lives: BTreeMap<NodeName, Incarnation>,
+}
+
+impl Matrix {
+    /// Every known side of a link, in the order of the two names.
+    pub fn edges(&self) -> impl Iterator<Item = Edge<'_>> {
+        self.rows.iter().flat_map(|(from, row)| edges(from, &row.cells))
+    }
+
     /// Every node that has a row or is in one, with its latest known life.
-    pub nodes: BTreeMap<NodeName, Incarnation>,
-    /// Every known side of a link.
-    pub edges: Vec<Edge>,
+    #[must_use]
+    pub fn nodes(&self) -> BTreeMap<NodeName, Incarnation> {
+        let life = |(name, row): (&NodeName, &Arc<Origin>)| (name.clone(), row.incarnation);
+        let mut nodes: BTreeMap<_, _> = self.rows.iter().map(life).collect();
+        for edge in self.edges().filter(|edge| !self.rows.contains_key(edge.to)) {
+            let life = self.lives.get(edge.to).copied().unwrap_or_default();
+            nodes.insert(edge.to.clone(), life);
+        }
+        nodes
+    }
+}
+
+fn edges<'a>(
+    from: &'a NodeName,
+    cells: &'a BTreeMap<NodeName, Cell>,
+) -> impl Iterator<Item = Edge<'a>> {
+    cells.iter().map(move |(to, cell)| Edge { from, to, cell })
 }
 
 /// What this node knows of one peer.
@@ -157,21 +185,11 @@ impl Inside {
 
     /// Shows the matrix, and tells what is new in other nodes' rows.
     fn show(&self) {
-        let rows = self.machine.rows();
-        let lives: BTreeMap<NodeName, Incarnation> =
-            rows.map(|(name, row)| (name.clone(), row.incarnation)).collect();
-        let edges: Vec<Edge> = self
-            .machine
-            .matrix()
-            .map(|(from, to, cell)| Edge { from: from.clone(), to: to.clone(), cell: cell.clone() })
-            .collect();
-        let mut nodes = lives;
-        for edge in &edges {
-            let known = self.sides.get(&edge.to).map(|side| side.incarnation);
-            nodes.entry(edge.to.clone()).or_insert(known.unwrap_or_default());
-        }
+        let rows = self.machine.rows().map(|(name, row)| (name.clone(), row.clone())).collect();
+        let lives =
+            self.sides.iter().map(|(name, side)| (name.clone(), side.incarnation)).collect();
         let (version, agreement) = (self.machine.version(), self.machine.agreement());
-        let matrix = Arc::new(Matrix { version, agreement, nodes, edges });
+        let matrix = Arc::new(Matrix { version, agreement, rows, lives });
         let before = self.publish.send_replace(matrix.clone());
         for event in changes(&before, &matrix, &self.setup.name) {
             self.setup.pubsub.announce(event);
@@ -191,6 +209,7 @@ impl Inside {
         for peer in gone {
             self.input(Input::Forget(peer.clone()));
         }
+        let mut cells = Vec::with_capacity(sides.len());
         for (peer, side) in sides {
             let online = side.cell.state == Status::Online;
             let was = self.linked.get(&peer).copied();
@@ -206,8 +225,9 @@ impl Inside {
             if left && news {
                 self.input(Input::Left(peer.clone(), side.incarnation));
             }
-            self.input(Input::Own { peer, cell: side.cell });
+            cells.push((peer, side.cell));
         }
+        self.input(Input::Own(cells));
         self.look_at = timer::now() + LOOK;
     }
 
@@ -219,20 +239,22 @@ impl Inside {
     }
 }
 
-/// What changed between two matrices in the rows of nodes other than `me`. Edges are in the order of
-/// their names in both.
+/// What changed between two matrices in the rows of nodes other than `me`.
 fn changes(before: &Matrix, after: &Matrix, me: &NodeName) -> Vec<Event> {
-    let state = |edge: &Edge| (edge.cell.state, edge.cell.suspect, edge.cell.reason);
-    let mut old = before.edges.iter().peekable();
+    let says = |cell: &Cell| (cell.state, cell.suspect, cell.reason);
     let mut events = Vec::new();
-    for edge in after.edges.iter().filter(|edge| edge.from != *me) {
-        let key = (&edge.from, &edge.to);
-        while old.next_if(|old| (&old.from, &old.to) < key).is_some() {}
-        let same = old.next_if(|old| (&old.from, &old.to) == key);
-        if same.is_none_or(|old| state(old) != state(edge)) {
-            let (from, to) = (edge.from.clone(), edge.to.clone());
-            let (state, suspect, reason) = state(edge);
-            events.push(Event::LinkChanged { from, to, state, suspect, reason });
+    for (from, row) in after.rows.iter().filter(|(from, _)| *from != me) {
+        let old = before.rows.get(from);
+        if old.is_some_and(|old| Arc::ptr_eq(old, row)) {
+            continue;
+        }
+        for Edge { from, to, cell } in edges(from, &row.cells) {
+            let same = old.and_then(|old| old.cells.get(to)).map(says) == Some(says(cell));
+            if !same {
+                let (from, to) = (from.clone(), to.clone());
+                let (state, suspect, reason) = says(cell);
+                events.push(Event::LinkChanged { from, to, state, suspect, reason });
+            }
         }
     }
     events
@@ -260,7 +282,8 @@ impl Process for Inside {
         });
         let incarnation = Incarnation(setup.incarnation.load(Ordering::Relaxed));
         let (name, now) = (setup.name.clone(), timer::now());
-        let machine = Topology::new(name, incarnation, now, clock::millis(), rand::make_rng());
+        let (wall, first) = (clock::millis(), rand::random_range(1..=FIRST));
+        let machine = Topology::new(name, incarnation, first, now, wall, rand::make_rng());
         let (sides, linked) = (BTreeMap::new(), BTreeMap::new());
         let (look_at, show_at) = (now, None);
         let mut inside =

@@ -108,8 +108,8 @@ impl PeerStatus {
         let online = vital.filter(|_| peer.status == Status::Online);
         let trip = online.and_then(|vital| vital.round_trip);
         let rtt = |of: fn(RoundTrip) -> Duration| trip.map(|trip| of(trip).as_secs_f64() * 1e3);
-        let reaches = |edge: &&Edge| edge.to == peer.name && edge.cell.state == Status::Online;
-        let reached = matrix.edges.iter().filter(|_| peer.status != Status::Online);
+        let reaches = |edge: &Edge| *edge.to == peer.name && edge.cell.state == Status::Online;
+        let reached = matrix.edges().filter(|_| peer.status != Status::Online);
         let ago = |at: Instant| clock::wall() - timer::now().saturating_duration_since(at);
         Self {
             name: peer.name.clone(),
@@ -241,8 +241,8 @@ impl TopologyStatus {
             row.map(|row| row.peer.status).or((node == name).then_some(Status::Online))
         };
         let linked = |node: &NodeName| {
-            let by = |edge: &Edge| edge.to == *node && edge.cell.state == Status::Online;
-            if matrix.edges.iter().any(by) { Status::Online } else { Status::Offline }
+            let by = |edge: Edge| edge.to == node && edge.cell.state == Status::Online;
+            if matrix.edges().any(by) { Status::Online } else { Status::Offline }
         };
         let node = |(node, life): (&NodeName, &Incarnation)| TopologyNode {
             name: node.clone(),
@@ -253,14 +253,14 @@ impl TopologyStatus {
             as_seen_by: name.clone(),
             version: matrix.version,
             agreement: format!("{:016x}", matrix.agreement),
-            nodes: matrix.nodes.iter().map(node).collect(),
-            links: matrix.edges.iter().map(TopologyLink::from).collect(),
+            nodes: matrix.nodes().iter().map(node).collect(),
+            links: matrix.edges().map(TopologyLink::from).collect(),
         }
     }
 }
 
-impl From<&Edge> for TopologyLink {
-    fn from(Edge { from, to, cell }: &Edge) -> Self {
+impl From<Edge<'_>> for TopologyLink {
+    fn from(Edge { from, to, cell }: Edge<'_>) -> Self {
         let state = if cell.suspect { "suspect" } else { cell.state.label() };
         Self {
             from: from.clone(),

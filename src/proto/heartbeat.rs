@@ -153,6 +153,8 @@ struct Watch {
     heard: Instant,
     last_beat: Option<Instant>,
     intervals: VecDeque<Duration>,
+    /// Mean and deviation of `intervals` in seconds, once there are enough.
+    rhythm: Option<(f64, f64)>,
     next_beat: Instant,
     doubt: Option<Doubt>,
     /// Watched out of turn, because another node doubts this peer: by when it has to answer.
@@ -207,7 +209,7 @@ impl Heartbeat {
             Input::Beat(name, at) => {
                 self.heard(&name, at, out);
                 if let Some(watch) = self.watches.get_mut(&name) {
-                    watch.sample(at, self.config.window);
+                    watch.sample(at, &self.config);
                 }
             }
             Input::Answer { from, about, hears } => {
@@ -393,15 +395,7 @@ impl Heartbeat {
 
     /// Mean (with the acceptable pause) and deviation of a peer's beats, in seconds.
     fn estimate(&self, watch: &Watch) -> (f64, f64) {
-        let samples = &watch.intervals;
-        let (mean, sigma) = if samples.len() < self.config.samples {
-            (self.config.interval.as_secs_f64(), 0.0)
-        } else {
-            let count = samples.len() as f64;
-            let mean = samples.iter().map(Duration::as_secs_f64).sum::<f64>() / count;
-            let square = |sample: &Duration| (sample.as_secs_f64() - mean).powi(2);
-            (mean, (samples.iter().map(square).sum::<f64>() / count).sqrt())
-        };
+        let (mean, sigma) = watch.rhythm.unwrap_or((self.config.interval.as_secs_f64(), 0.0));
         // What a disturbance leaves in the samples must not put off the next doubt at will.
         let mean = mean.min(self.config.interval.as_secs_f64() * 1.25);
         let [least, most] = [self.config.sigma, self.config.most_sigma].map(|d| d.as_secs_f64());
@@ -423,37 +417,49 @@ impl Heartbeat {
     }
 }
 
-/// How many deviations above the mean phi reaches a threshold.
-fn sigmas(threshold: f64) -> f64 {
-    // phi rises with time; between -40 and 40 deviations it passes any threshold up to 300.
-    let (mut low, mut high) = (-40.0, 40.0);
-    for _ in 0..60 {
-        let middle = f64::midpoint(low, high);
-        if phi(middle, 0.0, 1.0) < threshold { low = middle } else { high = middle }
-    }
-    high
-}
-
 impl Watch {
     fn new(now: Instant) -> Self {
         Self {
             heard: now,
             last_beat: None,
             intervals: VecDeque::new(),
+            rhythm: None,
             next_beat: now,
             doubt: None,
             answer_by: None,
         }
     }
 
-    fn sample(&mut self, at: Instant, window: usize) {
+    fn sample(&mut self, at: Instant, config: &Config) {
         if let Some(last) = self.last_beat.replace(at) {
             self.intervals.push_back(at.saturating_duration_since(last));
-            if self.intervals.len() > window {
+            if self.intervals.len() > config.window {
                 self.intervals.pop_front();
             }
+            let enough = self.intervals.len() >= config.samples;
+            self.rhythm = enough.then(|| mean_and_deviation(&self.intervals));
         }
     }
+}
+
+/// Of some samples, in seconds.
+fn mean_and_deviation(samples: &VecDeque<Duration>) -> (f64, f64) {
+    let count = samples.len() as f64;
+    let mean = samples.iter().map(Duration::as_secs_f64).sum::<f64>() / count;
+    let square = |sample: &Duration| (sample.as_secs_f64() - mean).powi(2);
+    (mean, (samples.iter().map(square).sum::<f64>() / count).sqrt())
+}
+
+/// How many deviations beyond the mean phi reaches `threshold`: the same for every mean and
+/// deviation, so this is worked out once and not for every peer at every input.
+fn sigmas(threshold: f64) -> f64 {
+    // phi rises with time; before 20 sigma it passes any sensible threshold.
+    let (mut low, mut high) = (-20.0, 20.0);
+    for _ in 0..40 {
+        let middle = f64::midpoint(low, high);
+        if phi(middle, 0.0, 1.0) < threshold { low = middle } else { high = middle }
+    }
+    high
 }
 
 /// Suspicion level after `t` seconds of silence, for beats of this mean and deviation.

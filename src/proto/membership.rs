@@ -72,6 +72,8 @@ pub struct Membership {
     dialing: BTreeMap<AttemptId, Dialing>,
     next_attempt: u64,
     leaving: bool,
+    /// When the next tick is wanted: asked for far more often than it changes.
+    deadline: Option<Instant>,
     rng: StdRng,
 }
 
@@ -98,6 +100,7 @@ impl Membership {
             dialing: BTreeMap::new(),
             next_attempt: first_attempt,
             leaving: false,
+            deadline: None,
             rng,
         }
     }
@@ -105,6 +108,12 @@ impl Membership {
     /// The peers, by name.
     pub fn peers(&self) -> impl Iterator<Item = PeerView> + '_ {
         self.peers.iter().map(|(name, peer)| peer.view(name))
+    }
+
+    /// One peer.
+    #[must_use]
+    pub fn peer(&self, name: &NodeName) -> Option<PeerView> {
+        self.peers.get(name).map(|peer| peer.view(name))
     }
 
     /// This node's own life.
@@ -116,7 +125,12 @@ impl Membership {
     /// Takes one input and appends what follows from it.
     pub fn handle(&mut self, input: Input, now: Instant, out: &mut Vec<Output>) {
         match input {
-            Input::Hint(contact, source) => self.hint(contact, source, now, out),
+            Input::Hint(contact, source) => {
+                // Almost all that nodes tell each other is known: nothing is due because of it.
+                if !self.hint(contact, source, now, out) {
+                    return;
+                }
+            }
             Input::Seed(address) => {
                 if usable(address) {
                     self.seeds.entry(address).or_insert_with(|| Unnamed::new(now));
@@ -152,24 +166,32 @@ impl Membership {
         }
         self.bury(now);
         self.dial(now, out);
+        let buried = self.peers.values().filter_map(|p| p.buried(self.config.tombstone)).min();
+        let dial = (self.dialing.len() < self.config.dials).then(|| self.next_due()).flatten();
+        self.deadline = dial.map(|(at, _)| at).into_iter().chain(buried).min();
     }
 
     /// When the machine wants its next [`Input::Tick`].
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let buried = self.peers.values().filter_map(|p| p.buried(self.config.tombstone)).min();
-        let dial = (self.dialing.len() < self.config.dials).then(|| self.next_due()).flatten();
-        dial.map(|(at, _)| at).into_iter().chain(buried).min()
+        self.deadline
     }
 
-    fn hint(&mut self, contact: Contact, source: Source, now: Instant, out: &mut Vec<Output>) {
+    /// Whether anything can follow from the hint.
+    fn hint(
+        &mut self,
+        contact: Contact,
+        source: Source,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) -> bool {
         let Contact { name, address, incarnation } = contact;
         if name == self.me || !usable(address) || self.leaving {
-            return;
+            return false;
         }
         if !self.peers.contains_key(&name) {
             if self.peers.len() >= self.config.peers {
-                return;
+                return false;
             }
             out.push(Output::Announce(Event::PeerDiscovered {
                 peer: name.clone(),
@@ -179,12 +201,10 @@ impl Membership {
             out.push(Output::Announce(Event::PeerConnecting { peer: name.clone() }));
         }
         let peer = self.peers.entry(name.clone()).or_insert_with(|| Peer::new(now));
-        if incarnation != Incarnation(0) && incarnation < peer.incarnation {
-            return;
-        }
+        let older_life = incarnation != Incarnation(0) && incarnation < peer.incarnation;
         let newer_life = incarnation > peer.incarnation && peer.incarnation != Incarnation(0);
-        if peer.left() && !newer_life {
-            return;
+        if older_life || peer.left() && !newer_life {
+            return false;
         }
         let news = match source {
             Source::Beacon | Source::Seed | Source::Link => peer.learn_first(address),
@@ -199,6 +219,7 @@ impl Membership {
         if newer_life || news || signed {
             peer.hurry(now);
         }
+        newer_life || news || signed && peer.idle()
     }
 
     /// A link that outlived the machine before. A peer may have two: an ending one and its heir.

@@ -3,9 +3,12 @@
 //! Owns the rules of a valid node name. Invariant: a [`NodeName`] that exists is valid, so every
 //! floor above compares names without checking them again.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,11 +24,16 @@ pub const MAX_NAME: usize = 255;
 /// `name` is 1–63 of `A–Z a–z 0–9 . _ -`; `host` is a DNS name, an IPv4 address, or an IPv6
 /// address without brackets or zone. The host is kept in lower case and IP addresses in their
 /// canonical spelling, so that equal names are equal strings.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+///
+/// Names are keys of nearly every map and part of nearly every message: a clone shares the text, and
+/// most comparisons are over before they come to it.
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeName {
-    full: String,
-    at: usize,
+    /// The first eight bytes, padded with zeros, which no name contains: they order as the text does.
+    head: u64,
+    full: Arc<str>,
+    at: u8,
 }
 
 /// Why a text is not a node name. Nothing changed; whoever supplied the text must correct it.
@@ -54,13 +62,13 @@ impl NodeName {
     /// The part before the `@`.
     #[must_use]
     pub fn short(&self) -> &str {
-        self.full.get(..self.at).unwrap_or_default()
+        self.full.get(..usize::from(self.at)).unwrap_or_default()
     }
 
     /// The part after the `@`, in lower case.
     #[must_use]
     pub fn host(&self) -> &str {
-        self.full.get(self.at + 1..).unwrap_or_default()
+        self.full.get(usize::from(self.at) + 1..).unwrap_or_default()
     }
 
     /// The whole name.
@@ -140,7 +148,12 @@ impl FromStr for NodeName {
             return Err(NameError::ShortCharacter(text.to_owned(), '.'));
         }
         let host = valid_host(host).ok_or_else(|| NameError::Host(text.to_owned()))?;
-        Ok(Self { full: format!("{short}@{host}"), at: short.len() })
+        let full = format!("{short}@{host}");
+        let mut head = [0; 8];
+        head.iter_mut().zip(full.bytes()).for_each(|(to, from)| *to = from);
+        let at =
+            u8::try_from(short.len()).map_err(|_long| NameError::ShortLength(text.to_owned()))?;
+        Ok(Self { head: u64::from_be_bytes(head), full: full.into(), at })
     }
 }
 
@@ -154,7 +167,37 @@ impl TryFrom<String> for NodeName {
 
 impl From<NodeName> for String {
     fn from(name: NodeName) -> Self {
-        name.full
+        name.full.as_ref().to_owned()
+    }
+}
+
+impl PartialEq for NodeName {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for NodeName {}
+
+impl PartialOrd for NodeName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for NodeName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let text = || {
+            let same = Arc::ptr_eq(&self.full, &other.full);
+            if same { Ordering::Equal } else { self.full.cmp(&other.full) }
+        };
+        self.head.cmp(&other.head).then_with(text)
+    }
+}
+
+impl Hash for NodeName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.full.hash(state);
     }
 }
 
@@ -254,6 +297,15 @@ mod tests {
         assert_eq!(name("a@0:0::1"), name("a@::1"));
         assert!(name("a@127.8.0.1").is_loopback() && name("a@localhost").is_loopback());
         assert!(!name("a@10.0.0.1").is_loopback() && !name("a@local").is_loopback());
+    }
+
+    #[test]
+    fn names_order_as_their_texts_do() {
+        let texts = ["a@h", "a@ha", "a@h.example", "a.b@h", "B@h", "b@h", "node-10@h", "node-1@h"];
+        for (one, other) in texts.iter().flat_map(|one| texts.map(|other| (*one, other))) {
+            assert_eq!(name(one).cmp(&name(other)), one.cmp(other), "{one} and {other}");
+            assert_eq!(name(one) == name(other), one == other);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! # How a change travels
 //! ```text
-//! own change   Delta to every linked peer; one that does not fit is answered with Want, Want with Rows
+//! own change   Delta to every linked peer (one for all of a burst); one that does not fit is answered with Want, Want with Rows
 //! no link      of those who heard it first-hand and reach such a peer, three name it in News
 //! second-hand  whoever took a relayed row names it in News to up to three peers without that link
 //! lost words   a Digest to one random peer about every second, and to every peer every 30 s
@@ -29,10 +29,12 @@
 //! 6. An idle node sends one digest about every second, and one to each peer every 30 s.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 
+use crate::proto::event::{Reason, Status};
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::quota::Quota;
 
@@ -100,7 +102,8 @@ struct Partial {
 #[derive(Debug)]
 pub struct Topology {
     me: NodeName,
-    rows: BTreeMap<NodeName, Origin>,
+    /// Shared with whoever shows them: a change of one copies that one.
+    rows: BTreeMap<NodeName, Arc<Origin>>,
     tombs: BTreeMap<NodeName, (Incarnation, Instant)>,
     links: BTreeMap<NodeName, Link>,
     asks: BTreeMap<NodeName, Ask>,
@@ -120,18 +123,21 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// A node that sees nobody yet. `wall` is in milliseconds since 1970.
+    /// A node that sees nobody yet. `wall` is in milliseconds since 1970. `first` is the first version
+    /// of its row, above 0: draw it. Where a life goes on without its memory (a rolled-back disk, a
+    /// restarted actor), two rows that count from 1 would come to bear one mark and differ for ever.
     #[must_use]
     pub fn new(
         me: NodeName,
         incarnation: Incarnation,
+        first: u64,
         now: Instant,
         wall: u64,
         rng: StdRng,
     ) -> Self {
-        let own = Origin { incarnation, version: 1, cells: BTreeMap::new() };
+        let own = Origin { incarnation, version: first, cells: BTreeMap::new() };
         Self {
-            rows: BTreeMap::from([(me.clone(), own)]),
+            rows: BTreeMap::from([(me.clone(), Arc::new(own))]),
             me,
             tombs: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -151,8 +157,14 @@ impl Topology {
     }
 
     /// The latest rows, this node's own among them.
-    pub fn rows(&self) -> impl Iterator<Item = (&NodeName, &Origin)> {
+    pub fn rows(&self) -> impl Iterator<Item = (&NodeName, &Arc<Origin>)> {
         self.rows.iter()
+    }
+
+    /// The latest row of an origin.
+    #[must_use]
+    pub fn row_of(&self, origin: &NodeName) -> Option<&Origin> {
+        self.rows.get(origin).map(Arc::as_ref)
     }
 
     /// Every known cell: from whom, to whom, what.
@@ -192,11 +204,11 @@ impl Topology {
     pub fn handle(&mut self, input: Input, now: Instant, out: &mut Vec<Output>) {
         let before = self.version;
         match input {
-            Input::Own { peer, cell } => self.own(peer, cell, now, out),
+            Input::Own(cells) => self.own(cells, now, out),
             Input::Forget(peer) => {
                 self.told.remove(&peer);
                 if self.rows.get(&self.me).is_some_and(|own| own.cells.contains_key(&peer)) {
-                    self.change(1, Some((peer, None)), out);
+                    self.change(1, vec![(peer, None)], out);
                 }
             }
             Input::Linked(peer, incarnation) => self.linked(peer, incarnation, now, out),
@@ -218,10 +230,10 @@ impl Topology {
                 }
             }
             Input::Renewed(incarnation) => {
-                if let Some(own) = self.rows.get_mut(&self.me) {
+                if let Some(own) = self.rows.get_mut(&self.me).map(Arc::make_mut) {
                     own.incarnation = own.incarnation.max(incarnation);
                 }
-                self.change(2, None, out);
+                self.change(2, Vec::new(), out);
             }
             Input::Tick { wall } => self.tick(wall, now, out),
         }
@@ -230,44 +242,51 @@ impl Topology {
         }
     }
 
-    fn own(&mut self, peer: NodeName, cell: Cell, now: Instant, out: &mut Vec<Output>) {
-        let Some(own) = self.rows.get(&self.me) else { return };
-        let told = self.told.get(&peer).map(|(at, _)| *at);
-        match own.cells.get(&peer) {
-            None if own.cells.len() >= MOST => return,
-            Some(old)
-                if (old.state, old.suspect, old.reason)
-                    == (cell.state, cell.suspect, cell.reason) =>
-            {
+    /// Takes what is news among these cells, and tells of all of it at once.
+    fn own(&mut self, cells: Vec<(NodeName, Cell)>, now: Instant, out: &mut Vec<Output>) {
+        let known = self.rows.get(&self.me).map_or(0, |own| own.cells.len());
+        let (mut room, mut news) = (MOST.saturating_sub(known), Vec::new());
+        for (peer, cell) in cells {
+            let old = self.rows.get(&self.me).and_then(|own| own.cells.get(&peer));
+            let fresh = old.is_none();
+            if fresh && room == 0 {
+                continue;
+            }
+            let measured = old.filter(|old| says(old) == says(&cell));
+            let told = self.told.get(&peer).map(|(at, _)| *at);
+            if let Some(old) = measured {
                 let late = told.is_none_or(|at| now >= at + MEASURE);
-                if !moved(old.rtt, cell.rtt) || !late {
+                let moved = moved(old.rtt, cell.rtt);
+                if !moved || !late {
                     // A measurement that came too early is told in its time, unless it passes.
-                    let waits = moved(old.rtt, cell.rtt).then_some(cell);
+                    let waits = moved.then_some(cell);
                     self.told.entry(peer).and_modify(|told| told.1 = waits);
-                    return;
+                    continue;
                 }
             }
-            None | Some(_) => {}
+            room -= usize::from(fresh);
+            self.told.insert(peer.clone(), (now, None));
+            news.push((peer, Some(cell)));
         }
-        self.told.insert(peer.clone(), (now, None));
-        self.change(1, Some((peer, Some(cell))), out);
+        exchange::deltas(news).into_iter().for_each(|news| self.change(1, news, out));
     }
 
     /// Raises our version and tells every linked peer; by more than one, nobody's copy fits.
-    fn change(&mut self, by: u64, cell: Option<(NodeName, Option<Cell>)>, out: &mut Vec<Output>) {
-        let Some(own) = self.rows.get_mut(&self.me) else { return };
+    fn change(&mut self, by: u64, cells: Vec<(NodeName, Option<Cell>)>, out: &mut Vec<Output>) {
+        let Some(own) = self.rows.get_mut(&self.me).map(Arc::make_mut) else { return };
         own.version = own.version.saturating_add(by).min(u64::MAX - 1);
-        match cell.clone() {
-            Some((peer, Some(cell))) => drop(own.cells.insert(peer, cell)),
-            Some((peer, None)) => drop(own.cells.remove(&peer)),
-            None => {}
+        for (peer, cell) in cells.clone() {
+            match cell {
+                Some(cell) => drop(own.cells.insert(peer, cell)),
+                None => drop(own.cells.remove(&peer)),
+            }
         }
         let word = Word::Delta {
             origin: self.me.clone(),
             incarnation: own.incarnation,
             from: own.version.saturating_sub(1),
             to: own.version,
-            cells: cell.into_iter().collect(),
+            cells,
         };
         self.version += 1;
         out.extend(self.links.keys().map(|peer| Output::Send(peer.clone(), word.clone())));
@@ -281,7 +300,7 @@ impl Topology {
         let known = self.rows.get(&peer).is_some_and(|row| row.incarnation >= life);
         if !known && !self.tombs.contains_key(&peer) && self.room(&peer) {
             let row = Origin { incarnation: life, version: 0, cells: BTreeMap::new() };
-            self.rows.insert(peer.clone(), row);
+            self.rows.insert(peer.clone(), Arc::new(row));
             self.version += 1;
         }
         if self.links.is_empty() {
@@ -354,6 +373,7 @@ impl Topology {
             self.charge(from, "too many cells", now, out);
             return false;
         }
+        let row = Arc::make_mut(row);
         row.version = to;
         let mut ahead = false;
         for (peer, cell) in cells {
@@ -398,9 +418,13 @@ impl Topology {
                 self.claimed(mark, now, out);
                 continue;
             }
+            if self.known(&origin) == Some(mark) && version != u64::MAX {
+                continue; // almost all of almost every digest
+            }
             let linked = self.links.get(&origin).map(|link| link.incarnation);
             let allowed = match linked {
-                Some(linked) if origin == *from => life <= linked && version != u64::MAX,
+                // A later life than the linked one: its link is not reported yet.
+                Some(_) if origin == *from => version != u64::MAX,
                 _ => true,
             };
             if !allowed || self.absurd(&origin, mark) {
@@ -458,13 +482,13 @@ impl Topology {
         now: Instant,
         out: &mut Vec<Output>,
     ) {
-        let Some(own) = self.rows.get_mut(&self.me) else { return };
+        let Some(own) = self.rows.get_mut(&self.me).map(Arc::make_mut) else { return };
         let above = life >= own.incarnation && version > own.version && version != u64::MAX;
         let rests = self.corrected.is_some_and(|at| now < at + DIGEST);
         if above && !rests && version - own.version <= JUMP {
             own.version = version;
             self.corrected = Some(now);
-            self.change(2, None, out);
+            self.change(2, Vec::new(), out);
         }
     }
 
@@ -510,9 +534,7 @@ impl Topology {
             Some((peer.clone(), cell.clone()))
         };
         let due: Vec<(NodeName, Cell)> = self.told.iter().filter_map(due).collect();
-        for (peer, cell) in due {
-            self.own(peer, cell, now, out);
-        }
+        self.own(due, now, out);
         self.exchange(now, out);
     }
 
@@ -531,6 +553,11 @@ impl Topology {
         let since = now.saturating_duration_since(self.wall.1).as_millis();
         self.wall.0.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
     }
+}
+
+/// What a cell says beside its measurements.
+fn says(cell: &Cell) -> (Status, bool, Option<Reason>) {
+    (cell.state, cell.suspect, cell.reason)
 }
 
 /// Whether a round trip changed by more than half, and by more than a millisecond.

@@ -71,8 +71,8 @@ impl World {
 
     fn edge(&self, from: &str, to: &str) -> Option<Cell> {
         let matrix = self.tracker.matrix().borrow().clone();
-        let mut edges = matrix.edges.iter();
-        edges.find(|e| (&e.from, &e.to) == (&name(from), &name(to))).map(|e| e.cell.clone())
+        let mut edges = matrix.edges();
+        edges.find(|e| (e.from, e.to) == (&name(from), &name(to))).map(|e| e.cell.clone())
     }
 
     fn words(&mut self) -> Vec<Word> {
@@ -117,7 +117,7 @@ async fn a_peer_s_row_is_shown_with_its_life() {
     world.said(&delta(0, 1));
     settled().await;
     assert_eq!(world.edge(B, A), Some(cell(Status::Online)));
-    let nodes = world.tracker.matrix().borrow().nodes.clone();
+    let nodes = world.tracker.matrix().borrow().nodes();
     assert_eq!(nodes, [(name(A), Incarnation(1)), (name(B), Incarnation(3))].into());
 }
 

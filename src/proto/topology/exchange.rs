@@ -1,6 +1,8 @@
 //! How views are brought together: digests, answers, rows taken, news and repeated questions.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rand::RngExt;
@@ -58,19 +60,21 @@ impl Topology {
         again.into_iter().for_each(|(via, names)| want(&via, names, out));
     }
 
-    /// All that is known, by name: rows, and what left lately.
-    fn marks(&self, now: Instant) -> BTreeMap<NodeName, (Incarnation, u64)> {
-        let young = self.tombs.iter().filter(|(_, (_, at))| now < *at + MOURNED);
-        let tombs = young.map(|(name, (left, _))| (name.clone(), (*left, u64::MAX)));
-        let rows = self.rows.iter();
-        tombs
-            .chain(rows.map(|(name, row)| (name.clone(), (row.incarnation, row.version))))
-            .collect()
+    /// All that is known, in order of names: rows, and what left lately.
+    fn marks(&self, now: Instant) -> Vec<(&NodeName, (Incarnation, u64))> {
+        let rows = self.rows.iter().map(|(name, row)| (name, (row.incarnation, row.version)));
+        let mut marks: Vec<_> = rows.collect();
+        let young =
+            |name: &NodeName, at: Instant| now < at + MOURNED && !self.rows.contains_key(name);
+        let tombs = self.tombs.iter().filter(|(name, (_, at))| young(name, *at));
+        marks.extend(tombs.map(|(name, (left, _))| (name, (*left, u64::MAX))));
+        marks.sort_by_key(|(name, _)| *name); // already so, but for the few that left
+        marks
     }
 
     pub(super) fn send_digest(&self, peer: &NodeName, now: Instant, out: &mut Vec<Output>) {
-        let marks =
-            self.marks(now).into_iter().map(|(name, (life, version))| (name, life, version));
+        let marks = self.marks(now).into_iter();
+        let marks = marks.map(|(name, (life, version))| (name.clone(), life, version));
         let parts = chunks(marks, WORD - HEAD, mark_size);
         let (count, mut after) = (parts.len(), None);
         for (at, marks) in parts.into_iter().enumerate() {
@@ -96,12 +100,14 @@ impl Topology {
             after.as_ref().is_none_or(|after| name > after)
                 && (!more || last.is_some_and(|last| name <= last))
         };
-        let theirs: BTreeMap<&NodeName, (Incarnation, u64)> =
-            marks.iter().map(|(name, life, version)| (name, (*life, *version))).collect();
+        // Both in order of names; a peer whose list is not gets more news than it needs.
+        let mut theirs = marks.iter().peekable();
         let newer = self.marks(now).into_iter().filter(|(name, ours)| {
-            covered(name) && theirs.get(name).is_none_or(|theirs| ours > theirs)
+            while theirs.next_if(|(theirs, _, _)| theirs < *name).is_some() {}
+            let same = theirs.peek().filter(|(theirs, _, _)| theirs == *name);
+            covered(name) && same.is_none_or(|(_, life, version)| *ours > (*life, *version))
         });
-        news(from, newer.map(|(name, (life, version))| (name, life, version)), out);
+        news(from, newer.map(|(name, (life, version))| (name.clone(), life, version)), out);
     }
 
     /// Sends rows that are wanted, each once in a while.
@@ -118,7 +124,8 @@ impl Topology {
         for name in names {
             let tomb = || {
                 let life = self.tombs.get(name).map(|(left, _)| *left)?;
-                Some(Origin { incarnation: life, version: u64::MAX, cells: BTreeMap::new() })
+                let (version, cells) = (u64::MAX, BTreeMap::new());
+                Some(Arc::new(Origin { incarnation: life, version, cells }))
             };
             let Some(row) = self.rows.get(name).cloned().or_else(tomb) else { continue };
             let sent = link.answered.get(name).map(|(life, version, _)| (*life, *version));
@@ -126,7 +133,7 @@ impl Topology {
                 continue;
             }
             link.answered.insert(name.clone(), (row.incarnation, row.version, now));
-            for part in parts(name, row) {
+            for part in parts(name, Arc::unwrap_or_clone(row)) {
                 size += row_size(&part);
                 rows.push(part);
             }
@@ -143,10 +150,16 @@ impl Topology {
         for (origin, source) in std::mem::take(&mut self.fresh) {
             let Some(row) = self.rows.get(&origin) else { continue };
             let first_hand = source == origin;
+            // Both in order of names: one walk along them instead of a search for each peer.
+            let mut cells = row.cells.iter().peekable();
+            let mut reaches = |peer: &NodeName| {
+                while cells.next_if(|(name, _)| *name < peer).is_some() {}
+                cells.peek().is_some_and(|(name, cell)| *name == peer && up(cell))
+            };
             let lacks = |peer: &&NodeName| {
-                **peer != origin
+                !reaches(peer)
+                    && **peer != origin
                     && **peer != source
-                    && !online(row, peer)
                     && (!first_hand || self.on_duty(row, peer))
             };
             let mut peers: Vec<&NodeName> = self.links.keys().filter(lacks).collect();
@@ -163,15 +176,17 @@ impl Topology {
     /// Whether this node is one of the three that tell `peer` of that row: the first ones after it,
     /// on the ring of names, of those that the origin and the peer both reach.
     fn on_duty(&self, row: &Origin, peer: &NodeName) -> bool {
-        let reach = self.rows.get(peer);
-        let between = |name: &NodeName| {
-            let (after, before) = (name > peer, name < &self.me);
-            if *peer < self.me { after && before } else { after || before }
+        let Some(reach) = self.rows.get(peer) else { return true };
+        let after = (Bound::Excluded(peer), Bound::Unbounded);
+        let (segment, wrapped) = if *peer < self.me {
+            (row.cells.range::<NodeName, _>((after.0, Bound::Excluded(&self.me))), None)
+        } else {
+            let before = row.cells.range::<NodeName, _>(..&self.me);
+            (row.cells.range::<NodeName, _>(after), Some(before))
         };
-        let first = row.cells.keys().filter(|name| {
-            between(name) && online(row, name) && reach.is_some_and(|reach| online(reach, name))
-        });
-        first.count() < RELAYS
+        let between = segment.chain(wrapped.into_iter().flatten());
+        let first = between.filter(|(name, cell)| up(cell) && online(reach, name));
+        first.take(RELAYS).count() < RELAYS
     }
 
     /// Whether there is room for that origin, if need be in place of one that nobody reaches.
@@ -203,11 +218,11 @@ impl Topology {
         if linked.is_some() && origin != *from {
             return self.learn(from, vec![(origin, mark.0, mark.1)], now, out);
         }
-        if linked.is_some_and(|linked| mark.0 > linked || mark.1 == u64::MAX) {
-            return self.charge(from, "row of a life that is not linked", now, out);
+        if linked.is_some() && mark.1 == u64::MAX {
+            return self.charge(from, "goodbye on a link", now, out);
         }
-        if linked.is_some_and(|linked| mark.0 < linked) {
-            return;
+        if linked.is_some_and(|linked| mark.0 != linked) {
+            return; // of a link that is over, or not reported yet
         }
         if !self.newer(&origin, mark) {
             if origin == *from {
@@ -251,7 +266,8 @@ impl Topology {
             return;
         }
         let (incarnation, version, _) = of;
-        self.rows.insert(origin.clone(), Origin { incarnation, version, cells: partial.cells });
+        let row = Origin { incarnation, version, cells: partial.cells };
+        self.rows.insert(origin.clone(), Arc::new(row));
         self.tombs.remove(&origin);
         self.taken(&origin, from, now, out);
     }
@@ -266,8 +282,12 @@ pub(super) fn clamp(cell: Cell, wall: u64) -> Cell {
     Cell { since: cell.since.min(wall.saturating_add(FUTURE)), ..cell }
 }
 
+fn up(cell: &Cell) -> bool {
+    cell.state == Status::Online
+}
+
 fn online(row: &Origin, peer: &NodeName) -> bool {
-    row.cells.get(peer).is_some_and(|cell| cell.state == Status::Online)
+    row.cells.get(peer).is_some_and(up)
 }
 
 pub(super) fn want(peer: &NodeName, names: Vec<NodeName>, out: &mut Vec<Output>) {
@@ -280,6 +300,11 @@ fn news(peer: &NodeName, marks: impl IntoIterator<Item = Mark>, out: &mut Vec<Ou
     for marks in chunks(marks, WORD - HEAD, mark_size) {
         out.push(Output::Send(peer.clone(), Word::News(marks)));
     }
+}
+
+/// Cells of our own, in as many lists as their words need.
+pub(super) fn deltas(cells: Vec<(NodeName, Option<Cell>)>) -> Vec<Vec<(NodeName, Option<Cell>)>> {
+    chunks(cells, WORD - HEAD, own_size)
 }
 
 /// A row in as many parts as its words need.
@@ -309,6 +334,10 @@ fn mark_size((name, _, _): &Mark) -> usize {
 
 fn cell_size((name, _): &(NodeName, Cell)) -> usize {
     name.as_str().len() + 27
+}
+
+fn own_size((name, _): &(NodeName, Option<Cell>)) -> usize {
+    name.as_str().len() + 28
 }
 
 fn row_size(row: &Row) -> usize {

@@ -52,7 +52,7 @@ impl Alone {
     fn new(peers: &[&str]) -> Self {
         let now = start();
         let rng = StdRng::seed_from_u64(1);
-        let machine = Topology::new(name("a@h"), life(3), now, WALL, rng);
+        let machine = Topology::new(name("a@h"), life(3), 1, now, WALL, rng);
         let mut alone = Self { machine, now };
         for peer in peers {
             alone.input(Input::Linked(name(peer), life(7)));
@@ -78,7 +78,7 @@ impl Alone {
     }
 
     fn own(&mut self, peer: &str, cell: Cell) -> Vec<Output> {
-        self.input(Input::Own { peer: name(peer), cell })
+        self.input(Input::Own(vec![(name(peer), cell)]))
     }
 
     fn mark(&self, of: &str) -> Option<(u64, u64)> {
@@ -347,11 +347,9 @@ fn abuse_is_charged_and_cut_past_sixteen_a_minute() {
         (full, over),
         (first.clone(), Word::Want(vec![name("x@h"); 1025])),
         (first.clone(), delta("c@h", 7, 0, 1, &[])),
-        (first.clone(), delta("b@h", 8, 0, 1, &[])),
         (first.clone(), delta("b@h", 7, 1, 2 + JUMP, &[])),
         (first.clone(), delta("b@h", 7, 1, u64::MAX, &[])),
         (first.clone(), delta("b@h", 7, 1, 2, &[("c@h", Some(late.clone()))])),
-        (first.clone(), Word::Rows(vec![row("b@h", 8, 2, &[])])),
         (first.clone(), Word::Rows(vec![row("b@h", 7, u64::MAX, &[])])),
         (first.clone(), Word::Rows(vec![row("b@h", 7, 2, &[("c@h", late)])])),
         (first.clone(), Word::Rows(vec![row("x@h", JUMP + 1, 2, &[])])),
@@ -378,6 +376,25 @@ fn abuse_is_charged_and_cut_past_sixteen_a_minute() {
     assert!(cut(&a.hears("b@h", delta("c@h", 7, 0, 1, &[]))));
     assert_eq!(a.hears("b@h", delta("c@h", 7, 0, 1, &[])), []); // not heard any more
     assert_eq!(a.hears("q@h", delta("c@h", 7, 0, 1, &[])), []); // nor who is not linked
+}
+
+/// A restarted peer speaks at once; the tracker hears of its new link a moment later.
+#[test]
+fn a_later_life_that_speaks_before_its_link_is_reported_is_no_abuse() {
+    let words = [
+        delta("b@h", 8, 0, 1, &[]),
+        Word::Rows(vec![row("b@h", 8, 2, &[])]),
+        Word::Digest { after: None, marks: vec![mark("b@h", 8, 2)], more: false },
+    ];
+    for word in words {
+        let mut a = Alone::new(&["b@h", "c@h"]);
+        assert_eq!(charged(&a.hears("b@h", word)), 0);
+        assert_eq!(a.mark("b@h"), Some((7, 0)));
+        a.input(Input::Unlinked(name("b@h")));
+        a.input(Input::Linked(name("b@h"), life(8)));
+        a.hears("b@h", Word::Rows(vec![row("b@h", 8, 2, &[])]));
+        assert_eq!(a.mark("b@h"), Some((8, 2)));
+    }
 }
 
 #[test]
@@ -409,7 +426,7 @@ fn the_largest_cluster_travels_in_words_below_48_kib() {
     let rest = 1 << 31;
     for at in 0..1100 {
         let full = Cell { rtt: Some(u32::MAX), phi: u32::MAX, since: WALL, ..online() };
-        a.input(Input::Own { peer: node_of_many(at), cell: full });
+        a.input(Input::Own(vec![(node_of_many(at), full)]));
         if at < 1022 {
             let of = Row { origin: node_of_many(at), ..row("x@h", rest, rest, &[]) };
             assert_eq!(charged(&a.hears("b@h", Word::Rows(vec![of]))), 0);

@@ -92,13 +92,8 @@ pub enum Word {
 /// What the machine hears.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
-    /// This node's side of a link is so now. Give every measurement; few are told.
-    Own {
-        /// The peer.
-        peer: NodeName,
-        /// What this node sees of it.
-        cell: Cell,
-    },
+    /// This node's side of its links, peer by peer. Give every measurement; few are told.
+    Own(Vec<(NodeName, Cell)>),
     /// This node knows that peer no more.
     Forget(NodeName),
     /// This life of a peer can be talked to.

@@ -74,7 +74,8 @@ impl World {
         self.lives[at] += 1;
         let rng = StdRng::seed_from_u64(self.rng.next_u64());
         let wall = self.wall();
-        self.nodes[at] = Some(Topology::new(node(at), life(self.lives[at]), self.now, wall, rng));
+        let (life, first) = (life(self.lives[at]), 1);
+        self.nodes[at] = Some(Topology::new(node(at), life, first, self.now, wall, rng));
     }
 
     fn push(&mut self, at: Instant, event: Event) {
@@ -159,7 +160,8 @@ impl World {
 
     fn own(&mut self, at: usize, peer: usize, state: Status) {
         let since = self.wall();
-        self.input(at, Input::Own { peer: node(peer), cell: Cell { since, ..cell(state, None) } });
+        let cell = Cell { since, ..cell(state, None) };
+        self.input(at, Input::Own(vec![(node(peer), cell)]));
     }
 
     fn link(&mut self, a: usize, b: usize) {
@@ -215,7 +217,7 @@ impl World {
             let same = machine.agreement() == first.agreement() && machine.rows == first.rows;
             if !same {
                 let differs =
-                    |(name, row): &(&NodeName, &Origin)| machine.rows.get(*name) != Some(*row);
+                    |(name, row): &(&NodeName, &Arc<Origin>)| machine.rows.get(*name) != Some(*row);
                 let names: Vec<_> =
                     first.rows.iter().filter(differs).map(|(n, r)| (n, r.version)).collect();
                 return Err(format!("n{at} and n{} differ on {names:?}", group[at]));
