@@ -22,7 +22,9 @@
 //! Each node watches the 9 peers that follow it on the ring of names, so the cost of a node does not
 //! grow with the cluster. Who doubts a peer tells the others; they do not take it on trust: one that does
 //! not watch that peer sends it a beat, and doubts it, too, when nothing comes back within a second. So
-//! every node reaches its own verdict at about the same time.
+//! every node reaches its own verdict at about the same time. Where three are doubted at once, it may be
+//! half of the cluster, and those who watched the others of it may be cut off as well: a node then checks
+//! everybody it is linked with in the same way.
 //!
 //! # Invariants
 //! 1. A peer is declared silent only after it was suspect for the whole suspicion time, on a clock
@@ -58,6 +60,8 @@ pub struct Config {
     pub pause: Duration,
     /// How soon a peer that another node doubts has to answer a beat.
     pub answer: Duration,
+    /// So many doubted at once are reason to check everybody.
+    pub many: usize,
     /// Peers asked about a suspect.
     pub probes: usize,
     /// How long a suspect can answer.
@@ -81,6 +85,7 @@ impl Default for Config {
             most_sigma: Duration::from_millis(250),
             pause: Duration::from_secs(3),
             answer: Duration::from_secs(1),
+            many: 3,
             probes: 3,
             suspicion: Duration::from_secs(4),
             late: Duration::from_secs(1),
@@ -177,10 +182,12 @@ pub struct Heartbeat {
     me: NodeName,
     linked: BTreeMap<NodeName, Instant>,
     watches: BTreeMap<NodeName, Watch>,
-    /// When the last tick was due.
+    /// When the next tick is due.
     due: Option<Instant>,
     health: u32,
     healed: Option<Instant>,
+    /// When everybody was last checked.
+    checked: Option<Instant>,
 }
 
 impl Heartbeat {
@@ -189,11 +196,26 @@ impl Heartbeat {
     pub fn new(config: Config, me: NodeName) -> Self {
         let (linked, watches) = (BTreeMap::new(), BTreeMap::new());
         let sigmas = sigmas(config.phi);
-        Self { config, sigmas, me, linked, watches, due: None, health: 0, healed: None }
+        Self {
+            config,
+            sigmas,
+            me,
+            linked,
+            watches,
+            due: None,
+            health: 0,
+            healed: None,
+            checked: None,
+        }
     }
 
     /// Takes one input and appends what follows from it.
     pub fn handle(&mut self, input: Input, now: Instant, out: &mut Vec<Output>) {
+        if let Input::Heard(name, _) | Input::Beat(name, _) = &input
+            && !self.watches.contains_key(name)
+        {
+            return; // above 12 peers that is most of what is heard
+        }
         match input {
             Input::Linked(name) => {
                 self.watches.remove(&name);
@@ -222,18 +244,22 @@ impl Heartbeat {
             }
             Input::Doubted(name) => {
                 if self.linked.contains_key(&name) && !self.watches.contains_key(&name) {
-                    let answer_by = Some(now + self.stretch(self.config.answer));
-                    self.watches.insert(name, Watch { answer_by, ..Watch::new(now) });
+                    self.check(name, now);
+                    self.check_all(now);
                 }
             }
             Input::Tick => self.tick(now, out),
         }
-        self.due = self.deadline();
+        self.due = self.next();
     }
 
     /// When the machine wants its next [`Input::Tick`].
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
+        self.due
+    }
+
+    fn next(&self) -> Option<Instant> {
         let next = |watch: &Watch| {
             let doubt = match &watch.doubt {
                 Some(doubt) => doubt.since + self.stretch(self.config.suspicion),
@@ -288,6 +314,25 @@ impl Heartbeat {
         }
     }
 
+    /// Has a peer that is not watched answer soon.
+    fn check(&mut self, name: NodeName, now: Instant) {
+        let answer_by = Some(now + self.stretch(self.config.answer));
+        self.watches.insert(name, Watch { answer_by, ..Watch::new(now) });
+    }
+
+    /// Where several peers are doubted at once: has everybody answer, once in a while.
+    fn check_all(&mut self, now: Instant) {
+        let doubted = |watch: &&Watch| watch.doubt.is_some() || watch.answer_by.is_some();
+        let many = self.watches.values().filter(doubted).count() >= self.config.many;
+        let rests = self.checked.is_some_and(|at| now < at + self.config.suspicion);
+        if many && !rests && self.linked.len() > self.config.all_up_to {
+            self.checked = Some(now);
+            let unwatched = self.linked.keys().filter(|name| !self.watches.contains_key(*name));
+            let unwatched: Vec<NodeName> = unwatched.cloned().collect();
+            unwatched.into_iter().for_each(|name| self.check(name, now));
+        }
+    }
+
     fn tick(&mut self, now: Instant, out: &mut Vec<Output>) {
         let late = self.due.map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
         if late >= self.config.late {
@@ -301,6 +346,7 @@ impl Heartbeat {
             self.beat(&name, now, out);
             self.judge(&name, now, out);
         }
+        self.check_all(now);
     }
 
     /// This node was away: whatever the others did meanwhile, it could not hear.
@@ -676,6 +722,22 @@ mod tests {
         assert_eq!(of(is_silent), [15.0]);
         assert_eq!(of(|o| matches!(o, Output::Tell { .. })), vec![0.0; 0], "it is known already");
         assert_eq!(world.machine.watched().count(), 9);
+    }
+
+    #[test]
+    fn where_many_are_doubted_everybody_is_checked_once_in_a_while() {
+        let peers: Vec<String> = (0..40).map(|n| format!("n{n:02}@h")).collect();
+        let names: Vec<&str> = peers.iter().map(String::as_str).collect();
+        let mut world = World::new(&names);
+        world.run(10.0, &names[..9]);
+        world.input(Input::Doubted(name("n30@h")));
+        world.input(Input::Doubted(name("n31@h")));
+        assert_eq!(world.machine.watched().count(), 11);
+        world.input(Input::Doubted(name("n32@h")));
+        assert_eq!(world.machine.watched().count(), 40);
+        world.run(30.0, &names[..30]);
+        let silent = world.when(is_silent);
+        assert_eq!((silent.len(), silent[0], silent[9]), (10, 15.0, 15.0));
     }
 
     #[test]

@@ -367,9 +367,13 @@ impl Topology {
         if self.links.get(from).is_none_or(|link| link.incarnation != life) || to == u64::MAX {
             return true;
         }
-        let added =
-            cells.iter().filter(|(name, cell)| cell.is_some() && !row.cells.contains_key(name));
-        if row.cells.len() + added.count() > MOST {
+        let added = || {
+            let new = |(name, cell): &&(NodeName, Option<Cell>)| {
+                cell.is_some() && !row.cells.contains_key(name)
+            };
+            cells.iter().filter(new).count()
+        };
+        if row.cells.len() + cells.len() > MOST && row.cells.len() + added() > MOST {
             self.charge(from, "too many cells", now, out);
             return false;
         }
@@ -410,16 +414,27 @@ impl Topology {
     }
 
     /// Wants what is newer at the sender.
-    fn learn(&mut self, from: &NodeName, marks: Vec<Mark>, now: Instant, out: &mut Vec<Output>) {
+    fn learn(
+        &mut self,
+        from: &NodeName,
+        mut marks: Vec<Mark>,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) {
+        // Almost all of almost every digest is known. Both are in order of names; of a list that is
+        // not, more is looked at below.
+        let mut rows = self.rows.iter().peekable();
+        marks.retain(|(origin, life, version)| {
+            while rows.next_if(|(name, _)| *name < origin).is_some() {}
+            let row = rows.peek().filter(|(name, _)| *name == origin);
+            row.is_none_or(|(_, row)| (row.incarnation, row.version) != (*life, *version))
+        });
         let (mut wanted, mut absurd) = (Vec::new(), false);
         for (origin, life, version) in marks {
             let mark = (life, version);
             if origin == self.me {
                 self.claimed(mark, now, out);
                 continue;
-            }
-            if self.known(&origin) == Some(mark) && version != u64::MAX {
-                continue; // almost all of almost every digest
             }
             let linked = self.links.get(&origin).map(|link| link.incarnation);
             let allowed = match linked {

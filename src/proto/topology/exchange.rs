@@ -27,8 +27,10 @@ impl Topology {
         if now >= self.next_full {
             self.next_full = now + FULL;
             self.partials.clear(); // what is still incomplete lost a part
-            let peers: Vec<NodeName> = self.links.keys().cloned().collect();
-            peers.iter().for_each(|peer| self.send_digest(peer, now, out));
+            let words = self.digest(now);
+            for peer in self.links.keys() {
+                out.extend(words.iter().map(|word| Output::Send(peer.clone(), word.clone())));
+            }
         }
         if now >= self.next_digest {
             self.next_digest = now + DIGEST.mul_f64(self.rng.random_range(0.8..=1.2));
@@ -73,16 +75,20 @@ impl Topology {
     }
 
     pub(super) fn send_digest(&self, peer: &NodeName, now: Instant, out: &mut Vec<Output>) {
+        out.extend(self.digest(now).into_iter().map(|word| Output::Send(peer.clone(), word)));
+    }
+
+    fn digest(&self, now: Instant) -> Vec<Word> {
         let marks = self.marks(now).into_iter();
         let marks = marks.map(|(name, (life, version))| (name.clone(), life, version));
         let parts = chunks(marks, WORD - HEAD, mark_size);
         let (count, mut after) = (parts.len(), None);
-        for (at, marks) in parts.into_iter().enumerate() {
+        let word = |(at, marks): (usize, Vec<Mark>)| {
             let last = marks.last().map(|(name, _, _)| name.clone());
-            let word = Word::Digest { after, marks, more: at + 1 < count };
-            out.push(Output::Send(peer.clone(), word));
-            after = last;
-        }
+            let after = std::mem::replace(&mut after, last);
+            Word::Digest { after, marks, more: at + 1 < count }
+        };
+        parts.into_iter().enumerate().map(word).collect()
     }
 
     /// Names what is newer here than in a digest.
@@ -251,7 +257,12 @@ impl Topology {
         };
         let wall = self.wall(now);
         let ahead = row.cells.iter().any(|(_, cell)| cell.since > wall.saturating_add(FUTURE));
-        partial.cells.extend(row.cells.into_iter().map(|(peer, cell)| (peer, clamp(cell, wall))));
+        let cells = row.cells.into_iter().map(|(peer, cell)| (peer, clamp(cell, wall)));
+        if partial.cells.is_empty() {
+            partial.cells = cells.collect(); // built at once, without a search for each cell
+        } else {
+            partial.cells.extend(cells);
+        }
         partial.next += 1;
         if ahead && origin == *from {
             self.charge(from, "time in the far future", now, out);

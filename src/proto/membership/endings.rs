@@ -1,0 +1,64 @@
+//! How this node ends links on purpose: one that is worth nothing, or all of them.
+
+use std::time::Instant;
+
+use crate::proto::event::{Event, Reason};
+use crate::proto::frame::Parting;
+use crate::proto::membership::{LARGEST_RAISE, Membership, Output};
+use crate::proto::node::{Incarnation, NodeName};
+
+impl Membership {
+    /// A link is worth nothing, whatever the kernel says: not heard for too long, or abused.
+    pub(super) fn give_up(
+        &mut self,
+        name: &NodeName,
+        parting: Parting,
+        (cause, reason): (&str, Reason),
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(peer) = self.peers.get_mut(name) else { return };
+        if let Some(live) = peer.live.take() {
+            out.push(Output::Close(live.attempt, parting));
+            peer.next_dial = Some(now + peer.backoff.fail(self.config.backoff, &mut self.rng));
+            peer.lost(name, cause, Some(reason), now, out);
+        }
+    }
+
+    /// A peer knows of a later life of this node than it remembers itself, and that life is gone:
+    /// the data directory was lost or rolled back. Go on above it. (While the later life is linked
+    /// somewhere, it is another process that owns the name, and this one stays out.)
+    pub(super) fn renew(&mut self, known: Incarnation, now: Instant, out: &mut Vec<Output>) {
+        let ahead = known.0.saturating_sub(self.incarnation.0);
+        if known < self.incarnation || ahead > LARGEST_RAISE {
+            return;
+        }
+        self.incarnation = known.next();
+        out.push(Output::Renew(self.incarnation));
+        out.push(Output::Announce(Event::IncarnationRaised { to: self.incarnation }));
+        self.drop_everything(Parting::Renewed, now, out);
+    }
+
+    pub(super) fn stop(&mut self, now: Instant, out: &mut Vec<Output>) {
+        self.leaving = true;
+        self.drop_everything(Parting::Left, now, out);
+    }
+
+    fn drop_everything(&mut self, parting: Parting, now: Instant, out: &mut Vec<Output>) {
+        out.extend(std::mem::take(&mut self.dialing).into_keys().map(Output::Abandon));
+        for (name, peer) in &mut self.peers {
+            peer.dialing = None;
+            out.extend(peer.inbound.take().map(Output::Abandon));
+            if let Some(live) = peer.live.take() {
+                out.push(Output::Close(live.attempt, parting));
+                if !self.leaving {
+                    peer.lost(name, "this node renews its incarnation", None, now, out);
+                }
+            }
+            if !peer.left() {
+                peer.next_dial = Some(now);
+            }
+        }
+        self.seeds.values_mut().for_each(|seed| seed.retry(now));
+    }
+}

@@ -1,0 +1,516 @@
+//! What must hold: after every event what that event could have changed, now and then what takes
+//! time, and after quiet what concerns everybody. Each invariant is one function.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use xpando_node::proto::codec;
+use xpando_node::proto::event::{Event, Reason, Source, Status};
+use xpando_node::proto::heartbeat;
+use xpando_node::proto::membership::{self, AttemptId, Input, Output};
+use xpando_node::proto::node::{Incarnation, NodeName};
+use xpando_node::proto::topology;
+
+use crate::world::{Micros, Word, World, ms, secs};
+
+mod whole;
+pub(crate) use whole::{
+    all_is_well, everybody_sees, mesh_is_whole, nodes_agree, the_dead_are_offline,
+};
+
+/// The shortest silence that can end in a verdict: a beat and the acceptable pause, then the whole
+/// suspicion. A pair that was well for so long has heard each other in between.
+const SHORTEST_SILENCE: Micros = secs(1 + 3 + 4);
+/// Links settle within this after the last trouble: the longest backoff, a dial, and then what the
+/// other side still held for the link.
+const SETTLED: Micros = secs(30 + 5 + 10);
+/// Two nodes that reach each other are linked within this: the longest backoff, a turn among dials
+/// that hang (eight of 5 s on three of the four places), and a second round with the other address.
+const CONNECTED_WITHIN: Micros = secs(30 + 15 + 30);
+/// A peer without power: a beat and the pause (4 s), phi 8 at 5.3 sigma of 100 ms, suspicion (4 s),
+/// and the ticks in between.
+pub(crate) const SILENT_DEATH: Micros = secs(10);
+/// Above 12 peers most are told of the doubt, and give the peer a second before they share it.
+pub(crate) const HEARSAY: Micros = secs(1);
+/// What the kernel needs without any help: `TCP_USER_TIMEOUT`, counted from a probe.
+const BACKSTOP: Micros = secs(20 + 5 + 1);
+/// Words encode below this.
+const LONGEST_WORD: usize = 48 * 1024;
+
+/// What one life of a node was seen to do, kept apart from what its machines remember.
+#[derive(Debug, Default)]
+pub(crate) struct Watched {
+    /// Links agreed to and not ended.
+    links: BTreeMap<AttemptId, NodeName>,
+    dials: BTreeSet<AttemptId>,
+    lives: BTreeMap<NodeName, Incarnation>,
+    shown: BTreeMap<NodeName, Status>,
+    rows: BTreeMap<NodeName, (Incarnation, u64)>,
+    /// Peers the failure detector was told of.
+    linked: BTreeSet<NodeName>,
+    doubts: BTreeMap<NodeName, Instant>,
+    second: Micros,
+    in_second: u64,
+    pub(crate) words: u64,
+    pub(crate) bytes: u64,
+    pub(crate) busiest: u64,
+}
+
+/// Runs `check` with what was seen of a node so far.
+fn with(world: &mut World, node: usize, check: impl FnOnce(&mut World, &mut Watched)) {
+    let Some(life) = world.nodes[node].life.as_mut() else { return };
+    let mut watched = std::mem::take(&mut life.watched);
+    check(world, &mut watched);
+    if let Some(life) = world.nodes[node].life.as_mut() {
+        life.watched = watched;
+    }
+}
+
+pub(crate) fn after_membership(world: &mut World, node: usize, input: &Input, out: &[Output]) {
+    with(world, node, |world, watched| {
+        one_link_per_pair(world, watched, input, out);
+        dials_are_bounded(world, node, watched, input, out);
+        hints_end_no_link(world, watched, input, out);
+    });
+}
+
+/// At most one link per pair; a second one closes the first before it takes its place.
+fn one_link_per_pair(world: &World, watched: &mut Watched, input: &Input, out: &[Output]) {
+    if let Input::Failed(attempt, _) | Input::Ended(attempt, _) = input {
+        watched.links.remove(attempt);
+    }
+    let mut agreed = None;
+    for output in out {
+        match output {
+            Output::Close(attempt, _) if watched.links.remove(attempt).is_none() => {
+                world.fail("one_link_per_pair", &format!("{attempt:?} is no link: {out:?}"))
+            }
+            Output::Announce(Event::PeerSyncing { peer, .. }) => agreed = Some(peer.clone()),
+            Output::Proceed(attempt)
+                if matches!(input, Input::Welcomed(..) | Input::Confirmed(_)) =>
+            {
+                let Some(peer) = agreed.take() else {
+                    world.fail("one_link_per_pair", &format!("a link with nobody: {out:?}"))
+                };
+                if watched.links.values().any(|linked| *linked == peer) {
+                    world.fail("one_link_per_pair", &format!("a second one with {peer}: {out:?}"));
+                }
+                watched.links.insert(*attempt, peer);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// At most four dials at once; none to a peer that left, but when its address is a seed.
+fn dials_are_bounded(
+    world: &World,
+    node: usize,
+    watched: &mut Watched,
+    input: &Input,
+    out: &[Output],
+) {
+    if let Input::Failed(attempt, _) | Input::Welcomed(attempt, _) = input {
+        watched.dials.remove(attempt);
+    }
+    for output in out {
+        match output {
+            Output::Refuse(attempt, _) | Output::Abandon(attempt) => {
+                watched.dials.remove(attempt);
+            }
+            Output::Dial(attempt, address) => {
+                watched.dials.insert(*attempt);
+                let to = world.nodes.iter().find(|it| it.address == *address);
+                let view = to.and_then(|to| world.life(node).membership.peer(&to.name));
+                let left = view.is_some_and(|view| view.reason == Some(Reason::Left));
+                if left && !world.nodes[node].seeds.contains(address) {
+                    world.fail("dials_are_bounded", &format!("{address} left"));
+                }
+            }
+            _ => {}
+        }
+    }
+    if watched.dials.len() > membership::Config::default().dials {
+        world.fail("dials_are_bounded", &format!("n{node:03}: {:?}", watched.dials));
+    }
+}
+
+/// A hint never ends a live link, except the peer's own signed word that it lives a later life.
+fn hints_end_no_link(world: &World, watched: &Watched, input: &Input, out: &[Output]) {
+    let later = match input {
+        Input::Hint(contact, Source::Beacon) => {
+            watched.lives.get(&contact.name).is_some_and(|known| contact.incarnation > *known)
+        }
+        Input::Hint(..) | Input::Seed(_) | Input::Tick => false,
+        _ => return,
+    };
+    if !later && out.iter().any(|output| matches!(output, Output::Close(..))) {
+        world.fail("hints_end_no_link", &format!("{input:?} gave {out:?}"));
+    }
+}
+
+pub(crate) fn after_event(world: &mut World, node: usize, event: &Event) {
+    with(world, node, |world, watched| {
+        let (peer, status) = match event {
+            Event::PeerConnecting { peer } => (peer, Some(Status::Connecting)),
+            Event::PeerSyncing { peer, incarnation, .. } => {
+                incarnation_never_falls(world, watched, peer, *incarnation);
+                (peer, Some(Status::Syncing))
+            }
+            Event::PeerOnline { peer, incarnation, .. } => {
+                incarnation_never_falls(world, watched, peer, *incarnation);
+                (peer, Some(Status::Online))
+            }
+            Event::LinkReplaced { peer, incarnation } => {
+                incarnation_never_falls(world, watched, peer, *incarnation);
+                (peer, None)
+            }
+            Event::PeerOffline { peer, .. } => (peer, Some(Status::Offline)),
+            Event::LinkLost { peer, .. } => (peer, None),
+            _ => return,
+        };
+        let worse = matches!(
+            event,
+            Event::PeerOffline { .. } | Event::LinkLost { .. } | Event::LinkReplaced { .. }
+        );
+        if worse {
+            healthy_pair_is_never_declared_offline(world, node, peer, SETTLED);
+        }
+        if let Some(status) = status {
+            watched.shown.insert(peer.clone(), status);
+        }
+    });
+}
+
+/// No node believes an older incarnation after a newer, or one that never lived.
+fn incarnation_never_falls(
+    world: &World,
+    watched: &mut Watched,
+    peer: &NodeName,
+    life: Incarnation,
+) {
+    let known = watched.lives.entry(peer.clone()).or_insert(life);
+    if life < *known {
+        world.fail("incarnation_never_falls", &format!("{peer}: {life} after {known}"));
+    }
+    *known = life;
+    let (highest, _) = world.nodes[world.index(peer)].truth;
+    if life > highest {
+        world.fail("incarnation_never_falls", &format!("{peer}: {life}, never above {highest}"));
+    }
+}
+
+/// Two nodes that run undisturbed and reach each other in bearable time keep their link.
+fn healthy_pair_is_never_declared_offline(
+    world: &World,
+    node: usize,
+    peer: &NodeName,
+    time: Micros,
+) {
+    if world.well_for(node, world.index(peer), time) {
+        let seconds = time / secs(1);
+        let what = format!("n{node:03} of {peer}, well for more than {seconds} s");
+        world.fail("healthy_pair_is_never_declared_offline", &what);
+    }
+}
+
+pub(crate) fn after_heartbeat(
+    world: &mut World,
+    node: usize,
+    input: &heartbeat::Input,
+    out: &[heartbeat::Output],
+) {
+    with(world, node, |world, watched| {
+        match input {
+            heartbeat::Input::Linked(peer) => {
+                watched.linked.insert(peer.clone());
+                watched.doubts.remove(peer);
+            }
+            heartbeat::Input::Unlinked(peer) => {
+                watched.linked.remove(peer);
+                watched.doubts.remove(peer);
+            }
+            _ => {}
+        }
+        let now = world.local(node);
+        for output in out {
+            only_linked_peers_are_watched(world, watched, output);
+            silent_only_after_whole_suspicion(world, watched, now, output);
+            match output {
+                heartbeat::Output::Suspect(peer, _) => {
+                    paused_node_accuses_nobody(world, node, peer);
+                }
+                heartbeat::Output::Silent(peer, _) => {
+                    let time = SHORTEST_SILENCE;
+                    healthy_pair_is_never_declared_offline(world, node, peer, time);
+                    watched.linked.remove(peer);
+                }
+                _ => {}
+            }
+        }
+    });
+}
+
+/// Only a linked peer is watched, suspect, or declared silent.
+fn only_linked_peers_are_watched(world: &World, watched: &Watched, output: &heartbeat::Output) {
+    if let heartbeat::Output::Beat(peer)
+    | heartbeat::Output::Suspect(peer, _)
+    | heartbeat::Output::Silent(peer, _) = output
+        && !watched.linked.contains(peer)
+    {
+        world.fail("only_linked_peers_are_watched", &format!("{output:?}"));
+    }
+}
+
+/// Silent only after the whole suspicion time, on a clock that there was no reason to doubt.
+fn silent_only_after_whole_suspicion(
+    world: &World,
+    watched: &mut Watched,
+    now: Instant,
+    output: &heartbeat::Output,
+) {
+    match output {
+        heartbeat::Output::Suspect(peer, _) => drop(watched.doubts.insert(peer.clone(), now)),
+        heartbeat::Output::Cleared(peer) => drop(watched.doubts.remove(peer)),
+        heartbeat::Output::Paused(late) => {
+            watched.doubts.values_mut().for_each(|since| *since = (*since + *late).min(now));
+        }
+        heartbeat::Output::Silent(peer, _) => {
+            let suspicion = heartbeat::Config::default().suspicion;
+            let since = watched.doubts.remove(peer);
+            if since.is_none_or(|since| now < since + suspicion) {
+                let doubt = since.map(|since| now - since);
+                let what = format!("{peer} after {doubt:?} of doubt");
+                world.fail("silent_only_after_whole_suspicion", &what);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// After a pause of this node no peer is worse off than before: it is heard before it is doubted.
+fn paused_node_accuses_nobody(world: &World, node: usize, peer: &NodeName) {
+    let (from, until) = world.life(node).pause;
+    let late = Micros::try_from(heartbeat::Config::default().late.as_micros()).unwrap_or(0);
+    let (peer, count) = (world.index(peer), world.nodes.len());
+    let well = world.path(node, peer).max(world.nodes[peer].well);
+    let before = well.checked_add(secs(5)).is_some_and(|at| at < from);
+    if count > 0 && before && until - from > late + ms(100) && world.now < until + secs(1) {
+        world.fail("paused_node_accuses_nobody", &format!("n{node:03} doubts n{peer:03}"));
+    }
+}
+
+/// Whose rows an input can change.
+pub(crate) fn concerned(input: &topology::Input) -> Vec<NodeName> {
+    match input {
+        topology::Input::Linked(peer, _) | topology::Input::Left(peer, _) => vec![peer.clone()],
+        topology::Input::Received(_, topology::Word::Delta { origin, .. }) => vec![origin.clone()],
+        topology::Input::Received(_, topology::Word::Rows(rows)) => {
+            rows.iter().map(|row| row.origin.clone()).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+pub(crate) fn after_topology(
+    world: &mut World,
+    node: usize,
+    concerned: &[NodeName],
+    out: &[topology::Output],
+) {
+    let me = world.nodes[node].name.clone();
+    let own = world.life(node).topology.row_of(&me).map(|row| (row.incarnation, row.version));
+    let truth = &mut world.nodes[node].truth;
+    *truth = (*truth).max(own.unwrap_or_default());
+    with(world, node, |world, watched| {
+        for origin in concerned.iter().chain([&me]) {
+            row_never_falls(world, node, watched, origin);
+        }
+        honest_nodes_are_never_charged(world, out);
+    });
+}
+
+/// What is known of an origin only rises, and never above what the origin has said itself.
+fn row_never_falls(world: &World, node: usize, watched: &mut Watched, origin: &NodeName) {
+    let Some(row) = world.life(node).topology.row_of(origin) else {
+        // Buried: its life is not forgotten, its version is.
+        watched.rows.entry(origin.clone()).and_modify(|known| known.1 = 0);
+        return;
+    };
+    let mark = (row.incarnation, row.version);
+    let known = watched.rows.entry(origin.clone()).or_insert(mark);
+    if mark < *known {
+        world.fail("row_never_falls", &format!("{origin}: {mark:?} after {known:?}"));
+    }
+    *known = mark;
+    let truth = world.nodes[world.index(origin)].truth;
+    if mark > truth {
+        world.fail("row_never_falls", &format!("{origin}: {mark:?}, never above {truth:?}"));
+    }
+}
+
+/// Nobody breaks the topology's rules here.
+fn honest_nodes_are_never_charged(world: &World, out: &[topology::Output]) {
+    let charge = out
+        .iter()
+        .find(|output| matches!(output, topology::Output::Charge(..) | topology::Output::Cut(_)));
+    if let Some(charge) = charge {
+        world.fail("honest_nodes_are_never_charged", &format!("{charge:?}"));
+    }
+}
+
+/// After a look: events, view and own row say the same of those whose side has changed.
+pub(crate) fn after_look(world: &mut World, node: usize, changed: &[NodeName]) {
+    with(world, node, |world, watched| {
+        let life = world.life(node);
+        let own = life.topology.row_of(&world.nodes[node].name);
+        for (peer, (incarnation, cell)) in changed.iter().map(|peer| (peer, &life.sides[peer])) {
+            incarnation_never_falls(world, watched, peer, *incarnation);
+            changes_are_announced(world, watched, peer, cell.state);
+            let told = own.and_then(|row| row.cells.get(peer));
+            let same = |told: &topology::Cell| {
+                (told.state, told.suspect, told.reason) == (cell.state, cell.suspect, cell.reason)
+            };
+            if !told.is_some_and(same) {
+                let what = format!("n{node:03} of {peer}: row {told:?}, view {cell:?}");
+                world.fail("own_row_is_own_view", &what);
+            }
+        }
+    });
+}
+
+/// A status that differs from before was announced.
+fn changes_are_announced(world: &World, watched: &Watched, peer: &NodeName, status: Status) {
+    let shown = watched.shown.get(peer).copied().unwrap_or(Status::Connecting);
+    if shown != status {
+        world.fail("changes_are_announced", &format!("{peer} is {status:?}, told was {shown:?}"));
+    }
+}
+
+/// Words of a node within a second: beats and echoes of those that watch each other; a word and a
+/// question to each peer for every burst of changes (at most 50 a second, three in practice).
+fn most_in_a_second(nodes: usize) -> u64 {
+    100 + 60 * nodes as u64
+}
+
+/// Traffic per node and second is bounded, and every word is short.
+pub(crate) fn before_send(world: &mut World, node: usize, word: &Word) {
+    let (second, most) = (world.now / secs(1), most_in_a_second(world.nodes.len()));
+    let weigh = world.weigh;
+    let (mut busy, mut long) = (0, 0);
+    with(world, node, |_, watched| {
+        if second != std::mem::replace(&mut watched.second, second) {
+            watched.in_second = 0;
+        }
+        watched.in_second += 1;
+        watched.words += 1;
+        watched.busiest = watched.busiest.max(watched.in_second);
+        busy = watched.in_second;
+        if weigh {
+            long = size(word);
+            watched.bytes += long as u64;
+        }
+    });
+    if busy > most {
+        world.fail("traffic_is_bounded", &format!("n{node:03}: {busy} words within a second"));
+    }
+    if long > LONGEST_WORD {
+        world.fail("traffic_is_bounded", &format!("n{node:03}: a word of {long} bytes"));
+    }
+}
+
+/// Bytes of a word, with the header and topic that carry it.
+fn size(word: &Word) -> usize {
+    let door = |payload: Result<Vec<u8>, _>| payload.map_or(0, |bytes: Vec<u8>| bytes.len() + 24);
+    let encoded: Result<Vec<u8>, codec::CodecError> = match word {
+        Word::Topology(word) => codec::encode(word),
+        Word::Contacts(contacts) => codec::encode(&**contacts),
+        Word::Ask(name) | Word::Doubted(name) | Word::Answer(name, _) => codec::encode(name),
+        _ => return 12,
+    };
+    door(encoded)
+}
+
+/// By when an observer must know that a node is dead whose sockets closed, or whose host lost power.
+pub(crate) fn death_noticed_within(
+    world: &World,
+    observer: usize,
+    dead: usize,
+    silent: bool,
+) -> Micros {
+    if !world.well_for(observer, dead, secs(9)) || world.weather.loss > 0.0 {
+        BACKSTOP
+    } else if !silent {
+        world.weather.delay.end + ms(1)
+    } else if world.nodes.len() <= 1 + heartbeat::Config::default().all_up_to {
+        SILENT_DEATH
+    } else {
+        SILENT_DEATH + HEARSAY
+    }
+}
+
+/// A dead node is declared dead within its bound by everybody who was linked with it and could act.
+pub(crate) fn dead_node_is_declared_offline(
+    world: &World,
+    (observer, life): (usize, u64),
+    (dead, dead_life): (usize, u64),
+    since: Micros,
+) {
+    let Some(it) = world.nodes[observer].life.as_ref().filter(|it| it.number == life) else {
+        return;
+    };
+    let acted = world.nodes[observer].well <= since && world.path(observer, dead) <= since;
+    if world.nodes[dead].lives != dead_life || it.paused || !acted {
+        return;
+    }
+    let view = it.membership.peer(&world.nodes[dead].name);
+    if view.is_some_and(|view| view.status == Status::Online) {
+        let waited = (world.now - since) / 1000;
+        let what = format!("n{observer:03} of n{dead:03}, dead for {waited} ms");
+        world.fail("dead_node_is_declared_offline", &what);
+    }
+}
+
+/// Nobody stays without a link to a peer that it knows and that it reaches.
+pub(crate) fn nobody_stays_connecting(world: &World) {
+    for a in world.running() {
+        for b in world.running().filter(|b| *b != a) {
+            if !world.well_for(a, b, CONNECTED_WITHIN) {
+                continue;
+            }
+            let view = world.life(a).membership.peer(&world.nodes[b].name);
+            if let Some(view) = view.filter(|view| view.status != Status::Online) {
+                world.fail("nobody_stays_connecting", &format!("n{a:03} sees {view:?}"));
+            }
+        }
+    }
+}
+
+// After quiet.
+
+/// What idle nodes send: beats and echoes, a digest a second and one to each peer every 30 s, and
+/// what they know of each other to one peer every 5 s.
+pub(crate) fn quiet_traffic_is_bounded(world: &mut World, time: Micros) {
+    let count = world.nodes.len() as u64;
+    let totals = |world: &World| -> (u64, u64) {
+        let of = |at| (world.life(at).watched.words, world.life(at).watched.bytes);
+        world.running().map(of).fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1))
+    };
+    let before = totals(world);
+    world.weigh = true;
+    world.run(time);
+    world.weigh = count <= 12;
+    let (after, seconds) = (totals(world), time / secs(1));
+    let words = (after.0 - before.0) / seconds / count;
+    let bytes = (after.1 - before.1) / seconds / count;
+    let watched = if count > 13 { 9 } else { count - 1 };
+    // Round trips that change are told to all, at most every 10 s a watched peer.
+    let measures = watched * (count - 1) / 10;
+    let most = 2 * watched + 3 + count / 30 + count / 300 + measures;
+    // A mark takes some 20 bytes, a contact 20, a measure 50 with its head.
+    let most_bytes = 24 * watched + 24 * count * (1 + count / 30) + 20 * count / 5 + 70 * measures;
+    if words > most || bytes > most_bytes + 200 {
+        let what = format!("{words} words (most {most}), {bytes} bytes (most {most_bytes})");
+        world.fail("traffic_is_bounded", &format!("at quiet, each second: {what}"));
+    }
+}

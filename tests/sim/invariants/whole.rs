@@ -1,0 +1,102 @@
+//! What holds once it is quiet: of everybody at once.
+
+use std::collections::BTreeSet;
+
+use xpando_node::proto::event::Status;
+use xpando_node::proto::node::NodeName;
+
+use crate::world::World;
+
+/// Every two of these nodes are online with each other, in their present lives, without a doubt.
+pub(crate) fn mesh_is_whole(world: &World, nodes: &[usize]) -> Result<(), String> {
+    for a in nodes {
+        for b in nodes.iter().filter(|b| *b != a) {
+            let (life, name) = (world.life(*a), &world.nodes[*b].name);
+            let view = life.membership.peer(name);
+            let online = view.as_ref().is_some_and(|view| {
+                view.status == Status::Online && view.incarnation == world.life(*b).incarnation
+            });
+            if !online || life.vitals.get(b).is_none_or(|vital| vital.suspect) {
+                return Err(format!("n{a:03} sees n{b:03} as {view:?}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// These connected nodes know the same rows, and of each of them what it says itself.
+pub(crate) fn nodes_agree(world: &World, nodes: &[usize]) -> Result<(), String> {
+    let Some(first) = nodes.first() else { return Ok(()) };
+    // A node with a lost disk whose later life no peer remembers, but rows that were passed on do:
+    // those keep the row that it has now from being told. Only a node that runs has such a life.
+    let below = |at: &usize| world.nodes[*at].truth.0 > world.life(*at).incarnation;
+    let below: BTreeSet<_> = nodes.iter().copied().filter(below).collect();
+    let marks = |of: usize| -> BTreeSet<_> {
+        let rows = world.life(of).topology.rows();
+        let rows = rows.filter(|(name, _)| !below.contains(&world.index(name)));
+        rows.map(|(name, row)| (name, row.incarnation, row.version)).collect()
+    };
+    let same = world.life(*first).topology.agreement();
+    for a in nodes {
+        let topology = &world.life(*a).topology;
+        if topology.agreement() != same {
+            let (ours, theirs) = (marks(*a), marks(*first));
+            let differ: Vec<_> = ours.symmetric_difference(&theirs).collect();
+            if !differ.is_empty() {
+                return Err(format!("n{a:03} and n{first:03} differ: {differ:?}"));
+            }
+        }
+        let name = &world.nodes[*a].name;
+        let known = world.life(*first).topology.row_of(name);
+        if !below.contains(a) && known != topology.row_of(name) {
+            return Err(format!("n{first:03} knows another row of n{a:03}"));
+        }
+    }
+    Ok(())
+}
+
+/// Who is not running is offline in everybody's eyes, and in every row.
+pub(crate) fn the_dead_are_offline(world: &World, nodes: &[usize]) -> Result<(), String> {
+    let dead: BTreeSet<&NodeName> =
+        world.nodes.iter().filter(|it| it.life.is_none()).map(|it| &it.name).collect();
+    for a in nodes {
+        if dead.is_empty() {
+            return Ok(());
+        }
+        let rows = world.life(*a).topology.matrix();
+        let living = |name: &NodeName| nodes.contains(&world.index(name));
+        let wrong = rows
+            .filter(|(from, to, _)| dead.contains(to) && living(from))
+            .find(|(_, _, cell)| cell.state != Status::Offline);
+        if let Some((from, to, cell)) = wrong {
+            return Err(format!("n{a:03} hears from {from} that {to} is {:?}", cell.state));
+        }
+    }
+    Ok(())
+}
+
+/// All of it, of all that run.
+pub(crate) fn all_is_well(world: &World) -> Result<(), String> {
+    let nodes: Vec<usize> = world.running().collect();
+    the_dead_are_offline(world, &nodes)?;
+    mesh_is_whole(world, &nodes)?;
+    nodes_agree(world, &nodes)
+}
+
+/// Of all that run: everybody sees this of `peer`.
+pub(crate) fn everybody_sees(
+    world: &World,
+    peer: usize,
+    what: impl Fn(Status, bool) -> bool,
+) -> Result<(), String> {
+    let name = &world.nodes[peer].name;
+    for at in world.running().filter(|at| *at != peer) {
+        let life = world.life(at);
+        let Some(view) = life.membership.peer(name) else { continue };
+        let suspect = life.vitals.get(&peer).is_some_and(|vital| vital.suspect);
+        if !what(view.status, suspect) {
+            return Err(format!("n{at:03} sees {view:?}, suspect: {suspect}"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! Many nodes in one thread: the machines that production runs, in a seeded world (see `world`).
+//!
+//! A test is a scenario and a range of seeds. A failure prints the command that replays its seed.
+//! `SIM_SEED=N` runs one seed, `SIM_SEEDS=FIRST..LAST` a range, `SIM_TRACE=1` shows everything.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that cannot go on ends here, and says what it saw; it looks for what it is about"
+)]
+
+mod invariants;
+mod scenarios;
+mod world;
+
+use std::env;
+use std::ops::Range;
+
+use scenarios::{
+    all_paused, clocks, cut_pairs, flapping, formation, foul_network, many, pause, power_loss,
+    random_weather, restart, split, the_same_run,
+};
+use world::Disk;
+
+/// The seeds of a test, or those that the environment asks for.
+fn seeds(usual: Range<u64>, run: impl Fn(u64)) {
+    let number = |text: &str| text.parse::<u64>().expect("seeds are numbers");
+    let asked = env::var("SIM_SEED").map(|one| number(&one)..number(&one) + 1);
+    let range = env::var("SIM_SEEDS").map(|range| {
+        let (first, last) = range.split_once("..").expect("SIM_SEEDS=FIRST..LAST");
+        number(first)..number(last)
+    });
+    asked.or(range).unwrap_or(usual).for_each(run);
+}
+
+/// One test: a scenario that takes its own name, for the command that replays it, and a seed.
+macro_rules! scenario {
+    ($name:ident, $seeds:expr, $run:expr) => {
+        #[test]
+        fn $name() {
+            let run: fn(&'static str, u64) = $run;
+            seeds($seeds, |seed| run(stringify!($name), seed));
+        }
+    };
+}
+
+scenario!(random_weather_of_3, 0..450, |name, seed| {
+    random_weather(name, seed, 3);
+});
+scenario!(random_weather_of_5, 0..450, |name, seed| {
+    random_weather(name, seed, 5);
+});
+scenario!(random_weather_of_7, 0..200, |name, seed| {
+    random_weather(name, seed, 7);
+});
+scenario!(random_weather_of_9, 0..100, |name, seed| {
+    random_weather(name, seed, 9);
+});
+scenario!(one_seed_is_one_run, 0..10, the_same_run);
+
+scenario!(fifty_at_rest, 0..3, |name, seed| formation(name, seed, 50));
+scenario!(five_form_at_once_and_then_rest, 0..10, |name, seed| formation(name, seed, 5));
+scenario!(every_split_of_five_heals, 1..16, |name, seed| split(name, seed, seed as u32 % 15 + 1));
+scenario!(one_way_cut_shows_on_its_pair_alone, 0..10, |name, seed| {
+    cut_pairs(name, seed, &[(1, 3)], false);
+});
+scenario!(partial_partition_shows_on_its_pairs_alone, 0..10, |name, seed| {
+    cut_pairs(name, seed, &[(0, 1), (2, 3), (0, 4)], true);
+});
+scenario!(pause_of_three_seconds_harms_nobody, 0..10, |name, seed| pause(name, seed, 3));
+scenario!(pause_of_thirty_seconds_is_an_absence, 0..10, |name, seed| pause(name, seed, 30));
+scenario!(all_paused_at_once, 0..10, all_paused);
+scenario!(wrong_clocks_harm_nobody, 0..10, clocks);
+scenario!(slow_and_lossy_harms_nobody, 0..10, foul_network);
+scenario!(restart_with_its_disk, 0..10, |name, seed| restart(name, seed, Disk::Kept));
+scenario!(restart_with_stale_disk, 0..10, |name, seed| restart(name, seed, Disk::Stale));
+scenario!(restart_with_lost_disk, 0..10, |name, seed| restart(name, seed, Disk::Lost));
+scenario!(power_loss_is_known_in_ten_seconds, 0..20, power_loss);
+scenario!(flapping_link, 0..10, flapping);
+
+scenario!(fifty_nodes, 0..10, |name, seed| many(name, seed, 50, 20));
+scenario!(three_hundred_nodes, 0..1, |name, seed| many(name, seed, 300, 3));

@@ -1,0 +1,370 @@
+//! What is lived through.
+
+use rand::RngExt;
+
+use xpando_node::proto::event::Status;
+
+use crate::invariants::{
+    HEARSAY, SILENT_DEATH, all_is_well, everybody_sees, mesh_is_whole, nodes_agree,
+    quiet_traffic_is_bounded, the_dead_are_offline,
+};
+use crate::world::{Disk, Weather, World, ms, secs};
+
+/// Nodes that start together are whole within this in fair weather: a beacon at once, a dial, and
+/// for a crossed or a full one the next.
+const FORMED: u64 = secs(5);
+/// After the last fault everything is whole within this: the longest backoff, dials that hang, what
+/// a cut held back, and a round of digests.
+const HEALED: u64 = secs(75);
+
+/// Faults of all kinds for a while, then quiet, then everything is whole. Returns the run's hash.
+pub(crate) fn random_weather(scenario: &'static str, seed: u64, nodes: usize) -> u64 {
+    let mut world = World::new(scenario, seed, nodes, Weather::fair());
+    world.weather.delay = [200..ms(3), ms(5)..ms(40), ms(150)..ms(250)][seed as usize % 3].clone();
+    world.weather.loss = [0.0, 0.0, 0.05, 0.2][seed as usize / 3 % 4];
+    world.weather.twice = [0.0, 0.1][seed as usize / 12 % 2];
+    world.weather.beacons = !seed.is_multiple_of(5);
+    for node in 0..nodes {
+        world.nodes[node].clock.offset = world.rng.random_range(0..3_600_000_000_000);
+        world.nodes[node].clock.rate = world.rng.random_range(-10_000..=10_000);
+        world.nodes[node].clock.wall = world.rng.random_range(-60_000..=60_000);
+        let pause = world.random(0..secs(2));
+        world.run(pause);
+        world.boot(node, Disk::Kept);
+    }
+    let faults = world.rng.random_range(3..12);
+    for _ in 0..faults {
+        let pause = world.random(0..secs(8));
+        world.run(pause);
+        fault(&mut world);
+    }
+    let pause = world.random(0..secs(20));
+    world.run(pause);
+    quiet(&mut world);
+    world.trace.hash()
+}
+
+/// Everything is mended, and then whole.
+fn quiet(world: &mut World) {
+    world.note(0, || "from now on it is quiet".into());
+    world.heal_all();
+    for node in 0..world.nodes.len() {
+        if world.is_up(node) {
+            world.resume(node);
+        } else {
+            come_back(world, node);
+        }
+    }
+    world.weather.loss = 0.0;
+    world.run_until("all_is_well", HEALED, all_is_well);
+}
+
+fn fault(world: &mut World) {
+    let nodes = world.nodes.len();
+    let node = world.rng.random_range(0..nodes);
+    let other = (node + world.rng.random_range(1..nodes)) % nodes;
+    let kind = world.rng.random_range(0..14);
+    if !world.is_up(node) {
+        return come_back(world, node);
+    }
+    match kind {
+        0..3 => {
+            let silent = world.rng.random_bool(0.4);
+            world.crash(node, silent);
+            if world.rng.random_bool(0.4) {
+                come_back(world, node);
+            }
+        }
+        3 if !world.life(node).paused => world.leave(node),
+        4..6 => world.cut_both(node, other),
+        6 => world.cut(node, other),
+        7..9 => world.heal_all(),
+        9..11 => {
+            world.pause(node);
+            let time = world.random(ms(100)..secs(20));
+            world.run(time);
+            world.resume(node);
+        }
+        11 => world.pause(node),
+        12 => {
+            let sides = world.rng.random_range(1..(1_u32 << nodes) - 1);
+            world.split(|node| sides >> node & 1 == 1);
+        }
+        _ => {
+            let millis = world.rng.random_range(-90_000..90_000);
+            world.jump(node, millis);
+            (0..nodes).for_each(|node| world.resume(node));
+        }
+    }
+}
+
+fn come_back(world: &mut World, node: usize) {
+    let disk = match world.rng.random_range(0..6) {
+        0 => Disk::Lost,
+        1 => Disk::Stale,
+        _ => Disk::Kept,
+    };
+    // A seed stays where it is: what else is it good for?
+    if node >= 2 && world.rng.random_bool(0.2) {
+        world.move_port(node);
+    }
+    world.boot(node, disk);
+}
+
+/// One seed, one run.
+pub(crate) fn the_same_run(scenario: &'static str, seed: u64) {
+    let run = || random_weather(scenario, seed, 4);
+    let (once, again) = (run(), run());
+    assert_eq!(once, again, "SIM_SEED={seed}: two runs of one seed differ");
+}
+
+/// Nodes that have started and are whole.
+fn whole(scenario: &'static str, seed: u64, nodes: usize) -> World {
+    let mut world = World::started(scenario, seed, nodes, Weather::fair());
+    world.run_until("all_is_well", FORMED, all_is_well);
+    let settle = secs(10) + world.random(0..secs(2));
+    world.run(settle);
+    world
+}
+
+fn whole_again(world: &mut World) {
+    world.run_until("all_is_well", HEALED, all_is_well);
+}
+
+/// Nodes start at once, are whole soon after, and then send little.
+pub(crate) fn formation(scenario: &'static str, seed: u64, nodes: usize) {
+    let mut world = whole(scenario, seed, nodes);
+    quiet_traffic_is_bounded(&mut world, secs(60));
+}
+
+/// Every two-way split: each side sees all of the other as offline and agrees; then all heal.
+pub(crate) fn split(scenario: &'static str, seed: u64, sides: u32) {
+    let mut world = whole(scenario, seed, 5);
+    let side = |node: usize| sides >> node & 1 == 1;
+    world.split(side);
+    let cut_off = |world: &World| {
+        for way in [true, false] {
+            let nodes: Vec<usize> = world.running().filter(|at| side(*at) == way).collect();
+            for at in &nodes {
+                for other in world.running().filter(|other| side(*other) != way) {
+                    seen(world, *at, other, Status::Offline)?;
+                }
+            }
+            mesh_is_whole(world, &nodes)?;
+            nodes_agree(world, &nodes)?;
+        }
+        Ok(())
+    };
+    world.run_until("split_is_seen", SILENT_DEATH + secs(1), cut_off);
+    let pause = world.random(0..secs(30));
+    world.run(pause);
+    world.heal_all();
+    whole_again(&mut world);
+}
+
+/// How one node sees another.
+fn seen(world: &World, at: usize, peer: usize, status: Status) -> Result<(), String> {
+    let view = world.life(at).membership.peer(&world.nodes[peer].name);
+    match view {
+        Some(view) if view.status == status => Ok(()),
+        view => Err(format!("n{at:03} sees n{peer:03} as {view:?}")),
+    }
+}
+
+/// Pairs are cut off from each other, in one direction or both: that shows on their edges, in
+/// everybody's matrix, and on no other.
+pub(crate) fn cut_pairs(scenario: &'static str, seed: u64, pairs: &[(usize, usize)], both: bool) {
+    let mut world = whole(scenario, seed, 5);
+    for (from, to) in pairs {
+        world.cut(*from, *to);
+        if both {
+            world.cut(*to, *from);
+        }
+    }
+    let hit = |a, b| pairs.contains(&(a, b)) || pairs.contains(&(b, a));
+    let shows = |world: &World| {
+        let nodes: Vec<usize> = world.running().collect();
+        for at in &nodes {
+            for (from, to, cell) in world.life(*at).topology.matrix() {
+                let cut = hit(world.index(from), world.index(to));
+                if (cell.state == Status::Online) == cut || cell.suspect {
+                    return Err(format!("n{at:03}: {from} sees {to} as {cell:?}"));
+                }
+            }
+        }
+        nodes_agree(world, &nodes)
+    };
+    world.run_until("cut_shows_on_its_edges_alone", secs(12), shows);
+    for _ in 0..20 {
+        world.run(secs(1));
+        if let Err(why) = shows(&world) {
+            // Dials go on: the state of the cut edges may differ for a moment, others never.
+            let others = world.nodes.len() * (world.nodes.len() - 1) - 2 * pairs.len();
+            let online = world.life(0).topology.matrix().filter(|c| c.2.state == Status::Online);
+            if online.count() != others {
+                world.fail("cut_shows_on_its_edges_alone", &why);
+            }
+        }
+    }
+    world.heal_all();
+    whole_again(&mut world);
+}
+
+/// One node is stopped for a while. Not long: nobody gives anybody up. Long: it alone is offline.
+pub(crate) fn pause(scenario: &'static str, seed: u64, seconds: u64) {
+    let mut world = whole(scenario, seed, 5);
+    world.pause(4);
+    if seconds <= 3 {
+        world.run(secs(seconds));
+    } else {
+        world.run(secs(6));
+        let doubted = |_, suspect| suspect;
+        if let Err(why) = everybody_sees(&world, 4, doubted) {
+            world.fail("silent_peer_is_suspect_within_six_seconds", &why);
+        }
+        world.run(SILENT_DEATH - secs(6));
+        let offline = |status, _| status == Status::Offline;
+        if let Err(why) = everybody_sees(&world, 4, offline) {
+            world.fail("silent_peer_is_offline_within_ten_seconds", &why);
+        }
+        world.run(secs(seconds) - SILENT_DEATH);
+    }
+    let before = world.gaps();
+    world.resume(4);
+    whole_again(&mut world);
+    world.run(secs(20));
+    if seconds <= 3 && world.gaps() != before {
+        world.fail("short_pause_costs_no_link", "a link was lost");
+    }
+}
+
+/// All are stopped at once, as a laptop is that sleeps: they go on as if nothing had been.
+pub(crate) fn all_paused(scenario: &'static str, seed: u64) {
+    let mut world = whole(scenario, seed, 5);
+    (0..5).for_each(|node| world.pause(node));
+    let time = world.random(secs(2)..secs(600));
+    world.run(time);
+    let before = world.gaps();
+    for node in 0..5 {
+        let stagger = world.random(0..ms(500));
+        world.run(stagger);
+        world.resume(node);
+    }
+    world.run(secs(30));
+    if world.gaps() != before {
+        world.fail("sleep_of_all_costs_no_link", "a link was lost");
+    }
+    whole_again(&mut world);
+}
+
+/// Clocks that are wrong: a wall clock that jumps, monotonic ones that are slow or fast.
+pub(crate) fn clocks(scenario: &'static str, seed: u64) {
+    let mut world = World::new(scenario, seed, 5, Weather::fair());
+    for node in 0..5 {
+        world.nodes[node].clock.rate = [-10_000, 0, 10_000][world.random(0..3) as usize];
+        world.nodes[node].clock.offset = world.random(0..secs(3600)) * 1000;
+        world.boot(node, Disk::Kept);
+    }
+    world.run_until("all_is_well", FORMED, all_is_well);
+    let before = world.gaps();
+    for _ in 0..4 {
+        let (node, millis) = (world.random(0..5) as usize, world.random(0..7_200_000));
+        world.jump(node, i64::try_from(millis).expect("small") - 3_600_000);
+        world.run(secs(20));
+    }
+    if world.gaps() != before {
+        world.fail("clocks_cost_no_link", "a link was lost");
+    }
+    whole_again(&mut world);
+}
+
+/// Messages that take 200 ± 50 ms, a fifth of them lost: slow, but nobody is given up while what is
+/// sent arrives in bearable time.
+pub(crate) fn foul_network(scenario: &'static str, seed: u64) {
+    let mut world = World::started(scenario, seed, 5, Weather::fair());
+    world.run_until("all_is_well", FORMED, all_is_well);
+    (world.weather.delay, world.weather.loss) = (ms(150)..ms(250), 0.2);
+    world.run(secs(120));
+    world.weather.loss = 0.0;
+    whole_again(&mut world);
+}
+
+/// A node is killed and comes back: known as dead at once, and in its new life soon after.
+pub(crate) fn restart(scenario: &'static str, seed: u64, disk: Disk) {
+    let mut world = whole(scenario, seed, 5);
+    for _ in 0..3 {
+        let node = world.random(0..5) as usize;
+        world.crash(node, false);
+        let crashed = |world: &World| everybody_sees(world, node, |s, _| s == Status::Offline);
+        let refused = 3 * world.weather.delay.end + ms(2);
+        world.run_until("crash_is_known_at_once", refused, crashed);
+        let pause = world.random(0..secs(40));
+        world.run(pause);
+        world.boot(node, disk);
+        whole_again(&mut world);
+        world.run(secs(2)); // one that dies sooner after its start is dialed with some patience
+    }
+}
+
+/// A host loses power: everybody knows in ten seconds.
+pub(crate) fn power_loss(scenario: &'static str, seed: u64) {
+    let mut world = whole(scenario, seed, 5);
+    let node = world.random(0..5) as usize;
+    world.crash(node, true);
+    let offline = |world: &World| everybody_sees(world, node, |s, _| s == Status::Offline);
+    world.run_until("silent_peer_is_offline_within_ten_seconds", SILENT_DEATH, offline);
+    let pause = world.random(0..secs(40));
+    world.run(pause);
+    world.boot(node, Disk::Kept);
+    whole_again(&mut world);
+}
+
+/// A pair that is cut off and healed again and again, and everybody else is undisturbed.
+pub(crate) fn flapping(scenario: &'static str, seed: u64) {
+    let mut world = whole(scenario, seed, 5);
+    for _ in 0..15 {
+        world.cut_both(0, 1);
+        let cut = world.random(ms(100)..secs(15));
+        world.run(cut);
+        world.heal_all();
+        let healed = world.random(ms(100)..secs(15));
+        world.run(healed);
+    }
+    whole_again(&mut world);
+}
+
+/// Many nodes form, some of them die while the others fall apart, and all come together again.
+pub(crate) fn many(scenario: &'static str, seed: u64, nodes: usize, apart: usize) {
+    let mut world = World::started(scenario, seed, nodes, Weather::fair());
+    world.run_until("all_is_well", FORMED, all_is_well);
+    let small = nodes <= 100; // what a death costs grows with the cube of it
+    world.run(if small { secs(10) } else { secs(1) });
+    let first = world.random(0..nodes as u64) as usize;
+    let side = |node: usize| (node + nodes - first) % nodes < apart;
+    // Each on its own side, and some of those that watch it there as well.
+    for (place, silent) in [(apart / 2, true), (nodes * 7 / 10, small), (nodes * 9 / 10, false)] {
+        world.crash((first + place) % nodes, silent);
+    }
+    world.split(side);
+    let known = |world: &World| {
+        let up: Vec<usize> = world.running().collect();
+        for way in [true, false] {
+            let nodes: Vec<usize> = up.iter().copied().filter(|at| side(*at) == way).collect();
+            the_dead_are_offline(world, &nodes)?;
+        }
+        for (a, b) in up.iter().flat_map(|a| up.iter().map(move |b| (*a, *b))) {
+            if side(a) != side(b) {
+                seen(world, a, b, Status::Offline)?;
+            }
+        }
+        Ok(())
+    };
+    world.run_until("deaths_and_split_are_known", SILENT_DEATH + HEARSAY, known);
+    world.heal_all();
+    for node in 0..nodes {
+        if !world.is_up(node) {
+            world.boot(node, Disk::Kept);
+        }
+    }
+    whole_again(&mut world);
+}

@@ -1,0 +1,67 @@
+//! What nodes say to each other behind their links' doors.
+
+use std::rc::Rc;
+
+use xpando_node::proto::event::Source;
+use xpando_node::proto::heartbeat;
+use xpando_node::proto::node::NodeName;
+use xpando_node::proto::topology;
+
+use crate::invariants;
+use crate::world::World;
+use crate::world::wire::{At, Word};
+
+/// Peers told in one message (`actors/discovery.rs`).
+const TOLD: usize = 128;
+
+impl World {
+    /// Tells one peer who is linked here.
+    pub(super) fn share(&mut self, node: usize, peer: &NodeName) {
+        let mut linked = self.online(node);
+        linked.retain(|contact| contact.name != *peer);
+        for some in linked.chunks(TOLD) {
+            self.tell(node, peer, Word::Contacts(Rc::new(some.to_vec())));
+        }
+    }
+
+    // PubSub.
+
+    /// Sends a message to a linked peer; without a link it is lost.
+    pub(super) fn tell(&mut self, node: usize, peer: &NodeName, word: Word) {
+        if let Some(at) = self.life(node).outlets.get(&self.index(peer)).copied() {
+            self.send(at, word);
+        }
+    }
+
+    /// Sends a word on a running link, and counts it.
+    pub(in crate::world) fn send(&mut self, at: At, word: Word) {
+        invariants::before_send(self, self.end(at).node, &word);
+        self.say(at, word);
+    }
+
+    /// A message of a linked peer.
+    pub(in crate::world) fn delivered(&mut self, node: usize, from: usize, word: Word) {
+        let name = self.nodes[from].name.clone();
+        match word {
+            Word::Ask(about) => {
+                let asked = self.local(node);
+                let life = self.life_mut(node);
+                if life.questions.ask(name, about.clone(), asked).is_ok() {
+                    life.deadlines[1] = life.monitor_deadline();
+                    self.beat(node, &about);
+                }
+            }
+            Word::Answer(about, hears) => {
+                self.watch(node, heartbeat::Input::Answer { from: name, about, hears });
+            }
+            Word::Doubted(about) => self.watch(node, heartbeat::Input::Doubted(about)),
+            Word::Contacts(contacts) => {
+                for contact in contacts.iter().take(TOLD) {
+                    self.hint(node, contact, Source::Peer);
+                }
+            }
+            Word::Topology(word) => self.track(node, topology::Input::Received(name, word)),
+            other => self.fail("sim", &format!("no message: {other:?}")),
+        }
+    }
+}
