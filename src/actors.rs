@@ -10,7 +10,8 @@
 //! │  ├─ node_manager  who is a peer, whom to dial
 //! │  ├─ heartbeat_monitor  who is alive
 //! │  ├─ topology_tracker   who sees whom, in the whole cluster
-//! │  └─ discovery     beacons, seeds, what peers tell (last: it feeds dials)
+//! │  ├─ discovery     beacons, seeds, what peers tell: it feeds dials
+//! │  └─ revocation    notices a new revocation list
 //! └─ gateway      one_for_all
 //!    └─ admin         the Unix socket for status and metrics
 //! ```
@@ -28,6 +29,7 @@ pub mod heartbeat_monitor;
 pub mod link;
 pub mod node_manager;
 pub mod pubsub;
+pub mod revocation;
 pub mod supervisor;
 pub mod timer;
 pub mod topology_tracker;

@@ -7,13 +7,13 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Parser, Subcommand};
-use xpando_node::proto::node::NodeName;
+use xpando_node::io::places;
 
 mod bench;
 mod cert;
 mod logs;
+mod message;
 mod query;
 mod run;
 mod topology;
@@ -44,6 +44,12 @@ enum Command {
     Topology(topology::TopologyArgs),
     /// Follow what happens in the cluster, one line an event
     Watch(watch::WatchArgs),
+    /// Broadcast a message to the subscribers on every node
+    Publish(message::PublishArgs),
+    /// Print messages as they come, one line each
+    Subscribe(message::SubscribeArgs),
+    /// Make a request to a name and print the reply
+    Call(message::CallArgs),
     /// List the nodes running on this machine
     Names(query::NamesArgs),
     /// Print a running node's counters as Prometheus text
@@ -64,33 +70,6 @@ enum Command {
     /// Kill an actor of a node that was started with --chaos
     #[command(hide = true)]
     Kill(query::KillArgs),
-}
-
-/// The certificate directory: the one that was given, or the default.
-fn certs_dir(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
-    let here = PathBuf::from("certs");
-    match given {
-        Some(certs) => Ok(certs),
-        None if here.is_dir() => Ok(here),
-        None => Ok(xdg("XDG_CONFIG_HOME", ".config", "--certs")?.join("xpando/certs")),
-    }
-}
-
-/// A base directory of the XDG Base Directory Specification.
-fn xdg(variable: &str, below_home: &str, flag: &str) -> anyhow::Result<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(base) = set(variable) {
-        return Ok(PathBuf::from(base));
-    }
-    let home = set("HOME").with_context(|| {
-        format!("neither {variable} nor HOME is set: say where with {flag} DIR")
-    })?;
-    Ok(PathBuf::from(home).join(below_home))
-}
-
-/// The data directory of a node, when no other is given.
-fn default_data_dir(name: &NodeName) -> anyhow::Result<PathBuf> {
-    Ok(xdg("XDG_DATA_HOME", ".local/share", "--data-dir")?.join("xpando").join(name.as_str()))
 }
 
 /// Reads the command line and runs it.
@@ -115,11 +94,15 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Why(args)) => why::why(&args, &mut out),
         Some(Command::Topology(args)) => topology::topology(&args, &mut out),
         Some(Command::Watch(args)) => watch::watch(&args, &mut out),
+        Some(Command::Publish(args)) => message::publish(&args, &mut out),
+        Some(Command::Subscribe(args)) => message::subscribe(&args, &mut out),
+        Some(Command::Call(args)) => message::call(&args, &mut out),
         Some(Command::Names(args)) => query::names(&args, &mut out),
         Some(Command::Metrics(args)) => query::metrics(&args, &mut out),
         Some(Command::Kill(args)) => query::kill(&args, &mut out),
         Some(Command::Cert { certs, command }) => {
-            certs_dir(certs).and_then(|certs| cert::run(command, &certs, &mut out))
+            let certs = certs.map_or_else(places::certs, Ok)?;
+            cert::run(command, &certs, &mut out)
         }
         Some(Command::Bench { command }) => bench::run(command, &mut out),
     };

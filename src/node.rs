@@ -3,39 +3,86 @@
 //! [`Node::start`] opens what is outside (identity, store, sockets), so that whatever is wrong there
 //! is one clear error before anything runs, and then starts the supervision tree of `tree`. One
 //! node per process: ractor's registries are process-wide.
+//!
+//! A service that embeds a node starts it with [`Node::builder`] and talks through its [`Door`], which
+//! the [`testkit`] has too:
+//!
+//! ```
+//! use std::time::Duration;
+//! use xpando_node::node::{Bytes, Node, Request};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! let node = Node::builder("svc@127.0.0.1")
+//!     .certs(dir.path().join("certs"))
+//!     .data_dir(dir.path().join("data"))
+//!     .listen("127.0.0.1:0")
+//!     .beacons(false)
+//!     .start()
+//!     .await?;
+//! let _serving = node.serve("shout", |request: Request| async move {
+//!     Ok(Bytes::from(request.payload.to_ascii_uppercase()))
+//! })?;
+//! let reply = node.call("shout", "hello", Duration::from_secs(5)).await?;
+//! assert_eq!(reply, "HELLO");
+//! node.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::actors::discovery::{self, Discovery, Hint};
 use crate::actors::event_log::{self, EventLog};
 use crate::actors::heartbeat_monitor::{self, HeartbeatMonitor, Vitals};
 use crate::actors::link::{self, Link, Myself};
-use crate::actors::node_manager::{self, NodeManager, Row, View};
+use crate::actors::node_manager::{self, NodeManager};
 use crate::actors::pubsub::PubSub;
+use crate::actors::revocation;
 use crate::actors::supervisor::{self, Child, Root, Roster, Tree};
 use crate::actors::timer;
 use crate::actors::topology_tracker::{self, Side, TopologyTracker};
 use crate::gateway::admin::Admin;
 use crate::io::identity::{Identity, IdentityError, Made};
 use crate::io::metrics::Metrics;
+use crate::io::places::NoPlace;
+use crate::io::seeds::SeedError;
 use crate::io::sockets::{self, Registration};
 use crate::io::store::{Opened, Store, StoreError};
 use crate::io::tls::{Tls, TlsError};
 use crate::io::{beacon, clock, tcp};
-use crate::proto::event::Status;
-use crate::proto::membership::Majority;
-use crate::proto::node::{Contact, Incarnation, NodeName};
+use crate::proto::node::{Contact, Incarnation, NameError};
 use crate::proto::restart::{Intensity, Strategy};
 use crate::proto::topology::Cell;
 
+pub mod bench;
+mod builder;
 mod config;
+mod door;
+pub mod testkit;
+
+pub use builder::Builder;
+pub use bytes::Bytes;
 pub use config::Config;
+pub use door::{Door, DoorError};
+
+// What the door speaks, so that a service finds everything here.
+pub use crate::actors::node_manager::{Row, View};
+pub use crate::actors::pubsub::{
+    CallError, Events, Message, News, Received, Reply, Request, SendError, ServeError, Serving,
+    Spread, Subscription, Watch,
+};
+pub use crate::proto::event::{Event, Reason, Status};
+pub use crate::proto::membership::Majority;
+pub use crate::proto::node::NodeName;
 
 /// The port of a node, unless it is told another.
 pub const PORT: u16 = 4697;
@@ -47,6 +94,18 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// Why a node did not start. Whatever had been opened is closed again; the operator must act.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The node's name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// An address to join at.
+    #[error("cannot join: {0}")]
+    Join(#[from] SeedError),
+    /// What is given to [`Builder::listen`] or [`Builder::advertise`].
+    #[error("{0:?} is not ADDR:PORT (for example 10.0.0.1:4697 or [::1]:4697)")]
+    Address(String),
+    /// A directory that was not named has no default.
+    #[error(transparent)]
+    Place(#[from] NoPlace),
     /// Certificates or keys.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -78,20 +137,23 @@ pub enum StartError {
     /// The admin socket.
     #[error("cannot open the admin socket: {0}")]
     Admin(std::io::Error),
+    /// The names that every node serves.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
     /// An actor failed at its first start.
     #[error("cannot start: {0}")]
     Spawn(String),
 }
 
-/// A running node.
+/// A running node. It is a [`Door`] with everything behind it.
 #[derive(Debug)]
 pub struct Node {
-    name: NodeName,
+    door: Door,
     listen: SocketAddr,
     incarnation: Arc<AtomicU64>,
-    peers: watch::Receiver<View>,
     stop: StopHandle,
     root: Root,
+    _bench: [Serving; 2],
     _registration: Option<Registration>,
 }
 
@@ -103,7 +165,20 @@ impl std::fmt::Debug for StopHandle {
     }
 }
 
+impl Deref for Node {
+    type Target = Door;
+
+    fn deref(&self) -> &Door {
+        &self.door
+    }
+}
+
 impl Node {
+    /// A node to start, with the defaults of the command line.
+    pub fn builder(name: impl Into<String>) -> Builder {
+        Builder::new(name.into())
+    }
+
     /// Opens everything and starts.
     ///
     /// # Errors
@@ -154,27 +229,23 @@ impl Node {
         let incarnation = parts.myself.incarnation.clone();
         let manager = NodeManager::new(&parts.metrics);
         let peers = manager.peers();
-        let tree = tree(&config, parts, &manager);
+        let pubsub = PubSub::new(config.name.clone(), &parts.metrics);
+        let bench = bench::serve(&config.name, &pubsub)?;
+        let tree = tree(&config, parts, &manager, &pubsub);
         let root = supervisor::start(tree).await.map_err(|e| StartError::Spawn(e.to_string()))?;
         tracing::info!(
             name = %config.name, %listen, incarnation = incarnation.load(Ordering::Relaxed),
             "node ready"
         );
         Ok(Self {
-            name: config.name,
+            door: Door::new(pubsub, peers),
             listen,
             incarnation,
-            peers,
             stop: StopHandle(manager),
             root,
+            _bench: bench,
             _registration: registration.ok(),
         })
-    }
-
-    /// The node's name.
-    #[must_use]
-    pub fn name(&self) -> &NodeName {
-        &self.name
     }
 
     /// Where it listens for links.
@@ -189,17 +260,10 @@ impl Node {
         Incarnation(self.incarnation.load(Ordering::Relaxed))
     }
 
-    /// All peers, now and as they change.
+    /// Its door, to keep beside the node.
     #[must_use]
-    pub fn peers(&self) -> watch::Receiver<View> {
-        self.peers.clone()
-    }
-
-    /// Whether this node sees most of the cluster it knows: for a service that would rather pause
-    /// than serve in a minority. The node itself cuts nobody off.
-    #[must_use]
-    pub fn majority(&self) -> Majority {
-        node_manager::majority(&self.peers.borrow())
+    pub fn door(&self) -> &Door {
+        &self.door
     }
 
     /// Returns when the node cannot go on: its supervision tree gave up.
@@ -209,14 +273,14 @@ impl Node {
 
     /// Leaves the cluster: says goodbye to every peer and stops.
     pub async fn shutdown(self) {
-        tracing::info!(name = %self.name, "leaving");
+        tracing::info!(name = %self.name(), "leaving");
         let (done, said) = oneshot::channel();
         self.stop.0.stop(done);
         if tokio::time::timeout(GOODBYE, said).await.is_err() {
             tracing::warn!("not every peer took the goodbye in time");
         }
         self.root.stop().await;
-        tracing::info!(name = %self.name, "stopped");
+        tracing::info!(name = %self.door.name(), "stopped");
     }
 }
 
@@ -235,9 +299,8 @@ struct Parts {
 }
 
 /// The supervision tree, as data. The picture is in `actors`.
-fn tree(config: &Config, parts: Parts, manager: &NodeManager) -> Tree {
+fn tree(config: &Config, parts: Parts, manager: &NodeManager, pubsub: &PubSub) -> Tree {
     let Parts { metrics, myself, .. } = &parts;
-    let pubsub = PubSub::new(metrics);
     let (monitor, tracker) = (HeartbeatMonitor::new(metrics), TopologyTracker::new(metrics));
     let roster = Roster::default();
     let branch = |name, strategy, children| Tree {
@@ -269,7 +332,7 @@ fn tree(config: &Config, parts: Parts, manager: &NodeManager) -> Tree {
     };
     let (one, rest) = (Strategy::OneForOne, Strategy::RestForOne);
     let records = vec![EventLog::new(metrics).child(records)];
-    let cluster = cluster(config, &parts, &pubsub, manager, &monitor, &tracker);
+    let cluster = cluster(config, &parts, pubsub, manager, &monitor, &tracker);
     let gateway = vec![admin.child(parts.admin_socket.clone())];
     let children = vec![
         pubsub.child(),
@@ -327,12 +390,19 @@ fn cluster(
         pubsub: pubsub.clone(),
         metrics: metrics.clone(),
     };
+    let revocations = revocation::Setup {
+        file: Arc::new(parts.identity.revocation_file(&config.certs)),
+        identity: parts.identity.clone(),
+        link: link.clone(),
+        metrics: metrics.clone(),
+    };
     vec![
         link.child(links),
         manager.child(members),
         monitor.child(heartbeats),
         tracker.child(topology),
         discovery.child(discovery_setup(config, parts, manager, pubsub)),
+        revocation::child(revocations),
     ]
 }
 

@@ -15,11 +15,14 @@ pub mod frame;
 pub mod gate;
 pub mod heartbeat;
 pub mod hello;
+pub mod interest;
 pub mod membership;
 pub mod node;
+pub mod outbox;
 pub mod questions;
 pub mod quota;
 pub mod restart;
+pub mod talk;
 pub mod topic;
 pub mod topology;
 

@@ -23,6 +23,8 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("proto", "*", &["node", "topic", "event", "codec", "backoff", "quota"]),
     ("proto", "membership", &["hello", "frame"]),
     ("proto", "discovery", &["beacon"]),
+    ("proto", "outbox", &["frame"]),
+    ("proto", "talk", &["interest", "outbox"]),
 ];
 
 /// Outside crates have owners: only these modules, and the modules inside them, name the crate.
@@ -46,7 +48,7 @@ const OWNERS: &[(&str, &[&str])] = &[
 ];
 
 /// The only outside crates `proto` may name, and what it may not take from `std`.
-const PROTO_CRATES: &[&str] = &["postcard", "prost", "rand", "serde", "sha2", "thiserror"];
+const PROTO_CRATES: &[&str] = &["bytes", "postcard", "prost", "rand", "serde", "sha2", "thiserror"];
 const PROTO_NEVER: &[&str] = &[
     "std::env",
     "std::fs",

@@ -183,7 +183,7 @@ impl Inside {
         for some in linked.chunks(TOLD) {
             match codec::encode(&some) {
                 Ok(payload) => {
-                    self.setup.pubsub.send(peer.clone(), Topic::network_peers(), payload);
+                    self.setup.pubsub.tell(peer, Topic::network_peers(), payload);
                 }
                 Err(error) => tracing::error!(%error, "contacts cannot be encoded"),
             }
@@ -229,7 +229,7 @@ impl Process for Inside {
         });
         let to = myself.clone();
         let topic = Topic::network_peers();
-        setup.pubsub.subscribe("discovery", topic, move |told| tell(&to, Msg::Told(told.payload)));
+        setup.pubsub.on_words("discovery", topic, move |told| tell(&to, Msg::Told(told.payload)));
         let machine = Machine::new(
             setup.config,
             setup.identity.name().clone(),

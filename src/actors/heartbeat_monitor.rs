@@ -218,7 +218,7 @@ impl Inside {
 
     fn say(&self, to: NodeName, word: &Word) {
         match codec::encode(word) {
-            Ok(payload) => self.setup.pubsub.send(to, Topic::node_heartbeat(), payload),
+            Ok(payload) => self.setup.pubsub.tell(&to, Topic::node_heartbeat(), payload),
             Err(error) => tracing::error!(%error, "a heartbeat message cannot be encoded"),
         }
     }
@@ -258,7 +258,11 @@ impl Inside {
             let Some(vital) = self.vitals.get_mut(&peer) else { continue };
             if vital.heard.replace(heard) == Some(heard) {
                 let known = self.fallen.get(&peer).is_some_and(|(since, _)| *since == heard);
-                if !known && now.saturating_duration_since(heard) >= FALLEN {
+                // One that sends no beats is silent most of the time.
+                if self.machine.watches(&peer)
+                    && !known
+                    && now.saturating_duration_since(heard) >= FALLEN
+                {
                     // The echo of the last beat, and what acknowledged it, has come long ago.
                     let tcp = pulse.tcp();
                     self.fallen.extend(tcp.map(|tcp| (peer, (heard, tcp.segments))));
@@ -325,7 +329,7 @@ impl Process for Inside {
             drop(to.cast(Mail::Message(message)));
         });
         let (to, topic) = (myself.clone(), Topic::node_heartbeat());
-        setup.pubsub.subscribe("heartbeat_monitor", topic, move |delivery| {
+        setup.pubsub.on_words("heartbeat_monitor", topic, move |delivery| {
             drop(to.cast(Mail::Message(Msg::Said(delivery))));
         });
         let machine = Heartbeat::new(setup.config, setup.name.clone());

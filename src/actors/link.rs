@@ -4,7 +4,7 @@
 //!   ractor_cluster's `NodeServer` (its child; if that ends, this actor ends).
 //! - **Hears** commands from NodeManager (dial, proceed, refuse, abandon, close), the steps of its own
 //!   handshake tasks, and the session events of ractor_cluster.
-//! - **Says** each step to its one listener as a [`Report`]; to PubSub which outlets are open.
+//! - **Says** each step to its one listener as a [`Report`]; to PubSub which links are up.
 //! - **After a restart**: no connection is left, the peers see their streams end and everybody dials
 //!   again. The listening socket itself survives.
 //! - **Never** hands ractor a stream before NodeManager agreed, before the peer's earlier session is
@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsStream;
 
-use crate::actors::pubsub::PubSub;
+use crate::actors::pubsub::{Outlet, PubSub};
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
@@ -34,6 +34,7 @@ use crate::proto::membership::{AttemptId, Failure, LinkEnd};
 use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
 
 mod accept;
+pub(crate) mod cable;
 mod handshake;
 mod mux;
 mod pulse;
@@ -44,8 +45,6 @@ pub use pulse::{Pulse, RoundTrip};
 const READY: Duration = Duration::from_secs(5);
 /// Inbound attempts of one peer at once.
 const ATTEMPTS: usize = 4;
-/// Messages that may wait for a link's door lane.
-const OUTLET: usize = 256;
 /// Beats and echoes that may wait for a link's control lane.
 const CONTROLS: usize = 16;
 
@@ -108,6 +107,8 @@ pub enum Report {
     Ready(AttemptId),
     /// A link ended.
     Ended(AttemptId, LinkEnd),
+    /// The certificate that a link was made with is revoked by now.
+    Revoked(AttemptId),
     /// A link that lives, for a listener that has just attached.
     Existing(AttemptId, Hello, NodeId, bool),
     /// Every link that lives has been reported to the listener that has just attached.
@@ -127,6 +128,8 @@ struct Established {
     stream: TlsStream<TcpStream>,
     hello: Hello,
     id: NodeId,
+    /// The serial number of the peer's certificate.
+    serial: String,
 }
 
 enum Msg {
@@ -141,8 +144,10 @@ enum Msg {
     Established(AttemptId, Box<Established>),
     MuxEnded(AttemptId, LinkEnd),
     SessionOpened(AttemptId, ActorRef<NodeSessionMessage>),
-    SessionReady(AttemptId),
+    /// With ractor's number of the session.
+    SessionReady(AttemptId, u64),
     SessionGone(AttemptId),
+    Judge,
     WhenClosed(oneshot::Sender<()>),
 }
 
@@ -200,6 +205,11 @@ impl Link {
         self.handle.cast(Msg::Close(attempt, parting));
     }
 
+    /// Reports every link whose peer's certificate is revoked by now.
+    pub fn judge(&self) {
+        self.handle.cast(Msg::Judge);
+    }
+
     /// The signs of life of a linked peer.
     #[must_use]
     pub fn pulse(&self, peer: &NodeName) -> Option<Arc<Pulse>> {
@@ -223,6 +233,7 @@ struct Pending {
 struct Linked {
     hello: Hello,
     id: NodeId,
+    serial: String,
     /// Since when it is in this stage.
     since: Instant,
     stage: Stage,
@@ -244,6 +255,7 @@ enum Stage {
 }
 
 struct Running {
+    outlet: Arc<Outlet>,
     part: Option<oneshot::Sender<Parting>>,
     task: AbortHandle,
     session: Option<ActorRef<NodeSessionMessage>>,
@@ -282,6 +294,16 @@ impl Inside {
             self.report(Report::Existing(*attempt, link.hello.clone(), link.id, ready));
         }
         self.report(Report::Attached);
+        self.judge(); // an earlier listener may not have come to it
+    }
+
+    fn judge(&self) {
+        for (attempt, link) in &self.links {
+            let lives = !matches!(link.stage, Stage::Closing(_));
+            if lives && self.setup.tls.is_revoked(&link.serial) {
+                self.report(Report::Revoked(*attempt));
+            }
+        }
     }
 
     fn dial(&mut self, attempt: AttemptId, address: SocketAddr) {
@@ -315,9 +337,13 @@ impl Inside {
         if self.pending.remove(&attempt).is_none() {
             return; // abandoned meanwhile
         }
+        if self.setup.tls.is_revoked(&established.serial) {
+            return self.report(Report::Revoked(attempt)); // while the hellos were exchanged
+        }
         let (hello, id) = (established.hello.clone(), established.id);
+        let serial = established.serial.clone();
         let stage = Stage::Parked(established);
-        self.links.insert(attempt, Linked { hello, id, since: timer::now(), stage });
+        self.links.insert(attempt, Linked { hello, id, serial, since: timer::now(), stage });
         self.start_parked();
     }
 
@@ -337,30 +363,29 @@ impl Inside {
     }
 
     fn start(&mut self, attempt: AttemptId) {
-        let Some(Linked { hello, id, stage: Stage::Parked(established), .. }) =
+        let Some(Linked { hello, id, serial, stage: Stage::Parked(established), .. }) =
             self.links.remove(&attempt)
         else {
             return;
         };
         let peer = hello.name.clone();
         let (part, parting) = oneshot::channel();
-        let (outlet, outgoing) = mpsc::channel(OUTLET);
         let (pipe, ractor_end) = tokio::io::duplex(mux::PIPE);
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, ends(&established.stream)));
-        let door = mux::Door::new(peer.clone(), self.setup.pubsub.clone(), outgoing);
+        let door = mux::Door::open(&self.setup.pubsub, peer.clone());
+        let outlet = door.outlet();
         let own = mux::Own { parting, controls, pulse: pulse.clone() };
         let (myself, inbound) = (self.myself.clone(), matches!(attempt, AttemptId::Inbound(_)));
         self.pulses().insert(peer.clone(), (attempt, pulse.clone()));
-        self.setup.pubsub.up(attempt, peer.clone(), outlet);
         let task = self.tasks.spawn(async move {
             let gate = mux::gate(inbound, peer);
             let end = mux::run(established.stream, gate, pipe, door, own).await;
             send(&myself, Msg::MuxEnded(attempt, end));
         });
         let part = Some(part);
-        let stage = Stage::Running(Running { part, task, session: None, ready: false });
-        self.links.insert(attempt, Linked { hello, id, since: timer::now(), stage });
+        let stage = Stage::Running(Running { outlet, part, task, session: None, ready: false });
+        self.links.insert(attempt, Linked { hello, id, serial, since: timer::now(), stage });
         sessions::hand_over(&self.server, ractor_end, attempt, inbound);
     }
 
@@ -381,7 +406,6 @@ impl Inside {
         }
         link.stage = Stage::Closing(running.session);
         link.since = timer::now();
-        self.setup.pubsub.down(attempt);
         self.pulses().retain(|_, (of, _)| *of != attempt);
         self.report(Report::Ended(attempt, end));
     }
@@ -391,7 +415,6 @@ impl Inside {
         let Some(link) = self.links.remove(&attempt) else { return };
         if let Stage::Running(running) = link.stage {
             running.task.abort();
-            self.setup.pubsub.down(attempt);
             self.pulses().retain(|_, (of, _)| *of != attempt);
             let fault = "ractor_cluster ended the session".to_owned();
             self.report(Report::Ended(attempt, LinkEnd::Fault(fault)));
@@ -410,9 +433,10 @@ impl Inside {
         }
     }
 
-    fn session_ready(&mut self, attempt: AttemptId) {
+    fn session_ready(&mut self, attempt: AttemptId, number: u64) {
         if let Some(Stage::Running(running)) = self.links.get_mut(&attempt).map(|l| &mut l.stage) {
             running.ready = true;
+            self.setup.pubsub.session(number, running.outlet.clone());
             self.report(Report::Ready(attempt));
         }
     }
@@ -496,8 +520,9 @@ impl Process for Inside {
             Msg::Established(attempt, established) => self.established(attempt, established),
             Msg::MuxEnded(attempt, end) => self.mux_ended(attempt, end),
             Msg::SessionOpened(attempt, session) => self.session_opened(attempt, session),
-            Msg::SessionReady(attempt) => self.session_ready(attempt),
+            Msg::SessionReady(attempt, number) => self.session_ready(attempt, number),
             Msg::SessionGone(attempt) => self.session_gone(attempt),
+            Msg::Judge => self.judge(),
             Msg::WhenClosed(done) => self.waiting_for_close.push(done),
         }
         if self.links.values().all(|link| matches!(link.stage, Stage::Closing(_))) {

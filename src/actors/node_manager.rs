@@ -148,7 +148,9 @@ impl Inside {
 
     fn input(&mut self, input: Input) {
         let mut out = Vec::new();
-        self.machine.handle(input, timer::now(), &mut out);
+        if !self.machine.handle(input, timer::now(), &mut out) {
+            return;
+        }
         // First the view, then the news: who hears of a change finds it there.
         self.publish();
         for output in out {
@@ -186,8 +188,8 @@ impl Inside {
     /// A row keeps its time while its status lasts: a stepped wall clock does not move it.
     fn row(&self, peer: PeerView, before: &View) -> Row {
         let id = self.ids.get(&peer.name).copied();
-        let same = before.iter().find(|row| row.peer.name == peer.name);
-        let same = same.filter(|row| row.peer.since == peer.since);
+        let at = before.binary_search_by(|row| row.peer.name.cmp(&peer.name)).ok();
+        let same = at.and_then(|at| before.get(at)).filter(|row| row.peer.since == peer.since);
         let since = same.map_or_else(clock::wall, |row| row.since);
         Row { peer, id, since }
     }
@@ -211,6 +213,7 @@ impl Inside {
             Report::Failed(attempt, failure) => Input::Failed(attempt, failure),
             Report::Ready(attempt) => Input::Ready(attempt),
             Report::Ended(attempt, end) => Input::Ended(attempt, end),
+            Report::Revoked(attempt) => Input::Revoked(attempt),
             Report::Attached => return self.recall(),
         };
         self.input(input);

@@ -1,59 +1,80 @@
 //! PubSub: the one door between nodes, and the news inside this one.
 //!
-//! - **Owns** who listens to what, and the outlet of every live link.
-//! - **Hears** announcements from any actor, messages from peers (through `link`), and subscriptions.
-//! - **Says** to subscribers what they subscribed to; to peers what is sent to them.
-//! - **After a restart**: empty. The tree restarts everything after it, and they subscribe again; the
-//!   links go with them and come back within the second.
-//! - **Never** waits for a subscriber or a peer: an outlet that is full refuses, and that is counted.
+//! - **Owns** who listens to events and to the words of other nodes' actors; the exchange
+//!   (`pubsub/exchange`) through which everybody publishes, subscribes, calls and serves.
+//! - **Hears** announcements from any actor, and the words of peers (through `link`).
+//! - **Says** to listeners what they asked for; to peers what they are told.
+//! - **After a restart**: no listeners. The tree restarts everything after it, and they attach again. The
+//!   exchange lives on: subscriptions and served names stay, the links come back within the second.
+//! - **Never** waits for a subscriber or a peer: what finds no room is refused, and that is counted.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use ractor::ActorProcessingErr;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::actors::supervisor::{Address, Child, Handle, Process};
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::codec;
 use crate::proto::event::Event;
-use crate::proto::frame::MAX_PAYLOAD;
-use crate::proto::membership::AttemptId;
+use crate::proto::frame::{Lane, MAX_PAYLOAD};
+use crate::proto::interest::TooMany;
 use crate::proto::node::NodeName;
-use crate::proto::topic::Topic;
+use crate::proto::talk::Gone;
+use crate::proto::topic::{self, Name, Pattern, Topic};
 
 mod announce;
+mod calls;
+mod events;
+mod exchange;
+mod inbound;
+mod outlet;
+mod remote;
+mod subscription;
+
+pub use calls::{CallError, Reply, Request, ServeError, Serving, Watch};
+pub use events::{Events, News};
+pub use exchange::Spread;
+pub use inbound::Fault;
+pub(crate) use inbound::Inbound;
+pub use outlet::{Outlet, SendError};
+pub use remote::RemoteActor;
+pub use subscription::{Message, Received, Slow, Subscription};
+
+use exchange::Exchange;
 
 const VERSION: u8 = 1;
 
-/// What travels between two doors.
+/// What an actor says to its like on another node.
 #[derive(Serialize, Deserialize)]
-struct Wire {
+struct Words {
     topic: Topic,
     payload: Vec<u8>,
 }
 
-/// A message of a peer, as its subscribers get it.
+/// Words of a peer's actor, as this node's actors get them.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// The peer that sent it; certain, its certificate says so.
+    /// The peer; certain, its certificate says so.
     pub from: NodeName,
-    /// The message.
+    /// The words.
     pub payload: Arc<[u8]>,
 }
 
 type EventSink = Box<dyn Fn(&Event) + Send>;
-type TopicSink = Box<dyn Fn(Delivery) + Send>;
+type WordsSink = Box<dyn Fn(Delivery) + Send>;
 
 enum Msg {
     Announce(Event),
     Events(&'static str, EventSink),
-    Topic(&'static str, Topic, TopicSink),
-    Up(AttemptId, NodeName, mpsc::Sender<Vec<u8>>),
-    Down(AttemptId),
-    Send(NodeName, Topic, Vec<u8>),
-    Received(NodeName, Vec<u8>, OwnedSemaphorePermit),
+    OnWords(&'static str, Topic, WordsSink),
+    Received(NodeName, Bytes, OwnedSemaphorePermit),
 }
 
 /// The handle.
@@ -61,13 +82,34 @@ enum Msg {
 pub struct PubSub {
     handle: Handle<Msg>,
     metrics: Metrics,
+    exchange: Arc<Exchange>,
+    listeners: events::Listeners,
 }
 
+impl fmt::Debug for PubSub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PubSub").field(self.exchange.me()).finish()
+    }
+}
+
+/// News and words inside the node.
 impl PubSub {
-    /// A door that nobody stands behind yet.
+    /// The door of the node of this name, that nobody stands behind yet.
     #[must_use]
-    pub fn new(metrics: &Metrics) -> Self {
-        Self { handle: Handle::new("pubsub", metrics), metrics: metrics.clone() }
+    pub fn new(me: NodeName, metrics: &Metrics) -> Self {
+        let exchange = Arc::new(Exchange::new(me, metrics));
+        Self {
+            handle: Handle::new("pubsub", metrics),
+            metrics: metrics.clone(),
+            exchange,
+            listeners: events::Listeners::default(),
+        }
+    }
+
+    /// The node whose door it is.
+    #[must_use]
+    pub fn name(&self) -> &NodeName {
+        self.exchange.me()
     }
 
     /// The child to put under a supervisor.
@@ -80,74 +122,246 @@ impl PubSub {
     pub fn announce(&self, event: Event) {
         announce::log(&event);
         announce::count(&event, &self.metrics);
+        self.listeners.tell(&event);
         self.handle.cast(Msg::Announce(event));
     }
 
-    /// Gives every later event to `sink`. A subscriber has one name; a second one replaces the first.
+    /// Every later event, for a listener outside the tree: it outlives restarts of this actor.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.listeners.listen()
+    }
+
+    /// Gives every later event to `sink`. A listener has one name; a second one replaces the first.
     pub fn on_events(&self, name: &'static str, sink: impl Fn(&Event) + Send + 'static) {
         self.handle.cast(Msg::Events(name, Box::new(sink)));
     }
 
-    /// Gives every later message of peers on `topic` to `sink`, likewise.
-    pub fn subscribe(
+    /// Gives all later words of peers on `topic` to `sink`, likewise.
+    pub fn on_words(
         &self,
         name: &'static str,
         topic: Topic,
         sink: impl Fn(Delivery) + Send + 'static,
     ) {
-        self.handle.cast(Msg::Topic(name, topic, Box::new(sink)));
+        self.handle.cast(Msg::OnWords(name, topic, Box::new(sink)));
     }
 
-    /// Sends to the subscribers of `topic` on one peer: at most once, in order while the link lasts.
-    /// At most about 64 KiB; a larger or unsendable message is counted and dropped.
-    pub fn send(&self, peer: NodeName, topic: Topic, payload: Vec<u8>) {
-        self.handle.cast(Msg::Send(peer, topic, payload));
+    /// Words for the actors that listen to `topic` on one peer: at most once, in order while the link
+    /// lasts. At most about 64 KiB; what is larger or finds no room is counted and dropped.
+    pub fn tell(&self, peer: &NodeName, topic: Topic, payload: Vec<u8>) {
+        let kind = match codec::encode_versioned(VERSION, &Words { topic, payload }) {
+            Ok(words) if words.len() <= MAX_PAYLOAD => {
+                let told = self
+                    .exchange
+                    .peer(peer)
+                    .and_then(|outlet| outlet.push(Lane::Door, |_no_head| {}, &words.into()));
+                match told {
+                    Ok(()) => "sent",
+                    Err(SendError::NotConnected) => "not_linked",
+                    Err(SendError::Overloaded) => "overloaded",
+                    Err(SendError::TooLong(_)) => "too_large",
+                }
+            }
+            Ok(_) | Err(_) => "too_large",
+        };
+        self.metrics.count(Count::Door, kind);
     }
 
-    /// A link is up: its door lane drains this outlet.
-    pub fn up(&self, link: AttemptId, peer: NodeName, outlet: mpsc::Sender<Vec<u8>>) {
-        self.handle.cast(Msg::Up(link, peer, outlet));
+    /// Words arrived on a link. The permit bounds what a peer can have waiting here.
+    pub(crate) fn received(&self, from: NodeName, words: Bytes, permit: OwnedSemaphorePermit) {
+        self.handle.cast(Msg::Received(from, words, permit));
     }
 
-    /// A link is gone.
-    pub fn down(&self, link: AttemptId) {
-        self.handle.cast(Msg::Down(link));
+    /// A link to a peer is up: what is said to it goes through this outlet.
+    pub(crate) fn up(&self, peer: NodeName) -> Arc<Outlet> {
+        let outlet = Arc::new(Outlet::new(peer));
+        self.exchange.up(&outlet);
+        outlet
     }
 
-    /// A piece arrived on a link's door lane. The permit bounds what a peer can have waiting here.
-    pub fn received(&self, from: NodeName, piece: Vec<u8>, permit: OwnedSemaphorePermit) {
-        self.handle.cast(Msg::Received(from, piece, permit));
+    /// The link is gone.
+    pub(crate) fn down(&self, outlet: &Arc<Outlet>, why: Gone) {
+        self.exchange.down(outlet, why);
+    }
+}
+
+/// Broadcasts: at most once, and in order for each publishing node and topic.
+impl PubSub {
+    /// Subscribes to a topic or to all topics below one, on this node and all others. Who lags loses the
+    /// oldest.
+    ///
+    /// # Errors
+    /// [`TooMany`] topics for one node; nothing changed.
+    pub fn subscribe(&self, to: impl Into<Pattern>) -> Result<Subscription, TooMany> {
+        self.subscribe_with(to, Slow::default())
+    }
+
+    /// Likewise, with a choice of what happens when the subscriber lags.
+    ///
+    /// # Errors
+    /// As [`PubSub::subscribe`].
+    pub fn subscribe_with(
+        &self,
+        to: impl Into<Pattern>,
+        slow: Slow,
+    ) -> Result<Subscription, TooMany> {
+        self.exchange.subscribe(to.into(), slow)
+    }
+
+    /// To every subscriber on every node. Waits for room where a peer has none.
+    ///
+    /// # Errors
+    /// [`SendError::TooLong`].
+    pub async fn broadcast(
+        &self,
+        topic: &Topic,
+        payload: impl Into<Bytes>,
+    ) -> Result<Spread, SendError> {
+        self.exchange.broadcast(topic, &payload.into(), None).await
+    }
+
+    /// Likewise, but not to this subscription.
+    ///
+    /// # Errors
+    /// As [`PubSub::broadcast`].
+    pub async fn broadcast_from(
+        &self,
+        from: &Subscription,
+        topic: &Topic,
+        payload: impl Into<Bytes>,
+    ) -> Result<Spread, SendError> {
+        self.exchange.broadcast(topic, &payload.into(), Some(from.number())).await
+    }
+
+    /// To every subscriber on every node, without waiting: a peer without room misses it, and the result
+    /// says so.
+    ///
+    /// # Errors
+    /// As [`PubSub::broadcast`].
+    pub fn try_broadcast(
+        &self,
+        topic: &Topic,
+        payload: impl Into<Bytes>,
+    ) -> Result<Spread, SendError> {
+        self.exchange.try_broadcast(topic, &payload.into(), None)
+    }
+
+    /// To the subscribers on this node alone.
+    ///
+    /// # Errors
+    /// As [`PubSub::broadcast`].
+    pub fn local_broadcast(
+        &self,
+        topic: &Topic,
+        payload: impl Into<Bytes>,
+    ) -> Result<Spread, SendError> {
+        self.exchange.broadcast_here(topic, &payload.into(), None)
+    }
+
+    /// To the subscribers on this node alone, but not to this subscription.
+    ///
+    /// # Errors
+    /// As [`PubSub::broadcast`].
+    pub fn local_broadcast_from(
+        &self,
+        from: &Subscription,
+        topic: &Topic,
+        payload: impl Into<Bytes>,
+    ) -> Result<Spread, SendError> {
+        self.exchange.broadcast_here(topic, &payload.into(), Some(from.number()))
+    }
+
+    /// To the subscribers on one node. Waits for room.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was sent.
+    pub async fn direct_broadcast(
+        &self,
+        node: &NodeName,
+        topic: &Topic,
+        payload: impl Into<Bytes>,
+    ) -> Result<(), SendError> {
+        self.exchange.direct(node, topic, &payload.into()).await
+    }
+
+    /// Likewise, without waiting.
+    ///
+    /// # Errors
+    /// [`SendError`], [`SendError::Overloaded`] among them; nothing was sent.
+    pub fn try_direct_broadcast(
+        &self,
+        node: &NodeName,
+        topic: &Topic,
+        payload: impl Into<Bytes>,
+    ) -> Result<(), SendError> {
+        self.exchange.try_direct(node, topic, &payload.into())
+    }
+}
+
+/// Requests.
+impl PubSub {
+    /// Serves requests to a name until the result is dropped. Each request runs in a task of its own, and
+    /// is dropped at its deadline.
+    ///
+    /// # Errors
+    /// [`ServeError`]; nothing changed.
+    pub fn serve<F>(
+        &self,
+        name: Name,
+        handler: impl Fn(Request) -> F + Send + Sync + 'static,
+    ) -> Result<Serving, ServeError>
+    where
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        self.exchange.serve(name, Box::new(move |request| Box::pin(handler(request))))
+    }
+
+    /// Makes a request and waits for its reply, at most so long. Without a node it goes to one that
+    /// offers the name, in turn.
+    ///
+    /// # Errors
+    /// [`CallError`], each of which says whether anything may have been done.
+    pub async fn call(
+        &self,
+        to: &topic::Address,
+        payload: impl Into<Bytes>,
+        within: Duration,
+    ) -> Result<Bytes, CallError> {
+        self.exchange.call(to, payload.into(), within).await
+    }
+
+    /// The nodes that serve a name, the nearest by round-trip time first, this node before all.
+    #[must_use]
+    pub fn lookup(&self, name: &Name) -> Vec<NodeName> {
+        self.exchange.lookup(name)
+    }
+
+    /// Watches a name on a node.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn watch(&self, name: &Name, node: &NodeName) -> Result<Watch, SendError> {
+        self.exchange.watch(name, node)
     }
 }
 
 struct Inside {
     metrics: Metrics,
     events: BTreeMap<&'static str, EventSink>,
-    topics: BTreeMap<(Topic, &'static str), TopicSink>,
-    outlets: BTreeMap<NodeName, (AttemptId, mpsc::Sender<Vec<u8>>)>,
+    words: BTreeMap<(Topic, &'static str), WordsSink>,
 }
 
 impl Inside {
-    fn send(&self, peer: &NodeName, topic: Topic, payload: Vec<u8>) -> &'static str {
-        let Some((_, outlet)) = self.outlets.get(peer) else { return "not_linked" };
-        match codec::encode_versioned(VERSION, &Wire { topic, payload }) {
-            Ok(bytes) if bytes.len() <= MAX_PAYLOAD => match outlet.try_send(bytes) {
-                Ok(()) => "sent",
-                Err(_full_or_closed) => "overloaded",
-            },
-            Ok(_) | Err(_) => "too_large",
-        }
-    }
-
-    fn received(&self, from: NodeName, piece: &[u8]) -> &'static str {
-        let Ok(Wire { topic, payload }) = codec::decode_versioned(VERSION, piece, MAX_PAYLOAD)
+    fn received(&self, from: NodeName, words: &[u8]) -> &'static str {
+        let Ok(Words { topic, payload }) = codec::decode_versioned(VERSION, words, MAX_PAYLOAD)
         else {
             return "malformed";
         };
         let mut kind = "no_subscriber";
         let delivery = Delivery { from, payload: payload.into() };
         let same = (topic.clone(), "")..;
-        for ((_, _), sink) in self.topics.range(same).take_while(|((t, _), _)| *t == topic) {
+        for ((_, _), sink) in self.words.range(same).take_while(|((t, _), _)| *t == topic) {
             sink(delivery.clone());
             kind = "received";
         }
@@ -161,22 +375,16 @@ impl Process for Inside {
     type Setup = Metrics;
 
     async fn start(metrics: Metrics, _myself: &Address<Msg>) -> Result<Self, ActorProcessingErr> {
-        let (events, topics, outlets) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Ok(Self { metrics, events, topics, outlets })
+        Ok(Self { metrics, events: BTreeMap::new(), words: BTreeMap::new() })
     }
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Announce(event) => self.events.values().for_each(|sink| sink(&event)),
             Msg::Events(name, sink) => drop(self.events.insert(name, sink)),
-            Msg::Topic(name, topic, sink) => drop(self.topics.insert((topic, name), sink)),
-            Msg::Up(link, peer, outlet) => drop(self.outlets.insert(peer, (link, outlet))),
-            Msg::Down(link) => self.outlets.retain(|_, (of, _)| *of != link),
-            Msg::Send(peer, topic, payload) => {
-                self.metrics.count(Count::Door, self.send(&peer, topic, payload));
-            }
-            Msg::Received(from, piece, permit) => {
-                self.metrics.count(Count::Door, self.received(from, &piece));
+            Msg::OnWords(name, topic, sink) => drop(self.words.insert((topic, name), sink)),
+            Msg::Received(from, words, permit) => {
+                self.metrics.count(Count::Door, self.received(from, &words));
                 drop(permit);
             }
         }
@@ -185,195 +393,4 @@ impl Process for Inside {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::actors::supervisor::probe;
-    use crate::actors::supervisor::{Root, Roster, Tree, start};
-    use crate::actors::tests::{counted, run, until};
-    use crate::proto::restart::{Intensity, Strategy};
-    use std::time::Duration;
-    use tokio::sync::Semaphore;
-
-    async fn door() -> (PubSub, Root, Metrics) {
-        let metrics = Metrics::default();
-        let pubsub = PubSub::new(&metrics);
-        let tree = Tree {
-            name: "root",
-            strategy: Strategy::OneForOne,
-            intensity: Intensity::default(),
-            children: vec![pubsub.child()],
-            roster: Roster::default(),
-            metrics: metrics.clone(),
-        };
-        (pubsub, start(tree).await.expect("starts"), metrics)
-    }
-
-    fn peer() -> NodeName {
-        "b@h".parse().expect("valid")
-    }
-
-    async fn next<T>(rx: &mut mpsc::UnboundedReceiver<T>) -> T {
-        tokio::time::timeout(Duration::from_secs(5), rx.recv())
-            .await
-            .expect("in time")
-            .expect("some")
-    }
-
-    #[tokio::test]
-    async fn a_message_goes_out_of_one_door_and_in_at_the_other() {
-        let (pubsub, _root, metrics) = door().await;
-        let (outlet, mut wire) = mpsc::channel(1);
-        let link = AttemptId::Outbound(1);
-        let topic = Topic::network_peers();
-        pubsub.up(link, peer(), outlet);
-        pubsub.send(peer(), topic.clone(), b"hi".to_vec());
-        pubsub.send(peer(), topic.clone(), b"full".to_vec());
-        pubsub.send("c@h".parse().expect("valid"), topic.clone(), vec![]);
-        pubsub.send(peer(), topic.clone(), vec![0; MAX_PAYLOAD]);
-        let piece = tokio::time::timeout(Duration::from_secs(5), wire.recv()).await;
-        let piece = piece.expect("in time").expect("sent");
-
-        let (tx, mut rx) = mpsc::unbounded_channel();
-        pubsub.subscribe("test", topic, move |d| drop(tx.send(d)));
-        let room = Arc::new(Semaphore::new(2));
-        let permit = room.clone().acquire_owned().await.expect("open");
-        pubsub.received(peer(), piece.clone(), permit);
-        let delivery = next(&mut rx).await;
-        assert_eq!((delivery.from, &*delivery.payload), (peer(), b"hi".as_slice()));
-
-        let permit = room.clone().acquire_owned().await.expect("open");
-        pubsub.received(peer(), vec![9; 20], permit);
-        let _all_returned = room.acquire_many(2).await.expect("open");
-        let text = metrics.text().expect("text");
-        for kind in ["sent", "overloaded", "not_linked", "too_large", "received", "malformed"] {
-            assert!(text.contains(&format!("{{kind=\"{kind}\"}} 1")), "{kind} in {text}");
-        }
-    }
-
-    #[tokio::test]
-    async fn events_reach_each_subscriber_once() {
-        let (pubsub, _root, _) = door().await;
-        let (tx, mut rx) = mpsc::unbounded_channel();
-        let again = tx.clone();
-        pubsub.on_events("test", move |_| tx.send("replaced").expect("the test listens"));
-        pubsub.on_events("test", move |_| again.send("second").expect("the test listens"));
-        pubsub.announce(Event::PeerConnecting { peer: peer() });
-        assert_eq!(next(&mut rx).await, "second");
-        assert!(rx.try_recv().is_err());
-    }
-
-    /// A door behind which nobody answers: what it was told waits in the receiver.
-    pub(crate) struct Silent(mpsc::UnboundedReceiver<Msg>);
-
-    impl Silent {
-        /// Lets the next piece of a peer go; its length, or `None` when none waits.
-        pub(crate) fn release_piece(&mut self) -> Option<usize> {
-            while let Ok(message) = self.0.try_recv() {
-                if let Msg::Received(_, piece, _permit) = message {
-                    return Some(piece.len());
-                }
-            }
-            None
-        }
-
-        /// The pieces of peers that wait: they keep their permits until this is dropped.
-        pub(crate) fn waiting(&mut self) -> Vec<impl Sized + use<>> {
-            let mut pieces = Vec::new();
-            while let Ok(message) = self.0.try_recv() {
-                if matches!(message, Msg::Received(..)) {
-                    pieces.push(message);
-                }
-            }
-            pieces
-        }
-    }
-
-    /// A handle to a door behind which nobody answers.
-    pub(crate) async fn silent() -> (PubSub, Silent) {
-        let (handle, heard) = probe("pubsub").await;
-        (PubSub { handle, metrics: Metrics::default() }, Silent(heard))
-    }
-
-    #[tokio::test]
-    async fn after_a_restart_nobody_is_subscribed_and_no_link_has_an_outlet() {
-        let metrics = Metrics::default();
-        let pubsub = PubSub::new(&metrics);
-        let (root, roster) = run(&metrics, vec![pubsub.child()]).await;
-        let (tx, mut heard) = mpsc::unbounded_channel();
-        let (events, messages) = (tx.clone(), tx.clone());
-        pubsub.on_events("test", move |_| events.send("event").unwrap_or(()));
-        pubsub.subscribe("test", Topic::network_peers(), move |_| {
-            messages.send("message").unwrap_or(())
-        });
-        drop(tx);
-        let (outlet, mut wire) = mpsc::channel(1);
-        pubsub.up(AttemptId::Outbound(1), peer(), outlet);
-        pubsub.announce(Event::PeerConnecting { peer: peer() });
-        assert_eq!(next(&mut heard).await, "event");
-
-        assert!(roster.kill("pubsub"));
-        assert_eq!(wire.recv().await, None, "the outlet ends with the actor");
-        assert_eq!(heard.recv().await, None, "and so do the subscriptions");
-        until("restarted", || counted(&metrics, "actor_restarts", "pubsub") == 1).await;
-        let (tx, mut heard) = mpsc::unbounded_channel();
-        until("the new life hears", || {
-            let tx = tx.clone();
-            pubsub.on_events("test", move |_| tx.send("again").unwrap_or(()));
-            pubsub.announce(Event::PeerConnecting { peer: peer() });
-            heard.try_recv() == Ok("again")
-        })
-        .await;
-        pubsub.send(peer(), Topic::network_peers(), vec![1]);
-        let room = Arc::new(Semaphore::new(1));
-        let wire = codec::encode_versioned(
-            VERSION,
-            &Wire { topic: Topic::network_peers(), payload: vec![1] },
-        );
-        let permit = room.clone().acquire_owned().await.expect("open");
-        pubsub.received(peer(), wire.expect("encodes"), permit);
-        let handled = tokio::time::timeout(Duration::from_secs(5), room.acquire()).await;
-        let _returned = handled.expect("in time").expect("open");
-        assert_eq!(counted(&metrics, "door_messages", "not_linked"), 1);
-        assert_eq!(counted(&metrics, "door_messages", "no_subscriber"), 1);
-        root.stop().await;
-    }
-
-    #[tokio::test]
-    async fn a_link_that_is_down_takes_its_own_outlet_and_no_other() {
-        let (pubsub, _root, metrics) = door().await;
-        let (old, new) = (AttemptId::Outbound(1), AttemptId::Inbound(1));
-        let (outlet, mut first) = mpsc::channel(4);
-        pubsub.up(old, peer(), outlet);
-        let (outlet, mut second) = mpsc::channel(4);
-        pubsub.up(new, peer(), outlet);
-        assert_eq!(first.recv().await, None, "the newer link took its place");
-        pubsub.down(old);
-        pubsub.send(peer(), Topic::network_peers(), vec![1]);
-        assert!(second.recv().await.is_some(), "the end of the old link is not that of the new");
-        pubsub.down(new);
-        assert_eq!(second.recv().await, None);
-        pubsub.send(peer(), Topic::network_peers(), vec![1]);
-        until("counted", || counted(&metrics, "door_messages", "not_linked") == 1).await;
-    }
-
-    #[tokio::test]
-    async fn topics_with_the_same_beginning_are_told_apart() {
-        let (pubsub, _root, _) = door().await;
-        let topic = |text: &str| Topic::try_from(text.to_owned()).expect("valid");
-        let (tx, mut heard) = mpsc::unbounded_channel();
-        for (who, what) in [("z", "room:1"), ("a", "room:1"), ("z", "room:10"), ("a", "room:0")] {
-            let tx = tx.clone();
-            pubsub.subscribe(who, topic(what), move |_| tx.send((who, what)).unwrap_or(()));
-        }
-        let room = Arc::new(Semaphore::new(1));
-        let wire = Wire { topic: topic("room:1"), payload: vec![] };
-        let piece = codec::encode_versioned(VERSION, &wire).expect("encodes");
-        let permit = room.clone().acquire_owned().await.expect("open");
-        pubsub.received(peer(), piece, permit);
-        let handled = tokio::time::timeout(Duration::from_secs(5), room.acquire()).await;
-        let _returned = handled.expect("in time").expect("open");
-        assert_eq!(next(&mut heard).await, ("a", "room:1"));
-        assert_eq!(next(&mut heard).await, ("z", "room:1"));
-        assert!(heard.try_recv().is_err());
-    }
-}
+pub(crate) mod tests;

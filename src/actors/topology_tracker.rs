@@ -164,7 +164,7 @@ impl Inside {
             match output {
                 Output::Send(peer, word) => match codec::encode(&word) {
                     Ok(payload) => {
-                        self.setup.pubsub.send(peer, Topic::network_topology(), payload);
+                        self.setup.pubsub.tell(&peer, Topic::network_topology(), payload);
                     }
                     Err(error) => tracing::error!(%error, "a topology word cannot be encoded"),
                 },
@@ -277,7 +277,7 @@ impl Process for Inside {
             }
         });
         let (to, topic) = (myself.clone(), Topic::network_topology());
-        setup.pubsub.subscribe("topology_tracker", topic, move |delivery| {
+        setup.pubsub.on_words("topology_tracker", topic, move |delivery| {
             drop(to.cast(Mail::Message(Msg::Said(delivery))));
         });
         let incarnation = Incarnation(setup.incarnation.load(Ordering::Relaxed));

@@ -4,10 +4,13 @@
 use std::io::Write;
 
 use clap::Subcommand;
+use xpando_node::node::bench::Kind;
 
+mod floor;
 mod formation;
 mod idle;
 mod mesh;
+mod messages;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
@@ -35,11 +38,37 @@ pub(super) enum BenchCommand {
         #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
         seconds: u64,
     },
+    /// Broadcasts from a running node to one other
+    Cast(messages::LoadArgs),
+    /// Requests from a running node to one other
+    Call(messages::LoadArgs),
+    /// Broadcasts from a running node to several
+    Fanout(messages::LoadArgs),
+    /// What this machine can do at best: a bare TLS 1.3 stream, one channel before it
+    Floor {
+        /// Bytes of a message
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=16_000_000))]
+        size: u32,
+        /// For how long each
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+    },
+    /// All of these between nodes of its own, each beside its floor
+    Messages {
+        /// For how long each
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+    },
 }
 
 pub(super) fn run(command: BenchCommand, out: &mut dyn Write) -> anyhow::Result<()> {
     match command {
         BenchCommand::Formation { nodes, reps } => formation::run(nodes, reps, out),
         BenchCommand::Idle { nodes, seconds } => idle::run(nodes, seconds, out),
+        BenchCommand::Cast(args) => messages::load(Kind::Cast, &args, out),
+        BenchCommand::Call(args) => messages::load(Kind::Call, &args, out),
+        BenchCommand::Fanout(args) => messages::load(Kind::Fanout, &args, out),
+        BenchCommand::Floor { size, seconds } => messages::floors(size as usize, seconds, out),
+        BenchCommand::Messages { seconds } => messages::run(seconds, out),
     }
 }

@@ -38,6 +38,17 @@ pub(crate) enum CertCommand {
         #[arg(long)]
         replace: bool,
     },
+    /// Revoke every certificate that was issued to a node
+    ///
+    /// Adds their serial numbers to the revocation list ca/crl.pem in the certificate directory. Needs
+    /// ca/key.pem. Copy the list to the certificate directory of every node: a running node reads a
+    /// new list within seconds, ends its links with revoked nodes, and refuses them from then on.
+    ///
+    /// `cert issue NAME` makes a fresh certificate for the name, with a new key.
+    Revoke {
+        /// The node's name
+        name: NodeName,
+    },
     /// List the certificates in the certificate directory
     ///
     /// Shows whom each certificate belongs to, until when it is valid, and what is wrong with it.
@@ -54,6 +65,7 @@ pub(crate) fn run(command: CertCommand, certs: &Path, out: &mut dyn Write) -> an
     match command {
         CertCommand::Init => init(certs, out),
         CertCommand::Issue { name, replace } => issue(&name, replace, certs, out),
+        CertCommand::Revoke { name } => revoke(&name, certs, out),
         CertCommand::Show { json: true } => {
             serde_json::to_writer_pretty(&mut *out, &inventory(certs)?)
                 .context("cannot write JSON")?;
@@ -104,6 +116,23 @@ fn issue(name: &NodeName, replace: bool, certs: &Path, out: &mut dyn Write) -> a
     Ok(())
 }
 
+fn revoke(name: &NodeName, certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+    let revoked = Authority::open(certs)?.revoke(name, clock::wall())?;
+    writeln!(out, "node         {name}")?;
+    if revoked.added.is_empty() {
+        writeln!(out, "revoked      nothing new: all its certificates were revoked before")?;
+    }
+    for serial in &revoked.added {
+        writeln!(out, "revoked      serial {serial}")?;
+    }
+    writeln!(out, "list         {}  ({} in all)", revoked.path.display(), revoked.total)?;
+    writeln!(out)?;
+    writeln!(out, "Copy the list to ca/crl.pem in the certificate directory of every other host;")?;
+    writeln!(out, "running nodes read it within seconds. For a fresh certificate and a new key:")?;
+    writeln!(out, "  xpando-node cert issue {name} --certs {}", shell_word(certs))?;
+    Ok(())
+}
+
 fn show(certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     let found = inventory(certs)?;
     if found.is_empty() {
@@ -149,6 +178,7 @@ fn state(info: &CertificateInfo, now: &str) -> String {
     let future = |start: &Option<String>| start.as_deref().is_some_and(|start| start > now);
     let word = match info {
         _ if info.error.is_some() => "unusable",
+        _ if info.revoked => "revoked",
         _ if past(&info.not_after) => "expired",
         _ if future(&info.not_before) => "not yet valid",
         _ => "valid",
@@ -194,6 +224,29 @@ mod tests {
         let json: serde_json::Value =
             serde_json::from_str(&print(CertCommand::Show { json: true }, certs)).unwrap();
         assert_eq!(json[1]["name"], "web@10.0.0.7");
+    }
+
+    #[test]
+    fn a_revoked_node_is_shown_as_such_until_it_has_a_fresh_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let certs = dir.path();
+        print(CertCommand::Init, certs);
+        let name: NodeName = "web@10.0.0.7".parse().unwrap();
+        let unknown = CertCommand::Revoke { name: name.clone() };
+        let error = run(unknown, certs, &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("web@10.0.0.7 was never issued a certificate"), "{error}");
+        print(CertCommand::Issue { name: name.clone(), replace: false }, certs);
+        let told = print(CertCommand::Revoke { name: name.clone() }, certs);
+        for part in ["revoked      serial ", "ca/crl.pem  (1 in all)", "cert issue web@10.0.0.7"] {
+            assert!(told.contains(part), "{told}");
+        }
+        let again = print(CertCommand::Revoke { name: name.clone() }, certs);
+        assert!(again.contains("nothing new"), "{again}");
+        let table = print(CertCommand::Show { json: false }, certs);
+        assert!(table.trim_end().ends_with("revoked"), "{table}");
+        print(CertCommand::Issue { name, replace: false }, certs);
+        let table = print(CertCommand::Show { json: false }, certs);
+        assert!(table.trim_end().ends_with("valid"), "{table}");
     }
 
     #[test]

@@ -260,8 +260,12 @@ pub(super) fn kill(args: &KillArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     match ask(&args.which.find()?, &Request::Kill { actor: args.actor.clone() })? {
         Answer::Done => Ok(writeln!(out, "killed {}", args.actor)?),
         Answer::Error(error) => bail!("{error}"),
-        Answer::Status(_) | Answer::Topology(_) | Answer::Metrics(_) | Answer::Watching(_) => {
-            bail!("the node's answer is for another question")
-        }
+        Answer::Status(_)
+        | Answer::Topology(_)
+        | Answer::Metrics(_)
+        | Answer::Watching(_)
+        | Answer::Sent { .. }
+        | Answer::Subscribed(_)
+        | Answer::Replied { .. } => bail!("the node's answer is for another question"),
     }
 }

@@ -7,11 +7,12 @@ use anyhow::Context;
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use tokio::signal::unix::{SignalKind, signal};
+use xpando_node::io::places;
 use xpando_node::io::seeds::Seed;
 use xpando_node::node::{Config, Node};
 use xpando_node::proto::node::NodeName;
 
-use super::{certs_dir, default_data_dir, logs};
+use super::logs;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -63,14 +64,15 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     let name = args.name.context("--name is missing")?;
     args.logs.init()?;
-    let data_dir = args.data_dir.map_or_else(|| default_data_dir(&name), Ok)?;
+    let data_dir = args.data_dir.map_or_else(|| places::data_dir(&name), Ok)?;
+    let certs = args.certs.map_or_else(places::certs, Ok)?;
     let config = Config {
         listen: args.listen,
         advertise: args.advertise,
         join: args.join,
         beacons: !args.no_beacon,
         chaos: args.chaos,
-        ..Config::new(name, certs_dir(args.certs)?, data_dir)
+        ..Config::new(name, certs, data_dir)
     };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))
 }

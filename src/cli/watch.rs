@@ -102,6 +102,9 @@ fn told(event: &Event) -> String {
         }
         Event::LinkRefused { peer, refusal } => format!("{peer} refused: {refusal}"),
         Event::RefusedBy { peer, refusal } => format!("refused by {peer}: {refusal}"),
+        Event::CertificateRefused { peer } => {
+            format!("refused by {peer}: this node's certificate is revoked")
+        }
         Event::DialFailed { peer, address, cause } => match peer {
             Some(peer) => format!("{peer} cannot be dialed at {address}: {cause}"),
             None => format!("no node answers at {address}: {cause}"),

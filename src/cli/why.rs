@@ -89,6 +89,9 @@ fn meaning(peer: &PeerStatus) -> String {
         (Status::Offline, Some(Reason::Replaced)) => {
             "It announced a later life, which is not linked yet."
         }
+        (Status::Offline, Some(Reason::Revoked)) => {
+            "Its certificate is revoked: it needs a new one from the cluster's authority."
+        }
         (Status::Offline, Some(Reason::Unreachable) | None) => "It does not answer from here.",
     };
     text.to_owned()
@@ -225,6 +228,8 @@ mod tests {
         assert!(text.contains("said goodbye") && !text.contains("again and again"), "{text}");
         let text = told(&peer(Status::Offline, Some(Reason::Crashed)));
         assert!(text.contains("nobody listens") && text.contains("again and again"), "{text}");
+        let text = told(&peer(Status::Offline, Some(Reason::Revoked)));
+        assert!(text.contains("offline (revoked)") && text.contains("needs a new one"), "{text}");
         let online = PeerStatus { rtt_ms: Some(0.84), ..peer(Status::Online, None) };
         assert!(told(&online).contains("the last beat took 0.8 ms"));
         assert!(told(&PeerStatus { suspect: true, ..online }).contains("doubted"));

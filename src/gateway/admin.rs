@@ -1,10 +1,11 @@
-//! The admin socket: one JSON request a line, one JSON answer a line; `watch` is answered by a line for
-//! every event until the asker goes.
+//! The admin socket: one JSON request a line, one JSON answer a line; `watch` and `subscribe` are answered
+//! by a line for every event or message until the asker goes. A line with `bytes` is followed by so many
+//! bytes of payload.
 //!
 //! Only the node's own user reaches the socket (mode 0600 in a directory 0700). Invariants: a request
-//! has at most 4 KiB and five seconds to arrive; a bad one gets an error for answer,
-//! and the node goes on; a watcher that does not read loses events and is told how many, and one that
-//! takes nothing for five seconds is let go.
+//! has at most 4 KiB and five seconds to arrive, a payload 16 MiB and as long again; a bad one gets an
+//! error for answer, and the node goes on; a watcher that does not read loses events and is told how
+//! many, and one that takes nothing for five seconds is let go.
 
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
@@ -28,6 +29,9 @@ use crate::actors::topology_tracker::Matrix;
 use crate::gateway::status::{Change, NodeStatus, PeerStatus, TopologyStatus};
 use crate::io::metrics::Metrics;
 use crate::proto::node::{ClusterId, NodeId, NodeName};
+use crate::proto::topic::Topic;
+
+mod messages;
 
 /// Longest request line, in bytes.
 const MAX_REQUEST: u64 = 4096;
@@ -50,6 +54,27 @@ pub enum Request {
     Metrics,
     /// [`Change`]s, as they happen.
     Watch,
+    /// A broadcast to every node. The payload follows.
+    Publish {
+        /// On what topic.
+        topic: String,
+        /// Of the payload.
+        bytes: usize,
+    },
+    /// Messages, as they come: [`Line`]s.
+    Subscribe {
+        /// A topic, or all below one.
+        pattern: String,
+    },
+    /// A request to a name. The payload follows.
+    Call {
+        /// NAME or NAME@NODE.
+        to: String,
+        /// For how long, in milliseconds.
+        within: u64,
+        /// Of the payload.
+        bytes: usize,
+    },
     /// Only in a node started with `--chaos`: kills an actor as a crash would.
     Kill {
         /// Its name; an unknown one is answered with all names.
@@ -67,12 +92,45 @@ pub enum Answer {
     Topology(TopologyStatus),
     /// To [`Request::Metrics`].
     Metrics(String),
+    /// To [`Request::Publish`].
+    Sent {
+        /// Subscribers in this node.
+        local: usize,
+        /// Peers it went to.
+        peers: usize,
+        /// Peers that want it and did not get it.
+        missed: usize,
+    },
+    /// To [`Request::Subscribe`]: [`Line`]s follow.
+    Subscribed(NodeName),
+    /// To [`Request::Call`]: the payload follows.
+    Replied {
+        /// Of the payload.
+        bytes: usize,
+    },
     /// To [`Request::Watch`], by this node: [`Change`]s follow, one a line.
     Watching(NodeName),
     /// It is done.
     Done,
     /// Why it is not.
     Error(String),
+}
+
+/// What a subscriber is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// A message; its payload follows.
+    Message {
+        /// Its topic.
+        topic: Topic,
+        /// The node that published it.
+        from: NodeName,
+        /// Of the payload.
+        bytes: usize,
+    },
+    /// So many messages were dropped: the subscriber was too slow.
+    Missed(u64),
 }
 
 /// What the admin socket can read and do.
@@ -146,7 +204,10 @@ impl Admin {
                 Ok(text) => Answer::Metrics(text),
                 Err(error) => Answer::Error(error.to_string()),
             },
-            Request::Watch => Answer::Watching(self.name.clone()),
+            Request::Watch
+            | Request::Publish { .. }
+            | Request::Subscribe { .. }
+            | Request::Call { .. } => Answer::Error("answered elsewhere".to_owned()),
             Request::Kill { actor } => match &self.chaos {
                 None => Answer::Error("this node was not started with --chaos".to_owned()),
                 Some(roster) if roster.kill(&actor) => Answer::Done,
@@ -195,15 +256,32 @@ async fn talk(admin: &Admin, news: &News, stream: UnixStream) -> std::io::Result
     let mut line = Vec::new();
     let mut limited = (&mut reader).take(MAX_REQUEST);
     tokio::time::timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await??;
-    let request = serde_json::from_slice(&line);
-    // From here on nothing is missed: what the answer does not show yet comes as news.
-    let changes = matches!(request, Ok(Request::Watch)).then(|| news.subscribe());
-    let answer = match request {
-        Ok(request) => admin.answer(request),
-        Err(error) => Answer::Error(format!("not a request: {error}")),
+    let request = match serde_json::from_slice(&line) {
+        Ok(request) => request,
+        Err(error) => {
+            return say(&mut writer, &Answer::Error(format!("not a request: {error}"))).await;
+        }
     };
-    say(&mut writer, &answer).await?;
-    let Some(mut changes) = changes else { return Ok(()) };
+    match request {
+        Request::Watch => watch(admin, news, reader, writer).await,
+        Request::Publish { .. } | Request::Subscribe { .. } | Request::Call { .. } => {
+            messages::talk(&admin.pubsub, request, reader, writer).await
+        }
+        Request::Status | Request::Topology | Request::Metrics | Request::Kill { .. } => {
+            say(&mut writer, &admin.answer(request)).await
+        }
+    }
+}
+
+async fn watch(
+    admin: &Admin,
+    news: &News,
+    mut reader: BufReader<OwnedReadHalf>,
+    mut writer: OwnedWriteHalf,
+) -> std::io::Result<()> {
+    // From here on nothing is missed: what the answer does not show yet comes as news.
+    let mut changes = news.subscribe();
+    say(&mut writer, &Answer::Watching(admin.name.clone())).await?;
     loop {
         let mut more = [0; 1];
         let change = tokio::select! {
@@ -259,7 +337,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (metrics, roster) = (Metrics::default(), Roster::default());
         let (view, peers) = watch::channel(View::default());
-        let pubsub = PubSub::new(&metrics);
+        let pubsub = PubSub::new("a@127.0.0.1".parse().expect("valid"), &metrics);
         let admin = Admin {
             name: name("a@127.0.0.1"),
             id: KeyId([1; 16]),

@@ -96,8 +96,11 @@ impl SealChecker {
             }
             self.known.insert(digest, peer);
         }
+        // A remembered certificate may have been revoked meanwhile.
         self.known.get(&digest).is_some_and(|peer| {
-            peer.name == sealed.beacon.contact.name && peer.verify(sealed.signed, sealed.signature)
+            !self.verifier.is_revoked(&peer.serial)
+                && peer.name == sealed.beacon.contact.name
+                && peer.verify(sealed.signed, sealed.signature)
         })
     }
 }
@@ -152,6 +155,24 @@ mod tests {
         if let Ok(sealed) = Beacon::decode(&tampered) {
             assert!(!checker.holds(&sealed), "tampered");
         }
+    }
+
+    #[test]
+    fn a_revoked_node_cannot_seal_any_more() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let authority = Authority::init(dir.path(), clock::wall()).expect("a CA");
+        let valid = Validity::leaf(clock::wall());
+        let [a, b] = ["a@127.0.0.1", "b@127.0.0.1"].map(|name| {
+            authority.issue(dir.path(), &name.parse().expect("valid"), valid).expect("a leaf")
+        });
+        let (mut knows, mut fresh) =
+            (SealChecker::new(a.verifier()), SealChecker::new(a.verifier()));
+        let beacon = sealed(&beacon(&b, "b@127.0.0.1"), &b).expect("fits");
+        assert!(holds(&mut knows, &beacon));
+        authority.revoke(b.name(), clock::wall()).expect("revoked");
+        assert_eq!(a.revocation_file(dir.path()).look().expect("a list"), Some(1));
+        assert!(!holds(&mut knows, &beacon), "its certificate was remembered");
+        assert!(!holds(&mut fresh, &beacon));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! ```text
 //! ca/cert.pem          the cluster's authority, the same file on every node
 //! ca/key.pem           its private key, only on the host that issues certificates
+//! ca/issued            every certificate it made, likewise
+//! ca/crl.pem           which of them it revoked, the same file on every node; absent while none is
 //! <name@host>/cert.pem a node's certificate
 //! <name@host>/key.pem  a node's private key
 //! ```
@@ -20,6 +22,7 @@ mod certificate;
 mod disk;
 mod inventory;
 mod key;
+mod revocation;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -35,6 +38,7 @@ use self::disk::Layout;
 pub use self::disk::shell_word;
 pub use self::inventory::{CertificateInfo, CertificateKind, inventory};
 use self::key::Key;
+pub use self::revocation::{RevocationFile, Revoked};
 use crate::io::clock::rfc3339;
 use crate::proto::node::{ClusterId, NodeId, NodeName};
 
@@ -153,6 +157,34 @@ pub enum IdentityError {
         /// Whom it should name.
         expected: NodeName,
     },
+    /// The authority has revoked a certificate: whoever shows it is no node of this cluster.
+    #[error("{subject}, of {name}, is revoked{}", subject.fix())]
+    Revoked {
+        /// Which certificate.
+        subject: Subject,
+        /// Whom it names.
+        name: NodeName,
+    },
+    /// A revocation list is not one that this cluster's authority made, or not the latest. The list
+    /// in force, if there is one, stays.
+    #[error(
+        "the revocation list {} cannot be used ({reason}): copy it anew from the host that has the authority's key",
+        path.display()
+    )]
+    DamagedRevocations {
+        /// The list's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Nothing can be revoked of a node that this authority knows nothing of.
+    #[error("{name} was never issued a certificate here: {show} lists those that were")]
+    NeverIssued {
+        /// The name.
+        name: NodeName,
+        /// The command that lists the certificates.
+        show: String,
+    },
     /// A certificate's time is over.
     #[error("{subject} expired at {}{}", rfc3339(*not_after), subject.fix())]
     Expired {
@@ -244,10 +276,12 @@ impl Identity {
             layout.issue(name)
         );
         let authority = AuthorityCertificate::read(layout, to_begin)?;
+        authority.load_revocations(layout)?;
         let leaf = disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name))?;
         let key = disk::read_key(&layout.key(name), layout.leaf_fix(name))?;
         let identity = Self::assemble(layout, name, authority, leaf, key)?;
         identity.authority.check_time(layout, now)?;
+        identity.authority.verifier.check_revoked(&identity.peer, &layout.revoked_leaf(name))?;
         let subject = layout.leaf(name);
         certificate::check_time(
             (identity.peer.not_before, identity.peer.not_after),
@@ -396,6 +430,19 @@ impl Identity {
     /// [`IdentityError::Crypto`] when the host has no entropy.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, IdentityError> {
         self.key.signature(message)
+    }
+
+    /// True when this node's own certificate is on the revocation list in force.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.authority.verifier.is_revoked(&self.peer.serial)
+    }
+
+    /// The revocation list in `certs`, to be looked at again while the node runs. What it says
+    /// counts for every verifier of this identity.
+    #[must_use]
+    pub fn revocation_file(&self, certs: &Path) -> RevocationFile {
+        RevocationFile::new(certs.to_owned(), self.verifier())
     }
 
     /// What judges other nodes' certificates.

@@ -40,6 +40,8 @@ pub enum Count {
     LinkEnded,
     /// Datagrams on the beacon socket, by verdict.
     Beacons,
+    /// Revocation lists that were new, by outcome.
+    Revocations,
     /// Status changes of peers, by new status.
     Transitions,
     /// Verdicts of the failure detector, by kind.
@@ -56,12 +58,13 @@ pub enum Count {
     Lost,
 }
 
-const COUNTERS: [(Count, &str, &str); 12] = [
+const COUNTERS: [(Count, &str, &str); 13] = [
     (Count::Accepted, "xpando_connections_accepted", "Connections accepted, by how they went on"),
     (Count::DialFailed, "xpando_dial_failures", "Dials that failed, by cause"),
     (Count::Refused, "xpando_connections_refused", "Connections refused, by cause"),
     (Count::LinkEnded, "xpando_links_ended", "Links that ended, by cause"),
     (Count::Beacons, "xpando_beacons_received", "Beacon datagrams received, by verdict"),
+    (Count::Revocations, "xpando_revocation_lists", "New revocation lists, by outcome"),
     (Count::Transitions, "xpando_peer_transitions", "Status changes of peers, by new status"),
     (Count::Heartbeat, "xpando_heartbeat_verdicts", "Verdicts of the failure detector, by kind"),
     (Count::Topology, "xpando_topology_violations", "Topology words that broke a rule, by rule"),
@@ -86,9 +89,14 @@ impl Default for Metrics {
 impl Metrics {
     /// Adds one.
     pub fn count(&self, what: Count, kind: &'static str) {
+        self.add(what, kind, 1);
+    }
+
+    /// Adds so many.
+    pub fn add(&self, what: Count, kind: &'static str, many: u64) {
         let at = COUNTERS.iter().position(|(count, ..)| *count == what);
         if let Some(family) = at.and_then(|at| self.0.families.get(at)) {
-            family.get_or_create(&Kind { kind }).inc();
+            family.get_or_create(&Kind { kind }).inc_by(many);
         }
     }
 

@@ -2,16 +2,19 @@
 //!
 //! Owns the TLS configuration and the words for why a handshake failed. Invariants: a stream that
 //! leaves here is TLS 1.3 between two nodes of one cluster, each of which has shown a certificate
-//! of the cluster's authority and proved its key in this very handshake. Sessions are never
-//! resumed, because a resumed one would skip the check of the certificate.
+//! of the cluster's authority, not revoked at that moment, and proved its key in this very
+//! handshake. Sessions are never resumed, because a resumed one would skip the check of the
+//! certificate.
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{
@@ -21,7 +24,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::clock;
-use super::identity::{Identity, IdentityError, PeerIdentity, Verifier, server_name};
+use super::identity::{Identity, IdentityError, PeerIdentity, Subject, Verifier, server_name};
+use crate::proto::node::NodeName;
+
+mod revocation;
+use revocation::{Called, Callers};
 
 /// The protocol inside the stream (ALPN, RFC 7301), the same from both sides.
 const ALPN: &[u8] = b"xpando/1";
@@ -64,6 +71,8 @@ pub enum Cause {
     Expired,
     /// The peer's certificate is not valid yet: a clock is wrong.
     NotYetValid,
+    /// The peer's certificate is revoked.
+    Revoked,
     /// The peer showed no certificate.
     NoCertificate,
     /// The peer does not speak TLS 1.3.
@@ -76,6 +85,8 @@ pub enum Cause {
     Closed,
     /// The peer has refused our certificate.
     RefusedByPeer,
+    /// The peer has refused our certificate, because it is revoked.
+    RefusedAsRevoked,
     /// Anything else.
     Other,
 }
@@ -88,12 +99,14 @@ impl Cause {
             Self::Untrusted => "untrusted",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
+            Self::Revoked => "revoked",
             Self::NoCertificate => "no_certificate",
             Self::Version => "version",
             Self::Garbage => "garbage",
             Self::Name => "name",
             Self::Closed => "closed",
             Self::RefusedByPeer => "refused_by_peer",
+            Self::RefusedAsRevoked => "refused_as_revoked",
             Self::Other => "other",
         }
     }
@@ -117,6 +130,13 @@ impl TlsError {
             Self::NoCertificate => Cause::NoCertificate,
             Self::Peer(error) => cause_of_identity(error),
         }
+    }
+
+    /// Whose certificate was refused as revoked, where that is known: not on the side that was
+    /// called.
+    #[must_use]
+    pub fn revoked(&self) -> Option<&NodeName> {
+        if let Self::Peer(IdentityError::Revoked { name, .. }) = self { Some(name) } else { None }
     }
 }
 
@@ -145,6 +165,7 @@ fn cause_of_identity(error: &IdentityError) -> Cause {
         IdentityError::Untrusted { .. } | IdentityError::DamagedCertificate { .. } => {
             Cause::Untrusted
         }
+        IdentityError::Revoked { .. } => Cause::Revoked,
         IdentityError::Expired { .. } => Cause::Expired,
         IdentityError::NotYetValid { .. } => Cause::NotYetValid,
         IdentityError::NotANode { .. } | IdentityError::WrongName { .. } => Cause::Name,
@@ -153,6 +174,8 @@ fn cause_of_identity(error: &IdentityError) -> Cause {
         | IdentityError::KeyExposed { .. }
         | IdentityError::DamagedKey { .. }
         | IdentityError::KeyMismatch { .. }
+        | IdentityError::DamagedRevocations { .. }
+        | IdentityError::NeverIssued { .. }
         | IdentityError::AlreadyExists { .. }
         | IdentityError::AlreadyIssued { .. }
         | IdentityError::UnusableName(_)
@@ -187,6 +210,7 @@ fn cause_of_certificate(why: &CertificateError) -> Cause {
     match why {
         C::Expired | C::ExpiredContext { .. } => Cause::Expired,
         C::NotValidYet | C::NotValidYetContext { .. } => Cause::NotYetValid,
+        C::Revoked => Cause::Revoked,
         C::NotValidForName | C::NotValidForNameContext { .. } => Cause::Name,
         _ => Cause::Untrusted,
     }
@@ -201,13 +225,13 @@ fn cause_of_alert(alert: AlertDescription) -> Cause {
         A::NoCertificate
         | A::BadCertificate
         | A::UnsupportedCertificate
-        | A::CertificateRevoked
         | A::CertificateExpired
         | A::CertificateUnknown
         | A::UnknownCA
         | A::AccessDenied
         | A::DecryptError
         | A::CertificateRequired => Cause::RefusedByPeer,
+        A::CertificateRevoked => Cause::RefusedAsRevoked,
         A::ProtocolVersion => Cause::Version,
         A::CloseNotify | A::UserCanceled => Cause::Closed,
         _ => Cause::Other,
@@ -218,7 +242,9 @@ fn cause_of_alert(alert: AlertDescription) -> Cause {
 #[derive(Clone)]
 pub struct Tls {
     acceptor: TlsAcceptor,
-    connector: TlsConnector,
+    /// For one call each, with a verifier of its own.
+    client: ClientConfig,
+    called: Arc<WebPkiServerVerifier>,
     server_name: ServerName<'static>,
     verifier: Verifier,
 }
@@ -234,9 +260,13 @@ impl Tls {
         let mut roots = RootCertStore::empty();
         roots.add(identity.authority_certificate().clone())?;
         let roots = Arc::new(roots);
+        let called =
+            WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+                .build()?;
         Ok(Self {
             acceptor: TlsAcceptor::from(Arc::new(server_config(identity, &provider, &roots)?)),
-            connector: TlsConnector::from(Arc::new(client_config(identity, provider, roots)?)),
+            client: client_config(identity, provider, Arc::clone(&called))?,
+            called,
             server_name: ServerName::try_from(server_name(identity.cluster()))?,
             verifier: identity.verifier(),
         })
@@ -274,14 +304,28 @@ impl Tls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let stream = self
-            .connector
-            .connect(self.server_name.clone(), stream)
-            .await
-            .map_err(TlsError::Handshake)?;
+        let judge = Arc::new(Called {
+            stock: Arc::clone(&self.called) as Arc<dyn ServerCertVerifier>,
+            verifier: self.verifier.clone(),
+            revoked: OnceLock::new(),
+        });
+        let mut config = self.client.clone();
+        config.dangerous().set_certificate_verifier(Arc::clone(&judge) as _);
+        let connector = TlsConnector::from(Arc::new(config));
+        let connected = connector.connect(self.server_name.clone(), stream).await;
+        let stream = connected.map_err(|error| match judge.revoked.get().cloned() {
+            Some(name) => TlsError::Peer(IdentityError::Revoked { subject: Subject::Peer, name }),
+            None => TlsError::Handshake(error),
+        })?;
         let (_, session) = stream.get_ref();
         let peer = self.peer(session.alpn_protocol(), session.peer_certificates())?;
         Ok((stream, peer))
+    }
+
+    /// True when the certificate of this serial number is revoked by now.
+    #[must_use]
+    pub fn is_revoked(&self, serial: &str) -> bool {
+        self.verifier.is_revoked(serial)
     }
 
     fn peer(
@@ -312,6 +356,8 @@ fn server_config(
     let clients =
         WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
             .build()?;
+    let clients: Arc<dyn ClientCertVerifier> =
+        Arc::new(Callers { stock: clients, verifier: identity.verifier() });
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(clients)
@@ -325,11 +371,12 @@ fn server_config(
 fn client_config(
     identity: &Identity,
     provider: Arc<CryptoProvider>,
-    roots: Arc<RootCertStore>,
+    called: Arc<WebPkiServerVerifier>,
 ) -> Result<ClientConfig, TlsError> {
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
-        .with_root_certificates(roots)
+        .dangerous()
+        .with_custom_certificate_verifier(called)
         .with_client_auth_cert(vec![identity.certificate().clone()], identity.private_key())?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
@@ -493,9 +540,8 @@ mod tests {
         let server = cluster.node("b@h");
         let client = cluster.identity("a@h", Validity::leaf(clock::wall()));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(client.authority_certificate().clone()).unwrap();
-        let mut config = client_config(&client, provider, Arc::new(roots)).unwrap();
+        let called = Tls::new(&client).unwrap().called;
+        let mut config = client_config(&client, provider, called).unwrap();
         config.alpn_protocols.clear();
         let name = ServerName::try_from(super::server_name(client.cluster())).unwrap();
         let (near, far) = duplex(64 * 1024);
@@ -530,6 +576,31 @@ mod tests {
         let (connected, accepted) = shake(&early, &good).await;
         assert_eq!(accepted.unwrap_err().cause(), Cause::NotYetValid);
         assert_eq!(first_read(connected).await, Cause::RefusedByPeer);
+    }
+
+    #[tokio::test]
+    async fn revoked_certificates_are_refused_on_both_sides_as_soon_as_the_list_says_so() {
+        let cluster = Cluster::new();
+        let good = cluster.identity("a@h", Validity::leaf(clock::wall()));
+        let (a, b) = (Tls::new(&good).unwrap(), cluster.node("b@h"));
+        let list = good.revocation_file(cluster.dir.path());
+        let (connected, accepted) = shake(&a, &b).await;
+        assert!(connected.is_ok() && accepted.is_ok());
+        cluster.authority.revoke(&"b@h".parse().unwrap(), clock::wall()).unwrap();
+        assert_eq!(list.look().unwrap(), Some(1));
+        let (connected, accepted) = shake(&a, &b).await;
+        let error = connected.unwrap_err();
+        assert_eq!(error.cause(), Cause::Revoked);
+        assert_eq!(error.revoked().map(NodeName::as_str), Some("b@h"));
+        assert_eq!(accepted.unwrap_err().cause(), Cause::RefusedAsRevoked);
+        let (connected, accepted) = shake(&b, &a).await;
+        assert_eq!(accepted.unwrap_err().cause(), Cause::Revoked);
+        assert_eq!(first_read(connected).await, Cause::RefusedAsRevoked);
+        // Whoever has not got the list knows no better, and a fresh certificate is a good one.
+        let fresh = cluster.node("b@h");
+        let (connected, accepted) = shake(&fresh, &a).await;
+        assert_eq!(connected.unwrap().1.name.as_str(), "a@h");
+        assert_eq!(accepted.unwrap().1.name.as_str(), "b@h");
     }
 
     /// A ClientHello of TLS 1.2 (RFC 5246, 7.4.1.2) in its record.

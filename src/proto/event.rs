@@ -34,6 +34,8 @@ pub enum Reason {
     Rejected,
     /// A later life of it is announced, and not linked yet.
     Replaced,
+    /// The authority has revoked its certificate.
+    Revoked,
 }
 
 impl Status {
@@ -59,6 +61,7 @@ impl Reason {
             Self::Unreachable => "unreachable",
             Self::Rejected => "rejected",
             Self::Replaced => "replaced",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -269,6 +272,11 @@ pub enum Event {
         peer: NodeName,
         /// Why.
         refusal: Refusal,
+    },
+    /// A peer refuses this node, because this node's certificate is revoked.
+    CertificateRefused {
+        /// Which peer.
+        peer: NodeName,
     },
     /// A dial failed in a way that differs from the one before.
     DialFailed {

@@ -1,14 +1,15 @@
 //! How one TLS stream carries several lanes: a 4-byte header before each piece.
 //!
 //! ```text
-//! byte 0      lane: 0 control, 1 ractor, 2 door
-//! bytes 1–3   length of the payload, big-endian, 1 to 65536
+//! byte 0      lane: 0 control, 1 ractor, 2 door, 3 calls, 4 bulk
+//! bytes 1–3   length of the payload, big-endian, 1 to 66048
 //! then        payload
 //! ```
 //!
 //! *control* is the link's own talk ([`Control`]), *ractor* is the byte stream of ractor_cluster's
-//! session, *door* carries pubsub messages between nodes. A piece is at most 64 KiB, so that no
-//! lane waits behind more than that of another.
+//! session, *door* carries what the nodes' own actors say to each other, *calls* requests and replies,
+//! *bulk* broadcasts (`proto::outbox` says what is in those three). A piece is at most 64 KiB, so that
+//! no lane waits behind more than that of another.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,20 +17,24 @@ use crate::proto::codec::{self, CodecError};
 
 /// Bytes of a header.
 pub const HEADER: usize = 4;
-/// Largest payload of one piece, in bytes.
-pub const MAX_PAYLOAD: usize = 64 * 1024;
+/// Largest payload of one piece, in bytes: 64 KiB of a message, and what says whose they are.
+pub const MAX_PAYLOAD: usize = 64 * 1024 + 512;
 /// Largest control message, in bytes.
 pub const MAX_CONTROL: usize = 256;
 
 /// What a piece belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
     /// The link's own talk.
     Control,
     /// ractor_cluster's byte stream.
     Ractor,
-    /// Pubsub messages.
+    /// What the nodes' own actors say.
     Door,
+    /// Requests and replies.
+    Calls,
+    /// Broadcasts.
+    Bulk,
 }
 
 /// Why a header is not one: the peer speaks another protocol, and the link ends.
@@ -38,7 +43,7 @@ pub enum FrameError {
     /// No such lane.
     #[error("no lane {0}")]
     Lane(u8),
-    /// Empty, or over 64 KiB.
+    /// Empty, or too long.
     #[error("a piece of {0} bytes")]
     Length(usize),
 }
@@ -50,6 +55,8 @@ pub fn header(lane: Lane, length: usize) -> Option<[u8; HEADER]> {
         Lane::Control => 0,
         Lane::Ractor => 1,
         Lane::Door => 2,
+        Lane::Calls => 3,
+        Lane::Bulk => 4,
     };
     let [_, a, b, c] = u32::try_from(length).ok()?.to_be_bytes();
     (1..=MAX_PAYLOAD).contains(&length).then_some([lane, a, b, c])
@@ -69,6 +76,8 @@ pub fn parse_header(bytes: [u8; HEADER]) -> Result<(Lane, usize), FrameError> {
         0 => Ok((Lane::Control, length)),
         1 => Ok((Lane::Ractor, length)),
         2 => Ok((Lane::Door, length)),
+        3 => Ok((Lane::Calls, length)),
+        4 => Ok((Lane::Bulk, length)),
         other => Err(FrameError::Lane(other)),
     }
 }
@@ -82,6 +91,8 @@ pub enum Control {
     Ping(u64),
     /// The answer to a beat.
     Pong(u64),
+    /// So many bytes of bulk pieces were taken by those they were for.
+    Credit(u32),
 }
 
 /// Why an end of a link closed it on purpose.
@@ -97,6 +108,8 @@ pub enum Parting {
     Silent,
     /// The receiver keeps breaking rules.
     Misbehaved,
+    /// The receiver's certificate is revoked.
+    Revoked,
 }
 
 impl Control {
@@ -123,7 +136,7 @@ mod tests {
 
     #[test]
     fn headers_round_trip_and_bad_ones_are_named() {
-        for lane in [Lane::Control, Lane::Ractor, Lane::Door] {
+        for lane in [Lane::Control, Lane::Ractor, Lane::Door, Lane::Calls, Lane::Bulk] {
             for length in [1, 255, 256, MAX_PAYLOAD] {
                 let bytes = header(lane, length).expect("in range");
                 assert_eq!(parse_header(bytes), Ok((lane, length)));
@@ -131,14 +144,14 @@ mod tests {
             assert_eq!(header(lane, 0), None);
             assert_eq!(header(lane, MAX_PAYLOAD + 1), None);
         }
-        assert_eq!(parse_header([3, 0, 0, 1]), Err(FrameError::Lane(3)));
+        assert_eq!(parse_header([5, 0, 0, 1]), Err(FrameError::Lane(5)));
         assert_eq!(parse_header([0, 0, 0, 0]), Err(FrameError::Length(0)));
-        assert_eq!(parse_header([0, 1, 0, 1]), Err(FrameError::Length(65537)));
+        assert_eq!(parse_header([0, 1, 2, 1]), Err(FrameError::Length(66049)));
     }
 
     #[test]
     fn control_round_trips() {
-        for parting in [Parting::Left, Parting::Replaced, Parting::Renewed] {
+        for parting in [Parting::Left, Parting::Replaced, Parting::Renewed, Parting::Revoked] {
             let bytes = Control::Goodbye(parting).encode().expect("encodes");
             assert_eq!(Control::decode(&bytes), Ok(Control::Goodbye(parting)));
         }

@@ -21,6 +21,9 @@ use prost::Message;
 
 use crate::proto::node::NodeName;
 
+mod quiet;
+pub use quiet::{HELD, Quiet};
+
 /// Largest frame before authentication, in bytes.
 pub const MAX_AUTH_FRAME: usize = 4 * 1024;
 /// Largest frame after it, in bytes.
@@ -195,33 +198,20 @@ impl Gate {
         Ok(())
     }
 
-    /// Moves bytes into `held` until it has `want`; true once it has.
-    fn hold(&mut self, bytes: &mut &[u8], want: usize) -> bool {
-        let missing = want.saturating_sub(self.held.len()).min(bytes.len());
-        let (take, rest) = bytes.split_at(missing);
-        self.held.extend_from_slice(take);
-        *bytes = rest;
-        self.held.len() >= want
-    }
-
-    fn held_length(&self) -> u64 {
-        self.held.first_chunk().map_or(0, |prefix| u64::from_be_bytes(*prefix))
-    }
-
     fn handshake(
         &mut self,
         phase: Phase,
         bytes: &mut &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), GateError> {
-        if !self.hold(bytes, PREFIX) {
+        if !hold(&mut self.held, bytes, PREFIX) {
             return Ok(());
         }
-        let length = self.held_length();
+        let length = length(&self.held);
         let cap = MAX_AUTH_FRAME as u64;
         let body = usize::try_from(length).ok().filter(|n| *n <= MAX_AUTH_FRAME);
         let body = body.ok_or(GateError::TooLarge { kind: "handshake", length, cap })?;
-        if !self.hold(bytes, PREFIX + body) {
+        if !hold(&mut self.held, bytes, PREFIX + body) {
             return Ok(());
         }
         let step =
@@ -271,15 +261,15 @@ impl Gate {
         now: Instant,
         out: &mut Vec<u8>,
     ) -> Result<(), GateError> {
-        if !self.hold(bytes, PREFIX) {
+        if !hold(&mut self.held, bytes, PREFIX) {
             return Ok(());
         }
-        let length = self.held_length();
+        let length = length(&self.held);
         if length > MAX_FRAME {
             return Err(GateError::TooLarge { kind: "message", length, cap: MAX_FRAME });
         }
         let head = PREFIX + usize::try_from(length).unwrap_or(usize::MAX).min(HEAD - PREFIX);
-        if !self.hold(bytes, head) {
+        if !hold(&mut self.held, bytes, head) {
             return Ok(());
         }
         let unexpected = GateError::Unexpected("a message");
@@ -316,6 +306,20 @@ impl Gate {
         self.budget_used = self.budget_used.saturating_add(length);
         if self.budget_used > CONTROL_BUDGET { Err(GateError::Budget) } else { Ok(()) }
     }
+}
+
+/// Moves bytes into `held` until it has `want`; true once it has.
+fn hold(held: &mut Vec<u8>, bytes: &mut &[u8], want: usize) -> bool {
+    let missing = want.saturating_sub(held.len()).min(bytes.len());
+    let (take, rest) = bytes.split_at(missing);
+    held.extend_from_slice(take);
+    *bytes = rest;
+    held.len() >= want
+}
+
+/// What the prefix of a frame says.
+fn length(held: &[u8]) -> u64 {
+    held.first_chunk().map_or(0, |prefix| u64::from_be_bytes(*prefix))
 }
 
 /// A protobuf varint at the start of `bytes`: its value and its size in bytes.

@@ -282,6 +282,12 @@ impl Heartbeat {
         self.health
     }
 
+    /// Whether a peer is watched now.
+    #[must_use]
+    pub fn watches(&self, name: &NodeName) -> bool {
+        self.watches.contains_key(name)
+    }
+
     /// The peers watched now.
     pub fn watched(&self) -> impl Iterator<Item = &NodeName> {
         self.watches.keys()
@@ -341,9 +347,9 @@ impl Heartbeat {
             self.health = self.health.saturating_sub(1);
             self.healed = Some(now);
         }
+        self.beat(now, out);
         let names: Vec<NodeName> = self.watches.keys().cloned().collect();
         for name in names {
-            self.beat(&name, now, out);
             self.judge(&name, now, out);
         }
         self.check_all(now);
@@ -369,14 +375,17 @@ impl Heartbeat {
         out.push(Output::Paused(late));
     }
 
-    fn beat(&mut self, name: &NodeName, now: Instant, out: &mut Vec<Output>) {
-        // Beats that are almost due go with those that are: after a while one tick serves all, and
-        // the beats that were missed are never sent in a burst.
+    /// Beats that are due soon go with one that is due now: peers are linked at different times, and
+    /// one tick comes to serve them all. Missed beats are never sent in a burst.
+    fn beat(&mut self, now: Instant, out: &mut Vec<Output>) {
         let interval = self.config.interval;
-        let soon = now + interval / 10;
-        if let Some(watch) = self.watches.get_mut(name).filter(|watch| watch.next_beat <= soon) {
-            watch.next_beat = now + interval;
-            out.push(Output::Beat(name.clone()));
+        if self.watches.values().any(|watch| watch.next_beat <= now) {
+            for (name, watch) in &mut self.watches {
+                if watch.next_beat <= now + interval / 2 {
+                    watch.next_beat = now + interval;
+                    out.push(Output::Beat(name.clone()));
+                }
+            }
         }
     }
 

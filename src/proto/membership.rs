@@ -123,13 +123,14 @@ impl Membership {
         self.incarnation
     }
 
-    /// Takes one input and appends what follows from it.
-    pub fn handle(&mut self, input: Input, now: Instant, out: &mut Vec<Output>) {
+    /// Takes one input and appends what follows from it. False when nothing can: no peer looks other
+    /// than before.
+    pub fn handle(&mut self, input: Input, now: Instant, out: &mut Vec<Output>) -> bool {
         match input {
             Input::Hint(contact, source) => {
                 // Almost all that nodes tell each other is known: nothing is due because of it.
                 if !self.hint(contact, source, now, out) {
-                    return;
+                    return false;
                 }
             }
             Input::Seed(address) => {
@@ -159,6 +160,7 @@ impl Membership {
                 let why = ("keeps breaking rules", Reason::Rejected);
                 self.give_up(&name, Parting::Misbehaved, why, now, out);
             }
+            Input::Revoked(link) => self.revoked(link, now, out),
             Input::Existing(attempt, hello, ready) => {
                 self.existing(attempt, &hello, ready, now, out)
             }
@@ -170,6 +172,7 @@ impl Membership {
         let buried = self.peers.values().filter_map(|p| p.buried(self.config.tombstone)).min();
         let dial = (self.dialing.len() < self.config.dials).then(|| self.next_due()).flatten();
         self.deadline = dial.map(|(at, _)| at).into_iter().chain(buried).min();
+        true
     }
 
     /// When the machine wants its next [`Input::Tick`].
@@ -178,7 +181,7 @@ impl Membership {
         self.deadline
     }
 
-    /// Whether anything can follow from the hint.
+    /// Whether anything can follow from the hint, or the peer looks other than before.
     fn hint(
         &mut self,
         contact: Contact,
@@ -207,6 +210,7 @@ impl Membership {
         if older_life || peer.left() && !newer_life {
             return false;
         }
+        let first = peer.first_address();
         let news = match source {
             Source::Beacon | Source::Seed | Source::Link => peer.learn_first(address),
             Source::Peer | Source::Remembered => peer.learn_last(address),
@@ -217,10 +221,11 @@ impl Membership {
             let cause = "a later life of the peer is announced";
             peer.lost(&name, cause, Some(Reason::Replaced), now, out);
         }
-        if newer_life || news || signed {
+        if newer_life || (news || signed) && !peer.bars_us() {
             peer.hurry(now);
         }
-        newer_life || news || signed && peer.idle()
+        let shows = first != peer.first_address();
+        newer_life || news || shows || signed && peer.idle()
     }
 
     /// A link that outlived the machine before. A peer may have two: an ending one and its heir.
@@ -381,6 +386,10 @@ impl Membership {
         }
         if let Some(Dialing { target, address }) = self.dialing.remove(&attempt) {
             match target {
+                Target::Peer(name) if matches!(&failure, Failure::Revoked(who) if *who != name) => {
+                    let found = Failure::Rejected(format!("another node is there: {failure}"));
+                    self.round(name, address, found, now, out);
+                }
                 Target::Peer(name) => self.round(name, address, failure, now, out),
                 Target::Seed => {
                     if let Some(seed) = self.seeds.get_mut(&address) {
@@ -429,6 +438,9 @@ impl Membership {
             let wait = peer.backoff.fail(self.config.backoff, &mut self.rng);
             peer.next_dial = Some(now + wait);
             if peer.report(&failure) {
+                if failure == Failure::RefusedAsRevoked {
+                    out.push(Output::Announce(Event::CertificateRefused { peer: name.clone() }));
+                }
                 let (peer, cause) = (Some(name.clone()), failure.to_string());
                 out.push(Output::Announce(Event::DialFailed { peer, address, cause }));
             }
@@ -456,7 +468,8 @@ impl Membership {
         }
         // A link that worked is dialed again at once: that tells a crash from a cut in milliseconds.
         let at_once = live.ready && (peer.backoff.failures() == 0 || peer.rested(now));
-        let clean = matches!(end, LinkEnd::Closed | LinkEnd::Goodbye(_));
+        let barred = end == LinkEnd::Goodbye(Parting::Revoked);
+        let clean = matches!(end, LinkEnd::Closed | LinkEnd::Goodbye(_)) && !barred;
         peer.next_dial = Some(if clean && at_once {
             now
         } else {
@@ -469,6 +482,12 @@ impl Membership {
             }
             LinkEnd::TimedOut => Some(Reason::Unreachable),
             LinkEnd::Fault(_) => Some(Reason::Rejected),
+            LinkEnd::Goodbye(Parting::Revoked) => {
+                if peer.report(&Failure::RefusedAsRevoked) {
+                    out.push(Output::Announce(Event::CertificateRefused { peer: name.clone() }));
+                }
+                Some(Reason::Rejected)
+            }
             LinkEnd::Closed
             | LinkEnd::Goodbye(
                 Parting::Replaced | Parting::Renewed | Parting::Silent | Parting::Misbehaved,

@@ -1,11 +1,16 @@
-//! Topics: colon-separated names of what is talked about, such as `network:peers`.
+//! Topics: colon-separated names of what is talked about, such as `network:peers`; patterns over them;
+//! and the names under which nodes serve requests.
 //!
-//! Invariant: a [`Topic`] that exists is 1–255 bytes of printable UTF-8 without spaces.
+//! Invariants: a [`Topic`] that exists is 1–255 bytes of printable UTF-8 without spaces or `*`; a
+//! [`Name`] likewise and without `@`.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+use crate::proto::node::NodeName;
 
 /// Longest topic, in bytes.
 pub const MAX_TOPIC: usize = 255;
@@ -17,7 +22,9 @@ pub struct Topic(Arc<str>);
 
 /// Why a text is not a topic. Nothing changed; whoever supplied it must correct it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a topic has 1 to {MAX_TOPIC} bytes, without spaces or control characters")]
+#[error(
+    "a topic or name has 1 to {MAX_TOPIC} bytes, without spaces, control characters or `*`; a name has no `@`"
+)]
 pub struct TopicError;
 
 impl Topic {
@@ -46,13 +53,32 @@ impl Topic {
     }
 }
 
+fn plain(text: &str) -> bool {
+    let odd = |c: char| c.is_whitespace() || c.is_control() || c == '*';
+    (1..=MAX_TOPIC).contains(&text.len()) && !text.chars().any(odd)
+}
+
+impl TryFrom<&str> for Topic {
+    type Error = TopicError;
+
+    fn try_from(text: &str) -> Result<Self, TopicError> {
+        if plain(text) { Ok(Self(text.into())) } else { Err(TopicError) }
+    }
+}
+
 impl TryFrom<String> for Topic {
     type Error = TopicError;
 
     fn try_from(text: String) -> Result<Self, TopicError> {
-        let fits = (1..=MAX_TOPIC).contains(&text.len());
-        let plain = !text.chars().any(|c| c.is_whitespace() || c.is_control());
-        if fits && plain { Ok(Self(text.into())) } else { Err(TopicError) }
+        Self::try_from(text.as_str())
+    }
+}
+
+impl FromStr for Topic {
+    type Err = TopicError;
+
+    fn from_str(text: &str) -> Result<Self, TopicError> {
+        Self::try_from(text)
     }
 }
 
@@ -68,6 +94,112 @@ impl fmt::Display for Topic {
     }
 }
 
+/// One topic, or all topics below one: `room:1`, `room:*` (not `room` itself), `*`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Pattern {
+    /// This topic.
+    Topic(Topic),
+    /// Every topic that begins with this text, which is empty or ends with a colon.
+    Below(Arc<str>),
+}
+
+impl FromStr for Pattern {
+    type Err = TopicError;
+
+    fn from_str(text: &str) -> Result<Self, TopicError> {
+        match text.strip_suffix('*') {
+            None => text.parse().map(Self::Topic),
+            Some("") => Ok(Self::Below("".into())),
+            Some(prefix) if prefix.ends_with(':') && plain(prefix) => {
+                Ok(Self::Below(prefix.into()))
+            }
+            Some(_) => Err(TopicError),
+        }
+    }
+}
+
+impl From<Topic> for Pattern {
+    fn from(topic: Topic) -> Self {
+        Self::Topic(topic)
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Topic(topic) => topic.fmt(f),
+            Self::Below(prefix) => write!(f, "{prefix}*"),
+        }
+    }
+}
+
+/// Under which a node serves requests.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Arc<str>);
+
+impl Name {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = TopicError;
+
+    fn from_str(text: &str) -> Result<Self, TopicError> {
+        if plain(text) && !text.contains('@') { Ok(Self(text.into())) } else { Err(TopicError) }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whom a request is for: a name on one node, `work@b@127.0.0.1`, or wherever it is offered, `work`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The name.
+    pub name: Name,
+    /// The node; `None` is any that offers the name.
+    pub node: Option<NodeName>,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.node {
+            Some(node) => write!(f, "{}@{node}", self.name),
+            None => self.name.fmt(f),
+        }
+    }
+}
+
+/// Why a text is not an address. Nothing changed; whoever supplied it must correct it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// The part before the first `@`.
+    #[error(transparent)]
+    Name(#[from] TopicError),
+    /// The part after it.
+    #[error("{0} is no node: NAME or NAME@NODE is expected, such as work@b@127.0.0.1")]
+    Node(String),
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let Some((name, node)) = text.split_once('@') else {
+            return Ok(Self { name: text.parse()?, node: None });
+        };
+        let node = node.parse().map_err(|_not_a_node| AddressError::Node(node.to_owned()))?;
+        Ok(Self { name: name.parse()?, node: Some(node) })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +211,24 @@ mod tests {
             assert_eq!(Topic::try_from(bad), Err(TopicError));
         }
         assert_eq!(Topic::network_peers().as_str(), "network:peers");
+    }
+
+    #[test]
+    fn patterns_are_a_topic_or_all_below_one() {
+        for good in ["room:1", "room:*", "*", "a:b:*"] {
+            assert_eq!(good.parse::<Pattern>().expect(good).to_string(), good);
+        }
+        for bad in ["", "room*", "ro*m", "**", "a b:*", ":*x", &format!("{}:*", "x".repeat(255))] {
+            assert_eq!(bad.parse::<Pattern>(), Err(TopicError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_a_name_and_perhaps_a_node() {
+        let on: Address = "work@b@127.0.0.1".parse().expect("valid");
+        assert_eq!((on.name.as_str(), on.node), ("work", "b@127.0.0.1".parse().ok()));
+        assert_eq!("work".parse::<Address>().expect("valid").node, None);
+        assert!(matches!("work@b".parse::<Address>(), Err(AddressError::Node(_))));
+        assert!(matches!("@b@h".parse::<Address>(), Err(AddressError::Name(_))));
     }
 }

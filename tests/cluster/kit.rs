@@ -18,6 +18,7 @@ use xpando_node::io::identity::{Authority, Identity, Validity};
 use xpando_node::io::{beacon, clock};
 use xpando_node::proto::node::NodeName;
 
+pub(crate) mod example;
 pub(crate) mod mesh;
 pub(crate) mod node;
 pub(crate) mod stranger;

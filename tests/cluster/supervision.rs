@@ -53,6 +53,11 @@ fn discovery_dies() {
 }
 
 #[test]
+fn revocation_dies() {
+    survives_the_death_of("revocation");
+}
+
+#[test]
 fn admin_dies() {
     survives_the_death_of("admin");
 }

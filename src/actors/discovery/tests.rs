@@ -1,9 +1,9 @@
 //! Discovery with closures for NodeManager, and beacons that arrive without a network.
 
 use super::*;
+use crate::actors::pubsub::tests::{Wire, parts};
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{PATIENCE, cluster, contact, counted, name, next, run, until};
-use crate::proto::membership::AttemptId;
 use std::sync::Mutex;
 use tokio::sync::mpsc;
 
@@ -25,7 +25,8 @@ async fn world(change: impl FnOnce(&mut Setup)) -> World {
     let ids: Vec<_> =
         cluster(&["a@127.0.0.1", B, "c@127.0.0.1"]).into_iter().map(Arc::new).collect();
     let metrics = Metrics::default();
-    let (pubsub, discovery) = (PubSub::new(&metrics), Discovery::new(&metrics));
+    let pubsub = PubSub::new(name("a@127.0.0.1"), &metrics);
+    let discovery = Discovery::new(&metrics);
     let (tx, hints) = mpsc::unbounded_channel();
     let linked = Arc::new(Mutex::new(Vec::new()));
     let seen = linked.clone();
@@ -84,10 +85,8 @@ impl World {
     }
 
     /// The door to a peer, as its link would drain it.
-    fn outlet(&self, peer: &str) -> mpsc::Receiver<Vec<u8>> {
-        let (outlet, wire) = mpsc::channel(64);
-        self.pubsub.up(AttemptId::Outbound(1), name(peer), outlet);
-        wire
+    fn outlet(&self, peer: &str) -> Wire {
+        Wire::open(&self.pubsub, peer)
     }
 
     fn online(&self, peer: &str) {
@@ -99,23 +98,18 @@ impl World {
     async fn told(&self, payload: Vec<u8>) {
         // The door's own wire format, from the door itself.
         let mut wire = self.outlet("wire@h");
-        self.pubsub.send(name("wire@h"), Topic::network_peers(), payload);
-        let piece = wire.recv().await.expect("sent");
+        self.pubsub.tell(&name("wire@h"), Topic::network_peers(), payload);
+        let words = wire.next().await;
         let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.expect("open");
-        self.pubsub.received(name(B), piece, permit);
+        self.pubsub.received(name(B), words, permit);
     }
 }
 
-/// What a piece of the door says.
-fn contacts(piece: &[u8]) -> Vec<Contact> {
-    let (topic, payload): (Topic, Vec<u8>) =
-        codec::decode_versioned(1, piece, MAX_PAYLOAD).expect("a piece");
+/// What words of the door say.
+fn contacts(words: &[u8]) -> Vec<Contact> {
+    let (topic, payload) = parts(words);
     assert_eq!(topic, Topic::network_peers());
     codec::decode(&payload, MAX_PAYLOAD).expect("contacts")
-}
-
-async fn piece(wire: &mut mpsc::Receiver<Vec<u8>>) -> Vec<u8> {
-    tokio::time::timeout(PATIENCE, wire.recv()).await.expect("in time").expect("sent")
 }
 
 #[tokio::test]
@@ -233,14 +227,14 @@ async fn a_peer_that_comes_online_is_told_who_else_is_linked() {
     *world.linked.lock().expect("no panic") = [&[contact(B, 1, 1)], others.as_slice()].concat();
     let mut wire = world.outlet(B);
     world.online(B);
-    assert_eq!(contacts(&piece(&mut wire).await), others, "all but itself");
+    assert_eq!(contacts(&wire.next().await), others, "all but itself");
     // Nobody else is linked: nothing to tell.
     *world.linked.lock().expect("no panic") = vec![contact(B, 1, 1)];
     world.online(B);
     *world.linked.lock().expect("no panic") = others.clone();
     until("told again", || {
         world.online(B);
-        wire.try_recv().is_ok_and(|piece| contacts(&piece) == others)
+        wire.try_words().is_some_and(|words| contacts(&words) == others)
     })
     .await;
 }
@@ -254,7 +248,7 @@ async fn many_contacts_are_told_in_several_messages() {
     world.online(B);
     let mut told = Vec::new();
     while told.len() < many.len() {
-        let some = contacts(&piece(&mut wire).await);
+        let some = contacts(&wire.next().await);
         assert!(some.len() <= TOLD);
         told.extend(some);
     }
@@ -266,13 +260,12 @@ async fn now_and_then_a_random_linked_peer_is_told() {
     let world = world(|_| {}).await;
     let both = vec![contact(B, 1, 1), contact("c@127.0.0.1", 2, 1)];
     *world.linked.lock().expect("no panic") = both.clone();
-    let (to_b, to_c) = (world.outlet(B), mpsc::channel(64));
-    world.pubsub.up(AttemptId::Outbound(2), name("c@127.0.0.1"), to_c.0);
+    let (to_b, to_c) = (world.outlet(B), world.outlet("c@127.0.0.1"));
     let start = timer::now();
-    for (mut wire, other) in [(to_b, &both[1]), (to_c.1, &both[0])] {
+    for (mut wire, other) in [(to_b, &both[1]), (to_c, &both[0])] {
         // Each turn tells one of two: within an hour both had theirs.
-        let piece = tokio::time::timeout(Duration::from_secs(3600), wire.recv()).await;
-        let told = contacts(&piece.expect("in time").expect("sent"));
+        let words = tokio::time::timeout(Duration::from_secs(3600), wire.words()).await;
+        let told = contacts(&words.expect("in time"));
         assert_eq!(told, std::slice::from_ref(other));
     }
     assert!(timer::now() - start >= Duration::from_secs(3));

@@ -19,7 +19,8 @@ async fn world() -> World {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Arc::new(Store::open(dir.path(), clock::wall()).expect("opens").0);
     let metrics = Metrics::default();
-    let (pubsub, log) = (PubSub::new(&metrics), EventLog::new(&metrics));
+    let (pubsub, log) =
+        (PubSub::new("a@127.0.0.1".parse().expect("valid"), &metrics), EventLog::new(&metrics));
     let setup = Setup { store: store.clone(), pubsub: pubsub.clone(), metrics: metrics.clone() };
     let (root, roster) = run(&metrics, vec![pubsub.child(), log.child(setup)]).await;
     World { dir, store, pubsub, metrics, roster, root }
@@ -137,7 +138,8 @@ async fn a_failed_write_is_tried_again_after_a_while_with_what_came_in_meanwhile
     let dir = tempfile::tempdir().expect("a directory");
     let store = Arc::new(Store::open(dir.path(), clock::wall()).expect("opens").0);
     let metrics = Metrics::default();
-    let (pubsub, log) = (PubSub::new(&metrics), EventLog::new(&metrics));
+    let (pubsub, log) =
+        (PubSub::new("a@127.0.0.1".parse().expect("valid"), &metrics), EventLog::new(&metrics));
     let setup = Setup { store: store.clone(), pubsub: pubsub.clone(), metrics: metrics.clone() };
     let (_root, _) = run(&metrics, vec![pubsub.child(), log.child(setup)]).await;
     let old = contact("b@127.0.0.1", 1, 1);

@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::actors::link::tests::Mock;
+use crate::actors::pubsub::tests::{Wire, parts};
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{counted, name, next, run, settled};
 use crate::proto::frame::Control;
-use crate::proto::membership::AttemptId;
 use crate::proto::node::Incarnation;
 use crate::proto::questions::{EACH, LISTEN, WORDS};
 use std::sync::Mutex;
@@ -31,7 +31,8 @@ struct World {
 async fn world() -> World {
     let metrics = Metrics::default();
     let (link, _mock) = Mock::start().await;
-    let (pubsub, monitor) = (PubSub::new(&metrics), HeartbeatMonitor::new(&metrics));
+    let pubsub = PubSub::new(name("a@127.0.0.1"), &metrics);
+    let monitor = HeartbeatMonitor::new(&metrics);
     let (silenced, silent) = mpsc::unbounded_channel();
     let (flooded, cut) = mpsc::unbounded_channel();
     let linked = Arc::new(Mutex::new(Vec::new()));
@@ -67,12 +68,11 @@ async fn world() -> World {
 
 impl World {
     /// A peer comes online; what the door sends to it.
-    async fn online(&mut self, peer: &str) -> mpsc::Receiver<Vec<u8>> {
+    async fn online(&mut self, peer: &str) -> Wire {
         self.lanes.insert(name(peer), Mock::up(&self.link, &name(peer)));
-        let (outlet, wire) = mpsc::channel(256);
         let address = ([127, 0, 0, 1], 1).into();
         self.linked.lock().expect("no panic").push(name(peer));
-        self.pubsub.up(AttemptId::Outbound(u64::from(peer.as_bytes()[0])), name(peer), outlet);
+        let wire = Wire::open(&self.pubsub, peer);
         let (peer, incarnation) = (name(peer), Incarnation(1));
         self.pubsub.announce(Event::PeerOnline { peer, incarnation, address });
         next(&mut self.events).await;
@@ -99,11 +99,10 @@ impl World {
 }
 
 /// The words in what the door sent.
-fn words(wire: &mut mpsc::Receiver<Vec<u8>>) -> Vec<Word> {
+fn words(wire: &mut Wire) -> Vec<Word> {
     let mut words = Vec::new();
-    while let Ok(piece) = wire.try_recv() {
-        let (topic, payload): (Topic, Vec<u8>) =
-            codec::decode_versioned(1, &piece, 1024).expect("a message of the door");
+    while let Some(told) = wire.try_words() {
+        let (topic, payload) = parts(&told);
         assert_eq!(topic, Topic::node_heartbeat());
         words.push(codec::decode(&payload, MAX_WORD).expect("a word"));
     }

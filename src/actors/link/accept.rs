@@ -102,6 +102,10 @@ async fn greet(
                 setup.metrics.count(Count::Refused, Cause::Closed.as_str());
                 return tracing::debug!(%from, %error, "connection closed before it was one");
             }
+            Ok(Err(error)) if error.cause() == Cause::RefusedAsRevoked => {
+                let detail = "the caller refuses this node: its certificate is revoked";
+                return log.refused(Cause::RefusedAsRevoked.as_str(), Some(from), &detail);
+            }
             Ok(Err(error)) => return log.refused(error.cause().as_str(), Some(from), &error),
             Err(_elapsed) => {
                 return log.refused("silent", Some(from), &"no TLS handshake within the deadline");

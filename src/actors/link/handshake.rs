@@ -81,13 +81,16 @@ pub(super) async fn dial(address: SocketAddr, tls: Tls, myself: Myself, mut step
     let tls = tokio::time::timeout(DEADLINE, tls.connect(stream)).await;
     let (stream, peer) = match tls {
         Ok(Ok((stream, peer))) => (Box::new(TlsStream::from(stream)), peer),
-        Ok(Err(error)) => return steps.failed(failure_of(error.cause(), &error)),
+        Ok(Err(error)) => {
+            let revoked = error.revoked().cloned().map(Failure::Revoked);
+            return steps.failed(revoked.unwrap_or_else(|| failure_of(error.cause(), &error)));
+        }
         Err(_elapsed) => return steps.failed(not_in_time("TLS")),
     };
-    let id = peer.id;
+    let (id, serial) = (peer.id, peer.serial.clone());
     match tokio::time::timeout(DEADLINE, greet(stream, peer, &myself, &mut steps)).await {
         Ok(Ok((stream, hello))) => {
-            let established = Box::new(Established { stream: *stream, hello, id });
+            let established = Box::new(Established { stream: *stream, hello, id, serial });
             send(&steps.link, Msg::Established(steps.attempt, established));
         }
         Ok(Err(Stop::Failed(failure))) => steps.failed(failure),
@@ -136,10 +139,10 @@ pub(super) async fn welcome(
     mut steps: Steps,
     log: std::sync::Arc<RefusalLog>,
 ) {
-    let (id, name) = (peer.id, peer.name.clone());
+    let (id, serial, name) = (peer.id, peer.serial.clone(), peer.name.clone());
     match tokio::time::timeout(DEADLINE, answer(stream, peer, &myself, &mut steps)).await {
         Ok(Ok((stream, hello))) => {
-            let established = Box::new(Established { stream: *stream, hello, id });
+            let established = Box::new(Established { stream: *stream, hello, id, serial });
             send(&steps.link, Msg::Established(steps.attempt, established));
         }
         Ok(Err(Stop::Refuse(refusal))) => {
@@ -211,6 +214,8 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
 fn failure_of(cause: Cause, detail: &dyn std::fmt::Display) -> Failure {
     if cause == Cause::Closed {
         Failure::Closed
+    } else if cause == Cause::RefusedAsRevoked {
+        Failure::RefusedAsRevoked
     } else if cause == Cause::RefusedByPeer {
         Failure::Rejected("the other side refused our certificate".to_owned())
     } else {

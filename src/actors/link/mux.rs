@@ -1,35 +1,37 @@
-//! One link's bytes: three lanes on one TLS stream (`proto::frame`), the gate before ractor.
+//! One link's bytes: its lanes on one TLS stream (`proto::frame`), the gate before ractor.
 //!
 //! The task that runs this owns the stream. It ends when either side says goodbye, the stream ends,
 //! or the peer breaks the protocol. Invariants: a piece of one lane delays another lane by at most
-//! 64 KiB; what a peer can have waiting at the door is bounded by [`WAITING`]; a full ractor pipe
-//! holds the reader back only while ractor reads, and ractor always reads.
+//! 64 KiB; reading stops for nothing but a full ractor pipe, which holds the reader back only while
+//! ractor reads, and ractor always reads, and a flood of words; however the task ends, the door learns it.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use tokio::io::{
-    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, DuplexStream, ReadHalf,
-    WriteHalf,
+    AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader,
+    DuplexStream, ReadHalf, WriteHalf,
 };
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::actors::link::Pulse;
-use crate::actors::pubsub::PubSub;
+use crate::actors::pubsub::{Inbound, Outlet, PubSub};
 use crate::actors::timer;
 use crate::io::tls::{Cause, cause_of_io};
-use crate::proto::frame::{self, Control, Lane, Parting};
-use crate::proto::gate::Gate;
+use crate::proto::frame::{self, Control, HEADER, Lane, Parting};
+use crate::proto::gate::{self, Gate, Quiet};
 use crate::proto::membership::LinkEnd;
 use crate::proto::node::NodeName;
+use crate::proto::outbox::Piece;
+use crate::proto::talk::Gone;
 
 /// Bytes between ractor's session and the link, each way.
 pub(super) const PIPE: usize = 64 * 1024;
-/// Door pieces of one peer that may wait for PubSub.
-const WAITING: usize = 64;
-/// Bytes read from the stream at once.
-const READ: usize = 32 * 1024;
+/// Small pieces are read together; what is longer is read where it shall be.
+const READ: usize = 4 * 1024;
 /// Time to say goodbye to a peer that may not be reading.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -38,17 +40,28 @@ pub(super) fn gate(inbound: bool, peer: NodeName) -> Gate {
     if inbound { Gate::inbound(peer) } else { Gate::outbound(peer) }
 }
 
-/// The door lane's two ends.
-pub(super) struct Door {
-    peer: NodeName,
+/// What the door says and hears on this link. Dropped, it tells the door that the link is gone.
+pub(crate) struct Door {
     pubsub: PubSub,
-    outgoing: mpsc::Receiver<Vec<u8>>,
-    waiting: Arc<Semaphore>,
+    outlet: Arc<Outlet>,
+    end: Gone,
 }
 
 impl Door {
-    pub(super) fn new(peer: NodeName, pubsub: PubSub, outgoing: mpsc::Receiver<Vec<u8>>) -> Self {
-        Self { peer, pubsub, outgoing, waiting: Arc::new(Semaphore::new(WAITING)) }
+    /// Tells the door that a link is up.
+    pub(crate) fn open(pubsub: &PubSub, peer: NodeName) -> Self {
+        let outlet = pubsub.up(peer);
+        Self { pubsub: pubsub.clone(), outlet, end: Gone::LinkLost }
+    }
+
+    pub(super) fn outlet(&self) -> Arc<Outlet> {
+        self.outlet.clone()
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.pubsub.down(&self.outlet, self.end);
     }
 }
 
@@ -65,42 +78,46 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Send>(
     stream: S,
     gate: Gate,
     pipe: DuplexStream,
-    door: Door,
+    mut door: Door,
     own: Own,
 ) -> LinkEnd {
     let (reader, writer) = tokio::io::split(stream);
     let (from_ractor, to_ractor) = tokio::io::split(pipe);
-    let Door { peer, pubsub, outgoing, waiting } = door;
     let Own { parting, controls, pulse } = own;
-    let incoming = Incoming { gate, to_ractor, peer, pubsub, waiting, pulse };
-    let lanes = Outgoing { from_ractor, door: outgoing, controls, parting };
-    tokio::select! {
+    let inbound = Inbound::new(door.pubsub.clone(), door.outlet.clone());
+    let outlet = door.outlet.clone();
+    let incoming = Incoming { gate, to_ractor, inbound, pulse, outlet };
+    let lanes = Outgoing { from_ractor, outlet: door.outlet.clone(), controls, parting };
+    let end = tokio::select! {
         end = incoming.run(BufReader::with_capacity(READ, reader)) => end,
         end = lanes.run(writer) => end,
+    };
+    if end == LinkEnd::Goodbye(Parting::Left) {
+        door.end = Gone::NodeOffline;
     }
+    end
 }
 
 struct Incoming {
     gate: Gate,
     to_ractor: WriteHalf<DuplexStream>,
-    peer: NodeName,
-    pubsub: PubSub,
-    waiting: Arc<Semaphore>,
+    inbound: Inbound,
     pulse: Arc<Pulse>,
+    outlet: Arc<Outlet>,
 }
 
 impl Incoming {
-    async fn run(mut self, mut reader: impl AsyncRead + Unpin) -> LinkEnd {
+    async fn run(mut self, mut reader: impl AsyncBufRead + Unpin) -> LinkEnd {
         let mut passed = Vec::new();
         loop {
-            let (lane, payload) = match piece(&mut reader).await {
+            let (lane, payload) = match self.piece(&mut reader).await {
                 Ok(piece) => piece,
                 Err(end) => return end,
             };
             self.pulse.on_bytes();
             let step = match lane {
                 Lane::Control => match Control::decode(&payload) {
-                    Ok(control) => Ok(self.control(control)),
+                    Ok(control) => self.control(control),
                     Err(error) => Err(format!("control message: {error}")),
                 },
                 Lane::Ractor => {
@@ -116,11 +133,9 @@ impl Incoming {
                         Err(error) => Err(error.to_string()),
                     }
                 }
-                Lane::Door => {
-                    if let Ok(permit) = self.waiting.clone().acquire_owned().await {
-                        self.pubsub.received(self.peer.clone(), payload, permit);
-                    }
-                    Ok(None)
+                Lane::Door | Lane::Calls | Lane::Bulk => {
+                    let taken = self.inbound.piece(lane, payload, timer::now()).await;
+                    taken.map(|()| None).map_err(|fault| fault.to_string())
                 }
             };
             match step {
@@ -130,30 +145,66 @@ impl Incoming {
             }
         }
     }
-}
 
-impl Incoming {
-    fn control(&self, control: Control) -> Option<LinkEnd> {
+    fn control(&mut self, control: Control) -> Result<Option<LinkEnd>, String> {
         match control {
-            Control::Goodbye(parting) => return Some(LinkEnd::Goodbye(parting)),
+            Control::Goodbye(parting) => return Ok(Some(LinkEnd::Goodbye(parting))),
             Control::Ping(number) => {
                 self.pulse.on_beat();
                 self.pulse.say(Control::Pong(number));
             }
-            Control::Pong(number) => self.pulse.on_echo(number),
+            Control::Pong(number) => {
+                self.pulse.on_echo(number);
+                if let Some(trip) = self.pulse.round_trip() {
+                    self.outlet.echoed(trip.last);
+                }
+            }
+            Control::Credit(bytes) => {
+                self.outlet.credited(bytes).map_err(|_too_much| "credit never used".to_owned())?;
+            }
         }
-        None
+        Ok(None)
+    }
+
+    /// The next piece. While it waits for one, it looks after what waits here.
+    async fn piece(
+        &mut self,
+        reader: &mut (impl AsyncBufRead + Unpin),
+    ) -> Result<(Lane, Bytes), LinkEnd> {
+        loop {
+            let now = timer::now();
+            let Some(deadline) = self.inbound.deadline(now) else { break };
+            // A peer that always has something to say delays nothing here.
+            if deadline <= now {
+                let held = self.inbound.tick(now);
+                held.map_err(|fault| LinkEnd::Fault(fault.to_string()))?;
+                continue;
+            }
+            match tokio::time::timeout_at(deadline.into(), reader.fill_buf()).await {
+                Ok(filled) => {
+                    filled.map_err(|error| ended(&error))?;
+                    break;
+                }
+                Err(_elapsed) => {} // due
+            }
+        }
+        piece(reader).await
     }
 }
 
-async fn piece(reader: &mut (impl AsyncRead + Unpin)) -> Result<(Lane, Vec<u8>), LinkEnd> {
-    let mut header = [0; frame::HEADER];
+async fn piece(reader: &mut (impl AsyncRead + Unpin)) -> Result<(Lane, Bytes), LinkEnd> {
+    let mut header = [0; HEADER];
     reader.read_exact(&mut header).await.map_err(|error| ended(&error))?;
     let (lane, length) =
         frame::parse_header(header).map_err(|error| LinkEnd::Fault(error.to_string()))?;
-    let mut payload = vec![0; length];
-    reader.read_exact(&mut payload).await.map_err(|error| ended(&error))?;
-    Ok((lane, payload))
+    let mut payload = BytesMut::with_capacity(length);
+    let mut rest = reader.take(length as u64);
+    while payload.len() < length {
+        if rest.read_buf(&mut payload).await.map_err(|error| ended(&error))? == 0 {
+            return Err(LinkEnd::Closed);
+        }
+    }
+    Ok((lane, payload.freeze()))
 }
 
 fn ended(error: &io::Error) -> LinkEnd {
@@ -167,37 +218,56 @@ fn ended(error: &io::Error) -> LinkEnd {
 
 struct Outgoing {
     from_ractor: ReadHalf<DuplexStream>,
-    door: mpsc::Receiver<Vec<u8>>,
+    outlet: Arc<Outlet>,
     controls: mpsc::Receiver<Control>,
     parting: oneshot::Receiver<Parting>,
 }
 
 impl Outgoing {
-    /// Sends what the lanes have: the link's own first, then the door, then ractor.
+    /// Sends what the lanes have: the link's own first, then door and ractor by turns.
     async fn run(mut self, mut writer: WriteHalf<impl AsyncRead + AsyncWrite>) -> LinkEnd {
-        let mut ractor = vec![0; PIPE];
+        // What was held back of a frame goes out with the next bytes, in one piece.
+        let mut ractor = vec![0; PIPE - gate::HELD];
+        let (mut quiet, mut passed) = (Quiet::default(), Vec::new());
+        let mut pieces = Vec::new();
         loop {
-            let (lane, payload) = tokio::select! {
-                biased;
-                why = &mut self.parting => return part(&mut writer, why).await,
-                Some(control) = self.controls.recv() => match control.encode() {
-                    Ok(bytes) => (Lane::Control, Payload::Message(bytes)),
-                    Err(_) => continue, // no control message is unencodable
-                },
-                Some(bytes) = self.door.recv() => (Lane::Door, Payload::Message(bytes)),
-                read = self.from_ractor.read(&mut ractor) => match read {
-                    Ok(0) | Err(_) => return LinkEnd::Closed,
-                    Ok(length) => (Lane::Ractor, Payload::Piece(length)),
-                },
-            };
-            let bytes = match &payload {
-                Payload::Message(bytes) => bytes.as_slice(),
-                Payload::Piece(length) => ractor.get(..*length).unwrap_or(&[]),
-            };
+            // However much there is to say, a goodbye does not wait for its turn.
+            match self.parting.try_recv() {
+                Ok(why) => return part(&mut writer, Ok(why)).await,
+                Err(TryRecvError::Closed) => return LinkEnd::Closed,
+                Err(TryRecvError::Empty) => {}
+            }
+            pieces.clear();
+            if let Ok(control) = self.controls.try_recv() {
+                pieces.push(of(control));
+            } else {
+                self.outlet.waits_for_ractor(true);
+                tokio::select! {
+                    why = &mut self.parting => return part(&mut writer, why).await,
+                    Some(control) = self.controls.recv() => pieces.push(of(control)),
+                    credit = self.outlet.next(&mut pieces) => {
+                        pieces.extend(credit.map(|bytes| of(Control::Credit(bytes))));
+                    }
+                    read = self.from_ractor.read(&mut ractor) => match read {
+                        Ok(0) | Err(_) => return LinkEnd::Closed,
+                        Ok(length) => {
+                            passed.clear();
+                            quiet.pass(ractor.get(..length).unwrap_or(&[]), &mut passed);
+                            self.outlet.came_from_ractor(quiet.messages());
+                            if passed.is_empty() {
+                                continue;
+                            }
+                            pieces.push(piece_of(Lane::Ractor, &passed));
+                        }
+                    },
+                }
+                self.outlet.waits_for_ractor(false);
+            }
             // Between pieces a goodbye can go at once; a piece under way has to end first.
             let ended = {
-                let mut sending = std::pin::pin!(send(&mut writer, lane, bytes));
+                let mut sending = std::pin::pin!(send(&mut writer, &pieces));
                 tokio::select! {
+                    biased;
                     sent = &mut sending => sent.map(|()| None),
                     why = &mut self.parting => {
                         let sent = tokio::time::timeout(GOODBYE, sending).await;
@@ -217,10 +287,15 @@ impl Outgoing {
     }
 }
 
-/// What one piece carries: a message of its own, or so many bytes of ractor's buffer.
-enum Payload {
-    Message(Vec<u8>),
-    Piece(usize),
+fn piece_of(lane: Lane, payload: &[u8]) -> Piece {
+    // No payload is empty or too long: ractor's buffer and control messages are neither.
+    let header = frame::header(lane, payload.len()).unwrap_or_default();
+    Piece { head: [&header, payload].concat(), body: Bytes::new() }
+}
+
+fn of(control: Control) -> Piece {
+    // No control message is unencodable.
+    piece_of(Lane::Control, &control.encode().unwrap_or_default())
 }
 
 /// Says goodbye, if this end was told to and not just dropped.
@@ -235,18 +310,22 @@ async fn part(
     LinkEnd::Closed
 }
 
-async fn send(
-    writer: &mut (impl AsyncWrite + Unpin),
-    lane: Lane,
-    payload: &[u8],
-) -> io::Result<()> {
-    let header = frame::header(lane, payload.len()).ok_or(io::ErrorKind::InvalidInput)?;
-    writer.write_all(&[&header, payload].concat()).await?;
+async fn send(writer: &mut (impl AsyncWrite + Unpin), pieces: &[Piece]) -> io::Result<()> {
+    let parts = pieces.iter().flat_map(|piece| [piece.head.as_slice(), piece.body.as_ref()]);
+    let mut slices: Vec<IoSlice<'_>> = parts.map(IoSlice::new).collect();
+    let mut rest = slices.as_mut_slice();
+    IoSlice::advance_slices(&mut rest, 0); // drops what is empty at the beginning
+    while !rest.is_empty() {
+        let written = writer.write_vectored(rest).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut rest, written);
+    }
     writer.flush().await
 }
 
 async fn goodbye(writer: &mut (impl AsyncWrite + Unpin), why: Parting) -> io::Result<()> {
-    let message = Control::Goodbye(why).encode().map_err(io::Error::other)?;
-    send(writer, Lane::Control, &message).await?;
+    send(writer, &[of(Control::Goodbye(why))]).await?;
     writer.shutdown().await
 }

@@ -103,6 +103,6 @@ impl NodeEventSubscription for Subscription {
     fn node_session_authenticated(&self, _session: NodeServerSessionInformation) {}
 
     fn node_session_ready(&self, session: NodeServerSessionInformation) {
-        self.tell(session, |attempt, _| Msg::SessionReady(attempt));
+        self.tell(session, |attempt, session| Msg::SessionReady(attempt, session.node_id));
     }
 }

@@ -24,6 +24,7 @@ pub(crate) enum Command {
     Refuse(AttemptId, Refusal),
     Abandon(AttemptId),
     Close(AttemptId, Parting),
+    Judge,
     WhenClosed(oneshot::Sender<()>),
 }
 
@@ -66,6 +67,7 @@ impl Mock {
             Msg::Decide(attempt, Decision::Refuse(why)) => Command::Refuse(attempt, why),
             Msg::Abandon(attempt) => Command::Abandon(attempt),
             Msg::Close(attempt, why) => Command::Close(attempt, why),
+            Msg::Judge => Command::Judge,
             Msg::WhenClosed(done) => Command::WhenClosed(done),
             Msg::Authenticated(..)
             | Msg::Step(..)
@@ -95,7 +97,8 @@ impl Node {
     /// One that is told nothing unless the test says it.
     async fn start(identity: &Identity) -> Self {
         let metrics = Metrics::default();
-        let (pubsub, link) = (PubSub::new(&metrics), Link::new(&metrics));
+        let pubsub = PubSub::new(identity.name().clone(), &metrics);
+        let link = Link::new(&metrics);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.set_nonblocking(true).expect("nonblocking");
         let address = listener.local_addr().expect("bound");
@@ -189,6 +192,7 @@ fn step(report: &Report) -> Option<AttemptId> {
         Report::Failed(..)
         | Report::Ready(_)
         | Report::Ended(..)
+        | Report::Revoked(_)
         | Report::Existing(..)
         | Report::Attached => None,
     }
@@ -225,11 +229,11 @@ fn ended(report: &Report) -> Option<(AttemptId, &LinkEnd)> {
 async fn two_nodes_link_talk_and_part() {
     let (mut a, mut b, inbound) = linked(["talk-a@127.0.0.1", "talk-b@127.0.0.1"]).await;
     let (tx, mut heard) = unbounded_channel();
-    b.pubsub.subscribe("test", Topic::network_peers(), move |told| drop(tx.send(told)));
+    b.pubsub.on_words("test", Topic::network_peers(), move |told| drop(tx.send(told)));
     let (done, said) = oneshot::channel();
     b.pubsub.on_events("test", move |_| {});
     // Both go through b's PubSub, in order with the subscription above.
-    a.pubsub.send(b.name.clone(), Topic::network_peers(), b"hi".to_vec());
+    a.pubsub.tell(&b.name, Topic::network_peers(), b"hi".to_vec());
     let told = next(&mut heard).await;
     assert_eq!((told.from, &*told.payload), (a.name.clone(), b"hi".as_slice()));
 
@@ -241,7 +245,7 @@ async fn two_nodes_link_talk_and_part() {
     let end = b.news().await;
     assert_eq!(ended(&end), Some((inbound, &LinkEnd::Goodbye(Parting::Left))), "{end:?}");
     until("the outlet is gone", || {
-        b.pubsub.send(a.name.clone(), Topic::network_peers(), vec![]);
+        b.pubsub.tell(&a.name, Topic::network_peers(), vec![]);
         counted(&b.metrics, "door_messages", "not_linked") > 0
     })
     .await;
@@ -277,6 +281,73 @@ async fn closing_is_answered_at_once_without_links_and_not_before_the_goodbye_wi
     b.link.close(AttemptId::Inbound(u64::MAX), Parting::Left); // unknown: nothing happens
     a.link.close(OUT, Parting::Renewed);
     tokio::time::timeout(PATIENCE, &mut said).await.expect("in time").expect("answered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_whose_certificate_is_revoked_is_reported_and_none_is_made_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let now = crate::io::clock::wall();
+    let authority = crate::io::identity::Authority::init(dir.path(), now).expect("a CA");
+    let ids = ["revoked-a@127.0.0.1", "revoked-b@127.0.0.1"].map(|node| {
+        let valid = crate::io::identity::Validity::leaf(now);
+        authority.issue(dir.path(), &name(node), valid).expect("a leaf")
+    });
+    let (mut a, mut b) = (Node::start(&ids[0]).await, Node::start(&ids[1]).await);
+    a.attach(true);
+    b.attach(true);
+    a.link.dial(OUT, b.address);
+    assert!(matches!(a.news().await, Report::Ready(OUT)));
+    let Report::Ready(inbound) = b.news().await else { panic!("not ready") };
+
+    authority.revoke(&b.name, now).expect("revoked");
+    assert_eq!(ids[0].revocation_file(dir.path()).look().expect("a list"), Some(1));
+    a.link.judge();
+    b.link.judge(); // it has not seen the list
+    assert!(matches!(a.news().await, Report::Revoked(OUT)));
+    assert_eq!(a.existing().await, [(OUT, b.name.clone(), true)]);
+    assert!(matches!(a.news().await, Report::Revoked(OUT)), "whoever listens now is told again");
+    a.link.close(OUT, Parting::Revoked);
+    assert_eq!(ended(&a.news().await), Some((OUT, &LinkEnd::Closed)));
+    assert_eq!(
+        ended(&b.news().await),
+        Some((inbound, &LinkEnd::Goodbye(Parting::Revoked))),
+        "and nothing was revoked there"
+    );
+
+    let again = AttemptId::Outbound(2);
+    a.link.dial(again, b.address);
+    let Report::Failed(of, why) = a.news().await else { panic!("not refused") };
+    assert_eq!((of, why), (again, Failure::Revoked(b.name.clone())));
+    until("b was told", || counted(&b.metrics, "connections_refused", "refused_as_revoked") == 1)
+        .await;
+    b.link.dial(again, a.address);
+    let Report::Failed(of, why) = b.news().await else { panic!("not refused") };
+    assert_eq!((of, why), (again, Failure::RefusedAsRevoked));
+    until("a counted it", || counted(&a.metrics, "connections_refused", "revoked") == 1).await;
+}
+
+/// A list that arrives while the hellos are exchanged: TLS has let the peer in.
+#[tokio::test]
+async fn a_certificate_revoked_during_the_hello_makes_no_link() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let now = crate::io::clock::wall();
+    let authority = crate::io::identity::Authority::init(dir.path(), now).expect("a CA");
+    let ids = ["late-a@127.0.0.1", "late-b@127.0.0.1"].map(|node| {
+        let valid = crate::io::identity::Validity::leaf(now);
+        authority.issue(dir.path(), &name(node), valid).expect("a leaf")
+    });
+    let mut node = Node::start(&ids[0]).await;
+    node.attach(true);
+    let mut peer = handshake::Peer::dial(&ids[1], node.address).await;
+    peer.say(&handshake::hello(&ids[1])).await;
+    peer.hear().await;
+    authority.revoke(ids[1].name(), now).expect("revoked");
+    assert_eq!(ids[0].revocation_file(dir.path()).look().expect("a list"), Some(1));
+    peer.say(&crate::proto::hello::Greeting::Confirm).await;
+    let Report::Greeted(attempt, ..) = node.report().await else { panic!("not greeted") };
+    assert!(matches!(node.report().await, Report::Confirmed(_)));
+    assert!(matches!(node.report().await, Report::Revoked(of) if of == attempt));
+    assert_eq!(node.existing().await, []);
 }
 
 /// Both sides agree on a second link while the first lives; its attempt at either side.

@@ -35,7 +35,8 @@ struct World {
 async fn world() -> World {
     let ids = cluster(&["a@127.0.0.1", B]);
     let metrics = Metrics::default();
-    let (pubsub, manager) = (PubSub::new(&metrics), NodeManager::new(&metrics));
+    let (pubsub, manager) =
+        (PubSub::new("a@127.0.0.1".parse().expect("valid"), &metrics), NodeManager::new(&metrics));
     let (link, mut mock) = Mock::start().await;
     let myself = crate::actors::tests::myself(&ids[0], SocketAddr::from(([127, 0, 0, 1], 4000)));
     let incarnation = myself.incarnation.clone();

@@ -46,6 +46,12 @@ pub(super) fn log(event: &Event) {
         Event::RefusedBy { peer, refusal } => {
             tracing::warn!(%peer, why = %refusal, "refused by the peer");
         }
+        Event::CertificateRefused { peer } => {
+            tracing::warn!(
+                %peer,
+                "this node's certificate is revoked: the peer refuses it. Issue a new one and restart this node"
+            );
+        }
         Event::DialFailed { peer: Some(peer), address, cause } => {
             tracing::info!(%peer, %address, %cause, "dial failed; will try again");
         }
@@ -71,6 +77,7 @@ pub(super) fn count(event: &Event, metrics: &Metrics) {
         Event::LinkLost { .. } => metrics.count(Count::LinkEnded, "lost"),
         Event::LinkRefused { refusal, .. } => metrics.count(Count::Refused, refusal.label()),
         Event::RefusedBy { refusal, .. } => metrics.count(Count::DialFailed, refusal.label()),
+        Event::CertificateRefused { .. } => metrics.count(Count::DialFailed, "revoked"),
         Event::PeerSuspected { .. } => metrics.count(Count::Heartbeat, "suspected"),
         Event::PeerCleared { .. } => metrics.count(Count::Heartbeat, "cleared"),
         Event::PeerSilent { .. } => metrics.count(Count::Heartbeat, "silent"),

@@ -1,10 +1,10 @@
 //! TopologyTracker with closures for NodeManager and a real door, in paused time.
 
 use super::*;
+use crate::actors::pubsub::tests::{Wire, parts};
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{counted, name, run};
 use crate::proto::event::Event;
-use crate::proto::membership::AttemptId;
 use crate::proto::topology::Word;
 use std::sync::Mutex;
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ struct World {
     metrics: Metrics,
     sides: Arc<Mutex<BTreeMap<NodeName, Side>>>,
     cut: mpsc::UnboundedReceiver<NodeName>,
-    wire: mpsc::Receiver<Vec<u8>>,
+    wire: Wire,
     roster: Roster,
     _root: Root,
 }
@@ -35,7 +35,8 @@ fn cell(state: Status) -> Cell {
 /// Node a, linked with b.
 async fn world() -> World {
     let metrics = Metrics::default();
-    let (pubsub, tracker) = (PubSub::new(&metrics), TopologyTracker::new(&metrics));
+    let pubsub = PubSub::new(name("a@127.0.0.1"), &metrics);
+    let tracker = TopologyTracker::new(&metrics);
     let side = Side { incarnation: Incarnation(3), cell: cell(Status::Online) };
     let sides = Arc::new(Mutex::new(BTreeMap::from([(name(B), side)])));
     let (cuts, cut) = mpsc::unbounded_channel();
@@ -48,9 +49,8 @@ async fn world() -> World {
         pubsub: pubsub.clone(),
         metrics: metrics.clone(),
     };
-    let (outlet, wire) = mpsc::channel(256);
     let (_root, roster) = run(&metrics, vec![pubsub.child(), tracker.child(setup)]).await;
-    pubsub.up(AttemptId::Outbound(1), name(B), outlet);
+    let wire = Wire::open(&pubsub, B);
     let world = World { pubsub, tracker, metrics, sides, cut, wire, roster, _root };
     settled().await;
     world
@@ -77,9 +77,8 @@ impl World {
 
     fn words(&mut self) -> Vec<Word> {
         let mut words = Vec::new();
-        while let Ok(piece) = self.wire.try_recv() {
-            let (topic, payload): (Topic, Vec<u8>) =
-                codec::decode_versioned(1, &piece, MAX_PAYLOAD).expect("a message of the door");
+        while let Some(told) = self.wire.try_words() {
+            let (topic, payload) = parts(&told);
             assert_eq!(topic, Topic::network_topology());
             words.push(codec::decode(&payload, MAX_PAYLOAD).expect("a word"));
         }

@@ -1,9 +1,9 @@
 //! What a node costs while nothing happens.
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::time::Duration;
 
-use anyhow::Context;
+use xpando_node::io::usage::{Usage, usage};
 
 use super::mesh::{Mesh, Running};
 
@@ -49,35 +49,14 @@ fn measure(nodes: u16, time: Duration) -> anyhow::Result<Vec<Cost>> {
     let mesh = Mesh::start(nodes)?;
     mesh.full()?;
     std::thread::sleep(SETTLE);
-    let before: Vec<Duration> = mesh.nodes.iter().map(processor).collect::<anyhow::Result<_>>()?;
+    let used = |node: &Running| usage(Some(node.pid()));
+    let before = mesh.nodes.iter().map(used).collect::<Result<Vec<_>, _>>()?;
     std::thread::sleep(time);
-    let cost = |(node, before): (&Running, &Duration)| {
-        let spent = processor(node)?.saturating_sub(*before);
-        let share = spent.as_secs_f64() / time.as_secs_f64();
-        Ok(Cost { processor: share, memory: memory(node)? })
+    let cost = |(node, before): (&Running, &Usage)| {
+        let now = used(node)?;
+        let spent = now.processor.saturating_sub(before.processor);
+        let processor = spent.as_secs_f64() / time.as_secs_f64();
+        Ok(Cost { processor, memory: now.memory as f64 / f64::from(1 << 20) })
     };
     mesh.nodes.iter().zip(&before).map(cost).collect()
-}
-
-/// Time on a processor of all threads so far (`/proc/PID/task/*/schedstat`, in nanoseconds).
-fn processor(node: &Running) -> anyhow::Result<Duration> {
-    let mut total = Duration::ZERO;
-    for thread in std::fs::read_dir(format!("/proc/{}/task", node.pid()))? {
-        let text = match std::fs::read_to_string(thread?.path().join("schedstat")) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => continue, // it has just ended
-            Err(error) => return Err(error.into()),
-        };
-        let nanos = text.split(' ').next().context("an empty schedstat")?.parse()?;
-        total += Duration::from_nanos(nanos);
-    }
-    Ok(total)
-}
-
-/// Resident memory in MiB.
-fn memory(node: &Running) -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: f64 = line.context("no VmRSS")?.trim_end_matches("kB").trim().parse()?;
-    Ok(kib / 1024.0)
 }

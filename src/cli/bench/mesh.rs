@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -47,6 +47,11 @@ impl Mesh {
         let mut mesh = Self { nodes: Vec::new(), events, heard, dir };
         names(nodes)?.iter().try_for_each(|name| mesh.launch(name))?;
         Ok(mesh)
+    }
+
+    /// Where a node keeps its data, its socket among them.
+    pub(super) fn data_dir(&self, node: &Running) -> PathBuf {
+        self.dir.0.join(node.name.as_str())
     }
 
     pub(super) fn launch(&mut self, name: &NodeName) -> anyhow::Result<()> {

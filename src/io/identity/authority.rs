@@ -2,20 +2,25 @@
 //!
 //! Owns what is written into the certificates of the authority and of nodes. Invariants: the
 //! authority's certificate and key appear on disk together or not at all, and are never replaced
-//! here; a node's key outlives its certificates, because the node's id is made of it.
+//! here; a node's key outlives its certificates, because the node's id is made of it, until one of
+//! them is revoked.
 
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData,
+    RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
 
-use super::certificate::{Certificate, Verifier, check_time, fingerprint, server_name, spiffe_uri};
+use super::certificate::{
+    Certificate, PeerIdentity, Verifier, check_time, fingerprint, server_name, spiffe_uri,
+};
 use super::disk::{self, Fix, Layout};
 use super::key::Key;
+use super::revocation::{Issued, RevocationList, Revoked, hexadecimal};
 use super::{Identity, IdentityError, Subject};
 use crate::io::clock;
 use crate::proto::node::{ClusterId, KeyId, NodeName};
@@ -90,6 +95,13 @@ impl AuthorityCertificate {
         Ok(Self { verifier, validity, serial, development, der })
     }
 
+    /// Puts the revocation list in `certs` in force, if there is one.
+    pub(super) fn load_revocations(&self, layout: Layout<'_>) -> Result<(), IdentityError> {
+        let found = RevocationList::read(layout, self.verifier.authority())?;
+        found.into_iter().for_each(|list| self.verifier.replace_list(list));
+        Ok(())
+    }
+
     pub(super) fn check_time(
         &self,
         layout: Layout<'_>,
@@ -112,6 +124,8 @@ impl AuthorityCertificate {
 pub struct Authority {
     certificate: AuthorityCertificate,
     issuer: Issuer<'static, Key>,
+    /// The certificate directory it lies in.
+    home: PathBuf,
 }
 
 impl Authority {
@@ -165,12 +179,13 @@ impl Authority {
     /// # Errors
     /// [`IdentityError::Missing`] where there is none, or where only its certificate is;
     /// [`IdentityError::KeyExposed`], [`IdentityError::DamagedKey`],
-    /// [`IdentityError::DamagedCertificate`] or [`IdentityError::KeyMismatch`] when a file is not
-    /// fit for use.
+    /// [`IdentityError::DamagedCertificate`], [`IdentityError::DamagedRevocations`] or
+    /// [`IdentityError::KeyMismatch`] when a file is not fit for use.
     pub fn open(certs: &Path) -> Result<Self, IdentityError> {
         let layout = Layout::new(certs);
         let missing = format!("{} makes a new authority", layout.init());
         let certificate = AuthorityCertificate::read(layout, missing)?;
+        certificate.load_revocations(layout)?;
         let fix = Fix {
             missing: "certificates are issued on the host that has it".to_owned(),
             damaged: "restore it from its backup".to_owned(),
@@ -191,7 +206,7 @@ impl Authority {
             });
         }
         let issuer = Issuer::from_ca_cert_der(&certificate.der, key).map_err(refused)?;
-        Ok(Self { certificate, issuer })
+        Ok(Self { certificate, issuer, home: layout.certs().to_owned() })
     }
 
     /// The cluster's id, made of the authority's key.
@@ -217,8 +232,9 @@ impl Authority {
     /// expired is judged by the wall clock.
     ///
     /// # Errors
-    /// [`IdentityError::AlreadyIssued`] when `certs` has a certificate for `name` that has not
-    /// expired, sound or not: nothing is changed, and [`Authority::reissue`] replaces it.
+    /// [`IdentityError::AlreadyIssued`] when `certs` has a certificate for `name` that has neither
+    /// expired nor been revoked, sound or not: nothing is changed, and [`Authority::reissue`]
+    /// replaces it.
     /// [`IdentityError::UnusableName`] when a certificate cannot spell the name.
     /// [`IdentityError::KeyExposed`] when the key that is there can be read by others.
     pub fn issue(
@@ -230,11 +246,13 @@ impl Authority {
         let layout = Layout::new(certs);
         let _lock = layout.lock()?;
         let path = layout.certificate(name);
-        let expired = || {
+        let worthless = || {
             let der = disk::read_certificate(&path, layout.leaf_fix(name)).ok()?;
-            Some(Certificate::parse(&der).ok()?.not_after() < clock::wall())
+            let certificate = Certificate::parse(&der).ok()?;
+            let revoked = self.certificate.verifier.is_revoked(&certificate.serial());
+            Some(revoked || certificate.not_after() < clock::wall())
         };
-        if path.exists() && expired() != Some(true) {
+        if path.exists() && worthless() != Some(true) {
             return Err(IdentityError::AlreadyIssued { path, fix: layout.reissue(name) });
         }
         self.renew(layout, name, validity)
@@ -242,8 +260,8 @@ impl Authority {
 
     /// As [`Authority::issue`], but replaces whatever certificate is there.
     ///
-    /// A sound key stays, so the node keeps its id. A damaged key is replaced; to replace a sound
-    /// one, remove the node's directory first.
+    /// A sound key stays, so the node keeps its id. A damaged key is replaced, and one whose
+    /// certificate was revoked; to replace a sound one, remove the node's directory first.
     ///
     /// # Errors
     /// As [`Authority::issue`], without [`IdentityError::AlreadyIssued`].
@@ -271,20 +289,113 @@ impl Authority {
         self.certificate
             .check_time(layout, validity.not_before.max(self.certificate.validity.not_before))?;
         let (key, is_new) = match disk::read_key(&layout.key(name), layout.leaf_fix(name)) {
+            Ok(key) if self.is_condemned(layout, name, &key)? => (Key::generate()?, true),
             Ok(key) => (key, false),
             Err(IdentityError::Missing { .. } | IdentityError::DamagedKey { .. }) => {
                 (Key::generate()?, true)
             }
             Err(other) => return Err(other),
         };
-        let made = self.leaf(name, validity)?.signed_by(&key, &self.issuer).map_err(refused)?;
+        let params = self.leaf(name, validity)?;
+        let serial = params.serial_number.as_ref().map(SerialNumber::to_bytes).unwrap_or_default();
+        let issued = Issued {
+            serial: hexadecimal(&serial),
+            key: KeyId::of_public_key(&key.subject_public_key_info()).to_string(),
+            name: name.clone(),
+        };
+        let made = params.signed_by(&key, &self.issuer).map_err(refused)?;
+        issued.record(Layout::new(&self.home))?;
         disk::make_directory(&layout.node(name))?;
         // The key goes first: a key without a certificate is a state that the next issue completes.
         if is_new {
             disk::write(&layout.key(name), key.to_pem()?.as_bytes(), disk::PRIVATE)?;
         }
         disk::write(&layout.certificate(name), made.pem().as_bytes(), disk::PUBLIC)?;
-        Identity::assemble(layout, name, self.certificate.clone(), made.der().clone(), key)
+        // What this authority revokes later reaches a node by the file alone.
+        let verifier = self.certificate.verifier.apart();
+        let authority = AuthorityCertificate { verifier, ..self.certificate.clone() };
+        Identity::assemble(layout, name, authority, made.der().clone(), key)
+    }
+
+    /// Adds every certificate that was issued to `name` to the revocation list beside the
+    /// authority. What is on the list already stays as it is; without news the file stays too.
+    ///
+    /// # Errors
+    /// [`IdentityError::NeverIssued`] when there is no such certificate;
+    /// [`IdentityError::DamagedRevocations`] when the list that is there cannot be extended.
+    /// Nothing is changed then.
+    pub fn revoke(&self, name: &NodeName, now: SystemTime) -> Result<Revoked, IdentityError> {
+        let layout = Layout::new(&self.home);
+        let _lock = layout.lock()?;
+        self.certificate.load_revocations(layout)?;
+        let serials = self.issued(layout, name)?.into_iter().map(|issued| issued.serial);
+        let serials: std::collections::BTreeSet<String> = serials.collect();
+        if serials.is_empty() {
+            return Err(IdentityError::NeverIssued { name: name.clone(), show: layout.show() });
+        }
+        let mut list = RevocationList::clone(&self.certificate.verifier.list());
+        let added: Vec<String> =
+            serials.into_iter().filter(|serial| !list.entries.contains_key(serial)).collect();
+        let path = layout.revocations();
+        if !added.is_empty() {
+            list.entries.extend(added.iter().map(|serial| (serial.clone(), now)));
+            // Seconds since 1970 keep rising even if a list and its number are lost.
+            let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            list.number = seconds.max(list.number + 1);
+            disk::write(&path, self.signed(&list, now)?.as_bytes(), disk::PUBLIC)?;
+        }
+        let total = list.entries.len();
+        self.certificate.verifier.replace_list(list);
+        Ok(Revoked { added, total, path })
+    }
+
+    /// A revocation list as PEM.
+    fn signed(&self, list: &RevocationList, now: SystemTime) -> Result<String, IdentityError> {
+        let revoked = |(serial, at): (&String, &SystemTime)| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&bytes(serial)),
+            revocation_time: clock::utc(*at),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: clock::utc(now),
+            next_update: clock::utc(self.certificate.validity.not_after),
+            crl_number: SerialNumber::from(list.number),
+            issuing_distribution_point: None,
+            revoked_certs: list.entries.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let refused = |_detail: rcgen::Error| IdentityError::Crypto("make a revocation list");
+        list.signed_by(&self.issuer).and_then(|list| list.pem()).map_err(refused)
+    }
+
+    /// Every certificate that was issued to `name`: those written down, and the one in `layout`,
+    /// which may be from before there was a record.
+    fn issued(&self, layout: Layout<'_>, name: &NodeName) -> Result<Vec<Issued>, IdentityError> {
+        let mut issued = Issued::all(Layout::new(&self.home))?;
+        issued.retain(|issued| issued.name == *name);
+        let der = disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name)).ok();
+        let verifier = &self.certificate.verifier;
+        let present = der.and_then(|der| verifier.examine(&der, &Subject::Peer).ok());
+        let present = present.filter(|present| present.name == *name);
+        let issue =
+            |p: PeerIdentity| Issued { serial: p.serial, key: p.id.to_string(), name: p.name };
+        issued.extend(present.map(issue));
+        Ok(issued)
+    }
+
+    /// True when a certificate for this key was revoked: the key may be in other hands, and a new
+    /// certificate for it would be theirs too.
+    fn is_condemned(
+        &self,
+        layout: Layout<'_>,
+        name: &NodeName,
+        key: &Key,
+    ) -> Result<bool, IdentityError> {
+        let key = KeyId::of_public_key(&key.subject_public_key_info()).to_string();
+        let verifier = &self.certificate.verifier;
+        let revoked = |issued: &Issued| issued.key == key && verifier.is_revoked(&issued.serial);
+        Ok(self.issued(layout, name)?.iter().any(revoked))
     }
 
     fn leaf(
@@ -325,6 +436,12 @@ fn params(validity: Validity, common_name: String) -> Result<CertificateParams, 
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
     Ok(params)
+}
+
+/// The bytes of a serial number in hexadecimal.
+fn bytes(serial: &str) -> Vec<u8> {
+    let pairs = serial.as_bytes().chunks(2).filter_map(|pair| std::str::from_utf8(pair).ok());
+    pairs.filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect()
 }
 
 fn refused(_detail: rcgen::Error) -> IdentityError {

@@ -2,16 +2,19 @@
 //!
 //! Owns the rules by which a certificate names a node. Invariant: a [`PeerIdentity`] exists only for
 //! a certificate that the cluster's own authority signed directly, that was valid at the time it was
-//! checked, and that names exactly one node of that cluster.
+//! checked, that names exactly one node of that cluster, and that was not revoked.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate};
 
 use super::key::POINT;
+use super::revocation::{RevocationList, hexadecimal};
 use super::{IdentityError, Subject};
 use crate::proto::node::{ClusterId, KeyId, NodeId, NodeName};
 
@@ -88,7 +91,7 @@ impl<'a> Certificate<'a> {
 
     /// The serial number in lower-case hexadecimal.
     pub(super) fn serial(&self) -> String {
-        self.x509.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect()
+        hexadecimal(self.x509.raw_serial())
     }
 
     pub(super) fn is_authority(&self) -> bool {
@@ -131,7 +134,7 @@ impl<'a> Certificate<'a> {
 }
 
 /// A date of a certificate; dates before 1970, which no certificate of ours has, become 1970.
-fn instant(date: ASN1Time) -> SystemTime {
+pub(super) fn instant(date: ASN1Time) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(date.timestamp()).unwrap_or_default())
 }
 
@@ -183,12 +186,14 @@ impl PeerIdentity {
     }
 }
 
-/// Judges certificates by one cluster's authority. It knows only public facts.
+/// Judges certificates by one cluster's authority. It knows only public facts. All clones of an
+/// identity's verifier share its revocation list.
 #[derive(Clone, Debug)]
 pub struct Verifier {
     cluster: ClusterId,
     authority: [u8; POINT],
     validity: (SystemTime, SystemTime),
+    revoked: Arc<ArcSwap<RevocationList>>,
 }
 
 impl Verifier {
@@ -198,7 +203,56 @@ impl Verifier {
             cluster: authority.key_id(),
             authority: *authority.point(),
             validity: (authority.not_before(), authority.not_after()),
+            revoked: Arc::default(),
         }
+    }
+
+    /// A verifier whose list is the same now, and goes its own way from here.
+    pub(super) fn apart(&self) -> Self {
+        Self { revoked: Arc::new(ArcSwap::new(self.list())), ..self.clone() }
+    }
+
+    /// The public point of the authority's key.
+    pub(super) fn authority(&self) -> &[u8; POINT] {
+        &self.authority
+    }
+
+    /// The revocation list in force.
+    pub(super) fn list(&self) -> Arc<RevocationList> {
+        self.revoked.load_full()
+    }
+
+    /// Puts another revocation list in force, for all clones.
+    pub(super) fn replace_list(&self, list: RevocationList) {
+        self.revoked.store(Arc::new(list));
+    }
+
+    /// True when the certificate of this serial number, in lower-case hexadecimal, is revoked.
+    #[must_use]
+    pub fn is_revoked(&self, serial: &str) -> bool {
+        self.revoked.load().entries.contains_key(serial)
+    }
+
+    /// Whose certificate `leaf` is, when it is revoked. For a certificate whose signature was
+    /// checked already.
+    #[must_use]
+    pub fn revoked(&self, leaf: &CertificateDer<'_>) -> Option<NodeName> {
+        let certificate = Certificate::parse(leaf).ok()?;
+        let revoked = self.is_revoked(&certificate.serial());
+        revoked.then(|| certificate.node(self.cluster).ok()).flatten()
+    }
+
+    /// Refuses a certificate that is revoked.
+    pub(super) fn check_revoked(
+        &self,
+        peer: &PeerIdentity,
+        subject: &Subject,
+    ) -> Result<(), IdentityError> {
+        if self.is_revoked(&peer.serial) {
+            let (subject, name) = (subject.clone(), peer.name.clone());
+            return Err(IdentityError::Revoked { subject, name });
+        }
+        Ok(())
     }
 
     /// The cluster whose certificates are accepted.
@@ -207,13 +261,14 @@ impl Verifier {
         self.cluster
     }
 
-    /// Who `leaf` belongs to, provided that this cluster's authority signed it, that both are valid
-    /// at `now`, and that it names one node of this cluster.
+    /// Who `leaf` belongs to, provided that this cluster's authority signed it and has not revoked
+    /// it, that both are valid at `now`, and that it names one node of this cluster.
     ///
     /// # Errors
     /// [`IdentityError::DamagedCertificate`], [`IdentityError::Untrusted`],
-    /// [`IdentityError::NotANode`], [`IdentityError::NotYetValid`] or [`IdentityError::Expired`],
-    /// checked in this order, so that dates are reported only of certificates that are ours.
+    /// [`IdentityError::NotANode`], [`IdentityError::Revoked`], [`IdentityError::NotYetValid`] or
+    /// [`IdentityError::Expired`], checked in this order, so that dates are reported only of
+    /// certificates that are ours.
     pub fn peer(
         &self,
         leaf: &CertificateDer<'_>,
@@ -221,12 +276,13 @@ impl Verifier {
     ) -> Result<PeerIdentity, IdentityError> {
         let subject = Subject::Peer;
         let peer = self.examine(leaf, &subject)?;
+        self.check_revoked(&peer, &subject)?;
         check_time((peer.not_before, peer.not_after), now, &subject)?;
         check_time(self.validity, now, &subject)?;
         Ok(peer)
     }
 
-    /// Everything [`Verifier::peer`] checks, except the dates.
+    /// Everything [`Verifier::peer`] checks, except dates and revocation.
     pub(super) fn examine(
         &self,
         leaf: &CertificateDer<'_>,

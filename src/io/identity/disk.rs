@@ -23,13 +23,19 @@ pub(super) const PRIVATE: u32 = 0o600;
 pub(super) const PUBLIC: u32 = 0o644;
 /// Mode of every directory that is made here.
 const DIRECTORY: u32 = 0o700;
-/// Most bytes that are read of one file; a key or a certificate has about a thousand.
+/// Most bytes that are read of a key or a certificate, which have about a thousand.
 const MAX_FILE: u64 = 64 * 1024;
+/// Most bytes that are read of a list of certificates, which has up to a hundred of each.
+const MAX_LIST: u64 = 16 * 1024 * 1024;
 
 /// File name of a certificate in its directory.
 pub(super) const CERTIFICATE: &str = "cert.pem";
 /// File name of a private key in its directory.
 pub(super) const KEY: &str = "key.pem";
+/// File name of the authority's revocation list.
+const REVOCATIONS: &str = "crl.pem";
+/// File name of the authority's record of what it issued.
+const ISSUED: &str = "issued";
 /// Directory of the authority.
 pub(super) const AUTHORITY: &str = "ca";
 
@@ -60,6 +66,14 @@ impl<'a> Layout<'a> {
         self.authority().join(KEY)
     }
 
+    pub(super) fn revocations(self) -> PathBuf {
+        self.authority().join(REVOCATIONS)
+    }
+
+    pub(super) fn issued(self) -> PathBuf {
+        self.authority().join(ISSUED)
+    }
+
     pub(super) fn node(self, name: &NodeName) -> PathBuf {
         self.certs.join(name.as_str())
     }
@@ -80,6 +94,20 @@ impl<'a> Layout<'a> {
     /// The command that issues a node's first certificate.
     pub(super) fn issue(self, name: &NodeName) -> String {
         format!("`xpando-node cert issue {name} --certs {}`", shell_word(self.certs))
+    }
+
+    /// The command that lists the certificates.
+    pub(super) fn show(self) -> String {
+        format!("`xpando-node cert show --certs {}`", shell_word(self.certs))
+    }
+
+    /// A node's revoked certificate, as an error names it.
+    pub(super) fn revoked_leaf(self, name: &NodeName) -> Subject {
+        let fix = format!(
+            "run {} where the authority's key is, and copy the directory {name} from there",
+            self.issue(name)
+        );
+        Subject::File { path: self.certificate(name), fix }
     }
 
     /// A node's certificate, as an error names it.
@@ -199,6 +227,16 @@ pub(super) fn write_directory(
         })
 }
 
+/// Adds `bytes` to the end of a file, which is made when it is not there, in one write.
+pub(super) fn append(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(PUBLIC);
+    options
+        .open(path)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .map_err(failed("write", path))
+}
+
 /// A hidden name in the same directory, hence on the same file system, that nobody else uses.
 fn temporary_beside(path: &Path) -> Result<PathBuf, IdentityError> {
     let mut random = [0; 8];
@@ -240,7 +278,7 @@ pub(super) fn read_key(path: &Path, fix: Fix) -> Result<Key, IdentityError> {
     if mode & 0o077 != 0 {
         return Err(IdentityError::KeyExposed { path: path.to_owned(), mode });
     }
-    Key::from_pem(&read(file, path)?)
+    Key::from_pem(&read(file, path, MAX_FILE)?)
         .ok_or_else(|| IdentityError::DamagedKey { path: path.to_owned(), fix: fix.damaged })
 }
 
@@ -252,12 +290,18 @@ pub(super) fn read_certificate(
     let Some(file) = open(path)? else {
         return Err(IdentityError::Missing { path: path.to_owned(), fix: fix.missing });
     };
-    CertificateDer::from_pem_slice(&read(file, path)?).map_err(|_not_pem| {
+    CertificateDer::from_pem_slice(&read(file, path, MAX_FILE)?).map_err(|_not_pem| {
         IdentityError::DamagedCertificate {
             subject: Subject::File { path: path.to_owned(), fix: fix.damaged },
             reason: "it holds no PEM certificate",
         }
     })
+}
+
+/// A list of certificates, not yet checked; `None` when there is no such file.
+pub(super) fn read_list(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
+    let Some(file) = open(path)? else { return Ok(None) };
+    Ok(Some(read(file, path, MAX_LIST)?.to_vec()))
 }
 
 fn open(path: &Path) -> Result<Option<File>, IdentityError> {
@@ -268,12 +312,12 @@ fn open(path: &Path) -> Result<Option<File>, IdentityError> {
     }
 }
 
-fn read(file: File, path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+fn read(file: File, path: &Path, most: u64) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
     // Room for the whole file at once: a buffer that grew would leave an unwiped copy behind.
-    let size = file.metadata().map_or(MAX_FILE, |about| about.len()).min(MAX_FILE);
+    let size = file.metadata().map_or(MAX_FILE, |about| about.len()).min(most);
     let room = usize::try_from(size).unwrap_or_default() + 64;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
-    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(failed("read", path))?;
+    file.take(most).read_to_end(&mut bytes).map_err(failed("read", path))?;
     Ok(bytes)
 }
 

@@ -40,6 +40,8 @@ pub struct CertificateInfo {
     pub kind: CertificateKind,
     /// True when the cluster's authority was made by a node on loopback for itself.
     pub development: bool,
+    /// True when the authority has revoked the certificate.
+    pub revoked: bool,
     /// Serial number, hexadecimal.
     pub serial: Option<String>,
     /// First valid instant, RFC 3339 in UTC.
@@ -67,9 +69,14 @@ pub fn inventory(certs: &Path) -> Result<Vec<CertificateInfo>, IdentityError> {
         let missing = format!("{} makes a new one", layout.init());
         AuthorityCertificate::read(layout, missing)
     };
+    let revocations = authority.as_ref().map(|authority| authority.load_revocations(layout));
     let mut found = Vec::new();
     if layout.authority().is_dir() || !nodes.is_empty() {
-        found.push(describe_authority(layout, &authority));
+        let mut info = describe_authority(layout, &authority);
+        if let Ok(Err(unusable)) = &revocations {
+            info.error = Some(unusable.to_string());
+        }
+        found.push(info);
     }
     found
         .extend(nodes.into_iter().map(|name| describe_node(layout, name, authority.as_ref().ok())));
@@ -102,6 +109,7 @@ fn blank(kind: CertificateKind, name: Option<NodeName>, path: PathBuf) -> Certif
         cluster: None,
         kind,
         development: false,
+        revoked: false,
         serial: None,
         not_before: None,
         not_after: None,
@@ -159,6 +167,7 @@ fn describe_node(
     };
     info.cluster = Some(authority.verifier.cluster().to_string());
     info.development = authority.development;
+    info.revoked = info.serial.as_ref().is_some_and(|s| authority.verifier.is_revoked(s));
     info.error =
         judge(&authority.verifier, &der, layout.leaf(&name), name).err().map(|e| e.to_string());
     info

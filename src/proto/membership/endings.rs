@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::proto::event::{Event, Reason};
 use crate::proto::frame::Parting;
-use crate::proto::membership::{LARGEST_RAISE, Membership, Output};
+use crate::proto::membership::{AttemptId, LARGEST_RAISE, Membership, Output};
 use crate::proto::node::{Incarnation, NodeName};
 
 impl Membership {
@@ -22,6 +22,14 @@ impl Membership {
             out.push(Output::Close(live.attempt, parting));
             peer.next_dial = Some(now + peer.backoff.fail(self.config.backoff, &mut self.rng));
             peer.lost(name, cause, Some(reason), now, out);
+        }
+    }
+
+    /// What proved the peer's name proves it no more.
+    pub(super) fn revoked(&mut self, link: AttemptId, now: Instant, out: &mut Vec<Output>) {
+        if let Some(name) = self.linked_by(link).map(|(name, _)| name) {
+            let why = ("its certificate is revoked", Reason::Revoked);
+            self.give_up(&name, Parting::Revoked, why, now, out);
         }
     }
 

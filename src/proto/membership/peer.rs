@@ -78,6 +78,7 @@ pub(super) struct Peer {
     /// Somebody refused a connection in this round.
     refused: bool,
     rejected: bool,
+    revoked: bool,
     was_ready: bool,
     last_dial: Option<Instant>,
     reported: Option<Failure>,
@@ -102,6 +103,7 @@ impl Peer {
             cursor: 0,
             refused: false,
             rejected: false,
+            revoked: false,
             was_ready: false,
             last_dial: None,
             reported: None,
@@ -209,26 +211,41 @@ impl Peer {
     ) -> Option<Reason> {
         // A process that is being torn down may still accept, and closes a moment later.
         self.refused |= matches!(failure, Failure::Refused | Failure::Closed);
-        self.rejected |= matches!(failure, Failure::Rejected(_) | Failure::RefusedBy(_));
+        self.rejected |= matches!(
+            failure,
+            Failure::Rejected(_) | Failure::RefusedBy(_) | Failure::RefusedAsRevoked
+        );
+        self.revoked |= matches!(failure, Failure::Revoked(_));
         let at = self.addresses.iter().position(|a| *a == address);
         self.cursor = at.map_or(self.cursor, |at| at + 1);
         if self.cursor < self.addresses.len() {
             return None;
         }
-        let reason = match (self.rejected, self.refused && self.was_ready) {
-            (true, _) => Reason::Rejected,
-            (false, true) => Reason::Crashed,
-            (false, false) => Reason::Unreachable,
+        let reason = match (self.revoked, self.rejected, self.refused && self.was_ready) {
+            (true, _, _) => Reason::Revoked,
+            (false, true, _) => Reason::Rejected,
+            (false, false, true) => Reason::Crashed,
+            (false, false, false) => Reason::Unreachable,
         };
-        (self.cursor, self.refused, self.rejected) = (0, false, false);
+        self.begin_round();
         Some(reason)
     }
 
+    fn begin_round(&mut self) {
+        (self.cursor, self.refused, self.rejected, self.revoked) = (0, false, false, false);
+    }
+
     /// Whether what a round of dials amounts to changes the status. A dying process may take one
-    /// last connection before its socket closes: only the next round finds that nobody listens.
+    /// last connection before its socket closes: only the next round finds that nobody listens. That a
+    /// certificate is revoked is worth knowing whatever was known before, and outlasts what follows.
     pub(super) fn is_news(&self, round: Reason) -> bool {
         let gone = self.reason == Some(Reason::Unreachable) && round == Reason::Crashed;
-        self.status != Status::Offline || gone
+        self.status != Status::Offline || gone || round == Reason::Revoked
+    }
+
+    /// It refuses this node for good: nothing that is heard of it makes another dial worth more.
+    pub(super) fn bars_us(&self) -> bool {
+        self.reported == Some(Failure::RefusedAsRevoked)
     }
 
     /// It was lost a moment ago, or is known to live again.
@@ -296,7 +313,7 @@ impl Peer {
         self.live = Some(live);
         self.next_dial = None;
         (self.cause, self.reported) = (None, None);
-        (self.cursor, self.refused, self.rejected) = (0, false, false);
+        self.begin_round();
         self.set(name, Status::Syncing, None, now, out);
     }
 

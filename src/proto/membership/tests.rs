@@ -10,6 +10,7 @@
 mod alone;
 mod bugs;
 mod random;
+mod revoked;
 mod rules;
 mod scenarios;
 mod world;

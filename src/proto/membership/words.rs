@@ -61,6 +61,10 @@ pub enum Failure {
     RefusedBy(Refusal),
     /// The other side closed without a word.
     Closed,
+    /// The node that answers is this one, and its certificate is revoked.
+    Revoked(NodeName),
+    /// The other side refuses this node, because this node's certificate is revoked.
+    RefusedAsRevoked,
 }
 
 /// Why a link ended.
@@ -101,6 +105,8 @@ pub enum Input {
     Silent(NodeName),
     /// A linked peer keeps breaking rules.
     Misbehaved(NodeName),
+    /// The certificate that a link was made with is revoked.
+    Revoked(AttemptId),
     /// After a restart of this machine: a link that lives, and whether it is ready.
     Existing(AttemptId, Hello, bool),
     /// Say goodbye to everybody, and take no more links.
@@ -135,6 +141,10 @@ impl std::fmt::Display for Failure {
             Self::Unreachable(detail) | Self::Rejected(detail) => f.write_str(detail),
             Self::RefusedBy(refusal) => write!(f, "refused by the peer: {refusal}"),
             Self::Closed => f.write_str("closed by the other side during the handshake"),
+            Self::Revoked(name) => write!(f, "the certificate of {name} is revoked"),
+            Self::RefusedAsRevoked => {
+                f.write_str("the other side refuses this node: its certificate is revoked")
+            }
         }
     }
 }
@@ -147,6 +157,9 @@ impl std::fmt::Display for LinkEnd {
             Self::Goodbye(Parting::Silent) => f.write_str("the peer had not heard this node"),
             Self::Goodbye(Parting::Misbehaved) => {
                 f.write_str("the peer says this node breaks rules")
+            }
+            Self::Goodbye(Parting::Revoked) => {
+                f.write_str("the peer says this node's certificate is revoked")
             }
             Self::Goodbye(Parting::Renewed) => f.write_str("the peer renews its incarnation"),
             Self::Closed => f.write_str("connection closed"),

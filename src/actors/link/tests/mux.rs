@@ -1,23 +1,32 @@
 //! One link's lanes over a pipe in memory, with a scripted peer at the other end.
 
+use std::sync::atomic::AtomicU64;
+
+use bytes::Bytes;
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex, split};
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::actors::link::mux::{Door, Own, PIPE, gate, run as run_mux};
-use crate::actors::pubsub::tests::silent;
+use crate::actors::pubsub::tests::{parts, silent};
+use crate::actors::pubsub::{Received, SendError};
 use crate::proto::frame::{Control, HEADER, Lane, MAX_PAYLOAD, header, parse_header};
 use crate::proto::heartbeat::{self, Heartbeat};
 
 const PEER: &str = "b@127.0.0.1";
-/// As in `mux`: door pieces of one peer that may wait.
+/// Two frames of ractor.
+const RACTOR: &[u8] = b"\0\0\0\0\0\0\0\x06ractor";
+const MORE: &[u8] = b"\0\0\0\0\0\0\0\x04more";
+/// As in `pubsub::inbound`: words of one peer that may wait.
 const WAITING: usize = 64;
+/// Words that fill a piece, with what is before them.
+const WORDS: usize = MAX_PAYLOAD - 4;
 
 /// A link that runs, and the ends of it that the test holds.
 struct World {
     peer: DuplexStream,
     ractor: DuplexStream,
-    door: Option<mpsc::Sender<Vec<u8>>>,
+    pubsub: PubSub,
     part: Option<oneshot::Sender<Parting>>,
     control: mpsc::Sender<Control>,
     pulse: Arc<Pulse>,
@@ -27,17 +36,34 @@ struct World {
 fn world(pubsub: PubSub, inbound: bool, buffer: usize) -> World {
     let (ours, peer) = duplex(buffer);
     let (pipe, ractor) = duplex(PIPE);
-    let (door, outgoing) = mpsc::channel(8);
     let (part, parting) = oneshot::channel();
-    let door_end = Door::new(name(PEER), pubsub, outgoing);
+    let door = Door::open(&pubsub, name(PEER));
     let (control, controls) = mpsc::channel(CONTROLS);
     let pulse = Arc::new(Pulse::new(control.clone(), None));
     let own = Own { parting, controls, pulse: pulse.clone() };
-    let end = tokio::spawn(run_mux(ours, gate(inbound, name(PEER)), pipe, door_end, own));
-    World { peer, ractor, door: Some(door), part: Some(part), control, pulse, end }
+    let end = tokio::spawn(run_mux(ours, gate(inbound, name(PEER)), pipe, door, own));
+    World { peer, ractor, pubsub, part: Some(part), control, pulse, end }
+}
+
+/// A piece's payload with one whole message in it.
+fn whole(message: &[u8]) -> Vec<u8> {
+    let mut payload = vec![0];
+    let mut length = message.len();
+    while length >= 0x80 {
+        payload.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    payload.push(u8::try_from(length).expect("below 128"));
+    payload.extend_from_slice(message);
+    payload
 }
 
 impl World {
+    /// This node's actors tell the peer's something.
+    fn tell(&self, payload: &[u8]) {
+        self.pubsub.tell(&name(PEER), Topic::network_peers(), payload.to_vec());
+    }
+
     async fn say(&mut self, lane: Lane, payload: &[u8]) {
         let header = header(lane, payload.len()).expect("a piece");
         self.peer.write_all(&[&header, payload].concat()).await.expect("the link reads");
@@ -96,10 +122,10 @@ async fn a_peer_that_breaks_the_protocol_is_at_fault() {
     let bad_control = [&header(Lane::Control, 2).expect("a piece")[..], &[9, 9]].concat();
     let long_control = [&header(Lane::Control, 400).expect("a piece")[..], &[0; 400]].concat();
     for (bytes, why) in [
-        (&[3_u8, 0, 0, 1, 0] as &[u8], "no lane 3"),
+        (&[5_u8, 0, 0, 1, 0] as &[u8], "no lane 5"),
         (&[0, 0, 0, 0], "a piece of 0 bytes"),
         (&[2, 0, 0, 0], "a piece of 0 bytes"),
-        (&[2, 1, 0, 1], "a piece of 65537 bytes"),
+        (&[2, 1, 2, 1], "a piece of 66049 bytes"),
         (&[1, 255, 255, 255], "a piece of 16777215 bytes"),
         (&bad_control, "control message: malformed"),
         (&long_control, "control message: 400 bytes where at most 256 are allowed"),
@@ -156,22 +182,22 @@ async fn ractor_closing_its_end_ends_the_link() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn door_pieces_reach_subscribers_with_the_peers_name() {
+async fn words_reach_listeners_with_the_peers_name() {
     let metrics = Metrics::default();
-    let pubsub = PubSub::new(&metrics);
+    let pubsub = PubSub::new(name("a@127.0.0.1"), &metrics);
     let (_root, _) = run(&metrics, vec![pubsub.child()]).await;
     let (tx, mut heard) = unbounded_channel();
-    pubsub.subscribe("test", Topic::network_peers(), move |told| drop(tx.send(told)));
-    let (outlet, mut wire) = mpsc::channel(1);
-    pubsub.up(OUT, name("x@h"), outlet);
-    pubsub.send(name("x@h"), Topic::network_peers(), b"told".to_vec());
-    let piece = wire.recv().await.expect("sent");
+    pubsub.on_words("test", Topic::network_peers(), move |told| drop(tx.send(told)));
     let mut world = world(pubsub, true, 1024);
+    // What one door says, another understands.
+    world.tell(b"told");
+    let (lane, piece) = world.hear().await;
+    assert_eq!(lane, Lane::Door);
     world.say(Lane::Door, &piece).await;
     let told = next(&mut heard).await;
     assert_eq!((told.from, &*told.payload), (name(PEER), b"told".as_slice()));
-    // What the peer gets wrong at the door is counted and costs nobody the link.
-    world.say(Lane::Door, &[0xff; 9]).await;
+    // What the peer's actors get wrong is counted and costs nobody the link.
+    world.say(Lane::Door, &whole(&[0xff; 9])).await;
     until("counted", || counted(&metrics, "door_messages", "malformed") == 1).await;
     assert!(!world.end.is_finished());
 }
@@ -179,14 +205,15 @@ async fn door_pieces_reach_subscribers_with_the_peers_name() {
 #[tokio::test(start_paused = true)]
 async fn what_waits_at_the_door_is_bounded_and_the_reader_holds() {
     let (pubsub, mut door) = silent().await;
-    let World { mut peer, end, ractor: _ractor, door: _door, part: _part, .. } =
+    let World { mut peer, end, ractor: _ractor, part: _part, control: _control, .. } =
         world(pubsub, true, 1024);
     let written = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let writing = written.clone();
     tokio::spawn(async move {
-        let head = header(Lane::Door, MAX_PAYLOAD).expect("a piece");
+        let payload = whole(&[1; WORDS]);
+        let head = header(Lane::Door, payload.len()).expect("a piece");
         loop {
-            peer.write_all(&[&head[..], &[1; MAX_PAYLOAD]].concat()).await.expect("still linked");
+            peer.write_all(&[&head[..], &payload].concat()).await.expect("still linked");
             writing.fetch_add(1, Ordering::Relaxed);
         }
     });
@@ -194,7 +221,7 @@ async fn what_waits_at_the_door_is_bounded_and_the_reader_holds() {
     // One more piece may have been read, and waits for room.
     let taken = written.load(Ordering::Relaxed);
     assert!((WAITING..=WAITING + 2).contains(&taken), "{taken} pieces were read");
-    assert_eq!(door.release_piece(), Some(MAX_PAYLOAD));
+    assert_eq!(door.release_words(), Some(WORDS));
     settled().await;
     assert_eq!(written.load(Ordering::Relaxed), taken + 1, "room for one is room for one");
     let waiting = door.waiting();
@@ -208,27 +235,32 @@ async fn what_waits_at_the_door_is_bounded_and_the_reader_holds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_door_goes_before_ractor_and_each_lane_keeps_its_order() {
+async fn door_and_ractor_both_have_their_turn_and_each_keeps_its_order() {
     let mut world = world(silent().await.0, true, 1 << 20);
-    world.ractor.write_all(b"ractor").await.expect("written");
-    let door = world.door.clone().expect("open");
-    for piece in [b"one", b"two"] {
-        door.send(piece.to_vec()).await.expect("room");
-    }
-    assert_eq!(world.hear().await, (Lane::Door, b"one".to_vec()));
-    assert_eq!(world.hear().await, (Lane::Door, b"two".to_vec()));
-    assert_eq!(world.hear().await, (Lane::Ractor, b"ractor".to_vec()));
-    // A PubSub that restarts closes the outlet; ractor goes on.
-    drop((door, world.door.take()));
-    world.ractor.write_all(b"more").await.expect("written");
-    assert_eq!(world.hear().await, (Lane::Ractor, b"more".to_vec()));
+    world.ractor.write_all(RACTOR).await.expect("written");
+    world.tell(b"one");
+    world.tell(b"two");
+    let mut heard = [world.hear().await, world.hear().await];
+    heard.sort();
+    assert_eq!(heard[0], (Lane::Ractor, RACTOR.to_vec()));
+    let (lane, words) = &heard[1];
+    assert_eq!(*lane, Lane::Door);
+    let (first, second) = words[1..].split_at(1 + usize::from(words[1]));
+    let told = [first, second].map(|words| parts(&words[1..]).1);
+    assert_eq!(told, [b"one", b"two"], "what is there goes together");
+    // A newer link takes the door's words with it; ractor goes on.
+    let _newer = world.pubsub.up(name(PEER));
+    world.tell(b"three");
+    world.ractor.write_all(MORE).await.expect("written");
+    assert_eq!(world.hear().await, (Lane::Ractor, MORE.to_vec()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_goodbye_goes_first_and_nothing_follows() {
     let mut world = world(silent().await.0, true, 1 << 20);
-    world.ractor.write_all(b"ractor").await.expect("written");
-    world.door.as_ref().expect("open").send(b"door".to_vec()).await.expect("room");
+    world.ractor.write_all(RACTOR).await.expect("written");
+    world.tell(b"words");
+    world.control.try_send(Control::Ping(1)).expect("room");
     world.part.take().expect("once").send(Parting::Renewed).expect("the link runs");
     let goodbye = Control::Goodbye(Parting::Renewed).encode().expect("encodes");
     assert_eq!(world.hear().await, (Lane::Control, goodbye));
@@ -249,7 +281,7 @@ async fn a_link_whose_owner_is_gone_ends() {
 async fn a_goodbye_is_found_although_nobody_takes_our_own_words() {
     let mut world = world(silent().await.0, true, 1024);
     world.say(Lane::Control, &Control::Goodbye(Parting::Left).encode().expect("encodes")).await;
-    world.door.as_ref().expect("open").send(vec![1; 4096]).await.expect("room");
+    world.tell(&[1; 4096]);
     let (rest, _) = duplex(1);
     drop(std::mem::replace(&mut world.peer, rest));
     assert_eq!(world.end().await, LinkEnd::Goodbye(Parting::Left));
@@ -272,13 +304,13 @@ async fn a_beat_is_echoed_before_anything_else_and_leaves_its_signs() {
     let began = timer::now();
     assert_eq!((world.pulse.heard(), world.pulse.beats()), (began, Vec::new()));
     tokio::time::sleep(Duration::from_secs(2)).await;
-    world.ractor.write_all(b"ractor").await.expect("written");
-    world.say(Lane::Door, &[0xff]).await;
+    world.ractor.write_all(RACTOR).await.expect("written");
+    world.say(Lane::Door, &whole(&[0xff])).await;
     world.say(Lane::Control, &Control::Ping(77).encode().expect("encodes")).await;
     let mut heard = [world.hear().await, world.hear().await];
     heard.sort_by_key(|(_, payload)| payload.len());
     let pong = Control::Pong(77).encode().expect("encodes");
-    assert_eq!(heard, [(Lane::Control, pong), (Lane::Ractor, b"ractor".to_vec())]);
+    assert_eq!(heard, [(Lane::Control, pong), (Lane::Ractor, RACTOR.to_vec())]);
     assert!(world.pulse.heard() >= began + Duration::from_secs(2));
     assert!(matches!(world.pulse.beats()[..], [at] if at >= began + Duration::from_secs(2)));
     assert_eq!(world.pulse.round_trip(), None, "the peer's beat measures nothing here");
@@ -315,7 +347,7 @@ async fn a_peer_that_floods_beats_and_reads_nothing_costs_a_bounded_queue() {
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_does_not_read_holds_up_no_parting_midway() {
     let mut world = world(silent().await.0, true, 16);
-    world.door.as_ref().expect("open").send(vec![1; 4096]).await.expect("room");
+    world.tell(&[1; 4096]);
     settled().await; // the piece is on its way, and stuck
     let start = timer::now();
     world.part.take().expect("once").send(Parting::Left).expect("the link runs");
@@ -338,16 +370,32 @@ struct Busy {
 }
 
 impl Busy {
-    fn start(stream: DuplexStream, pubsub: PubSub) -> Self {
+    /// Says as much as the link takes, and hears all that the other says.
+    fn start(stream: DuplexStream, pubsub: &PubSub, other: &str, carried: &Arc<AtomicU64>) -> Self {
         let (pipe, ractor) = duplex(PIPE);
-        let (door, outgoing) = mpsc::channel(OUTLET);
         let (part, parting) = oneshot::channel();
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, None));
         let own = Own { parting, controls, pulse: pulse.clone() };
-        let door_end = Door::new(name(PEER), pubsub, outgoing);
-        let end = tokio::spawn(run_mux(stream, gate(true, name(PEER)), pipe, door_end, own));
-        tokio::spawn(async move { while door.send(vec![0; MAX_PAYLOAD]).await.is_ok() {} });
+        let topic: Topic = "bulk".parse().expect("valid");
+        let mut heard = pubsub.subscribe(topic.clone()).expect("few");
+        let door = Door::open(pubsub, name(other));
+        let end = tokio::spawn(run_mux(stream, gate(true, name(other)), pipe, door, own));
+        let (says, to, payload) = (pubsub.clone(), name(other), Bytes::from(vec![0; MAX_PAYLOAD]));
+        tokio::spawn(async move {
+            let mut said = Ok(());
+            while said != Err(SendError::NotConnected) {
+                said = says.direct_broadcast(&to, &topic, payload.clone()).await;
+            }
+        });
+        let (carried, me) = (carried.clone(), name(other));
+        tokio::spawn(async move {
+            while let Some(Received::Message(message)) = heard.recv().await {
+                if message.from == me {
+                    carried.fetch_add(message.payload.len() as u64, Ordering::Relaxed);
+                }
+            }
+        });
         let mut monitor = Heartbeat::new(heartbeat::Config::default(), name("a@127.0.0.1"));
         monitor.handle(heartbeat::Input::Linked(name(PEER)), timer::now(), &mut Vec::new());
         Self { pulse, monitor, doubts: Vec::new(), end, _rest: (ractor, part) }
@@ -383,19 +431,21 @@ async fn line(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + 
 
 #[tokio::test(start_paused = true)]
 async fn half_a_minute_of_bulk_both_ways_delays_no_beat_into_a_doubt() {
-    let metrics = crate::io::metrics::Metrics::default();
-    let pubsub = PubSub::new(&metrics);
-    let (_root, _roster) = run(&metrics, vec![pubsub.child()]).await;
+    let doors = ["a@127.0.0.1", PEER].map(|me| PubSub::new(name(me), &Metrics::default()));
+    let carried = Arc::new(AtomicU64::new(0));
     let ((a, to_a), (b, to_b)) = (duplex(64 * 1024), duplex(64 * 1024));
     let ((a_reads, a_writes), (b_reads, b_writes)) = (split(to_a), split(to_b));
     tokio::spawn(line(a_reads, b_writes, RATE));
     tokio::spawn(line(b_reads, a_writes, RATE));
-    let mut ends = [a, b].map(|stream| Busy::start(stream, pubsub.clone()));
+    let mut ends = [
+        Busy::start(a, &doors[0], PEER, &carried),
+        Busy::start(b, &doors[1], "a@127.0.0.1", &carried),
+    ];
     for _ in 0..300 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         ends.iter_mut().for_each(Busy::look);
     }
-    let carried = counted(&metrics, "door_messages", "malformed") * MAX_PAYLOAD as u64;
+    let carried = carried.load(Ordering::Relaxed);
     assert!(carried > 2 * 20 * RATE, "the line was busy all the time: {carried} bytes");
     for end in &ends {
         assert_eq!(end.doubts, []);

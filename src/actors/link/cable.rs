@@ -1,0 +1,69 @@
+//! A link without socket, TLS and ractor: the real mux, on a stream of the caller's. Two doors in one
+//! process talk through it, or a door and a test.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinHandle};
+
+use crate::actors::link::mux::{self, Door, Own, PIPE};
+use crate::actors::link::{CONTROLS, Pulse};
+use crate::actors::pubsub::PubSub;
+use crate::proto::frame::Parting;
+use crate::proto::membership::LinkEnd;
+use crate::proto::node::NodeName;
+
+/// Links two doors.
+pub(crate) fn cable(a: &PubSub, b: &PubSub) -> [End; 2] {
+    let (to_b, to_a) = duplex(PIPE);
+    [End::start(to_b, a, b.name().clone()), End::start(to_a, b, a.name().clone())]
+}
+
+/// One end of a link. Dropped, it ends as a task that is cancelled does.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// Says goodbye.
+    pub(crate) part: Option<oneshot::Sender<Parting>>,
+    pub(crate) pulse: Arc<Pulse>,
+    task: JoinHandle<LinkEnd>,
+    _ractor: DuplexStream,
+}
+
+impl End {
+    pub(crate) fn start(
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        pubsub: &PubSub,
+        peer: NodeName,
+    ) -> Self {
+        let (pipe, ractor) = duplex(PIPE);
+        let (part, parting) = oneshot::channel();
+        let (control, controls) = mpsc::channel(CONTROLS);
+        let pulse = Arc::new(Pulse::new(control, None));
+        let own = Own { parting, controls, pulse: pulse.clone() };
+        let door = Door::open(pubsub, peer.clone());
+        let task = tokio::spawn(mux::run(stream, mux::gate(true, peer), pipe, door, own));
+        Self { part: Some(part), pulse, task, _ractor: ractor }
+    }
+
+    pub(crate) fn runs(&self) -> bool {
+        !self.task.is_finished()
+    }
+
+    /// Waits until it has ended, by itself or because the other end did.
+    pub(crate) async fn ended(&mut self) -> Result<LinkEnd, JoinError> {
+        (&mut self.task).await
+    }
+
+    /// Breaks it off; returns when its door knows.
+    pub(crate) async fn stop(mut self) {
+        self.task.abort();
+        drop(self.ended().await);
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,310 @@
+//! The exchange: who subscribed, who is linked, and the way of a message from the one to the other.
+//!
+//! Shared by whoever publishes, subscribes, calls or serves, and by the links; no mailbox is in between.
+//! It outlives the actors around it: a link that comes back finds the same subscriptions. Invariants:
+//! 1. A broadcast goes to each peer that wants it once, encoded once, and to each local subscriber once.
+//! 2. Peers know this node's interest as it was at some moment since their link came up, and soon as it is.
+//! 3. Locks are held for a look-up or a copy, in the order interests, outlet, queue.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::actors::pubsub::calls::Service;
+use crate::actors::pubsub::outlet::{Outlet, SendError, Ticket};
+use crate::actors::pubsub::remote::Sessions;
+use crate::actors::pubsub::subscription::{Batch, Content, Queue, Slow, Subscription, queue};
+use crate::actors::timer;
+use crate::io::metrics::{Count, Metrics};
+use crate::proto::interest::{Interest, Interests, Route, TooMany};
+use crate::proto::node::NodeName;
+use crate::proto::outbox::MAX_MESSAGE;
+use crate::proto::talk::Gone;
+use crate::proto::topic::{Name, Pattern, Topic};
+
+/// How far a broadcast got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spread {
+    /// Subscribers in this node that it was queued for.
+    pub local: usize,
+    /// Peers it was sent to.
+    pub peers: usize,
+    /// Peers that want it and did not get it: too much waits for them, or their link is gone.
+    pub missed: usize,
+}
+
+type Table = Interests<Arc<Queue>, Arc<Outlet>>;
+
+/// The exchange of one node.
+pub(super) struct Exchange {
+    me: NodeName,
+    metrics: Metrics,
+    interests: RwLock<Table>,
+    pub(super) services: RwLock<HashMap<Name, Arc<Service>>>,
+    /// How often each name was called without a node.
+    pub(super) turns: Mutex<HashMap<Name, usize>>,
+    pub(super) sessions: Sessions,
+    numbers: AtomicU64,
+}
+
+impl Exchange {
+    pub(super) fn new(me: NodeName, metrics: &Metrics) -> Self {
+        Self {
+            me,
+            metrics: metrics.clone(),
+            interests: RwLock::default(),
+            services: RwLock::default(),
+            turns: Mutex::default(),
+            sessions: Sessions::default(),
+            numbers: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn me(&self) -> &NodeName {
+        &self.me
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.interests.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
+        self.interests.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn subscribe(
+        self: &Arc<Self>,
+        pattern: Pattern,
+        policy: Slow,
+    ) -> Result<Subscription, TooMany> {
+        let (number, queue) = (self.number(), queue(policy));
+        let mut table = self.table_mut();
+        if table.subscribe(&pattern, number, queue.clone())? {
+            table.peers().for_each(|peer| peer.news(Interest::from(&pattern), true));
+        }
+        drop(table);
+        Ok(Subscription::new(self.clone(), pattern, number, queue))
+    }
+
+    pub(super) fn unsubscribe(&self, pattern: &Pattern, number: u64) {
+        let mut table = self.table_mut();
+        if table.unsubscribe(pattern, number) {
+            table.peers().for_each(|peer| peer.news(Interest::from(pattern), false));
+        }
+    }
+
+    pub(super) fn offer(&self, name: &Name) -> Result<(), TooMany> {
+        let mut table = self.table_mut();
+        table.offer(name)?;
+        table.peers().for_each(|peer| peer.news(Interest::Name(name.clone()), true));
+        Ok(())
+    }
+
+    pub(super) fn withdraw(&self, name: &Name) {
+        let mut table = self.table_mut();
+        table.withdraw(name);
+        table.peers().for_each(|peer| peer.news(Interest::Name(name.clone()), false));
+    }
+
+    /// A link is up.
+    pub(super) fn up(&self, outlet: &Arc<Outlet>) {
+        let mut table = self.table_mut();
+        let old = table.up(outlet.peer().clone(), outlet.clone());
+        table.own().for_each(|interest| outlet.news(interest, true));
+        drop(table);
+        if let Some(old) = old {
+            self.close(&old, Gone::LinkLost);
+        }
+    }
+
+    /// A link is gone; a newer one to the same peer stays.
+    pub(super) fn down(&self, outlet: &Arc<Outlet>, why: Gone) {
+        let mut table = self.table_mut();
+        if table.peer(outlet.peer()).is_some_and(|current| Arc::ptr_eq(current, outlet)) {
+            table.down(outlet.peer());
+        }
+        drop(table);
+        self.close(outlet, why);
+    }
+
+    fn close(&self, outlet: &Outlet, why: Gone) {
+        let lost = outlet.close(why);
+        if lost > 0 {
+            self.metrics.add(Count::Door, "lost_with_link", lost);
+        }
+    }
+
+    /// What a peer wants or offers.
+    pub(super) fn wants(
+        &self,
+        peer: &Arc<Outlet>,
+        interest: Interest,
+        there: bool,
+    ) -> Result<(), TooMany> {
+        let mut table = self.table_mut();
+        match table.peer(peer.peer()) {
+            Some(current) if Arc::ptr_eq(current, peer) => {
+                table.wants(peer.peer(), interest, there)
+            }
+            Some(_) | None => Ok(()), // a link that is being replaced
+        }
+    }
+
+    pub(super) fn route(&self, topic: &Topic) -> Arc<Route<Arc<Queue>, Arc<Outlet>>> {
+        let ready = self.table().ready(topic);
+        ready.unwrap_or_else(|| self.table_mut().route(topic))
+    }
+
+    pub(super) fn peer(&self, peer: &NodeName) -> Result<Arc<Outlet>, SendError> {
+        self.table().peer(peer).cloned().ok_or(SendError::NotConnected)
+    }
+
+    /// Queues a batch for these subscribers; how many of them there are.
+    pub(super) fn deliver(
+        &self,
+        to: &[(u64, Arc<Queue>)],
+        batch: Batch,
+        ticket: Option<&Arc<Ticket>>,
+        now: Instant,
+    ) -> usize {
+        let batch = Arc::new(batch);
+        let dropped: u64 = to.iter().map(|(_, queue)| queue.push(&batch, ticket, now)).sum();
+        if dropped > 0 {
+            self.metrics.add(Count::Door, "dropped_slow", dropped);
+        }
+        to.len()
+    }
+
+    /// Gives up the credit that lagging subscribers hold.
+    pub(super) fn release(&self, now: Instant) {
+        self.table().subscribers().for_each(|queue| queue.release(now));
+    }
+
+    /// To the subscribers in this node, one of them excepted.
+    pub(super) fn broadcast_here(
+        &self,
+        topic: &Topic,
+        payload: &Bytes,
+        but: Option<u64>,
+    ) -> Result<Spread, SendError> {
+        check(payload)?;
+        Ok(self.here(&self.route(topic).local, topic, payload, but))
+    }
+
+    fn here(
+        &self,
+        local: &[(u64, Arc<Queue>)],
+        topic: &Topic,
+        payload: &Bytes,
+        but: Option<u64>,
+    ) -> Spread {
+        let batch = || Batch {
+            topic: topic.clone(),
+            from: self.me.clone(),
+            content: Content::One(payload.clone()),
+        };
+        let local = match but {
+            _ if local.is_empty() => 0,
+            None => self.deliver(local, batch(), None, timer::now()),
+            Some(but) => {
+                let mut others = local.to_vec();
+                others.retain(|(number, _)| *number != but);
+                self.deliver(&others, batch(), None, timer::now())
+            }
+        };
+        Spread { local, ..Spread::default() }
+    }
+
+    /// To all subscribers everywhere, one of those in this node excepted; waits for nobody.
+    pub(super) fn try_broadcast(
+        &self,
+        topic: &Topic,
+        payload: &Bytes,
+        but: Option<u64>,
+    ) -> Result<Spread, SendError> {
+        check(payload)?;
+        let route = self.route(topic);
+        let mut spread = self.here(&route.local, topic, payload, but);
+        for peer in &route.peers {
+            match peer.broadcast(topic, payload) {
+                Ok(()) => spread.peers += 1,
+                Err(_) => spread.missed += 1,
+            }
+        }
+        self.count_missed(spread);
+        Ok(spread)
+    }
+
+    /// Likewise; waits for room where there is none.
+    pub(super) async fn broadcast(
+        &self,
+        topic: &Topic,
+        payload: &Bytes,
+        but: Option<u64>,
+    ) -> Result<Spread, SendError> {
+        check(payload)?;
+        let route = self.route(topic);
+        let mut spread = self.here(&route.local, topic, payload, but);
+        for peer in &route.peers {
+            match peer.when_room(|| peer.broadcast(topic, payload)).await {
+                Ok(()) => spread.peers += 1,
+                Err(_) => spread.missed += 1,
+            }
+        }
+        self.count_missed(spread);
+        Ok(spread)
+    }
+
+    /// To the subscribers on one node.
+    pub(super) fn try_direct(
+        &self,
+        node: &NodeName,
+        topic: &Topic,
+        payload: &Bytes,
+    ) -> Result<(), SendError> {
+        check(payload)?;
+        if *node == self.me {
+            self.here(&self.route(topic).local, topic, payload, None);
+            return Ok(());
+        }
+        self.peer(node)?.broadcast(topic, payload)
+    }
+
+    /// Likewise; waits for room.
+    pub(super) async fn direct(
+        &self,
+        node: &NodeName,
+        topic: &Topic,
+        payload: &Bytes,
+    ) -> Result<(), SendError> {
+        match self.try_direct(node, topic, payload) {
+            Err(SendError::Overloaded) => {}
+            other => return other,
+        }
+        let peer = self.peer(node)?;
+        peer.when_room(|| peer.broadcast(topic, payload)).await
+    }
+
+    fn count_missed(&self, spread: Spread) {
+        if spread.missed > 0 {
+            self.metrics.add(Count::Door, "overloaded", spread.missed as u64);
+        }
+    }
+}
+
+fn check(payload: &Bytes) -> Result<(), SendError> {
+    // With room for the longest topic before it.
+    let most = MAX_MESSAGE - 512;
+    if payload.len() > most { Err(SendError::TooLong(payload.len())) } else { Ok(()) }
+}

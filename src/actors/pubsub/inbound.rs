@@ -1,0 +1,355 @@
+//! What one peer says, piece by piece: put together, read, and carried to those it is for.
+//!
+//! Runs in the link's own task and waits for nobody. Invariants:
+//! 1. Whatever breaks the protocol is a [`Fault`], and the link ends: a piece that is none, words that are
+//!    none, more than the credit allows, a long message that does not go on within [`STALLED`].
+//! 2. Of a long message no more is allocated than has arrived, and a step.
+//! 3. A batch that waits for its subscribers keeps at most twice its own bytes alive.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use crate::actors::pubsub::PubSub;
+use crate::actors::pubsub::outlet::{Outlet, Ticket};
+use crate::actors::pubsub::subscription::{Batch, Content, PATIENCE};
+use crate::io::metrics::Count;
+use crate::proto::frame::{Lane, MAX_PAYLOAD};
+use crate::proto::outbox::{self, LEAST, PieceError, Records, Start, WINDOW};
+use crate::proto::talk::{self, Bulk, Calls, Gone, TalkError};
+use crate::proto::topic::Topic;
+
+/// A long message goes on within this time.
+const STALLED: Duration = Duration::from_secs(30);
+/// Words of one peer that may wait for PubSub.
+const WAITING: usize = 64;
+/// How much of a long message is allocated ahead.
+const STEP: usize = 1024 * 1024;
+
+/// How a peer broke the protocol.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// A piece.
+    #[error(transparent)]
+    Piece(#[from] PieceError),
+    /// A message.
+    #[error(transparent)]
+    Talk(#[from] TalkError),
+    /// More bulk than its credit.
+    #[error("more bulk than it had credit for")]
+    Credit,
+    /// More interest or watches than a node may have.
+    #[error("too much interest")]
+    TooMany,
+    /// A long message that ended in the middle.
+    #[error("a long message did not go on for {} s", STALLED.as_secs())]
+    Stalled,
+}
+
+/// A long message that is not whole yet.
+struct Partial {
+    total: usize,
+    bytes: Vec<u8>,
+    since: Instant,
+    /// The credit of its pieces.
+    held: Option<Ticket>,
+}
+
+impl Partial {
+    /// A message may be longer than the window: it gives its credit back while nothing else waits. What
+    /// waits goes first, so that a long message does not drive others out of a subscriber's queue.
+    fn ease(&mut self, outlet: &Outlet) {
+        let held = self.held.as_ref().map_or(0, Ticket::bytes);
+        if held > LEAST / 2 && !outlet.waits_beside(held) {
+            self.held = None;
+        }
+    }
+}
+
+/// What arrives on one link.
+pub(crate) struct Inbound {
+    pubsub: PubSub,
+    outlet: Arc<Outlet>,
+    topic: Option<Topic>,
+    /// Of the lanes door, calls and bulk.
+    partial: [Option<Partial>; 3],
+    /// Since when much of the peer's credit is held here.
+    held: Option<Instant>,
+    waiting: Arc<Semaphore>,
+}
+
+impl Inbound {
+    pub(crate) fn new(pubsub: PubSub, outlet: Arc<Outlet>) -> Self {
+        let waiting = Arc::new(Semaphore::new(WAITING));
+        Self { pubsub, outlet, topic: None, partial: [None, None, None], held: None, waiting }
+    }
+
+    /// A piece of a lane that is not the link's own.
+    pub(crate) async fn piece(
+        &mut self,
+        lane: Lane,
+        payload: Bytes,
+        now: Instant,
+    ) -> Result<(), Fault> {
+        let ticket = match lane {
+            Lane::Bulk => {
+                let ticket = Ticket::new(self.outlet.clone(), payload.len());
+                if self.outlet.untaken() > WINDOW + MAX_PAYLOAD {
+                    return Err(Fault::Credit);
+                }
+                Some(ticket)
+            }
+            Lane::Control | Lane::Ractor | Lane::Door | Lane::Calls => None,
+        };
+        let whole = match outbox::start(&payload)? {
+            Start::Whole => {
+                if self.partial(lane).is_some_and(|partial| partial.is_some()) {
+                    return Err(PieceError.into());
+                }
+                return match lane {
+                    Lane::Bulk => self.bulk(&payload, ticket.map(Arc::new).as_ref(), now),
+                    Lane::Control | Lane::Ractor | Lane::Door | Lane::Calls => {
+                        self.records(lane, &payload).await
+                    }
+                };
+            }
+            Start::First(total, at) => {
+                let partial = self.partial(lane).ok_or(PieceError)?;
+                if partial.is_some() {
+                    return Err(PieceError.into());
+                }
+                if payload.len() == at + total {
+                    let message = payload.slice(at..);
+                    let ticket = ticket.map(Arc::new);
+                    return self.whole(lane, message, ticket.as_ref(), now).await;
+                }
+                let rest = payload.get(at..).unwrap_or(&[]);
+                let mut bytes = Vec::with_capacity(total.min(STEP));
+                bytes.extend_from_slice(rest);
+                Self::grown(partial, Partial { total, bytes, since: now, held: ticket })?
+            }
+            Start::More => {
+                let outlet = self.outlet.clone();
+                let place = self.partial(lane).ok_or(PieceError)?;
+                let mut partial = place.take().ok_or(PieceError)?;
+                let rest = payload.get(1..).filter(|rest| !rest.is_empty()).ok_or(PieceError)?;
+                partial.bytes.extend_from_slice(rest);
+                partial.since = now;
+                partial.held = Ticket::joined(partial.held, ticket);
+                partial.ease(&outlet);
+                Self::grown(place, partial)?
+            }
+        };
+        match whole {
+            Some((message, held)) => {
+                self.whole(lane, message, held.map(Arc::new).as_ref(), now).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A long message is whole.
+    async fn whole(
+        &mut self,
+        lane: Lane,
+        message: Bytes,
+        ticket: Option<&Arc<Ticket>>,
+        now: Instant,
+    ) -> Result<(), Fault> {
+        match lane {
+            Lane::Bulk => self.long_bulk(&message, ticket, now),
+            Lane::Control | Lane::Ractor | Lane::Door | Lane::Calls => {
+                self.message(lane, message).await
+            }
+        }
+    }
+
+    fn partial(&mut self, lane: Lane) -> Option<&mut Option<Partial>> {
+        let [door, calls, bulk] = &mut self.partial;
+        match lane {
+            Lane::Control | Lane::Ractor => None,
+            Lane::Door => Some(door),
+            Lane::Calls => Some(calls),
+            Lane::Bulk => Some(bulk),
+        }
+    }
+
+    /// The message if it is whole; otherwise it is kept.
+    fn grown(
+        place: &mut Option<Partial>,
+        partial: Partial,
+    ) -> Result<Option<(Bytes, Option<Ticket>)>, PieceError> {
+        match partial.bytes.len().cmp(&partial.total) {
+            std::cmp::Ordering::Less => {
+                *place = Some(partial);
+                Ok(None)
+            }
+            std::cmp::Ordering::Equal => Ok(Some((partial.bytes.into(), partial.held))),
+            std::cmp::Ordering::Greater => Err(PieceError),
+        }
+    }
+
+    async fn records(&self, lane: Lane, payload: &Bytes) -> Result<(), Fault> {
+        let mut records = Records::of_payload();
+        while let Some(range) = records.next(payload) {
+            self.message(lane, payload.slice(range?)).await?;
+        }
+        Ok(())
+    }
+
+    async fn message(&self, lane: Lane, message: Bytes) -> Result<(), Fault> {
+        match lane {
+            Lane::Door => {
+                // PubSub takes them at once; a flood waits here and holds up only its sender.
+                if let Ok(permit) = self.waiting.clone().acquire_owned().await {
+                    self.pubsub.received(self.outlet.peer().clone(), message, permit);
+                }
+                Ok(())
+            }
+            Lane::Calls => self.called(&message),
+            Lane::Control | Lane::Ractor | Lane::Bulk => Ok(()), // not of these lanes
+        }
+    }
+
+    fn called(&self, message: &Bytes) -> Result<(), Fault> {
+        let (exchange, outlet) = (&self.pubsub.exchange, &self.outlet);
+        match talk::read_calls(message)? {
+            Calls::Request { call, left, name, payload } => {
+                exchange.requested(outlet, call, left, &name, message.slice(payload));
+            }
+            Calls::Reply { call, outcome, payload } => {
+                if !outlet.pending.replied(call, outcome, message.slice(payload)) {
+                    exchange.metrics().count(Count::Door, "late_reply");
+                }
+            }
+            Calls::Watch { watch, name } => {
+                exchange.watched(outlet, watch, name).map_err(|_too_many| Fault::TooMany)?;
+            }
+            Calls::Unwatch { watch } => exchange.unwatched(outlet, watch),
+            Calls::Interest(interest, there) => {
+                exchange.wants(outlet, interest, there).map_err(|_too_many| Fault::TooMany)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whole messages of bulk: neighbours on one topic go together.
+    fn bulk(
+        &mut self,
+        payload: &Bytes,
+        ticket: Option<&Arc<Ticket>>,
+        now: Instant,
+    ) -> Result<(), Fault> {
+        let mut records = Records::of_payload();
+        let (mut begin, mut end, mut count) = (records.position(), records.position(), 0);
+        let mut gone: Option<(u64, Gone)> = None;
+        while let Some(range) = records.next(payload) {
+            let range = range?;
+            let next = range.end;
+            let other = match talk::read_bulk(payload.get(range).unwrap_or(&[]))? {
+                Bulk::Broadcast(None, _) if self.topic.is_none() => return Err(TalkError.into()),
+                Bulk::Broadcast(None, _) => None,
+                Bulk::Broadcast(Some(topic), _) => {
+                    let same = self.topic.as_ref().is_some_and(|last| last.as_str() == topic);
+                    if same { None } else { Some(Topic::try_from(topic)) }
+                }
+                Bulk::Gone(watch, why) => {
+                    gone = Some((watch, why));
+                    None
+                }
+            };
+            if other.is_some() || gone.is_some() {
+                self.run(payload, begin..end, count, ticket, now);
+                (begin, count) = (end, 0);
+            }
+            if let Some(topic) = other {
+                self.topic = Some(topic.map_err(|_not_a_topic| TalkError)?);
+            }
+            match gone.take() {
+                Some((watch, why)) => {
+                    self.outlet.pending.gone(watch, why);
+                    begin = next;
+                }
+                None => count += 1,
+            }
+            end = next;
+        }
+        self.run(payload, begin..end, count, ticket, now);
+        Ok(())
+    }
+
+    /// Neighbours on the present topic.
+    fn run(
+        &self,
+        payload: &Bytes,
+        range: std::ops::Range<usize>,
+        count: usize,
+        ticket: Option<&Arc<Ticket>>,
+        now: Instant,
+    ) {
+        if count == 0 {
+            return;
+        }
+        let records = if range.len() * 2 >= payload.len() {
+            payload.slice(range)
+        } else {
+            Bytes::copy_from_slice(payload.get(range).unwrap_or(&[]))
+        };
+        self.deliver(Content::Records(records, count), count as u64, ticket, now);
+    }
+
+    fn deliver(&self, content: Content, count: u64, ticket: Option<&Arc<Ticket>>, now: Instant) {
+        let Some(topic) = &self.topic else { return };
+        let exchange = &self.pubsub.exchange;
+        let route = exchange.route(topic);
+        let (topic, from) = (topic.clone(), self.outlet.peer().clone());
+        let batch = Batch { topic, from, content };
+        let found = exchange.deliver(&route.local, batch, ticket, now);
+        let kind = if found > 0 { "received" } else { "no_subscriber" };
+        exchange.metrics().add(Count::Door, kind, count);
+    }
+
+    /// One long message of bulk.
+    fn long_bulk(
+        &mut self,
+        message: &Bytes,
+        ticket: Option<&Arc<Ticket>>,
+        now: Instant,
+    ) -> Result<(), Fault> {
+        match talk::read_bulk(message)? {
+            Bulk::Broadcast(topic, payload) => {
+                if let Some(topic) = topic {
+                    let topic = Topic::try_from(topic).map_err(|_not_a_topic| TalkError)?;
+                    self.topic = Some(topic);
+                }
+                if self.topic.is_none() {
+                    return Err(TalkError.into());
+                }
+                let content = Content::One(message.slice(payload));
+                self.deliver(content, 1, ticket, now);
+                Ok(())
+            }
+            Bulk::Gone(..) => Err(TalkError.into()),
+        }
+    }
+
+    /// When [`Self::tick`] is due, if it is.
+    pub(crate) fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        let much = self.outlet.untaken() > LEAST / 2;
+        self.held = much.then(|| self.held.unwrap_or(now));
+        let stalled = self.partial.iter().flatten().map(|partial| partial.since + STALLED).min();
+        let held = self.held.map(|since| since + PATIENCE + Duration::from_millis(5));
+        stalled.into_iter().chain(held).min()
+    }
+
+    /// It is due: what did not go on is at fault, and who lags here holds nobody up.
+    pub(crate) fn tick(&mut self, now: Instant) -> Result<(), Fault> {
+        self.held = None;
+        self.partial.iter_mut().flatten().for_each(|partial| partial.held = None);
+        self.pubsub.exchange.release(now);
+        let stalled = |partial: &Partial| partial.since + STALLED <= now;
+        if self.partial.iter().flatten().any(stalled) { Err(Fault::Stalled) } else { Ok(()) }
+    }
+}

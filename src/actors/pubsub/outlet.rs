@@ -1,0 +1,418 @@
+//! The outlet to one peer: what this node says to it, and what it owes and is owed.
+//!
+//! One [`Outbox`] behind a lock that is held for a copy of a message, never for longer and never across
+//! a wait. Any task pushes; the link's own task takes pieces and sends them. Invariants:
+//! 1. A closed outlet takes nothing and wakes everybody who waits on it.
+//! 2. News of interest and of watched names that ended is never dropped while the link lives: it waits
+//!    here, one entry each, until a lane has room.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::actors::pubsub::calls::Pending;
+use crate::actors::timer;
+use crate::proto::frame::Lane;
+use crate::proto::interest::Interest;
+use crate::proto::node::NodeName;
+use crate::proto::outbox::{Outbox, Piece, PieceError, PushError};
+use crate::proto::talk::{self, Gone};
+use crate::proto::topic::Topic;
+
+/// Credit is returned in portions of so many bytes.
+const PORTION: usize = 128 * 1024;
+/// Pieces are sent together up to so many bytes: what a call may have before it in this node.
+const TOGETHER: usize = 128 * 1024;
+/// Bytes that may wait in ractor's session, or one message that is longer.
+const IN_RACTOR: usize = 4 * 1024 * 1024;
+/// ractor's session has nothing more when nothing came for so long although the link waited.
+const NOTHING: Duration = Duration::from_secs(1);
+/// News that goes into the lane at once.
+const NEWS: usize = 512;
+
+/// Why a message was not taken. Nothing was sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// There is no link to the node.
+    #[error("not connected")]
+    NotConnected,
+    /// More waits for the peer than may. Try later, or do without.
+    #[error("overloaded: the peer takes less than it is sent")]
+    Overloaded,
+    /// Longer than any message may be.
+    #[error("{0} bytes where at most 16 MiB are allowed")]
+    TooLong(usize),
+}
+
+struct State {
+    outbox: Outbox,
+    /// The topic of the last broadcast.
+    topic: Option<Topic>,
+    head: Vec<u8>,
+    news: BTreeMap<Interest, bool>,
+    gone: VecDeque<(u64, Gone)>,
+    /// Lanes that refused somebody, who may wait for room.
+    full: Vec<Lane>,
+    /// The link's task waits for work.
+    asleep: bool,
+    closed: bool,
+}
+
+/// What ractor's session has not given to the link yet.
+#[derive(Default)]
+struct InRactor {
+    lengths: VecDeque<usize>,
+    bytes: usize,
+    /// Since when the link has waited for it.
+    hungry: Option<Instant>,
+}
+
+/// The outlet.
+pub struct Outlet {
+    peer: NodeName,
+    state: Mutex<State>,
+    work: Notify,
+    room: Notify,
+    /// Bytes of bulk pieces that arrived and were taken, not yet returned as credit.
+    taken: AtomicUsize,
+    /// Bytes of bulk pieces that arrived and were not returned.
+    untaken: AtomicUsize,
+    rtt: AtomicU64,
+    in_ractor: Mutex<InRactor>,
+    pub(super) pending: Pending,
+}
+
+impl fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Outlet").field(&self.peer).finish()
+    }
+}
+
+impl Outlet {
+    pub(crate) fn new(peer: NodeName) -> Self {
+        let state = State {
+            outbox: Outbox::default(),
+            topic: None,
+            head: Vec::new(),
+            news: BTreeMap::new(),
+            gone: VecDeque::new(),
+            full: Vec::new(),
+            asleep: false,
+            closed: false,
+        };
+        Self {
+            peer,
+            state: Mutex::new(state),
+            work: Notify::new(),
+            room: Notify::new(),
+            taken: AtomicUsize::new(0),
+            untaken: AtomicUsize::new(0),
+            rtt: AtomicU64::new(u64::MAX),
+            in_ractor: Mutex::default(),
+            pending: Pending::default(),
+        }
+    }
+
+    /// Where it leads.
+    pub(super) fn peer(&self) -> &NodeName {
+        &self.peer
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(
+        &self,
+        lane: Lane,
+        change: impl FnOnce(&mut State) -> Result<(), PushError>,
+    ) -> Result<(), SendError> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(SendError::NotConnected);
+        }
+        match change(&mut state) {
+            Ok(()) => {
+                let wake = std::mem::take(&mut state.asleep);
+                drop(state);
+                if wake {
+                    self.work.notify_one();
+                }
+                Ok(())
+            }
+            Err(PushError::Full) => {
+                if !state.full.contains(&lane) {
+                    state.full.push(lane);
+                }
+                Err(SendError::Overloaded)
+            }
+            Err(PushError::TooLong(length)) => Err(SendError::TooLong(length)),
+        }
+    }
+
+    /// A message of a lane whose head the caller writes.
+    pub(super) fn push(
+        &self,
+        lane: Lane,
+        head: impl FnOnce(&mut Vec<u8>),
+        payload: &Bytes,
+    ) -> Result<(), SendError> {
+        self.change(lane, |state| {
+            state.head.clear();
+            head(&mut state.head);
+            state.outbox.push(lane, &state.head, payload)
+        })
+    }
+
+    /// A broadcast.
+    pub(super) fn broadcast(&self, topic: &Topic, payload: &Bytes) -> Result<(), SendError> {
+        self.change(Lane::Bulk, |state| {
+            let same = state.topic.as_ref() == Some(topic);
+            state.head.clear();
+            talk::broadcast(&mut state.head, (!same).then_some(topic));
+            state.outbox.push(Lane::Bulk, &state.head, payload)?;
+            if !same {
+                state.topic = Some(topic.clone());
+            }
+            Ok(())
+        })
+    }
+
+    /// Tries again whenever there may be room.
+    pub(super) async fn when_room(
+        &self,
+        mut push: impl FnMut() -> Result<(), SendError>,
+    ) -> Result<(), SendError> {
+        loop {
+            match push() {
+                Err(SendError::Overloaded) => {}
+                other => return other,
+            }
+            let mut room = std::pin::pin!(self.room.notified());
+            // From here on no news of room is missed.
+            room.as_mut().enable();
+            match push() {
+                Err(SendError::Overloaded) => room.await,
+                other => return other,
+            }
+        }
+    }
+
+    /// What this node wants or offers, for the peer to know.
+    pub(super) fn news(&self, interest: Interest, there: bool) {
+        let told = self.change(Lane::Calls, |state| {
+            state.news.insert(interest, there);
+            Ok(())
+        });
+        told.unwrap_or(()); // a link that is closed needs no news
+    }
+
+    /// A name that the peer watches is gone.
+    pub(super) fn gone(&self, watch: u64, why: Gone) {
+        let told = self.change(Lane::Bulk, |state| {
+            state.gone.push_back((watch, why));
+            Ok(())
+        });
+        told.unwrap_or(()); // the watcher learns of the link's end instead
+    }
+
+    /// What to send next: as many pieces as go well together. Only the link's own task asks.
+    pub(crate) async fn next(&self, pieces: &mut Vec<Piece>) -> Option<u32> {
+        loop {
+            let due = self.taken.load(Ordering::Relaxed);
+            let credit = (due >= PORTION).then(|| {
+                self.taken.fetch_sub(due, Ordering::Relaxed);
+                self.untaken.fetch_sub(due, Ordering::Relaxed);
+                u32::try_from(due).unwrap_or(u32::MAX)
+            });
+            self.take(pieces);
+            if credit.is_some() || !pieces.is_empty() {
+                return credit;
+            }
+            self.work.notified().await;
+            if self.pending.busy() {
+                // Others that are ready to run may have something for the same piece.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn take(&self, pieces: &mut Vec<Piece>) {
+        let mut state = self.state();
+        state.owed();
+        let mut length = 0;
+        while length < TOGETHER {
+            let Some(piece) = state.outbox.take() else { break };
+            length += piece.head.len() + piece.body.len();
+            pieces.push(piece);
+        }
+        state.asleep = pieces.is_empty();
+        let State { full, outbox, .. } = &mut *state;
+        let waited = full.len();
+        full.retain(|lane| !outbox.has_room(*lane));
+        if full.len() < waited {
+            self.room.notify_waiters();
+        }
+    }
+
+    fn in_ractor(&self) -> MutexGuard<'_, InRactor> {
+        self.in_ractor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A message of so many bytes is about to be given to ractor's session.
+    pub(super) fn hand_to_ractor(&self, bytes: usize) -> Result<(), SendError> {
+        if self.is_closed() {
+            return Err(SendError::NotConnected);
+        }
+        let mut waiting = self.in_ractor();
+        let now = timer::now();
+        // What was for an actor that ended meanwhile never comes.
+        if waiting.hungry.is_some_and(|since| since + NOTHING < now) {
+            *waiting = InRactor { hungry: Some(now), ..InRactor::default() };
+        }
+        if waiting.bytes > 0 && waiting.bytes + bytes > IN_RACTOR {
+            return Err(SendError::Overloaded);
+        }
+        waiting.bytes += bytes;
+        waiting.lengths.push_back(bytes);
+        Ok(())
+    }
+
+    /// Whether the link waits for bytes of ractor's session.
+    pub(crate) fn waits_for_ractor(&self, waits: bool) {
+        let mut waiting = self.in_ractor();
+        waiting.hungry = waits.then(|| waiting.hungry.unwrap_or_else(timer::now));
+    }
+
+    /// The link got bytes, in which so many messages began.
+    pub(crate) fn came_from_ractor(&self, messages: usize) {
+        let mut waiting = self.in_ractor();
+        waiting.hungry = None;
+        for _ in 0..messages {
+            let length = waiting.lengths.pop_front().unwrap_or(0);
+            waiting.bytes -= length;
+        }
+    }
+
+    /// The peer's subscribers took so many bytes.
+    pub(crate) fn credited(&self, bytes: u32) -> Result<(), PieceError> {
+        let credited = self.state().outbox.credit(bytes);
+        self.work.notify_one();
+        credited
+    }
+
+    /// Subscribers here took so many bytes of the peer's.
+    fn took(&self, bytes: usize) {
+        let before = self.taken.fetch_add(bytes, Ordering::Relaxed);
+        if before < PORTION && before + bytes >= PORTION {
+            self.work.notify_one();
+        }
+    }
+
+    /// What of the peer's bulk has not gone back as credit.
+    pub(super) fn untaken(&self) -> usize {
+        self.untaken.load(Ordering::Relaxed)
+    }
+
+    /// What of it waits for subscribers, beside so many bytes.
+    pub(super) fn waits_beside(&self, held: usize) -> bool {
+        self.untaken() > self.taken.load(Ordering::Relaxed) + held
+    }
+
+    /// The link is gone.
+    /// How many messages waited in vain.
+    pub(super) fn close(&self, why: Gone) -> u64 {
+        let lost = {
+            let mut state = self.state();
+            if state.closed {
+                return 0;
+            }
+            state.closed = true;
+            (state.news, state.gone) = (BTreeMap::new(), VecDeque::new());
+            std::mem::take(&mut state.outbox).messages()
+        };
+        self.room.notify_waiters();
+        self.pending.end(why);
+        lost
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// A beat came back after this time.
+    pub(crate) fn echoed(&self, after: Duration) {
+        let micros = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+        if micros < self.rtt.fetch_min(micros, Ordering::Relaxed) {
+            self.state().outbox.set_round_trip(micros);
+        }
+    }
+
+    /// The shortest time there and back, in microseconds; the largest number before it was measured.
+    pub(super) fn rtt(&self) -> u64 {
+        self.rtt.load(Ordering::Relaxed)
+    }
+}
+
+impl State {
+    /// Moves what waits outside the lanes into them, as far as there is room.
+    fn owed(&mut self) {
+        while let Some((watch, why)) = self.gone.front() {
+            self.head.clear();
+            talk::gone(&mut self.head, *watch, *why);
+            if self.outbox.push(Lane::Bulk, &self.head, &Bytes::new()).is_err() {
+                break;
+            }
+            self.gone.pop_front();
+        }
+        for _ in 0..NEWS {
+            let Some((interest, there)) = self.news.pop_first() else { break };
+            self.head.clear();
+            talk::interest(&mut self.head, &interest, there);
+            if self.outbox.push(Lane::Calls, &self.head, &Bytes::new()).is_err() {
+                self.news.insert(interest, there);
+                break;
+            }
+        }
+    }
+}
+
+/// The credit of the pieces of a batch: it goes back when the last who holds the ticket drops it.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    outlet: Arc<Outlet>,
+    bytes: usize,
+}
+
+impl Ticket {
+    pub(super) fn new(outlet: Arc<Outlet>, bytes: usize) -> Self {
+        outlet.untaken.fetch_add(bytes, Ordering::Relaxed);
+        Self { outlet, bytes }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Both as one.
+    pub(super) fn joined(one: Option<Self>, two: Option<Self>) -> Option<Self> {
+        match (one, two) {
+            (Some(mut one), Some(mut two)) => {
+                one.bytes += std::mem::take(&mut two.bytes);
+                Some(one)
+            }
+            (one, two) => one.or(two),
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.outlet.took(self.bytes);
+    }
+}

@@ -1,0 +1,131 @@
+//! Actors of other nodes, through ractor's own process groups and sessions.
+//!
+//! An actor whose message derives `RactorClusterMessage` joins a group; every node finds it there and
+//! sends it messages as if it were near. A reference of ours keeps what ractor's does not promise:
+//! 1. Nobody far away can stop an actor, or the session that leads to it: there is no such method.
+//! 2. Every call has a deadline, and a lost link is told apart from a late answer.
+//! 3. What waits in ractor's session for one peer is bounded, and what is more is refused.
+//!
+//! ractor's session copies and queues each message several times: for a few thousand messages a second of
+//! actors that exist anyway. Broadcasts and requests take the shorter way.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ractor::message::SerializedMessage;
+use ractor::{ActorId, ActorRef, Message, RpcReplyPort, pg};
+use tokio::sync::oneshot;
+
+use crate::actors::pubsub::outlet::{Outlet, SendError};
+use crate::actors::pubsub::{CallError, PubSub};
+use crate::proto::node::NodeName;
+use crate::proto::outbox::MAX_MESSAGE;
+use crate::proto::topic::Name;
+
+/// ractor's scope of our groups.
+const SCOPE: &str = "xpando";
+/// Room for what ractor puts around a message.
+const AROUND: usize = 1024;
+
+/// ractor's number of a session, and where it leads.
+pub(super) type Sessions = Mutex<HashMap<u64, Arc<Outlet>>>;
+
+/// An actor of a group, here or on another node.
+#[derive(Clone, Debug)]
+pub struct RemoteActor<M> {
+    actor: ActorRef<M>,
+    node: NodeName,
+    outlet: Option<Arc<Outlet>>,
+}
+
+/// Actors of other nodes.
+impl PubSub {
+    /// Lets every node find this actor in a group, until it stops.
+    pub fn join_group<M: Message>(&self, group: &Name, actor: &ActorRef<M>) {
+        pg::join_scoped(SCOPE.to_owned(), group.to_string(), vec![actor.get_cell()]);
+    }
+
+    /// The actors of a group on this and all linked nodes. Those of messages of another type take
+    /// nothing; of messages that cannot travel there are none.
+    #[must_use]
+    pub fn group<M: Message>(&self, group: &Name) -> Vec<RemoteActor<M>> {
+        let mut sessions = self.exchange.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.retain(|_, outlet| !outlet.is_closed());
+        let members = pg::get_scoped_members(&SCOPE.to_owned(), &group.to_string());
+        let actor = |cell: ractor::ActorCell| {
+            let (node, outlet) = match cell.get_id() {
+                ActorId::Local(_) => (self.name().clone(), None),
+                ActorId::Remote { node_id, .. } => {
+                    let outlet = sessions.get(&node_id)?.clone();
+                    (outlet.peer().clone(), Some(outlet))
+                }
+            };
+            Some(RemoteActor { actor: cell.into(), node, outlet })
+        };
+        let travels = M::serializable();
+        members.into_iter().filter(|_| travels).filter_map(actor).collect()
+    }
+
+    /// ractor's session to a peer is ready.
+    pub(crate) fn session(&self, number: u64, outlet: Arc<Outlet>) {
+        let mut sessions = self.exchange.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.retain(|_, outlet| !outlet.is_closed());
+        sessions.insert(number, outlet);
+    }
+}
+
+impl<M: Message> RemoteActor<M> {
+    /// The node it is on.
+    #[must_use]
+    pub fn node(&self) -> &NodeName {
+        &self.node
+    }
+
+    /// Sends a message: at most once, in order.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was sent.
+    pub fn cast(&self, message: M) -> Result<(), SendError> {
+        match &self.outlet {
+            None => self.actor.cast(message).map_err(|_stopped| SendError::NotConnected),
+            Some(outlet) => self.send(outlet, message),
+        }
+    }
+
+    /// Makes a call and waits for its reply, at most so long. `message` puts the port for the reply into
+    /// the message.
+    ///
+    /// # Errors
+    /// [`CallError`]. [`CallError::OutcomeUnknown`] is also that of an actor that dropped the port.
+    pub async fn call<R: Send + 'static>(
+        &self,
+        message: impl FnOnce(RpcReplyPort<R>) -> M,
+        within: Duration,
+    ) -> Result<R, CallError> {
+        let (reply, replied) = oneshot::channel();
+        self.cast(message(RpcReplyPort::from((reply, within))))?;
+        match tokio::time::timeout(within, replied).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(_dropped)) => Err(CallError::OutcomeUnknown),
+            Err(_elapsed) => Err(CallError::DeadlinePassed),
+        }
+    }
+
+    fn send(&self, outlet: &Outlet, message: M) -> Result<(), SendError> {
+        // Only messages that travel have such a reference.
+        let message = message.serialize().map_err(|_cannot| SendError::NotConnected)?;
+        let length = match &message {
+            SerializedMessage::Cast { args, .. } | SerializedMessage::Call { args, .. } => {
+                args.len()
+            }
+            SerializedMessage::CallReply(_, reply) => reply.len(),
+        };
+        // ractor would take it, and the peer end the link.
+        if length > MAX_MESSAGE - AROUND {
+            return Err(SendError::TooLong(length));
+        }
+        outlet.hand_to_ractor(length + AROUND)?;
+        self.actor.get_cell().send_serialized(message).map_err(|_gone| SendError::NotConnected)
+    }
+}

@@ -1,0 +1,256 @@
+//! A peer that breaks the protocol loses its link, for the right reason, and nobody else notices.
+
+use super::kit::*;
+use super::*;
+use crate::proto::frame::Control;
+use crate::proto::outbox::{MAX_MESSAGE, WINDOW};
+use crate::proto::talk;
+
+const PIECE: &str = "a malformed piece";
+const WORDS: &str = "malformed words";
+
+/// Says these pieces to a node that has another, sound link; both are served as before afterwards.
+async fn charged(pieces: &[(Lane, Vec<u8>)], why: &str) {
+    let (a, b) = (door(A), door(B));
+    let mut heard = b.subscribe(topic("t")).expect("few");
+    let cable = Cable::plug(&a, &b).await;
+    let mut raw = Raw::plug(&b, C, 1 << 20).await;
+    for (lane, payload) in pieces {
+        // The last pieces may find the link gone.
+        drop(raw.try_say(*lane, payload).await);
+    }
+    assert_eq!(raw.end.end().await, LinkEnd::Fault(why.to_owned()), "{:?}", pieces.last());
+    a.broadcast(&topic("t"), "x").await.expect("short");
+    assert_eq!(message(&mut heard).await.payload, "x");
+    assert_eq!(drained(&mut heard), []);
+    assert!(cable.runs());
+}
+
+fn first(total: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut payload = vec![1];
+    put(&mut payload, total);
+    payload.extend_from_slice(bytes);
+    payload
+}
+
+fn more(bytes: &[u8]) -> Vec<u8> {
+    [&[2], bytes].concat()
+}
+
+fn broadcast(topic: &str, payload: &[u8]) -> Vec<u8> {
+    let mut message = Vec::new();
+    talk::broadcast(&mut message, Some(&topic.parse().expect("valid")));
+    message.extend_from_slice(payload);
+    message
+}
+
+#[tokio::test(start_paused = true)]
+async fn pieces_that_are_none() {
+    for lane in [Lane::Door, Lane::Calls, Lane::Bulk] {
+        for bad in [
+            vec![3],
+            vec![0xff; 100],
+            vec![0, 5, 1, 2],
+            vec![0, 0x80],
+            vec![0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80],
+            vec![1],
+            vec![1, 0],
+            vec![1, 0x80],
+            first(MAX_MESSAGE + 1, b"x"),
+            first(usize::from(u16::MAX) << 17, b"x"),
+            first(3, b"four"),
+            more(b"of nothing"),
+        ] {
+            charged(&[(lane, bad)], PIECE).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_messages_out_of_order() {
+    for lane in [Lane::Door, Lane::Calls, Lane::Bulk] {
+        let begun = (lane, first(100, &[1; 50]));
+        charged(&[begun.clone(), begun.clone()], PIECE).await;
+        charged(&[begun.clone(), (lane, more(&[1; 51]))], PIECE).await;
+        charged(&[begun.clone(), (lane, whole(b"between"))], PIECE).await;
+        charged(&[begun.clone(), (lane, more(b""))], PIECE).await;
+        let done = (lane, more(&[1; 50]));
+        if lane == Lane::Door {
+            charged(&[begun, done.clone(), done], PIECE).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn words_that_are_none() {
+    let long_topic = [&[1, 255][..], &[b'x'; 254]].concat();
+    let bulk: &[&[u8]] = &[
+        b"",
+        b"\x03",
+        b"\x00no topic was said",
+        b"\x01",
+        b"\x01\x00empty",
+        b"\x01\x02\xff\xfe",
+        b"\x01\x03a b",
+        b"\x01\x01*",
+        &long_topic,
+        b"\x02",
+        b"\x02\x01\x09",
+        b"\x02\x01\x00more",
+    ];
+    for bad in bulk {
+        charged(&[(Lane::Bulk, whole(bad))], WORDS).await;
+        if !bad.is_empty() {
+            charged(&[(Lane::Bulk, first(bad.len(), bad))], WORDS).await;
+        }
+    }
+    charged(&[(Lane::Bulk, first(3, b"\x02\x01\x00"))], WORDS).await;
+    let calls: &[&[u8]] = &[
+        b"",
+        b"\x05",
+        b"\x00\x01\x01\x00",
+        b"\x00\x01\x01\x03a@b",
+        b"\x00\x01\x01\x05a",
+        b"\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x01\x01a",
+        b"\x01\x01\x05",
+        b"\x02\x01\x01\xff",
+        b"\x02\x01\x01aa",
+        b"\x03",
+        b"\x03\x01\x01",
+        b"\x04\x00\x01\x00",
+        b"\x04\x00\x02\x01a",
+        b"\x04\x03\x01\x01a",
+        b"\x04\x01\x01\x04room",
+        b"\x04\x02\x01\x03a@b",
+        b"\x04\x00\x01\x01\x80",
+    ];
+    for bad in calls {
+        charged(&[(Lane::Calls, whole(bad))], WORDS).await;
+        if !bad.is_empty() {
+            charged(&[(Lane::Calls, first(bad.len(), bad))], WORDS).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_before_bad_words_counts_and_what_follows_does_not() {
+    let b = door(B);
+    let mut heard = b.subscribe(topic("t")).expect("few");
+    let mut raw = Raw::plug(&b, C, 1 << 20).await;
+    raw.say(Lane::Bulk, &whole(&broadcast("t", b"one"))).await;
+    let mut two = whole(b"\x00two");
+    two.extend_from_slice(&whole(b"\x07")[1..]);
+    two.extend_from_slice(&whole(b"\x00three")[1..]);
+    raw.say(Lane::Bulk, &two).await;
+    assert_eq!(raw.end.end().await, LinkEnd::Fault(WORDS.to_owned()));
+    let got = drained(&mut heard);
+    assert!(matches!(&got[0], Received::Message(m) if m.payload == "one" && m.from == name(C)));
+    assert!(got.len() <= 2, "{got:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn credit_that_was_never_used() {
+    let credit = |bytes| (Lane::Control, Control::Credit(bytes).encode().expect("encodes"));
+    charged(&[credit(1)], "credit never used").await;
+    charged(&[credit(u32::MAX)], "credit never used").await;
+    // Of what was used it may return just as much.
+    let b = door(B);
+    let mut raw = Raw::plug(&b, C, 1 << 20).await;
+    b.try_direct_broadcast(&name(C), &topic("t"), vec![0; 100]).expect("room");
+    let (lane, piece) = raw.hear().await.expect("sent");
+    assert_eq!(lane, Lane::Bulk);
+    let used = u32::try_from(piece.len()).expect("short");
+    raw.say(Lane::Control, &credit(used).1).await;
+    settled().await;
+    assert!(raw.end.runs());
+    raw.say(Lane::Control, &credit(1).1).await;
+    assert_eq!(raw.end.end().await, LinkEnd::Fault("credit never used".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bulk_beyond_its_credit() {
+    let (a, b) = (door(A), door(B));
+    let mut stuck = b.subscribe(topic("t")).expect("few");
+    let cable = Cable::plug(&a, &b).await;
+    let mut raw = Raw::plug(&b, C, 1 << 20).await;
+    let piece = whole(&broadcast("t", &[7; 60_000]));
+    let mut said = 0;
+    while raw.try_say(Lane::Bulk, &piece).await.is_ok() && raw.end.runs() {
+        said += piece.len();
+        tokio::task::yield_now().await; // no time passes, or the subscriber would give up the credit
+    }
+    assert_eq!(raw.end.end().await, LinkEnd::Fault("more bulk than it had credit for".to_owned()));
+    assert!((WINDOW..WINDOW + (2 << 20)).contains(&said), "{said}");
+    assert!(drained(&mut stuck).len() * 60_000 < WINDOW + (1 << 17));
+    a.broadcast(&topic("t"), "x").await.expect("short");
+    assert_eq!(message(&mut stuck).await.payload, "x");
+    assert!(cable.runs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_long_message() {
+    for lane in [Lane::Door, Lane::Calls, Lane::Bulk] {
+        let began = crate::actors::timer::now();
+        charged(&[(lane, first(100, b"half"))], "a long message did not go on for 30 s").await;
+        let took = crate::actors::timer::now() - began;
+        assert!(took >= Duration::from_secs(30) && took < Duration::from_secs(31), "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_long_message_is_found_although_the_peer_says_other_things() {
+    let b = door(B);
+    let mut raw = Raw::plug(&b, C, 1 << 20).await;
+    raw.say(Lane::Bulk, &first(100, b"half")).await;
+    let ping = Control::Ping(1).encode().expect("encodes");
+    for _ in 0..70 {
+        drop(raw.try_say(Lane::Control, &ping).await);
+        while raw.end.runs() && raw.hear().await.is_some() {}
+        tokio::time::sleep(Duration::from_millis(499)).await;
+    }
+    let why = LinkEnd::Fault("a long message did not go on for 30 s".to_owned());
+    assert_eq!(raw.end.end().await, why);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_message_that_is_slow_but_goes_on_is_no_fault() {
+    let b = door(B);
+    let mut heard = b.subscribe(topic("t")).expect("few");
+    let mut raw = Raw::plug(&b, C, 1 << 20).await;
+    let long = broadcast("t", &[9; 7]);
+    raw.say(Lane::Bulk, &first(long.len(), &long[..4])).await;
+    for byte in &long[4..] {
+        tokio::time::sleep(Duration::from_secs(29)).await;
+        raw.say(Lane::Bulk, &more(&[*byte])).await;
+    }
+    assert_eq!(message(&mut heard).await.payload, vec![9; 7]);
+    assert!(raw.end.runs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_number_watches_once() {
+    let b = door(B);
+    let _serving = b.serve("work".parse().expect("valid"), |r| async move { Ok(r.payload) });
+    let mut raw = Raw::plug(&b, C, 1 << 20).await;
+    let mut word = Vec::new();
+    talk::watch(&mut word, 7, &"work".parse().expect("valid"));
+    for _ in 0..100 {
+        drop(raw.try_say(Lane::Calls, &whole(&word)).await);
+    }
+    settled().await;
+    assert!(b.exchange.watchers(&"work".parse().expect("valid")) <= 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn replies_and_ends_that_nobody_waits_for_are_no_fault() {
+    let (b, metrics) = node(B);
+    let mut raw = Raw::plug(&b, C, 1 << 20).await;
+    let (mut reply, mut gone) = (Vec::new(), Vec::new());
+    talk::reply(&mut reply, 77, talk::Outcome::Replied);
+    talk::gone(&mut gone, 77, Gone::Failed);
+    raw.say(Lane::Calls, &whole(&reply)).await;
+    raw.say(Lane::Bulk, &whole(&gone)).await;
+    settled().await;
+    assert!(raw.end.runs());
+    assert_eq!(counted(&metrics, "door_messages", "late_reply"), 1);
+}

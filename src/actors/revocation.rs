@@ -1,0 +1,113 @@
+//! Revocation: notices a new revocation list while the node runs.
+//!
+//! - **Owns** the looks at the list's file.
+//! - **Hears** nothing but its own looks.
+//! - **Says** to Link that the list has changed, so that live links are judged by it.
+//! - **After a restart**: looks at once, and has the links judged, in case its earlier life did not come
+//!   to it.
+//! - **Never** reads the file itself: its file system may hang. A list that cannot be used changes nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ractor::ActorProcessingErr;
+use tokio::task::JoinSet;
+
+use crate::actors::link::Link;
+use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
+use crate::actors::timer;
+use crate::io::identity::{Identity, IdentityError, RevocationFile};
+use crate::io::metrics::{Count, Metrics};
+
+/// Between two looks at the file.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// What the actor is made from.
+#[derive(Clone)]
+pub struct Setup {
+    /// The list's file; all verifiers of the identity follow it.
+    pub file: Arc<RevocationFile>,
+    /// Whose identity it is.
+    pub identity: Arc<Identity>,
+    /// Has the links to judge.
+    pub link: Link,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+enum Msg {
+    Looked(Result<Option<usize>, IdentityError>),
+}
+
+/// The child to put under a supervisor.
+#[must_use]
+pub fn child(setup: Setup) -> Child {
+    let handle = Handle::new("revocation", &setup.metrics);
+    Child::actor::<Inside>(&handle, setup)
+}
+
+struct Inside {
+    setup: Setup,
+    myself: Address<Msg>,
+    /// When to look next; `None` during a look.
+    next: Option<Instant>,
+    look: JoinSet<()>,
+}
+
+impl Inside {
+    fn looked(&mut self, found: Result<Option<usize>, IdentityError>) {
+        match found {
+            Ok(None) => {}
+            Ok(Some(certificates)) => {
+                self.setup.metrics.count(Count::Revocations, "loaded");
+                tracing::info!(certificates, "new revocation list: its certificates are refused");
+                if self.setup.identity.is_revoked() {
+                    tracing::warn!(
+                        "this node's own certificate is revoked: others refuse it. Issue a new one and restart this node"
+                    );
+                }
+                self.setup.link.judge();
+            }
+            Err(error) => {
+                self.setup.metrics.count(Count::Revocations, "refused");
+                tracing::warn!(%error, "revocation list refused: the last good one stays in force");
+            }
+        }
+    }
+}
+
+impl Process for Inside {
+    const NAME: &'static str = "revocation";
+    type Message = Msg;
+    type Setup = Setup;
+
+    async fn start(setup: Setup, myself: &Address<Msg>) -> Result<Self, ActorProcessingErr> {
+        setup.link.judge();
+        let (next, look) = (Some(timer::now()), JoinSet::new());
+        Ok(Self { setup, myself: myself.clone(), next, look })
+    }
+
+    fn handle(&mut self, Msg::Looked(found): Msg) -> Result<(), ActorProcessingErr> {
+        while self.look.try_join_next().is_some() {}
+        self.looked(found);
+        self.next = Some(timer::now() + EVERY);
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.next
+    }
+
+    fn tick(&mut self) -> Result<(), ActorProcessingErr> {
+        self.next = None;
+        let (file, to) = (self.setup.file.clone(), self.myself.clone());
+        // An actor that ended has a successor, which looks for itself.
+        self.look.spawn_blocking(move || {
+            drop(to.cast(Mail::Message(Msg::Looked(file.look()))));
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

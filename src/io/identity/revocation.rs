@@ -1,0 +1,359 @@
+//! Which certificates the authority has revoked.
+//!
+//! Owns `ca/crl.pem`, a revocation list (RFC 5280, 5) that the authority signed, and `ca/issued`, in
+//! which the authority writes down every certificate it makes. Invariants: a list counts only with
+//! the authority's own signature, and whole; a running node never goes back to an older list, nor to
+//! none; a key whose certificate was revoked is never certified again.
+//!
+//! `nextUpdate` of a list is not enforced: the operator carries the list to the nodes, and a list
+//! that nobody renewed must not end every link of the cluster.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::pem::PemObject;
+use x509_parser::prelude::{CertificateRevocationList, FromDer};
+
+use super::IdentityError;
+use super::certificate::{Verifier, instant};
+use super::disk::{self, Layout};
+use super::key::POINT;
+use crate::proto::node::NodeName;
+
+/// The serial numbers that the authority has revoked, and when.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct RevocationList {
+    /// Grows with each list of one authority.
+    pub(super) number: u64,
+    /// By serial number in lower-case hexadecimal.
+    pub(super) entries: BTreeMap<String, SystemTime>,
+}
+
+impl RevocationList {
+    /// Reads a list that the key with this public point signed; the error says in which way it is
+    /// not one.
+    fn parse(pem: &[u8], authority: &[u8; POINT]) -> Result<Self, &'static str> {
+        let der = CertificateRevocationListDer::from_pem_slice(pem)
+            .map_err(|_not_pem| "it holds no PEM revocation list")?;
+        let (rest, list) = CertificateRevocationList::from_der(&der)
+            .map_err(|_detail| "it is not an X.509 revocation list")?;
+        if !rest.is_empty() {
+            return Err("bytes follow the list");
+        }
+        // As in a certificate: the outer copy of the algorithm is not signed.
+        if list.signature_algorithm != list.tbs_cert_list.signature {
+            return Err("its two signature algorithms differ");
+        }
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, authority)
+            .verify(list.tbs_cert_list.as_ref(), &list.signature_value.data)
+            .map_err(|_unspecified| "this cluster's authority has not signed it")?;
+        let number = list.crl_number().and_then(|number| u64::try_from(number).ok());
+        let number = number.ok_or("it has no number")?;
+        let entry = |revoked: &x509_parser::revocation_list::RevokedCertificate<'_>| {
+            (hexadecimal(revoked.raw_serial()), instant(revoked.revocation_date))
+        };
+        Ok(Self { number, entries: list.iter_revoked_certificates().map(entry).collect() })
+    }
+
+    /// The list in `certs`; `None` when there is none, because nothing was ever revoked.
+    pub(super) fn read(
+        layout: Layout<'_>,
+        authority: &[u8; POINT],
+    ) -> Result<Option<Self>, IdentityError> {
+        let path = layout.revocations();
+        let Some(pem) = disk::read_list(&path)? else { return Ok(None) };
+        let damaged = |reason| IdentityError::DamagedRevocations { path, reason };
+        Self::parse(&pem, authority).map(Some).map_err(damaged)
+    }
+}
+
+/// A serial number as certificates and lists spell it here.
+pub(super) fn hexadecimal(serial: &[u8]) -> String {
+    serial.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// One line of `ca/issued`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Issued {
+    /// The certificate's serial number in lower-case hexadecimal.
+    pub(super) serial: String,
+    /// The id of the key it was made for.
+    pub(super) key: String,
+    /// Whose it is.
+    pub(super) name: NodeName,
+}
+
+impl Issued {
+    /// Writes it down beside the authority. This comes before the certificate itself: one that was
+    /// never used does no harm in the record, one that is missing there could not be revoked.
+    pub(super) fn record(&self, home: Layout<'_>) -> Result<(), IdentityError> {
+        let Self { serial, key, name } = self;
+        // The line break before it keeps a line that a crash tore apart from this one.
+        disk::append(&home.issued(), format!("\n{serial} {key} {name}\n").as_bytes())
+    }
+
+    /// Every certificate that the authority has written down.
+    pub(super) fn all(home: Layout<'_>) -> Result<Vec<Self>, IdentityError> {
+        let bytes = disk::read_list(&home.issued())?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&bytes).lines().filter_map(Self::parse).collect())
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let (serial, key, name) = (words.next()?, words.next()?, words.next()?);
+        Some(Self { serial: serial.to_owned(), key: key.to_owned(), name: name.parse().ok()? })
+    }
+}
+
+/// What [`Authority::revoke`](super::Authority::revoke) has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revoked {
+    /// The serial numbers that were not on the list before, in lower-case hexadecimal.
+    pub added: Vec<String>,
+    /// How many certificates the list names now.
+    pub total: usize,
+    /// The list's file.
+    pub path: PathBuf,
+}
+
+/// What tells one content of a file from another: a new file in its place, its time, its length; or
+/// why there is none to be seen.
+type Stamp = Result<(u64, i64, i64, u64), io::ErrorKind>;
+
+/// The revocation list of a running node, which the operator may replace at any time.
+#[derive(Debug)]
+pub struct RevocationFile {
+    certs: PathBuf,
+    verifier: Verifier,
+    /// What the last look saw; `None` before the first.
+    seen: Mutex<Option<Stamp>>,
+}
+
+impl RevocationFile {
+    pub(super) fn new(certs: PathBuf, verifier: Verifier) -> Self {
+        Self { certs, verifier, seen: Mutex::default() }
+    }
+
+    /// Reads the list if its file has changed since the last look; how many certificates it names,
+    /// when those are others than before. From then on [`Verifier::peer`] refuses them.
+    ///
+    /// # Errors
+    /// [`IdentityError::DamagedRevocations`], [`IdentityError::Missing`] when a list that was there
+    /// is gone, [`IdentityError::Io`]. The list in force stays, and the same file is not judged
+    /// twice.
+    pub fn look(&self) -> Result<Option<usize>, IdentityError> {
+        let layout = Layout::new(&self.certs);
+        let path = layout.revocations();
+        let stamp = fs::metadata(&path)
+            .map(|about| (about.ino(), about.mtime(), about.mtime_nsec(), about.len()))
+            .map_err(|error| error.kind());
+        // A file that changes while it is read has another stamp at the next look.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.replace(stamp) == Some(stamp) {
+            return Ok(None);
+        }
+        drop(seen);
+        let in_force = self.verifier.list();
+        let Some(list) = RevocationList::read(layout, self.verifier.authority())? else {
+            let fix = "the list in force stays; copy it anew".to_owned();
+            let gone = !in_force.entries.is_empty();
+            return if gone { Err(IdentityError::Missing { path, fix }) } else { Ok(None) };
+        };
+        if list.number < in_force.number {
+            let reason = "it is older than the list in force";
+            return Err(IdentityError::DamagedRevocations { path, reason });
+        }
+        let count = (list.entries != in_force.entries).then_some(list.entries.len());
+        self.verifier.replace_list(list);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::io::clock::wall;
+    use crate::io::identity::{Authority, Identity, Subject, Validity};
+
+    fn name(text: &str) -> NodeName {
+        text.parse().unwrap()
+    }
+
+    /// An authority that has issued a certificate to `a@h` and to `b@h`.
+    fn cluster() -> (tempfile::TempDir, Authority, Identity, Identity) {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::init(dir.path(), wall()).unwrap();
+        let [a, b] = ["a@h", "b@h"]
+            .map(|node| authority.issue(dir.path(), &name(node), Validity::leaf(wall())).unwrap());
+        (dir, authority, a, b)
+    }
+
+    fn crl(certs: &Path) -> PathBuf {
+        certs.join("ca/crl.pem")
+    }
+
+    fn verdict(of: &Identity, by: &Identity) -> Result<NodeName, IdentityError> {
+        by.verifier().peer(of.certificate(), wall()).map(|peer| peer.name)
+    }
+
+    #[test]
+    fn a_revoked_node_is_refused_and_nobody_else() {
+        let (dir, authority, _, b) = cluster();
+        assert!(!crl(dir.path()).exists(), "nothing was revoked yet");
+        let revoked = authority.revoke(&name("b@h"), wall()).unwrap();
+        assert_eq!((revoked.added.len(), revoked.total), (1, 1));
+        assert_eq!(revoked.path, crl(dir.path()));
+        let a = Identity::load(dir.path(), &name("a@h"), wall()).unwrap();
+        let error = verdict(&b, &a).unwrap_err();
+        let IdentityError::Revoked { subject: Subject::Peer, name: whose } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!(whose, &name("b@h"));
+        assert_eq!(verdict(&a, &a).unwrap(), name("a@h"));
+        let error = Identity::load(dir.path(), &name("b@h"), wall()).unwrap_err().to_string();
+        assert!(error.contains("b@h/cert.pem, of b@h, is revoked"), "{error}");
+        assert!(error.contains("`xpando-node cert issue b@h --certs"), "{error}");
+    }
+
+    #[test]
+    fn a_second_revocation_changes_nothing() {
+        let (dir, authority, ..) = cluster();
+        authority.revoke(&name("b@h"), wall()).unwrap();
+        let list = fs::read(crl(dir.path())).unwrap();
+        let again = Authority::open(dir.path()).unwrap().revoke(&name("b@h"), wall()).unwrap();
+        assert_eq!((again.added, again.total), (vec![], 1));
+        assert_eq!(fs::read(crl(dir.path())).unwrap(), list);
+        let both = authority.revoke(&name("a@h"), wall()).unwrap();
+        assert_eq!((both.added.len(), both.total), (1, 2), "the list grows");
+    }
+
+    #[test]
+    fn who_never_had_a_certificate_cannot_be_revoked() {
+        let (dir, authority, ..) = cluster();
+        let error = authority.revoke(&name("c@h"), wall()).unwrap_err().to_string();
+        assert!(error.contains("c@h was never issued a certificate"), "{error}");
+        assert!(error.contains("`xpando-node cert show --certs"), "{error}");
+        assert!(!crl(dir.path()).exists());
+    }
+
+    #[test]
+    fn every_certificate_of_the_name_is_revoked_wherever_it_lies() {
+        let (dir, authority, ..) = cluster();
+        let apart = tempfile::tempdir().unwrap();
+        let valid = Validity::leaf(wall());
+        let elsewhere = authority.issue(apart.path(), &name("b@h"), valid).unwrap();
+        let replaced = authority.reissue(dir.path(), &name("b@h"), valid).unwrap();
+        assert_eq!(authority.revoke(&name("b@h"), wall()).unwrap().added.len(), 3);
+        let a = Identity::load(dir.path(), &name("a@h"), wall()).unwrap();
+        for revoked in [&elsewhere, &replaced] {
+            assert!(matches!(verdict(revoked, &a), Err(IdentityError::Revoked { .. })));
+        }
+    }
+
+    #[test]
+    fn a_certificate_from_before_the_record_is_revoked_too() {
+        let (dir, authority, _, b) = cluster();
+        fs::write(dir.path().join("ca/issued"), "\n3f").unwrap(); // a torn line, and nothing else
+        authority.revoke(&name("b@h"), wall()).unwrap();
+        let a = Identity::load(dir.path(), &name("a@h"), wall()).unwrap();
+        assert!(matches!(verdict(&b, &a), Err(IdentityError::Revoked { .. })));
+    }
+
+    #[test]
+    fn a_fresh_certificate_is_accepted_and_has_a_new_key() {
+        let (dir, authority, _, b) = cluster();
+        authority.revoke(&name("b@h"), wall()).unwrap();
+        let authority = Authority::open(dir.path()).unwrap();
+        // A revoked certificate is in nobody's way: no `--replace` is needed.
+        let fresh = authority.issue(dir.path(), &name("b@h"), Validity::leaf(wall())).unwrap();
+        let a = Identity::load(dir.path(), &name("a@h"), wall()).unwrap();
+        assert_eq!(verdict(&fresh, &a).unwrap(), name("b@h"));
+        assert_ne!(fresh.id(), b.id(), "whoever stole the old key has no use for the certificate");
+        assert!(verdict(&b, &a).is_err(), "the old one stays revoked");
+        let again = authority.reissue(dir.path(), &name("b@h"), Validity::leaf(wall())).unwrap();
+        assert_eq!(again.id(), fresh.id(), "an honest key stays");
+        // The key is known by the record, wherever its certificate went.
+        authority.revoke(&name("b@h"), wall()).unwrap();
+        fs::remove_file(dir.path().join("b@h/cert.pem")).unwrap();
+        let last = authority.issue(dir.path(), &name("b@h"), Validity::leaf(wall())).unwrap();
+        assert_ne!(last.id(), fresh.id());
+    }
+
+    #[test]
+    fn a_damaged_or_foreign_list_is_an_error_at_start() {
+        let (dir, authority, ..) = cluster();
+        authority.revoke(&name("b@h"), wall()).unwrap();
+        let (theirs, other, ..) = cluster();
+        other.revoke(&name("b@h"), wall()).unwrap();
+        let foreign = fs::read(crl(theirs.path())).unwrap();
+        let sound = fs::read(crl(dir.path())).unwrap();
+        for (bytes, says) in [
+            (foreign.as_slice(), "this cluster's authority has not signed it"),
+            (&sound[..sound.len() / 2], "no PEM revocation list"),
+            (b"", "no PEM revocation list"),
+            (b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "not an X.509"),
+        ] {
+            fs::write(crl(dir.path()), bytes).unwrap();
+            let error = Identity::load(dir.path(), &name("a@h"), wall()).unwrap_err().to_string();
+            assert!(error.contains("ca/crl.pem") && error.contains(says), "{error}");
+            assert!(error.contains("copy it anew"), "{error}");
+            // An authority does not extend, and so replace, what it cannot read.
+            assert!(Authority::open(dir.path()).is_err());
+        }
+    }
+
+    #[test]
+    fn no_changed_byte_of_a_list_makes_another_list() {
+        let (dir, authority, a, _) = cluster();
+        authority.revoke(&name("b@h"), wall()).unwrap();
+        let pem = fs::read(crl(dir.path())).unwrap();
+        let verifier = a.verifier();
+        let ours = RevocationList::parse(&pem, verifier.authority()).unwrap();
+        for at in 0..pem.len() {
+            let mut changed = pem.clone();
+            changed[at] ^= 0x04;
+            if let Ok(list) = RevocationList::parse(&changed, verifier.authority()) {
+                assert_eq!(list, ours, "byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_running_node_takes_a_new_list_and_keeps_the_last_good_one() {
+        let (dir, authority, a, b) = cluster();
+        let file = a.revocation_file(dir.path());
+        assert_eq!(file.look().unwrap(), None, "no list, no news");
+        authority.revoke(&name("b@h"), wall()).unwrap();
+        assert_eq!(file.look().unwrap(), Some(1));
+        assert_eq!(file.look().unwrap(), None, "told once");
+        assert!(matches!(verdict(&b, &a), Err(IdentityError::Revoked { .. })));
+        assert!(!a.is_revoked() && b.verifier().peer(b.certificate(), wall()).is_ok());
+
+        let first = fs::read(crl(dir.path())).unwrap();
+        fs::write(crl(dir.path()), "rubbish").unwrap();
+        assert!(matches!(file.look(), Err(IdentityError::DamagedRevocations { .. })));
+        assert_eq!(file.look().unwrap(), None, "the same rubbish is not judged twice");
+        fs::remove_file(crl(dir.path())).unwrap();
+        assert!(matches!(file.look(), Err(IdentityError::Missing { .. })));
+        assert!(verdict(&b, &a).is_err(), "the last good list is in force");
+
+        fs::write(crl(dir.path()), &first).unwrap();
+        assert_eq!(file.look().unwrap(), None, "the same list again");
+        authority.revoke(&name("a@h"), wall()).unwrap();
+        assert_eq!(file.look().unwrap(), Some(2));
+        assert!(a.is_revoked());
+        fs::write(crl(dir.path()), &first).unwrap();
+        let error = file.look().unwrap_err().to_string();
+        assert!(error.contains("older than the list in force"), "{error}");
+        assert!(a.is_revoked());
+    }
+}

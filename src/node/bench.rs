@@ -1,0 +1,446 @@
+//! The service behind `xpando-node bench`: loads and sinks inside running nodes.
+//!
+//! Every node serves [`BENCH`] and [`ECHO`]. A node counts messages for any node of its cluster, one run
+//! at a time, and lets go of a run that nobody asks about for half a minute; it makes load only for itself,
+//! which means for those who may use its admin socket.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use crate::actors::pubsub::{PubSub, Received, Reply, Request, ServeError, Serving};
+use crate::actors::timer;
+use crate::io::usage::{Usage, usage};
+use crate::proto::node::NodeName;
+use crate::proto::topic::{Address, Name, Topic};
+
+/// The name that answers [`Order`]s.
+pub const BENCH: &str = "xpando:bench";
+/// The name that replies what it is told.
+pub const ECHO: &str = "xpando:echo";
+/// A run that nobody asks about ends after this time.
+const IDLE: Duration = Duration::from_secs(30);
+/// Subscribers of one run.
+const MOST: usize = 10_000;
+/// Round-trip times that are kept of one run.
+const TIMES: usize = 2_000_000;
+/// Between two calls beside the load.
+const PROBE: Duration = Duration::from_millis(5);
+/// Nothing more comes when nothing came for so long.
+const STALLED: Duration = Duration::from_secs(2);
+/// Time for one question to a sink.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// What can be ordered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// Count messages on this topic, with so many subscribers. Ends the run before it.
+    Sink(String, usize),
+    /// What was counted: [`Seen`].
+    Seen,
+    /// Make load: [`Made`]. Only from this node.
+    Load(Load),
+}
+
+/// A load.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Load {
+    /// What to do.
+    pub kind: Kind,
+    /// To which nodes.
+    pub to: Vec<NodeName>,
+    /// The topic of the sinks there.
+    pub topic: String,
+    /// Bytes of a payload.
+    pub size: usize,
+    /// For how long.
+    pub time: Duration,
+    /// At most so many in all.
+    pub count: u64,
+    /// By so many tasks.
+    pub concurrency: usize,
+    /// Subscribers on each node.
+    pub subscribers: u64,
+}
+
+/// What a load consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// Broadcasts to one node.
+    Cast,
+    /// Requests to one node.
+    Call,
+    /// Broadcasts to all nodes that want them.
+    Fanout,
+}
+
+/// What a sink counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Deliveries to its subscribers.
+    pub messages: u64,
+    /// What its subscribers missed.
+    pub missed: u64,
+    /// Of the node.
+    pub usage: Usage,
+}
+
+/// What a load came to.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Made {
+    /// Messages accepted, or calls answered.
+    pub done: u64,
+    /// Calls that failed.
+    pub failed: u64,
+    /// Deliveries counted by the sinks.
+    pub delivered: u64,
+    /// What subscribers missed.
+    pub missed: u64,
+    /// From the first until the last was delivered or answered.
+    pub took: Duration,
+    /// Round-trip times of the calls, or of a few calls beside the load: p50, p99, p99.9, in nanoseconds.
+    pub round_trips: [u64; 3],
+    /// Used by this node.
+    pub here: Usage,
+    /// Used by each of the others.
+    pub there: Vec<Usage>,
+}
+
+#[derive(Default)]
+struct Counts {
+    messages: AtomicU64,
+    missed: AtomicU64,
+}
+
+struct Run {
+    counts: Arc<Counts>,
+    asked: Instant,
+    _subscribers: JoinSet<()>,
+}
+
+struct Bench {
+    pubsub: PubSub,
+    run: Mutex<Option<Run>>,
+}
+
+/// Serves benchmarks until the results are dropped.
+///
+/// # Errors
+/// [`ServeError`].
+pub(super) fn serve(me: &NodeName, pubsub: &PubSub) -> Result<[Serving; 2], ServeError> {
+    let bench = Arc::new(Bench { pubsub: pubsub.clone(), run: Mutex::default() });
+    let me = me.clone();
+    let name = |text: &'static str| text.parse::<Name>();
+    let (Ok(orders), Ok(echo)) = (name(BENCH), name(ECHO)) else {
+        return Err(ServeError::TooMany(crate::proto::interest::TooMany)); // both are names
+    };
+    let orders = pubsub.serve(orders, move |request| {
+        let (bench, own) = (bench.clone(), request.from == me);
+        async move { bench.obey(&request, own).await }
+    })?;
+    let echo = pubsub.serve(echo, |request: Request| async move { Ok(request.payload) })?;
+    Ok([orders, echo])
+}
+
+fn json(value: &impl Serialize) -> Reply {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|error| error.to_string())
+}
+
+fn used() -> Usage {
+    usage(None).unwrap_or_default()
+}
+
+impl Bench {
+    async fn obey(self: Arc<Self>, request: &Request, own: bool) -> Reply {
+        let order = serde_json::from_slice(&request.payload);
+        match order.map_err(|error| error.to_string())? {
+            Order::Sink(topic, subscribers) => self.sink(&topic, subscribers),
+            Order::Seen => json(&self.seen()),
+            Order::Load(load) if own => match load.kind {
+                Kind::Cast | Kind::Fanout => json(&self.publish(load).await?),
+                Kind::Call => json(&self.call(load).await?),
+            },
+            Order::Load(_) => Err("only a node itself orders its load".to_owned()),
+        }
+    }
+
+    fn sink(self: &Arc<Self>, topic: &str, subscribers: usize) -> Reply {
+        let topic = topic.parse::<Topic>().map_err(|error| error.to_string())?;
+        if subscribers > MOST {
+            return Err(format!("at most {MOST} subscribers"));
+        }
+        let (counts, mut tasks) = (Arc::<Counts>::default(), JoinSet::new());
+        for _ in 0..subscribers {
+            let subscription = self.pubsub.subscribe(topic.clone());
+            let mut subscription = subscription.map_err(|error| error.to_string())?;
+            let counts = counts.clone();
+            tasks.spawn(async move {
+                while let Some(received) = subscription.recv().await {
+                    match received {
+                        Received::Message(_) => counts.messages.fetch_add(1, Ordering::Relaxed),
+                        Received::Missed(many) => counts.missed.fetch_add(many, Ordering::Relaxed),
+                    };
+                }
+            });
+        }
+        let run = Run { counts, asked: timer::now(), _subscribers: tasks };
+        *self.run.lock().unwrap_or_else(PoisonError::into_inner) = Some(run);
+        let bench = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(IDLE).await;
+                let Some(bench) = bench.upgrade() else { return };
+                let mut run = bench.run.lock().unwrap_or_else(PoisonError::into_inner);
+                if run.as_ref().is_none_or(|run| run.asked + IDLE < timer::now()) {
+                    *run = None;
+                    return;
+                }
+            }
+        });
+        Ok(Bytes::new())
+    }
+
+    fn seen(&self) -> Seen {
+        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(run) = run.as_mut() else { return Seen::default() };
+        run.asked = timer::now();
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (messages, missed) = (of(&run.counts.messages), of(&run.counts.missed));
+        Seen { messages, missed, usage: used() }
+    }
+
+    async fn ask(&self, node: &NodeName) -> Result<Seen, String> {
+        let address = Address {
+            name: BENCH.parse().map_err(|_no_name| "no name")?,
+            node: Some(node.clone()),
+        };
+        let seen = self.pubsub.call(&address, json(&Order::Seen)?, ANSWER).await;
+        let seen = seen.map_err(|error| format!("{node}: {error}"))?;
+        serde_json::from_slice(&seen).map_err(|error| error.to_string())
+    }
+
+    async fn all(&self, load: &Load) -> Result<Vec<Seen>, String> {
+        let mut all = Vec::new();
+        for node in &load.to {
+            all.push(self.ask(node).await?);
+        }
+        Ok(all)
+    }
+
+    /// Broadcasts, and calls beside them that tell how long others wait meanwhile.
+    async fn publish(self: Arc<Self>, load: Load) -> Result<Made, String> {
+        let topic = load.topic.parse::<Topic>().map_err(|error| error.to_string())?;
+        let first = load.to.first().ok_or("to nobody")?.clone();
+        if load.kind == Kind::Fanout {
+            self.until_wanted(&topic, load.to.len()).await?;
+        }
+        let (before, here) = (self.all(&load).await?, used());
+        let load = Arc::new(load);
+        let left = Arc::new(AtomicU64::new(load.count));
+        let start = timer::now();
+        let mut tasks = JoinSet::new();
+        for _ in 0..load.concurrency.max(1) {
+            let publisher = Publisher {
+                pubsub: self.pubsub.clone(),
+                load: load.clone(),
+                topic: topic.clone(),
+                first: first.clone(),
+                left: left.clone(),
+            };
+            tasks.spawn(publisher.run(start));
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let probe = tokio::spawn(self.clone().probe(echo(&first)?, stop.clone()));
+        let (mut done, mut expected) = (0, 0);
+        while let Some(task) = tasks.join_next().await {
+            let (more, reached) = task.map_err(|error| error.to_string())??;
+            (done, expected) = (done + more, expected + reached * load.subscribers);
+        }
+        stop.store(true, Ordering::Relaxed);
+        let times = probe.await.map_err(|error| error.to_string())?;
+        let (after, took) = self.drained(&load, &before, expected, start).await?;
+        let sum = |of: fn(&Seen) -> u64| {
+            after.iter().map(of).sum::<u64>() - before.iter().map(of).sum::<u64>()
+        };
+        Ok(Made {
+            done,
+            failed: 0,
+            delivered: sum(|seen| seen.messages),
+            missed: sum(|seen| seen.missed),
+            took,
+            round_trips: percentiles(times),
+            here: since(used(), here),
+            there: after.iter().zip(&before).map(|(a, b)| since(a.usage, b.usage)).collect(),
+        })
+    }
+
+    /// Waits until the sinks are known here.
+    async fn until_wanted(&self, topic: &Topic, nodes: usize) -> Result<(), String> {
+        let deadline = timer::now() + ANSWER;
+        while timer::now() < deadline {
+            let spread = self.pubsub.try_broadcast(topic, Bytes::new());
+            if spread.is_ok_and(|spread| spread.peers >= nodes) {
+                return Ok(());
+            }
+            tokio::time::sleep(PROBE).await;
+        }
+        Err("the sinks are not known here".to_owned())
+    }
+
+    /// Waits until everything was delivered, or nothing more comes; when the last came.
+    async fn drained(
+        &self,
+        load: &Load,
+        before: &[Seen],
+        expected: u64,
+        start: Instant,
+    ) -> Result<(Vec<Seen>, Duration), String> {
+        let counted =
+            |seen: &[Seen]| seen.iter().map(|seen| seen.messages + seen.missed).sum::<u64>();
+        let (base, mut last, mut at) = (counted(before), 0, timer::now());
+        loop {
+            let seen = self.all(load).await?;
+            let now = timer::now();
+            let come = counted(&seen) - base;
+            if come > last {
+                (last, at) = (come, now);
+            }
+            if come >= expected || at + STALLED < now {
+                return Ok((seen, at - start));
+            }
+            tokio::time::sleep(PROBE).await;
+        }
+    }
+
+    /// Calls every few milliseconds until told to stop; how long each took, in nanoseconds.
+    async fn probe(self: Arc<Self>, to: Address, stop: Arc<AtomicBool>) -> Vec<u64> {
+        let mut times = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let start = timer::now();
+            if self.pubsub.call(&to, Bytes::from_static(b"probe"), ANSWER).await.is_ok() {
+                times.push(nanos(timer::now() - start));
+            }
+            tokio::time::sleep(PROBE).await;
+        }
+        times
+    }
+
+    async fn call(self: Arc<Self>, load: Load) -> Result<Made, String> {
+        let first = load.to.first().ok_or("to nobody")?.clone();
+        let (before, here) = (self.all(&load).await?, used());
+        let to = echo(&first)?;
+        let payload = Bytes::from(vec![7; load.size]);
+        let left = Arc::new(AtomicU64::new(load.count));
+        let start = timer::now();
+        let end = start + load.time;
+        let most = TIMES / load.concurrency.max(1);
+        let mut tasks = JoinSet::new();
+        for _ in 0..load.concurrency.max(1) {
+            let (bench, to, payload, left) =
+                (self.clone(), to.clone(), payload.clone(), left.clone());
+            tasks.spawn(async move {
+                let (mut times, mut done, mut failed) = (Vec::new(), 0_u64, 0_u64);
+                let mut begin = timer::now();
+                while begin < end && take(&left, 1) == 1 {
+                    match bench.pubsub.call(&to, payload.clone(), ANSWER).await {
+                        Ok(_) => done += 1,
+                        Err(_) => failed += 1,
+                    }
+                    let now = timer::now();
+                    if times.len() < most {
+                        times.push(nanos(now - begin));
+                    }
+                    begin = now;
+                }
+                (times, done, failed)
+            });
+        }
+        let mut made = Made::default();
+        let mut times = Vec::new();
+        while let Some(task) = tasks.join_next().await {
+            let (more, done, failed) = task.map_err(|error| error.to_string())?;
+            times.extend(more);
+            (made.done, made.failed) = (made.done + done, made.failed + failed);
+        }
+        made.took = timer::now() - start;
+        made.delivered = made.done;
+        made.here = since(used(), here);
+        let after = self.all(&load).await?;
+        made.there = after.iter().zip(&before).map(|(a, b)| since(a.usage, b.usage)).collect();
+        made.round_trips = percentiles(times);
+        Ok(made)
+    }
+}
+
+/// One task that publishes.
+struct Publisher {
+    pubsub: PubSub,
+    load: Arc<Load>,
+    topic: Topic,
+    first: NodeName,
+    left: Arc<AtomicU64>,
+}
+
+impl Publisher {
+    /// What was published, and how many nodes that reached in all.
+    async fn run(self, start: Instant) -> Result<(u64, u64), String> {
+        let (payload, end) = (Bytes::from(vec![7; self.load.size]), start + self.load.time);
+        // A look at the clock costs as much as a small message.
+        let portion = if self.load.size > 4096 { 1 } else { 256 };
+        let (mut done, mut reached) = (0, 0);
+        while timer::now() < end {
+            let part = take(&self.left, portion);
+            if part == 0 {
+                break;
+            }
+            for _ in 0..part {
+                let payload = payload.clone();
+                reached += match self.load.kind {
+                    Kind::Cast | Kind::Call => {
+                        let sent = self.pubsub.direct_broadcast(&self.first, &self.topic, payload);
+                        sent.await.map(|()| 1)
+                    }
+                    Kind::Fanout => {
+                        let spread = self.pubsub.broadcast(&self.topic, payload).await;
+                        spread.map(|spread| spread.peers as u64)
+                    }
+                }
+                .map_err(|error| error.to_string())?;
+                done += 1;
+            }
+        }
+        Ok((done, reached))
+    }
+}
+
+/// Takes up to so many of what is left.
+fn take(left: &AtomicU64, most: u64) -> u64 {
+    let less = |left: u64| Some(left.saturating_sub(most));
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).unwrap_or(0).min(most)
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn echo(node: &NodeName) -> Result<Address, String> {
+    let name = ECHO.parse::<Name>().map_err(|error| error.to_string())?;
+    Ok(Address { name, node: Some(node.clone()) })
+}
+
+fn since(after: Usage, before: Usage) -> Usage {
+    Usage { processor: after.processor.saturating_sub(before.processor), ..after }
+}
+
+fn percentiles(mut times: Vec<u64>) -> [u64; 3] {
+    times.sort_unstable();
+    let at = |thousandths: usize| {
+        let last = times.len().saturating_sub(1);
+        times.get(last * thousandths / 1000).copied().unwrap_or(0)
+    };
+    [at(500), at(990), at(999)]
+}

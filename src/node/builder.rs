@@ -1,0 +1,143 @@
+//! A node to start, as an embedding service describes it: texts, read when it starts.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::io::places;
+use crate::node::{Config, Node, StartError};
+use crate::proto::node::NodeName;
+
+/// What [`Node::builder`] begins. What is not said is as on the command line.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it starts"]
+pub struct Builder {
+    name: String,
+    join: Vec<String>,
+    certs: Option<PathBuf>,
+    data_dir: Option<PathBuf>,
+    listen: Option<String>,
+    advertise: Option<String>,
+    beacons: bool,
+}
+
+impl Builder {
+    pub(super) fn new(name: String) -> Self {
+        Self {
+            name,
+            join: Vec::new(),
+            certs: None,
+            data_dir: None,
+            listen: None,
+            advertise: None,
+            beacons: true,
+        }
+    }
+
+    /// A node to join at, `HOST:PORT`; may be repeated.
+    pub fn join(mut self, seed: impl Into<String>) -> Self {
+        self.join.push(seed.into());
+        self
+    }
+
+    /// The certificate directory. Default: `./certs` if it exists, else `$XDG_CONFIG_HOME/xpando/certs`.
+    pub fn certs(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.certs = Some(directory.into());
+        self
+    }
+
+    /// The data directory. Default: `$XDG_DATA_HOME/xpando/NAME`.
+    pub fn data_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(directory.into());
+        self
+    }
+
+    /// Where to accept links, `ADDR:PORT`. Default: [`Config::listen`].
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.listen = Some(address.into());
+        self
+    }
+
+    /// What address to tell others, `ADDR:PORT`. Default: the one listened on.
+    pub fn advertise(mut self, address: impl Into<String>) -> Self {
+        self.advertise = Some(address.into());
+        self
+    }
+
+    /// Whether to send and hear multicast beacons. Default: yes.
+    pub fn beacons(mut self, beacons: bool) -> Self {
+        self.beacons = beacons;
+        self
+    }
+
+    /// The configuration, for what the builder has no word for; [`Node::start`] takes it.
+    ///
+    /// # Errors
+    /// [`StartError::Name`], [`StartError::Join`], [`StartError::Address`] or [`StartError::Place`].
+    pub fn config(self) -> Result<Config, StartError> {
+        let name: NodeName = self.name.parse()?;
+        let address = |text: String| {
+            text.parse::<SocketAddr>().map_err(|_neither_v4_nor_v6| StartError::Address(text))
+        };
+        let join = self.join.iter().map(|seed| seed.parse());
+        let join = join.collect::<Result<_, _>>()?;
+        let certs = self.certs.map_or_else(places::certs, Ok)?;
+        let data_dir = self.data_dir.map_or_else(|| places::data_dir(&name), Ok)?;
+        Ok(Config {
+            listen: self.listen.map(address).transpose()?,
+            advertise: self.advertise.map(address).transpose()?,
+            join,
+            beacons: self.beacons,
+            ..Config::new(name, certs, data_dir)
+        })
+    }
+
+    /// Starts the node.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(self) -> Result<Node, StartError> {
+        Node::start(self.config()?).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn builder(name: &str) -> Builder {
+        Node::builder(name).certs("c").data_dir("d")
+    }
+
+    #[test]
+    fn what_is_said_becomes_the_configuration() {
+        let config = builder("a@127.0.0.1")
+            .join("127.0.0.1:4697")
+            .join("db.example:1")
+            .listen("127.0.0.1:0")
+            .advertise("[::1]:7")
+            .beacons(false)
+            .config()
+            .expect("sound");
+        assert_eq!(config.name.as_str(), "a@127.0.0.1");
+        let join: Vec<_> = config.join.iter().map(ToString::to_string).collect();
+        assert_eq!(join, ["127.0.0.1:4697", "db.example:1"]);
+        assert_eq!(config.listen, "127.0.0.1:0".parse().ok());
+        assert_eq!(config.advertise, "[::1]:7".parse().ok());
+        assert_eq!((config.certs, config.data_dir), ("c".into(), "d".into()));
+        assert!(!config.beacons && builder("a@h").config().expect("sound").beacons);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let wrong = [
+            (builder("nobody"), "node name \"nobody\" has no '@'"),
+            (builder("a@h").join("h"), "cannot join: \"h\" is not HOST:PORT"),
+            (builder("a@h").listen("h:1"), "\"h:1\" is not ADDR:PORT"),
+            (builder("a@h").advertise(""), "\"\" is not ADDR:PORT"),
+        ];
+        for (builder, says) in wrong {
+            let error = builder.config().expect_err(says).to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! A service's door to its cluster: publish, subscribe, call, serve; who is there, and what happens.
+//!
+//! A [`Node`](crate::node::Node) is one, and so is each mock node of the [test
+//! kit](crate::node::testkit): a service that talks through a `Door` does not know which it has. Topics,
+//! names and addresses are texts here, read at each use; payloads are bytes or, in the methods that end
+//! in `typed`, values. Everything is carried by [`PubSub`], which takes what is read already.
+//!
+//! A value travels as postcard, which names neither fields nor types: the type is the contract between the
+//! nodes, and another one may be read as nonsense rather than refused (a bare `21` is an `i32`, no `u32`).
+//! A new field is a new type: publish it on another topic.
+//!
+//! ```
+//! use std::time::Duration;
+//! use serde::{Deserialize, Serialize};
+//! use xpando_node::node::{NodeName, Received, testkit};
+//!
+//! #[derive(Debug, PartialEq, Serialize, Deserialize)]
+//! struct Moved { piece: String, to: (u8, u8) }
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (_mesh, [a, b]) = testkit::linked(["a@127.0.0.1", "b@127.0.0.1"]).await?;
+//!
+//! // To whoever subscribed, on any node.
+//! let mut moves = b.subscribe("game:*")?;
+//! testkit::settled().await; // a knows of it
+//! let moved = Moved { piece: "rook".into(), to: (3, 4) };
+//! let spread = a.publish_typed("game:7", &moved).await?;
+//! assert_eq!((spread.local, spread.peers), (0, 1));
+//! match moves.recv().await {
+//!     Some(Received::Message(message)) => assert_eq!(message.decode::<Moved>()?, moved),
+//!     Some(Received::Missed(_)) | None => unreachable!("b keeps up"),
+//! }
+//!
+//! // To one name, wherever it is served, and back.
+//! let _serving = b.serve_typed("double", |_from: NodeName, n: u32| async move {
+//!     n.checked_mul(2).ok_or_else(|| "too large".to_owned())
+//! })?;
+//! let doubled: u32 = a.call_typed("double@b@127.0.0.1", &21_u32, Duration::from_secs(1)).await?;
+//! assert_eq!(doubled, 42);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::actors::node_manager::{self, View};
+use crate::actors::pubsub::{
+    CallError, Events, PubSub, Reply, Request, SendError, ServeError, Serving, Spread,
+    Subscription, Watch,
+};
+use crate::proto::codec::{self, CodecError};
+use crate::proto::interest::TooMany;
+use crate::proto::membership::Majority;
+use crate::proto::node::NodeName;
+use crate::proto::outbox::MAX_MESSAGE;
+use crate::proto::topic::{Address, AddressError};
+
+/// Why the door did not do what it was asked to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DoorError {
+    /// The text is no topic, pattern, name or address. Nothing was done; the caller must correct it.
+    #[error("{given:?}: {why}")]
+    Text {
+        /// The text.
+        given: String,
+        /// What is wrong with it.
+        why: AddressError,
+    },
+    /// The value's own `Serialize` refuses. Nothing was done.
+    #[error("the value does not encode: {0}")]
+    Encode(CodecError),
+    /// The reply is no value of the type asked for. The request was done.
+    #[error("the reply is of another type: {0}")]
+    Decode(CodecError),
+    /// The node has as many subscriptions as it may. Nothing was done.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+    /// See there whether anything was sent.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// See there whether anything was done.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The name is not served. Nothing was done.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// A service's door. Clones lead through the same one.
+#[derive(Clone, Debug)]
+pub struct Door {
+    pubsub: PubSub,
+    members: watch::Receiver<View>,
+}
+
+/// Who is there, and what happens.
+impl Door {
+    pub(super) fn new(pubsub: PubSub, members: watch::Receiver<View>) -> Self {
+        Self { pubsub, members }
+    }
+
+    /// The name of its node.
+    #[must_use]
+    pub fn name(&self) -> &NodeName {
+        self.pubsub.name()
+    }
+
+    /// What carries it: for topics and names that are read already, local and direct broadcasts, and the
+    /// choice of what happens to a slow subscriber.
+    #[must_use]
+    pub fn pubsub(&self) -> &PubSub {
+        &self.pubsub
+    }
+
+    /// All other nodes it knows, by name, now and as they change.
+    #[must_use]
+    pub fn members(&self) -> watch::Receiver<View> {
+        self.members.clone()
+    }
+
+    /// Whether its node sees most of the cluster it knows: for a service that would rather pause than
+    /// serve in a minority. The node itself cuts nobody off.
+    #[must_use]
+    pub fn majority(&self) -> Majority {
+        node_manager::majority(&self.members.borrow())
+    }
+
+    /// What happens from now on. A listener that missed some looks at [`Door::members`] again.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.pubsub.events()
+    }
+}
+
+/// Publishing: at most once, and in order for each publishing node and topic.
+impl Door {
+    /// To every subscriber on every node; waits for room where a peer has none.
+    ///
+    /// # Errors
+    /// [`DoorError::Text`], [`DoorError::Send`].
+    pub async fn publish(
+        &self,
+        topic: &str,
+        payload: impl Into<Bytes>,
+    ) -> Result<Spread, DoorError> {
+        Ok(self.pubsub.broadcast(&read(topic)?, payload).await?)
+    }
+
+    /// Likewise, without waiting: a peer without room misses it, and the result says so.
+    ///
+    /// # Errors
+    /// As [`Door::publish`].
+    pub fn try_publish(&self, topic: &str, payload: impl Into<Bytes>) -> Result<Spread, DoorError> {
+        Ok(self.pubsub.try_broadcast(&read(topic)?, payload)?)
+    }
+
+    /// As [`Door::publish`]; subscribers read it with
+    /// [`Message::decode`](crate::node::Message::decode).
+    ///
+    /// # Errors
+    /// Besides those, [`DoorError::Encode`].
+    pub async fn publish_typed<T: Serialize>(
+        &self,
+        topic: &str,
+        value: &T,
+    ) -> Result<Spread, DoorError> {
+        self.publish(topic, encoded(value)?).await
+    }
+
+    /// Subscribes to a topic, `room:1`, or to all below one, `room:*`, on this node and all others. Who
+    /// lags loses the oldest and is told how many. Other nodes know of it within moments.
+    ///
+    /// # Errors
+    /// [`DoorError::Text`], [`DoorError::TooMany`].
+    pub fn subscribe(&self, pattern: &str) -> Result<Subscription, DoorError> {
+        Ok(self.pubsub.subscribe(read::<crate::proto::topic::Pattern>(pattern)?)?)
+    }
+}
+
+/// Requests.
+impl Door {
+    /// Makes a request and waits for its reply, at most so long: to a name on one node,
+    /// `work@b@127.0.0.1`, or, in turn, to those that offer it, `work`.
+    ///
+    /// # Errors
+    /// [`DoorError::Text`], [`DoorError::Call`].
+    pub async fn call(
+        &self,
+        to: &str,
+        payload: impl Into<Bytes>,
+        within: Duration,
+    ) -> Result<Bytes, DoorError> {
+        Ok(self.pubsub.call(&read::<Address>(to)?, payload, within).await?)
+    }
+
+    /// Likewise, with values, of the types that the name is [served](Door::serve_typed) with.
+    ///
+    /// # Errors
+    /// Besides those, [`DoorError::Encode`] and [`DoorError::Decode`].
+    pub async fn call_typed<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        to: &str,
+        question: &Q,
+        within: Duration,
+    ) -> Result<A, DoorError> {
+        let reply = self.call(to, encoded(question)?, within).await?;
+        codec::decode(&reply, MAX_MESSAGE).map_err(DoorError::Decode)
+    }
+
+    /// Serves requests to a name until the result is dropped. Each request runs in a task of its own,
+    /// and is dropped at its deadline.
+    ///
+    /// # Errors
+    /// [`DoorError::Text`], [`DoorError::Serve`].
+    pub fn serve<F>(
+        &self,
+        name: &str,
+        handler: impl Fn(Request) -> F + Send + Sync + 'static,
+    ) -> Result<Serving, DoorError>
+    where
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        Ok(self.pubsub.serve(read(name)?, handler)?)
+    }
+
+    /// Likewise, with values: the handler gets the asking node and its question. One that is no `Q` is
+    /// refused without it.
+    ///
+    /// # Errors
+    /// As [`Door::serve`].
+    pub fn serve_typed<Q, A, F>(
+        &self,
+        name: &str,
+        handler: impl Fn(NodeName, Q) -> F + Send + Sync + 'static,
+    ) -> Result<Serving, DoorError>
+    where
+        Q: DeserializeOwned,
+        A: Serialize,
+        F: Future<Output = Result<A, String>> + Send + 'static,
+    {
+        self.serve(name, move |request: Request| {
+            let question = codec::decode(&request.payload, MAX_MESSAGE);
+            let answering = question.map(|question| handler(request.from, question));
+            async move {
+                let other = |error| format!("the question is of another type: {error}");
+                let answer = answering.map_err(other)?.await?;
+                let answer = codec::encode(&answer).map_err(|error| error.to_string())?;
+                Ok(Bytes::from(answer))
+            }
+        })
+    }
+
+    /// The nodes that serve a name, the nearest by round-trip time first, this node before all.
+    ///
+    /// # Errors
+    /// [`DoorError::Text`].
+    pub fn lookup(&self, name: &str) -> Result<Vec<NodeName>, DoorError> {
+        Ok(self.pubsub.lookup(&read(name)?))
+    }
+
+    /// Watches a name on a node: tells once when it is gone, and why.
+    ///
+    /// # Errors
+    /// [`DoorError::Text`], [`DoorError::Send`].
+    pub fn watch(&self, name: &str, node: &NodeName) -> Result<Watch, DoorError> {
+        Ok(self.pubsub.watch(&read(name)?, node)?)
+    }
+}
+
+fn read<T: std::str::FromStr<Err: Into<AddressError>>>(text: &str) -> Result<T, DoorError> {
+    text.parse().map_err(|why: T::Err| DoorError::Text { given: text.to_owned(), why: why.into() })
+}
+
+fn encoded<T: Serialize>(value: &T) -> Result<Vec<u8>, DoorError> {
+    codec::encode(value).map_err(DoorError::Encode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::testkit::{self, Mesh, settled};
+    use crate::node::{Message, Received};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    async fn two() -> (Mesh, [Door; 2]) {
+        testkit::linked(["a@127.0.0.1", "b@127.0.0.1"]).await.expect("names")
+    }
+
+    async fn message(subscription: &mut Subscription) -> Message {
+        match subscription.recv().await {
+            Some(Received::Message(message)) => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_and_values_reach_subscribers_on_other_nodes() {
+        let (_mesh, [a, b]) = two().await;
+        let mut all = b.subscribe("room:*").expect("sound");
+        settled().await;
+        let spread = a.try_publish("room:1", "hello").expect("sound");
+        assert_eq!((spread.peers, spread.missed), (1, 0));
+        let got = message(&mut all).await;
+        assert_eq!((got.payload, got.topic.as_str()), ("hello".into(), "room:1"));
+        a.publish_typed("room:2", &(7_u32, "seven")).await.expect("sound");
+        let got = message(&mut all).await;
+        assert_eq!(got.decode::<(u32, String)>(), Ok((7, "seven".to_owned())));
+        assert_eq!(got.decode::<u8>(), Err(CodecError::Trailing(6)), "of another type");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn values_are_asked_and_answered_and_other_types_are_told_apart() {
+        let (_mesh, [a, b]) = two().await;
+        let _serving = b
+            .serve_typed("halve", |from: NodeName, n: u64| async move {
+                assert_eq!(from.short(), "a");
+                if n.is_multiple_of(2) { Ok(n / 2) } else { Err(format!("{n} is odd")) }
+            })
+            .expect("free");
+        settled().await;
+        assert_eq!(a.lookup("halve").expect("sound"), [b.name().clone()]);
+        assert_eq!(a.call_typed("halve", &8_u64, SECOND).await, Ok(4_u64));
+        let odd = a.call_typed::<_, u64>("halve@b@127.0.0.1", &7_u64, SECOND).await;
+        assert_eq!(odd, Err(CallError::Refused("7 is odd".to_owned()).into()));
+        let text = a.call_typed::<_, String>("halve", &8_u64, SECOND).await;
+        assert!(matches!(text, Err(DoorError::Decode(_))), "{text:?}");
+        let question = a.call_typed::<_, u64>("halve", &"eight", SECOND).await;
+        let Err(DoorError::Call(CallError::Refused(why))) = question else {
+            panic!("{question:?}")
+        };
+        assert!(why.starts_with("the question is of another type"), "{why}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bad_text_is_quoted_and_does_nothing() {
+        let (_mesh, [a, _b]) = two().await;
+        let answer = |_: Request| async { Ok(Bytes::new()) };
+        let said = [
+            ("a b", a.publish("a b", "").await.err()),
+            ("room*", a.subscribe("room*").err()),
+            ("w@h", a.serve("w@h", answer).err()),
+            ("w@h w", a.call("w@h w", "", SECOND).await.err()),
+            ("", a.lookup("").err()),
+        ];
+        for (text, error) in said {
+            let error = error.expect(text);
+            assert!(matches!(&error, DoorError::Text { given, .. } if given == text));
+            assert!(error.to_string().starts_with(&format!("{text:?}: ")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! For the unit tests of services: doors of several mock nodes in one process.
+//!
+//! What is between two doors is a node's own: the lanes, the flow control, the order, the losses. What is
+//! not there is the rest of a node: no socket, no certificate, no actor, no file, nobody who redials. A
+//! mock peer is a door on which the test itself serves and publishes. It is made for tokio's paused time,
+//! `#[tokio::test(start_paused = true)]` (tokio's feature `test-util`): each run is the same, and a deadline
+//! that passes costs no time.
+//!
+//! ```
+//! use std::time::Duration;
+//! use xpando_node::node::{CallError, Door, DoorError, testkit};
+//!
+//! /// The service under test: asks a peer, and does without where it cannot.
+//! async fn price(door: &Door) -> Result<u32, DoorError> {
+//!     match door.call_typed("price@shop@h", &"tea", Duration::from_secs(5)).await {
+//!         Err(DoorError::Call(CallError::NotConnected)) => Ok(100),
+//!         other => other,
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (mut mesh, [me, shop]) = testkit::linked(["me@h", "shop@h"]).await?;
+//! let _mock = shop.serve_typed("price", |_, _what: String| async { Ok(42_u32) })?;
+//! assert_eq!(price(&me).await?, 42);
+//! mesh.cut(&me, &shop).await;
+//! assert_eq!(price(&me).await?, 100);
+//! mesh.heal(&me, &shop).await;
+//! assert_eq!(price(&me).await?, 42);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::actors::link::cable::{End, cable};
+use crate::actors::node_manager::{Row, View};
+use crate::actors::pubsub::PubSub;
+use crate::actors::timer;
+use crate::io::clock;
+use crate::io::metrics::Metrics;
+use crate::node::Door;
+use crate::proto::event::{Event, Reason, Status};
+use crate::proto::frame::Parting;
+use crate::proto::membership::PeerView;
+use crate::proto::node::{Incarnation, NameError, NodeName};
+
+/// The life that every mock node is in.
+const LIFE: Incarnation = Incarnation(1);
+/// Where they all say they are; nobody dials it.
+const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+
+/// Doors of nodes of these names, each linked with each other.
+///
+/// # Errors
+/// [`NameError`].
+pub async fn linked<const N: usize>(names: [&str; N]) -> Result<(Mesh, [Door; N]), NameError> {
+    let mut mesh = Mesh::default();
+    let mut doors = Vec::new();
+    for name in names {
+        let door = mesh.add(name.parse()?);
+        for other in &doors {
+            mesh.heal(&door, other).await;
+        }
+        doors.push(door);
+    }
+    let Ok(doors) = <[Door; N]>::try_from(doors) else { unreachable!("a door for each name") };
+    Ok((mesh, doors))
+}
+
+/// Returns when every task waits for something from outside: in paused time, all that was said has
+/// arrived.
+pub async fn settled() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+/// What is between the doors. All links end when it is dropped.
+#[derive(Debug, Default)]
+pub struct Mesh {
+    members: BTreeMap<NodeName, watch::Sender<View>>,
+    links: BTreeMap<(NodeName, NodeName), [End; 2]>,
+}
+
+impl Mesh {
+    /// The door of another node, which is linked to nobody yet.
+    pub fn add(&mut self, name: NodeName) -> Door {
+        let (sender, members) = watch::channel(View::default());
+        self.members.insert(name.clone(), sender);
+        Door::new(PubSub::new(name, &Metrics::default()), members)
+    }
+
+    /// Links two nodes that are not; returns when each knows what the other wants and serves.
+    pub async fn heal(&mut self, a: &Door, b: &Door) {
+        let key = key(a, b);
+        if a.name() == b.name() || self.links.get(&key).is_some_and(|ends| ends[0].runs()) {
+            return;
+        }
+        // In the order of the key, by which `leave` finds the leaver's end.
+        let (a, b) = if key.0 == *a.name() { (a, b) } else { (b, a) };
+        let ends = cable(a.pubsub(), b.pubsub());
+        ends.iter().for_each(|end| end.pulse.beat()); // both know the way's time, as lookups want it
+        self.links.insert(key, ends);
+        for (here, there) in [(a, b), (b, a)] {
+            self.tell(here, there.name(), Status::Online, None);
+            let peer = there.name().clone();
+            let online = Event::PeerOnline { peer, incarnation: LIFE, address: ADDRESS };
+            here.pubsub().announce(online);
+        }
+        settled().await;
+    }
+
+    /// Breaks the link of two nodes: what is under way between them is lost. Returns when both know.
+    pub async fn cut(&mut self, a: &Door, b: &Door) {
+        let Some(ends) = self.links.remove(&key(a, b)) else { return };
+        for end in ends {
+            end.stop().await;
+        }
+        for (here, there) in [(a, b), (b, a)] {
+            let (peer, cause) = (there.name().clone(), "cut".to_owned());
+            here.pubsub().announce(Event::LinkLost { peer, cause });
+            self.offline(here, there.name(), Reason::Unreachable);
+        }
+    }
+
+    /// One node says goodbye to another, as it does to all when it shuts down.
+    pub async fn leave(&mut self, leaver: &Door, other: &Door) {
+        let key = key(leaver, other);
+        let Some([mut first, mut second]) = self.links.remove(&key) else { return };
+        let of_leaver = if key.0 == *leaver.name() { &mut first } else { &mut second };
+        if let Some(part) = of_leaver.part.take() {
+            part.send(Parting::Left).unwrap_or(()); // its end may have come already
+        }
+        for end in [&mut first, &mut second] {
+            drop(end.ended().await);
+        }
+        self.offline(other, leaver.name(), Reason::Left);
+    }
+
+    fn offline(&self, here: &Door, peer: &NodeName, reason: Reason) {
+        self.tell(here, peer, Status::Offline, Some(reason));
+        here.pubsub().announce(Event::PeerOffline { peer: peer.clone(), reason });
+    }
+
+    /// Changes a node's view of another.
+    fn tell(&self, here: &Door, peer: &NodeName, status: Status, reason: Option<Reason>) {
+        let Some(members) = self.members.get(here.name()) else { return };
+        let view = PeerView {
+            name: peer.clone(),
+            address: Some(ADDRESS),
+            status,
+            reason,
+            cause: None,
+            incarnation: LIFE,
+            since: timer::now(),
+        };
+        let row = Row { peer: view, id: None, since: clock::wall() };
+        members.send_modify(|members| {
+            let rows = Arc::make_mut(members);
+            match rows.binary_search_by(|row| row.peer.name.cmp(peer)) {
+                Ok(at) => rows[at] = row,
+                Err(at) => rows.insert(at, row),
+            }
+        });
+    }
+}
+
+fn key(a: &Door, b: &Door) -> (NodeName, NodeName) {
+    let (a, b) = (a.name().clone(), b.name().clone());
+    if a < b { (a, b) } else { (b, a) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::{Bytes, CallError, News, Received};
+    use crate::proto::talk::Gone;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn statuses(door: &Door) -> Vec<(String, Status)> {
+        let members = door.members();
+        let rows = members.borrow();
+        rows.iter().map(|row| (row.peer.name.short().to_owned(), row.peer.status)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cut_ends_what_is_under_way_and_is_seen_and_healed() {
+        let (mut mesh, [a, b, c]) = linked(["a@h", "b@h", "c@h"]).await.expect("names");
+        let online = |name: &str| (name.to_owned(), Status::Online);
+        assert_eq!(statuses(&a), [online("b"), online("c")]);
+        let mut events = a.events();
+        let _stuck = b.serve("stuck", |_| std::future::pending()).expect("free");
+        let mut heard = c.subscribe("t").expect("sound");
+        settled().await;
+        let asking = tokio::spawn({
+            let a = a.clone();
+            async move { a.call("stuck@b@h", "", HOUR).await }
+        });
+        settled().await;
+        mesh.cut(&b, &a).await;
+        assert_eq!(asking.await.expect("no panic"), Err(CallError::OutcomeUnknown.into()));
+        assert_eq!(statuses(&a), [("b".to_owned(), Status::Offline), online("c")]);
+        let lost = events.recv().await;
+        assert!(matches!(lost, Some(News::Event(Event::LinkLost { .. }))), "{lost:?}");
+        a.publish("t", "still").await.expect("sound");
+        let still = heard.recv().await;
+        assert!(matches!(still, Some(Received::Message(m)) if m.payload == "still"));
+        mesh.heal(&a, &b).await;
+        mesh.heal(&a, &b).await; // nothing is left to heal
+        assert_eq!(statuses(&a), [online("b"), online("c")]);
+        let late = a.call("stuck@b@h", "", HOUR).await;
+        assert_eq!(late, Err(CallError::DeadlinePassed.into()), "an hour passes at once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_is_known_to_have_left() {
+        let (mut mesh, [a, b]) = linked(["a@h", "b@h"]).await.expect("names");
+        let _serving = a.serve("name", |_| async { Ok(Bytes::new()) }).expect("free");
+        settled().await;
+        let watch = b.watch("name", a.name()).expect("linked");
+        mesh.leave(&a, &b).await;
+        assert_eq!(watch.gone().await, Gone::NodeOffline);
+        let left = Some(Reason::Left);
+        assert_eq!(b.members().borrow().first().and_then(|row| row.peer.reason), left);
+        assert!(linked(["nobody"]).await.is_err());
+    }
+}
