@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 mod cli;
 
+/// Pieces of 64 KiB come and go with every message: this allocator keeps their pages.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::main()
 }

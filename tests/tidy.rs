@@ -33,6 +33,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("axum", &["gateway"]),
     ("clap", &["main", "cli"]),
     ("comfy_table", &["cli"]),
+    ("mimalloc", &["main"]),
     ("netlink_packet_core", &["io::tcp"]),
     ("netlink_packet_sock_diag", &["io::tcp"]),
     ("netlink_sys", &["io::tcp"]),
