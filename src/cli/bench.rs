@@ -11,6 +11,7 @@ mod formation;
 mod idle;
 mod mesh;
 mod messages;
+mod topics;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
@@ -59,6 +60,15 @@ pub(super) enum BenchCommand {
         #[arg(long, default_value_t = 5.0)]
         seconds: f64,
     },
+    /// Many topics, and topics that come and go, between two nodes of its own
+    Topics {
+        /// Topics
+        #[arg(default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=500_000))]
+        topics: u64,
+        /// For how long others come and go
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+    },
 }
 
 pub(super) fn run(command: BenchCommand, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -70,5 +80,6 @@ pub(super) fn run(command: BenchCommand, out: &mut dyn Write) -> anyhow::Result<
         BenchCommand::Fanout(args) => messages::load(Kind::Fanout, &args, out),
         BenchCommand::Floor { size, seconds } => messages::floors(size as usize, seconds, out),
         BenchCommand::Messages { seconds } => messages::run(seconds, out),
+        BenchCommand::Topics { topics, seconds } => topics::run(topics, seconds, out),
     }
 }

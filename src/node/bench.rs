@@ -16,7 +16,13 @@ use crate::actors::pubsub::{PubSub, Received, Reply, Request, ServeError, Servin
 use crate::actors::timer;
 use crate::io::usage::{Usage, usage};
 use crate::proto::node::NodeName;
-use crate::proto::topic::{Address, Name, Topic};
+use crate::proto::topic::{Address, Name, Pattern, Topic};
+
+mod numbered;
+mod topics;
+
+pub use numbered::{Gap, Ledger, Numbers, Sent, Stream};
+pub use topics::Changed;
 
 /// The name that answers [`Order`]s.
 pub const BENCH: &str = "xpando:bench";
@@ -44,6 +50,25 @@ pub enum Order {
     Seen,
     /// Make load: [`Made`]. Only from this node.
     Load(Load),
+    /// Keep a [`Ledger`] of the numbered messages on this topic, or on all below it. Ends the run before it.
+    Check(String),
+    /// The [`Ledger`].
+    Checked,
+    /// Publish numbered messages: [`Sent`]. Only from this node.
+    Numbers(Numbers),
+    /// Subscribe to so many topics that begin with this text, instead of those before: [`Changed`]. Only
+    /// from this node.
+    Topics(String, u64),
+    /// Subscribe to ever other topics that begin with this text, for so long: [`Changed`]. Only from this
+    /// node.
+    Churn(String, Duration),
+}
+
+impl Order {
+    /// Whether any node of the cluster may order it.
+    fn is_for_all(&self) -> bool {
+        matches!(self, Self::Sink(..) | Self::Seen | Self::Check(_) | Self::Checked)
+    }
 }
 
 /// A load.
@@ -118,6 +143,7 @@ struct Counts {
 
 struct Run {
     counts: Arc<Counts>,
+    ledger: Arc<Mutex<Ledger>>,
     asked: Instant,
     _subscribers: JoinSet<()>,
 }
@@ -125,6 +151,7 @@ struct Run {
 struct Bench {
     pubsub: PubSub,
     run: Mutex<Option<Run>>,
+    held: Mutex<Option<topics::Held>>,
 }
 
 /// Serves benchmarks until the results are dropped.
@@ -132,7 +159,8 @@ struct Bench {
 /// # Errors
 /// [`ServeError`].
 pub(super) fn serve(me: &NodeName, pubsub: &PubSub) -> Result<[Serving; 2], ServeError> {
-    let bench = Arc::new(Bench { pubsub: pubsub.clone(), run: Mutex::default() });
+    let bench =
+        Arc::new(Bench { pubsub: pubsub.clone(), run: Mutex::default(), held: Mutex::default() });
     let me = me.clone();
     let name = |text: &'static str| text.parse::<Name>();
     let (Ok(orders), Ok(echo)) = (name(BENCH), name(ECHO)) else {
@@ -156,16 +184,35 @@ fn used() -> Usage {
 
 impl Bench {
     async fn obey(self: Arc<Self>, request: &Request, own: bool) -> Reply {
-        let order = serde_json::from_slice(&request.payload);
-        match order.map_err(|error| error.to_string())? {
+        let order = serde_json::from_slice::<Order>(&request.payload);
+        let order = order.map_err(|error| error.to_string())?;
+        if !own && !order.is_for_all() {
+            return Err("only a node itself orders its load".to_owned());
+        }
+        match order {
             Order::Sink(topic, subscribers) => self.sink(&topic, subscribers),
             Order::Seen => json(&self.seen()),
-            Order::Load(load) if own => match load.kind {
+            Order::Load(load) => match load.kind {
                 Kind::Cast | Kind::Fanout => json(&self.publish(load).await?),
                 Kind::Call => json(&self.call(load).await?),
             },
-            Order::Load(_) => Err("only a node itself orders its load".to_owned()),
+            Order::Check(pattern) => self.check(&pattern),
+            Order::Checked => self.checked(),
+            Order::Numbers(numbers) => json(&numbered::publish(&self.pubsub, &numbers).await?),
+            Order::Topics(below, count) => self.hold(&below, count),
+            Order::Churn(below, time) => json(&topics::churn(&self.pubsub, &below, time).await?),
         }
+    }
+
+    fn hold(&self, below: &str, count: u64) -> Reply {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = None;
+        if count == 0 {
+            return json(&Changed::default());
+        }
+        let (holds, changed) = topics::hold(&self.pubsub, below, count)?;
+        *held = Some(holds);
+        json(&changed)
     }
 
     fn sink(self: &Arc<Self>, topic: &str, subscribers: usize) -> Reply {
@@ -187,7 +234,33 @@ impl Bench {
                 }
             });
         }
-        let run = Run { counts, asked: timer::now(), _subscribers: tasks };
+        self.begin(counts, Arc::default(), tasks);
+        Ok(Bytes::new())
+    }
+
+    fn check(self: &Arc<Self>, pattern: &str) -> Reply {
+        let pattern = pattern.parse::<Pattern>().map_err(|error| error.to_string())?;
+        let subscription = self.pubsub.subscribe(pattern).map_err(|error| error.to_string())?;
+        let (ledger, mut tasks) = (Arc::new(Mutex::new(Ledger::new())), JoinSet::new());
+        tasks.spawn(numbered::keep(subscription, ledger.clone()));
+        self.begin(Arc::default(), ledger, tasks);
+        Ok(Bytes::new())
+    }
+
+    fn checked(&self) -> Reply {
+        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        let run = run.as_mut().ok_or("no ledger is kept")?;
+        run.asked = timer::now();
+        json(&*numbered::lock(&run.ledger))
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        counts: Arc<Counts>,
+        ledger: Arc<Mutex<Ledger>>,
+        subscribers: JoinSet<()>,
+    ) {
+        let run = Run { counts, ledger, asked: timer::now(), _subscribers: subscribers };
         *self.run.lock().unwrap_or_else(PoisonError::into_inner) = Some(run);
         let bench = Arc::downgrade(self);
         tokio::spawn(async move {
@@ -201,7 +274,6 @@ impl Bench {
                 }
             }
         });
-        Ok(Bytes::new())
     }
 
     fn seen(&self) -> Seen {
@@ -256,9 +328,16 @@ impl Bench {
         let stop = Arc::new(AtomicBool::new(false));
         let probe = tokio::spawn(self.clone().probe(echo(&first)?, stop.clone()));
         let (mut done, mut expected) = (0, 0);
-        while let Some(task) = tasks.join_next().await {
-            let (more, reached) = task.map_err(|error| error.to_string())??;
-            (done, expected) = (done + more, expected + reached * load.subscribers);
+        loop {
+            match tokio::time::timeout(IDLE / 3, tasks.join_next()).await {
+                // A long load keeps its sinks.
+                Err(_elapsed) => drop(self.all(&load).await?),
+                Ok(None) => break,
+                Ok(Some(task)) => {
+                    let (more, reached) = task.map_err(|error| error.to_string())??;
+                    (done, expected) = (done + more, expected + reached * load.subscribers);
+                }
+            }
         }
         stop.store(true, Ordering::Relaxed);
         let times = probe.await.map_err(|error| error.to_string())?;

@@ -20,7 +20,7 @@ use crate::proto::topic::{Name, Pattern, Topic};
 /// Topics, patterns and names of one node.
 pub const MOST: usize = 1_000_000;
 /// Routes kept ready.
-pub const CACHED: usize = 65_536;
+pub const CACHED: usize = 131_072;
 
 /// What a node wants to hear, or offers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

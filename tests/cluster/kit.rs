@@ -20,11 +20,13 @@ use xpando_node::proto::node::NodeName;
 
 pub(crate) mod example;
 pub(crate) mod mesh;
+pub(crate) mod message;
 pub(crate) mod node;
 pub(crate) mod stranger;
 pub(crate) mod ways;
 
 pub(crate) use mesh::Mesh;
+pub(crate) use message::{Follow, grows, told, wall};
 pub(crate) use node::{Node, Start};
 pub(crate) use ways::Ways;
 

@@ -10,6 +10,7 @@
 
 mod kit;
 
+mod accounting;
 mod clocks;
 mod command_line;
 mod crossed_dials;
@@ -21,11 +22,15 @@ mod hostile_links;
 mod lives;
 mod load;
 mod many;
+mod messages;
 mod netlab;
 mod revocation;
+mod saturated;
 mod silence;
 mod soak;
 mod splits;
 mod startup;
+mod stopped;
+mod storms;
 mod supervision;
 mod topology;

@@ -4,7 +4,7 @@
 //! a wait. Any task pushes; the link's own task takes pieces and sends them. Invariants:
 //! 1. A closed outlet takes nothing and wakes everybody who waits on it.
 //! 2. News of interest and of watched names that ended is never dropped while the link lives: it waits
-//!    here, one entry each, until a lane has room.
+//!    here, one entry each, until a lane has room. News that takes back what still waits ends both.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -206,7 +206,13 @@ impl Outlet {
     /// What this node wants or offers, for the peer to know.
     pub(super) fn news(&self, interest: Interest, there: bool) {
         let told = self.change(Lane::Calls, |state| {
-            state.news.insert(interest, there);
+            // What the peer was never told of and is over needs no telling: those who come and go while
+            // it does not read must not pile up.
+            if state.news.get(&interest).is_some_and(|waits| *waits != there) {
+                state.news.remove(&interest);
+            } else {
+                state.news.insert(interest, there);
+            }
             Ok(())
         });
         told.unwrap_or(()); // a link that is closed needs no news
@@ -414,5 +420,13 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.outlet.took(self.bytes);
+    }
+}
+
+#[cfg(test)]
+impl Outlet {
+    /// News that waits.
+    pub(super) fn waiting_news(&self) -> usize {
+        self.state().news.len()
     }
 }

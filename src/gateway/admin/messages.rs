@@ -1,6 +1,6 @@
 //! Publishing, subscribing and calling through the admin socket.
 
-use std::io::{Error, ErrorKind, Result};
+use std::io::Result;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,12 +21,16 @@ pub(super) async fn talk(
 ) -> Result<()> {
     match request {
         Request::Publish { topic, bytes } => {
-            let payload = payload(&mut reader, bytes).await?;
+            let Some(payload) = payload(&mut reader, bytes).await? else {
+                return say(&mut writer, &too_long(bytes)).await;
+            };
             let answer = publish(pubsub, &topic, payload).await;
             say(&mut writer, &answer.unwrap_or_else(Answer::Error)).await
         }
         Request::Call { to, within, bytes } => {
-            let payload = payload(&mut reader, bytes).await?;
+            let Some(payload) = payload(&mut reader, bytes).await? else {
+                return say(&mut writer, &too_long(bytes)).await;
+            };
             match call(pubsub, &to, payload, Duration::from_millis(within)).await {
                 Ok(reply) => {
                     say(&mut writer, &Answer::Replied { bytes: reply.len() }).await?;
@@ -47,14 +51,18 @@ pub(super) async fn talk(
     }
 }
 
-/// The bytes that follow a request.
-async fn payload(reader: &mut BufReader<OwnedReadHalf>, bytes: usize) -> Result<Bytes> {
+fn too_long(bytes: usize) -> Answer {
+    Answer::Error(format!("{bytes} bytes are over 16 MiB"))
+}
+
+/// The bytes that follow a request, unless they are too many.
+async fn payload(reader: &mut BufReader<OwnedReadHalf>, bytes: usize) -> Result<Option<Bytes>> {
     if bytes > MAX_MESSAGE {
-        return Err(Error::new(ErrorKind::InvalidInput, "a payload over 16 MiB"));
+        return Ok(None);
     }
     let mut payload = vec![0; bytes];
     tokio::time::timeout(PATIENCE, reader.read_exact(&mut payload)).await??;
-    Ok(payload.into())
+    Ok(Some(payload.into()))
 }
 
 async fn publish(
@@ -63,7 +71,12 @@ async fn publish(
     payload: Bytes,
 ) -> std::result::Result<Answer, String> {
     let topic: Topic = topic.parse().map_err(|_text| format!("{topic:?} is no topic"))?;
-    let spread = pubsub.broadcast(&topic, payload).await.map_err(|error| error.to_string())?;
+    // Who asks is told before it takes this node for hung.
+    let spread = tokio::time::timeout(PATIENCE / 2, pubsub.broadcast(&topic, payload)).await;
+    let spread = spread.map_err(|_elapsed| {
+        "overloaded: a node takes less than it is sent; others may have got it".to_owned()
+    })?;
+    let spread = spread.map_err(|error| error.to_string())?;
     Ok(Answer::Sent { local: spread.local, peers: spread.peers, missed: spread.missed })
 }
 

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::thread;
 
 use socket2::{Domain, Socket, Type};
@@ -25,6 +25,8 @@ struct State {
     processes: BTreeMap<usize, u32>,
     cut: BTreeSet<(usize, usize)>,
     held: bool,
+    /// Connections: who dialed, who is reached, and the ends of those that last.
+    open: Vec<(usize, usize, [Weak<TcpStream>; 2])>,
 }
 
 #[derive(Default)]
@@ -100,6 +102,19 @@ impl<'a> Ways<'a> {
         });
     }
 
+    /// Ends the connections between two nodes, as a router that forgets them does: what is under way is
+    /// lost, both sides learn it at once, and a new one can be opened.
+    pub(crate) fn sever(&self, one: usize, other: usize) {
+        let state = self.shared.state.lock().unwrap();
+        for (from, to, ends) in &state.open {
+            if [(one, other), (other, one)].contains(&(*from, *to)) {
+                for stream in ends.iter().filter_map(Weak::upgrade) {
+                    stream.shutdown(Shutdown::Both).unwrap_or(()); // it may have ended by itself
+                }
+            }
+        }
+    }
+
     /// Lets a dialer's first word and the answer through, and keeps back its next words until it is
     /// told otherwise: nodes can be made to dial each other at the same instant.
     pub(crate) fn hold(&self, held: bool) {
@@ -137,7 +152,13 @@ impl Shared {
         for stream in [&dialer, &node] {
             stream.set_nodelay(true).unwrap();
         }
-        let (dialer, node, answered) = (&dialer, &node, &AtomicBool::new(false));
+        let [dialer, node] = [dialer, node].map(Arc::new);
+        {
+            let mut state = self.state.lock().unwrap();
+            state.open.retain(|(_, _, ends)| ends[0].strong_count() > 0);
+            state.open.push((from, to, [&dialer, &node].map(Arc::downgrade)));
+        }
+        let (dialer, node, answered) = (&*dialer, &*node, &AtomicBool::new(false));
         thread::scope(|scope| {
             scope.spawn(|| {
                 let held = || answered.load(Ordering::SeqCst);

@@ -211,3 +211,30 @@ async fn storms_of_subscriptions_leave_both_sides_agreeing() {
     assert!(!(0..3989).any(wanted));
     assert!(cable.runs());
 }
+
+#[tokio::test(start_paused = true)]
+async fn topics_that_come_and_go_while_a_peer_does_not_read_leave_no_news() {
+    let (a, b) = (door(A), door(B));
+    let cable = Cable::plug(&a, &b).await;
+    let told = a.subscribe(topic("told")).expect("few");
+    settled().await;
+    cable.open(false);
+    let outlet = a.exchange.peer(&name(B)).expect("linked");
+    for number in 0..100_000 {
+        drop(a.subscribe(topic(&format!("t:{number}"))).expect("few"));
+        if number % 1000 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(outlet.waiting_news() < 1000, "{} pieces of news", outlet.waiting_news());
+    drop(told);
+    let again = a.subscribe(topic("told")).expect("few");
+    let goes = a.subscribe(topic("goes")).expect("few");
+    cable.open(true);
+    settled().await;
+    let wanted = |text: &str| b.exchange.route(&topic(text)).peers.len();
+    assert_eq!(["told", "goes", "t:0", "t:99999"].map(wanted), [1, 1, 0, 0]);
+    drop((again, goes));
+    settled().await;
+    assert_eq!(["told", "goes"].map(wanted), [0, 0]);
+}

@@ -1,0 +1,83 @@
+//! Many topics, and topics that come and go.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::task::AbortHandle;
+
+use super::numbered::topics;
+use crate::actors::pubsub::{PubSub, Subscription};
+use crate::actors::timer;
+
+/// Between two looks at what came on all the topics.
+const LOOK: Duration = Duration::from_millis(100);
+/// Topics that are open at a time while others come and go.
+const OPEN: usize = 1000;
+/// Different topics that come and go.
+const TURNS: u64 = 1_000_000;
+/// Changes between two looks at the clock.
+const PORTION: u64 = 64;
+
+/// What many changes of subscriptions came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Subscriptions made.
+    pub subscribed: u64,
+    /// And ended.
+    pub unsubscribed: u64,
+    /// How long that took.
+    pub took: Duration,
+}
+
+/// Subscriptions that are held, and read, until this is dropped.
+pub(super) struct Held(AbortHandle);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Subscribes to so many topics.
+pub(super) fn hold(pubsub: &PubSub, below: &str, count: u64) -> Result<(Held, Changed), String> {
+    let topics = topics(below, count)?;
+    let start = timer::now();
+    let open = |topic| pubsub.subscribe(topic).map_err(|error| error.to_string());
+    let mut held = topics.into_iter().map(open).collect::<Result<Vec<Subscription>, _>>()?;
+    let changed = Changed { subscribed: count, unsubscribed: 0, took: timer::now() - start };
+    // A task each would be more than the topics cost.
+    let reading = tokio::spawn(async move {
+        loop {
+            for subscription in &mut held {
+                while subscription.try_recv().is_some() {}
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    });
+    Ok((Held(reading.abort_handle()), changed))
+}
+
+/// Subscribes to ever other topics and unsubscribes again, for so long.
+pub(super) async fn churn(pubsub: &PubSub, below: &str, time: Duration) -> Result<Changed, String> {
+    let (mut open, mut changed) = (VecDeque::with_capacity(OPEN + 1), Changed::default());
+    let start = timer::now();
+    while changed.took < time {
+        for _ in 0..PORTION {
+            let topic = format!("{below}{:06}", changed.subscribed % TURNS);
+            let topic = topic.parse::<crate::proto::topic::Topic>();
+            let subscription = pubsub.subscribe(topic.map_err(|error| error.to_string())?);
+            open.push_back(subscription.map_err(|error| error.to_string())?);
+            changed.subscribed += 1;
+            if open.len() > OPEN {
+                open.pop_front();
+                changed.unsubscribed += 1;
+            }
+        }
+        tokio::task::yield_now().await;
+        changed.took = timer::now() - start;
+    }
+    changed.unsubscribed += open.len() as u64;
+    drop(open);
+    Ok(changed)
+}
