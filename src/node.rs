@@ -88,6 +88,8 @@ pub use crate::proto::node::NodeName;
 pub const PORT: u16 = 4697;
 /// On loopback, how many ports after it are tried.
 const NEXT_PORTS: u16 = 1000;
+/// Time for what was published last.
+const FLUSH: Duration = Duration::from_secs(1);
 /// Time for goodbyes at the end.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -271,9 +273,13 @@ impl Node {
         self.root.failed().await;
     }
 
-    /// Leaves the cluster: says goodbye to every peer and stops.
+    /// Leaves the cluster: sends what waits, as far as that goes within a second, says goodbye to every
+    /// peer, and stops.
     pub async fn shutdown(self) {
         tracing::info!(name = %self.name(), "leaving");
+        if tokio::time::timeout(FLUSH, self.door.pubsub().flushed()).await.is_err() {
+            tracing::warn!("not every peer took what was published");
+        }
         let (done, said) = oneshot::channel();
         self.stop.0.stop(done);
         if tokio::time::timeout(GOODBYE, said).await.is_err() {

@@ -173,6 +173,15 @@ impl PubSub {
         self.handle.cast(Msg::Received(from, words, permit));
     }
 
+    /// Waits until all that was said to other nodes has been sent, or their links are gone: as long as
+    /// one of them does not read.
+    pub async fn flushed(&self) {
+        let peers: Vec<_> = self.exchange.table().peers().cloned().collect();
+        for peer in peers {
+            peer.flushed().await;
+        }
+    }
+
     /// A link to a peer is up: what is said to it goes through this outlet.
     pub(crate) fn up(&self, peer: NodeName) -> Arc<Outlet> {
         let outlet = Arc::new(Outlet::new(peer));

@@ -261,8 +261,23 @@ impl Outlet {
         let State { full, outbox, .. } = &mut *state;
         let waited = full.len();
         full.retain(|lane| !outbox.has_room(*lane));
-        if full.len() < waited {
+        if full.len() < waited || pieces.is_empty() {
             self.room.notify_waiters();
+        }
+    }
+
+    /// Waits until the link's task has sent everything, or the link is gone.
+    pub(super) async fn flushed(&self) {
+        loop {
+            let mut news = std::pin::pin!(self.room.notified());
+            news.as_mut().enable();
+            {
+                let state = self.state();
+                if state.closed || state.asleep && state.outbox.messages() == 0 {
+                    return;
+                }
+            }
+            news.await;
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::kit::*;
 use super::*;
+use crate::proto::frame::Parting;
 use crate::proto::outbox::WINDOW;
 
 /// As in `subscription`: bytes that may wait for one subscriber.
@@ -204,4 +205,24 @@ async fn many_who_wait_for_room_all_get_it() {
     let mut got = numbers(&got);
     got.sort_unstable();
     assert_eq!(got, (0..200).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_flushed_comes_before_the_goodbye() {
+    const COUNT: u32 = 1500;
+    let (a, b) = (door(A), door(B));
+    let mut heard = b.subscribe(topic("t")).expect("few");
+    let mut cable = Cable::plug(&a, &b).await;
+    cable.open(false);
+    for number in 0..COUNT {
+        let spread = a.try_broadcast(&topic("t"), numbered(number, 2000)).expect("short");
+        assert_eq!(spread.missed, 0);
+    }
+    let patience = tokio::time::timeout(Duration::from_secs(1), a.flushed()).await;
+    assert!(patience.is_err(), "nothing is taken");
+    cable.open(true);
+    tokio::time::timeout(PATIENCE, a.flushed()).await.expect("all is taken");
+    cable.ends[0].part.take().expect("once").send(Parting::Left).expect("runs");
+    assert_eq!(cable.ends[1].end().await, LinkEnd::Goodbye(Parting::Left));
+    assert_eq!(numbers(&drained(&mut heard)), (0..COUNT).collect::<Vec<_>>());
 }
