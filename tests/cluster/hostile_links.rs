@@ -268,7 +268,9 @@ fn a_lane_that_does_not_exist_and_pieces_of_no_and_too_much_length() {
     for (header, words) in [
         ([7, 0, 0, 1], "no lane 7"),
         ([1, 0, 0, 0], "a piece of 0 bytes"),
-        ([2, 1, 0, 1], "a piece of 65537 bytes"),
+        ([2, 1, 2, 1], "a piece of 66049 bytes"),
+        ([3, 0, 0, 9], "a malformed piece"),
+        ([4, 0, 0, 9], "a malformed piece"),
         ([0, 0, 1, 1], "control message"),
     ] {
         scene.refuses("protocol", "link cut", &[("fault", words)], |door| {
@@ -285,7 +287,8 @@ fn nonsense_on_the_door_lane_is_counted() {
     let scene = Scene::new();
     let b = scene.cluster.identity("b");
     let mut stranger = Stranger::link(&scene.door(), &b);
-    stranger.piece(Lane::Door, &[0xff; 100]);
+    // One whole message of 100 bytes.
+    stranger.piece(Lane::Door, &[&[0, 100][..], &[0xff; 100]].concat());
     scene.a.counts("xpando_door_messages_total", "malformed", 0);
     scene.undisturbed();
 }
