@@ -264,8 +264,15 @@ async fn talk(admin: &Admin, news: &News, stream: UnixStream) -> std::io::Result
     };
     match request {
         Request::Watch => watch(admin, news, reader, writer).await,
-        Request::Publish { .. } | Request::Subscribe { .. } | Request::Call { .. } => {
-            messages::talk(&admin.pubsub, request, reader, writer).await
+        Request::Publish { topic, bytes } => {
+            messages::publish(&admin.pubsub, &topic, bytes, (reader, writer)).await
+        }
+        Request::Call { to, within, bytes } => {
+            let within = Duration::from_millis(within);
+            messages::call(&admin.pubsub, &to, within, bytes, (reader, writer)).await
+        }
+        Request::Subscribe { pattern } => {
+            messages::subscribe(&admin.pubsub, &pattern, (reader, writer)).await
         }
         Request::Status | Request::Topology | Request::Metrics | Request::Kill { .. } => {
             say(&mut writer, &admin.answer(request)).await

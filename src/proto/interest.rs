@@ -37,8 +37,7 @@ impl Interest {
     /// Every topic below this text; `None` when it is not empty and does not end with a colon.
     #[must_use]
     pub fn below(prefix: &str) -> Option<Self> {
-        let whole = prefix.is_empty() || (prefix.ends_with(':') && Topic::try_from(prefix).is_ok());
-        whole.then(|| Self::Below(prefix.into()))
+        Pattern::below(prefix).as_ref().map(Self::from)
     }
 }
 

@@ -103,17 +103,22 @@ pub enum Pattern {
     Below(Arc<str>),
 }
 
+impl Pattern {
+    /// All topics that begin with this text; `None` when it is neither empty nor whole words.
+    #[must_use]
+    pub fn below(prefix: &str) -> Option<Self> {
+        let whole = prefix.is_empty() || (prefix.ends_with(':') && plain(prefix));
+        whole.then(|| Self::Below(prefix.into()))
+    }
+}
+
 impl FromStr for Pattern {
     type Err = TopicError;
 
     fn from_str(text: &str) -> Result<Self, TopicError> {
         match text.strip_suffix('*') {
             None => text.parse().map(Self::Topic),
-            Some("") => Ok(Self::Below("".into())),
-            Some(prefix) if prefix.ends_with(':') && plain(prefix) => {
-                Ok(Self::Below(prefix.into()))
-            }
-            Some(_) => Err(TopicError),
+            Some(prefix) => Self::below(prefix).ok_or(TopicError),
         }
     }
 }

@@ -156,6 +156,15 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
+/// `a`, `b` and `c`, each in the life that its data directory comes to next; all linked.
+pub(crate) fn three(cluster: &Cluster) -> [Node; 3] {
+    let a = cluster.node("a").start();
+    let b = cluster.node("b").join(a.listen()).start();
+    let c = cluster.node("c").join(a.listen()).start();
+    linked(&[&a, &b, &c]);
+    [a, b, c]
+}
+
 /// Waits until `look` gives a value; fails with what it last said when [`PATIENCE`] runs out.
 #[track_caller]
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {

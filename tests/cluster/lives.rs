@@ -3,16 +3,7 @@
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::kit::{Cluster, Node, copy_files, full, linked, until};
-
-/// `a` and `c`, and `b` in the life that its data directory comes to next; all linked.
-fn three(cluster: &Cluster) -> (Node, Node, Node) {
-    let a = cluster.node("a").start();
-    let b = cluster.node("b").join(a.listen()).start();
-    let c = cluster.node("c").join(a.listen()).start();
-    linked(&[&a, &b, &c]);
-    (a, b, c)
-}
+use crate::kit::{Cluster, copy_files, full, linked, three, until};
 
 fn in_life(incarnation: u64) -> impl Fn(&Value) -> bool {
     move |row| row["incarnation"] == incarnation
@@ -21,7 +12,7 @@ fn in_life(incarnation: u64) -> impl Fn(&Value) -> bool {
 #[test]
 fn a_killed_node_is_offline_everywhere_and_back_with_a_higher_incarnation() {
     let cluster = Cluster::new();
-    let (a, b, c) = three(&cluster);
+    let [a, b, c] = three(&cluster);
     let first = b.listen();
     b.kill();
     for node in [&a, &c] {
@@ -45,7 +36,7 @@ fn a_killed_node_is_offline_everywhere_and_back_with_a_higher_incarnation() {
 fn a_node_that_is_told_to_stop_says_goodbye_and_may_return() {
     for signal in [Signal::TERM, Signal::INT] {
         let cluster = Cluster::new();
-        let (a, mut b, c) = three(&cluster);
+        let [a, mut b, c] = three(&cluster);
         b.signal(signal);
         assert_eq!(b.exit_code(), Some(0));
         for node in [&a, &c] {
@@ -62,7 +53,7 @@ fn a_node_that_is_told_to_stop_says_goodbye_and_may_return() {
 #[test]
 fn a_later_life_replaces_a_stale_session_at_once() {
     let cluster = Cluster::new();
-    let (a, old, c) = three(&cluster);
+    let [a, old, c] = three(&cluster);
     old.signal(Signal::STOP);
     let copy = cluster.path("b-copied");
     copy_files(&old.data_dir, &copy);
@@ -95,7 +86,7 @@ fn a_later_life_replaces_a_stale_session_at_once() {
 #[test]
 fn an_older_incarnation_is_refused_while_a_later_one_is_linked() {
     let cluster = Cluster::new();
-    let (a, b, c) = three(&cluster);
+    let [a, b, c] = three(&cluster);
     assert_eq!(b.terminate(), Some(0));
     let b = cluster.node("b").join(a.listen()).start();
     linked(&[&a, &b, &c]);
@@ -117,7 +108,7 @@ fn an_older_incarnation_is_refused_while_a_later_one_is_linked() {
 #[test]
 fn a_node_that_lost_its_data_directory_goes_on_above_its_last_life() {
     let cluster = Cluster::new();
-    let (a, b, c) = three(&cluster);
+    let [a, b, c] = three(&cluster);
     let data_dir = b.data_dir.clone();
     b.kill();
     let b = cluster.node("b").join(a.listen()).start();

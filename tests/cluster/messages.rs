@@ -9,15 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use xpando_node::io::sockets;
 
-use crate::kit::{Cluster, Follow, Node, full, linked, told, until};
-
-fn three(cluster: &Cluster) -> [Node; 3] {
-    let a = cluster.node("a").start();
-    let b = cluster.node("b").join(a.listen()).start();
-    let c = cluster.node("c").join(a.listen()).start();
-    linked(&[&a, &b, &c]);
-    [a, b, c]
-}
+use crate::kit::{Cluster, Follow, Node, full, linked, three, told, until};
 
 /// A message as `subscribe --json` prints it.
 fn printed(topic: &str, from: &Node, payload: &[u8]) -> Value {

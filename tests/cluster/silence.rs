@@ -5,17 +5,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::kit::{Cluster, Node, during, linked, now};
+use crate::kit::{Cluster, Node, during, linked, now, three};
 
 const ACCUSATIONS: [&str; 3] = ["peer suspect: not heard", "peer silent: given up", "peer offline"];
-
-fn three(cluster: &Cluster) -> [Node; 3] {
-    let a = cluster.node("a").start();
-    let b = cluster.node("b").join(a.listen()).start();
-    let c = cluster.node("c").join(a.listen()).start();
-    linked(&[&a, &b, &c]);
-    [a, b, c]
-}
 
 /// How soon is for the benchmark and the simulator to say: here only who reads along learns it.
 fn took(node: &Node, what: &str, since: Instant) {

@@ -154,9 +154,8 @@ impl Incoming {
                 self.pulse.say(Control::Pong(number));
             }
             Control::Pong(number) => {
-                self.pulse.on_echo(number);
-                if let Some(trip) = self.pulse.round_trip() {
-                    self.outlet.echoed(trip.last);
+                if let Some(took) = self.pulse.on_echo(number) {
+                    self.outlet.echoed(took);
                 }
             }
             Control::Credit(bytes) => {

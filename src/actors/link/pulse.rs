@@ -109,15 +109,16 @@ impl Pulse {
         }
     }
 
-    /// A beat came back. One that was never sent (in the future) is the peer's fault and ignored.
-    pub(super) fn on_echo(&self, sent: u64) {
-        if let Some(took) = self.micros().checked_sub(sent) {
-            let mut times = self.round_trips.lock().unwrap_or_else(PoisonError::into_inner);
-            times.push_back(Duration::from_micros(took));
-            if times.len() > TIMES {
-                times.pop_front();
-            }
+    /// A beat came back; how long that took. One that was never sent (in the future) is the peer's fault
+    /// and ignored.
+    pub(super) fn on_echo(&self, sent: u64) -> Option<Duration> {
+        let took = Duration::from_micros(self.micros().checked_sub(sent)?);
+        let mut times = self.round_trips.lock().unwrap_or_else(PoisonError::into_inner);
+        times.push_back(took);
+        if times.len() > TIMES {
+            times.pop_front();
         }
+        Some(took)
     }
 }
 

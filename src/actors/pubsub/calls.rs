@@ -346,13 +346,8 @@ impl Exchange {
         };
         let until = tokio::time::Instant::from_std(deadline);
         // Without room until the end it was never sent.
-        match push() {
-            Err(SendError::Overloaded) => {
-                let waited = tokio::time::timeout_at(until, outlet.when_room(push)).await;
-                waited.unwrap_or(Err(SendError::Overloaded))?;
-            }
-            other => other?,
-        }
+        let sent = tokio::time::timeout_at(until, outlet.when_room(push)).await;
+        sent.unwrap_or(Err(SendError::Overloaded))?;
         match tokio::time::timeout_at(until, replied).await {
             Ok(Ok(reply)) => concluded(reply),
             Ok(Err(_link_lost)) => Err(CallError::OutcomeUnknown),

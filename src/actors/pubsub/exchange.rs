@@ -37,6 +37,7 @@ pub struct Spread {
 }
 
 type Table = Interests<Arc<Queue>, Arc<Outlet>>;
+type Routed = Arc<Route<Arc<Queue>, Arc<Outlet>>>;
 
 /// The exchange of one node.
 pub(super) struct Exchange {
@@ -161,7 +162,7 @@ impl Exchange {
         }
     }
 
-    pub(super) fn route(&self, topic: &Topic) -> Arc<Route<Arc<Queue>, Arc<Outlet>>> {
+    pub(super) fn route(&self, topic: &Topic) -> Routed {
         let ready = self.table().ready(topic);
         ready.unwrap_or_else(|| self.table_mut().route(topic))
     }
@@ -233,17 +234,11 @@ impl Exchange {
         payload: &Bytes,
         but: Option<u64>,
     ) -> Result<Spread, SendError> {
-        check(payload)?;
-        let route = self.route(topic);
-        let mut spread = self.here(&route.local, topic, payload, but);
+        let (route, mut spread) = self.begin(topic, payload, but)?;
         for peer in &route.peers {
-            match peer.broadcast(topic, payload) {
-                Ok(()) => spread.peers += 1,
-                Err(_) => spread.missed += 1,
-            }
+            spread.add(peer.broadcast(topic, payload).is_ok());
         }
-        self.count_missed(spread);
-        Ok(spread)
+        Ok(self.counted(spread))
     }
 
     /// Likewise; waits for room where there is none.
@@ -253,17 +248,31 @@ impl Exchange {
         payload: &Bytes,
         but: Option<u64>,
     ) -> Result<Spread, SendError> {
+        let (route, mut spread) = self.begin(topic, payload, but)?;
+        for peer in &route.peers {
+            spread.add(peer.when_room(|| peer.broadcast(topic, payload)).await.is_ok());
+        }
+        Ok(self.counted(spread))
+    }
+
+    /// A broadcast that has reached this node, and the way it goes on.
+    fn begin(
+        &self,
+        topic: &Topic,
+        payload: &Bytes,
+        but: Option<u64>,
+    ) -> Result<(Routed, Spread), SendError> {
         check(payload)?;
         let route = self.route(topic);
-        let mut spread = self.here(&route.local, topic, payload, but);
-        for peer in &route.peers {
-            match peer.when_room(|| peer.broadcast(topic, payload)).await {
-                Ok(()) => spread.peers += 1,
-                Err(_) => spread.missed += 1,
-            }
+        let spread = self.here(&route.local, topic, payload, but);
+        Ok((route, spread))
+    }
+
+    fn counted(&self, spread: Spread) -> Spread {
+        if spread.missed > 0 {
+            self.metrics.add(Count::Door, "overloaded", spread.missed as u64);
         }
-        self.count_missed(spread);
-        Ok(spread)
+        spread
     }
 
     /// To the subscribers on one node.
@@ -273,12 +282,10 @@ impl Exchange {
         topic: &Topic,
         payload: &Bytes,
     ) -> Result<(), SendError> {
-        check(payload)?;
-        if *node == self.me {
-            self.here(&self.route(topic).local, topic, payload, None);
-            return Ok(());
+        match self.way(node, topic, payload)? {
+            None => Ok(()),
+            Some(peer) => peer.broadcast(topic, payload),
         }
-        self.peer(node)?.broadcast(topic, payload)
     }
 
     /// Likewise; waits for room.
@@ -288,18 +295,31 @@ impl Exchange {
         topic: &Topic,
         payload: &Bytes,
     ) -> Result<(), SendError> {
-        match self.try_direct(node, topic, payload) {
-            Err(SendError::Overloaded) => {}
-            other => return other,
+        match self.way(node, topic, payload)? {
+            None => Ok(()),
+            Some(peer) => peer.when_room(|| peer.broadcast(topic, payload)).await,
         }
-        let peer = self.peer(node)?;
-        peer.when_room(|| peer.broadcast(topic, payload)).await
     }
 
-    fn count_missed(&self, spread: Spread) {
-        if spread.missed > 0 {
-            self.metrics.add(Count::Door, "overloaded", spread.missed as u64);
+    /// The outlet of a message to one node; `None` when that is this node and it is there.
+    fn way(
+        &self,
+        node: &NodeName,
+        topic: &Topic,
+        payload: &Bytes,
+    ) -> Result<Option<Arc<Outlet>>, SendError> {
+        if *node != self.me {
+            check(payload)?;
+            return self.peer(node).map(Some);
         }
+        self.broadcast_here(topic, payload, None)?;
+        Ok(None)
+    }
+}
+
+impl Spread {
+    fn add(&mut self, sent: bool) {
+        *(if sent { &mut self.peers } else { &mut self.missed }) += 1;
     }
 }
 

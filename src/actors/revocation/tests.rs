@@ -79,7 +79,10 @@ async fn links_are_judged_at_the_start_and_by_every_new_list() {
 async fn a_list_that_cannot_be_used_changes_nothing_and_is_counted_once() {
     let mut world = world().await;
     world.judged().await;
-    fs::write(world.crl(), "rubbish").expect("written");
+    // In one step: a look in between would find, and count, the file while it is still empty.
+    let beside = world.crl().with_extension("new");
+    fs::write(&beside, "rubbish").expect("written");
+    fs::rename(&beside, world.crl()).expect("in place");
     world.looked().await;
     world.looked().await;
     assert_eq!(counted(&world.metrics, "revocation_lists", "refused"), 1);

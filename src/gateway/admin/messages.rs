@@ -7,47 +7,45 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::{Answer, Line, PATIENCE, Request, say};
+use super::{Answer, Line, PATIENCE, say};
 use crate::actors::pubsub::{PubSub, Received};
 use crate::proto::outbox::MAX_MESSAGE;
 use crate::proto::topic::{Address, Pattern, Topic};
 
-/// Answers one request and what belongs to it.
-pub(super) async fn talk(
+/// The two ways of the connection that asks.
+pub(super) type Asker = (BufReader<OwnedReadHalf>, OwnedWriteHalf);
+
+/// Answers [`Request::Publish`](super::Request::Publish).
+pub(super) async fn publish(
     pubsub: &PubSub,
-    request: Request,
-    mut reader: BufReader<OwnedReadHalf>,
-    mut writer: OwnedWriteHalf,
+    topic: &str,
+    bytes: usize,
+    (mut reader, mut writer): Asker,
 ) -> Result<()> {
-    match request {
-        Request::Publish { topic, bytes } => {
-            let Some(payload) = payload(&mut reader, bytes).await? else {
-                return say(&mut writer, &too_long(bytes)).await;
-            };
-            let answer = publish(pubsub, &topic, payload).await;
-            say(&mut writer, &answer.unwrap_or_else(Answer::Error)).await
+    let Some(payload) = payload(&mut reader, bytes).await? else {
+        return say(&mut writer, &too_long(bytes)).await;
+    };
+    let answer = published(pubsub, topic, payload).await;
+    say(&mut writer, &answer.unwrap_or_else(Answer::Error)).await
+}
+
+/// Answers [`Request::Call`](super::Request::Call).
+pub(super) async fn call(
+    pubsub: &PubSub,
+    to: &str,
+    within: Duration,
+    bytes: usize,
+    (mut reader, mut writer): Asker,
+) -> Result<()> {
+    let Some(payload) = payload(&mut reader, bytes).await? else {
+        return say(&mut writer, &too_long(bytes)).await;
+    };
+    match replied(pubsub, to, payload, within).await {
+        Ok(reply) => {
+            say(&mut writer, &Answer::Replied { bytes: reply.len() }).await?;
+            tokio::time::timeout(PATIENCE, writer.write_all(&reply)).await?
         }
-        Request::Call { to, within, bytes } => {
-            let Some(payload) = payload(&mut reader, bytes).await? else {
-                return say(&mut writer, &too_long(bytes)).await;
-            };
-            match call(pubsub, &to, payload, Duration::from_millis(within)).await {
-                Ok(reply) => {
-                    say(&mut writer, &Answer::Replied { bytes: reply.len() }).await?;
-                    tokio::time::timeout(PATIENCE, writer.write_all(&reply)).await?
-                }
-                Err(error) => say(&mut writer, &Answer::Error(error)).await,
-            }
-        }
-        Request::Subscribe { pattern } => match pattern.parse::<Pattern>() {
-            Ok(pattern) => subscribe(pubsub, pattern, reader, writer).await,
-            Err(error) => say(&mut writer, &Answer::Error(error.to_string())).await,
-        },
-        Request::Status
-        | Request::Topology
-        | Request::Metrics
-        | Request::Watch
-        | Request::Kill { .. } => Ok(()), // answered elsewhere
+        Err(error) => say(&mut writer, &Answer::Error(error)).await,
     }
 }
 
@@ -65,7 +63,7 @@ async fn payload(reader: &mut BufReader<OwnedReadHalf>, bytes: usize) -> Result<
     Ok(Some(payload.into()))
 }
 
-async fn publish(
+async fn published(
     pubsub: &PubSub,
     topic: &str,
     payload: Bytes,
@@ -80,7 +78,7 @@ async fn publish(
     Ok(Answer::Sent { local: spread.local, peers: spread.peers, missed: spread.missed })
 }
 
-async fn call(
+async fn replied(
     pubsub: &PubSub,
     to: &str,
     payload: Bytes,
@@ -91,15 +89,17 @@ async fn call(
     reply.map_err(|error| format!("{to}: {error}"))
 }
 
-async fn subscribe(
+/// Answers [`Request::Subscribe`](super::Request::Subscribe).
+pub(super) async fn subscribe(
     pubsub: &PubSub,
-    pattern: Pattern,
-    mut reader: BufReader<OwnedReadHalf>,
-    mut writer: OwnedWriteHalf,
+    pattern: &str,
+    (mut reader, mut writer): Asker,
 ) -> Result<()> {
-    let mut subscription = match pubsub.subscribe(pattern) {
+    let pattern = pattern.parse::<Pattern>().map_err(|error| error.to_string());
+    let subscribed = pattern.and_then(|to| pubsub.subscribe(to).map_err(|error| error.to_string()));
+    let mut subscription = match subscribed {
         Ok(subscription) => subscription,
-        Err(error) => return say(&mut writer, &Answer::Error(error.to_string())).await,
+        Err(error) => return say(&mut writer, &Answer::Error(error)).await,
     };
     say(&mut writer, &Answer::Subscribed(pubsub.name().clone())).await?;
     loop {
