@@ -200,15 +200,23 @@ async fn answer(
 async fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
     let connected = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
     let stream = connected.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
-    let stream = stream.map_err(|error| {
-        if error.kind() == io::ErrorKind::ConnectionRefused {
-            Failure::Refused
-        } else {
-            Failure::Unreachable(error.to_string())
-        }
-    })?;
-    tcp::tune(&stream).map_err(|error| Failure::Unreachable(error.to_string()))?;
+    let stream = stream.map_err(unconnected)?;
+    tcp::tune(&stream).map_err(unconnected)?;
     Ok(stream)
+}
+
+/// A process that is being torn down may reset what waited in its socket: it was there a moment ago.
+fn unconnected(error: io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        Failure::Refused
+    } else if matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted
+    ) {
+        Failure::Closed
+    } else {
+        Failure::Unreachable(error.to_string())
+    }
 }
 
 fn failure_of(cause: Cause, detail: &dyn std::fmt::Display) -> Failure {
@@ -245,4 +253,18 @@ async fn read(stream: &mut Stream) -> Result<Greeting, Stop> {
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await?;
     Greeting::decode(&body).map_err(|error| rejected(format!("bad hello: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_at_connecting_says_that_somebody_was_there() {
+        let failure = |kind: io::ErrorKind| unconnected(kind.into());
+        assert_eq!(failure(io::ErrorKind::ConnectionRefused), Failure::Refused);
+        assert_eq!(failure(io::ErrorKind::ConnectionReset), Failure::Closed);
+        assert_eq!(failure(io::ErrorKind::ConnectionAborted), Failure::Closed);
+        assert!(matches!(failure(io::ErrorKind::TimedOut), Failure::Unreachable(_)));
+    }
 }
