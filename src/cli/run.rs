@@ -74,7 +74,17 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
         chaos: args.chaos,
         ..Config::new(name, certs, data_dir)
     };
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(config))
+}
+
+/// Half of the cores: a message that passes from worker to worker waits for a core to wake each time, and
+/// the other half is for whoever talks with this node (DECISIONS 24).
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
