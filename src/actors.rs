@@ -11,7 +11,7 @@
 //! │  ├─ heartbeat_monitor  who is alive
 //! │  ├─ topology_tracker   who sees whom, in the whole cluster
 //! │  ├─ discovery     beacons, seeds, what peers tell: it feeds dials
-//! │  └─ revocation    notices a new revocation list
+//! │  └─ revocation    notices new lists of what is revoked
 //! └─ gateway      one_for_all
 //!    └─ admin         the Unix socket for status and metrics
 //! ```
@@ -23,6 +23,7 @@
 //! Every actor file begins with its card: what it **owns**, **hears**, **says**, what it is **after a
 //! restart**, and what it does **never**.
 
+pub mod channel_router;
 pub mod discovery;
 pub mod event_log;
 pub mod heartbeat_monitor;

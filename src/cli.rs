@@ -16,6 +16,7 @@ mod logs;
 mod message;
 mod query;
 mod run;
+mod token;
 mod topology;
 mod watch;
 mod why;
@@ -62,6 +63,14 @@ enum Command {
         #[command(subcommand)]
         command: cert::CertCommand,
     },
+    /// Make, check and revoke the tokens that clients show to a node
+    Token {
+        /// Certificate directory [default: ./certs if it exists, else $XDG_CONFIG_HOME/xpando/certs]
+        #[arg(long, value_name = "DIR", env = "XPANDO_CERTS", global = true)]
+        certs: Option<PathBuf>,
+        #[command(subcommand)]
+        command: token::TokenCommand,
+    },
     /// Measure this program on this machine
     Bench {
         #[command(subcommand)]
@@ -103,6 +112,10 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Cert { certs, command }) => {
             let certs = certs.map_or_else(places::certs, Ok)?;
             cert::run(command, &certs, &mut out)
+        }
+        Some(Command::Token { certs, command }) => {
+            let certs = certs.map_or_else(places::certs, Ok)?;
+            token::run(command, &certs, &mut out)
         }
         Some(Command::Bench { command }) => bench::run(command, &mut out),
     };

@@ -32,7 +32,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +40,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
+use crate::actors::channel_router::{self, ChannelRouter};
 use crate::actors::discovery::{self, Discovery, Hint};
 use crate::actors::event_log::{self, EventLog};
 use crate::actors::heartbeat_monitor::{self, HeartbeatMonitor, Vitals};
@@ -51,14 +52,16 @@ use crate::actors::supervisor::{self, Child, Root, Roster, Tree};
 use crate::actors::timer;
 use crate::actors::topology_tracker::{self, Side, TopologyTracker};
 use crate::gateway::admin::Admin;
-use crate::io::identity::{Identity, IdentityError, Made};
+use crate::gateway::channels::Channels;
+use crate::gateway::http::Http;
+use crate::io::identity::{Identity, IdentityError, Made, Tokens};
 use crate::io::metrics::Metrics;
 use crate::io::places::NoPlace;
 use crate::io::seeds::SeedError;
 use crate::io::sockets::{self, Registration};
 use crate::io::store::{Opened, Store, StoreError};
-use crate::io::tls::{Tls, TlsError};
-use crate::io::{beacon, clock, tcp};
+use crate::io::tls::{Tls, TlsError, Web, WebError};
+use crate::io::{beacon, clock};
 use crate::proto::node::{Contact, Incarnation, NameError};
 use crate::proto::restart::{Intensity, Strategy};
 use crate::proto::topology::Cell;
@@ -67,6 +70,7 @@ pub mod bench;
 mod builder;
 mod config;
 mod door;
+mod listen;
 pub mod testkit;
 
 pub use builder::Builder;
@@ -84,10 +88,18 @@ pub use crate::proto::event::{Event, Reason, Status};
 pub use crate::proto::membership::Majority;
 pub use crate::proto::node::NodeName;
 
+// And what its topics for clients need.
+pub use crate::actors::channel_router::Publisher;
+pub use crate::gateway::channels::handler::{Admission, Client, Doing, Handler, Push, Reaction};
+pub use crate::gateway::http;
+pub use crate::proto::channel::{Json, Payload};
+pub use crate::proto::token::{Claims, Role};
+pub use crate::proto::topic::Topic;
+
+use listen::{advertise, clients, listen};
+
 /// The port of a node, unless it is told another.
 pub const PORT: u16 = 4697;
-/// On loopback, how many ports after it are tried.
-const NEXT_PORTS: u16 = 1000;
 /// Time for what was published last.
 const FLUSH: Duration = Duration::from_secs(1);
 /// Time for goodbyes at the end.
@@ -102,7 +114,7 @@ pub enum StartError {
     /// An address to join at.
     #[error("cannot join: {0}")]
     Join(#[from] SeedError),
-    /// What is given to [`Builder::listen`] or [`Builder::advertise`].
+    /// What is given to [`Builder::listen`], [`Builder::advertise`] or [`Builder::http`].
     #[error("{0:?} is not ADDR:PORT (for example 10.0.0.1:4697 or [::1]:4697)")]
     Address(String),
     /// A directory that was not named has no default.
@@ -139,6 +151,17 @@ pub enum StartError {
     /// The admin socket.
     #[error("cannot open the admin socket: {0}")]
     Admin(std::io::Error),
+    /// The address for HTTP clients.
+    #[error("cannot listen for clients on {address}: {source}; choose another with --http")]
+    Http {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The certificate for HTTP clients.
+    #[error(transparent)]
+    Web(#[from] WebError),
     /// The names that every node serves.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -153,9 +176,11 @@ pub struct Node {
     door: Door,
     listen: SocketAddr,
     incarnation: Arc<AtomicU64>,
+    http: Option<SocketAddr>,
+    channels: Arc<Channels>,
     stop: StopHandle,
     root: Root,
-    _bench: [Serving; 2],
+    _served: ([Serving; 2], Serving),
     _registration: Option<Registration>,
 }
 
@@ -203,6 +228,7 @@ impl Node {
             tracing::warn!(%error, "remembered peers cannot be read");
             Vec::new()
         });
+        let http = config.http.as_ref().map(|http| clients(http, &identity)).transpose()?;
         let admin_socket = sockets::bind(&config.data_dir).map_err(StartError::Admin)?;
         let registration = sockets::register(&config.name, &config.data_dir);
         if let Err(error) = &registration {
@@ -218,12 +244,14 @@ impl Node {
         let interface = beacon::interface(advertise.ip());
         let parts = Parts {
             socket: config.beacons.then(|| discovery::socket(interface)).flatten(),
+            tokens: identity.tokens(&config.certs),
             identity: Arc::new(identity),
             listener: Arc::new(listener),
             tls,
             store: Arc::new(store),
             remembered,
             listen,
+            http,
             admin_socket: Arc::new(admin_socket),
             metrics,
             myself,
@@ -232,20 +260,23 @@ impl Node {
         let manager = NodeManager::new(&parts.metrics);
         let peers = manager.peers();
         let pubsub = PubSub::new(config.name.clone(), &parts.metrics);
-        let bench = bench::serve(&config.name, &pubsub)?;
-        let tree = tree(&config, parts, &manager, &pubsub);
+        let served = (bench::serve(&config.name, &pubsub)?, channel_router::answer(&pubsub)?);
+        let http = parts.http.as_ref().map(|(_, address, _)| *address);
+        let (tree, channels) = tree(&config, parts, &manager, &pubsub);
         let root = supervisor::start(tree).await.map_err(|e| StartError::Spawn(e.to_string()))?;
         tracing::info!(
             name = %config.name, %listen, incarnation = incarnation.load(Ordering::Relaxed),
-            "node ready"
+            http = http.map(tracing::field::display), "node ready"
         );
         Ok(Self {
+            http,
+            channels,
             door: Door::new(pubsub, peers),
             listen,
             incarnation,
             stop: StopHandle(manager),
             root,
-            _bench: bench,
+            _served: served,
             _registration: registration.ok(),
         })
     }
@@ -254,6 +285,27 @@ impl Node {
     #[must_use]
     pub fn listen(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// Where it listens for clients over HTTP.
+    #[must_use]
+    pub fn http(&self) -> Option<SocketAddr> {
+        self.http
+    }
+
+    /// Gives topics to a handler: its clients are this service's. A later handler comes before an earlier one.
+    ///
+    /// # Errors
+    /// [`DoorError::Text`].
+    pub fn channel(&self, pattern: &str, handler: impl Handler) -> Result<(), DoorError> {
+        self.channels.handlers().add(door::read(pattern)?, Arc::new(handler));
+        Ok(())
+    }
+
+    /// Publishes to all clients that joined a topic, on every node.
+    #[must_use]
+    pub fn publisher(&self) -> &Publisher {
+        self.channels.publisher()
     }
 
     /// Its life.
@@ -277,6 +329,7 @@ impl Node {
     /// peer, and stops.
     pub async fn shutdown(self) {
         tracing::info!(name = %self.name(), "leaving");
+        self.channels.stop();
         if tokio::time::timeout(FLUSH, self.door.pubsub().flushed()).await.is_err() {
             tracing::warn!("not every peer took what was published");
         }
@@ -293,11 +346,13 @@ impl Node {
 /// What was opened for the tree.
 struct Parts {
     identity: Arc<Identity>,
+    tokens: Tokens,
     tls: Tls,
     store: Arc<Store>,
     remembered: Vec<Contact>,
     listener: Arc<TcpListener>,
     listen: SocketAddr,
+    http: Option<(Arc<TcpListener>, SocketAddr, Option<Web>)>,
     admin_socket: Arc<std::os::unix::net::UnixListener>,
     socket: Option<Arc<std::net::UdpSocket>>,
     metrics: Metrics,
@@ -305,7 +360,12 @@ struct Parts {
 }
 
 /// The supervision tree, as data. The picture is in `actors`.
-fn tree(config: &Config, parts: Parts, manager: &NodeManager, pubsub: &PubSub) -> Tree {
+fn tree(
+    config: &Config,
+    parts: Parts,
+    manager: &NodeManager,
+    pubsub: &PubSub,
+) -> (Tree, Arc<Channels>) {
     let Parts { metrics, myself, .. } = &parts;
     let (monitor, tracker) = (HeartbeatMonitor::new(metrics), TopologyTracker::new(metrics));
     let roster = Roster::default();
@@ -328,6 +388,7 @@ fn tree(config: &Config, parts: Parts, manager: &NodeManager, pubsub: &PubSub) -
         cluster: parts.identity.cluster(),
         incarnation: myself.incarnation.clone(),
         listen: parts.listen,
+        http: parts.http.as_ref().map(|(_, address, _)| *address),
         started: timer::now(),
         peers: manager.peers(),
         vitals: monitor.vitals(),
@@ -339,14 +400,32 @@ fn tree(config: &Config, parts: Parts, manager: &NodeManager, pubsub: &PubSub) -
     let (one, rest) = (Strategy::OneForOne, Strategy::RestForOne);
     let records = vec![EventLog::new(metrics).child(records)];
     let cluster = cluster(config, &parts, pubsub, manager, &monitor, &tracker);
-    let gateway = vec![admin.child(parts.admin_socket.clone())];
+    let router = ChannelRouter::new(pubsub, metrics);
+    let anonymous = config.http.as_ref().map_or(&[][..], |http| &http.anonymous);
+    let channels = Arc::new(Channels::new(&router, &admin, &parts.tokens, anonymous));
+    let mut gateway =
+        vec![router.child(routing(&parts, manager)), admin.child(parts.admin_socket.clone())];
+    if let (Some((listener, _, web)), Some(http)) = (&parts.http, &config.http) {
+        let (listener, web) = (listener.clone(), web.clone());
+        let (origins, channels) = (http.origins.clone(), channels.clone());
+        gateway.extend(Http { listener, web, origins, channels }.children());
+    }
     let children = vec![
         pubsub.child(),
         Child::supervisor(branch("records", one, records)),
         Child::supervisor(branch("cluster", rest, cluster)),
         Child::supervisor(branch("gateway", Strategy::OneForAll, gateway)),
     ];
-    branch("root", rest, children)
+    (branch("root", rest, children), channels)
+}
+
+fn routing(parts: &Parts, manager: &NodeManager) -> channel_router::Setup {
+    let (peers, abusers) = (manager.peers(), manager.clone());
+    channel_router::Setup {
+        incarnation: parts.myself.incarnation.clone(),
+        linked: Arc::new(move || linked(&peers.borrow()).into_iter().map(|c| c.name).collect()),
+        cut: Arc::new(move |peer| abusers.misbehaved(peer)),
+    }
 }
 
 /// The actors that make a cluster of nodes, and what each needs of the others.
@@ -398,6 +477,7 @@ fn cluster(
     };
     let revocations = revocation::Setup {
         file: Arc::new(parts.identity.revocation_file(&config.certs)),
+        tokens: parts.tokens.clone(),
         identity: parts.identity.clone(),
         link: link.clone(),
         metrics: metrics.clone(),
@@ -485,55 +565,4 @@ fn say_made(identity: &Identity, made: Made, config: &Config) {
         cluster = %identity.cluster(), id = %identity.id(), development = identity.is_development(),
         "identity loaded"
     );
-}
-
-/// The addresses of the name's host.
-async fn hosts(name: &NodeName) -> Result<Vec<IpAddr>, StartError> {
-    if let Some(ip) = name.host_ip() {
-        return Ok(vec![ip]);
-    }
-    let found = tokio::net::lookup_host((name.host(), 0)).await;
-    let found = found.map_err(|source| StartError::Host { name: name.clone(), source })?;
-    let mut found: Vec<_> = found.map(|address| address.ip()).collect();
-    found.sort_by_key(|ip| ip.is_ipv6());
-    Ok(found)
-}
-
-async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr), StartError> {
-    let (first, last) = match config.listen {
-        Some(address) => (address, address.port()),
-        None => {
-            let ip = hosts(&config.name).await?.first().copied();
-            let last = if config.name.is_loopback() { PORT + NEXT_PORTS } else { PORT };
-            (SocketAddr::new(ip.unwrap_or(IpAddr::from([127, 0, 0, 1])), PORT), last)
-        }
-    };
-    let mut address = first;
-    loop {
-        match tcp::listen(address) {
-            Ok(listener) => {
-                let listen = listener.local_addr();
-                let listen = listen.map_err(|source| StartError::Listen { address, source })?;
-                return Ok((listener, listen));
-            }
-            Err(error)
-                if error.kind() == std::io::ErrorKind::AddrInUse && address.port() < last =>
-            {
-                address.set_port(address.port() + 1);
-            }
-            Err(source) => return Err(StartError::Listen { address, source }),
-        }
-    }
-}
-
-async fn advertise(config: &Config, listen: SocketAddr) -> Result<SocketAddr, StartError> {
-    let mut address = config.advertise.unwrap_or(listen);
-    if address.ip().is_unspecified() {
-        let host = hosts(&config.name).await?.into_iter().find(|ip| !ip.is_unspecified());
-        address.set_ip(host.ok_or(StartError::Advertise(address))?);
-    }
-    if address.port() == 0 {
-        address.set_port(listen.port());
-    }
-    Ok(address)
 }

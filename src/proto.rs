@@ -8,6 +8,7 @@
 
 pub mod backoff;
 pub mod beacon;
+pub mod channel;
 pub mod codec;
 pub mod discovery;
 pub mod event;
@@ -19,10 +20,13 @@ pub mod interest;
 pub mod membership;
 pub mod node;
 pub mod outbox;
+pub mod presence;
 pub mod questions;
 pub mod quota;
+pub mod replay;
 pub mod restart;
 pub mod talk;
+pub mod token;
 pub mod topic;
 pub mod topology;
 

@@ -1,11 +1,11 @@
-//! Revocation: notices a new revocation list while the node runs.
+//! Revocation: notices new lists of revoked certificates and tokens while the node runs.
 //!
-//! - **Owns** the looks at the list's file.
+//! - **Owns** the looks at the two files.
 //! - **Hears** nothing but its own looks.
-//! - **Says** to Link that the list has changed, so that live links are judged by it.
+//! - **Says** to Link that the list of certificates has changed, so that live links are judged by it.
 //! - **After a restart**: looks at once, and has the links judged, in case its earlier life did not come
 //!   to it.
-//! - **Never** reads the file itself: its file system may hang. A list that cannot be used changes nothing.
+//! - **Never** reads a file itself: its file system may hang. A list that cannot be used changes nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,10 +16,10 @@ use tokio::task::JoinSet;
 use crate::actors::link::Link;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
-use crate::io::identity::{Identity, IdentityError, RevocationFile};
+use crate::io::identity::{Identity, IdentityError, RevocationFile, Tokens};
 use crate::io::metrics::{Count, Metrics};
 
-/// Between two looks at the file.
+/// Between two looks at the files.
 const EVERY: Duration = Duration::from_secs(2);
 
 /// What the actor is made from.
@@ -27,6 +27,8 @@ const EVERY: Duration = Duration::from_secs(2);
 pub struct Setup {
     /// The list's file; all verifiers of the identity follow it.
     pub file: Arc<RevocationFile>,
+    /// What judges clients' tokens by their list's file.
+    pub tokens: Tokens,
     /// Whose identity it is.
     pub identity: Arc<Identity>,
     /// Has the links to judge.
@@ -35,8 +37,11 @@ pub struct Setup {
     pub metrics: Metrics,
 }
 
+/// How many a list names now, when it is new.
+type Found = Result<Option<usize>, IdentityError>;
+
 enum Msg {
-    Looked(Result<Option<usize>, IdentityError>),
+    Looked { certificates: Found, tokens: Found },
 }
 
 /// The child to put under a supervisor.
@@ -55,7 +60,21 @@ struct Inside {
 }
 
 impl Inside {
-    fn looked(&mut self, found: Result<Option<usize>, IdentityError>) {
+    fn looked_at_tokens(&self, found: Found) {
+        match found {
+            Ok(None) => {}
+            Ok(Some(revoked)) => {
+                self.setup.metrics.count(Count::Revocations, "tokens_loaded");
+                tracing::info!(revoked, "new token list: tokens are judged by it");
+            }
+            Err(error) => {
+                self.setup.metrics.count(Count::Revocations, "tokens_refused");
+                tracing::warn!(%error, "token list refused: what was in force before stays");
+            }
+        }
+    }
+
+    fn looked(&self, found: Found) {
         match found {
             Ok(None) => {}
             Ok(Some(certificates)) => {
@@ -87,9 +106,11 @@ impl Process for Inside {
         Ok(Self { setup, myself: myself.clone(), next, look })
     }
 
-    fn handle(&mut self, Msg::Looked(found): Msg) -> Result<(), ActorProcessingErr> {
+    fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
+        let Msg::Looked { certificates, tokens } = message;
         while self.look.try_join_next().is_some() {}
-        self.looked(found);
+        self.looked(certificates);
+        self.looked_at_tokens(tokens);
         self.next = Some(timer::now() + EVERY);
         Ok(())
     }
@@ -100,10 +121,12 @@ impl Process for Inside {
 
     fn tick(&mut self) -> Result<(), ActorProcessingErr> {
         self.next = None;
-        let (file, to) = (self.setup.file.clone(), self.myself.clone());
+        let (file, tokens) = (self.setup.file.clone(), self.setup.tokens.clone());
+        let to = self.myself.clone();
         // An actor that ended has a successor, which looks for itself.
         self.look.spawn_blocking(move || {
-            drop(to.cast(Mail::Message(Msg::Looked(file.look()))));
+            let looked = Msg::Looked { certificates: file.look(), tokens: tokens.look() };
+            drop(to.cast(Mail::Message(looked)));
         });
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::io::Write;
 use clap::Subcommand;
 use xpando_node::node::bench::Kind;
 
+mod channels;
 mod floor;
 mod formation;
 mod idle;
@@ -60,6 +61,17 @@ pub(super) enum BenchCommand {
         #[arg(long, default_value_t = 5.0)]
         seconds: f64,
     },
+    /// Phoenix Channels clients of nodes of its own: joins, deliveries, memory
+    ///
+    /// Floor: the same frames, written to as many sockets by a bare loop.
+    Channels {
+        /// For how long each
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+        /// Clients that are connected and idle
+        #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(100..=15_000))]
+        idle: u32,
+    },
     /// Many topics, and topics that come and go, between two nodes of its own
     Topics {
         /// Topics
@@ -80,6 +92,7 @@ pub(super) fn run(command: BenchCommand, out: &mut dyn Write) -> anyhow::Result<
         BenchCommand::Fanout(args) => messages::load(Kind::Fanout, &args, out),
         BenchCommand::Floor { size, seconds } => messages::floors(size as usize, seconds, out),
         BenchCommand::Messages { seconds } => messages::run(seconds, out),
+        BenchCommand::Channels { seconds, idle } => channels::run(seconds, idle as usize, out),
         BenchCommand::Topics { topics, seconds } => topics::run(topics, seconds, out),
     }
 }

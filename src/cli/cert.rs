@@ -20,9 +20,10 @@ use xpando_node::proto::node::NodeName;
 pub(crate) enum CertCommand {
     /// Make the cluster's certificate authority
     ///
-    /// Writes ca/cert.pem and ca/key.pem in the certificate directory. Do this once for a cluster,
-    /// on the host that is to issue its certificates: whoever has ca/key.pem can make any node, so
-    /// keep it there and back it up. An authority that exists is never replaced.
+    /// Writes ca/cert.pem and ca/key.pem in the certificate directory, and for clients' tokens
+    /// ca/tokens and ca/token.key. Do this once for a cluster, on the host that is to issue its
+    /// certificates: whoever has ca/key.pem can make any node, and whoever has ca/token.key any
+    /// token, so keep them there and back them up. An authority that exists is never replaced.
     Init,
     /// Issue a certificate for a node
     ///
@@ -83,6 +84,8 @@ fn init(certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     writeln!(out, "fingerprint  {}", authority.fingerprint())?;
     writeln!(out, "certificate  {dir}/ca/cert.pem  (every node needs a copy)")?;
     writeln!(out, "private key  {dir}/ca/key.pem   (stays on this host; back it up)")?;
+    writeln!(out, "tokens       {dir}/ca/tokens    (every node that has clients needs a copy)")?;
+    writeln!(out, "token key    {dir}/ca/token.key (stays on this host; back it up)")?;
     writeln!(out)?;
     let word = shell_word(certs);
     writeln!(out, "Next, for each node: xpando-node cert issue NAME@HOST --certs {word}")?;
@@ -111,6 +114,7 @@ fn issue(name: &NodeName, replace: bool, certs: &Path, out: &mut dyn Write) -> a
     } else {
         writeln!(out, "Copy to the certificate directory on {}, keeping file modes:", name.host())?;
         writeln!(out, "  {dir}/ca/cert.pem  as ca/cert.pem (never ca/key.pem)")?;
+        writeln!(out, "  {dir}/ca/tokens    as ca/tokens, if clients are to connect there")?;
         writeln!(out, "  {dir}/{name}/      as {name}/")?;
     }
     Ok(())

@@ -7,10 +7,12 @@ use anyhow::Context;
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use tokio::signal::unix::{SignalKind, signal};
+use xpando_node::gateway::http::{self, Origin};
 use xpando_node::io::places;
 use xpando_node::io::seeds::Seed;
 use xpando_node::node::{Config, Node};
 use xpando_node::proto::node::NodeName;
+use xpando_node::proto::topic::Pattern;
 
 use super::logs;
 
@@ -46,11 +48,60 @@ pub(super) struct RunArgs {
     no_beacon: bool,
 
     #[command(flatten)]
+    http: HttpArgs,
+
+    #[command(flatten)]
     logs: logs::LogArgs,
 
     /// Let `xpando-node kill` end actors
     #[arg(long, hide = true)]
     chaos: bool,
+}
+
+/// Clients over HTTP.
+#[derive(Debug, Args)]
+struct HttpArgs {
+    /// Address for clients (Phoenix Channels) [default: 127.0.0.1:4000, or the next free port]
+    #[arg(long, value_name = "ADDR:PORT", env = "XPANDO_HTTP", value_parser = address)]
+    http: Option<SocketAddr>,
+
+    /// Serve no clients
+    #[arg(long, env = "XPANDO_NO_HTTP", value_parser = FalseyValueParser::new())]
+    no_http: bool,
+
+    /// Certificate chain for clients, PEM [default: none on loopback, the node's own elsewhere]
+    #[arg(long, value_name = "FILE", env = "XPANDO_HTTP_CERT", requires = "http_key")]
+    http_cert: Option<PathBuf>,
+
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE", env = "XPANDO_HTTP_KEY", requires = "http_cert")]
+    http_key: Option<PathBuf>,
+
+    /// No TLS for clients, wherever the node listens
+    #[arg(long, env = "XPANDO_HTTP_PLAIN", value_parser = FalseyValueParser::new(), conflicts_with = "http_cert")]
+    http_plain: bool,
+
+    /// Pages that may connect: https://HOST[:PORT], //HOST or //*.HOST; may be repeated [default: those of
+    /// the same host]
+    #[arg(long, value_name = "ORIGIN", env = "XPANDO_HTTP_ORIGIN", value_delimiter = ',')]
+    http_origin: Vec<Origin>,
+
+    /// Topics for clients without a token, such as 'room:lobby' or 'room:*'; may be repeated
+    #[arg(long, value_name = "PATTERN", env = "XPANDO_ALLOW_ANONYMOUS", value_delimiter = ',')]
+    allow_anonymous: Vec<Pattern>,
+}
+
+impl HttpArgs {
+    fn config(self) -> Option<http::Config> {
+        let config = http::Config {
+            listen: self.http,
+            tls: self.http_cert.zip(self.http_key),
+            plain: self.http_plain,
+            origins: self.http_origin,
+            anonymous: self.allow_anonymous,
+        };
+        (!self.no_http).then_some(config)
+    }
 }
 
 /// `ADDR:PORT`, where ADDR may be a name.
@@ -71,6 +122,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
         advertise: args.advertise,
         join: args.join,
         beacons: !args.no_beacon,
+        http: args.http.config(),
         chaos: args.chaos,
         ..Config::new(name, certs, data_dir)
     };

@@ -146,6 +146,8 @@ pub struct Admin {
     pub incarnation: Arc<AtomicU64>,
     /// Where it listens for links.
     pub listen: std::net::SocketAddr,
+    /// Where it listens for clients over HTTP.
+    pub http: Option<std::net::SocketAddr>,
     /// When it started.
     pub started: Instant,
     /// All peers.
@@ -177,13 +179,36 @@ impl Admin {
             name: self.name.clone(),
             id: self.id.to_string(),
             cluster: self.cluster.to_string(),
-            incarnation: self.incarnation.load(Ordering::Relaxed),
+            incarnation: self.life(),
             listen: self.listen,
+            http: self.http,
             uptime_s: timer::now().saturating_duration_since(self.started).as_secs(),
             doubts_itself: self.vitals.borrow().health,
             majority: majority(&self.peers.borrow()),
             peers: self.peer_statuses(),
         }
+    }
+
+    /// Its life.
+    #[must_use]
+    pub fn life(&self) -> u64 {
+        self.incarnation.load(Ordering::Relaxed)
+    }
+
+    /// The link matrix now.
+    #[must_use]
+    pub fn topology(&self) -> TopologyStatus {
+        let (peers, matrix) = (self.peers.borrow(), self.matrix.borrow());
+        TopologyStatus::new(&self.name, &peers, &matrix)
+    }
+
+    /// One peer now.
+    #[must_use]
+    pub fn peer(&self, name: &NodeName) -> Option<PeerStatus> {
+        let (peers, vitals, matrix) =
+            (self.peers.borrow(), self.vitals.borrow(), self.matrix.borrow());
+        let row = peers.iter().find(|row| row.peer.name == *name)?;
+        Some(PeerStatus::new(row, vitals.peers.get(name), &matrix))
     }
 
     fn peer_statuses(&self) -> Vec<PeerStatus> {
@@ -196,10 +221,7 @@ impl Admin {
     fn answer(&self, request: Request) -> Answer {
         match request {
             Request::Status => Answer::Status(self.status()),
-            Request::Topology => {
-                let (peers, matrix) = (self.peers.borrow(), self.matrix.borrow());
-                Answer::Topology(TopologyStatus::new(&self.name, &peers, &matrix))
-            }
+            Request::Topology => Answer::Topology(self.topology()),
             Request::Metrics => match self.metrics.text() {
                 Ok(text) => Answer::Metrics(text),
                 Err(error) => Answer::Error(error.to_string()),
@@ -351,6 +373,7 @@ mod tests {
             cluster: KeyId([2; 16]),
             incarnation: Arc::new(AtomicU64::new(3)),
             listen: ([127, 0, 0, 1], 4697).into(),
+            http: None,
             started: timer::now(),
             peers,
             vitals: watch::channel(Vitals::default()).1,

@@ -29,6 +29,8 @@ pub struct NodeStatus {
     pub incarnation: u64,
     /// Where it listens for links.
     pub listen: SocketAddr,
+    /// Where it listens for clients over HTTP; null when it does not.
+    pub http: Option<SocketAddr>,
     /// Whole seconds since it started.
     pub uptime_s: u64,
     /// How much this node distrusts its own clock after a pause: 0, healthy, to 8.

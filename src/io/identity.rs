@@ -7,6 +7,8 @@
 //! ca/key.pem           its private key, only on the host that issues certificates
 //! ca/issued            every certificate it made, likewise
 //! ca/crl.pem           which of them it revoked, the same file on every node; absent while none is
+//! ca/token.key         the private key that signs clients' tokens, where the authority's key is
+//! ca/tokens            its public half and the revoked tokens, the same file on every node
 //! <name@host>/cert.pem a node's certificate
 //! <name@host>/key.pem  a node's private key
 //! ```
@@ -23,6 +25,7 @@ mod disk;
 mod inventory;
 mod key;
 mod revocation;
+mod tokens;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -39,8 +42,10 @@ pub use self::disk::shell_word;
 pub use self::inventory::{CertificateInfo, CertificateKind, inventory};
 use self::key::Key;
 pub use self::revocation::{RevocationFile, Revoked};
+pub use self::tokens::{MAX_TOKEN, RevokedToken, TokenError, Tokens};
 use crate::io::clock::rfc3339;
 use crate::proto::node::{ClusterId, NodeId, NodeName};
+use crate::proto::token::ClaimsError;
 
 /// Which certificate an error is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +114,7 @@ pub enum IdentityError {
         /// Its permission bits.
         mode: u32,
     },
-    /// A private key's file holds no sound P-256 key in PKCS#8.
+    /// A private key's file holds no sound key of its kind in PKCS#8.
     #[error("the private key {} is damaged: {fix}", path.display())]
     DamagedKey {
         /// The key's file.
@@ -177,6 +182,30 @@ pub enum IdentityError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A list of what verifies tokens is not one that this cluster's authority made, or not the
+    /// latest. The list in force, if there is one, stays.
+    #[error(
+        "the token list {} cannot be used ({reason}): copy it anew from the host that has the authority's key, or there from its backup or another node",
+        path.display()
+    )]
+    DamagedTokens {
+        /// The list's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The list of revoked tokens has no room for one more.
+    #[error(
+        "{} is full: it has room again when revoked tokens have expired; removing ca/token.key and making a token refuses every earlier one",
+        .0.display()
+    )]
+    TokensFull(PathBuf),
+    /// No token may say this.
+    #[error(transparent)]
+    Claims(#[from] ClaimsError),
+    /// Claims that are sound make a token longer than any node reads.
+    #[error("such a token would be longer than {MAX_TOKEN} bytes: give it fewer or shorter topics")]
+    TokenTooLong,
     /// Nothing can be revoked of a node that this authority knows nothing of.
     #[error("{name} was never issued a certificate here: {show} lists those that were")]
     NeverIssued {
@@ -443,6 +472,13 @@ impl Identity {
     #[must_use]
     pub fn revocation_file(&self, certs: &Path) -> RevocationFile {
         RevocationFile::new(certs.to_owned(), self.verifier())
+    }
+
+    /// What judges the tokens of clients by the list in `certs`. It knows no key before the first
+    /// [`Tokens::look`], which reads the list.
+    #[must_use]
+    pub fn tokens(&self, certs: &Path) -> Tokens {
+        Tokens::new(certs.to_owned(), self.verifier())
     }
 
     /// What judges other nodes' certificates.

@@ -40,7 +40,7 @@ pub enum Count {
     LinkEnded,
     /// Datagrams on the beacon socket, by verdict.
     Beacons,
-    /// Revocation lists that were new, by outcome.
+    /// Revocation lists, of certificates or tokens, that were new, by outcome.
     Revocations,
     /// Status changes of peers, by new status.
     Transitions,
@@ -50,6 +50,10 @@ pub enum Count {
     Topology,
     /// Messages of the door, by what became of them.
     Door,
+    /// What the channels' clients do and get, by kind.
+    Channels,
+    /// Tokens that were refused, by why.
+    Tokens,
     /// Actor restarts, by actor.
     Restarts,
     /// Writes to the store, by outcome.
@@ -58,7 +62,7 @@ pub enum Count {
     Lost,
 }
 
-const COUNTERS: [(Count, &str, &str); 13] = [
+const COUNTERS: [(Count, &str, &str); 15] = [
     (Count::Accepted, "xpando_connections_accepted", "Connections accepted, by how they went on"),
     (Count::DialFailed, "xpando_dial_failures", "Dials that failed, by cause"),
     (Count::Refused, "xpando_connections_refused", "Connections refused, by cause"),
@@ -69,6 +73,8 @@ const COUNTERS: [(Count, &str, &str); 13] = [
     (Count::Heartbeat, "xpando_heartbeat_verdicts", "Verdicts of the failure detector, by kind"),
     (Count::Topology, "xpando_topology_violations", "Topology words that broke a rule, by rule"),
     (Count::Door, "xpando_door_messages", "Messages between nodes, by what became of them"),
+    (Count::Channels, "xpando_channel_events", "What channel clients do and get, by kind"),
+    (Count::Tokens, "xpando_tokens_refused", "Tokens of clients that were refused, by why"),
     (Count::Restarts, "xpando_actor_restarts", "Actor restarts, by actor"),
     (Count::Store, "xpando_store_writes", "Writes to the store, by outcome"),
     (Count::Lost, "xpando_messages_lost", "Messages that found no actor, by actor"),

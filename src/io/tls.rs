@@ -29,6 +29,8 @@ use crate::proto::node::NodeName;
 
 mod revocation;
 use revocation::{Called, Callers};
+mod web;
+pub use web::{Web, WebError};
 
 /// The protocol inside the stream (ALPN, RFC 7301), the same from both sides.
 const ALPN: &[u8] = b"xpando/1";
@@ -175,6 +177,10 @@ fn cause_of_identity(error: &IdentityError) -> Cause {
         | IdentityError::DamagedKey { .. }
         | IdentityError::KeyMismatch { .. }
         | IdentityError::DamagedRevocations { .. }
+        | IdentityError::DamagedTokens { .. }
+        | IdentityError::TokensFull(_)
+        | IdentityError::TokenTooLong
+        | IdentityError::Claims(_)
         | IdentityError::NeverIssued { .. }
         | IdentityError::AlreadyExists { .. }
         | IdentityError::AlreadyIssued { .. }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::gateway::http;
 use crate::io::places;
 use crate::node::{Config, Node, StartError};
 use crate::proto::node::NodeName;
@@ -18,6 +19,7 @@ pub struct Builder {
     listen: Option<String>,
     advertise: Option<String>,
     beacons: bool,
+    http: Option<String>,
 }
 
 impl Builder {
@@ -30,6 +32,7 @@ impl Builder {
             listen: None,
             advertise: None,
             beacons: true,
+            http: None,
         }
     }
 
@@ -69,6 +72,13 @@ impl Builder {
         self
     }
 
+    /// Where clients reach it over HTTP, `ADDR:PORT`: those with tokens, in the clear on loopback, elsewhere with the
+    /// node's own certificate. Default: they do not. [`Config::http`] has the rest.
+    pub fn http(mut self, address: impl Into<String>) -> Self {
+        self.http = Some(address.into());
+        self
+    }
+
     /// The configuration, for what the builder has no word for; [`Node::start`] takes it.
     ///
     /// # Errors
@@ -82,7 +92,10 @@ impl Builder {
         let join = join.collect::<Result<_, _>>()?;
         let certs = self.certs.map_or_else(places::certs, Ok)?;
         let data_dir = self.data_dir.map_or_else(|| places::data_dir(&name), Ok)?;
+        let http = self.http.map(address).transpose()?;
         Ok(Config {
+            http: http
+                .map(|listen| http::Config { listen: Some(listen), ..http::Config::default() }),
             listen: self.listen.map(address).transpose()?,
             advertise: self.advertise.map(address).transpose()?,
             join,
@@ -116,6 +129,7 @@ mod tests {
             .listen("127.0.0.1:0")
             .advertise("[::1]:7")
             .beacons(false)
+            .http("127.0.0.1:4001")
             .config()
             .expect("sound");
         assert_eq!(config.name.as_str(), "a@127.0.0.1");
@@ -124,7 +138,14 @@ mod tests {
         assert_eq!(config.listen, "127.0.0.1:0".parse().ok());
         assert_eq!(config.advertise, "[::1]:7".parse().ok());
         assert_eq!((config.certs, config.data_dir), ("c".into(), "d".into()));
-        assert!(!config.beacons && builder("a@h").config().expect("sound").beacons);
+        let http = config.http.expect("clients");
+        assert_eq!(http.listen, "127.0.0.1:4001".parse().ok());
+        assert!(
+            !http.plain && http.anonymous.is_empty(),
+            "clients show tokens, and elsewhere there is TLS"
+        );
+        let silent = builder("a@h").config().expect("sound");
+        assert!(!config.beacons && silent.beacons && silent.http.is_none());
     }
 
     #[test]
@@ -134,6 +155,7 @@ mod tests {
             (builder("a@h").join("h"), "cannot join: \"h\" is not HOST:PORT"),
             (builder("a@h").listen("h:1"), "\"h:1\" is not ADDR:PORT"),
             (builder("a@h").advertise(""), "\"\" is not ADDR:PORT"),
+            (builder("a@h").http("4000"), "\"4000\" is not ADDR:PORT"),
         ];
         for (builder, says) in wrong {
             let error = builder.config().expect_err(says).to_string();

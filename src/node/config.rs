@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::gateway::http;
 use crate::io::seeds::Seed;
 use crate::proto::node::NodeName;
 use crate::proto::{discovery, heartbeat, membership};
@@ -25,6 +26,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Send and hear multicast beacons.
     pub beacons: bool,
+    /// How clients reach it over HTTP; `None`: they do not.
+    pub http: Option<http::Config>,
     /// Let the admin socket kill actors.
     pub chaos: bool,
     /// Whom to dial, how often, and whom to forget.
@@ -47,6 +50,7 @@ impl Config {
             certs,
             data_dir,
             beacons: true,
+            http: None,
             chaos: false,
             membership: membership::Config::default(),
             heartbeat: heartbeat::Config::default(),

@@ -274,7 +274,9 @@ impl Door {
     }
 }
 
-fn read<T: std::str::FromStr<Err: Into<AddressError>>>(text: &str) -> Result<T, DoorError> {
+pub(super) fn read<T: std::str::FromStr<Err: Into<AddressError>>>(
+    text: &str,
+) -> Result<T, DoorError> {
     text.parse().map_err(|why: T::Err| DoorError::Text { given: text.to_owned(), why: why.into() })
 }
 

@@ -46,6 +46,18 @@ impl Topic {
         Self("network:topology".into())
     }
 
+    /// What happens in the cluster, for clients.
+    #[must_use]
+    pub fn network_updates() -> Self {
+        Self("network:updates".into())
+    }
+
+    /// Who is in which channel.
+    #[must_use]
+    pub fn channel_presence() -> Self {
+        Self("channel:presence".into())
+    }
+
     /// The topic as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -110,6 +122,15 @@ impl Pattern {
         let whole = prefix.is_empty() || (prefix.ends_with(':') && plain(prefix));
         whole.then(|| Self::Below(prefix.into()))
     }
+
+    /// True when `topic` is the one, or one of those, that this names.
+    #[must_use]
+    pub fn covers(&self, topic: &Topic) -> bool {
+        match self {
+            Self::Topic(one) => one == topic,
+            Self::Below(prefix) => topic.as_str().starts_with(prefix.as_ref()),
+        }
+    }
 }
 
 impl FromStr for Pattern {
@@ -143,6 +164,12 @@ impl fmt::Display for Pattern {
 pub struct Name(Arc<str>);
 
 impl Name {
+    /// Under which the nodes' channels answer each other.
+    #[must_use]
+    pub fn channels() -> Self {
+        Self("xpando:channels".into())
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -225,6 +252,22 @@ mod tests {
         }
         for bad in ["", "room*", "ro*m", "**", "a b:*", ":*x", &format!("{}:*", "x".repeat(255))] {
             assert_eq!(bad.parse::<Pattern>(), Err(TopicError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_covers_its_topics() {
+        for (pattern, topic, covered) in [
+            ("room:1", "room:1", true),
+            ("room:1", "room:12", false),
+            ("room:*", "room:1", true),
+            ("room:*", "room:1:a", true),
+            ("room:*", "room", false),
+            ("room:*", "rooms:1", false),
+            ("*", "x", true),
+        ] {
+            let (pattern, topic) = (pattern.parse::<Pattern>(), topic.parse::<Topic>());
+            assert_eq!(pattern.expect("valid").covers(&topic.expect("valid")), covered);
         }
     }
 

@@ -37,7 +37,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_millis(200);
 /// Between two looks at what is to stay as it is: the watching takes little of the processor.
 const WATCH: Duration = Duration::from_millis(500);
-const PROGRAM: &str = env!("CARGO_BIN_EXE_xpando-node");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_xpando-node");
 
 /// Clusters of one process take turns, as nextest has those of several processes do.
 static TURN: Mutex<()> = Mutex::new(());

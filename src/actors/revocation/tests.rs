@@ -8,12 +8,14 @@ use crate::actors::link::tests::{Command, Mock};
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{counted, name, run, settled};
 use crate::io::clock;
-use crate::io::identity::{Authority, Validity};
+use crate::io::identity::{Authority, TokenError, Validity};
+use crate::proto::token::{Claims, Role};
 
 struct World {
     dir: tempfile::TempDir,
     authority: Authority,
     identity: Arc<Identity>,
+    tokens: Tokens,
     link: Mock,
     metrics: Metrics,
     roster: Roster,
@@ -32,9 +34,16 @@ async fn world() -> World {
     let metrics = Metrics::default();
     let (link, mock) = Mock::start().await;
     let file = Arc::new(identity.revocation_file(dir.path()));
-    let setup = Setup { file, identity: identity.clone(), link, metrics: metrics.clone() };
+    let tokens = identity.tokens(dir.path());
+    let setup = Setup {
+        file,
+        tokens: tokens.clone(),
+        identity: identity.clone(),
+        link,
+        metrics: metrics.clone(),
+    };
     let (_root, roster) = run(&metrics, vec![child(setup)]).await;
-    World { dir, authority, identity, link: mock, metrics, roster, _root }
+    World { dir, authority, identity, tokens, link: mock, metrics, roster, _root }
 }
 
 impl World {
@@ -91,4 +100,44 @@ async fn a_list_that_cannot_be_used_changes_nothing_and_is_counted_once() {
     world.revoke("b@h");
     world.judged().await;
     assert_eq!(counted(&world.metrics, "revocation_lists", "loaded"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_are_judged_by_the_list_that_lies_there() {
+    let world = world().await;
+    let now = clock::wall();
+    let make = || world.authority.token("alice", Role::User, vec![], Duration::from_secs(60), now);
+    let token = make().expect("a token");
+    let judged = || world.tokens.verify(&token, now);
+    world.looked().await;
+    assert_eq!(judged().map(|claims: Claims| claims.sub), Ok("alice".to_owned()));
+    let counts = |kind| counted(&world.metrics, "revocation_lists", kind);
+    assert_eq!((counts("tokens_loaded"), counts("tokens_refused")), (1, 0));
+
+    let claims = judged().expect("claims");
+    world.authority.revoke_token(&claims.jti, claims.expires(), now).expect("revoked");
+    world.looked().await;
+    assert_eq!(judged(), Err(TokenError::Revoked));
+    assert_eq!((counts("tokens_loaded"), counts("tokens_refused")), (2, 0));
+
+    fs::remove_file(world.dir.path().join("ca/tokens")).expect("removed");
+    world.looked().await;
+    world.looked().await;
+    assert_eq!(judged(), Err(TokenError::Revoked), "the last good list is in force");
+    assert_eq!((counts("tokens_loaded"), counts("tokens_refused")), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_of_tokens_that_comes_later_is_found() {
+    let world = world().await;
+    let path = world.dir.path().join("ca/tokens");
+    fs::remove_file(&path).expect("removed");
+    assert!(world.roster.kill("revocation"), "the next life looks at once, too");
+    let now = clock::wall();
+    world.looked().await;
+    world.looked().await;
+    let token = world.authority.token("a", Role::User, vec![], Duration::from_secs(60), now);
+    assert!(path.exists(), "making a token brings the list back");
+    world.looked().await;
+    assert!(world.tokens.verify(&token.expect("a token"), now).is_ok());
 }

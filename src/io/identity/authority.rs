@@ -5,6 +5,8 @@
 //! here; a node's key outlives its certificates, because the node's id is made of it, until one of
 //! them is revoked.
 
+mod tokens;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,7 +22,8 @@ use super::certificate::{
 };
 use super::disk::{self, Fix, Layout};
 use super::key::Key;
-use super::revocation::{Issued, RevocationList, Revoked, hexadecimal};
+use super::revocation::{Issued, RevocationList, Revoked, bytes, hexadecimal};
+use super::tokens::{TokenKey, TokenList};
 use super::{Identity, IdentityError, Subject};
 use crate::io::clock;
 use crate::proto::node::{ClusterId, KeyId, NodeName};
@@ -162,11 +165,15 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let made = params.self_signed(&key).map_err(refused)?;
+        let token_key = TokenKey::generate()?;
+        let tokens = TokenList::first(&token_key, now).signed(cluster, &key)?;
         disk::write_directory(
             &layout.authority(),
             &[
                 (disk::KEY, key.to_pem()?.as_bytes(), disk::PRIVATE),
                 (disk::CERTIFICATE, made.pem().as_bytes(), disk::PUBLIC),
+                (disk::TOKEN_KEY, token_key.to_pem()?.as_bytes(), disk::PRIVATE),
+                (disk::TOKENS, tokens.as_bytes(), disk::PUBLIC),
             ],
         )?;
         let certificate = AuthorityCertificate::of(made.der().clone())
@@ -187,7 +194,7 @@ impl Authority {
         let certificate = AuthorityCertificate::read(layout, missing)?;
         certificate.load_revocations(layout)?;
         let fix = Fix {
-            missing: "certificates are issued on the host that has it".to_owned(),
+            missing: "certificates and tokens are made on the host that has it".to_owned(),
             damaged: "restore it from its backup".to_owned(),
         };
         let key = disk::read_key(&layout.authority_key(), fix)?;
@@ -339,9 +346,7 @@ impl Authority {
         let path = layout.revocations();
         if !added.is_empty() {
             list.entries.extend(added.iter().map(|serial| (serial.clone(), now)));
-            // Seconds since 1970 keep rising even if a list and its number are lost.
-            let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            list.number = seconds.max(list.number + 1);
+            list.number = next_number(list.number, now);
             disk::write(&path, self.signed(&list, now)?.as_bytes(), disk::PUBLIC)?;
         }
         let total = list.entries.len();
@@ -420,6 +425,17 @@ impl Authority {
     }
 }
 
+/// The number of the list after the one with this number. Seconds since 1970 keep rising even if a
+/// list and its number are lost.
+fn next_number(number: u64, now: SystemTime) -> u64 {
+    seconds(now).max(number.saturating_add(1))
+}
+
+/// Whole seconds since 1970.
+fn seconds(t: SystemTime) -> u64 {
+    t.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// What all certificates have in common: dates, a common name and a random serial number.
 fn params(validity: Validity, common_name: String) -> Result<CertificateParams, IdentityError> {
     let mut serial = [0_u8; 16];
@@ -436,12 +452,6 @@ fn params(validity: Validity, common_name: String) -> Result<CertificateParams, 
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
     Ok(params)
-}
-
-/// The bytes of a serial number in hexadecimal.
-fn bytes(serial: &str) -> Vec<u8> {
-    let pairs = serial.as_bytes().chunks(2).filter_map(|pair| std::str::from_utf8(pair).ok());
-    pairs.filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect()
 }
 
 fn refused(_detail: rcgen::Error) -> IdentityError {

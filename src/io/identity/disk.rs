@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustls::pki_types::CertificateDer;
@@ -25,8 +25,8 @@ pub(super) const PUBLIC: u32 = 0o644;
 const DIRECTORY: u32 = 0o700;
 /// Most bytes that are read of a key or a certificate, which have about a thousand.
 const MAX_FILE: u64 = 64 * 1024;
-/// Most bytes that are read of a list of certificates, which has up to a hundred of each.
-const MAX_LIST: u64 = 16 * 1024 * 1024;
+/// Most bytes that are read of a list of certificates or tokens, which has up to a hundred of each.
+pub(super) const MAX_LIST: u64 = 16 * 1024 * 1024;
 
 /// File name of a certificate in its directory.
 pub(super) const CERTIFICATE: &str = "cert.pem";
@@ -36,6 +36,10 @@ pub(super) const KEY: &str = "key.pem";
 const REVOCATIONS: &str = "crl.pem";
 /// File name of the authority's record of what it issued.
 const ISSUED: &str = "issued";
+/// File name of the private key that signs tokens.
+pub(super) const TOKEN_KEY: &str = "token.key";
+/// File name of what verifies tokens.
+pub(super) const TOKENS: &str = "tokens";
 /// Directory of the authority.
 pub(super) const AUTHORITY: &str = "ca";
 
@@ -72,6 +76,14 @@ impl<'a> Layout<'a> {
 
     pub(super) fn issued(self) -> PathBuf {
         self.authority().join(ISSUED)
+    }
+
+    pub(super) fn token_key(self) -> PathBuf {
+        self.authority().join(TOKEN_KEY)
+    }
+
+    pub(super) fn tokens(self) -> PathBuf {
+        self.authority().join(TOKENS)
     }
 
     pub(super) fn node(self, name: &NodeName) -> PathBuf {
@@ -268,8 +280,17 @@ pub(super) struct Fix {
     pub(super) damaged: String,
 }
 
-/// A private key; an error when the file can be read by anyone but its owner.
+/// A node's or the authority's private key.
 pub(super) fn read_key(path: &Path, fix: Fix) -> Result<Key, IdentityError> {
+    read_secret(path, fix, Key::from_pem)
+}
+
+/// A private key; an error when the file can be read by anyone but its owner.
+pub(super) fn read_secret<K>(
+    path: &Path,
+    fix: Fix,
+    parse: impl FnOnce(&[u8]) -> Option<K>,
+) -> Result<K, IdentityError> {
     let Some(file) = open(path)? else {
         return Err(IdentityError::Missing { path: path.to_owned(), fix: fix.missing });
     };
@@ -278,7 +299,7 @@ pub(super) fn read_key(path: &Path, fix: Fix) -> Result<Key, IdentityError> {
     if mode & 0o077 != 0 {
         return Err(IdentityError::KeyExposed { path: path.to_owned(), mode });
     }
-    Key::from_pem(&read(file, path, MAX_FILE)?)
+    parse(&read(file, path, MAX_FILE)?)
         .ok_or_else(|| IdentityError::DamagedKey { path: path.to_owned(), fix: fix.damaged })
 }
 
@@ -298,10 +319,22 @@ pub(super) fn read_certificate(
     })
 }
 
-/// A list of certificates, not yet checked; `None` when there is no such file.
+/// A list of certificates or tokens, not yet checked; `None` when there is no such file.
 pub(super) fn read_list(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
     let Some(file) = open(path)? else { return Ok(None) };
     Ok(Some(read(file, path, MAX_LIST)?.to_vec()))
+}
+
+/// What tells one content of a file from another: a new file in its place, its time, its length; or
+/// why there is none to be seen.
+pub(super) type Stamp = Result<(u64, i64, i64, u64), io::ErrorKind>;
+
+/// The stamp of the file that is at `path` now. One that changes while it is read has another one
+/// afterwards.
+pub(super) fn stamp(path: &Path) -> Stamp {
+    fs::metadata(path)
+        .map(|about| (about.ino(), about.mtime(), about.mtime_nsec(), about.len()))
+        .map_err(|error| error.kind())
 }
 
 fn open(path: &Path) -> Result<Option<File>, IdentityError> {

@@ -9,9 +9,6 @@
 //! that nobody renewed must not end every link of the cluster.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
@@ -23,7 +20,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::IdentityError;
 use super::certificate::{Verifier, instant};
-use super::disk::{self, Layout};
+use super::disk::{self, Layout, Stamp};
 use super::key::POINT;
 use crate::proto::node::NodeName;
 
@@ -74,9 +71,15 @@ impl RevocationList {
     }
 }
 
-/// A serial number as certificates and lists spell it here.
-pub(super) fn hexadecimal(serial: &[u8]) -> String {
-    serial.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Bytes, such as a serial number, as lists spell them here.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The reverse of [`hexadecimal`]. Pairs that are no digits are left out.
+pub(super) fn bytes(hexadecimal: &str) -> Vec<u8> {
+    let pairs = hexadecimal.as_bytes().chunks(2).filter_map(|pair| std::str::from_utf8(pair).ok());
+    pairs.filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect()
 }
 
 /// One line of `ca/issued`.
@@ -123,10 +126,6 @@ pub struct Revoked {
     pub path: PathBuf,
 }
 
-/// What tells one content of a file from another: a new file in its place, its time, its length; or
-/// why there is none to be seen.
-type Stamp = Result<(u64, i64, i64, u64), io::ErrorKind>;
-
 /// The revocation list of a running node, which the operator may replace at any time.
 #[derive(Debug)]
 pub struct RevocationFile {
@@ -151,10 +150,7 @@ impl RevocationFile {
     pub fn look(&self) -> Result<Option<usize>, IdentityError> {
         let layout = Layout::new(&self.certs);
         let path = layout.revocations();
-        let stamp = fs::metadata(&path)
-            .map(|about| (about.ino(), about.mtime(), about.mtime_nsec(), about.len()))
-            .map_err(|error| error.kind());
-        // A file that changes while it is read has another stamp at the next look.
+        let stamp = disk::stamp(&path);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.replace(stamp) == Some(stamp) {
             return Ok(None);
@@ -178,6 +174,7 @@ impl RevocationFile {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::Path;
 
     use super::*;

@@ -9,7 +9,7 @@ use super::{Cluster, Node, PROGRAM, full, until};
 /// A built example.
 pub(crate) struct Example<'a> {
     cluster: &'a Cluster,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 impl Cluster {

@@ -1,0 +1,122 @@
+//! A service with topics of its own for Phoenix clients: whoever joins `test:NAME` sees who else is there, and each
+//! event gets the answer that it is named after. So it is also what a client is tried against: every answer that a
+//! channel can give, on demand.
+//!
+//! ```text
+//! channels DIR HOST:PORT NAME@HOST ADDR:PORT      serves clients on ADDR:PORT until it is told to end
+//! ```
+//!
+//! | A client sends | It gets |
+//! |---|---|
+//! | a join with `{"deny":true}` or `{"crash":true}` | a refusal, from the handler or because that is lost |
+//! | any other join | `{"welcome": who, "params": what it sent}` |
+//! | `echo` | the payload back, JSON or binary |
+//! | `fail` | an error with a reason |
+//! | `silent` | nothing, so its own time-out |
+//! | `slow` with `{"ms": N}` | its answer after so long; its other topics do not wait |
+//! | `shout` | `ok`, and everybody on the topic gets the event, on every node |
+//! | `crash` | `phx_error`: the handler is lost for this join alone, and the client joins again |
+//! | `close` | `phx_close`: the client does not join again |
+//!
+//! Certificates are in DIR/certs, the node's data in DIR/NAME@HOST; HOST:PORT is a node to join at. A client needs a
+//! token: `xpando-node token create --sub ada --topics 'test:*' --certs DIR/certs`. `scripts/example channels` starts
+//! everything and talks with it.
+#![allow(clippy::print_stdout, reason = "what an example comes to is printed")]
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+use xpando_node::node::{Admission, Client, Doing, Handler, Node, Payload, Push, Reaction};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The longest that `slow` waits.
+const SLOWEST: u64 = 5_000;
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [dir, join, name, http] = args.as_slice() else {
+        return Err("channels DIR HOST:PORT NAME@HOST ADDR:PORT".into());
+    };
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut node = Node::builder(name)
+        .join(join)
+        .certs(format!("{dir}/certs"))
+        .data_dir(format!("{dir}/{name}"))
+        .beacons(false)
+        .http(http)
+        .start()
+        .await?;
+    node.channel("test:*", ByName)?;
+    let at = node.http().ok_or("no clients are served")?;
+    println!("{name} serves clients at ws://{at}/socket");
+    let ended = tokio::select! {
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        () = node.failed() => Err("the node cannot go on".into()),
+    };
+    node.shutdown().await;
+    ended
+}
+
+/// Does what the event's name says.
+struct ByName;
+
+impl Handler for ByName {
+    fn join<'a>(&'a self, client: &'a Client, params: &'a Value) -> Doing<'a, Admission> {
+        Box::pin(async move {
+            let asks = |what: &str| params.get(what) == Some(&Value::Bool(true));
+            if asks("deny") {
+                return Err(json!({ "reason": "denied" }));
+            }
+            if asks("crash") {
+                crash();
+            }
+            // The node has checked the token, and that it allows this topic.
+            let who = client.claims.as_ref().map_or("anonymous", |claims| &claims.sub);
+            Ok(Map::from_iter([
+                ("welcome".to_owned(), who.into()),
+                ("params".to_owned(), params.clone()),
+            ]))
+        })
+    }
+
+    fn push<'a>(&'a self, _client: &'a Client, push: &'a Push) -> Doing<'a, Reaction> {
+        Box::pin(async move {
+            match push.event.as_str() {
+                "echo" => Reaction::Reply(push.payload.clone()),
+                "fail" => Reaction::refuse("as you wish"),
+                "silent" => Reaction::Silent,
+                "slow" => {
+                    tokio::time::sleep(pause(&push.payload)).await;
+                    Reaction::Reply(push.payload.clone())
+                }
+                "shout" => Reaction::Broadcast,
+                "crash" => crash(),
+                "close" => Reaction::Close,
+                _ => Reaction::refuse("no such event"),
+            }
+        })
+    }
+
+    fn presence(&self) -> bool {
+        true
+    }
+}
+
+/// What `slow` is to wait.
+fn pause(payload: &Payload) -> Duration {
+    let told = match payload {
+        Payload::Json(json) => json.decode::<Value>().ok().and_then(|it| it.get("ms")?.as_u64()),
+        Payload::Binary(_) => None,
+    };
+    Duration::from_millis(told.unwrap_or_default().min(SLOWEST))
+}
+
+#[expect(clippy::panic, reason = "a crash was asked for")]
+fn crash() -> ! {
+    panic!("a client asked for it")
+}

@@ -1,0 +1,413 @@
+//! ChannelRouter: which topics have clients here, and who is present in them, in the whole cluster.
+//!
+//! - **Owns** the topics' tasks (`channel_router/topic`) and the presence machine.
+//! - **Hears** joins and leaves of the gateway's clients; words of other nodes' routers on
+//!   `channel:presence`; which peers come and go.
+//! - **Says** what clients say, as broadcasts on their topic; this node's presences to the other routers.
+//! - **After a restart**: knows no topic and nobody. Members of the topics before are told `phx_error`, and
+//!   join again; others' presences come back with their answers, within about a second.
+//! - **Never** waits for a client, and sees no message: those go from the door to a topic's task.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ractor::ActorProcessingErr;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::actors::pubsub::{Delivery, PubSub, SendError, ServeError, Serving, Spread};
+use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
+use crate::actors::timer;
+use crate::io::metrics::{Count, Metrics};
+use crate::proto::channel::Payload;
+use crate::proto::channel::envelope::Envelope;
+use crate::proto::codec;
+use crate::proto::event::Event;
+use crate::proto::node::{Incarnation, NodeName};
+use crate::proto::presence::{Epoch, Output, Presence, Ref, To, WORD, Word};
+use crate::proto::replay::Stamp;
+use crate::proto::topic::{self as topic_of, Name, Topic};
+
+pub mod outbox;
+mod topic;
+
+pub use topic::{Greeting, Member};
+use topic::{Hall, Order, Shared};
+
+/// How long a new topic waits for the other nodes to know that it has members here.
+const ACQUAINT: Duration = Duration::from_millis(250);
+/// Topics whose publications are numbered; when there are more, all numbering begins anew.
+const NUMBERED: usize = 100_000;
+
+/// The numbers of this node's publications, by topic.
+struct Stamps {
+    epoch: u32,
+    last: HashMap<Topic, u64>,
+}
+
+impl Stamps {
+    fn next(&mut self, topic: &Topic) -> Stamp {
+        if self.last.len() >= NUMBERED && !self.last.contains_key(topic) {
+            *self = Self { epoch: rand::random(), last: HashMap::new() };
+        }
+        let n = self.last.entry(topic.clone()).or_insert(0);
+        *n += 1;
+        Stamp { epoch: self.epoch, n: *n }
+    }
+}
+
+/// Publishes on channels: to clients of all nodes, and to whoever else subscribes to the topic.
+#[derive(Clone)]
+pub struct Publisher {
+    pubsub: PubSub,
+    stamps: Arc<Mutex<Stamps>>,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Publisher")
+    }
+}
+
+impl Publisher {
+    /// A publisher through this door.
+    #[must_use]
+    pub fn new(pubsub: &PubSub) -> Self {
+        let stamps = Stamps { epoch: rand::random(), last: HashMap::new() };
+        Self { pubsub: pubsub.clone(), stamps: Arc::new(Mutex::new(stamps)) }
+    }
+
+    /// To every node, without waiting: one that has no room misses it, and the result says so.
+    ///
+    /// # Errors
+    /// [`SendError::TooLong`], also for an event that is empty or over 255 bytes; nothing was sent.
+    pub fn publish(
+        &self,
+        topic: &Topic,
+        event: &str,
+        payload: &Payload,
+    ) -> Result<Spread, SendError> {
+        self.send(topic, event, payload, |bytes| self.pubsub.try_broadcast(topic, bytes))
+    }
+
+    /// To the clients of this node alone.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub fn publish_here(
+        &self,
+        topic: &Topic,
+        event: &str,
+        payload: &Payload,
+    ) -> Result<Spread, SendError> {
+        self.send(topic, event, payload, |bytes| self.pubsub.local_broadcast(topic, bytes))
+    }
+
+    fn send(
+        &self,
+        topic: &Topic,
+        event: &str,
+        payload: &Payload,
+        send: impl FnOnce(bytes::Bytes) -> Result<Spread, SendError>,
+    ) -> Result<Spread, SendError> {
+        // Held while it is sent: numbers leave in their order.
+        let mut stamps = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = stamps.next(topic);
+        let bytes = Envelope::encode(stamp, event, payload);
+        send(bytes.ok_or(SendError::TooLong(event.len()))?)
+    }
+}
+
+/// Answers other nodes' routers, until the result is dropped: what they said before has arrived then.
+///
+/// # Errors
+/// [`ServeError`]; nothing changed.
+pub fn answer(pubsub: &PubSub) -> Result<Serving, ServeError> {
+    pubsub.serve(Name::channels(), |_asked| async { Ok(bytes::Bytes::new()) })
+}
+
+/// What the actor is made from.
+#[derive(Clone)]
+pub struct Setup {
+    /// This node's life; NodeManager may raise it.
+    pub incarnation: Arc<AtomicU64>,
+    /// The peers that are linked at this moment.
+    pub linked: Arc<dyn Fn() -> Vec<NodeName> + Send + Sync>,
+    /// Ends the link of a peer that breaks the rules.
+    pub cut: Arc<dyn Fn(NodeName) + Send + Sync>,
+}
+
+enum Msg {
+    Join(Topic, Box<Member>),
+    Leave(Topic, u64),
+    Idle(Topic, u64),
+    Up(NodeName),
+    Gone(NodeName),
+    Said(Delivery),
+}
+
+/// The handle.
+#[derive(Clone)]
+pub struct ChannelRouter {
+    handle: Handle<Msg>,
+    pubsub: PubSub,
+    metrics: Metrics,
+    numbers: Arc<AtomicU64>,
+}
+
+impl ChannelRouter {
+    /// A router that does not run yet.
+    #[must_use]
+    pub fn new(pubsub: &PubSub, metrics: &Metrics) -> Self {
+        Self {
+            handle: Handle::new("channel_router", metrics),
+            pubsub: pubsub.clone(),
+            metrics: metrics.clone(),
+            numbers: Arc::default(),
+        }
+    }
+
+    /// The child to put under a supervisor.
+    #[must_use]
+    pub fn child(&self, setup: Setup) -> Child {
+        Child::actor::<Inside>(&self.handle, (self.clone(), setup))
+    }
+
+    /// A number for a member.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Makes a client a member; it gets the reply to its join, and all that follows. False when the router did not
+    /// come to it: the client gets no reply then.
+    pub async fn join(&self, topic: Topic, mut member: Member) -> bool {
+        let (ready, joined) = oneshot::channel();
+        member.ready = Some(ready);
+        self.handle.cast(Msg::Join(topic, Box::new(member)));
+        joined.await.is_ok()
+    }
+
+    /// A member is none any more.
+    pub fn leave(&self, topic: Topic, id: u64) {
+        self.handle.cast(Msg::Leave(topic, id));
+    }
+}
+
+struct Running {
+    orders: mpsc::UnboundedSender<Order>,
+    /// Joins ever: a topic that knows of fewer is about to get another.
+    joins: u64,
+}
+
+struct Inside {
+    router: ChannelRouter,
+    setup: Setup,
+    myself: Address<Msg>,
+    topics: BTreeMap<Topic, Running>,
+    /// Under what reference a member is present.
+    present: BTreeMap<u64, Ref>,
+    presence: Presence,
+    shared: Shared,
+}
+
+impl Inside {
+    fn join(&mut self, topic: Topic, member: Box<Member>) {
+        if !self.topics.contains_key(&topic) && !self.open(&topic) {
+            return self.router.metrics.count(Count::Channels, "too_many_topics");
+        }
+        if let Some((key, meta)) = &member.presence {
+            let mut out = Vec::new();
+            match self.presence.track(&topic, key, meta, timer::now(), &mut out) {
+                Ok(reference) => drop(self.present.insert(member.id, reference)),
+                Err(refused) => {
+                    tracing::debug!(%topic, %refused, "not present");
+                    self.router.metrics.count(Count::Channels, "presence_refused");
+                }
+            }
+            self.perform(out);
+        }
+        if let Some(running) = self.topics.get_mut(&topic) {
+            running.joins += 1;
+            running.order(Order::Join(member));
+        }
+    }
+
+    fn open(&mut self, topic: &Topic) -> bool {
+        let Ok(subscription) = self.router.pubsub.subscribe(topic.clone()) else { return false };
+        let (orders, heard) = mpsc::unbounded_channel();
+        let (to, about) = (self.myself.clone(), topic.clone());
+        // A router that ended took its topics with it.
+        let idle = move |joins| drop(to.cast(Mail::Message(Msg::Idle(about.clone(), joins))));
+        let hall =
+            Hall::new(topic.clone(), subscription, heard, Box::new(idle), self.shared.clone());
+        let acquainted = self.acquainted();
+        // It outlives this actor by as long as it takes to tell its members.
+        tokio::spawn(async move {
+            acquainted.await;
+            hall.run().await;
+        });
+        let running = Running { orders, joins: 0 };
+        for (_, entries) in self.presence.state(topic) {
+            entries.into_iter().for_each(|it| running.order(Order::Joined(Arc::new(it.clone()))));
+        }
+        self.topics.insert(topic.clone(), running);
+        true
+    }
+
+    /// Waits until the linked peers know what this node subscribes to now: whoever hears that it has joined may be
+    /// told things at once. One that does not answer in time holds up nobody.
+    fn acquainted(&self) -> impl Future<Output = ()> + Send + 'static {
+        let asks = (self.setup.linked)().into_iter().map(|peer| {
+            let pubsub = self.router.pubsub.clone();
+            let to = topic_of::Address { name: Name::channels(), node: Some(peer) };
+            async move { drop(pubsub.call(&to, bytes::Bytes::new(), ACQUAINT).await) }
+        });
+        let asks: Vec<_> = asks.collect();
+        async move {
+            let mut asking = JoinSet::new();
+            asks.into_iter().for_each(|ask| drop(asking.spawn(ask)));
+            while asking.join_next().await.is_some() {}
+        }
+    }
+
+    fn leave(&mut self, topic: &Topic, id: u64) {
+        if let Some(running) = self.topics.get(topic) {
+            running.order(Order::Leave(id));
+        }
+        if let Some(reference) = self.present.remove(&id) {
+            let mut out = Vec::new();
+            self.presence.untrack(reference, timer::now(), &mut out);
+            self.perform(out);
+        }
+    }
+
+    fn perform(&mut self, out: Vec<Output>) {
+        let order = |topic: &Topic, order| {
+            if let Some(running) = self.topics.get(topic) {
+                running.order(order);
+            }
+        };
+        for output in out {
+            match output {
+                Output::Joined(entry) => order(&entry.topic.clone(), Order::Joined(entry)),
+                Output::Left(entry) => order(&entry.topic.clone(), Order::Left(entry)),
+                Output::Say(To::One(peer), word) => self.say(&[peer], &word),
+                Output::Say(To::All, word) => self.say(&(self.setup.linked)(), &word),
+                Output::Fault(peer, rule) => {
+                    self.router.metrics.count(Count::Channels, "presence_fault");
+                    tracing::warn!(%peer, rule, "presence words that break the rules");
+                    (self.setup.cut)(peer);
+                }
+            }
+        }
+    }
+
+    fn say(&self, peers: &[NodeName], word: &Word) {
+        let Ok(word) = codec::encode(word) else {
+            return self.router.metrics.count(Count::Channels, "presence_fault");
+        };
+        for peer in peers {
+            self.router.pubsub.tell(peer, Topic::channel_presence(), word.clone());
+        }
+    }
+
+    fn said(&mut self, delivery: &Delivery) {
+        let Ok(word) = codec::decode(&delivery.payload, WORD) else {
+            self.router.metrics.count(Count::Channels, "presence_fault");
+            return (self.setup.cut)(delivery.from.clone());
+        };
+        let mut out = Vec::new();
+        self.presence.heard(&delivery.from, word, timer::now(), &mut out);
+        self.perform(out);
+    }
+}
+
+impl Running {
+    fn order(&self, order: Order) {
+        // A topic that has ended is forgotten when the router hears of it.
+        drop(self.orders.send(order));
+    }
+}
+
+impl Process for Inside {
+    const NAME: &'static str = "channel_router";
+    type Message = Msg;
+    type Setup = (ChannelRouter, Setup);
+
+    async fn start(
+        (router, setup): (ChannelRouter, Setup),
+        myself: &Address<Msg>,
+    ) -> Result<Self, ActorProcessingErr> {
+        let told = myself.clone();
+        // An actor that ended attaches anew when it starts.
+        router.pubsub.on_words(Self::NAME, Topic::channel_presence(), move |said| {
+            drop(told.cast(Mail::Message(Msg::Said(said))));
+        });
+        let told = myself.clone();
+        router.pubsub.on_events(Self::NAME, move |event| {
+            let message = if let Event::PeerOnline { peer, .. } = event {
+                Msg::Up(peer.clone())
+            } else if let Event::PeerOffline { peer, .. } = event {
+                Msg::Gone(peer.clone())
+            } else {
+                return;
+            };
+            drop(told.cast(Mail::Message(message)));
+        });
+        let life = Incarnation(setup.incarnation.load(Ordering::Relaxed));
+        let epoch = Epoch { life, boot: router.number() };
+        let (me, now) = (router.pubsub.name().clone(), timer::now());
+        let mut presence = Presence::new(me, epoch, now, rand::make_rng());
+        let mut out = Vec::new();
+        (setup.linked)().iter().for_each(|peer| presence.up(peer, now, &mut out));
+        let shared = Shared { metrics: router.metrics.clone(), logged: Arc::default() };
+        let mut inside = Self {
+            router,
+            setup,
+            myself: myself.clone(),
+            topics: BTreeMap::new(),
+            present: BTreeMap::new(),
+            presence,
+            shared,
+        };
+        inside.perform(out);
+        Ok(inside)
+    }
+
+    fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
+        let (now, mut out) = (timer::now(), Vec::new());
+        match message {
+            Msg::Join(topic, member) => self.join(topic, member),
+            Msg::Leave(topic, id) => self.leave(&topic, id),
+            Msg::Idle(topic, joins) => {
+                if self.topics.get(&topic).is_some_and(|running| running.joins == joins) {
+                    self.topics.remove(&topic);
+                }
+            }
+            Msg::Up(peer) => self.presence.up(&peer, now, &mut out),
+            Msg::Gone(peer) => self.presence.gone(&peer, &mut out),
+            Msg::Said(delivery) => self.said(&delivery),
+        }
+        self.perform(out);
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.presence.deadline()
+    }
+
+    fn tick(&mut self) -> Result<(), ActorProcessingErr> {
+        let mut out = Vec::new();
+        self.presence.tick(timer::now(), &mut out);
+        self.perform(out);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,286 @@
+//! The router with a real door, and clients that are outboxes.
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use super::outbox::{Next, Outbox, Slow};
+use super::*;
+use crate::actors::supervisor::{Root, Roster};
+use crate::actors::tests::{PATIENCE, counted, name, run, settled, until};
+use crate::proto::channel::{Dialect, Encoded, Frame, Json};
+use crate::proto::presence::{Body, Change};
+
+const B: &str = "b@127.0.0.1";
+
+struct World {
+    pubsub: PubSub,
+    router: ChannelRouter,
+    publisher: Publisher,
+    metrics: Metrics,
+    roster: Roster,
+    _root: Root,
+}
+
+async fn world() -> World {
+    let metrics = Metrics::default();
+    let pubsub = PubSub::new(name("a@127.0.0.1"), &metrics);
+    let router = ChannelRouter::new(&pubsub, &metrics);
+    let setup = Setup {
+        incarnation: Arc::new(AtomicU64::new(1)),
+        linked: Arc::new(|| vec![name(B)]),
+        cut: Arc::new(|_peer| {}),
+    };
+    let (root, roster) = run(&metrics, vec![pubsub.child(), router.child(setup)]).await;
+    let publisher = Publisher::new(&pubsub);
+    World { pubsub, router, publisher, metrics, roster, _root: root }
+}
+
+fn room() -> Topic {
+    "room:1".parse().expect("valid")
+}
+
+/// One join of one client.
+struct Client {
+    id: u64,
+    outbox: Outbox,
+}
+
+impl World {
+    fn member(&self, key: Option<&str>) -> Member {
+        Member {
+            id: self.router.number(),
+            join_ref: None,
+            reference: None,
+            dialect: Dialect::V2,
+            outbox: Outbox::default(),
+            slow: Slow::Disconnect,
+            response: Map::new(),
+            resume: None,
+            presence: key.map(|key| (key.to_owned(), "{\"x\":1}".to_owned())),
+            greeting: None,
+            ready: None,
+        }
+    }
+
+    async fn enter(&self, member: Member) -> Client {
+        let client = Client { id: member.id, outbox: member.outbox.clone() };
+        assert!(self.router.join(room(), member).await, "joined");
+        client
+    }
+
+    async fn resume(&self, cursor: &str) -> (Client, Value) {
+        let resume = Some(cursor.to_owned());
+        let client = self.enter(Member { resume, ..self.member(None) }).await;
+        let (event, reply) = client.take().remove(0);
+        assert_eq!(event, "phx_reply");
+        (client, reply["response"].clone())
+    }
+
+    fn publish(&self, n: u64) {
+        let payload = Payload::Json(Json::of(&json!({ "n": n })));
+        self.publisher.publish(&room(), "say", &payload).expect("short");
+    }
+}
+
+impl Client {
+    /// What it got since it was asked last: events and payloads.
+    fn take(&self) -> Vec<(String, Value)> {
+        let mut frames = Vec::new();
+        self.outbox.try_next(&mut frames);
+        frames.iter().map(told).collect()
+    }
+
+    fn is_closed(&self) -> bool {
+        matches!(self.outbox.try_next(&mut Vec::new()), Some(Next::Close(_)))
+    }
+}
+
+fn told(frame: &Encoded) -> (String, Value) {
+    let Encoded::Text(text) = frame else { panic!("{frame:?}") };
+    let frame = Frame::text(Dialect::V2, text).expect("a frame");
+    let Payload::Json(payload) = frame.payload else { panic!("JSON") };
+    (frame.event, payload.decode().expect("JSON"))
+}
+
+fn said(n: u64) -> (String, Value) {
+    ("say".to_owned(), json!({ "n": n }))
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().map(|keys| keys.keys().map(String::as_str).collect()).unwrap_or_default()
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_get_the_reply_and_then_what_is_published() {
+    let world = world().await;
+    let greeting: Greeting = Box::new(|| vec![("hello", Payload::Json(Json::empty()))]);
+    let member = Member { greeting: Some(greeting), ..world.member(None) };
+    let (one, two) = (world.enter(member).await, world.enter(world.member(None)).await);
+    world.publish(1);
+    world.pubsub.local_broadcast(&room(), "{\"plain\":true}").expect("short");
+    settled().await;
+    let events: Vec<_> = one.take().into_iter().map(|(event, _)| event).collect();
+    assert_eq!(events, ["phx_reply", "hello", "say", "message"]);
+    assert_eq!(
+        two.take().get(1..),
+        Some(&[said(1), ("message".into(), json!({ "plain": true }))][..])
+    );
+    world.router.leave(room(), one.id);
+    settled().await;
+    world.publish(2);
+    settled().await;
+    assert_eq!((one.take(), two.take()), (vec![], vec![said(2)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_too_slow_is_let_go_and_nobody_else() {
+    let world = world().await;
+    let (stuck, other) =
+        (world.enter(world.member(None)).await, world.enter(world.member(None)).await);
+    let payload = Payload::Binary(Bytes::from(vec![0; 64 * 1024]));
+    for _ in 0..16 {
+        world.publisher.publish(&room(), "blob", &payload).expect("short");
+        settled().await;
+        other.outbox.try_next(&mut Vec::new());
+    }
+    assert!(stuck.is_closed() && !other.is_closed());
+    assert!(counted(&world.metrics, "channel_events", "dropped_slow") > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_see_who_is_there_and_who_comes_and_goes() {
+    let world = world().await;
+    let anna = world.enter(world.member(Some("anna"))).await;
+    settled().await;
+    let first = anna.take();
+    let [_reply, (event, state)] = &first[..] else { panic!("{first:?}") };
+    assert_eq!((event.as_str(), keys(state)), ("presence_state", vec!["anna"]));
+    assert!(state["anna"]["metas"][0]["phx_ref"].is_string());
+    assert_eq!(state["anna"]["metas"][0]["x"], 1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let ben = world.enter(world.member(Some("ben"))).await;
+    settled().await;
+    assert_eq!(keys(&ben.take()[1].1), ["anna", "ben"], "the state has its own entry");
+    let diff = anna.take();
+    let [(event, diff)] = &diff[..] else { panic!("{diff:?}") };
+    assert_eq!((event.as_str(), keys(&diff["joins"])), ("presence_diff", vec!["ben"]));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.router.leave(room(), ben.id);
+    // Who comes and goes at once is not worth a word.
+    let carl = world.enter(world.member(Some("carl"))).await;
+    world.router.leave(room(), carl.id);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let diffs = anna.take();
+    assert!(diffs.iter().any(|(_, diff)| keys(&diff["leaves"]) == ["ben"]), "{diffs:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_users_of_a_node_that_is_gone_leave() {
+    let world = world().await;
+    let anna = world.enter(world.member(Some("anna"))).await;
+    let epoch = Epoch { life: Incarnation(1), boot: 1 };
+    let body = Body { topic: room(), key: "zoe".into(), meta: "{}".into(), previous: None };
+    let word = Word::Delta { epoch, after: 0, changes: vec![Change::Joined(body)] };
+    let said = Msg::Said(Delivery {
+        from: name(B),
+        payload: codec::encode(&word).expect("encodes").into(),
+    });
+    world.router.handle.cast(said);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let joined = anna.take();
+    assert!(
+        joined.iter().any(|(_, it)| keys(it).contains(&"zoe") || keys(&it["joins"]) == ["zoe"]),
+        "{joined:?}"
+    );
+    let reason = crate::proto::event::Reason::Crashed;
+    world.pubsub.announce(Event::PeerOffline { peer: name(B), reason });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let left = anna.take();
+    assert!(left.iter().any(|(_, diff)| keys(&diff["leaves"]) == ["zoe"]), "{left:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_gets_what_it_missed() {
+    let world = world().await;
+    let (client, response) = world.resume("").await;
+    assert_eq!(response["replayed"], 0);
+    let start = response["seq"].as_str().expect("a cursor").to_owned();
+    (1..=2).for_each(|n| world.publish(n));
+    settled().await;
+    let told = client.take();
+    let seq = told[1].1["seq"].as_str().expect("a cursor").to_owned();
+    assert_eq!(told[1].1["n"], 2);
+    world.router.leave(room(), client.id);
+    (3..=5).for_each(|n| world.publish(n));
+    settled().await;
+    for (cursor, missed) in [(&seq, &[3, 4, 5][..]), (&start, &[1, 2, 3, 4, 5])] {
+        let member = Member { resume: Some(cursor.clone()), ..world.member(None) };
+        let client = world.enter(member).await;
+        let told = client.take();
+        let replayed: Vec<_> = told[1..].iter().map(|(_, it)| it["n"].as_u64().unwrap()).collect();
+        assert_eq!(replayed, missed);
+        assert_eq!(told[0].1["response"], json!({ "replayed": missed.len() }));
+        world.router.leave(room(), client.id);
+    }
+    for n in 0..600 {
+        world.publish(n);
+        settled().await;
+    }
+    let (_, response) = world.resume(&seq).await;
+    assert_eq!(response["gap"], true, "the log is shorter than that");
+    for cursor in ["no cursor", "a@127.0.0.1/1:99", &start] {
+        assert_eq!(world.resume(cursor).await.1["gap"], true, "{cursor}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_without_members_ends_after_a_while() {
+    let world = world().await;
+    let client = world.enter(world.member(None)).await;
+    let heard = |world: &World| world.pubsub.local_broadcast(&room(), "{}").expect("short").local;
+    world.router.leave(room(), client.id);
+    tokio::time::sleep(topic::LINGER - Duration::from_secs(1)).await;
+    assert_eq!(heard(&world), 1, "who comes back finds what it missed");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(heard(&world), 0);
+    let again = world.enter(world.member(None)).await;
+    world.publish(1);
+    settled().await;
+    assert_eq!(again.take().get(1), Some(&said(1)));
+}
+
+#[tokio::test]
+async fn after_a_crash_members_are_told_to_join_again() {
+    let world = world().await;
+    let client = world.enter(world.member(Some("anna"))).await;
+    let mut told = Vec::new();
+    until("the first state", || {
+        told.extend(client.take());
+        told.len() == 2
+    })
+    .await;
+    assert!(world.roster.kill("channel_router"));
+    until("told", || {
+        told.extend(client.take());
+        told.last().is_some_and(|(event, _)| event == "phx_error")
+    })
+    .await;
+    let joining = async {
+        loop {
+            let member = world.member(None);
+            let (id, outbox) = (member.id, member.outbox.clone());
+            if world.router.join(room(), member).await {
+                return Client { id, outbox };
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let again = tokio::time::timeout(PATIENCE, joining).await.expect("joined again");
+    world.publish(1);
+    let mut heard = Vec::new();
+    until("heard", || {
+        heard.extend(again.take());
+        heard.contains(&said(1))
+    })
+    .await;
+}

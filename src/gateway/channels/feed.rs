@@ -1,0 +1,105 @@
+//! What happens in the cluster, for those who watch: `network:updates`, `node:heartbeat` and `node:<name>`.
+//!
+//! Everything is this node's own view, and goes to its own clients alone. Invariant: nothing is made while nobody
+//! watches.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Channels;
+use crate::actors::pubsub::News;
+use crate::gateway::admin::Admin;
+use crate::gateway::status::Change;
+use crate::proto::channel::{Json, Payload};
+use crate::proto::event::Event;
+use crate::proto::node::NodeName;
+use crate::proto::topic::Topic;
+
+/// Between two beats of a node, and two looks at revoked tokens.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// Publishes until the node ends.
+pub(in crate::gateway) async fn run(channels: Arc<Channels>) -> io::Result<()> {
+    let mut events = channels.admin.pubsub.events();
+    let mut ticks = tokio::time::interval(BEAT);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            news = events.recv() => match news {
+                None => return Ok(()),
+                Some(News::Event(event)) => tell(&channels, event),
+                Some(News::Missed(missed)) => update(&channels, &Change::missed(missed)),
+            },
+            _ = ticks.tick() => {
+                channels.news.send_if_modified(|stopping| !*stopping && channels.tokens_changed());
+                if channels.watching.load(Ordering::Relaxed) > 0 {
+                    beats(&channels);
+                }
+            }
+        }
+    }
+}
+
+fn here(channels: &Channels, topic: &Topic, event: &str, value: &Value) {
+    // A heartbeat and a change are short.
+    drop(channels.publisher.publish_here(topic, event, &Payload::Json(Json::of(value))));
+}
+
+fn update(channels: &Channels, change: &Change) {
+    here(channels, &Topic::network_updates(), "change", &json!(change));
+}
+
+fn tell(channels: &Channels, event: Event) {
+    let moved = if let Event::PeerOnline { peer, .. } = &event {
+        Some((peer.clone(), "join"))
+    } else if let Event::PeerOffline { peer, .. } = &event {
+        Some((peer.clone(), "leave"))
+    } else {
+        None
+    };
+    let change = Change::new(event);
+    update(channels, &change);
+    if let Some((topic, event)) = moved.and_then(|(peer, event)| Some((about(&peer)?, event))) {
+        here(channels, &topic, event, &json!(change));
+    }
+}
+
+fn beats(channels: &Channels) {
+    let admin = &channels.admin;
+    let peers: Vec<_> = admin.peers.borrow().iter().map(|row| row.peer.name.clone()).collect();
+    for name in peers.into_iter().chain([admin.name.clone()]) {
+        let beat = beat(admin, &name);
+        here(channels, &Topic::node_heartbeat(), "heartbeat", &beat);
+        if let Some(topic) = about(&name) {
+            here(channels, &topic, "heartbeat", &beat);
+        }
+    }
+}
+
+/// The topic of a node. `None` when its name is too long for one.
+fn about(name: &NodeName) -> Option<Topic> {
+    format!("node:{name}").parse().ok()
+}
+
+/// A node as this one sees it.
+pub(super) fn beat(admin: &Admin, name: &NodeName) -> Value {
+    if *name == admin.name {
+        return json!({ "node": name, "status": "online", "incarnation": admin.life() });
+    }
+    match admin.peer(name) {
+        None => json!({ "node": name, "status": null }),
+        Some(peer) => json!({
+            "node": name,
+            "status": peer.status,
+            "suspect": peer.suspect,
+            "incarnation": peer.incarnation,
+            "rtt_ms": peer.rtt_ms,
+            "phi": peer.phi,
+            "last_heard": peer.last_heard,
+        }),
+    }
+}

@@ -1,0 +1,238 @@
+//! A client that polls: for networks that let no WebSocket through.
+//!
+//! # Protocol
+//! The first GET opens a session and gets its token with 410. A GET with the token brings what waits, or after
+//! [`WAIT`] nothing; a POST takes frames, one a line. Source: Phoenix.Transports.LongPoll 1.8.
+//!
+//! # Invariants
+//! 1. A session that is not polled for [`LIFE`] is over.
+//! 2. What one poll brings is at most what the client's outbox holds.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use serde_json::json;
+use tokio::sync::Notify;
+
+use super::Channels;
+use super::client::Client;
+use crate::actors::channel_router::outbox::{Next, Outbox};
+use crate::actors::timer;
+use crate::io::metrics::Count;
+use crate::proto::channel::{Encoded, Frame, MAX_FRAME, Malformed};
+
+/// How long a poll waits for something to say.
+const WAIT: Duration = Duration::from_secs(10);
+/// How long a session lives that nobody polls.
+const LIFE: Duration = Duration::from_secs(20);
+/// Frames of one request.
+const LINES: usize = 100;
+/// Sessions at once.
+const SESSIONS: usize = 10_000;
+/// Bytes of one request.
+pub(in crate::gateway) const MAX_BODY: usize = 2 * MAX_FRAME;
+
+/// What a request comes to.
+pub(in crate::gateway) enum Poll {
+    /// The client may not.
+    Refused,
+    /// There is no such session: here is a new one, or none.
+    Gone(String),
+    /// What waited. The client takes the session's token from each answer.
+    Messages(String, Vec<String>),
+    /// Nothing waited.
+    Nothing(String),
+    /// Its frames were taken.
+    Taken,
+    /// They are none.
+    Malformed,
+    /// Try again later.
+    Full,
+}
+
+/// The sessions of a node.
+#[derive(Default)]
+pub(in crate::gateway) struct Sessions(Mutex<HashMap<String, Arc<Session>>>);
+
+/// A client that polls.
+pub(in crate::gateway) struct Session {
+    token: String,
+    client: tokio::sync::Mutex<Client>,
+    outbox: Outbox,
+    polled: Mutex<Instant>,
+    /// The client has said or taken something: its rights and joins may be others.
+    heard: Notify,
+}
+
+impl Sessions {
+    pub(in crate::gateway) fn find(&self, token: &str) -> Option<Arc<Session>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(token).cloned()
+    }
+
+    /// A new session, which ends by itself.
+    pub(in crate::gateway) fn open(
+        self: &Arc<Self>,
+        client: Client,
+        channels: &Arc<Channels>,
+    ) -> Poll {
+        let token = format!("{:032x}", rand::random::<u128>());
+        let outbox = client.outbox().clone();
+        let client = tokio::sync::Mutex::new(client);
+        let polled = Mutex::new(timer::now());
+        let session =
+            Session { token: token.clone(), client, outbox, polled, heard: Notify::new() };
+        let session = Arc::new(session);
+        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if sessions.len() >= SESSIONS {
+            return Poll::Full;
+        }
+        sessions.insert(token.clone(), session.clone());
+        drop(sessions);
+        channels.metrics.count(Count::Channels, "connected");
+        let (all, channels, gone) = (self.clone(), channels.clone(), token.clone());
+        tokio::spawn(async move {
+            session.live(&channels).await;
+            all.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&gone);
+            channels.metrics.count(Count::Channels, "disconnected");
+        });
+        Poll::Gone(token)
+    }
+}
+
+impl Session {
+    /// Returns when the session is over.
+    async fn live(&self, channels: &Channels) {
+        let mut news = channels.news.subscribe();
+        loop {
+            let polled = *self.polled.lock().unwrap_or_else(PoisonError::into_inner);
+            let over = polled + LIFE;
+            if over <= timer::now() || self.outbox.is_closed() {
+                return;
+            }
+            let soon = timer::now() + Duration::from_secs(1);
+            let right = self.client.lock().await.deadline();
+            let next = right.map_or(over, |right| over.min(right.max(soon)));
+            tokio::select! {
+                () = tokio::time::sleep_until(next.into()) => {}
+                () = self.heard.notified() => {}
+                changed = news.changed() => {
+                    if changed.is_err() || *news.borrow_and_update() {
+                        return;
+                    }
+                }
+            }
+            let mut client = self.client.lock().await;
+            client.sweep();
+            client.expire();
+        }
+    }
+
+    fn touch(&self) {
+        *self.polled.lock().unwrap_or_else(PoisonError::into_inner) = timer::now();
+        self.heard.notify_one();
+    }
+
+    /// What waits.
+    pub(in crate::gateway) async fn poll(&self) -> Poll {
+        self.touch();
+        let mut frames = Vec::new();
+        let next = tokio::time::timeout(WAIT, self.outbox.next(&mut frames)).await;
+        self.touch();
+        match next {
+            Err(_elapsed) => Poll::Nothing(self.token.clone()),
+            Ok(Next::Close(_)) => Poll::Gone(String::new()),
+            Ok(Next::Frames) => {
+                let text = |frame| match frame {
+                    Encoded::Text(text) => String::from_utf8(text.to_vec()).ok(),
+                    Encoded::Binary(_) => None, // the protocol has no way to say it
+                };
+                Poll::Messages(self.token.clone(), frames.into_iter().filter_map(text).collect())
+            }
+        }
+    }
+
+    /// Takes the client's frames.
+    pub(in crate::gateway) async fn take(&self, headers: &HeaderMap, body: &Bytes) -> Poll {
+        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let lines: Vec<_> = match kind {
+            Some(kind) if kind.starts_with("application/x-ndjson") => {
+                body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect()
+            }
+            Some(_) | None => vec![&body[..]],
+        };
+        if lines.len() > LINES || lines.iter().any(|line| line.len() > MAX_FRAME * 4 / 3 + 4) {
+            return Poll::Malformed;
+        }
+        let mut client = self.client.lock().await;
+        self.heard.notify_one(); // looked at when the client is free again
+        for line in lines {
+            let frame = match line.first() {
+                Some(b'[' | b'{') => Frame::text(client.dialect(), &body.slice_ref(line)),
+                Some(_) | None => match BASE64_STANDARD.decode(line) {
+                    Ok(bytes) => Frame::binary(&bytes.into()),
+                    Err(_text) => Err(Malformed::Shape),
+                },
+            };
+            match frame {
+                Ok(frame) => client.hear(frame).await,
+                Err(Malformed::Kind) => {}
+                Err(_malformed) => return Poll::Malformed,
+            }
+        }
+        Poll::Taken
+    }
+}
+
+/// The answer to a page of this origin.
+pub(in crate::gateway) fn answer(poll: &Poll, origin: Option<&HeaderValue>) -> Response {
+    let body = match poll {
+        Poll::Refused => json!({ "status": 403 }),
+        Poll::Gone(token) if token.is_empty() => json!({ "status": 410, "messages": [] }),
+        Poll::Gone(token) => json!({ "status": 410, "token": token, "messages": [] }),
+        Poll::Messages(token, messages) => {
+            json!({ "status": 200, "token": token, "messages": messages })
+        }
+        Poll::Nothing(token) => json!({ "status": 204, "token": token, "messages": [] }),
+        Poll::Taken => json!({ "status": 200 }),
+        Poll::Malformed => json!({ "status": 400 }),
+        Poll::Full => json!({ "status": 503 }),
+    };
+    let mut answer = (StatusCode::OK, body.to_string()).into_response();
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    allow(headers, origin);
+    answer
+}
+
+/// The answer to a browser that asks whether a page may ask (CORS).
+pub(in crate::gateway) fn preflight(origin: Option<&HeaderValue>) -> Response {
+    let mut answer = StatusCode::NO_CONTENT.into_response();
+    let headers = answer.headers_mut();
+    let given = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "content-type, x-phoenix-authtoken, x-phoenix-longpoll-token, x-csrf-token, x-requested-with",
+        ),
+        (header::ACCESS_CONTROL_MAX_AGE, "600"),
+    ];
+    for (name, value) in given {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    allow(headers, origin);
+    answer
+}
+
+fn allow(headers: &mut HeaderMap, origin: Option<&HeaderValue>) {
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    }
+}

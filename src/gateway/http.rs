@@ -1,0 +1,191 @@
+//! The gateway for clients outside the cluster: HTTP/1.1, with WebSockets and long polling for channels.
+//!
+//! Invariants:
+//! 1. It listens on loopback unless told otherwise, and elsewhere speaks TLS unless told otherwise.
+//! 2. A client has [`HEAD`] for its handshake and each request head; at most [`CONNECTIONS`] are connected, and at most
+//!    [`RATE`] are accepted a second: when a node dies, its clients come back to the others in turn.
+//! 3. A page of another origin gets nothing, unless that origin is on the list.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, DefaultBodyLimit};
+use axum::routing::any;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use crate::actors::supervisor::Child;
+use crate::actors::timer;
+use crate::gateway::channels::{Channels, feed, longpoll};
+use crate::io::metrics::Count;
+use crate::io::tls::Web;
+use crate::proto::topic::Pattern;
+
+pub mod origin;
+mod upgrade;
+
+pub use origin::{Origin, OriginError};
+
+/// The port, unless it is told another.
+pub const PORT: u16 = 4000;
+/// Time for a handshake, and for the head of a request.
+const HEAD: Duration = Duration::from_secs(10);
+/// Clients at once.
+const CONNECTIONS: usize = 20_000;
+/// Clients accepted a second, after a burst of as many.
+const RATE: f64 = 5_000.0;
+/// Bytes of a request's head, and of what is read ahead.
+const BUFFER: usize = 16 * 1024;
+/// Wait after a failed accept.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How clients reach a node.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Where it listens. `None`: 127.0.0.1:4000, or the next port that is free.
+    pub listen: Option<SocketAddr>,
+    /// Certificate chain and key, as PEM files. `None`: on other addresses than loopback the node's own.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// No TLS, wherever it listens.
+    pub plain: bool,
+    /// The pages that may connect; none given: those of the gateway's own host.
+    pub origins: Vec<Origin>,
+    /// Topics for clients without a token.
+    pub anonymous: Vec<Pattern>,
+}
+
+/// What the server needs.
+#[derive(Clone)]
+pub struct Http {
+    /// The bound socket.
+    pub listener: Arc<StdListener>,
+    /// The certificate; `None` speaks plain HTTP.
+    pub web: Option<Web>,
+    /// The pages that may connect.
+    pub origins: Vec<Origin>,
+    /// The clients' part.
+    pub channels: Arc<Channels>,
+}
+
+/// What every request finds.
+#[derive(Clone)]
+struct Site {
+    channels: Arc<Channels>,
+    origins: Arc<[Origin]>,
+    polls: Arc<longpoll::Sessions>,
+}
+
+impl Http {
+    /// The supervised servers: of clients, and of what happens in the cluster.
+    #[must_use]
+    pub fn children(self) -> [Child; 2] {
+        let (metrics, channels) = (self.channels.metrics.clone(), self.channels.clone());
+        let feed = Child::task("feed", &metrics, move || Box::pin(feed::run(channels.clone())));
+        [feed, Child::task("http", &metrics, move || Box::pin(self.clone().serve()))]
+    }
+
+    async fn serve(self) -> io::Result<()> {
+        let listener = TcpListener::from_std(self.listener.try_clone()?)?;
+        let channels = self.channels.clone();
+        let site =
+            Site { channels: self.channels, origins: self.origins.into(), polls: Arc::default() };
+        let routes = Router::new()
+            .route("/socket/websocket", any(upgrade::websocket))
+            .route("/socket/longpoll", any(upgrade::poll))
+            .layer(DefaultBodyLimit::max(longpoll::MAX_BODY))
+            .with_state(site);
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut pace = Pace { allowed: RATE, at: timer::now() };
+        let mut clients = JoinSet::new();
+        loop {
+            while clients.try_join_next().is_some() {}
+            pace.wait().await;
+            let (stream, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, mostly: who wants in waits.
+                    tracing::warn!(%error, "cannot accept clients");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = room.clone().try_acquire_owned() else {
+                channels.metrics.count(Count::Channels, "too_many_clients");
+                continue;
+            };
+            let (routes, web) = (routes.clone(), self.web.clone());
+            clients.spawn(client(stream, from, routes, web, permit));
+        }
+    }
+}
+
+/// Lets so many through in a second.
+struct Pace {
+    allowed: f64,
+    at: std::time::Instant,
+}
+
+impl Pace {
+    async fn wait(&mut self) {
+        let now = timer::now();
+        let since = now.saturating_duration_since(self.at).as_secs_f64();
+        (self.allowed, self.at) = ((self.allowed + since * RATE).min(RATE), now);
+        if self.allowed < 1.0 {
+            tokio::time::sleep(Duration::from_secs_f64((1.0 - self.allowed) / RATE)).await;
+        }
+        self.allowed -= 1.0;
+    }
+}
+
+/// A connection's place among [`CONNECTIONS`], kept as long as what came of it lives.
+#[derive(Clone)]
+pub(super) struct Place(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
+
+/// Who asks.
+#[derive(Clone)]
+struct From {
+    address: IpAddr,
+    place: Place,
+}
+
+async fn client(
+    stream: TcpStream,
+    from: SocketAddr,
+    routes: Router,
+    web: Option<Web>,
+    permit: OwnedSemaphorePermit,
+) {
+    // A socket that is gone already is found out by the first read.
+    stream.set_nodelay(true).unwrap_or(());
+    let place = Place(Arc::new(permit));
+    let from = From { address: from.ip().to_canonical(), place };
+    let Some(web) = web else { return talk(stream, from, routes).await };
+    if let Ok(Ok(stream)) = tokio::time::timeout(HEAD, web.accept(stream)).await {
+        talk(stream, from, routes).await;
+    }
+}
+
+async fn talk<S>(stream: S, from: From, routes: Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = TowerToHyperService::new(routes.layer(axum::Extension(ConnectInfo(from))));
+    let talking = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    if let Err(error) = talking.await {
+        tracing::debug!(%error, "client");
+    }
+}

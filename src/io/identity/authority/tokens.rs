@@ -1,0 +1,128 @@
+//! The authority's tokens: made for clients, and revoked.
+//!
+//! Owns what is written into tokens and the order in which their files change. Invariants: no token is given
+//! out before the list that verifies it is on disk; the key that is on disk is the one that counts, and the
+//! list follows it; both change only under the directory's lock; a list that cannot be read is not replaced.
+
+use std::time::{Duration, SystemTime};
+
+use super::super::IdentityError;
+use super::super::disk::{self, Layout};
+use super::super::revocation::hexadecimal;
+use super::super::tokens::{RevokedToken, TokenKey, TokenList};
+use super::{Authority, next_number, seconds};
+use crate::proto::token::{AUDIENCE, Claims, Grant, Role, check_id};
+
+impl Authority {
+    /// A signed token for `sub`, good from `now` for `lifetime` in whole seconds, with a random id.
+    /// Without grants it allows all that the role does.
+    ///
+    /// Where the key for tokens is missing, a new one is made, and what the old one signed counts no
+    /// more; where the list that verifies tokens is missing or for another key, it is made anew.
+    ///
+    /// # Errors
+    /// [`IdentityError::Claims`] when no token may say this, or one this long;
+    /// [`IdentityError::KeyExposed`], [`IdentityError::DamagedKey`] or
+    /// [`IdentityError::DamagedTokens`] when a file is not fit for use.
+    pub fn token(
+        &self,
+        sub: &str,
+        role: Role,
+        topics: Vec<Grant>,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<String, IdentityError> {
+        let mut id = [0_u8; 16];
+        aws_lc_rs::rand::fill(&mut id)
+            .map_err(|_unspecified| IdentityError::Crypto("draw random bytes"))?;
+        let iat = seconds(now);
+        let claims = Claims {
+            iss: self.cluster().to_string(),
+            aud: AUDIENCE.to_owned(),
+            sub: sub.to_owned(),
+            jti: hexadecimal(&id),
+            iat,
+            exp: iat.saturating_add(lifetime.as_secs()),
+            role,
+            topics,
+        };
+        claims.check()?;
+        let layout = Layout::new(&self.home);
+        // The common case needs no lock, and so works in a directory that is read-only.
+        if let (Ok(key), Some(list)) = (TokenKey::read(layout), self.token_list(layout)?)
+            && list.is_for(&key)
+        {
+            return key.sign(&claims);
+        }
+        let _lock = layout.lock()?;
+        let (key, _list) = self.token_files(layout, now)?;
+        key.sign(&claims)
+    }
+
+    /// Adds a token's id to the list that every node refuses tokens by. It stays there until a while
+    /// after `exp`, when the token ends by itself. Without news the file stays as it is.
+    ///
+    /// # Errors
+    /// [`IdentityError::Claims`] when no token has such an id; [`IdentityError::TokensFull`];
+    /// otherwise as [`Authority::token`]. Nothing is revoked then.
+    pub fn revoke_token(
+        &self,
+        jti: &str,
+        exp: SystemTime,
+        now: SystemTime,
+    ) -> Result<RevokedToken, IdentityError> {
+        check_id(jti)?;
+        let layout = Layout::new(&self.home);
+        let _lock = layout.lock()?;
+        let (key, mut list) = self.token_files(layout, now)?;
+        let added = list.revoke(jti, seconds(exp), seconds(now));
+        if added {
+            let number = next_number(list.number, now);
+            list = list.after(number, &key, seconds(now));
+            self.write_tokens(layout, &list)?;
+        }
+        Ok(RevokedToken { added, total: list.revoked.len(), path: layout.tokens() })
+    }
+
+    /// The key that signs tokens and the list that verifies them, each made if need be. The caller
+    /// holds the directory's lock, so that of several processes one makes them.
+    fn token_files(
+        &self,
+        layout: Layout<'_>,
+        now: SystemTime,
+    ) -> Result<(TokenKey, TokenList), IdentityError> {
+        let list = self.token_list(layout)?;
+        let key = match TokenKey::read(layout) {
+            Ok(key) => key,
+            Err(IdentityError::Missing { .. }) => {
+                // The key goes first: one without its list is a state that the next call completes.
+                let key = TokenKey::generate()?;
+                disk::write(&layout.token_key(), key.to_pem()?.as_bytes(), disk::PRIVATE)?;
+                key
+            }
+            Err(other) => return Err(other),
+        };
+        let list = match list {
+            Some(list) if list.is_for(&key) => return Ok((key, list)),
+            Some(list) => {
+                let number = next_number(list.number, now);
+                list.after(number, &key, seconds(now))
+            }
+            None => TokenList::first(&key, now),
+        };
+        self.write_tokens(layout, &list)?;
+        Ok((key, list))
+    }
+
+    fn token_list(&self, layout: Layout<'_>) -> Result<Option<TokenList>, IdentityError> {
+        TokenList::read(layout, &self.certificate.verifier)
+    }
+
+    fn write_tokens(&self, layout: Layout<'_>, list: &TokenList) -> Result<(), IdentityError> {
+        let text = list.signed(self.cluster(), self.issuer.key())?;
+        if u64::try_from(text.len()).unwrap_or(u64::MAX) >= disk::MAX_LIST {
+            return Err(IdentityError::TokensFull(layout.tokens()));
+        }
+        disk::write(&layout.tokens(), text.as_bytes(), disk::PUBLIC)
+    }
+}

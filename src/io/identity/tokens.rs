@@ -1,0 +1,257 @@
+//! The tokens that clients show: how a node judges them.
+//!
+//! A token is a JSON Web Token (RFC 7519), signed with Ed25519 (RFC 8037, "EdDSA"). Owns `ca/token.key`,
+//! which signs, and `ca/tokens`, the signed list of what verifies: the public key, and the ids of the
+//! tokens that were revoked. Invariants:
+//!
+//! 1. The key and the algorithm come from the list alone. Whatever else a token's header says, another
+//!    algorithm, none, a key, a place to fetch one, is refused or has no effect.
+//! 2. A list counts only with the authority's own signature, and whole; a running node never goes back to
+//!    an older list, nor to none.
+//! 3. To judge a token takes no clock but the caller's, no other node and no shared secret.
+//!
+//! Times are strict: `exp` is the first instant at which a token counts no more, `nbf`, where there is one,
+//! the first at which it counts. There is no leeway.
+
+mod key;
+mod list;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwapOption;
+use jsonwebtoken::errors::{Error, ErrorKind};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
+use serde::Deserialize;
+
+pub(super) use self::key::TokenKey;
+pub(super) use self::list::TokenList;
+use super::IdentityError;
+use super::authority::AuthorityCertificate;
+use super::certificate::Verifier;
+use super::disk::{self, Layout, Stamp};
+use crate::proto::token::{AUDIENCE, Claims};
+
+/// Longest token, in bytes.
+pub const MAX_TOKEN: usize = 4 * 1024;
+
+/// Why a token is refused. Whoever shows it needs another one, but for [`TokenError::NoKey`], where the
+/// node's operator must act, and [`TokenError::NotYetValid`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// It is no token, or says what no token may say, or is too long.
+    #[error("it is no token of the kind that a cluster makes")]
+    Malformed,
+    /// It was signed by somebody else, with another algorithm, or changed since.
+    #[error("this cluster has not signed it")]
+    Signature,
+    /// Its time is over.
+    #[error("it has expired")]
+    Expired,
+    /// Its time has not come.
+    #[error("it is not valid yet")]
+    NotYetValid,
+    /// It was made by another cluster, or for somebody else.
+    #[error("it is not for this cluster")]
+    NotForUs,
+    /// The authority has revoked it.
+    #[error("it is revoked")]
+    Revoked,
+    /// There is no list that would verify it.
+    #[error(
+        "no token can be verified here: copy ca/tokens beside ca/cert.pem from the host that has the authority's key"
+    )]
+    NoKey,
+}
+
+impl TokenError {
+    /// One word for programs.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Signature => "signature",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::NotForUs => "not_for_us",
+            Self::Revoked => "revoked",
+            Self::NoKey => "no_key",
+        }
+    }
+}
+
+/// What [`Authority::revoke_token`](super::Authority::revoke_token) has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevokedToken {
+    /// False when the token had been revoked before, for at least as long, or has ended by itself.
+    pub added: bool,
+    /// How many tokens the list names now.
+    pub total: usize,
+    /// The list's file.
+    pub path: PathBuf,
+}
+
+/// What a node judges tokens by: the list in its certificate directory, which the operator may replace
+/// at any time. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Tokens(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    certs: PathBuf,
+    verifier: Verifier,
+    /// What every token must say, and be signed with.
+    rules: Validation,
+    in_force: ArcSwapOption<InForce>,
+    /// What the last look saw; `None` before the first. Held during a look, so that of two lists that
+    /// are read at once the later one stays.
+    seen: Mutex<Option<Stamp>>,
+}
+
+#[derive(Debug)]
+struct InForce {
+    list: TokenList,
+    key: DecodingKey,
+}
+
+/// What is read of a token.
+#[derive(Deserialize)]
+struct Received {
+    #[serde(flatten)]
+    claims: Claims,
+    /// Seconds since 1970. Tokens made here have none.
+    nbf: Option<u64>,
+}
+
+impl Tokens {
+    pub(super) fn new(certs: PathBuf, verifier: Verifier) -> Self {
+        let mut rules = Validation::new(Algorithm::EdDSA);
+        rules.set_audience(&[AUDIENCE]);
+        rules.set_issuer(&[verifier.cluster().to_string()]);
+        rules.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
+        // The library would ask the system for the time; ours comes from the caller.
+        rules.validate_exp = false;
+        rules.validate_nbf = false;
+        let (in_force, seen) = (ArcSwapOption::empty(), Mutex::default());
+        Self(Arc::new(Inner { certs, verifier, rules, in_force, seen }))
+    }
+
+    /// What verifies tokens by the files in `certs`, which every node has.
+    ///
+    /// # Errors
+    /// [`IdentityError::Missing`] without `ca/cert.pem`; [`IdentityError::DamagedCertificate`] or
+    /// [`IdentityError::DamagedTokens`] when a file is not fit for use. Without `ca/tokens` every
+    /// token is refused with [`TokenError::NoKey`].
+    pub fn open(certs: &Path) -> Result<Self, IdentityError> {
+        let layout = Layout::new(certs);
+        let missing = format!(
+            "copy it from the host that has the authority's key; {} makes a new authority",
+            layout.init()
+        );
+        let authority = AuthorityCertificate::read(layout, missing)?;
+        let tokens = Self::new(certs.to_owned(), authority.verifier);
+        tokens.look().map(|_revoked| tokens)
+    }
+
+    /// What the token says, if it counts at `now`.
+    ///
+    /// # Errors
+    /// Each [`TokenError`]. After [`TokenError::NoKey`] a [`Tokens::look`] may help at once.
+    pub fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, TokenError> {
+        let Received { claims, nbf } = self.read(token)?;
+        if now >= claims.expires() {
+            return Err(TokenError::Expired);
+        }
+        let begins = nbf.map(|nbf| UNIX_EPOCH.checked_add(Duration::from_secs(nbf)));
+        if begins.is_some_and(|begins| begins.is_none_or(|begins| now < begins)) {
+            return Err(TokenError::NotYetValid);
+        }
+        if self.revoked(&claims.jti) {
+            return Err(TokenError::Revoked);
+        }
+        Ok(claims)
+    }
+
+    /// What a token of this cluster says, whether or not it still counts.
+    ///
+    /// # Errors
+    /// [`TokenError::Malformed`], [`TokenError::Signature`], [`TokenError::NotForUs`] or
+    /// [`TokenError::NoKey`].
+    pub fn claims(&self, token: &str) -> Result<Claims, TokenError> {
+        self.read(token).map(|received| received.claims)
+    }
+
+    fn read(&self, token: &str) -> Result<Received, TokenError> {
+        if token.len() > MAX_TOKEN {
+            return Err(TokenError::Malformed);
+        }
+        let Some(in_force) = &*self.0.in_force.load() else { return Err(TokenError::NoKey) };
+        let read = decode::<Received>(token, &in_force.key, &self.0.rules);
+        let read = read.map_err(|error| reason(&error))?;
+        // Extensions that must be understood (RFC 7515, 4.1.11), of which none is.
+        if read.header.crit.is_some() {
+            return Err(TokenError::Malformed);
+        }
+        Ok(read.claims)
+    }
+
+    /// True when the token with this id is revoked.
+    #[must_use]
+    pub fn revoked(&self, jti: &str) -> bool {
+        let in_force = self.0.in_force.load();
+        in_force.as_ref().is_some_and(|in_force| in_force.list.revoked.contains_key(jti))
+    }
+
+    /// The number of the list in force: another list has another one.
+    #[must_use]
+    pub fn number(&self) -> Option<u64> {
+        self.0.in_force.load().as_ref().map(|in_force| in_force.list.number)
+    }
+
+    /// Reads the list if its file has changed since the last look, which costs one question to the file
+    /// system when it has not; how many revoked tokens it names, when it is another list than before.
+    /// From then on tokens are judged by it. May block while a disk does.
+    ///
+    /// # Errors
+    /// [`IdentityError::DamagedTokens`], [`IdentityError::Missing`] when a list that was there is gone,
+    /// [`IdentityError::Io`]. The list in force stays, and the same file is not judged twice.
+    pub fn look(&self) -> Result<Option<usize>, IdentityError> {
+        let layout = Layout::new(&self.0.certs);
+        let path = layout.tokens();
+        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = disk::stamp(&path);
+        if seen.replace(stamp) == Some(stamp) {
+            return Ok(None);
+        }
+        let in_force = self.0.in_force.load_full();
+        let Some(list) = TokenList::read(layout, &self.0.verifier)? else {
+            let fix = "the list in force stays; copy it anew".to_owned();
+            return in_force.map_or(Ok(None), |_kept| Err(IdentityError::Missing { path, fix }));
+        };
+        if let Some(in_force) = in_force {
+            if list == in_force.list {
+                return Ok(None);
+            }
+            if list.number <= in_force.list.number {
+                let reason = "it is not newer than the list in force";
+                return Err(IdentityError::DamagedTokens { path, reason });
+            }
+        }
+        let (key, revoked) = (DecodingKey::from_ed_der(&list.key), list.revoked.len());
+        self.0.in_force.store(Some(Arc::new(InForce { list, key })));
+        Ok(Some(revoked))
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library adds variants")]
+fn reason(error: &Error) -> TokenError {
+    match error.kind() {
+        ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => TokenError::Signature,
+        ErrorKind::InvalidIssuer | ErrorKind::InvalidAudience => TokenError::NotForUs,
+        _ => TokenError::Malformed,
+    }
+}
+
+#[cfg(test)]
+mod tests;

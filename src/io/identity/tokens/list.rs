@@ -1,0 +1,141 @@
+//! The list of what verifies tokens, as it lies in `ca/tokens`.
+//!
+//! Lines of text, each ended by a line break:
+//!
+//! ```text
+//! xpando tokens 1 <the cluster's id>
+//! number <grows with each list>
+//! key <the Ed25519 public key in hexadecimal>
+//! revoked <the id of a token> <second since 1970 after which it may be forgotten>
+//! signature <in hexadecimal>
+//! ```
+//!
+//! with any number of `revoked`. The signature is the authority's, ECDSA P-256 with SHA-256, over all
+//! bytes before its line. Invariants: nothing but the place of the signature is read of a text that the
+//! authority has not signed; the first line says what it has signed, so that nothing else it ever signs,
+//! which begins with a byte of DER, is a list, and a list is nothing else.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+
+use super::super::IdentityError;
+use super::super::certificate::Verifier;
+use super::super::disk::{self, Layout};
+use super::super::key::Key;
+use super::super::revocation::{bytes, hexadecimal};
+use super::key::{PUBLIC_KEY, TokenKey};
+use crate::proto::node::ClusterId;
+
+/// How long a revoked token is remembered after its end, for hosts whose clocks lag: in seconds.
+const LAG: u64 = 60 * 60;
+
+/// What verifies tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::io::identity) struct TokenList {
+    /// Grows with each list of one authority.
+    pub(in crate::io::identity) number: u64,
+    /// The public half of the key that signs tokens.
+    pub(super) key: [u8; PUBLIC_KEY],
+    /// The ids of revoked tokens, each with the second since 1970 after which it may be forgotten.
+    pub(in crate::io::identity) revoked: BTreeMap<String, u64>,
+}
+
+impl TokenList {
+    /// A list for this key that revokes nothing.
+    pub(in crate::io::identity) fn first(key: &TokenKey, now: SystemTime) -> Self {
+        let number = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Self { number, key: *key.public(), revoked: BTreeMap::new() }
+    }
+
+    /// True when it verifies what `key` signs.
+    pub(in crate::io::identity) fn is_for(&self, key: &TokenKey) -> bool {
+        self.key == *key.public()
+    }
+
+    /// The list that follows it, with this number and for this key. What was to be remembered until
+    /// before `now`, in seconds since 1970, is forgotten.
+    pub(in crate::io::identity) fn after(mut self, number: u64, key: &TokenKey, now: u64) -> Self {
+        self.revoked.retain(|_, until| *until >= now);
+        Self { number, key: *key.public(), ..self }
+    }
+
+    /// Revokes a token that ends at `exp`; false when this revokes nothing that was not revoked, or
+    /// the token has ended. Both in seconds since 1970.
+    pub(in crate::io::identity) fn revoke(&mut self, jti: &str, exp: u64, now: u64) -> bool {
+        let until = exp.saturating_add(LAG);
+        if until < now || self.revoked.get(jti).is_some_and(|known| *known >= until) {
+            return false;
+        }
+        self.revoked.insert(jti.to_owned(), until);
+        true
+    }
+
+    /// The list as text, signed with the authority's key.
+    pub(in crate::io::identity) fn signed(
+        &self,
+        cluster: ClusterId,
+        authority: &Key,
+    ) -> Result<String, IdentityError> {
+        let mut text =
+            format!("{}number {}\nkey {}\n", title(cluster), self.number, hexadecimal(&self.key));
+        for (jti, until) in &self.revoked {
+            // Writing to memory does not fail.
+            writeln!(text, "revoked {jti} {until}").unwrap_or(());
+        }
+        let signature = authority.signature(text.as_bytes())?;
+        writeln!(text, "signature {}", hexadecimal(&signature)).unwrap_or(());
+        Ok(text)
+    }
+
+    /// Reads a list that this verifier's authority signed; the error says in which way it is not one.
+    fn parse(text: &[u8], verifier: &Verifier) -> Result<Self, &'static str> {
+        let text = std::str::from_utf8(text).map_err(|_binary| "it is not a text")?;
+        let (body, last) = text
+            .strip_suffix('\n')
+            .and_then(|text| text.rsplit_once('\n'))
+            .ok_or("it is not a whole list")?;
+        let signature =
+            last.strip_prefix("signature ").ok_or("it does not end with a signature")?;
+        let body = &text[..=body.len()];
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, verifier.authority())
+            .verify(body.as_bytes(), &bytes(signature))
+            .map_err(|_unspecified| "this cluster's authority has not signed it")?;
+        let lines = body.strip_prefix(&title(verifier.cluster())).map(str::lines);
+        let mut lines = lines.ok_or("it is not a list of tokens")?;
+        let mut line = |word: &str| lines.next().and_then(|line| line.strip_prefix(word));
+        let number = line("number ").and_then(|number| number.parse().ok());
+        let key = line("key ").and_then(|key| bytes(key).try_into().ok());
+        let number = number.ok_or("it has no number")?;
+        let key = key.ok_or("it has no key")?;
+        let revoked = lines
+            .map(entry)
+            .collect::<Option<_>>()
+            .ok_or("a line is of no kind that it may have")?;
+        Ok(Self { number, key, revoked })
+    }
+
+    /// The list in a certificate directory; `None` when there is none.
+    pub(in crate::io::identity) fn read(
+        layout: Layout<'_>,
+        verifier: &Verifier,
+    ) -> Result<Option<Self>, IdentityError> {
+        let path = layout.tokens();
+        let Some(text) = disk::read_list(&path)? else { return Ok(None) };
+        let damaged = |reason| IdentityError::DamagedTokens { path, reason };
+        Self::parse(&text, verifier).map(Some).map_err(damaged)
+    }
+}
+
+/// The first line: what is signed, and for which cluster.
+fn title(cluster: ClusterId) -> String {
+    format!("xpando tokens 1 {cluster}\n")
+}
+
+/// The token that a line revokes.
+fn entry(line: &str) -> Option<(String, u64)> {
+    let (jti, until) = line.strip_prefix("revoked ")?.split_once(' ')?;
+    Some((jti.to_owned(), until.parse().ok()?))
+}

@@ -1,0 +1,87 @@
+//! Where a node listens, for its peers and for its clients, and where it tells others that it is.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use crate::gateway::http;
+use crate::io::identity::Identity;
+use crate::io::tcp;
+use crate::io::tls::Web;
+use crate::node::{Config, PORT, StartError};
+use crate::proto::node::NodeName;
+
+/// On loopback, how many ports after the usual one are tried.
+const NEXT_PORTS: u16 = 1000;
+
+/// The addresses of the name's host.
+async fn hosts(name: &NodeName) -> Result<Vec<IpAddr>, StartError> {
+    if let Some(ip) = name.host_ip() {
+        return Ok(vec![ip]);
+    }
+    let found = tokio::net::lookup_host((name.host(), 0)).await;
+    let found = found.map_err(|source| StartError::Host { name: name.clone(), source })?;
+    let mut found: Vec<_> = found.map(|address| address.ip()).collect();
+    found.sort_by_key(|ip| ip.is_ipv6());
+    Ok(found)
+}
+
+pub(super) async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr), StartError> {
+    let (first, last) = match config.listen {
+        Some(address) => (address, address.port()),
+        None => {
+            let ip = hosts(&config.name).await?.first().copied();
+            let last = if config.name.is_loopback() { PORT + NEXT_PORTS } else { PORT };
+            (SocketAddr::new(ip.unwrap_or(IpAddr::from([127, 0, 0, 1])), PORT), last)
+        }
+    };
+    let listener = bind(first, last);
+    let bound = listener.and_then(|listener| listener.local_addr().map(|at| (listener, at)));
+    bound.map_err(|source| StartError::Listen { address: first, source })
+}
+
+pub(super) async fn advertise(
+    config: &Config,
+    listen: SocketAddr,
+) -> Result<SocketAddr, StartError> {
+    let mut address = config.advertise.unwrap_or(listen);
+    if address.ip().is_unspecified() {
+        let host = hosts(&config.name).await?.into_iter().find(|ip| !ip.is_unspecified());
+        address.set_ip(host.ok_or(StartError::Advertise(address))?);
+    }
+    if address.port() == 0 {
+        address.set_port(listen.port());
+    }
+    Ok(address)
+}
+
+/// Where clients are served, and with what certificate.
+pub(super) fn clients(
+    config: &http::Config,
+    identity: &Identity,
+) -> Result<(Arc<TcpListener>, SocketAddr, Option<Web>), StartError> {
+    let first = config.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], http::PORT)));
+    let last = config.listen.map_or(first.port() + NEXT_PORTS, |address| address.port());
+    let web = match &config.tls {
+        Some((certificate, key)) => Some(Web::read(certificate, key)?),
+        None if config.plain || first.ip().is_loopback() => None,
+        None => Some(Web::of(identity)?),
+    };
+    let bound = bind(first, last).and_then(|it| it.local_addr().map(|at| (Arc::new(it), at)));
+    let (listener, address) =
+        bound.map_err(|source| StartError::Http { address: first, source })?;
+    Ok((listener, address, web))
+}
+
+/// Listens on the first free port.
+fn bind(mut address: SocketAddr, last: u16) -> std::io::Result<TcpListener> {
+    loop {
+        match tcp::listen(address) {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse && address.port() < last =>
+            {
+                address.set_port(address.port() + 1);
+            }
+            other => return other,
+        }
+    }
+}

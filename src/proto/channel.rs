@@ -1,0 +1,454 @@
+//! Phoenix Channels: what clients and the gateway say to each other.
+//!
+//! # Protocol
+//! Phoenix's serializers 2.0.0 (`[join_ref, ref, topic, event, payload]`, and binary frames with one byte
+//! for each length) and 1.0.0 (objects without `join_ref`), as the official clients speak them; `session`
+//! holds the rules of one socket, `envelope` what travels between nodes.
+//!
+//! # Invariants
+//! 1. A [`Json`] that exists is one JSON value of at most [`DEPTH`] levels, so whoever passes it on need not
+//!    look into it.
+//! 2. No input panics; what is no frame is a [`Malformed`], and nothing changed.
+//! 3. References are kept as the client wrote them, and so given back.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+pub mod envelope;
+pub mod session;
+
+/// Longest frame, in bytes.
+pub const MAX_FRAME: usize = 1024 * 1024;
+/// Longest topic, event or reference, in bytes: binary frames have one byte for a length.
+pub const MAX_WORD: usize = 255;
+/// Deepest nesting of a payload.
+pub const DEPTH: usize = 128;
+
+/// How a client wants its frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// `vsn=1.0.0`: objects, no binary frames.
+    V1,
+    /// `vsn=2.0.0`.
+    V2,
+}
+
+impl Dialect {
+    /// The dialect of a `vsn` parameter; an absent one means 1.0.0. `None`: no dialect of ours.
+    #[must_use]
+    pub fn of(version: Option<&str>) -> Option<Self> {
+        match version {
+            None => Some(Self::V1),
+            Some(text) if text.starts_with("1.0.") => Some(Self::V1),
+            Some(text) if text.starts_with("2.0.") => Some(Self::V2),
+            Some(_) => None,
+        }
+    }
+}
+
+/// One JSON value as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Json(Bytes);
+
+impl Json {
+    /// `{}`.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self(Bytes::from_static(b"{}"))
+    }
+
+    /// The text, if it is one JSON value, and not too deep.
+    #[must_use]
+    pub fn read(text: Bytes) -> Option<Self> {
+        let sound = serde_json::from_slice::<&RawValue>(&text).is_ok() && shallow(&text);
+        sound.then_some(Self(text))
+    }
+
+    /// A value as JSON; `null` when it does not serialize.
+    #[must_use]
+    pub fn of(value: &impl Serialize) -> Self {
+        let text = serde_json::to_vec(value).unwrap_or_else(|_unserializable| b"null".to_vec());
+        Self(text.into())
+    }
+
+    /// The value.
+    ///
+    /// # Errors
+    /// It is of another type.
+    pub fn decode<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.0)
+    }
+
+    /// Whether it is an object.
+    #[must_use]
+    pub fn is_object(&self) -> bool {
+        self.0.trim_ascii_start().starts_with(b"{")
+    }
+
+    /// An object with the members of this one and then of another; of two with one name, readers take the
+    /// later. What is no object adds nothing.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Self {
+        let inner = |json: &Self| {
+            let text = json.0.trim_ascii();
+            let inner = text.strip_prefix(b"{").and_then(|text| text.strip_suffix(b"}"));
+            let begin = inner.unwrap_or_default().trim_ascii();
+            json.0.slice_ref(begin)
+        };
+        let (first, second) = (inner(self), inner(other));
+        let comma: &[u8] = if first.is_empty() || second.is_empty() { b"" } else { b"," };
+        Self([b"{", &first[..], comma, &second[..], b"}"].concat().into())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+/// Whether brackets nest no deeper than [`DEPTH`], in a sound JSON text.
+fn shallow(text: &[u8]) -> bool {
+    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => quoted = !quoted,
+            b'[' | b'{' if !quoted => depth += 1,
+            b']' | b'}' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH {
+            return false;
+        }
+    }
+    true
+}
+
+/// What an event carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// A JSON value; clients send objects.
+    Json(Json),
+    /// Bytes.
+    Binary(Bytes),
+}
+
+/// A reference as the client wrote it: a JSON string or number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ref(Arc<str>);
+
+impl Ref {
+    fn read(raw: &RawValue) -> Result<Option<Self>, Malformed> {
+        let text = raw.get();
+        match text.as_bytes().first() {
+            Some(b'n') => Ok(None),
+            Some(b'"' | b'-' | b'0'..=b'9') if text.len() <= MAX_WORD => {
+                Ok(Some(Self(text.into())))
+            }
+            Some(_) | None => Err(Malformed::Reference),
+        }
+    }
+
+    fn of(text: &str) -> Result<Option<Self>, Malformed> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let quoted = serde_json::to_string(text).map_err(|_error| Malformed::Reference)?;
+        Ok(Some(Self(quoted.into())))
+    }
+}
+
+/// Why bytes are no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Not JSON of the dialect's shape.
+    #[error("not a frame of this version of the protocol")]
+    Shape,
+    /// A reference that is neither a string nor a number, or too long.
+    #[error("a reference is a string or a number of at most {MAX_WORD} bytes")]
+    Reference,
+    /// Topic or event is empty or too long.
+    #[error("topic and event have 1 to {MAX_WORD} bytes")]
+    Word,
+    /// The payload nests too deep.
+    #[error("the payload nests more than {DEPTH} levels")]
+    Deep,
+    /// The lengths of a binary frame lie, or its words are not UTF-8.
+    #[error("a binary frame with lengths that do not fit")]
+    Lengths,
+    /// A binary frame of a kind that clients do not send.
+    #[error("a binary frame of an unknown kind")]
+    Kind,
+}
+
+/// What a client says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The reference of the join that this belongs to.
+    pub join_ref: Option<Ref>,
+    /// Its own reference, for the reply.
+    pub reference: Option<Ref>,
+    /// The topic; not every text here is a valid one.
+    pub topic: String,
+    /// The event.
+    pub event: String,
+    /// What it carries.
+    pub payload: Payload,
+}
+
+#[derive(Deserialize)]
+struct Two<'a>(
+    #[serde(borrow)] &'a RawValue,
+    #[serde(borrow)] &'a RawValue,
+    #[serde(borrow)] Cow<'a, str>,
+    #[serde(borrow)] Cow<'a, str>,
+    #[serde(borrow)] &'a RawValue,
+);
+
+#[derive(Deserialize)]
+struct One<'a> {
+    #[serde(borrow)]
+    topic: Cow<'a, str>,
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    #[serde(borrow, default)]
+    payload: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "ref")]
+    reference: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    join_ref: Option<&'a RawValue>,
+}
+
+impl Frame {
+    /// Reads a text frame.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn text(dialect: Dialect, text: &Bytes) -> Result<Self, Malformed> {
+        let (join_ref, reference, topic, event, payload) = match dialect {
+            Dialect::V2 => {
+                let Two(join_ref, reference, topic, event, payload) = shape(text)?;
+                (Some(join_ref), Some(reference), topic, event, Some(payload))
+            }
+            Dialect::V1 => {
+                let One { topic, event, payload, reference, join_ref } = shape(text)?;
+                (join_ref, reference, topic, event, payload)
+            }
+        };
+        let reference = reference.map(Ref::read).transpose()?.flatten();
+        let join_ref = join_ref.map(Ref::read).transpose()?.flatten();
+        let payload = match payload {
+            None => Json::empty(),
+            Some(raw) => Json(text.slice_ref(raw.get().as_bytes())),
+        };
+        if !shallow(payload.as_bytes()) {
+            return Err(Malformed::Deep);
+        }
+        let payload = Payload::Json(payload);
+        Self { join_ref, reference, topic: topic.into(), event: event.into(), payload }.checked()
+    }
+
+    /// Reads a binary frame.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn binary(bytes: &Bytes) -> Result<Self, Malformed> {
+        let mut rest = bytes.clone();
+        let mut length = || -> Result<usize, Malformed> {
+            let first = rest.first().copied().ok_or(Malformed::Lengths)?;
+            rest = rest.slice(1..);
+            Ok(usize::from(first))
+        };
+        if length()? != usize::from(PUSH) {
+            return Err(Malformed::Kind);
+        }
+        let lengths = [length()?, length()?, length()?, length()?];
+        let mut word = |length: usize| -> Result<String, Malformed> {
+            let word = rest.get(..length).ok_or(Malformed::Lengths)?;
+            let word = std::str::from_utf8(word).map_err(|_utf8| Malformed::Lengths)?.to_owned();
+            rest = rest.slice(length..);
+            Ok(word)
+        };
+        let [join_ref, reference, topic, event] = lengths;
+        let (join_ref, reference) = (word(join_ref)?, word(reference)?);
+        let (topic, event) = (word(topic)?, word(event)?);
+        Self {
+            join_ref: Ref::of(&join_ref)?,
+            reference: Ref::of(&reference)?,
+            topic,
+            event,
+            payload: Payload::Binary(rest),
+        }
+        .checked()
+    }
+
+    fn checked(self) -> Result<Self, Malformed> {
+        let fits = |word: &str| (1..=MAX_WORD).contains(&word.len());
+        if fits(&self.topic) && fits(&self.event) { Ok(self) } else { Err(Malformed::Word) }
+    }
+}
+
+fn shape<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Malformed> {
+    serde_json::from_slice(text).map_err(|_detail| Malformed::Shape)
+}
+
+/// Kinds of binary frames.
+const PUSH: u8 = 0;
+const REPLY: u8 = 1;
+const BROADCAST: u8 = 2;
+
+/// A frame for a client, ready to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Encoded {
+    /// A text frame: UTF-8.
+    Text(Bytes),
+    /// A binary frame.
+    Binary(Bytes),
+}
+
+impl Encoded {
+    /// Its length in bytes.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        let (Self::Text(bytes) | Self::Binary(bytes)) = self;
+        bytes.len()
+    }
+}
+
+/// How a request went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Well.
+    Ok,
+    /// Not.
+    Error,
+}
+
+impl Outcome {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// What a node says to a client.
+#[derive(Clone, Debug)]
+pub enum Say<'a> {
+    /// The answer to a request.
+    Reply(Option<&'a Ref>, Option<&'a Ref>, Outcome, &'a Payload),
+    /// An event for one join alone.
+    Push(Option<&'a Ref>, &'a str, &'a Payload),
+    /// An event for everybody who joined.
+    Broadcast(&'a str, &'a Payload),
+    /// The end of a join: `phx_close`, or `phx_error`, after which the client joins again.
+    End(Option<&'a Ref>, &'a str, &'a Payload),
+}
+
+impl Say<'_> {
+    /// The frame. `None` when the dialect has no way to say it: V1 has no binary frames; a topic, event
+    /// or reference is too long for a binary one.
+    #[must_use]
+    pub fn encode(&self, dialect: Dialect, topic: &str) -> Option<Encoded> {
+        let (Self::Reply(.., payload)
+        | Self::Push(.., payload)
+        | Self::Broadcast(_, payload)
+        | Self::End(.., payload)) = self;
+        match (dialect, payload) {
+            (_, Payload::Json(json)) => Some(Encoded::Text(self.text(dialect, topic, json).into())),
+            (Dialect::V2, Payload::Binary(data)) => self.binary(topic, data).map(Encoded::Binary),
+            (Dialect::V1, Payload::Binary(_)) => None,
+        }
+    }
+
+    fn text(&self, dialect: Dialect, topic: &str, payload: &Json) -> Vec<u8> {
+        let (join_ref, reference, event, status) = match self {
+            Self::Reply(join_ref, reference, outcome, _) => {
+                (*join_ref, *reference, "phx_reply", Some(outcome.label()))
+            }
+            Self::Push(join_ref, event, _) => (*join_ref, None, *event, None),
+            Self::Broadcast(event, _) => (None, None, *event, None),
+            Self::End(join_ref, event, _) => (*join_ref, *join_ref, *event, None),
+        };
+        let mut out = Vec::with_capacity(payload.0.len() + topic.len() + event.len() + 64);
+        let reference = reference.map_or("null", |reference| &reference.0);
+        match dialect {
+            Dialect::V2 => {
+                let join_ref = join_ref.map_or("null", |join_ref| &join_ref.0);
+                put(&mut out, &["[", join_ref, ",", reference, ","]);
+                quote(&mut out, topic);
+                out.push(b',');
+                quote(&mut out, event);
+                out.push(b',');
+            }
+            Dialect::V1 => {
+                put(&mut out, &["{\"ref\":", reference, ",\"topic\":"]);
+                quote(&mut out, topic);
+                put(&mut out, &[",\"event\":"]);
+                quote(&mut out, event);
+                put(&mut out, &[",\"payload\":"]);
+            }
+        }
+        if let Some(status) = status {
+            put(&mut out, &["{\"status\":\"", status, "\",\"response\":"]);
+        }
+        out.extend_from_slice(&payload.0);
+        out.extend(status.map(|_| b'}'));
+        out.push(if dialect == Dialect::V2 { b']' } else { b'}' });
+        out
+    }
+
+    fn binary(&self, topic: &str, data: &Bytes) -> Option<Bytes> {
+        let bare = |reference: &Option<&Ref>| -> Option<String> {
+            let Some(Ref(raw)) = reference else { return Some(String::new()) };
+            if raw.starts_with('"') {
+                serde_json::from_str(raw).ok()
+            } else {
+                Some(raw.to_string())
+            }
+        };
+        let (kind, words) = match self {
+            Self::Reply(join_ref, reference, outcome, _) => {
+                let (join_ref, reference) = (bare(join_ref)?, bare(reference)?);
+                (REPLY, vec![join_ref, reference, topic.into(), outcome.label().into()])
+            }
+            Self::Push(join_ref, event, _) | Self::End(join_ref, event, _) => {
+                (PUSH, vec![bare(join_ref)?, topic.into(), (*event).to_owned()])
+            }
+            Self::Broadcast(event, _) => (BROADCAST, vec![topic.into(), (*event).to_owned()]),
+        };
+        let mut out = vec![kind];
+        for word in &words {
+            out.push(u8::try_from(word.len()).ok()?);
+        }
+        words.iter().for_each(|word| out.extend_from_slice(word.as_bytes()));
+        out.extend_from_slice(data);
+        Some(out.into())
+    }
+}
+
+fn put(out: &mut Vec<u8>, words: &[&str]) {
+    words.iter().for_each(|word| out.extend_from_slice(word.as_bytes()));
+}
+
+/// Writes a JSON string.
+fn quote(out: &mut Vec<u8>, text: &str) {
+    // Writing a string to memory does not fail.
+    serde_json::to_writer(out, text).unwrap_or(());
+}
+
+/// A reason as clients read it: `{"reason":"…"}`.
+#[must_use]
+pub fn reason(text: &str) -> Payload {
+    Payload::Json(Json::of(&serde_json::json!({ "reason": text })))
+}
+
+#[cfg(test)]
+mod tests;

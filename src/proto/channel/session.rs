@@ -1,0 +1,141 @@
+//! The rules of one client's socket: which topics it has joined, and what each of its frames means.
+//!
+//! # Protocol
+//! A join has the client's `join_ref` (in V1 its `ref`) and a number of ours. Later frames belong to it when
+//! they carry the same `join_ref` or none; others are of a join that is over, and ignored. Joining a topic
+//! again ends the join before. Source: Phoenix.Socket and Phoenix.Channel.Server 1.8.
+//!
+//! # Invariants
+//! 1. A topic is joined at most once, and at most [`MOST`] are.
+//! 2. Every request gets one reply: from here, or from whoever performs what [`Session::hear`] asks for.
+
+use std::collections::BTreeMap;
+
+use super::{Dialect, Frame, Outcome, Payload, Ref};
+use crate::proto::topic::Topic;
+
+/// Topics of one socket.
+pub const MOST: usize = 100;
+/// The topic of the socket itself.
+const SOCKET: &str = "phoenix";
+
+/// Whether an event is the protocol's own: nobody may publish it.
+#[must_use]
+pub fn reserved(event: &str) -> bool {
+    event.starts_with("phx_") || matches!(event, "presence_state" | "presence_diff")
+}
+
+/// A join of this socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// Ours: no two joins of a socket have the same.
+    pub number: u64,
+    /// The client's.
+    pub join_ref: Option<Ref>,
+    /// The topic.
+    pub topic: Topic,
+}
+
+/// What a frame asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Answer it so, with this `join_ref`.
+    Answer(Option<Ref>, Outcome, &'static str),
+    /// Let the client join, or refuse it; tell [`Session::joined`] when it may. The earlier join of this
+    /// topic, if there is one, is over: end it with `phx_close`.
+    Join(Join, Option<Join>),
+    /// An event for a join.
+    Push(Join),
+    /// The join is over at the client's wish: answer, then `phx_close`.
+    Leave(Join),
+    /// Nothing: it is of a join that is over.
+    Ignore,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Session {
+    dialect: Dialect,
+    joins: BTreeMap<Topic, Join>,
+    numbers: u64,
+}
+
+impl Session {
+    /// A socket that has joined nothing.
+    #[must_use]
+    pub fn new(dialect: Dialect) -> Self {
+        Self { dialect, joins: BTreeMap::new(), numbers: 0 }
+    }
+
+    /// How the client wants its frames.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// What a frame means.
+    pub fn hear(&mut self, frame: &Frame) -> Ask {
+        let error = |why| Ask::Answer(None, Outcome::Error, why);
+        if frame.topic == SOCKET {
+            return match frame.event.as_str() {
+                "heartbeat" => Ask::Answer(None, Outcome::Ok, ""),
+                _ => error("unmatched topic"),
+            };
+        }
+        let current = self.joins.iter().find(|(topic, _)| topic.as_str() == frame.topic);
+        let current = current.map(|(_, join)| join.clone());
+        match (frame.event.as_str(), current) {
+            ("phx_join", before) => self.join(frame, before),
+            ("phx_leave", None) => Ask::Answer(frame.join_ref.clone(), Outcome::Ok, ""),
+            (_, None) => error("unmatched topic"),
+            (_, Some(join)) if !belongs(frame, &join) => Ask::Ignore,
+            ("phx_leave", Some(join)) => {
+                self.joins.remove(&join.topic);
+                Ask::Leave(join)
+            }
+            (event, Some(join)) if reserved(event) => {
+                Ask::Answer(join.join_ref, Outcome::Error, "reserved event")
+            }
+            (_, Some(join)) => Ask::Push(join),
+        }
+    }
+
+    fn join(&mut self, frame: &Frame, before: Option<Join>) -> Ask {
+        let join_ref = frame.join_ref.clone().or_else(|| frame.reference.clone());
+        let Ok(topic) = Topic::try_from(frame.topic.as_str()) else {
+            return Ask::Answer(None, Outcome::Error, "unmatched topic");
+        };
+        if matches!(frame.payload, Payload::Binary(_)) {
+            return Ask::Answer(join_ref, Outcome::Error, "a join is a text frame");
+        }
+        if before.is_none() && self.joins.len() >= MOST {
+            return Ask::Answer(join_ref, Outcome::Error, "too many channels joined");
+        }
+        self.joins.remove(&topic);
+        self.numbers += 1;
+        Ask::Join(Join { number: self.numbers, join_ref, topic }, before)
+    }
+
+    /// The client may join.
+    pub fn joined(&mut self, join: &Join) {
+        self.joins.insert(join.topic.clone(), join.clone());
+    }
+
+    /// A join has ended by itself; false when it had already.
+    pub fn ended(&mut self, join: &Join) -> bool {
+        let current = self.joins.get(&join.topic).is_some_and(|it| it.number == join.number);
+        if current {
+            self.joins.remove(&join.topic);
+        }
+        current
+    }
+
+    /// The joins that live, by topic.
+    pub fn joins(&self) -> impl Iterator<Item = &Join> + '_ {
+        self.joins.values()
+    }
+}
+
+fn belongs(frame: &Frame, join: &Join) -> bool {
+    frame.join_ref.is_none() || frame.join_ref == join.join_ref
+}

@@ -1,0 +1,298 @@
+//! Replay: what a client missed on a topic, so that it can go on where it was, perhaps at another node.
+//!
+//! Every message of a topic bears a stamp: its publisher numbers what it says there 1, 2, 3 and so on,
+//! within one epoch of its own. A node that follows the topic keeps the last messages in a [`Log`]. A
+//! client holds a [`Cursor`], which came with the last message it saw: per publisher, the latest stamp.
+//! A cursor stands for everything that its publishers said up to those stamps.
+//!
+//! # When a log can answer
+//! Of each publisher the log holds what it said without a gap, from some number up to its latest. The
+//! answer is the part above the cursor, when that part is whole for every publisher that the cursor
+//! names or the log has heard:
+//! ```text
+//! the cursor is within what is held, or just before it     the rest of it
+//! the cursor does not name the publisher                   all of it, if it begins with 1
+//!                                                          and no other epoch was heard before
+//! the log never heard of the publisher, or not so far      Gap: it may come yet
+//! another epoch, trimmed, lost on the way                  Gap
+//! ```
+//! After an unknown loss the log has heard of nobody, and a cursor must show that it is later: it has
+//! seen something that this log took since. A publisher of which neither the cursor nor the log knows is
+//! beyond what can be decided here: a node that begins to follow while others publish says so with
+//! [`Log::missed`].
+//!
+//! # Invariants
+//! 1. `Ok` of [`Log::after`] is exactly what the log took and the cursor has not seen, in the order in
+//!    which it was taken; nothing of what lies between was lost.
+//! 2. At most [`CAPACITY`] entries that cost at most [`BYTES`].
+//! 3. A cursor names at most [`NODES`] publishers; its text has at most [`TEXT`] bytes, all of
+//!    `A–Z a–z 0–9 . _ - @ / : ,`, one text for one cursor. A log that heard more publishers than that
+//!    forgets as after an unknown loss.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::proto::node::NodeName;
+
+/// Entries of a log, at most.
+pub const CAPACITY: usize = 512;
+/// What the entries of a log cost, at most.
+pub const BYTES: usize = 4 * 1024 * 1024;
+/// Publishers of a cursor, at most.
+pub const NODES: usize = 64;
+/// Longest text of a cursor, in bytes.
+pub const TEXT: usize = 4096;
+/// What a publisher needs in that text beside its name, at most.
+const STAMP: usize = 31;
+
+/// Where in its publisher's sequence a message stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Which numbering of the publisher; they have no order.
+    pub epoch: u32,
+    /// From 1.
+    pub n: u64,
+}
+
+/// What somebody has seen of a topic: everything up to these stamps. As text `a@h/5f3a:12,b@h/1:7`:
+/// in order of names, epochs in hexadecimal, numbers in decimal; empty is nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cursor(BTreeMap<NodeName, Stamp>);
+
+impl Cursor {
+    /// Whether the cursor has this message behind it.
+    fn has(&self, from: &NodeName, stamp: Stamp) -> bool {
+        self.0.get(from).is_some_and(|seen| seen.epoch == stamp.epoch && seen.n >= stamp.n)
+    }
+
+    fn fits(&self, one_more: &NodeName) -> bool {
+        let names = self.0.keys().chain([one_more]);
+        self.0.len() < NODES && names.map(|name| name.as_str().len() + STAMP).sum::<usize>() <= TEXT
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(at, (name, stamp))| {
+            let comma = if at == 0 { "" } else { "," };
+            write!(f, "{comma}{name}/{:x}:{}", stamp.epoch, stamp.n)
+        })
+    }
+}
+
+/// The text is no cursor. Nothing changed; whoever supplied it has to start without one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no cursor")]
+pub struct NoCursor;
+
+impl FromStr for Cursor {
+    type Err = NoCursor;
+
+    fn from_str(text: &str) -> Result<Self, NoCursor> {
+        if text.len() > TEXT {
+            return Err(NoCursor);
+        }
+        let parts = text.split(',').filter(|_| !text.is_empty());
+        let part = |part: &str| {
+            let (name, stamp) = part.split_once('/')?;
+            let (epoch, n) = stamp.split_once(':')?;
+            let stamp = Stamp { epoch: u32::from_str_radix(epoch, 16).ok()?, n: n.parse().ok()? };
+            Some((name.parse().ok()?, stamp)).filter(|_| stamp.n > 0)
+        };
+        let seen: BTreeMap<_, _> = parts.map(part).collect::<Option<_>>().ok_or(NoCursor)?;
+        let cursor = Self(seen);
+        // One spelling: in order, each name once, no leading zeros.
+        if cursor.0.len() <= NODES && cursor.to_string() == text {
+            Ok(cursor)
+        } else {
+            Err(NoCursor)
+        }
+    }
+}
+
+/// What a message was to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The next one of its publisher, or the first one heard of it.
+    New,
+    /// Taken, but its publisher said something before it that did not come.
+    Hole,
+    /// Not taken: it came before, or belongs to what its publisher has left behind.
+    Ignored,
+}
+
+/// Why it cannot be said what a cursor has missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Gap {
+    /// The cursor has seen what has not come here. It may be under way: to ask again may help.
+    #[error("the cursor is ahead of this node")]
+    Ahead,
+    /// Something after the cursor is not here any more, or never was.
+    #[error("what came after the cursor is not here")]
+    Lost,
+}
+
+/// How much of a publisher's current epoch is held; the latest number is in the log's cursor.
+#[derive(Debug)]
+struct Held {
+    /// The first number since a hole or since the log began.
+    start: u64,
+    /// The first number held; one above the latest when none is.
+    low: u64,
+    /// The epoch before this one.
+    before: Option<u32>,
+}
+
+#[derive(Debug)]
+struct Kept<T> {
+    from: NodeName,
+    n: u64,
+    cost: usize,
+    entry: T,
+}
+
+/// The last messages of a topic, in the order in which they came.
+#[derive(Debug)]
+pub struct Log<T> {
+    /// Of each publisher only what follows its last hole, in its current epoch.
+    kept: VecDeque<Kept<T>>,
+    /// What they cost together.
+    cost: usize,
+    heard: BTreeMap<NodeName, Held>,
+    /// The latest stamps of those heard.
+    latest: Cursor,
+    /// Nothing was lost in unknown ways so far.
+    whole: bool,
+}
+
+impl<T> Default for Log<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Log<T> {
+    /// A log that has heard nothing, and missed nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            kept: VecDeque::new(),
+            cost: 0,
+            heard: BTreeMap::new(),
+            latest: Cursor::default(),
+            whole: true,
+        }
+    }
+
+    /// Takes a message; `cost` is what it needs in memory, in bytes.
+    pub fn push(&mut self, from: &NodeName, stamp: Stamp, cost: usize, entry: T) -> Verdict {
+        let last = self.latest.0.get(from).copied();
+        let before = self.heard.get(from).and_then(|held| held.before);
+        let verdict = match last {
+            _ if stamp.n == 0 || stamp.n == u64::MAX => Verdict::Ignored, // nobody counts so
+            None => Verdict::New,
+            Some(last) if last.epoch == stamp.epoch && stamp.n <= last.n => Verdict::Ignored,
+            Some(last) if last.epoch == stamp.epoch && stamp.n == last.n + 1 => Verdict::New,
+            Some(last) if last.epoch == stamp.epoch => Verdict::Hole,
+            Some(_) if before == Some(stamp.epoch) => Verdict::Ignored,
+            Some(_) if stamp.n == 1 => Verdict::New,
+            Some(_) => Verdict::Hole,
+        };
+        if verdict == Verdict::Ignored {
+            return verdict;
+        }
+        if last.is_none() && !self.latest.fits(from) {
+            self.missed();
+        }
+        let follows = last.is_some_and(|last| last.epoch == stamp.epoch);
+        if !follows || verdict == Verdict::Hole {
+            self.kept.retain(|kept| kept.from != *from);
+            self.cost = self.kept.iter().map(|kept| kept.cost).sum();
+            let before = last.map(|last| last.epoch).filter(|_| !follows).or(before);
+            self.heard.insert(from.clone(), Held { start: stamp.n, low: stamp.n, before });
+        }
+        self.latest.0.insert(from.clone(), stamp);
+        let cost = cost.min(BYTES + 1);
+        self.cost += cost;
+        self.kept.push_back(Kept { from: from.clone(), n: stamp.n, cost, entry });
+        self.trim();
+        verdict
+    }
+
+    fn trim(&mut self) {
+        while self.kept.len() > CAPACITY || self.cost > BYTES {
+            let Some(oldest) = self.kept.pop_front() else { return };
+            self.cost -= oldest.cost;
+            if let Some(held) = self.heard.get_mut(&oldest.from) {
+                held.low = oldest.n + 1;
+            }
+        }
+    }
+
+    /// Nobody knows what did not come: nothing before now can be resumed from.
+    pub fn missed(&mut self) {
+        *self = Self { whole: false, ..Self::new() };
+    }
+
+    /// How many are kept.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// All that is kept, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.kept.iter().map(|kept| &kept.entry)
+    }
+
+    /// What is kept costs together, in bytes.
+    #[must_use]
+    pub fn cost(&self) -> usize {
+        self.cost
+    }
+
+    /// What this log has seen: the cursor after the last message.
+    #[must_use]
+    pub fn cursor(&self) -> &Cursor {
+        &self.latest
+    }
+
+    /// What a cursor has not seen, in order. Nor has it seen anything that comes later.
+    ///
+    /// # Errors
+    /// [`Gap`], when that cannot be said for sure.
+    pub fn after(&self, cursor: &Cursor) -> Result<impl Iterator<Item = &T>, Gap> {
+        let mut later = self.whole;
+        for (name, seen) in &cursor.0 {
+            let Some((held, latest)) = self.heard.get(name).zip(self.latest.0.get(name)) else {
+                continue;
+            };
+            if seen.epoch != latest.epoch || seen.n < held.low - 1 {
+                return Err(Gap::Lost);
+            }
+            later |= seen.n >= held.start;
+        }
+        let unnamed = self.heard.iter().filter(|(name, _)| !cursor.0.contains_key(*name));
+        let mut unnamed = unnamed.map(|(_, held)| held);
+        if !later || unnamed.any(|held| held.low != 1 || held.before.is_some()) {
+            return Err(Gap::Lost);
+        }
+        if cursor.0.iter().any(|(name, seen)| !self.latest.has(name, *seen)) {
+            return Err(Gap::Ahead);
+        }
+        let fresh = |kept: &&Kept<T>| cursor.0.get(&kept.from).is_none_or(|seen| kept.n > seen.n);
+        Ok(self.kept.iter().filter(fresh).map(|kept| &kept.entry))
+    }
+}
+
+#[cfg(test)]
+mod tests;
