@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! 1. It listens on loopback unless told otherwise, and elsewhere speaks TLS unless told otherwise.
-//! 2. A client has [`HEAD`] for its handshake and each request head; at most [`CONNECTIONS`] are connected, and at most
-//!    [`RATE`] are accepted a second: when a node dies, its clients come back to the others in turn.
+//! 2. A client has `HEAD` for its handshake and each request head; at most `CONNECTIONS` are connected, and at most
+//!    `RATE` are accepted a second: when a node dies, its clients come back to the others in turn.
 //! 3. A page of another origin gets nothing, unless that origin is on the list.
 
 use std::io;

@@ -1,7 +1,7 @@
 //! What waits to be sent to one client: bounded, and shared by all who have something to say to it.
 //!
 //! Invariants:
-//! 1. Beside one frame of any length at most [`BOUND`] bytes wait, each frame counted with [`OVERHEAD`]; what a
+//! 1. Beside one frame of any length at most `BOUND` bytes wait, each frame counted with `OVERHEAD`; what a
 //!    client is given at its join comes on top, once.
 //! 2. Frames leave in the order in which they came.
 //! 3. Where there is no room, the oldest frames of topics that may lose some go first; a client that has none of
