@@ -97,20 +97,22 @@ impl Steps<'_> {
     }
 
     async fn joins(&mut self, to: SocketAddr) -> anyhow::Result<()> {
+        let floor = bare::joins(JOINS)?;
         let (before, start) = ((self.used)()?, now());
         let (mut kept, mut times) = (Vec::new(), Vec::new());
         for number in 0..JOINS {
             let begin = now();
-            kept.push(join(to, &format!("room:join:{}", number % 100)).await?);
+            kept.push(join(to, &format!("room:join:{number}")).await?);
             times.push(u64::try_from((now() - begin).as_nanos())?);
         }
         let (took, after) = (start.elapsed(), (self.used)()?);
         let [p50, p99] = quantiles(&mut times);
+        let rate = JOINS as f64 / took.as_secs_f64();
         let each = (after.processor - before.processor).as_secs_f64() / JOINS as f64 * 1e6;
         writeln!(
             self.out,
-            "connect and join    {:.0} /s one after another, p50 {p50:.2} ms, p99 {p99:.2} ms   {each:.0} µs of CPU of the node each",
-            JOINS as f64 / took.as_secs_f64()
+            "connect and join    {rate:.0} /s one after another   {:.2} x floor ({floor:.0} /s)\n  p50 {p50:.2} ms, p99 {p99:.2} ms; {each:.0} µs of CPU of the node each",
+            rate / floor
         )?;
         Ok(())
     }
