@@ -1,6 +1,8 @@
 //! What an operator can ask, and what a node leaves behind.
 
+use std::collections::BTreeSet;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
@@ -62,6 +64,7 @@ fn status_as_json_has_exactly_the_documented_keys() {
         "cluster",
         "incarnation",
         "listen",
+        "http",
         "uptime_s",
         "doubts_itself",
         "majority",
@@ -224,14 +227,20 @@ fn nodes_that_start_at_once_make_one_authority_between_them() {
 }
 
 #[test]
-fn the_link_port_is_the_only_one() {
+fn a_node_listens_for_links_and_for_clients_and_nowhere_else() {
     let cluster = Cluster::new();
     let a = cluster.node("a").start();
     let b = cluster.node("b").join(a.listen()).start();
     linked(&[&a, &b]);
     for node in [&a, &b] {
-        assert_eq!(node.listening_ports(), [node.listen().port()], "{}", node.name);
+        let http = node.status().unwrap()["http"].as_str().map(|at| at.parse::<SocketAddr>());
+        let http = http.expect("it serves clients").expect("an address");
+        assert!(http.ip().is_loopback());
+        let expected = BTreeSet::from([node.listen().port(), http.port()]);
+        assert_eq!(BTreeSet::from_iter(node.listening_ports()), expected, "{}", node.name);
     }
+    let quiet = cluster.node("c").arg("--no-http").start();
+    assert_eq!(quiet.listening_ports(), [quiet.listen().port()]);
 }
 
 #[test]
