@@ -423,7 +423,7 @@ fn routing(parts: &Parts, manager: &NodeManager) -> channel_router::Setup {
     let (peers, abusers) = (manager.peers(), manager.clone());
     channel_router::Setup {
         incarnation: parts.myself.incarnation.clone(),
-        linked: Arc::new(move || linked(&peers.borrow()).into_iter().map(|c| c.name).collect()),
+        linked: Arc::new(move || names(&peers.borrow())),
         cut: Arc::new(move |peer| abusers.misbehaved(peer)),
     }
 }
@@ -463,7 +463,7 @@ fn cluster(
         silent: Arc::new(move |peer| silenced.silent(peer)),
         cut: Arc::new(move |peer| flooders.misbehaved(peer)),
         beacon: Arc::new(move |peer| beacons.heard(peer)),
-        linked: Arc::new(move || linked(&peers.borrow()).into_iter().map(|c| c.name).collect()),
+        linked: Arc::new(move || names(&peers.borrow())),
         metrics: metrics.clone(),
     };
     let (abusers, peers, vitals) = (manager.clone(), manager.peers(), monitor.vitals());
@@ -527,6 +527,11 @@ fn linked(view: &View) -> Vec<Contact> {
             peer.address.map(|address| Contact { name, address, incarnation })
         })
         .collect()
+}
+
+/// The peers that are linked.
+fn names(view: &View) -> Vec<NodeName> {
+    linked(view).into_iter().map(|contact| contact.name).collect()
 }
 
 /// This node's side of every link, for the link matrix.

@@ -146,15 +146,12 @@ impl Pace {
     }
 }
 
-/// A connection's place among [`CONNECTIONS`], kept as long as what came of it lives.
-#[derive(Clone)]
-pub(super) struct Place(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
-
 /// Who asks.
 #[derive(Clone)]
 struct From {
     address: IpAddr,
-    place: Place,
+    /// One of [`CONNECTIONS`], kept as long as what came of the connection lives.
+    place: Arc<OwnedSemaphorePermit>,
 }
 
 async fn client(
@@ -166,8 +163,7 @@ async fn client(
 ) {
     // A socket that is gone already is found out by the first read.
     stream.set_nodelay(true).unwrap_or(());
-    let place = Place(Arc::new(permit));
-    let from = From { address: from.ip().to_canonical(), place };
+    let from = From { address: from.ip().to_canonical(), place: Arc::new(permit) };
     let Some(web) = web else { return talk(stream, from, routes).await };
     if let Ok(Ok(stream)) = tokio::time::timeout(HEAD, web.accept(stream)).await {
         talk(stream, from, routes).await;

@@ -10,7 +10,7 @@
 //!    newcomers wait for the state. A member is told changes only after the state that they change.
 //! 4. When the router is gone, the members are told to join again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -217,7 +217,8 @@ impl Hall {
             None => (Vec::new(), false),
             Some(Ok(missed)) => {
                 response.insert("replayed".into(), missed.len().into());
-                (missed.clone(), missed.is_empty())
+                let none = missed.is_empty();
+                (missed, none)
             }
             Some(Err(())) => {
                 response.insert("gap".into(), true.into());
@@ -238,7 +239,7 @@ impl Hall {
         }
         member.outbox.welcome(frames);
         if member.presence.is_some() {
-            self.presence.newcomers.push(member.id);
+            self.presence.newcomers.insert(member.id);
         }
         if let Some(ready) = member.ready.take() {
             ready.send(()).unwrap_or(()); // who gave up waiting leaves
@@ -392,7 +393,7 @@ struct Present {
     state: Metas,
     joins: Metas,
     leaves: Metas,
-    newcomers: Vec<u64>,
+    newcomers: BTreeSet<u64>,
     /// Nothing is told before.
     next: Option<Instant>,
 }
@@ -470,9 +471,8 @@ impl Present {
         };
         if joins.len() + leaves.len() > 0 {
             let diff = Json::of(&Diff { joins: listed(&joins), leaves: listed(&leaves) });
-            let told = |member: &&Member| {
-                member.presence.is_some() && newcomers.binary_search(&member.id).is_err()
-            };
+            let told =
+                |member: &&Member| member.presence.is_some() && !newcomers.contains(&member.id);
             say("presence_diff", diff, &mut members.values().map(Box::as_ref).filter(told));
         }
         if !newcomers.is_empty() {

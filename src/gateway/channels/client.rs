@@ -24,6 +24,7 @@ use crate::io::metrics::Count;
 use crate::proto::channel::session::{Ask, Join, Session};
 use crate::proto::channel::{Dialect, Frame, Json, Outcome, Payload, Ref, Say, reason};
 use crate::proto::node::NodeName;
+use crate::proto::replay;
 use crate::proto::token::{Claims, Verb};
 use crate::proto::topic::Topic;
 
@@ -31,8 +32,6 @@ use crate::proto::topic::Topic;
 const JOIN: Duration = Duration::from_secs(10);
 /// Events that may wait for a handler.
 const WAITING: usize = 64;
-/// Longest `last_seq`.
-const MAX_CURSOR: usize = 4096;
 
 /// Where events for a handler go.
 type Pushes = mpsc::Sender<(handler::Push, Option<Ref>)>;
@@ -131,8 +130,7 @@ impl Client {
     /// Forgets joins that their handlers have ended.
     pub(in crate::gateway) fn sweep(&mut self) {
         while let Ok(join) = self.ended.1.try_recv() {
-            self.session.ended(&join);
-            self.gone(&join);
+            self.forget(&join);
         }
     }
 
@@ -140,8 +138,7 @@ impl Client {
     pub(in crate::gateway) async fn swept(&mut self) {
         // There is always a sender: the client's own.
         if let Some(join) = self.ended.1.recv().await {
-            self.session.ended(&join);
-            self.gone(&join);
+            self.forget(&join);
         }
     }
 
@@ -174,10 +171,15 @@ impl Client {
         self.say(join.topic.as_str(), &reply);
     }
 
-    /// Ends a join.
-    fn end(&mut self, join: &Join, event: &str, why: &Payload) {
+    /// A join is over.
+    fn forget(&mut self, join: &Join) {
         self.session.ended(join);
         self.gone(join);
+    }
+
+    /// Ends a join.
+    fn end(&mut self, join: &Join, event: &str, why: &Payload) {
+        self.forget(join);
         self.say(join.topic.as_str(), &Say::End(join.join_ref.as_ref(), event, why));
     }
 
@@ -266,7 +268,7 @@ impl Client {
     fn member(&self, entry: &Entry) -> Member {
         let resume = entry.params.get("last_seq").map(|seq| match seq {
             Value::Null => String::new(),
-            Value::String(cursor) if cursor.len() <= MAX_CURSOR => cursor.clone(),
+            Value::String(cursor) if cursor.len() <= replay::TEXT => cursor.clone(),
             Value::Number(zero) if zero.as_u64() == Some(0) => String::new(),
             // No cursor of ours: there is a gap.
             Value::Bool(_)

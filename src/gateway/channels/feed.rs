@@ -1,7 +1,7 @@
 //! What happens in the cluster, for those who watch: `network:updates`, `node:heartbeat` and `node:<name>`.
 //!
-//! Everything is this node's own view, and goes to its own clients alone. Invariant: nothing is made while nobody
-//! watches.
+//! Everything is this node's own view, and goes to its own clients alone. Invariant: no beat is made while nobody
+//! watches a node.
 
 use std::io;
 use std::sync::Arc;
