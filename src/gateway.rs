@@ -2,5 +2,7 @@
 
 pub mod admin;
 pub mod channels;
+mod gauges;
 pub mod http;
+pub mod sight;
 pub mod status;

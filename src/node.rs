@@ -54,6 +54,7 @@ use crate::actors::topology_tracker::{self, Side, TopologyTracker};
 use crate::gateway::admin::Admin;
 use crate::gateway::channels::Channels;
 use crate::gateway::http::Http;
+use crate::gateway::sight;
 use crate::io::identity::{Identity, IdentityError, Made, Tokens};
 use crate::io::metrics::Metrics;
 use crate::io::places::NoPlace;
@@ -180,7 +181,7 @@ pub struct Node {
     channels: Arc<Channels>,
     stop: StopHandle,
     root: Root,
-    _served: ([Serving; 2], Serving),
+    _served: Vec<Serving>,
     _registration: Option<Registration>,
 }
 
@@ -260,9 +261,9 @@ impl Node {
         let manager = NodeManager::new(&parts.metrics);
         let peers = manager.peers();
         let pubsub = PubSub::new(config.name.clone(), &parts.metrics);
-        let served = (bench::serve(&config.name, &pubsub)?, channel_router::answer(&pubsub)?);
         let http = parts.http.as_ref().map(|(_, address, _)| *address);
         let (tree, channels) = tree(&config, parts, &manager, &pubsub);
+        let served = serve(channels.admin())?;
         let root = supervisor::start(tree).await.map_err(|e| StartError::Spawn(e.to_string()))?;
         tracing::info!(
             name = %config.name, %listen, incarnation = incarnation.load(Ordering::Relaxed),
@@ -343,6 +344,13 @@ impl Node {
     }
 }
 
+/// The names that every node serves.
+fn serve(admin: &Admin) -> Result<Vec<Serving>, ServeError> {
+    let mut served = Vec::from(bench::serve(&admin.name, &admin.pubsub)?);
+    served.extend([channel_router::answer(&admin.pubsub)?, sight::serve(admin)?]);
+    Ok(served)
+}
+
 /// What was opened for the tree.
 struct Parts {
     identity: Arc<Identity>,
@@ -377,6 +385,7 @@ fn tree(
         roster: roster.clone(),
         metrics: metrics.clone(),
     };
+    let log = EventLog::new(metrics);
     let records = event_log::Setup {
         store: parts.store.clone(),
         pubsub: pubsub.clone(),
@@ -393,12 +402,14 @@ fn tree(
         peers: manager.peers(),
         vitals: monitor.vitals(),
         matrix: tracker.matrix(),
+        trail: log.trail().clone(),
         pubsub: pubsub.clone(),
         metrics: metrics.clone(),
+        clients: Arc::default(),
         chaos: config.chaos.then(|| roster.clone()),
     };
     let (one, rest) = (Strategy::OneForOne, Strategy::RestForOne);
-    let records = vec![EventLog::new(metrics).child(records)];
+    let records = vec![log.child(records)];
     let cluster = cluster(config, &parts, pubsub, manager, &monitor, &tracker);
     let router = ChannelRouter::new(pubsub, metrics);
     let anonymous = config.http.as_ref().map_or(&[][..], |http| &http.anonymous);

@@ -15,9 +15,12 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("*", "*", &["tests"]), // what the unit tests of a floor share, on its front page
     ("cli", "*", &["*"]),
     ("node", "*", &["*"]),
-    ("gateway", "*", &["status"]),       // the words of the API
-    ("gateway", "channels", &["admin"]), // what can be read of the node
-    ("gateway", "http", &["channels"]),  // which it serves
+    ("gateway", "*", &["status"]), // the words of the API
+    ("gateway", "admin", &["gauges"]),
+    ("gateway", "channels", &["admin", "sight"]), // what can be read of the nodes
+    ("gateway", "gauges", &["admin"]),
+    ("gateway", "http", &["admin", "channels", "gauges", "sight"]), // which it serves
+    ("gateway", "sight", &["admin"]),
     ("actors", "*", &["supervisor", "timer", "pubsub", "link"]),
     ("io", "*", &["clock"]),
     ("io", "tls", &["identity"]),

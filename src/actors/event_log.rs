@@ -1,8 +1,9 @@
-//! EventLog: writes down what must outlast this run.
+//! EventLog: notes what happens, and writes down what must outlast this run.
 //!
-//! - **Owns** the writes to the store: one at a time, on a blocking thread, batched.
-//! - **Hears** events: a peer that came online, an incarnation that was raised.
-//! - **Says** nothing but a warning when the disk fails; it tries again until it succeeds.
+//! - **Owns** the trail of events, and the writes to the store: one at a time, on a blocking thread, batched.
+//! - **Hears** every event of this node.
+//! - **Says** each one, with its number, to those who follow the trail; warns when the disk fails, and tries again until
+//!   it succeeds.
 //! - **After a restart**: writes of the moment may be missing; the next time the peer comes online it
 //!   is remembered again, and an incarnation that was lost is raised again by the peers' refusal.
 //! - **Never** waits for the disk itself.
@@ -17,10 +18,14 @@ use crate::actors::pubsub::PubSub;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::clock;
-use crate::io::metrics::{Count, Metrics};
+use crate::io::metrics::{Count, Metrics, Timing};
 use crate::io::store::{Store, StoreError};
 use crate::proto::event::Event;
 use crate::proto::node::{Contact, Incarnation, NodeName};
+
+mod trail;
+
+pub use trail::{Follower, Noted, Page, Trail, WAITING};
 
 /// Wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -65,24 +70,32 @@ enum Msg {
 #[derive(Clone)]
 pub struct EventLog {
     handle: Handle<Msg>,
+    trail: Trail,
 }
 
 impl EventLog {
     /// A log that does not run yet.
     #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
-        Self { handle: Handle::new("event_log", metrics) }
+        Self { handle: Handle::new("event_log", metrics), trail: Trail::default() }
+    }
+
+    /// What happened. It outlives restarts of the actor.
+    #[must_use]
+    pub fn trail(&self) -> &Trail {
+        &self.trail
     }
 
     /// The child to put under a supervisor.
     #[must_use]
     pub fn child(&self, setup: Setup) -> Child {
-        Child::actor::<Inside>(&self.handle, setup)
+        Child::actor::<Inside>(&self.handle, (setup, self.trail.clone()))
     }
 }
 
 struct Inside {
     setup: Setup,
+    trail: Trail,
     myself: Address<Msg>,
     pending: Batch,
     writing: bool,
@@ -97,9 +110,11 @@ impl Inside {
         }
         self.writing = true;
         let (store, to) = (self.setup.store.clone(), self.myself.clone());
-        let batch = std::mem::take(&mut self.pending);
+        let (batch, metrics) = (std::mem::take(&mut self.pending), self.setup.metrics.clone());
         tokio::task::spawn_blocking(move || {
+            let begun = timer::now();
             let result = batch.write(&store);
+            metrics.took(Timing::StoreWrite, timer::now().saturating_duration_since(begun));
             // The successor of an actor that ended hears of the next event.
             drop(to.cast(Mail::Message(Msg::Written(batch, result))));
         });
@@ -132,30 +147,37 @@ impl Inside {
 impl Process for Inside {
     const NAME: &'static str = "event_log";
     type Message = Msg;
-    type Setup = Setup;
+    type Setup = (Setup, Trail);
 
-    async fn start(setup: Setup, myself: &Address<Msg>) -> Result<Self, ActorProcessingErr> {
+    async fn start(
+        (setup, trail): (Setup, Trail),
+        myself: &Address<Msg>,
+    ) -> Result<Self, ActorProcessingErr> {
         let to = myself.clone();
         setup.pubsub.on_events("event_log", move |event| {
-            if matches!(event, Event::PeerOnline { .. } | Event::IncarnationRaised { .. }) {
-                // The successor of an actor that ended subscribes anew.
-                drop(to.cast(Mail::Message(Msg::Event(event.clone()))));
-            }
+            // The successor of an actor that ended subscribes anew.
+            drop(to.cast(Mail::Message(Msg::Event(event.clone()))));
         });
         let (myself, pending) = (myself.clone(), Batch::default());
-        Ok(Self { setup, myself, pending, writing: false, failing: false, retry_at: None })
+        Ok(Self { setup, trail, myself, pending, writing: false, failing: false, retry_at: None })
     }
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Event(Event::PeerOnline { peer, incarnation, address }) => {
-                let contact = Contact { name: peer.clone(), address, incarnation };
-                self.pending.peers.insert(peer, contact);
+            Msg::Event(event) => {
+                if let Event::PeerOnline { peer, incarnation, address } = &event {
+                    let contact = Contact {
+                        name: peer.clone(),
+                        address: *address,
+                        incarnation: *incarnation,
+                    };
+                    self.pending.peers.insert(peer.clone(), contact);
+                }
+                if let Event::IncarnationRaised { to } = &event {
+                    self.pending.incarnation = self.pending.incarnation.max(Some(*to));
+                }
+                self.trail.note(event, clock::wall());
             }
-            Msg::Event(Event::IncarnationRaised { to }) => {
-                self.pending.incarnation = self.pending.incarnation.max(Some(to));
-            }
-            Msg::Event(_) => {}
             Msg::Written(batch, result) => self.written(batch, result),
         }
         self.write();

@@ -193,6 +193,7 @@ impl Inside {
     fn beat(&self, peer: &NodeName) {
         if let Some(pulse) = self.setup.link.pulse(peer) {
             pulse.beat();
+            self.setup.metrics.count(Count::Beats, "sent");
         }
     }
 

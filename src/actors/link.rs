@@ -26,7 +26,7 @@ use tokio_rustls::TlsStream;
 use crate::actors::pubsub::{Outlet, PubSub};
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
-use crate::io::metrics::{Count, Metrics};
+use crate::io::metrics::{Count, Metrics, Timing};
 use crate::io::tls::Tls;
 use crate::proto::frame::Parting;
 use crate::proto::hello::{Hello, Refusal};
@@ -228,6 +228,7 @@ struct Pending {
     from: Option<NodeName>,
     decide: mpsc::Sender<Decision>,
     task: AbortHandle,
+    since: Instant,
 }
 
 struct Linked {
@@ -312,7 +313,8 @@ impl Inside {
         let dial =
             handshake::dial(address, self.setup.tls.clone(), self.setup.myself.clone(), steps);
         let task = self.tasks.spawn(dial);
-        self.pending.insert(attempt, Pending { from: None, decide, task });
+        self.pending.insert(attempt, Pending { from: None, decide, task, since: timer::now() });
+        self.setup.metrics.count(Count::Dials, "started");
     }
 
     /// A peer may try again while its earlier attempt hangs, but not fill this node with attempts.
@@ -333,10 +335,22 @@ impl Inside {
         self.pending.remove(&attempt);
     }
 
-    fn established(&mut self, attempt: AttemptId, established: Box<Established>) {
-        if self.pending.remove(&attempt).is_none() {
-            return; // abandoned meanwhile
+    fn failed(&mut self, attempt: AttemptId, failure: &Failure) {
+        self.pending.remove(&attempt);
+        if matches!(attempt, AttemptId::Outbound(_)) {
+            self.setup.metrics.count(Count::DialFailed, failure.label());
         }
+    }
+
+    fn established(&mut self, attempt: AttemptId, established: Box<Established>) {
+        let Some(pending) = self.pending.remove(&attempt) else {
+            return; // abandoned meanwhile
+        };
+        if matches!(attempt, AttemptId::Outbound(_)) {
+            let took = timer::now().saturating_duration_since(pending.since);
+            self.setup.metrics.took(Timing::Handshake, took);
+        }
+        drop(pending);
         if self.setup.tls.is_revoked(&established.serial) {
             return self.report(Report::Revoked(attempt)); // while the hellos were exchanged
         }
@@ -506,16 +520,17 @@ impl Process for Inside {
             Msg::Abandon(attempt) => self.abandon(attempt),
             Msg::Close(attempt, parting) => self.close(attempt, parting),
             Msg::Authenticated(attempt, from, decide, task) => {
-                self.authenticated(attempt, Pending { from: Some(from), decide, task });
+                let since = timer::now();
+                self.authenticated(attempt, Pending { from: Some(from), decide, task, since });
             }
             Msg::Step(attempt, report) => {
-                let known = self.pending.contains_key(&attempt);
-                if matches!(report, Report::Failed(..)) {
-                    self.pending.remove(&attempt);
+                if !self.pending.contains_key(&attempt) {
+                    return Ok(()); // abandoned meanwhile
                 }
-                if known {
-                    self.report(report);
+                if let Report::Failed(_, failure) = &report {
+                    self.failed(attempt, failure);
                 }
+                self.report(report);
             }
             Msg::Established(attempt, established) => self.established(attempt, established),
             Msg::MuxEnded(attempt, end) => self.mux_ended(attempt, end),

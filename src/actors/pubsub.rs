@@ -112,6 +112,19 @@ impl PubSub {
         self.exchange.me()
     }
 
+    /// What this node counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Bytes that wait for each linked peer, by lane.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<(NodeName, [(Lane, usize); 3])> {
+        let table = self.exchange.table();
+        table.peers().map(|outlet| (outlet.peer().clone(), outlet.waiting())).collect()
+    }
+
     /// The child to put under a supervisor.
     #[must_use]
     pub fn child(&self) -> Child {

@@ -55,6 +55,8 @@ pub struct Matrix {
     pub version: u64,
     /// Equal on two nodes that know the same rows.
     pub agreement: u64,
+    /// Since when a linked peer has lacked rows that this node has, if one does.
+    pub apart: Option<Instant>,
     rows: BTreeMap<NodeName, Arc<Origin>>,
     /// The latest known lives of the peers of this node.
     lives: BTreeMap<NodeName, Incarnation>,
@@ -189,7 +191,8 @@ impl Inside {
         let lives =
             self.sides.iter().map(|(name, side)| (name.clone(), side.incarnation)).collect();
         let (version, agreement) = (self.machine.version(), self.machine.agreement());
-        let matrix = Arc::new(Matrix { version, agreement, rows, lives });
+        let apart = self.machine.apart();
+        let matrix = Arc::new(Matrix { version, agreement, apart, rows, lives });
         let before = self.publish.send_replace(matrix.clone());
         for event in changes(&before, &matrix, &self.setup.name) {
             self.setup.pubsub.announce(event);
@@ -228,6 +231,14 @@ impl Inside {
             cells.push((peer, side.cell));
         }
         self.input(Input::Own(cells));
+        let apart = self.machine.apart();
+        self.publish.send_if_modified(|matrix| {
+            let news = matrix.apart != apart;
+            if news {
+                Arc::make_mut(matrix).apart = apart;
+            }
+            news
+        });
         self.look_at = timer::now() + LOOK;
     }
 

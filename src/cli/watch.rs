@@ -48,7 +48,7 @@ pub(super) fn watch(args: &WatchArgs, out: &mut dyn Write) -> anyhow::Result<()>
         if args.json {
             writeln!(out, "{line}")?;
         } else {
-            let Change { at, what } = serde_json::from_str(&line)?;
+            let Change { at, what, .. } = serde_json::from_str(&line)?;
             writeln!(out, "{at}  {}", text(&what))?;
         }
         out.flush()?;

@@ -9,24 +9,25 @@
 
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::actors::event_log::Trail;
 use crate::actors::heartbeat_monitor::Vitals;
 use crate::actors::node_manager::{Row, View, majority};
 use crate::actors::pubsub::PubSub;
 use crate::actors::supervisor::{Child, Roster};
 use crate::actors::timer;
 use crate::actors::topology_tracker::Matrix;
-use crate::gateway::status::{Change, NodeStatus, PeerStatus, TopologyStatus};
+use crate::gateway::gauges;
+use crate::gateway::status::{Change, NodeStatus, PeerStatus, Sight, TopologyStatus};
 use crate::io::metrics::Metrics;
 use crate::proto::node::{ClusterId, NodeId, NodeName};
 use crate::proto::topic::Topic;
@@ -37,8 +38,6 @@ mod messages;
 const MAX_REQUEST: u64 = 4096;
 /// Time for a request to arrive and its answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Events that may wait for a watcher.
-const WATCHED: usize = 1024;
 /// Wait after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -50,7 +49,7 @@ pub enum Request {
     Status,
     /// [`TopologyStatus`].
     Topology,
-    /// The counters as Prometheus text.
+    /// The metrics as Prometheus text.
     Metrics,
     /// [`Change`]s, as they happen.
     Watch,
@@ -133,6 +132,15 @@ pub enum Line {
     Missed(u64),
 }
 
+/// How many clients are here.
+#[derive(Debug, Default)]
+pub struct Clients {
+    /// Sockets and long-polling sessions.
+    pub connected: AtomicUsize,
+    /// Topics that they have joined.
+    pub joined: AtomicUsize,
+}
+
 /// What the admin socket can read and do.
 #[derive(Clone)]
 pub struct Admin {
@@ -156,10 +164,14 @@ pub struct Admin {
     pub vitals: watch::Receiver<Vitals>,
     /// The link matrix.
     pub matrix: watch::Receiver<Arc<Matrix>>,
-    /// The news.
+    /// What happened.
+    pub trail: Trail,
+    /// The door.
     pub pubsub: PubSub,
     /// Counters.
     pub metrics: Metrics,
+    /// The clients that are here.
+    pub clients: Arc<Clients>,
     /// The actors, when `--chaos` allows to kill them.
     pub chaos: Option<Roster>,
 }
@@ -195,6 +207,12 @@ impl Admin {
         self.incarnation.load(Ordering::Relaxed)
     }
 
+    /// All that this node sees now.
+    #[must_use]
+    pub fn sight(&self) -> Sight {
+        Sight { status: self.status(), topology: self.topology() }
+    }
+
     /// The link matrix now.
     #[must_use]
     pub fn topology(&self) -> TopologyStatus {
@@ -222,7 +240,7 @@ impl Admin {
         match request {
             Request::Status => Answer::Status(self.status()),
             Request::Topology => Answer::Topology(self.topology()),
-            Request::Metrics => match self.metrics.text() {
+            Request::Metrics => match gauges::text(self) {
                 Ok(text) => Answer::Metrics(text),
                 Err(error) => Answer::Error(error.to_string()),
             },
@@ -241,16 +259,8 @@ impl Admin {
     }
 }
 
-type News = broadcast::Sender<Change>;
-
 async fn serve(admin: Admin, socket: Arc<StdListener>) -> std::io::Result<()> {
     let listener = UnixListener::from_std(socket.try_clone()?)?;
-    let (news, _) = broadcast::channel(WATCHED);
-    let told = news.clone();
-    admin.pubsub.on_events("admin", move |event| {
-        // Nobody watches, mostly.
-        drop(told.send(Change::new(event.clone())));
-    });
     let mut clients = JoinSet::new();
     loop {
         while clients.try_join_next().is_some() {}
@@ -263,16 +273,16 @@ async fn serve(admin: Admin, socket: Arc<StdListener>) -> std::io::Result<()> {
                 continue;
             }
         };
-        let (admin, news) = (admin.clone(), news.clone());
+        let admin = admin.clone();
         clients.spawn(async move {
-            if let Err(error) = talk(&admin, &news, stream).await {
+            if let Err(error) = talk(&admin, stream).await {
                 tracing::debug!(%error, "admin client");
             }
         });
     }
 }
 
-async fn talk(admin: &Admin, news: &News, stream: UnixStream) -> std::io::Result<()> {
+async fn talk(admin: &Admin, stream: UnixStream) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let mut line = Vec::new();
@@ -285,7 +295,7 @@ async fn talk(admin: &Admin, news: &News, stream: UnixStream) -> std::io::Result
         }
     };
     match request {
-        Request::Watch => watch(admin, news, reader, writer).await,
+        Request::Watch => watch(admin, reader, writer).await,
         Request::Publish { topic, bytes } => {
             messages::publish(&admin.pubsub, &topic, bytes, (reader, writer)).await
         }
@@ -304,12 +314,11 @@ async fn talk(admin: &Admin, news: &News, stream: UnixStream) -> std::io::Result
 
 async fn watch(
     admin: &Admin,
-    news: &News,
     mut reader: BufReader<OwnedReadHalf>,
     mut writer: OwnedWriteHalf,
 ) -> std::io::Result<()> {
     // From here on nothing is missed: what the answer does not show yet comes as news.
-    let mut changes = news.subscribe();
+    let mut changes = admin.trail.follow();
     say(&mut writer, &Answer::Watching(admin.name.clone())).await?;
     loop {
         let mut more = [0; 1];
@@ -318,12 +327,8 @@ async fn watch(
             // Nothing is asked on this connection any more: it ends, or is to be ended.
             _ = reader.read(&mut more) => return Ok(()),
         };
-        let change = match change {
-            Ok(change) => change,
-            Err(RecvError::Lagged(events)) => Change::missed(events),
-            Err(RecvError::Closed) => return Ok(()),
-        };
-        say(&mut writer, &change).await?;
+        let Some(change) = change else { return Ok(()) };
+        say(&mut writer, &Change::told(change)).await?;
     }
 }
 
@@ -336,7 +341,7 @@ async fn say(writer: &mut OwnedWriteHalf, what: &impl Serialize) -> std::io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actors::event_log::EventLog;
+    use crate::actors::event_log::{EventLog, WAITING};
     use crate::actors::supervisor::{Root, Tree, start};
     use crate::gateway::status::What;
     use crate::io::metrics::Count;
@@ -354,6 +359,7 @@ mod tests {
         metrics: Metrics,
         view: watch::Sender<View>,
         pubsub: PubSub,
+        trail: Trail,
         root: Root,
     }
 
@@ -367,7 +373,11 @@ mod tests {
         let (metrics, roster) = (Metrics::default(), Roster::default());
         let (view, peers) = watch::channel(View::default());
         let pubsub = PubSub::new("a@127.0.0.1".parse().expect("valid"), &metrics);
+        let victim = EventLog::new(&metrics);
+        let trail = victim.trail().clone();
         let admin = Admin {
+            trail: trail.clone(),
+            clients: Arc::default(),
             name: name("a@127.0.0.1"),
             id: KeyId([1; 16]),
             cluster: KeyId([2; 16]),
@@ -384,12 +394,11 @@ mod tests {
         };
         let socket = Arc::new(sockets::bind(dir.path()).expect("binds"));
         let store = Store::open(&dir.path().join("data"), clock::wall()).expect("opens").0;
-        let victim = crate::actors::event_log::Setup {
+        let victim = victim.child(crate::actors::event_log::Setup {
             store: Arc::new(store),
             pubsub: pubsub.clone(),
             metrics: metrics.clone(),
-        };
-        let victim = EventLog::new(&metrics).child(victim);
+        });
         let tree = Tree {
             name: "root",
             strategy: Strategy::OneForOne,
@@ -399,7 +408,7 @@ mod tests {
             metrics: metrics.clone(),
         };
         let root = start(tree).await.expect("starts");
-        World { dir, metrics, view, pubsub, root }
+        World { dir, metrics, view, pubsub, trail, root }
     }
 
     impl World {
@@ -488,8 +497,11 @@ mod tests {
         world.pubsub.announce(event(1));
         assert_eq!(change(next().await), What::Event(event(1)));
         // More than the socket and the queue hold, before anything is read.
-        let flood = 40 * WATCHED as u64;
+        let flood = 40 * WAITING as u64;
         (2..=flood).for_each(|n| world.pubsub.announce(event(n)));
+        while world.trail.latest(0, |_| true).next < flood {
+            tokio::task::yield_now().await;
+        }
         let (mut seen, mut missed) = (1, 0);
         while seen + missed < flood {
             match change(next().await) {

@@ -4,7 +4,8 @@
 //! services add; `feed` publishes what happens in the cluster. The topics of every node:
 //!
 //! - `room:*`: whoever may join talks to everybody who joined, on every node, and sees who is there.
-//! - `network:updates`: `snapshot` at the join, then `change` for each event of this node's view.
+//! - `network:updates`: `snapshot` at the join, then `change` for each event of this node's view, and `figures` of its
+//!   traffic once a second; a push of `view` is answered by what this node or another one sees.
 //! - `node:heartbeat`: once a second a `heartbeat` of each node, as this one sees it.
 //! - `node:<name>`: `join`, `leave` and `heartbeat` of that node, and `data` to and from it.
 
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::actors::channel_router::{ChannelRouter, Publisher};
 use crate::actors::timer;
@@ -37,6 +38,8 @@ use handler::Handlers;
 const BAD: u32 = 5;
 /// How long the answer to one more takes.
 const SLOWED: Duration = Duration::from_secs(2);
+/// Clients that ask at once what a node sees.
+const VIEWS: usize = 16;
 /// Addresses whose bad tokens are counted.
 const ADDRESSES: usize = 10_000;
 
@@ -47,11 +50,15 @@ pub struct Channels {
     pub(super) handlers: Handlers,
     pub(super) admin: Admin,
     pub(super) metrics: Metrics,
+    /// Places for those who ask what a node sees.
+    pub(super) views: Arc<Semaphore>,
     tokens: Tokens,
     anonymous: Vec<Pattern>,
     bad: Mutex<BTreeMap<IpAddr, (Instant, u32)>>,
     /// Joins of topics below `node:`.
     pub(super) watching: AtomicUsize,
+    /// Joins of `network:updates`.
+    pub(super) observing: AtomicUsize,
     /// The number of the list of revoked tokens that was seen last.
     listed: AtomicU64,
     /// Changes when tokens were revoked, and when the node stops.
@@ -86,9 +93,17 @@ impl Channels {
             anonymous: anonymous.to_vec(),
             bad: Mutex::default(),
             watching: AtomicUsize::new(0),
+            observing: AtomicUsize::new(0),
+            views: Arc::new(Semaphore::new(VIEWS)),
             listed: AtomicU64::new(0),
             news: watch::Sender::new(false),
         }
+    }
+
+    /// What can be read of the node.
+    #[must_use]
+    pub fn admin(&self) -> &Admin {
+        &self.admin
     }
 
     /// What publishes on channels.

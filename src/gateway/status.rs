@@ -1,10 +1,12 @@
 //! A node's status as its operators see it: the JSON of `xpando-node status --json`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::actors::event_log::Noted;
 use crate::actors::heartbeat_monitor::Vital;
 use crate::actors::link::RoundTrip;
 use crate::actors::node_manager::Row;
@@ -154,6 +156,9 @@ impl From<&Evidence> for EvidenceStatus {
 /// Something that happened: a line of `xpando-node watch --json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Change {
+    /// This node's number of the event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
     /// When this node saw it: RFC 3339, UTC.
     pub at: String,
     /// What.
@@ -175,17 +180,32 @@ pub enum What {
 }
 
 impl Change {
-    /// An event that happens now.
+    /// What a follower of the trail was told.
     #[must_use]
-    pub fn new(event: Event) -> Self {
-        Self { at: rfc3339(clock::wall()), what: What::Event(event) }
+    pub fn told(news: Result<Arc<Noted>, u64>) -> Self {
+        match news {
+            Ok(noted) => Self::from(&*noted),
+            Err(missed) => {
+                Self { seq: None, at: rfc3339(clock::wall()), what: What::Missed { missed } }
+            }
+        }
     }
+}
 
-    /// So many events were lost on the way to a watcher.
-    #[must_use]
-    pub fn missed(missed: u64) -> Self {
-        Self { at: rfc3339(clock::wall()), what: What::Missed { missed } }
+impl From<&Noted> for Change {
+    fn from(noted: &Noted) -> Self {
+        let what = What::Event(noted.event.clone());
+        Self { seq: Some(noted.seq), at: rfc3339(noted.at), what }
     }
+}
+
+/// What one node sees: the answer to a client that asks for its view.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sight {
+    /// The node, and its peers.
+    pub status: NodeStatus,
+    /// The link matrix.
+    pub topology: TopologyStatus,
 }
 
 /// The link matrix as one node sees it: the JSON of `xpando-node topology --json`.

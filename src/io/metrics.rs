@@ -1,14 +1,23 @@
-//! Counters of one node, in the Prometheus text format.
+//! What one node counts and measures, in the Prometheus text format.
 //!
-//! One registry per node, never a global one. Each label has few values, all from enums in the code;
-//! nothing a peer sends becomes a label.
+//! One registry per node, never a global one. Invariant: each label of what is counted has few values, all from enums
+//! in the code; nothing a peer sends becomes a label. (Of gauges, gathered when somebody asks, some are labelled by
+//! peer: those that the node knows, by names that certificates vouch for.)
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+
+mod text;
+mod traffic;
+
+pub use text::{CONTENT_TYPE, Gauges};
+pub use traffic::{Flow, LANES, Traffic};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
@@ -25,6 +34,8 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     families: [Family1; COUNTERS.len()],
+    timings: [Histogram; TIMINGS.len()],
+    traffic: Traffic,
 }
 
 /// What is counted.
@@ -32,6 +43,8 @@ struct Inner {
 pub enum Count {
     /// Connections accepted, by how they went on.
     Accepted,
+    /// Dials that began.
+    Dials,
     /// Dials that failed, by cause.
     DialFailed,
     /// Connections refused in TLS, hello or gate, by cause.
@@ -44,6 +57,10 @@ pub enum Count {
     Revocations,
     /// Status changes of peers, by new status.
     Transitions,
+    /// Peers that went offline, by reason.
+    Offline,
+    /// Beats of the links, by kind.
+    Beats,
     /// Verdicts of the failure detector, by kind.
     Heartbeat,
     /// Words about the topology that broke a rule, by rule.
@@ -60,16 +77,37 @@ pub enum Count {
     Store,
     /// Messages that found no actor, by actor.
     Lost,
+    /// Answers of the HTTP API, by class of status.
+    Api,
 }
 
-const COUNTERS: [(Count, &str, &str); 15] = [
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timing {
+    /// From a dial's beginning until both sides agreed.
+    Handshake,
+    /// A write to the store, until it is durable.
+    StoreWrite,
+}
+
+const TIMINGS: [(Timing, &str, &str); 2] = [
+    (Timing::Handshake, "xpando_handshake_duration_seconds", "From a dial until both sides agreed"),
+    (Timing::StoreWrite, "xpando_store_write_duration_seconds", "A write to the store"),
+];
+/// The first bucket of a timing in seconds, how much wider each next one is, and how many there are: 0.5 ms to 16 s.
+const BUCKETS: (f64, f64, u16) = (0.0005, 2.0, 16);
+
+const COUNTERS: [(Count, &str, &str); 19] = [
     (Count::Accepted, "xpando_connections_accepted", "Connections accepted, by how they went on"),
+    (Count::Dials, "xpando_dials", "Dials that began"),
     (Count::DialFailed, "xpando_dial_failures", "Dials that failed, by cause"),
     (Count::Refused, "xpando_connections_refused", "Connections refused, by cause"),
     (Count::LinkEnded, "xpando_links_ended", "Links that ended, by cause"),
     (Count::Beacons, "xpando_beacons_received", "Beacon datagrams received, by verdict"),
     (Count::Revocations, "xpando_revocation_lists", "New revocation lists, by outcome"),
     (Count::Transitions, "xpando_peer_transitions", "Status changes of peers, by new status"),
+    (Count::Offline, "xpando_peer_losses", "Peers that went offline, by reason"),
+    (Count::Beats, "xpando_heartbeats", "Beats of the links, by kind"),
     (Count::Heartbeat, "xpando_heartbeat_verdicts", "Verdicts of the failure detector, by kind"),
     (Count::Topology, "xpando_topology_violations", "Topology words that broke a rule, by rule"),
     (Count::Door, "xpando_door_messages", "Messages between nodes, by what became of them"),
@@ -78,6 +116,7 @@ const COUNTERS: [(Count, &str, &str); 15] = [
     (Count::Restarts, "xpando_actor_restarts", "Actor restarts, by actor"),
     (Count::Store, "xpando_store_writes", "Writes to the store, by outcome"),
     (Count::Lost, "xpando_messages_lost", "Messages that found no actor, by actor"),
+    (Count::Api, "xpando_http_responses", "Answers of the HTTP API, by class of status"),
 ];
 
 impl Default for Metrics {
@@ -88,7 +127,13 @@ impl Default for Metrics {
             registry.register(name, help, family.clone());
             family
         });
-        Self(Arc::new(Inner { registry, families }))
+        let timings = TIMINGS.map(|(_, name, help)| {
+            let (first, factor, many) = BUCKETS;
+            let timing = Histogram::new(exponential_buckets(first, factor, many));
+            registry.register(name, help, timing.clone());
+            timing
+        });
+        Self(Arc::new(Inner { registry, families, timings, traffic: Traffic::default() }))
     }
 }
 
@@ -106,14 +151,34 @@ impl Metrics {
         }
     }
 
-    /// All counters as Prometheus text.
+    /// It took so long.
+    pub fn took(&self, what: Timing, long: Duration) {
+        let at = TIMINGS.iter().position(|(timing, ..)| *timing == what);
+        if let Some(timing) = at.and_then(|at| self.0.timings.get(at)) {
+            timing.observe(long.as_secs_f64());
+        }
+    }
+
+    /// What goes over the links.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.0.traffic
+    }
+
+    /// All that was counted and measured, as Prometheus text.
     ///
     /// # Errors
     /// The formatter's, which writing to memory does not have.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.0.registry)?;
-        Ok(text)
+        self.text_with(&Gauges::default())
+    }
+
+    /// Likewise, and these gauges.
+    ///
+    /// # Errors
+    /// As [`Metrics::text`].
+    pub fn text_with(&self, gauges: &Gauges) -> Result<String, std::fmt::Error> {
+        text::text(&self.0.registry, gauges)
     }
 }
 
@@ -126,7 +191,20 @@ mod tests {
         let metrics = Metrics::default();
         metrics.count(Count::Refused, "tls");
         metrics.clone().count(Count::Refused, "tls");
-        let text = metrics.text().expect("text");
-        assert!(text.contains("xpando_connections_refused_total{kind=\"tls\"} 2"), "{text}");
+        metrics.took(Timing::Handshake, Duration::from_millis(3));
+        let mut gauges = Gauges::default();
+        gauges.many("xpando_peers", "Peers", [(vec![("status", "online".to_owned())], 2.0)]);
+        let text = metrics.text_with(&gauges).expect("text");
+        for line in [
+            "# TYPE xpando_connections_refused_total counter",
+            "# HELP xpando_connections_refused_total Connections refused, by cause.",
+            "xpando_connections_refused_total{kind=\"tls\"} 2",
+            "xpando_handshake_duration_seconds_bucket{le=\"0.004\"} 1",
+            "xpando_handshake_duration_seconds_bucket{le=\"0.002\"} 0",
+            "# TYPE xpando_peers gauge",
+            "xpando_peers{status=\"online\"} 2.0",
+        ] {
+            assert!(text.lines().any(|one| one == line), "{line}: {text}");
+        }
     }
 }

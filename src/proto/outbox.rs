@@ -72,6 +72,10 @@ pub struct PieceError;
 /// A piece as it travels: header and beginning, and a part of a long message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
+    /// Its lane.
+    pub lane: Lane,
+    /// Messages that end in it.
+    pub messages: u64,
     /// The header and what follows it.
     pub head: Vec<u8>,
     /// The rest.
@@ -233,11 +237,11 @@ impl Queue {
 
     /// The next piece and the length of its payload.
     fn pop(&mut self, lane: Lane) -> Option<(Piece, usize)> {
-        let (mut head, body, done) = match self.chunks.front_mut()? {
-            Chunk::Whole(chunk, _) => {
-                let chunk = std::mem::take(chunk);
+        let (mut head, body, messages, done) = match self.chunks.front_mut()? {
+            Chunk::Whole(chunk, messages) => {
+                let (chunk, messages) = (std::mem::take(chunk), *messages);
                 self.waiting = self.waiting.saturating_sub(chunk.len() - BEFORE);
-                (chunk, Bytes::new(), true)
+                (chunk, Bytes::new(), messages, true)
             }
             Chunk::Long { head: first, body, sent } => {
                 let total = first.len() + body.len();
@@ -261,7 +265,8 @@ impl Queue {
                 let part = body.slice(at..body.len().min(at + room));
                 *sent += part.len();
                 self.waiting = self.waiting.saturating_sub(part.len());
-                (head, part, *sent == total)
+                let done = *sent == total;
+                (head, part, u64::from(done), done)
             }
         };
         if done {
@@ -272,7 +277,7 @@ impl Queue {
         if let Some(place) = head.first_chunk_mut() {
             *place = header;
         }
-        Some((Piece { head, body }, length))
+        Some((Piece { lane, messages, head, body }, length))
     }
 }
 

@@ -170,6 +170,12 @@ impl Name {
         Self("xpando:channels".into())
     }
 
+    /// Under which nodes tell each other what they see.
+    #[must_use]
+    pub fn sight() -> Self {
+        Self("xpando:sight".into())
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -78,6 +78,8 @@ struct Link {
     /// What was sent to it lately.
     answered: BTreeMap<NodeName, (Incarnation, u64, Instant)>,
     cut: bool,
+    /// Since when it has lacked rows that are known here.
+    apart: Option<Instant>,
 }
 
 /// An open question.
@@ -188,6 +190,12 @@ impl Topology {
         rows.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         })
+    }
+
+    /// Since when a linked peer has lacked rows that are known here, if one does.
+    #[must_use]
+    pub fn apart(&self) -> Option<Instant> {
+        self.links.values().filter_map(|link| link.apart).min()
     }
 
     /// When the machine wants its next [`Input::Tick`].
@@ -308,7 +316,7 @@ impl Topology {
             self.next_full = now + FULL;
         }
         self.asks.remove(&peer); // from now on it answers itself
-        let link = Link { incarnation: life, answered: BTreeMap::new(), cut: false };
+        let link = Link { incarnation: life, answered: BTreeMap::new(), cut: false, apart: None };
         self.links.insert(peer.clone(), link);
         self.send_digest(&peer, now, out);
     }

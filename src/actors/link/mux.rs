@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::actors::link::Pulse;
 use crate::actors::pubsub::{Inbound, Outlet, PubSub};
 use crate::actors::timer;
+use crate::io::metrics::{Count, Metrics};
 use crate::io::tls::{Cause, cause_of_io};
 use crate::proto::frame::{self, Control, HEADER, Lane, Parting};
 use crate::proto::gate::{self, Gate, Quiet};
@@ -86,8 +87,9 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Send>(
     let Own { parting, controls, pulse } = own;
     let inbound = Inbound::new(door.pubsub.clone(), door.outlet.clone());
     let outlet = door.outlet.clone();
-    let incoming = Incoming { gate, to_ractor, inbound, pulse, outlet };
-    let lanes = Outgoing { from_ractor, outlet: door.outlet.clone(), controls, parting };
+    let metrics = door.pubsub.metrics().clone();
+    let incoming = Incoming { gate, to_ractor, inbound, pulse, outlet, metrics: metrics.clone() };
+    let lanes = Outgoing { from_ractor, outlet: door.outlet.clone(), controls, parting, metrics };
     let end = tokio::select! {
         end = incoming.run(BufReader::with_capacity(READ, reader)) => end,
         end = lanes.run(writer) => end,
@@ -104,6 +106,7 @@ struct Incoming {
     inbound: Inbound,
     pulse: Arc<Pulse>,
     outlet: Arc<Outlet>,
+    metrics: Metrics,
 }
 
 impl Incoming {
@@ -115,6 +118,9 @@ impl Incoming {
                 Err(end) => return end,
             };
             self.pulse.on_bytes();
+            // Of the door's lanes, the messages are counted where they are told apart.
+            let whole = u64::from(matches!(lane, Lane::Control | Lane::Ractor));
+            self.metrics.traffic().came(lane, whole, HEADER + payload.len());
             let step = match lane {
                 Lane::Control => match Control::decode(&payload) {
                     Ok(control) => self.control(control),
@@ -155,6 +161,7 @@ impl Incoming {
             }
             Control::Pong(number) => {
                 if let Some(took) = self.pulse.on_echo(number) {
+                    self.metrics.count(Count::Beats, "answered");
                     self.outlet.echoed(took);
                 }
             }
@@ -220,6 +227,7 @@ struct Outgoing {
     outlet: Arc<Outlet>,
     controls: mpsc::Receiver<Control>,
     parting: oneshot::Receiver<Parting>,
+    metrics: Metrics,
 }
 
 impl Outgoing {
@@ -274,6 +282,10 @@ impl Outgoing {
                     }
                 }
             };
+            for piece in pieces.iter().filter(|_| ended.is_ok()) {
+                let bytes = piece.head.len() + piece.body.len();
+                self.metrics.traffic().went(piece.lane, piece.messages, bytes);
+            }
             match ended {
                 Ok(None) => {}
                 Ok(Some(why)) => return part(&mut writer, why).await,
@@ -289,7 +301,7 @@ impl Outgoing {
 fn piece_of(lane: Lane, payload: &[u8]) -> Piece {
     // No payload is empty or too long: ractor's buffer and control messages are neither.
     let header = frame::header(lane, payload.len()).unwrap_or_default();
-    Piece { head: [&header, payload].concat(), body: Bytes::new() }
+    Piece { lane, messages: 1, head: [&header, payload].concat(), body: Bytes::new() }
 }
 
 fn of(control: Control) -> Piece {

@@ -72,17 +72,20 @@ pub(super) fn count(event: &Event, metrics: &Metrics) {
         Event::PeerConnecting { .. } => metrics.count(Count::Transitions, "connecting"),
         Event::PeerSyncing { .. } => metrics.count(Count::Transitions, "syncing"),
         Event::PeerOnline { .. } => metrics.count(Count::Transitions, "online"),
-        Event::PeerOffline { .. } => metrics.count(Count::Transitions, "offline"),
+        Event::PeerOffline { reason, .. } => {
+            metrics.count(Count::Transitions, "offline");
+            metrics.count(Count::Offline, reason.label());
+        }
         Event::LinkReplaced { .. } => metrics.count(Count::LinkEnded, "replaced"),
         Event::LinkLost { .. } => metrics.count(Count::LinkEnded, "lost"),
         Event::LinkRefused { refusal, .. } => metrics.count(Count::Refused, refusal.label()),
-        Event::RefusedBy { refusal, .. } => metrics.count(Count::DialFailed, refusal.label()),
-        Event::CertificateRefused { .. } => metrics.count(Count::DialFailed, "revoked"),
         Event::PeerSuspected { .. } => metrics.count(Count::Heartbeat, "suspected"),
         Event::PeerCleared { .. } => metrics.count(Count::Heartbeat, "cleared"),
         Event::PeerSilent { .. } => metrics.count(Count::Heartbeat, "silent"),
         Event::Paused { .. } => metrics.count(Count::Heartbeat, "paused"),
         Event::PeerDiscovered { .. }
+        | Event::RefusedBy { .. }
+        | Event::CertificateRefused { .. }
         | Event::LinkChanged { .. }
         | Event::DialFailed { .. }
         | Event::SeedIsMyself { .. }

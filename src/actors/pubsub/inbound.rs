@@ -200,6 +200,7 @@ impl Inbound {
     }
 
     async fn message(&self, lane: Lane, message: Bytes) -> Result<(), Fault> {
+        self.pubsub.metrics().traffic().came(lane, 1, 0);
         match lane {
             Lane::Door => {
                 // PubSub takes them at once; a flood waits here and holds up only its sender.
@@ -309,6 +310,7 @@ impl Inbound {
         let found = exchange.deliver(&route.local, batch, ticket, now);
         let kind = if found > 0 { "received" } else { "no_subscriber" };
         exchange.metrics().add(Count::Door, kind, count);
+        exchange.metrics().traffic().came(Lane::Bulk, count, 0);
     }
 
     /// One long message of bulk.

@@ -57,7 +57,7 @@ impl Wire {
             }
             let mut pieces = Vec::new();
             self.outlet.next(&mut pieces).await;
-            for Piece { head, body } in pieces {
+            for Piece { head, body, .. } in pieces {
                 assert!(body.is_empty(), "words are no long messages");
                 let (header, payload) = head.split_first_chunk().expect("a header");
                 if frame::parse_header(*header).expect("sound").0 != Lane::Door {

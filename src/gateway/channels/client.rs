@@ -8,9 +8,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
@@ -19,6 +20,7 @@ use super::{Channels, Refusal};
 use crate::actors::channel_router::outbox::{Outbox, Slow};
 use crate::actors::channel_router::{Greeting, Member};
 use crate::actors::timer;
+use crate::gateway::sight;
 use crate::io::clock;
 use crate::io::metrics::Count;
 use crate::proto::channel::session::{Ask, Join, Session};
@@ -79,6 +81,7 @@ impl Client {
         from: IpAddr,
         claims: Option<Arc<Claims>>,
     ) -> Self {
+        channels.admin.clients.connected.fetch_add(1, Ordering::Relaxed);
         Self {
             channels: channels.clone(),
             session: Session::new(dialect),
@@ -183,12 +186,22 @@ impl Client {
         self.say(join.topic.as_str(), &Say::End(join.join_ref.as_ref(), event, why));
     }
 
+    /// Where a join is counted.
+    fn counts(&self, kind: &Kind) -> impl Iterator<Item = &AtomicUsize> {
+        let more = match kind {
+            Kind::Node => Some(&self.channels.watching),
+            Kind::Network => Some(&self.channels.observing),
+            Kind::Room | Kind::Service(_) => None,
+        };
+        [&self.channels.admin.clients.joined].into_iter().chain(more)
+    }
+
     /// A join is no more: others must not see it any longer.
     fn gone(&mut self, join: &Join) {
         if let Some(live) = self.live.remove(&join.number) {
             self.channels.router.leave(live.join.topic.clone(), live.member);
-            if matches!(live.kind, Kind::Node) {
-                self.channels.watching.fetch_sub(1, Ordering::Relaxed);
+            for count in self.counts(&live.kind) {
+                count.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
@@ -238,8 +251,8 @@ impl Client {
         } else {
             return Err(refused("unmatched topic"));
         };
-        if matches!(kind, Kind::Node) {
-            self.channels.watching.fetch_add(1, Ordering::Relaxed);
+        for count in self.counts(&kind) {
+            count.fetch_add(1, Ordering::Relaxed);
         }
         let live = Live { member: member.id, join: join.clone(), claims: entry.claims, kind };
         self.live.insert(join.number, live);
@@ -365,6 +378,11 @@ impl Client {
                 self.reply(join, frame.reference.as_ref(), Outcome::Error, &reason(why));
                 return self.end(join, "phx_error", &reason(why));
             }
+            // Who may hear of the network may ask for it.
+            (Kind::Network, None, _) if frame.event == "view" => match self.view(&frame, join) {
+                Ok(()) => return,
+                Err(why) => Err(why),
+            },
             (_, None, false) => Err("unauthorized"),
             (Kind::Service(pushes), None, true) => {
                 let push = handler::Push { event: frame.event, payload: frame.payload };
@@ -383,6 +401,38 @@ impl Client {
             Err(why) => (Outcome::Error, reason(why)),
         };
         self.reply(join, frame.reference.as_ref(), outcome, &response);
+    }
+}
+
+#[derive(Deserialize)]
+struct View {
+    /// Whose; this node's own unless it names one.
+    node: Option<NodeName>,
+}
+
+impl Client {
+    /// Answers, in a task of its own, what a node sees.
+    fn view(&self, frame: &Frame, join: &Join) -> Result<(), Refusal> {
+        let asked = match &frame.payload {
+            Payload::Json(json) => json.decode::<View>().ok(),
+            Payload::Binary(_) => None,
+        };
+        let node = asked.ok_or("name a node: {\"node\": \"NAME@HOST\"}")?.node;
+        let channels = self.channels.clone();
+        let place = channels.views.clone().try_acquire_owned().map_err(|_full| "overloaded")?;
+        let (outbox, dialect) = (self.outbox.clone(), self.session.dialect());
+        let (join, reference) = (join.clone(), frame.reference.clone());
+        tokio::spawn(async move {
+            let node = node.unwrap_or_else(|| channels.admin.name.clone());
+            let (outcome, response) = match sight::of(&channels.admin, &node).await {
+                Ok(sight) => (Outcome::Ok, Payload::Json(Json::of(&json!(sight)))),
+                Err(why) => (Outcome::Error, reason(&why)),
+            };
+            let reply = Say::Reply(join.join_ref.as_ref(), reference.as_ref(), outcome, &response);
+            outbox.push(reply.encode(dialect, join.topic.as_str()), Slow::Disconnect);
+            drop(place);
+        });
+        Ok(())
     }
 }
 
@@ -408,6 +458,7 @@ impl Drop for Client {
     fn drop(&mut self) {
         let joins: Vec<_> = self.live.values().map(|live| live.join.clone()).collect();
         joins.iter().for_each(|join| self.gone(join));
+        self.channels.admin.clients.connected.fetch_sub(1, Ordering::Relaxed);
         self.outbox.close(crate::actors::channel_router::outbox::Close::RESTART);
     }
 }

@@ -1,7 +1,7 @@
 //! What happens in the cluster, for those who watch: `network:updates`, `node:heartbeat` and `node:<name>`.
 //!
 //! Everything is this node's own view, and goes to its own clients alone. Invariant: no beat is made while nobody
-//! watches a node.
+//! watches a node, and no figures while nobody is on `network:updates`.
 
 use std::io;
 use std::sync::Arc;
@@ -11,9 +11,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Channels;
-use crate::actors::pubsub::News;
+use crate::actors::event_log::Noted;
 use crate::gateway::admin::Admin;
-use crate::gateway::status::Change;
+use crate::gateway::status::{Change, What};
+use crate::io::clock::{self, rfc3339};
 use crate::proto::channel::{Json, Payload};
 use crate::proto::event::Event;
 use crate::proto::node::NodeName;
@@ -24,20 +25,22 @@ const BEAT: Duration = Duration::from_secs(1);
 
 /// Publishes until the node ends.
 pub(in crate::gateway) async fn run(channels: Arc<Channels>) -> io::Result<()> {
-    let mut events = channels.admin.pubsub.events();
+    let mut events = channels.admin.trail.follow();
     let mut ticks = tokio::time::interval(BEAT);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             news = events.recv() => match news {
                 None => return Ok(()),
-                Some(News::Event(event)) => tell(&channels, event),
-                Some(News::Missed(missed)) => update(&channels, &Change::missed(missed)),
+                Some(news) => tell(&channels, news),
             },
             _ = ticks.tick() => {
                 channels.news.send_if_modified(|stopping| !*stopping && channels.tokens_changed());
                 if channels.watching.load(Ordering::Relaxed) > 0 {
                     beats(&channels);
+                }
+                if channels.observing.load(Ordering::Relaxed) > 0 {
+                    figures(&channels);
                 }
             }
         }
@@ -49,23 +52,30 @@ fn here(channels: &Channels, topic: &Topic, event: &str, value: &Value) {
     drop(channels.publisher.publish_here(topic, event, &Payload::Json(Json::of(value))));
 }
 
-fn update(channels: &Channels, change: &Change) {
+fn tell(channels: &Channels, news: Result<Arc<Noted>, u64>) {
+    let change = Change::told(news);
     here(channels, &Topic::network_updates(), "change", &json!(change));
-}
-
-fn tell(channels: &Channels, event: Event) {
-    let moved = if let Event::PeerOnline { peer, .. } = &event {
-        Some((peer.clone(), "join"))
-    } else if let Event::PeerOffline { peer, .. } = &event {
-        Some((peer.clone(), "leave"))
-    } else {
-        None
+    let moved = match &change.what {
+        What::Event(Event::PeerOnline { peer, .. }) => Some((peer, "join")),
+        What::Event(Event::PeerOffline { peer, .. }) => Some((peer, "leave")),
+        What::Event(_) | What::Missed { .. } => None,
     };
-    let change = Change::new(event);
-    update(channels, &change);
-    if let Some((topic, event)) = moved.and_then(|(peer, event)| Some((about(&peer)?, event))) {
+    if let Some((topic, event)) = moved.and_then(|(peer, event)| Some((about(peer)?, event))) {
         here(channels, &topic, event, &json!(change));
     }
+}
+
+/// What went over all links since the start.
+fn figures(channels: &Channels) {
+    let (came, went) = channels.metrics.traffic().total();
+    let figures = json!({
+        "at": rfc3339(clock::wall()),
+        "messages_in": came.messages,
+        "messages_out": went.messages,
+        "bytes_in": came.bytes,
+        "bytes_out": went.bytes,
+    });
+    here(channels, &Topic::network_updates(), "figures", &figures);
 }
 
 fn beats(channels: &Channels) {

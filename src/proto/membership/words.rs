@@ -67,6 +67,22 @@ pub enum Failure {
     RefusedAsRevoked,
 }
 
+impl Failure {
+    /// The failure as a metric label.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Unreachable(_) => "unreachable",
+            Self::Rejected(_) => "rejected",
+            Self::RefusedBy(refusal) => refusal.label(),
+            Self::Closed => "closed",
+            Self::Revoked(_) => "revoked",
+            Self::RefusedAsRevoked => "refused_as_revoked",
+        }
+    }
+}
+
 /// Why a link ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkEnd {

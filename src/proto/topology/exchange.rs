@@ -93,7 +93,7 @@ impl Topology {
 
     /// Names what is newer here than in a digest.
     pub(super) fn compare(
-        &self,
+        &mut self,
         from: &NodeName,
         after: Option<NodeName>,
         marks: &[Mark],
@@ -113,7 +113,12 @@ impl Topology {
             let same = theirs.peek().filter(|(theirs, _, _)| theirs == *name);
             covered(name) && same.is_none_or(|(_, life, version)| *ours > (*life, *version))
         });
-        news(from, newer.map(|(name, (life, version))| (name.clone(), life, version)), out);
+        let newer: Vec<_> =
+            newer.map(|(name, (life, version))| (name.clone(), life, version)).collect();
+        if let Some(link) = self.links.get_mut(from) {
+            link.apart = (!newer.is_empty()).then(|| link.apart.unwrap_or(now));
+        }
+        news(from, newer, out);
     }
 
     /// Sends rows that are wanted, each once in a while.

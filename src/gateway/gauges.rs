@@ -1,0 +1,135 @@
+//! The node's metrics: what was counted, and what is true at the moment somebody asks.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::time::UNIX_EPOCH;
+
+use crate::actors::timer;
+use crate::gateway::admin::Admin;
+use crate::io::clock;
+use crate::io::metrics::{Flow, Gauges, LANES};
+use crate::io::usage;
+use crate::proto::event::Status;
+
+const STATUSES: [Status; 4] =
+    [Status::Connecting, Status::Syncing, Status::Online, Status::Offline];
+
+/// Everything as Prometheus text.
+///
+/// # Errors
+/// The formatter's, which writing to memory does not have.
+pub(super) fn text(admin: &Admin) -> Result<String, fmt::Error> {
+    let mut gauges = Gauges::default();
+    node(admin, &mut gauges);
+    peers(admin, &mut gauges);
+    topology(admin, &mut gauges);
+    traffic(admin, &mut gauges);
+    admin.metrics.text_with(&gauges)
+}
+
+fn node(admin: &Admin, gauges: &mut Gauges) {
+    let version = ("version", env!("CARGO_PKG_VERSION").to_owned());
+    gauges.many("xpando_build_info", "The program", [(vec![version], 1.0)]);
+    let up = timer::now().saturating_duration_since(admin.started);
+    let started = (clock::wall() - up).duration_since(UNIX_EPOCH).unwrap_or_default();
+    gauges.one(
+        "xpando_start_time_seconds",
+        "When the node started, as Unix time",
+        started.as_secs_f64(),
+    );
+    gauges.one("xpando_incarnation", "The node's life", admin.life() as f64);
+    let doubt = f64::from(admin.vitals.borrow().health);
+    gauges.one("xpando_self_doubt", "How much the node distrusts its own clock, 0 to 8", doubt);
+    let clients = |count: &std::sync::atomic::AtomicUsize| count.load(Ordering::Relaxed) as f64;
+    gauges.one(
+        "xpando_channel_clients",
+        "Clients that are connected",
+        clients(&admin.clients.connected),
+    );
+    gauges.one(
+        "xpando_channel_joins",
+        "Topics that clients have joined",
+        clients(&admin.clients.joined),
+    );
+    if let Ok(used) = usage::usage(None) {
+        let (memory, cpu) = (used.memory as f64, used.processor.as_secs_f64());
+        gauges.one("process_resident_memory_bytes", "Memory in use", memory);
+        gauges.count("process_cpu_seconds", "Processor time used", cpu);
+    }
+}
+
+fn peers(admin: &Admin, gauges: &mut Gauges) {
+    let (peers, vitals) = (admin.peers.borrow().clone(), admin.vitals.borrow().clone());
+    let mut by_status: BTreeMap<Status, f64> = STATUSES.map(|status| (status, 0.0)).into();
+    peers.iter().for_each(|row| *by_status.entry(row.peer.status).or_default() += 1.0);
+    let status =
+        |(status, many): (Status, f64)| (vec![("status", status.label().to_owned())], many);
+    gauges.many("xpando_peers", "Peers, by status", by_status.into_iter().map(status));
+    let online = peers.iter().filter(|row| row.peer.status == Status::Online);
+    let signs = online.filter_map(|row| {
+        Some((vec![("peer", row.peer.name.to_string())], vitals.peers.get(&row.peer.name)?))
+    });
+    let signs: Vec<_> = signs.collect();
+    let each = |value: fn(&crate::actors::heartbeat_monitor::Vital) -> Option<f64>| {
+        signs.iter().filter_map(move |(peer, vital)| Some((peer.clone(), value(vital)?)))
+    };
+    gauges.many("xpando_peer_phi", "Suspicion level", each(|vital| Some(vital.phi)));
+    gauges.many(
+        "xpando_peer_suspect",
+        "1 while a linked peer is doubted",
+        each(|vital| Some(f64::from(u8::from(vital.suspect)))),
+    );
+    gauges.many(
+        "xpando_peer_rtt_seconds",
+        "Round-trip time of the last beat",
+        each(|vital| Some(vital.round_trip?.last.as_secs_f64())),
+    );
+}
+
+fn topology(admin: &Admin, gauges: &mut Gauges) {
+    let matrix = admin.matrix.borrow().clone();
+    let mut by_state: BTreeMap<Status, f64> = STATUSES.map(|status| (status, 0.0)).into();
+    matrix.edges().for_each(|edge| *by_state.entry(edge.cell.state).or_default() += 1.0);
+    let state = |(state, many): (Status, f64)| (vec![("status", state.label().to_owned())], many);
+    gauges.many(
+        "xpando_links",
+        "Sides of links in the whole cluster, by status",
+        by_state.into_iter().map(state),
+    );
+    gauges.one(
+        "xpando_topology_version",
+        "Changes of this node's view of the link matrix",
+        matrix.version as f64,
+    );
+    let apart = matrix
+        .apart
+        .map_or(0.0, |since| timer::now().saturating_duration_since(since).as_secs_f64());
+    gauges.one(
+        "xpando_topology_divergence_seconds",
+        "For how long a peer's link matrix has differed from this node's",
+        apart,
+    );
+}
+
+fn traffic(admin: &Admin, gauges: &mut Gauges) {
+    let lanes: Vec<_> = admin.metrics.traffic().lanes().collect();
+    let ways = |value: fn(Flow) -> u64| {
+        lanes.iter().flat_map(move |(lane, came, went)| {
+            [("in", *came), ("out", *went)].map(|(way, flow)| {
+                let labels = vec![("lane", (*lane).to_owned()), ("direction", way.to_owned())];
+                (labels, value(flow) as f64)
+            })
+        })
+    };
+    gauges.counts("xpando_link_messages", "Messages over links", ways(|flow| flow.messages));
+    gauges.counts("xpando_link_bytes", "Bytes over links", ways(|flow| flow.bytes));
+    let waiting = admin.pubsub.waiting();
+    let waiting = waiting.into_iter().flat_map(|(peer, lanes)| {
+        lanes.map(|(lane, bytes)| {
+            let name = LANES.iter().find(|(of, _)| *of == lane).map_or("", |(_, name)| name);
+            (vec![("peer", peer.to_string()), ("lane", name.to_owned())], bytes as f64)
+        })
+    });
+    gauges.many("xpando_outbox_bytes", "Bytes that wait for a peer", waiting);
+}

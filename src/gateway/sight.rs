@@ -1,0 +1,39 @@
+//! What another node sees, asked over the cluster: each node answers under one name.
+//!
+//! Invariant: an answer is as large as a message may be at most, and an asker waits for `PATIENCE` at most.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::actors::pubsub::{ServeError, Serving};
+use crate::gateway::admin::Admin;
+use crate::gateway::status::Sight;
+use crate::proto::node::NodeName;
+use crate::proto::topic::{Address, Name};
+
+/// How long a node may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Answers other nodes, until the result is dropped.
+///
+/// # Errors
+/// [`ServeError`]; nothing changed.
+pub fn serve(admin: &Admin) -> Result<Serving, ServeError> {
+    let (admin, pubsub) = (admin.clone(), &admin.pubsub);
+    pubsub.serve(Name::sight(), move |_asked| {
+        let sight = serde_json::to_vec(&admin.sight());
+        async move { sight.map(Bytes::from).map_err(|error| error.to_string()) }
+    })
+}
+
+/// What a node sees: this one at once, another when it answers. The error says why it does not.
+pub(super) async fn of(admin: &Admin, node: &NodeName) -> Result<Sight, String> {
+    if *node == admin.name {
+        return Ok(admin.sight());
+    }
+    let to = Address { name: Name::sight(), node: Some(node.clone()) };
+    let reply = admin.pubsub.call(&to, Bytes::new(), PATIENCE).await;
+    let reply = reply.map_err(|error| error.to_string())?;
+    serde_json::from_slice(&reply).map_err(|error| format!("an answer in other words: {error}"))
+}
