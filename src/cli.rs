@@ -53,8 +53,12 @@ enum Command {
     Call(message::CallArgs),
     /// List the nodes running on this machine
     Names(query::NamesArgs),
-    /// Print a running node's counters as Prometheus text
+    /// Print a running node's metrics as Prometheus text
     Metrics(query::MetricsArgs),
+    /// Send a node's clients to other nodes, before it is stopped
+    Drain(query::DrainArgs),
+    /// End a node's link to a peer; it is dialed again later
+    Disconnect(query::DisconnectArgs),
     /// Make and show certificates: the cluster's authority and its nodes
     Cert {
         /// Certificate directory [default: ./certs if it exists, else $XDG_CONFIG_HOME/xpando/certs]
@@ -108,6 +112,8 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Call(args)) => message::call(&args, &mut out),
         Some(Command::Names(args)) => query::names(&args, &mut out),
         Some(Command::Metrics(args)) => query::metrics(&args, &mut out),
+        Some(Command::Drain(args)) => query::drain(&args, &mut out),
+        Some(Command::Disconnect(args)) => query::disconnect(&args, &mut out),
         Some(Command::Kill(args)) => query::kill(&args, &mut out),
         Some(Command::Cert { certs, command }) => {
             let certs = certs.map_or_else(places::certs, Ok)?;

@@ -330,7 +330,7 @@ impl Node {
     /// peer, and stops.
     pub async fn shutdown(self) {
         tracing::info!(name = %self.name(), "leaving");
-        self.channels.stop();
+        self.channels.admin().clients.drain();
         if tokio::time::timeout(FLUSH, self.door.pubsub().flushed()).await.is_err() {
             tracing::warn!("not every peer took what was published");
         }
@@ -391,6 +391,7 @@ fn tree(
         pubsub: pubsub.clone(),
         metrics: metrics.clone(),
     };
+    let ended = manager.clone();
     let admin = Admin {
         name: config.name.clone(),
         id: parts.identity.id(),
@@ -406,7 +407,10 @@ fn tree(
         pubsub: pubsub.clone(),
         metrics: metrics.clone(),
         clients: Arc::default(),
-        chaos: config.chaos.then(|| roster.clone()),
+        disconnect: Arc::new(move |peer| ended.disconnect(peer)),
+        min_peers: config.http.as_ref().map_or(0, |http| http.min_peers),
+        roster: roster.clone(),
+        chaos: config.chaos,
     };
     let (one, rest) = (Strategy::OneForOne, Strategy::RestForOne);
     let records = vec![log.child(records)];

@@ -68,6 +68,7 @@ enum Msg {
     Seed(std::net::SocketAddr),
     Silent(NodeName),
     Misbehaved(NodeName),
+    Disconnect(NodeName),
     Stop(oneshot::Sender<()>),
 }
 
@@ -116,6 +117,11 @@ impl NodeManager {
     /// A linked peer keeps breaking rules: its link is given up.
     pub fn misbehaved(&self, peer: NodeName) {
         self.handle.cast(Msg::Misbehaved(peer));
+    }
+
+    /// An operator ends the link to a peer.
+    pub fn disconnect(&self, peer: NodeName) {
+        self.handle.cast(Msg::Disconnect(peer));
     }
 
     /// Says goodbye to all peers and takes no more links; answers when that is done.
@@ -248,6 +254,7 @@ impl Process for Inside {
             Msg::Seed(address) => self.input(Input::Seed(address)),
             Msg::Silent(peer) => self.input(Input::Silent(peer)),
             Msg::Misbehaved(peer) => self.input(Input::Misbehaved(peer)),
+            Msg::Disconnect(peer) => self.input(Input::Disconnect(peer)),
             Msg::Stop(done) => {
                 self.input(Input::Stop);
                 self.setup.link.when_closed(done);

@@ -57,6 +57,22 @@ pub(super) struct MetricsArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct DrainArgs {
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DisconnectArgs {
+    #[command(flatten)]
+    which: Which,
+
+    /// The peer
+    #[arg(value_name = "NAME@HOST")]
+    node: NodeName,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct KillArgs {
     #[command(flatten)]
     which: Which,
@@ -257,8 +273,24 @@ pub(super) fn metrics(args: &MetricsArgs, out: &mut dyn Write) -> anyhow::Result
 }
 
 pub(super) fn kill(args: &KillArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    match ask(&args.which.find()?, &Request::Kill { actor: args.actor.clone() })? {
-        Answer::Done => Ok(writeln!(out, "killed {}", args.actor)?),
+    command(&args.which, &Request::Kill { actor: args.actor.clone() })?;
+    Ok(writeln!(out, "killed {}", args.actor)?)
+}
+
+pub(super) fn drain(args: &DrainArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+    command(&args.which, &Request::Drain)?;
+    Ok(writeln!(out, "its clients go to other nodes, and it takes no more")?)
+}
+
+pub(super) fn disconnect(args: &DisconnectArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+    command(&args.which, &Request::Disconnect { node: args.node.clone() })?;
+    Ok(writeln!(out, "link to {} ended", args.node)?)
+}
+
+/// Asks for something to be done.
+fn command(which: &Which, request: &Request) -> anyhow::Result<()> {
+    match ask(&which.find()?, request)? {
+        Answer::Done => Ok(()),
         Answer::Error(error) => bail!("{error}"),
         Answer::Status(_)
         | Answer::Topology(_)

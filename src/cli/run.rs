@@ -89,6 +89,10 @@ struct HttpArgs {
     /// Topics for clients without a token, such as 'room:lobby' or 'room:*'; may be repeated
     #[arg(long, value_name = "PATTERN", env = "XPANDO_ALLOW_ANONYMOUS", value_delimiter = ',')]
     allow_anonymous: Vec<Pattern>,
+
+    /// Peers that must be linked before /health/ready says so
+    #[arg(long, value_name = "N", env = "XPANDO_MIN_PEERS", default_value_t = 0)]
+    min_peers: usize,
 }
 
 impl HttpArgs {
@@ -99,6 +103,7 @@ impl HttpArgs {
             plain: self.http_plain,
             origins: self.http_origin,
             anonymous: self.allow_anonymous,
+            min_peers: self.min_peers,
         };
         (!self.no_http).then_some(config)
     }

@@ -92,6 +92,9 @@ fn meaning(peer: &PeerStatus) -> String {
         (Status::Offline, Some(Reason::Revoked)) => {
             "Its certificate is revoked: it needs a new one from the cluster's authority."
         }
+        (Status::Offline, Some(Reason::Disconnected)) => {
+            "An operator ended the link. It is dialed again later."
+        }
         (Status::Offline, Some(Reason::Unreachable) | None) => "It does not answer from here.",
     };
     text.to_owned()

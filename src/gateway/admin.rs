@@ -29,6 +29,7 @@ use crate::actors::topology_tracker::Matrix;
 use crate::gateway::gauges;
 use crate::gateway::status::{Change, NodeStatus, PeerStatus, Sight, TopologyStatus};
 use crate::io::metrics::Metrics;
+use crate::proto::event::Status;
 use crate::proto::node::{ClusterId, NodeId, NodeName};
 use crate::proto::topic::Topic;
 
@@ -74,6 +75,13 @@ pub enum Request {
         /// Of the payload.
         bytes: usize,
     },
+    /// Ends the link to a peer; it is dialed again later.
+    Disconnect {
+        /// Which.
+        node: NodeName,
+    },
+    /// Sends all clients to other nodes, and takes no more.
+    Drain,
     /// Only in a node started with `--chaos`: kills an actor as a crash would.
     Kill {
         /// Its name; an unknown one is answered with all names.
@@ -132,13 +140,28 @@ pub enum Line {
     Missed(u64),
 }
 
-/// How many clients are here.
+/// The clients that are here.
 #[derive(Debug, Default)]
 pub struct Clients {
     /// Sockets and long-polling sessions.
     pub connected: AtomicUsize,
     /// Topics that they have joined.
     pub joined: AtomicUsize,
+    /// Changes when tokens were revoked; true once they are to go elsewhere.
+    pub news: watch::Sender<bool>,
+}
+
+impl Clients {
+    /// Tells all clients to go to another node, for good.
+    pub fn drain(&self) {
+        self.news.send_replace(true);
+    }
+
+    /// Whether they have been told.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        *self.news.borrow()
+    }
 }
 
 /// What the admin socket can read and do.
@@ -172,8 +195,14 @@ pub struct Admin {
     pub metrics: Metrics,
     /// The clients that are here.
     pub clients: Arc<Clients>,
-    /// The actors, when `--chaos` allows to kill them.
-    pub chaos: Option<Roster>,
+    /// Ends the link to a peer.
+    pub disconnect: Arc<dyn Fn(NodeName) + Send + Sync>,
+    /// Peers that must be linked before the node calls itself ready.
+    pub min_peers: usize,
+    /// The actors.
+    pub roster: Roster,
+    /// Whether they may be killed.
+    pub chaos: bool,
 }
 
 impl Admin {
@@ -229,6 +258,34 @@ impl Admin {
         Some(PeerStatus::new(row, vitals.peers.get(name), &matrix))
     }
 
+    /// Ends the link to a peer that is known.
+    ///
+    /// # Errors
+    /// It is not linked. Nothing changed.
+    pub fn disconnect(&self, node: &NodeName) -> Result<(), String> {
+        let peer = self.peer(node).ok_or_else(|| format!("no node {node} is known"))?;
+        if peer.status != Status::Online && peer.status != Status::Syncing {
+            return Err(format!("{node} is not linked: {}", peer.status.label()));
+        }
+        (self.disconnect)(node.clone());
+        Ok(())
+    }
+
+    /// What keeps the node from being ready, by name: `true` is as it should be. (Its identity and its store are there, or
+    /// it would not run.)
+    #[must_use]
+    pub fn checks(&self) -> [(&'static str, bool); 5] {
+        let online =
+            self.peers.borrow().iter().filter(|row| row.peer.status == Status::Online).count();
+        [
+            ("identity", true),
+            ("store", true),
+            ("discovery", self.roster.names().contains(&"discovery")),
+            ("peers", online >= self.min_peers),
+            ("clients", !self.clients.draining()),
+        ]
+    }
+
     fn peer_statuses(&self) -> Vec<PeerStatus> {
         let (peers, vitals, matrix) =
             (self.peers.borrow(), self.vitals.borrow(), self.matrix.borrow());
@@ -248,13 +305,21 @@ impl Admin {
             | Request::Publish { .. }
             | Request::Subscribe { .. }
             | Request::Call { .. } => Answer::Error("answered elsewhere".to_owned()),
-            Request::Kill { actor } => match &self.chaos {
-                None => Answer::Error("this node was not started with --chaos".to_owned()),
-                Some(roster) if roster.kill(&actor) => Answer::Done,
-                Some(roster) => {
-                    Answer::Error(format!("the actors are: {}", roster.names().join(" ")))
-                }
+            Request::Disconnect { node } => match self.disconnect(&node) {
+                Ok(()) => Answer::Done,
+                Err(error) => Answer::Error(error),
             },
+            Request::Drain => {
+                self.clients.drain();
+                Answer::Done
+            }
+            Request::Kill { .. } if !self.chaos => {
+                Answer::Error("this node was not started with --chaos".to_owned())
+            }
+            Request::Kill { actor } if self.roster.kill(&actor) => Answer::Done,
+            Request::Kill { .. } => {
+                Answer::Error(format!("the actors are: {}", self.roster.names().join(" ")))
+            }
         }
     }
 }
@@ -306,9 +371,12 @@ async fn talk(admin: &Admin, stream: UnixStream) -> std::io::Result<()> {
         Request::Subscribe { pattern } => {
             messages::subscribe(&admin.pubsub, &pattern, (reader, writer)).await
         }
-        Request::Status | Request::Topology | Request::Metrics | Request::Kill { .. } => {
-            say(&mut writer, &admin.answer(request)).await
-        }
+        Request::Status
+        | Request::Topology
+        | Request::Metrics
+        | Request::Disconnect { .. }
+        | Request::Drain
+        | Request::Kill { .. } => say(&mut writer, &admin.answer(request)).await,
     }
 }
 
@@ -347,7 +415,7 @@ mod tests {
     use crate::io::metrics::Count;
     use crate::io::store::Store;
     use crate::io::{clock, sockets};
-    use crate::proto::event::{Event, Status};
+    use crate::proto::event::Event;
     use crate::proto::membership::PeerView;
     use crate::proto::node::{Incarnation, KeyId};
     use crate::proto::restart::{Intensity, Strategy};
@@ -390,7 +458,10 @@ mod tests {
             matrix: watch::channel(Arc::default()).1,
             pubsub: pubsub.clone(),
             metrics: metrics.clone(),
-            chaos: chaos.then(|| roster.clone()),
+            disconnect: Arc::new(|_node| {}),
+            min_peers: 0,
+            roster: roster.clone(),
+            chaos,
         };
         let socket = Arc::new(sockets::bind(dir.path()).expect("binds"));
         let store = Store::open(&dir.path().join("data"), clock::wall()).expect("opens").0;

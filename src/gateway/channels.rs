@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use crate::actors::channel_router::{ChannelRouter, Publisher};
 use crate::actors::timer;
@@ -61,8 +61,6 @@ pub struct Channels {
     pub(super) observing: AtomicUsize,
     /// The number of the list of revoked tokens that was seen last.
     listed: AtomicU64,
-    /// Changes when tokens were revoked, and when the node stops.
-    pub(super) news: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Channels {
@@ -96,7 +94,6 @@ impl Channels {
             observing: AtomicUsize::new(0),
             views: Arc::new(Semaphore::new(VIEWS)),
             listed: AtomicU64::new(0),
-            news: watch::Sender::new(false),
         }
     }
 
@@ -116,11 +113,6 @@ impl Channels {
     #[must_use]
     pub fn handlers(&self) -> &Handlers {
         &self.handlers
-    }
-
-    /// Tells all clients that the node stops: they come back to another one.
-    pub fn stop(&self) {
-        self.news.send_replace(true);
     }
 
     /// What a token says of its bearer. The answer to bad ones takes longer when there are many.

@@ -30,7 +30,9 @@ use crate::io::metrics::Count;
 use crate::io::tls::Web;
 use crate::proto::topic::Pattern;
 
+mod api;
 pub mod origin;
+mod problem;
 mod upgrade;
 
 pub use origin::{Origin, OriginError};
@@ -59,8 +61,10 @@ pub struct Config {
     pub plain: bool,
     /// The pages that may connect; none given: those of the gateway's own host.
     pub origins: Vec<Origin>,
-    /// Topics for clients without a token.
+    /// Topics for clients without a token. Who may join `network:updates` may read the API.
     pub anonymous: Vec<Pattern>,
+    /// Peers that must be linked before `/health/ready` says so.
+    pub min_peers: usize,
 }
 
 /// What the server needs.
@@ -102,7 +106,8 @@ impl Http {
             .route("/socket/websocket", any(upgrade::websocket))
             .route("/socket/longpoll", any(upgrade::poll))
             .layer(DefaultBodyLimit::max(longpoll::MAX_BODY))
-            .with_state(site);
+            .with_state(site.clone())
+            .merge(api::routes(site));
         let room = Arc::new(Semaphore::new(CONNECTIONS));
         let mut pace = Pace { allowed: RATE, at: timer::now() };
         let mut clients = JoinSet::new();

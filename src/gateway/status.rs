@@ -136,6 +136,31 @@ impl PeerStatus {
     }
 }
 
+/// A node as it sees itself: always online.
+impl From<&NodeStatus> for PeerStatus {
+    fn from(node: &NodeStatus) -> Self {
+        let started = clock::wall() - Duration::from_secs(node.uptime_s);
+        Self {
+            name: node.name.clone(),
+            id: Some(node.id.clone()),
+            address: Some(node.listen),
+            status: Status::Online,
+            suspect: false,
+            reason: None,
+            cause: None,
+            reached_by: Vec::new(),
+            incarnation: Some(node.incarnation),
+            since: rfc3339(started),
+            rtt_ms: None,
+            rtt_p50_ms: None,
+            rtt_p99_ms: None,
+            phi: None,
+            last_heard: None,
+            evidence: None,
+        }
+    }
+}
+
 impl From<&Evidence> for EvidenceStatus {
     fn from(evidence: &Evidence) -> Self {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

@@ -36,6 +36,8 @@ pub enum Reason {
     Replaced,
     /// The authority has revoked its certificate.
     Revoked,
+    /// An operator ended the link.
+    Disconnected,
 }
 
 impl Status {
@@ -62,6 +64,7 @@ impl Reason {
             Self::Rejected => "rejected",
             Self::Replaced => "replaced",
             Self::Revoked => "revoked",
+            Self::Disconnected => "disconnected",
         }
     }
 }
@@ -298,4 +301,78 @@ pub enum Event {
         /// The new incarnation.
         to: Incarnation,
     },
+}
+
+impl Event {
+    /// The types of events, as the API spells them.
+    pub const LABELS: [&str; 18] = [
+        "peer_discovered",
+        "peer_connecting",
+        "peer_syncing",
+        "peer_online",
+        "peer_offline",
+        "peer_suspected",
+        "peer_cleared",
+        "peer_silent",
+        "paused",
+        "link_replaced",
+        "link_lost",
+        "link_changed",
+        "link_refused",
+        "refused_by",
+        "certificate_refused",
+        "dial_failed",
+        "seed_is_myself",
+        "incarnation_raised",
+    ];
+
+    /// The type, as the API spells it.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::PeerDiscovered { .. } => "peer_discovered",
+            Self::PeerConnecting { .. } => "peer_connecting",
+            Self::PeerSyncing { .. } => "peer_syncing",
+            Self::PeerOnline { .. } => "peer_online",
+            Self::PeerOffline { .. } => "peer_offline",
+            Self::PeerSuspected { .. } => "peer_suspected",
+            Self::PeerCleared { .. } => "peer_cleared",
+            Self::PeerSilent { .. } => "peer_silent",
+            Self::Paused { .. } => "paused",
+            Self::LinkReplaced { .. } => "link_replaced",
+            Self::LinkLost { .. } => "link_lost",
+            Self::LinkChanged { .. } => "link_changed",
+            Self::LinkRefused { .. } => "link_refused",
+            Self::RefusedBy { .. } => "refused_by",
+            Self::CertificateRefused { .. } => "certificate_refused",
+            Self::DialFailed { .. } => "dial_failed",
+            Self::SeedIsMyself { .. } => "seed_is_myself",
+            Self::IncarnationRaised { .. } => "incarnation_raised",
+        }
+    }
+
+    /// Whether it is about a node.
+    #[must_use]
+    pub fn concerns(&self, node: &NodeName) -> bool {
+        match self {
+            Self::LinkChanged { from, to, .. } => from == node || to == node,
+            Self::DialFailed { peer, .. } => peer.as_ref() == Some(node),
+            Self::Paused { .. } | Self::SeedIsMyself { .. } | Self::IncarnationRaised { .. } => {
+                false
+            }
+            Self::PeerDiscovered { peer, .. }
+            | Self::PeerConnecting { peer, .. }
+            | Self::PeerSyncing { peer, .. }
+            | Self::PeerOnline { peer, .. }
+            | Self::PeerOffline { peer, .. }
+            | Self::PeerSuspected { peer, .. }
+            | Self::PeerCleared { peer, .. }
+            | Self::PeerSilent { peer, .. }
+            | Self::LinkReplaced { peer, .. }
+            | Self::LinkLost { peer, .. }
+            | Self::LinkRefused { peer, .. }
+            | Self::RefusedBy { peer, .. }
+            | Self::CertificateRefused { peer, .. } => peer == node,
+        }
+    }
 }

@@ -110,6 +110,8 @@ pub enum Parting {
     Misbehaved,
     /// The receiver's certificate is revoked.
     Revoked,
+    /// An operator ended the link.
+    Disconnected,
 }
 
 impl Control {

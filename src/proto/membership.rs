@@ -160,6 +160,10 @@ impl Membership {
                 let why = ("keeps breaking rules", Reason::Rejected);
                 self.give_up(&name, Parting::Misbehaved, why, now, out);
             }
+            Input::Disconnect(name) => {
+                let why = ("ended by an operator", Reason::Disconnected);
+                self.give_up(&name, Parting::Disconnected, why, now, out);
+            }
             Input::Revoked(link) => self.revoked(link, now, out),
             Input::Existing(attempt, hello, ready) => {
                 self.existing(attempt, &hello, ready, now, out)
@@ -468,7 +472,7 @@ impl Membership {
         }
         // A link that worked is dialed again at once: that tells a crash from a cut in milliseconds.
         let at_once = live.ready && (peer.backoff.failures() == 0 || peer.rested(now));
-        let barred = end == LinkEnd::Goodbye(Parting::Revoked);
+        let barred = matches!(end, LinkEnd::Goodbye(Parting::Revoked | Parting::Disconnected));
         let clean = matches!(end, LinkEnd::Closed | LinkEnd::Goodbye(_)) && !barred;
         peer.next_dial = Some(if clean && at_once {
             now
@@ -492,6 +496,7 @@ impl Membership {
             | LinkEnd::Goodbye(
                 Parting::Replaced | Parting::Renewed | Parting::Silent | Parting::Misbehaved,
             ) => None,
+            LinkEnd::Goodbye(Parting::Disconnected) => Some(Reason::Disconnected),
         };
         if offline == Some(Reason::Left) {
             peer.set(&name, Status::Offline, offline, now, out);

@@ -35,7 +35,7 @@ pub(in crate::gateway) async fn run(channels: Arc<Channels>) -> io::Result<()> {
                 Some(news) => tell(&channels, news),
             },
             _ = ticks.tick() => {
-                channels.news.send_if_modified(|stopping| !*stopping && channels.tokens_changed());
+                channels.admin.clients.news.send_if_modified(|stopping| !*stopping && channels.tokens_changed());
                 if channels.watching.load(Ordering::Relaxed) > 0 {
                     beats(&channels);
                 }

@@ -108,7 +108,7 @@ impl Sessions {
 impl Session {
     /// Returns when the session is over.
     async fn live(&self, channels: &Channels) {
-        let mut news = channels.news.subscribe();
+        let mut news = channels.admin.clients.news.subscribe();
         loop {
             let polled = *self.polled.lock().unwrap_or_else(PoisonError::into_inner);
             let over = polled + LIFE;

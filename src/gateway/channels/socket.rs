@@ -49,7 +49,7 @@ pub(in crate::gateway) async fn run(stream: Upgraded, client: Client, channels: 
     let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
     channels.metrics.count(Count::Channels, "connected");
     let mut session = Connection { client, heard: timer::now(), asked: false };
-    let news = channels.news.subscribe();
+    let news = channels.admin.clients.news.subscribe();
     if let Some(close) = session.serve(&mut socket, news).await {
         channels.metrics.count(Count::Channels, ended(close));
         drop(session);

@@ -41,6 +41,9 @@ pub(super) async fn websocket(
     Query(params): Params,
     mut request: Request,
 ) -> Response {
+    if site.channels.admin().clients.draining() {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     let headers = request.headers();
     let Some(accept) = wanted(request.method(), headers) else {
         return StatusCode::BAD_REQUEST.into_response();
@@ -105,6 +108,9 @@ pub(super) async fn poll(
     body: Bytes,
 ) -> Response {
     let origin = headers.get(header::ORIGIN).cloned();
+    if site.channels.admin().clients.draining() {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     if !site.allows(&headers) {
         return longpoll::answer(&Poll::Refused, None);
     }
@@ -139,7 +145,7 @@ pub(super) async fn poll(
 }
 
 impl Site {
-    fn allows(&self, headers: &HeaderMap) -> bool {
+    pub(super) fn allows(&self, headers: &HeaderMap) -> bool {
         let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
         origin::allowed(&self.origins, text(header::ORIGIN), text(header::HOST))
     }

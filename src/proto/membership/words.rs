@@ -121,6 +121,8 @@ pub enum Input {
     Silent(NodeName),
     /// A linked peer keeps breaking rules.
     Misbehaved(NodeName),
+    /// An operator ends the link to a peer; it is dialed again later, as after any loss.
+    Disconnect(NodeName),
     /// The certificate that a link was made with is revoked.
     Revoked(AttemptId),
     /// After a restart of this machine: a link that lives, and whether it is ready.
@@ -171,6 +173,7 @@ impl std::fmt::Display for LinkEnd {
             Self::Goodbye(Parting::Left) => f.write_str("the peer left"),
             Self::Goodbye(Parting::Replaced) => f.write_str("replaced by a newer link"),
             Self::Goodbye(Parting::Silent) => f.write_str("the peer had not heard this node"),
+            Self::Goodbye(Parting::Disconnected) => f.write_str("an operator at the peer ended it"),
             Self::Goodbye(Parting::Misbehaved) => {
                 f.write_str("the peer says this node breaks rules")
             }

@@ -1,0 +1,302 @@
+//! The HTTP API: what `openapi.json` says, for programs and people.
+//!
+//! Invariants:
+//! 1. Who may join `network:updates` may read; an admin's token alone may change anything. `/health/*` and the document
+//!    are for everybody: they say nothing about the cluster.
+//! 2. Whatever is wrong with a request ends in problem details. A parameter that is unknown, given twice or out of range
+//!    is wrong: it is not passed over.
+//! 3. A reader of events that does not read holds a bounded queue, and at most [`STREAMS`] read at once.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use axum::extract::{ConnectInfo, Path, RawQuery, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use super::problem::Problem;
+use super::{From, Site};
+use crate::gateway::admin::Admin;
+use crate::gateway::status::{PeerStatus, Sight};
+use crate::gateway::{gauges, sight};
+use crate::io::metrics::{CONTENT_TYPE, Count};
+use crate::proto::node::NodeName;
+use crate::proto::token::{Role, Verb};
+use crate::proto::topic::Topic;
+
+mod events;
+
+/// Readers of events at once.
+const STREAMS: usize = 64;
+/// What the API is.
+const DOCUMENT: &str = include_str!("api/openapi.json");
+
+type Answer = Result<Response, Problem>;
+
+/// What the API adds to the site.
+#[derive(Clone)]
+struct Api {
+    site: Site,
+    streams: Arc<Semaphore>,
+}
+
+/// Its routes.
+pub(super) fn routes(site: Site) -> Router {
+    let metrics = site.channels.metrics.clone();
+    let api = Api { site, streams: Arc::new(Semaphore::new(STREAMS)) };
+    Router::new()
+        .route("/api/openapi.json", get(document))
+        .route("/api/status", get(status))
+        .route("/api/nodes", get(nodes))
+        .route("/api/nodes/{node}/disconnect", post(disconnect))
+        .route("/api/drain", post(drain))
+        .route("/api/topology", get(topology))
+        .route("/api/events", get(events::events))
+        .route("/metrics", get(scrape))
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
+        .fallback(unknown)
+        .method_not_allowed_fallback(not_allowed)
+        .layer(axum::middleware::map_response(move |mut response: Response| {
+            metrics.count(Count::Api, class(response.status()));
+            let headers = response.headers_mut();
+            let stale = HeaderValue::from_static("no-store");
+            headers.entry(header::CACHE_CONTROL).or_insert(stale);
+            let literal = HeaderValue::from_static("nosniff");
+            headers.insert(header::X_CONTENT_TYPE_OPTIONS, literal);
+            std::future::ready(response)
+        }))
+        .with_state(api)
+}
+
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        ..=399 => "ok",
+        400..=499 => "refused",
+        500.. => "failed",
+    }
+}
+
+async fn unknown(request: Request) -> Problem {
+    let path = request.uri().path();
+    Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))
+}
+
+async fn not_allowed(request: Request) -> Problem {
+    let (method, path) = (request.method(), request.uri().path());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not for {path}"))
+}
+
+/// What one may do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Right {
+    Read,
+    Change,
+}
+
+impl Api {
+    fn admin(&self) -> &Admin {
+        self.site.channels.admin()
+    }
+
+    /// Whether who asks may.
+    async fn permit(&self, right: Right, from: &From, headers: &HeaderMap) -> Result<(), Problem> {
+        if !self.site.allows(headers) {
+            return Err(Problem::new(StatusCode::FORBIDDEN, "this page's origin is not allowed"));
+        }
+        let topic = Topic::network_updates();
+        let unauthorized = |why: &str| Problem::new(StatusCode::UNAUTHORIZED, why);
+        let Some(given) = headers.get(header::AUTHORIZATION) else {
+            let everybody = right == Right::Read && self.site.channels.anonymous(&topic);
+            return if everybody { Ok(()) } else { Err(unauthorized("a token is needed")) };
+        };
+        let given = given.to_str().unwrap_or_default().split_once(' ');
+        let token = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let token = token.map_or("", |(_, token)| token.trim());
+        let claims = self.site.channels.verify(token, from.address).await.map_err(unauthorized)?;
+        let may = match right {
+            Right::Read => claims.allows(Verb::Join, &topic),
+            Right::Change => claims.role == Role::Admin,
+        };
+        let needed = match right {
+            Right::Read => "the token does not reach network:updates",
+            Right::Change => "the token's role is not admin",
+        };
+        if may { Ok(()) } else { Err(Problem::new(StatusCode::FORBIDDEN, needed)) }
+    }
+}
+
+/// The parameters of a query: only these, each once.
+struct Query(BTreeMap<String, String>);
+
+impl Query {
+    fn read(query: Option<&str>, known: &[&str]) -> Result<Self, Problem> {
+        let wrong = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
+        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(
+            &format!("/?{}", query.unwrap_or_default())
+                .parse()
+                .map_err(|_bad| wrong("the query cannot be read".to_owned()))?,
+        );
+        let pairs = pairs.map_err(|_bad| wrong("the query cannot be read".to_owned()))?.0;
+        let mut read = BTreeMap::new();
+        for (name, value) in pairs {
+            if !known.contains(&name.as_str()) {
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(wrong(format!("unknown parameter {name:?}; known: {known}")));
+            }
+            if read.insert(name.clone(), value).is_some() {
+                return Err(wrong(format!("parameter {name:?} is given twice")));
+            }
+        }
+        Ok(Self(read))
+    }
+
+    /// A parameter, if it is given.
+    fn get<T: FromStr>(&self, name: &str, expected: &str) -> Result<Option<T>, Problem> {
+        let Some(text) = self.0.get(name) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_bad| {
+            let detail = format!("{name}={text:?} is not {expected}");
+            Problem::new(StatusCode::BAD_REQUEST, detail)
+        })
+    }
+}
+
+fn json(what: &impl Serialize) -> Answer {
+    Ok(Json(what).into_response())
+}
+
+async fn document(RawQuery(query): RawQuery) -> Answer {
+    Query::read(query.as_deref(), &[])?;
+    let kind = [(header::CONTENT_TYPE, "application/json")];
+    Ok((kind, DOCUMENT).into_response())
+}
+
+async fn status(
+    State(api): State<Api>,
+    Extension(ConnectInfo(from)): Extension<ConnectInfo<From>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    api.permit(Right::Read, &from, &headers).await?;
+    json(&api.seen(query.as_deref()).await?.status)
+}
+
+async fn topology(
+    State(api): State<Api>,
+    Extension(ConnectInfo(from)): Extension<ConnectInfo<From>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    api.permit(Right::Read, &from, &headers).await?;
+    json(&api.seen(query.as_deref()).await?.topology)
+}
+
+impl Api {
+    /// What the node sees that the query names.
+    async fn seen(&self, query: Option<&str>) -> Result<Sight, Problem> {
+        let query = Query::read(query, &["seen_by"])?;
+        let Some(node) = query.get::<NodeName>("seen_by", "a name NAME@HOST")? else {
+            return Ok(self.admin().sight());
+        };
+        let known = node == self.admin().name || self.admin().peer(&node).is_some();
+        if !known {
+            let detail = format!("no node {node} is known");
+            return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+        }
+        sight::of(self.admin(), &node).await.map_err(|why| {
+            Problem::new(StatusCode::BAD_GATEWAY, format!("{node} does not answer: {why}"))
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Nodes {
+    as_seen_by: NodeName,
+    nodes: Vec<PeerStatus>,
+}
+
+async fn nodes(
+    State(api): State<Api>,
+    Extension(ConnectInfo(from)): Extension<ConnectInfo<From>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    api.permit(Right::Read, &from, &headers).await?;
+    Query::read(query.as_deref(), &[])?;
+    let status = api.admin().status();
+    let (as_seen_by, own) = (status.name.clone(), PeerStatus::from(&status));
+    let mut nodes = status.peers;
+    let at = nodes.partition_point(|peer| peer.name < own.name);
+    nodes.insert(at, own);
+    json(&Nodes { as_seen_by, nodes })
+}
+
+async fn scrape(
+    State(api): State<Api>,
+    Extension(ConnectInfo(from)): Extension<ConnectInfo<From>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    api.permit(Right::Read, &from, &headers).await?;
+    Query::read(query.as_deref(), &[])?;
+    let text = gauges::text(api.admin())
+        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
+}
+
+async fn disconnect(
+    State(api): State<Api>,
+    Extension(ConnectInfo(from)): Extension<ConnectInfo<From>>,
+    Path(node): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    api.permit(Right::Change, &from, &headers).await?;
+    Query::read(query.as_deref(), &[])?;
+    let known = node.parse().ok().filter(|node| api.admin().peer(node).is_some());
+    let Some(node) = known else {
+        let detail = format!("no node {node:?} is known");
+        return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+    };
+    let ended = api.admin().disconnect(&node);
+    ended.map_err(|why| Problem::new(StatusCode::CONFLICT, why))?;
+    tracing::info!(peer = %node, by = %from.address, "link ended over the API");
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+async fn drain(
+    State(api): State<Api>,
+    Extension(ConnectInfo(from)): Extension<ConnectInfo<From>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    api.permit(Right::Change, &from, &headers).await?;
+    Query::read(query.as_deref(), &[])?;
+    api.admin().clients.drain();
+    tracing::info!(by = %from.address, "clients are sent to other nodes, over the API");
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+async fn live(RawQuery(query): RawQuery) -> Answer {
+    Query::read(query.as_deref(), &[])?;
+    json(&json!({ "live": true }))
+}
+
+async fn ready(State(api): State<Api>, RawQuery(query): RawQuery) -> Answer {
+    Query::read(query.as_deref(), &[])?;
+    let checks = api.admin().checks();
+    let found = checks.iter().map(|(name, sound)| ((*name).to_owned(), Value::Bool(*sound)));
+    let found = Value::Object(found.collect());
+    let missing: Vec<&str> = checks.iter().filter(|(_, sound)| !sound).map(|it| it.0).collect();
+    if missing.is_empty() {
+        return json(&json!({ "ready": true, "checks": found }));
+    }
+    let detail = format!("not ready: {}", missing.join(", "));
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with("checks", found))
+}
