@@ -137,6 +137,12 @@ impl Default for Metrics {
     }
 }
 
+/// The names of all that can be counted or timed, also of what was not yet.
+pub fn names() -> impl Iterator<Item = String> {
+    let counters = COUNTERS.iter().map(|(_, name, _)| format!("{name}_total"));
+    counters.chain(TIMINGS.iter().map(|(_, name, _)| (*name).to_owned()))
+}
+
 impl Metrics {
     /// Adds one.
     pub fn count(&self, what: Count, kind: &'static str) {

@@ -19,6 +19,7 @@ use xpando_node::io::{beacon, clock};
 use xpando_node::proto::node::NodeName;
 
 pub(crate) mod example;
+pub(crate) mod http;
 pub(crate) mod mesh;
 pub(crate) mod message;
 pub(crate) mod node;

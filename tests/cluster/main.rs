@@ -11,6 +11,7 @@
 mod kit;
 
 mod accounting;
+mod api;
 mod clocks;
 mod command_line;
 mod crossed_dials;

@@ -1,0 +1,273 @@
+//! The HTTP API as programs meet it: its views, its rights, and what it makes of bad requests.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::kit::http::{head, token};
+use crate::kit::{Cluster, Node, linked, three, until};
+
+/// The numbers of the events that a page has.
+fn numbers(page: &Value) -> Vec<u64> {
+    page["events"].as_array().unwrap().iter().map(|it| it["seq"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn the_api_shows_what_any_node_sees() {
+    let cluster = Cluster::new();
+    let [a, b, c] = three(&cluster);
+    let token = token(&cluster, "node_operator");
+    assert_eq!(a.gets("/api/status", &token).json()["name"], a.name);
+    let nodes = a.gets("/api/nodes", &token).json();
+    let names: Vec<_> = nodes["nodes"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
+    assert_eq!(names, [&a.name, &b.name, &c.name]);
+    let seen = a.gets(&format!("/api/topology?seen_by={}", b.name), &token).json();
+    assert_eq!(
+        (&seen["as_seen_by"], &a.gets("/api/topology", &token).json()["as_seen_by"]),
+        (&Value::from(b.name.clone()), &Value::from(a.name.clone()),)
+    );
+    assert_eq!(seen["links"].as_array().unwrap().len(), 6);
+    assert_eq!(a.gets(&format!("/api/status?seen_by={}", c.name), &token).json()["name"], c.name);
+
+    // A peer that is known and does not answer.
+    let gone = c.name.clone();
+    c.kill();
+    a.sees(&gone, "offline");
+    a.gets(&format!("/api/status?seen_by={gone}"), &token).problem(502);
+    a.gets("/api/status?seen_by=x@127.0.0.1", &token).problem(404);
+}
+
+#[test]
+fn events_come_a_page_at_a_time_and_as_they_happen() {
+    let cluster = Cluster::new();
+    let [a, b, c] = three(&cluster);
+    let token = token(&cluster, "node_operator");
+    let all = numbers(&a.gets("/api/events?since=0&limit=1000", &token).json());
+    assert!(
+        all.len() > 4 && all.iter().zip(1..).all(|(seq, expected)| *seq == expected),
+        "{all:?}"
+    );
+    let (mut seen, mut since) = (Vec::new(), 0);
+    while seen.len() < all.len() {
+        let page = a.gets(&format!("/api/events?since={since}&limit=3"), &token).json();
+        since = page["next"].as_u64().unwrap();
+        seen.extend(numbers(&page));
+    }
+    assert_eq!(seen[..all.len()], all);
+    let path = format!("/api/events?type=peer_online&node={}", b.name);
+    let found = a.gets(&path, &token).json();
+    let found = found["events"].as_array().unwrap();
+    assert!(!found.is_empty());
+    assert!(
+        found.iter().all(|it| it["event"] == "peer_online" && it["peer"] == b.name),
+        "{found:?}"
+    );
+
+    let bearer = format!("Bearer {token}");
+    let headers = [
+        ("Authorization", bearer.as_str()),
+        ("Accept", "text/event-stream"),
+        ("Last-Event-ID", "1"),
+    ];
+    let mut stream = a.request("GET /api/events?type=peer_offline", &headers);
+    assert_eq!(head(&mut stream).status, 200);
+    let gone = c.name.clone();
+    c.kill();
+    let told = data(&mut stream, |it| it["peer"] == gone);
+    assert_eq!(told["event"], "peer_offline", "{told}");
+    let later = numbers(&a.gets("/api/events?limit=1000", &token).json());
+    assert!(later.contains(&told["seq"].as_u64().unwrap()), "{told} {later:?}");
+}
+
+/// The next event of a stream that is wanted.
+fn data(stream: &mut BufReader<TcpStream>, wanted: impl Fn(&Value) -> bool) -> Value {
+    let lines = stream.lines().map(Result::unwrap);
+    let events = lines.filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok());
+    { events }.find(wanted).unwrap()
+}
+
+#[test]
+fn who_may_read_and_who_may_change() {
+    let cluster = Cluster::new();
+    let [a, b, _c] = three(&cluster);
+    for path in ["/api/status", "/api/nodes", "/api/topology", "/api/events", "/metrics"] {
+        let none = a.asks(&format!("GET {path}"), &[]);
+        assert_eq!(none.header("www-authenticate"), Some("bearer"), "{none:?}");
+        none.problem(401);
+        a.asks(&format!("GET {path}"), &[("Authorization", "Basic eDp5")]).problem(401);
+        a.gets(path, &token(&cluster, "user")).problem(403);
+        assert_eq!(a.gets(path, &token(&cluster, "node_operator")).status, 200);
+        let foreign = token(&cluster.beside(), "admin");
+        a.gets(path, &foreign).problem(401);
+        let origin = [("Origin", "http://evil.example")];
+        a.asks(&format!("GET {path}"), &origin).problem(403);
+    }
+    for path in ["/health/live", "/health/ready", "/api/openapi.json"] {
+        assert_eq!(a.asks(&format!("GET {path}"), &[]).status, 200);
+    }
+
+    let (operator, admin) = (token(&cluster, "node_operator"), token(&cluster, "admin"));
+    let (operator, admin) = (format!("Bearer {operator}"), format!("Bearer {admin}"));
+    let end = format!("POST /api/nodes/{}/disconnect", b.name);
+    for change in [end.as_str(), "POST /api/drain"] {
+        a.asks(change, &[]).problem(401);
+        a.asks(change, &[("Authorization", &operator)]).problem(403);
+    }
+    a.asks("POST /api/nodes/x@127.0.0.1/disconnect", &[("Authorization", &admin)]).problem(404);
+    let before = a.total("xpando_peer_losses_total");
+    assert_eq!(a.asks(&end, &[("Authorization", &admin)]).status, 202);
+    a.counts("xpando_peer_losses_total", "disconnected", before);
+    linked(&[&a, &b]); // it is dialed again
+
+    assert_eq!(a.asks("POST /api/drain", &[("Authorization", &admin)]).status, 202);
+    let ready = a.asks("GET /health/ready", &[]);
+    assert_eq!(
+        (ready.problem(503).as_str(), &ready.json()["checks"]["clients"]),
+        ("not ready: clients", &Value::Bool(false),)
+    );
+    let upgrade = [
+        ("Connection", "upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="),
+    ];
+    let socket = "GET /socket/websocket?vsn=2.0.0";
+    assert_eq!(head(&mut a.request(socket, &upgrade)).status, 503);
+    assert_eq!(head(&mut b.request(socket, &upgrade)).status, 101);
+}
+
+#[test]
+fn a_node_is_ready_with_as_many_peers_as_it_was_told() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").arg("--min-peers").arg("1").start();
+    let ready = a.asks("GET /health/ready", &[]);
+    assert_eq!(ready.problem(503), "not ready: peers");
+    let b = cluster.node("b").join(a.listen()).start();
+    linked(&[&a, &b]);
+    assert_eq!(a.asks("GET /health/ready", &[]).status, 200);
+}
+
+#[test]
+fn bad_requests_end_in_problem_details_and_nothing_else() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").arg("--allow-anonymous").arg("network:updates").start();
+    for path in ["/nope", "/api", "/api/", "/api/status/", "/api/../etc/passwd", "/%00"] {
+        a.asks(&format!("GET {path}"), &[]).problem(404);
+    }
+    for what in ["DELETE /api/status", "PUT /metrics", "GET /api/drain", "TRACE /health/live"] {
+        let answer = a.asks(what, &[]);
+        assert!(answer.header("allow").is_some(), "{answer:?}");
+        answer.problem(405);
+    }
+    for path in [
+        "/api/status?x=1",
+        "/api/status?seen_by=",
+        "/api/status?seen_by=a@127.0.0.1&seen_by=a@127.0.0.1",
+        "/api/events?since=-1",
+        "/api/events?since=99999999999999999999",
+        "/api/events?limit=0",
+        "/api/events?limit=1001",
+        "/api/events?type=party",
+        "/api/events?node=%ff",
+        "/metrics?x",
+        "/health/live?x=1",
+    ] {
+        a.asks(&format!("GET {path}"), &[]).problem(400);
+    }
+    a.asks("GET /api/events", &[("Accept", "text/event-stream"), ("Last-Event-ID", "x")])
+        .problem(400);
+    let long = format!("GET /api/status?x={}", "x".repeat(100_000));
+    let refused = a.asks(&long, &[]).status;
+    assert!([414, 431].contains(&refused), "{refused}");
+    assert_eq!(a.gets("/api/status", "not.a.token").status, 401);
+    assert_eq!(a.asks("GET /api/status", &[]).status, 200, "no token is needed here");
+    assert_eq!(a.asks("HEAD /api/status", &[]).body, "");
+}
+
+#[test]
+fn readers_of_events_that_do_not_read_keep_others_out_and_nobody_else() {
+    const STREAMS: usize = 64;
+    let cluster = Cluster::new();
+    let a = cluster.node("a").arg("--allow-anonymous").arg("network:updates").start();
+    let open = || {
+        let mut stream = a.request("GET /api/events", &[("Accept", "text/event-stream")]);
+        (head(&mut stream).status, stream)
+    };
+    let mut readers: Vec<_> = (0..STREAMS).map(|_| open()).collect();
+    assert!(readers.iter().all(|(status, _)| *status == 200));
+    assert_eq!(open().0, 503);
+    assert_eq!(a.asks("GET /api/events", &[]).status, 200, "a page can be had all the same");
+    readers.pop();
+    until("a place is free again", || match open().0 {
+        200 => Ok(()),
+        status => Err(status.to_string()),
+    });
+}
+
+/// The names of all metrics that a node has, and of those that it may come to have.
+fn names(node: &Node) -> BTreeSet<String> {
+    let text = node.asks("GET /metrics", &[]).body;
+    let told = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let told = told.filter_map(|line| line.split(' ').next()).map(str::to_owned);
+    told.chain(xpando_node::io::metrics::names()).collect()
+}
+
+#[test]
+fn what_deploy_asks_for_is_there() {
+    let cluster = Cluster::new();
+    let open = |name: &str| cluster.node(name).arg("--allow-anonymous").arg("network:updates");
+    let a = open("a").start();
+    let b = open("b").join(a.listen()).start();
+    a.sees_as(&b.name, "online", |row| row["rtt_ms"].is_number());
+    let known = names(&a);
+    for file in ["alerts.yml", "grafana.json"] {
+        let path = format!("{}/deploy/{file}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        let asked: BTreeSet<&str> = words
+            .filter(|word| word.starts_with("xpando_") || word.starts_with("process_"))
+            .collect();
+        assert!(asked.len() >= 5, "{file}: {asked:?}");
+        let unknown: Vec<_> = asked
+            .into_iter()
+            .filter(|name| {
+                let base =
+                    ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+                *name != "xpando_node" && !known.contains(base.unwrap_or(name))
+            })
+            .collect();
+        assert!(unknown.is_empty(), "{file}: {unknown:?} of {known:?}");
+    }
+}
+
+#[test]
+fn promtool_finds_nothing_to_say() {
+    let cluster = Cluster::new();
+    let open = |name: &str| cluster.node(name).arg("--allow-anonymous").arg("network:updates");
+    let a = open("a").start();
+    let b = open("b").join(a.listen()).start();
+    linked(&[&a, &b]);
+    let check = |args: &[&str], input: &str| {
+        let mut tool = Command::new("promtool");
+        let tool =
+            tool.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut tool = tool.spawn().ok()?;
+        tool.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = tool.wait_with_output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        Some((output.status.success(), String::from_utf8(said).unwrap()))
+    };
+    let metrics = a.asks("GET /metrics", &[]);
+    assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let Some(found) = check(&["check", "metrics"], &metrics.body) else {
+        eprintln!("SKIPPED: promtool is not installed");
+        return;
+    };
+    assert_eq!(found, (true, String::new()), "{}", metrics.body);
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/alerts.yml");
+    let (sound, said) = check(&["check", "rules", rules], "").unwrap();
+    assert!(sound, "{said}");
+}
