@@ -12,11 +12,14 @@ use xpando_node::io::places;
 
 mod bench;
 mod cert;
+mod events;
 mod logs;
 mod message;
 mod query;
 mod run;
 mod token;
+#[cfg(feature = "top")]
+mod top;
 mod topology;
 mod watch;
 mod why;
@@ -45,6 +48,11 @@ enum Command {
     Topology(topology::TopologyArgs),
     /// Follow what happens in the cluster, one line an event
     Watch(watch::WatchArgs),
+    /// Show what happened
+    Events(events::EventsArgs),
+    /// Watch nodes, links, rates and events live in this terminal
+    #[cfg(feature = "top")]
+    Top(top::TopArgs),
     /// Broadcast a message to the subscribers on every node
     Publish(message::PublishArgs),
     /// Print messages as they come, one line each
@@ -107,6 +115,12 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Why(args)) => why::why(&args, &mut out),
         Some(Command::Topology(args)) => topology::topology(&args, &mut out),
         Some(Command::Watch(args)) => watch::watch(&args, &mut out),
+        Some(Command::Events(args)) => events::events(&args, &mut out),
+        #[cfg(feature = "top")]
+        Some(Command::Top(args)) => {
+            drop(out); // the terminal's own
+            return top::top(&args);
+        }
         Some(Command::Publish(args)) => message::publish(&args, &mut out),
         Some(Command::Subscribe(args)) => message::subscribe(&args, &mut out),
         Some(Command::Call(args)) => message::call(&args, &mut out),

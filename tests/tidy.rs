@@ -50,6 +50,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prometheus_client", &["io::metrics"]),
     ("prost", &["proto::gate"]), // the gate reads ractor's frames with ractor's own decoder
     ("ractor", &["actors", "node"]),
+    ("ratatui", &["cli::top"]),
     ("ractor_cluster", &["actors::link", "actors::pubsub"]),
     ("rcgen", &["io::identity"]),
     ("redb", &["io::store"]),

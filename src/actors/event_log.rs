@@ -25,7 +25,7 @@ use crate::proto::node::{Contact, Incarnation, NodeName};
 
 mod trail;
 
-pub use trail::{Follower, Noted, Page, Trail, WAITING};
+pub use trail::{Follower, Noted, Page, Trail, WAITING, Wanted};
 
 /// Wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(5);

@@ -295,6 +295,9 @@ fn command(which: &Which, request: &Request) -> anyhow::Result<()> {
         Answer::Status(_)
         | Answer::Topology(_)
         | Answer::Metrics(_)
+        | Answer::Sight(_)
+        | Answer::Figures(_)
+        | Answer::Events(_)
         | Answer::Watching(_)
         | Answer::Sent { .. }
         | Answer::Subscribed(_)

@@ -76,7 +76,7 @@ fn matrix(topology: &TopologyStatus) -> String {
     text + "# online  ? suspect  x offline  . connecting or syncing  (blank) nothing known\n"
 }
 
-fn sign(link: Option<&TopologyLink>) -> &'static str {
+pub(super) fn sign(link: Option<&TopologyLink>) -> &'static str {
     match link.map(|link| link.state.as_str()) {
         Some("online") => "#",
         Some("suspect") => "?",

@@ -48,15 +48,20 @@ pub(super) fn watch(args: &WatchArgs, out: &mut dyn Write) -> anyhow::Result<()>
         if args.json {
             writeln!(out, "{line}")?;
         } else {
-            let Change { at, what, .. } = serde_json::from_str(&line)?;
-            writeln!(out, "{at}  {}", text(&what))?;
+            writeln!(out, "{}", self::line(&serde_json::from_str(&line)?))?;
         }
         out.flush()?;
     }
     bail!("{node} has ended")
 }
 
-fn text(what: &What) -> String {
+/// A change as a line for people.
+pub(super) fn line(change: &Change) -> String {
+    format!("{}  {}", change.at, text(&change.what))
+}
+
+/// What happened, for people.
+pub(super) fn text(what: &What) -> String {
     match what {
         What::Event(event) => told(event),
         What::Missed { missed } => format!("{missed} events came faster than they were read"),

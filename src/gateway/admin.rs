@@ -19,7 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::actors::event_log::Trail;
+use crate::actors::event_log::{Trail, Wanted};
 use crate::actors::heartbeat_monitor::Vitals;
 use crate::actors::node_manager::{Row, View, majority};
 use crate::actors::pubsub::PubSub;
@@ -27,7 +27,9 @@ use crate::actors::supervisor::{Child, Roster};
 use crate::actors::timer;
 use crate::actors::topology_tracker::Matrix;
 use crate::gateway::gauges;
-use crate::gateway::status::{Change, NodeStatus, PeerStatus, Sight, TopologyStatus};
+use crate::gateway::status::{
+    Change, Changes, Figures, NodeStatus, PeerStatus, Sight, TopologyStatus,
+};
 use crate::io::metrics::Metrics;
 use crate::proto::event::Status;
 use crate::proto::node::{ClusterId, NodeId, NodeName};
@@ -52,6 +54,21 @@ pub enum Request {
     Topology,
     /// The metrics as Prometheus text.
     Metrics,
+    /// [`Sight`].
+    Sight,
+    /// [`Figures`].
+    Figures,
+    /// [`Changes`] that are known: those after a number, or the latest.
+    Events {
+        /// After which.
+        since: Option<u64>,
+        /// How many at most.
+        limit: usize,
+        /// Of this type alone.
+        label: Option<String>,
+        /// About this node alone.
+        node: Option<NodeName>,
+    },
     /// [`Change`]s, as they happen.
     Watch,
     /// A broadcast to every node. The payload follows.
@@ -99,6 +116,12 @@ pub enum Answer {
     Topology(TopologyStatus),
     /// To [`Request::Metrics`].
     Metrics(String),
+    /// To [`Request::Sight`].
+    Sight(Sight),
+    /// To [`Request::Figures`].
+    Figures(Figures),
+    /// To [`Request::Events`].
+    Events(Changes),
     /// To [`Request::Publish`].
     Sent {
         /// Subscribers in this node.
@@ -301,6 +324,16 @@ impl Admin {
                 Ok(text) => Answer::Metrics(text),
                 Err(error) => Answer::Error(error.to_string()),
             },
+            Request::Sight => Answer::Sight(self.sight()),
+            Request::Figures => Answer::Figures(Figures::of(self.metrics.traffic())),
+            Request::Events { since, limit, label, node } => {
+                let wanted = Wanted { label, node };
+                let page = match since {
+                    Some(since) => self.trail.after(since, limit, &wanted),
+                    None => self.trail.latest(limit, &wanted),
+                };
+                Answer::Events(page.into())
+            }
             Request::Watch
             | Request::Publish { .. }
             | Request::Subscribe { .. }
@@ -374,6 +407,9 @@ async fn talk(admin: &Admin, stream: UnixStream) -> std::io::Result<()> {
         Request::Status
         | Request::Topology
         | Request::Metrics
+        | Request::Sight
+        | Request::Figures
+        | Request::Events { .. }
         | Request::Disconnect { .. }
         | Request::Drain
         | Request::Kill { .. } => say(&mut writer, &admin.answer(request)).await,
@@ -570,7 +606,7 @@ mod tests {
         // More than the socket and the queue hold, before anything is read.
         let flood = 40 * WAITING as u64;
         (2..=flood).for_each(|n| world.pubsub.announce(event(n)));
-        while world.trail.latest(0, |_| true).next < flood {
+        while world.trail.latest(0, &Wanted::default()).next < flood {
             tokio::task::yield_now().await;
         }
         let (mut seen, mut missed) = (1, 0);

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::actors::event_log::Noted;
+use crate::actors::event_log::{Noted, Page};
 use crate::actors::heartbeat_monitor::Vital;
 use crate::actors::link::RoundTrip;
 use crate::actors::node_manager::Row;
 use crate::actors::timer;
 use crate::actors::topology_tracker::{Edge, Matrix};
 use crate::io::clock::{self, rfc3339};
+use crate::io::metrics::Traffic;
 use crate::proto::event::{Broken, Event, Reason, Status};
 use crate::proto::heartbeat::Evidence;
 use crate::proto::membership::Majority;
@@ -221,6 +222,54 @@ impl From<&Noted> for Change {
     fn from(noted: &Noted) -> Self {
         let what = What::Event(noted.event.clone());
         Self { seq: Some(noted.seq), at: rfc3339(noted.at), what }
+    }
+}
+
+/// A part of what happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Changes {
+    /// Oldest first.
+    pub events: Vec<Change>,
+    /// Ask for what is after this number next.
+    pub next: u64,
+    /// The first number that is still known.
+    pub first: u64,
+}
+
+impl From<Page> for Changes {
+    fn from(page: Page) -> Self {
+        let events = page.entries.iter().map(|noted| Change::from(&**noted)).collect();
+        Self { events, next: page.next, first: page.first }
+    }
+}
+
+/// What went over all links since the node started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// When it was looked at: RFC 3339, UTC.
+    pub at: String,
+    /// Messages that came.
+    pub messages_in: u64,
+    /// Messages that went.
+    pub messages_out: u64,
+    /// Bytes that came.
+    pub bytes_in: u64,
+    /// Bytes that went.
+    pub bytes_out: u64,
+}
+
+impl Figures {
+    /// The figures now.
+    #[must_use]
+    pub fn of(traffic: &Traffic) -> Self {
+        let (came, went) = traffic.total();
+        Self {
+            at: rfc3339(clock::wall()),
+            messages_in: came.messages,
+            messages_out: went.messages,
+            bytes_in: came.bytes,
+            bytes_out: went.bytes,
+        }
     }
 }
 

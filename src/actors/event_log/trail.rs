@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::proto::event::Event;
+use crate::proto::node::NodeName;
 
 /// Entries that stay.
 const KEPT: usize = 4096;
@@ -55,6 +56,24 @@ impl fmt::Debug for Trail {
     }
 }
 
+/// Which entries are wanted; all, unless it says otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// A type of events: one of [`Event::LABELS`].
+    pub label: Option<String>,
+    /// Those about this node.
+    pub node: Option<NodeName>,
+}
+
+impl Wanted {
+    /// Whether an entry is.
+    #[must_use]
+    pub fn fits(&self, noted: &Noted) -> bool {
+        self.label.as_ref().is_none_or(|label| label == noted.event.label())
+            && self.node.as_ref().is_none_or(|node| noted.event.concerns(node))
+    }
+}
+
 /// A part of the trail.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Page {
@@ -86,15 +105,15 @@ impl Trail {
 
     /// The first `limit` entries after a number that fit.
     #[must_use]
-    pub fn after(&self, seq: u64, limit: usize, fits: impl Fn(&Noted) -> bool) -> Page {
-        page(&self.kept(), seq, limit, fits)
+    pub fn after(&self, seq: u64, limit: usize, wanted: &Wanted) -> Page {
+        page(&self.kept(), seq, limit, wanted)
     }
 
     /// The last `limit` entries that fit.
     #[must_use]
-    pub fn latest(&self, limit: usize, fits: impl Fn(&Noted) -> bool) -> Page {
+    pub fn latest(&self, limit: usize, wanted: &Wanted) -> Page {
         let kept = self.kept();
-        let fitting = kept.entries.iter().rev().filter(|noted| fits(noted));
+        let fitting = kept.entries.iter().rev().filter(|noted| wanted.fits(noted));
         let mut entries: Vec<_> = fitting.take(limit).cloned().collect();
         entries.reverse();
         Page { entries, next: kept.last, first: first(&kept) }
@@ -110,7 +129,7 @@ impl Trail {
     #[must_use]
     pub fn follow_after(&self, seq: u64) -> (Page, Follower) {
         let kept = self.kept();
-        (page(&kept, seq, KEPT, |_| true), Follower(self.0.news.subscribe()))
+        (page(&kept, seq, KEPT, &Wanted::default()), Follower(self.0.news.subscribe()))
     }
 }
 
@@ -118,8 +137,8 @@ fn first(kept: &Kept) -> u64 {
     kept.entries.front().map_or(kept.last + 1, |noted| noted.seq)
 }
 
-fn page(kept: &Kept, seq: u64, limit: usize, fits: impl Fn(&Noted) -> bool) -> Page {
-    let later = kept.entries.iter().filter(|noted| noted.seq > seq && fits(noted));
+fn page(kept: &Kept, seq: u64, limit: usize, wanted: &Wanted) -> Page {
+    let later = kept.entries.iter().filter(|noted| noted.seq > seq && wanted.fits(noted));
     let entries: Vec<_> = later.take(limit).cloned().collect();
     let full = entries.len() == limit;
     let next = entries.last().filter(|_| full).map_or(kept.last, |noted| noted.seq);
@@ -157,14 +176,22 @@ mod tests {
     #[test]
     fn pages_follow_each_other_without_gap_or_double() {
         let trail = Trail::default();
-        assert_eq!(trail.after(0, 3, |_| true), Page { entries: vec![], next: 0, first: 1 });
-        paused(&trail, 1..=7);
-        let even = |noted: &Noted| noted.seq.is_multiple_of(2);
-        let page = trail.after(0, 2, even);
-        assert_eq!((numbers(&page), page.next), (vec![2, 4], 4));
-        let page = trail.after(page.next, 2, even);
-        assert_eq!((numbers(&page), page.next), (vec![6], 7), "the end: nothing before 7 fits");
-        let page = trail.latest(3, |_| true);
+        let all = Wanted::default();
+        assert_eq!(trail.after(0, 3, &all), Page { entries: vec![], next: 0, first: 1 });
+        paused(&trail, 1..=3);
+        let peer: NodeName = "b@127.0.0.1".parse().expect("valid");
+        trail.note(Event::PeerConnecting { peer: peer.clone() }, UNIX_EPOCH);
+        paused(&trail, 5..=7);
+        let label = Some("paused".to_owned());
+        let wanted = Wanted { label, node: None };
+        let page = trail.after(1, 3, &wanted);
+        assert_eq!((numbers(&page), page.next), (vec![2, 3, 5], 5));
+        let page = trail.after(page.next, 3, &wanted);
+        assert_eq!((numbers(&page), page.next), (vec![6, 7], 7));
+        let wanted = Wanted { label: None, node: Some(peer) };
+        let page = trail.after(0, 3, &wanted);
+        assert_eq!((numbers(&page), page.next), (vec![4], 7), "the end: nothing before 7 fits");
+        let page = trail.latest(3, &all);
         assert_eq!((numbers(&page), page.next, page.first), (vec![5, 6, 7], 7, 1));
     }
 
@@ -172,7 +199,7 @@ mod tests {
     fn the_oldest_goes_and_the_first_says_so() {
         let trail = Trail::default();
         paused(&trail, 1..=KEPT as u64 + 5);
-        let page = trail.after(0, 1, |_| true);
+        let page = trail.after(0, 1, &Wanted::default());
         assert_eq!((numbers(&page), page.first), (vec![6], 6));
     }
 

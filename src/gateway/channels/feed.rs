@@ -13,8 +13,7 @@ use serde_json::{Value, json};
 use super::Channels;
 use crate::actors::event_log::Noted;
 use crate::gateway::admin::Admin;
-use crate::gateway::status::{Change, What};
-use crate::io::clock::{self, rfc3339};
+use crate::gateway::status::{Change, Figures, What};
 use crate::proto::channel::{Json, Payload};
 use crate::proto::event::Event;
 use crate::proto::node::NodeName;
@@ -65,17 +64,9 @@ fn tell(channels: &Channels, news: Result<Arc<Noted>, u64>) {
     }
 }
 
-/// What went over all links since the start.
 fn figures(channels: &Channels) {
-    let (came, went) = channels.metrics.traffic().total();
-    let figures = json!({
-        "at": rfc3339(clock::wall()),
-        "messages_in": came.messages,
-        "messages_out": went.messages,
-        "bytes_in": came.bytes,
-        "bytes_out": went.bytes,
-    });
-    here(channels, &Topic::network_updates(), "figures", &figures);
+    let figures = Figures::of(channels.metrics.traffic());
+    here(channels, &Topic::network_updates(), "figures", &json!(figures));
 }
 
 fn beats(channels: &Channels) {

@@ -9,43 +9,17 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream, StreamExt};
-use serde::Serialize;
 
 use super::{Answer, Api, Query, Right, json};
-use crate::actors::event_log::{Noted, Trail};
+use crate::actors::event_log::{Noted, Trail, Wanted};
 use crate::gateway::http::From;
 use crate::gateway::http::problem::Problem;
-use crate::gateway::status::Change;
+use crate::gateway::status::{Change, Changes};
 use crate::proto::event::Event;
-use crate::proto::node::NodeName;
 
 /// Events on a page, unless another number is asked for, and at most.
 const PAGE: usize = 100;
 const LARGEST: usize = 1000;
-
-#[derive(Serialize)]
-struct Page {
-    /// Oldest first.
-    events: Vec<Change>,
-    /// Ask for what is after this number next.
-    next: u64,
-    /// The first number that is still known.
-    first: u64,
-}
-
-/// Which events are wanted.
-#[derive(Clone, Default)]
-struct Wanted {
-    label: Option<String>,
-    node: Option<NodeName>,
-}
-
-impl Wanted {
-    fn fits(&self, noted: &Noted) -> bool {
-        self.label.as_ref().is_none_or(|label| label == noted.event.label())
-            && self.node.as_ref().is_none_or(|node| noted.event.concerns(node))
-    }
-}
 
 fn wrong(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail)
@@ -74,13 +48,11 @@ pub(super) async fn events(
     if as_stream(&headers) {
         return follow(&api, last(&headers)?.or(since), wanted);
     }
-    let fits = |noted: &Noted| wanted.fits(noted);
     let page = match since {
-        Some(since) => trail.after(since, limit, fits),
-        None => trail.latest(limit, fits),
+        Some(since) => trail.after(since, limit, &wanted),
+        None => trail.latest(limit, &wanted),
     };
-    let events = page.entries.iter().map(|noted| Change::from(&**noted)).collect();
-    json(&Page { events, next: page.next, first: page.first })
+    json(&Changes::from(page))
 }
 
 /// Whether a stream is wanted rather than a page.
