@@ -109,7 +109,7 @@ impl Http {
             .with_state(site.clone())
             .merge(api::routes(site));
         let room = Arc::new(Semaphore::new(CONNECTIONS));
-        let mut pace = Pace { allowed: RATE, at: timer::now() };
+        let mut pace = Pace::new();
         let mut clients = JoinSet::new();
         loop {
             while clients.try_join_next().is_some() {}
@@ -140,6 +140,10 @@ struct Pace {
 }
 
 impl Pace {
+    fn new() -> Self {
+        Self { allowed: RATE, at: timer::now() }
+    }
+
     async fn wait(&mut self) {
         let now = timer::now();
         let since = now.saturating_duration_since(self.at).as_secs_f64();
@@ -188,5 +192,50 @@ where
         .with_upgrades();
     if let Err(error) = talking.await {
         tracing::debug!(%error, "client");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long it takes to let so many through.
+    async fn takes(pace: &mut Pace, many: f64) -> Duration {
+        let start = timer::now();
+        for _ in 0..many as u64 {
+            pace.wait().await;
+        }
+        timer::now() - start
+    }
+
+    /// Timers ring at whole milliseconds.
+    fn about(took: Duration, wanted: f64) -> bool {
+        (took.as_secs_f64() - wanted).abs() < 0.003
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_passes_at_once_and_then_so_many_a_second() {
+        let mut pace = Pace::new();
+        assert_eq!(takes(&mut pace, RATE).await, Duration::ZERO, "a burst");
+        for _ in 0..3 {
+            let took = takes(&mut pace, RATE).await;
+            assert!(about(took, 1.0), "a second's worth took {took:?}");
+        }
+        let took = takes(&mut pace, RATE / 10.0).await;
+        assert!(about(took, 0.1), "a tenth of it took {took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn quiet_times_save_up_one_burst_and_no_more() {
+        let mut pace = Pace::new();
+        takes(&mut pace, RATE).await;
+        tokio::time::advance(Duration::from_millis(500)).await;
+        assert_eq!(takes(&mut pace, RATE / 2.0).await, Duration::ZERO, "half a burst");
+        let took = takes(&mut pace, RATE / 2.0).await;
+        assert!(about(took, 0.5), "what half a second had not saved took {took:?}");
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert_eq!(takes(&mut pace, RATE).await, Duration::ZERO, "a burst");
+        let took = takes(&mut pace, RATE).await;
+        assert!(about(took, 1.0), "after the burst of a long quiet time, {took:?}");
     }
 }

@@ -20,12 +20,15 @@ const PROBE: Duration = Duration::from_secs(5);
 /// Room for the kernel's answer about one connection.
 const ANSWER: usize = 4096;
 
-/// Opens a listening socket. A port that a node has just left is free at once (`SO_REUSEADDR`).
+/// Opens a listening socket, where so many callers may wait to be accepted: whoever finds no room calls again after a
+/// second, and then after ever longer. A port that a node has just left is free at once (`SO_REUSEADDR`).
 ///
 /// # Errors
 /// The system's; nothing changed.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn listen(address: SocketAddr, waiting: i32) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address)?;
+    // What the standard library has asked for is asked for anew.
+    rustix::net::listen(&listener, waiting)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

@@ -12,6 +12,10 @@ use crate::proto::node::NodeName;
 
 /// On loopback, how many ports after the usual one are tried.
 const NEXT_PORTS: u16 = 1000;
+/// Peers that may wait to be accepted.
+const PEERS: i32 = 128;
+/// Clients that may: when a node dies, all of its clients come to the others at once. The system has the last word.
+const CLIENTS: i32 = 4096;
 
 /// The addresses of the name's host.
 async fn hosts(name: &NodeName) -> Result<Vec<IpAddr>, StartError> {
@@ -34,7 +38,7 @@ pub(super) async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr),
             (SocketAddr::new(ip.unwrap_or(IpAddr::from([127, 0, 0, 1])), PORT), last)
         }
     };
-    let listener = bind(first, last);
+    let listener = bind(first, last, PEERS);
     let bound = listener.and_then(|listener| listener.local_addr().map(|at| (listener, at)));
     bound.map_err(|source| StartError::Listen { address: first, source })
 }
@@ -66,16 +70,17 @@ pub(super) fn clients(
         None if config.plain || first.ip().is_loopback() => None,
         None => Some(Web::of(identity)?),
     };
-    let bound = bind(first, last).and_then(|it| it.local_addr().map(|at| (Arc::new(it), at)));
+    let bound =
+        bind(first, last, CLIENTS).and_then(|it| it.local_addr().map(|at| (Arc::new(it), at)));
     let (listener, address) =
         bound.map_err(|source| StartError::Http { address: first, source })?;
     Ok((listener, address, web))
 }
 
 /// Listens on the first free port.
-fn bind(mut address: SocketAddr, last: u16) -> std::io::Result<TcpListener> {
+fn bind(mut address: SocketAddr, last: u16, waiting: i32) -> std::io::Result<TcpListener> {
     loop {
-        match tcp::listen(address) {
+        match tcp::listen(address, waiting) {
             Err(error)
                 if error.kind() == std::io::ErrorKind::AddrInUse && address.port() < last =>
             {

@@ -18,6 +18,7 @@ use xpando_node::io::identity::{Authority, Identity, Validity};
 use xpando_node::io::{beacon, clock};
 use xpando_node::proto::node::NodeName;
 
+pub(crate) mod client;
 pub(crate) mod example;
 pub(crate) mod http;
 pub(crate) mod mesh;
@@ -168,12 +169,22 @@ pub(crate) fn three(cluster: &Cluster) -> [Node; 3] {
 
 /// Waits until `look` gives a value; fails with what it last said when [`PATIENCE`] runs out.
 #[track_caller]
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+pub(crate) fn until<T>(what: &str, look: impl FnMut() -> Result<T, String>) -> T {
+    within(PATIENCE, what, look)
+}
+
+/// [`until`], with another patience.
+#[track_caller]
+pub(crate) fn within<T>(
+    patience: Duration,
+    what: &str,
+    mut look: impl FnMut() -> Result<T, String>,
+) -> T {
     let start = now();
     loop {
         match look() {
             Ok(value) => return value,
-            Err(last) if start.elapsed() > PATIENCE => panic!("no {what} in time: {last}"),
+            Err(last) if start.elapsed() > patience => panic!("no {what} in time: {last}"),
             Err(_) => thread::sleep((start.elapsed() / 16).clamp(*LOOK.start(), *LOOK.end())),
         }
     }

@@ -12,12 +12,14 @@ mod kit;
 
 mod accounting;
 mod api;
+mod clients;
 mod clocks;
 mod command_line;
 mod crossed_dials;
 mod examples;
 mod flapping;
 mod formation;
+mod gateway;
 mod hostile_beacons;
 mod hostile_links;
 mod lives;

@@ -11,6 +11,7 @@ import * as phoenix18 from "phoenix";
 import * as phoenix17 from "phoenix-1.7";
 import * as phoenix16 from "phoenix-1.6";
 import { Cluster, Suite } from "./kit.mjs";
+import * as acquainted from "./checks/acquainted.mjs";
 import * as clients from "./checks/clients.mjs";
 import * as frames from "./checks/frames.mjs";
 import * as idle from "./checks/idle.mjs";
@@ -47,6 +48,7 @@ const world = { cluster, a, b, c, s, t, alice, bob, operator, libraries };
 console.log("five nodes are linked");
 
 const suite = new Suite(cluster, only);
+await acquainted.run(suite, world);
 // What waits for a minute runs beside what does not, on nodes a, s and t; what kills b and c comes last.
 const quiet = [idle.run(suite, world), longpoll.run(suite, world)];
 const lanes = Object.entries(libraries).map(([version, library]) => clients.run(suite, world, version, library));

@@ -210,21 +210,6 @@ export function push(channel, event, payload = {}, timeout = PATIENCE) {
   });
 }
 
-// Until what each says is heard by the other: who joined a topic on one node is known to the other nodes a moment
-// later, and what is said there before does not reach it. What was said for this is forgotten again.
-export async function acquaint(one, two, event = "hello") {
-  for (const [by, speaker, listener] of [[1, one, two], [2, two, one]]) {
-    let last = 0;
-    const hears = (channel) => channel.says(event).some(([, payload]) => payload.hello === last && payload.by === by);
-    await until("each hears the other", async () => {
-      last++;
-      await push(speaker, event, { hello: last, by });
-      return until("a greeting", () => hears(speaker) && hears(listener), 200).catch(() => false);
-    }, 2 * PATIENCE);
-  }
-  for (const channel of [one, two]) channel.heard = channel.heard.filter(([, payload]) => payload.hello === undefined);
-}
-
 // A bare WebSocket.
 export class Raw {
   constructor(url, { protocols, headers } = {}) {
@@ -264,15 +249,6 @@ export class Raw {
 
   reply(ref) {
     return this.next((frame) => frame[1] === ref && frame[3] === "phx_reply", `reply to ${ref}`);
-  }
-
-  // Says something on a topic until another socket hears it; see `acquaint`.
-  async greets(ref, topic, other) {
-    const hears = () => other.frames.some((frame) => (frame[3] ?? frame.event) === "hello");
-    await until("a greeting", async () => {
-      this.say([ref, null, topic, "hello", {}]);
-      return until("it", hears, 200).catch(() => false);
-    });
   }
 
   async joined(ref, topic, params = {}) {

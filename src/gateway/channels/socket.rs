@@ -4,6 +4,8 @@
 //! 1. It waits for the client to take what it is sent for at most [`TAKE`], and for it to say something for at most
 //!    [`IDLE`].
 //! 2. It is never closed with 1000, after which old clients do not come back.
+//! 3. Whoever is told to go can read why: what the client still says is read and thrown away, up to [`REST`] and for
+//!    [`PART`], for a stream that is dropped with something unread on it is reset, and the reason lost.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -31,6 +33,10 @@ pub(in crate::gateway) const IDLE: Duration = Duration::from_secs(60);
 const ASK: Duration = Duration::from_secs(30);
 /// A client that takes nothing for so long is disconnected.
 const TAKE: Duration = Duration::from_secs(10);
+/// How long a client that is to go may go on talking.
+const PART: Duration = Duration::from_secs(2);
+/// Bytes that it may say meanwhile: several of the longest frames.
+const REST: u64 = 16 * 1024 * 1024;
 
 /// Bytes that are read at once, and that small frames are gathered in. More is taken as it is needed, and kept no
 /// longer than that.
@@ -53,8 +59,7 @@ pub(in crate::gateway) async fn run(stream: Upgraded, client: Client, channels: 
     if let Some(close) = session.serve(&mut socket, news).await {
         channels.metrics.count(Count::Channels, ended(close));
         drop(session);
-        // Whoever does not take even this is gone all the same.
-        drop(tokio::time::timeout(TAKE, part(&mut socket, close)).await);
+        part(socket, close).await;
     } else {
         // The answer to the client's own close.
         drop(tokio::time::timeout(TAKE, socket.flush()).await);
@@ -62,12 +67,18 @@ pub(in crate::gateway) async fn run(stream: Upgraded, client: Client, channels: 
     channels.metrics.count(Count::Channels, "disconnected");
 }
 
-/// Closes, and waits for the answer: a socket that is dropped while something arrives on it takes back what the
-/// client has not read yet, and with it the reason.
-async fn part(socket: &mut WebSocket, close: Close) {
+/// Closes, and hears the client out.
+async fn part(mut socket: WebSocket, close: Close) {
     let (code, reason) = (CloseCode::from(close.code), Utf8Bytes::from_static(close.reason));
-    if socket.send(Message::Close(Some(CloseFrame { code, reason }))).await.is_ok() {
-        while let Some(Ok(_)) = socket.next().await {}
+    let told = async {
+        socket.send(Message::Close(Some(CloseFrame { code, reason }))).await.ok()?;
+        socket.get_mut().shutdown().await.ok()
+    };
+    // Whoever does not take even this is gone all the same.
+    if let Ok(Some(())) = tokio::time::timeout(TAKE, told).await {
+        // After an error the library reads no more.
+        let mut rest = socket.into_inner().take(REST);
+        drop(tokio::time::timeout(PART, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await);
     }
 }
 

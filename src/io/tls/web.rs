@@ -61,6 +61,9 @@ impl Web {
         };
         let chain = CertificateDer::pem_file_iter(certificate).map_err(failed(certificate))?;
         let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(failed(certificate))?;
+        if chain.is_empty() {
+            return Err(failed(certificate)(pem::Error::NoItemsFound));
+        }
         let key = PrivateKeyDer::from_pem_file(key).map_err(failed(key))?;
         Self::new(chain, key)
     }

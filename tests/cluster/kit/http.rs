@@ -1,7 +1,7 @@
 //! A client of a node's HTTP API: one request, one answer.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 
 use serde_json::Value;
 
@@ -44,13 +44,6 @@ pub(crate) fn token(cluster: &Cluster, role: &str) -> String {
 }
 
 impl Node {
-    /// Where it listens for clients.
-    #[track_caller]
-    pub(crate) fn http(&self) -> SocketAddr {
-        let status = self.shows("an address for clients", |status| status["http"].is_string());
-        status["http"].as_str().unwrap().parse().unwrap()
-    }
-
     /// Sends a request and leaves the answer to be read.
     pub(crate) fn request(&self, what: &str, headers: &[(&str, &str)]) -> BufReader<TcpStream> {
         let mut stream = TcpStream::connect(self.http()).unwrap();

@@ -176,6 +176,13 @@ impl Node {
         ready["listen"].as_str().unwrap().parse().unwrap()
     }
 
+    /// Where it serves clients, once it is ready.
+    #[track_caller]
+    pub(crate) fn http(&self) -> SocketAddr {
+        let ready = self.logged("node ready", &[]);
+        ready["http"].as_str().unwrap().parse().unwrap()
+    }
+
     fn ask(&self, args: &[&str]) -> Result<String, String> {
         let mut program = Command::new(super::PROGRAM);
         program.env_clear().args(args).arg("--data-dir").arg(&self.data_dir);

@@ -1,5 +1,5 @@
 // Nodes that die, restart and stop under joined clients. Node b and then node c: the others stay.
-import { acquaint, demand, push, same, show, until } from "../kit.mjs";
+import { demand, push, same, show, until } from "../kit.mjs";
 
 export async function run(suite, { cluster, a, b, c, s, t, alice, bob, operator, libraries }) {
   const versions = Object.entries(libraries);
@@ -26,7 +26,6 @@ export async function run(suite, { cluster, a, b, c, s, t, alice, bob, operator,
     await until(() => `${version}: a new join`, () => channel.answers.length > 1, 30_000);
     await both(watcher);
     await both(channel);
-    await acquaint(watcher, channel);
     same((await push(channel, "back", { version })).status, "ok");
     await until(`${version}: heard here`, () => watcher.says("back", { version }).length === 1);
     demand(client.closes.length >= 1, "it was never closed");

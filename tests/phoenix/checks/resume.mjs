@@ -1,5 +1,5 @@
 // Coming back to a topic without having missed anything: the join parameter `last_seq`.
-import { acquaint, demand, push, same, show, until } from "../kit.mjs";
+import { demand, push, same, show, until } from "../kit.mjs";
 
 export async function run(suite, { a, b, alice, bob, libraries }) {
   const check = (name, body) => suite.check(`resume: ${name}`, body);
@@ -23,7 +23,6 @@ export async function run(suite, { a, b, alice, bob, libraries }) {
     };
     const first = await place.raw(a);
     await first.joined("0", room);
-    await speaker.greets("s", room, first);
     const begun = await first.joined("1", room, { last_seq: "" });
     demand(begun.gap === undefined, "a gap for a first join");
     for (const n of [1, 2, 3]) await say(n);
@@ -78,7 +77,6 @@ export async function run(suite, { a, b, alice, bob, libraries }) {
     const channel = client.channel(room, () => ({ last_seq: seq }));
     channel.on("say", (payload) => { seq = payload.seq; });
     same((await client.join(channel)).status, "ok");
-    await acquaint(channel, speaker, "hello");
     same((await push(speaker, "say", { n: 1 })).status, "ok");
     await until("the first", () => channel.says("say").length === 1);
     client.wire.terminate();
