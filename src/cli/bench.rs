@@ -31,7 +31,8 @@ pub(super) enum BenchCommand {
     },
     /// What N linked nodes cost while nothing happens: processor and memory of each
     ///
-    /// Floor: one node without peers, measured right before.
+    /// Floor: one node without peers, measured right before; for a scrape of metrics, a question to the same node that
+    /// is answered with five numbers.
     Idle {
         /// Nodes
         #[arg(default_value_t = 5, value_parser = clap::value_parser!(u16).range(2..=200))]

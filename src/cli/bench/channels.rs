@@ -265,7 +265,7 @@ async fn count(
 }
 
 /// Median and 99th percentile in milliseconds.
-fn quantiles(nanos: &mut [u64]) -> [f64; 2] {
+pub(super) fn quantiles(nanos: &mut [u64]) -> [f64; 2] {
     nanos.sort_unstable();
     let of = |share: f64| nanos.get((nanos.len() as f64 * share) as usize).copied().unwrap_or(0);
     [0.5, 0.99].map(|share| of(share) as f64 / 1e6)

@@ -3,12 +3,19 @@
 use std::io::Write;
 use std::time::Duration;
 
+use xpando_node::actors::timer::now;
+use xpando_node::gateway::admin::Request;
 use xpando_node::io::usage::{Usage, usage};
 
+use super::channels::quantiles;
 use super::mesh::{Mesh, Running};
+use crate::cli::query::ask;
 
 /// After the mesh is full: hellos, digests and first beats settle.
 const SETTLE: Duration = Duration::from_secs(10);
+
+/// Metrics are read so often.
+const SCRAPES: usize = 200;
 
 /// What one node cost.
 #[derive(Clone, Copy)]
@@ -21,8 +28,9 @@ struct Cost {
 
 pub(super) fn run(nodes: u16, seconds: u64, out: &mut dyn Write) -> anyhow::Result<()> {
     let time = Duration::from_secs(seconds);
-    let [floor] = measure(1, time)?[..] else { anyhow::bail!("one node") };
-    let costs = measure(nodes, time)?;
+    let [floor] = measure(&Mesh::start(1)?, time)?[..] else { anyhow::bail!("one node") };
+    let mesh = Mesh::start(nodes)?;
+    let costs = measure(&mesh, time)?;
     let mean = |of: fn(&Cost) -> f64| costs.iter().map(of).sum::<f64>() / costs.len() as f64;
     let most = |of: fn(&Cost) -> f64| costs.iter().map(of).fold(0.0, f64::max);
     let (processor, memory) = (mean(|cost| cost.processor), mean(|cost| cost.memory));
@@ -42,11 +50,27 @@ pub(super) fn run(nodes: u16, seconds: u64, out: &mut dyn Write) -> anyhow::Resu
         memory / floor.memory,
         floor.memory
     )?;
+    let mut asked = |request: &Request| -> anyhow::Result<[f64; 2]> {
+        let directory = mesh.nodes.first().map(|node| mesh.data_dir(node)).unwrap_or_default();
+        let mut times = Vec::new();
+        for _ in 0..SCRAPES {
+            let begun = now();
+            ask(&directory, request)?;
+            times.push(u64::try_from(begun.elapsed().as_nanos())?);
+        }
+        Ok(quantiles(&mut times))
+    };
+    let ([floor, _], [p50, p99]) = (asked(&Request::Figures)?, asked(&Request::Metrics)?);
+    writeln!(
+        out,
+        "  metrics    p50 {p50:.2} ms, p99 {p99:.2} ms a scrape, of {} peers   {:.1} x floor ({floor:.2} ms)",
+        nodes - 1,
+        p50 / floor
+    )?;
     Ok(())
 }
 
-fn measure(nodes: u16, time: Duration) -> anyhow::Result<Vec<Cost>> {
-    let mesh = Mesh::start(nodes)?;
+fn measure(mesh: &Mesh, time: Duration) -> anyhow::Result<Vec<Cost>> {
     mesh.full()?;
     std::thread::sleep(SETTLE);
     let used = |node: &Running| usage(Some(node.pid()));
