@@ -1,4 +1,4 @@
-//! The gateway for clients outside the cluster: HTTP/1.1, with WebSockets and long polling for channels.
+//! The gateway for clients outside the cluster: HTTP/1.1, with WebSockets and long polling for channels, and the dashboard.
 //!
 //! Invariants:
 //! 1. It listens on loopback unless told otherwise, and elsewhere speaks TLS unless told otherwise.
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, DefaultBodyLimit};
-use axum::routing::any;
+use axum::routing::{any, get};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -31,6 +31,7 @@ use crate::io::tls::Web;
 use crate::proto::topic::Pattern;
 
 mod api;
+mod dashboard;
 pub mod origin;
 mod problem;
 mod upgrade;
@@ -103,6 +104,7 @@ impl Http {
         let site =
             Site { channels: self.channels, origins: self.origins.into(), polls: Arc::default() };
         let routes = Router::new()
+            .route("/", get(dashboard::page))
             .route("/socket/websocket", any(upgrade::websocket))
             .route("/socket/longpoll", any(upgrade::poll))
             .layer(DefaultBodyLimit::max(longpoll::MAX_BODY))

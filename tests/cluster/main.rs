@@ -16,6 +16,7 @@ mod clients;
 mod clocks;
 mod command_line;
 mod crossed_dials;
+mod dashboard;
 mod examples;
 mod flapping;
 mod formation;

@@ -50,7 +50,7 @@ pub(super) fn run(nodes: u16, seconds: u64, out: &mut dyn Write) -> anyhow::Resu
         memory / floor.memory,
         floor.memory
     )?;
-    let mut asked = |request: &Request| -> anyhow::Result<[f64; 2]> {
+    let asked = |request: &Request| -> anyhow::Result<[f64; 2]> {
         let directory = mesh.nodes.first().map(|node| mesh.data_dir(node)).unwrap_or_default();
         let mut times = Vec::new();
         for _ in 0..SCRAPES {

@@ -35,6 +35,9 @@ const JOIN: Duration = Duration::from_secs(10);
 /// Events that may wait for a handler.
 const WAITING: usize = 64;
 
+/// The node's own events on `network:updates`.
+const OWN: [&str; 3] = ["snapshot", "change", "figures"];
+
 /// Where events for a handler go.
 type Pushes = mpsc::Sender<(handler::Push, Option<Ref>)>;
 
@@ -392,6 +395,8 @@ impl Client {
                 }
             }
             (Kind::Node, None, true) if frame.event != "data" => Err("only data can be sent here"),
+            // What the node says there, nobody else says.
+            (Kind::Network, None, true) if OWN.contains(&frame.event.as_str()) => Err("reserved"),
             (Kind::Room | Kind::Network | Kind::Node, None, true) => {
                 publish(&self.channels, &join.topic, &frame.event, &frame.payload)
             }
@@ -429,7 +434,8 @@ impl Client {
                 Err(why) => (Outcome::Error, reason(&why)),
             };
             let reply = Say::Reply(join.join_ref.as_ref(), reference.as_ref(), outcome, &response);
-            outbox.push(reply.encode(dialect, join.topic.as_str()), Slow::Disconnect);
+            // A large view for a slow client makes way for what is newer, and is asked for again.
+            outbox.push(reply.encode(dialect, join.topic.as_str()), Slow::DropOldest);
             drop(place);
         });
         Ok(())

@@ -116,6 +116,29 @@ async function views(suite, { a, b, operator, libraries }) {
     demand(peers.includes(b.full) && snapshot.topology, () => show(peers));
   });
 
+  await check("network:updates shows any node's view when it is asked, and figures each second", async (place) => {
+    const channel = await client(place, a).joined("network:updates");
+    for (const [asked, seen] of [[{}, a], [{ node: a.full }, a], [{ node: b.full }, b]]) {
+      const { status, response } = await push(channel, "view", asked);
+      same([status, response.status.name, response.topology.as_seen_by], ["ok", seen.full, seen.full], show(asked));
+    }
+    same((await push(channel, "view", { node: "nobody@127.0.0.1" })).status, "error", "a node that is not there");
+    same((await push(channel, "view", { node: 7 })).status, "error", "no name");
+    const figures = () => channel.says("figures").map(([, one]) => one);
+    await until("figures", () => figures().length >= 2);
+    const [before, after] = figures();
+    demand(after.bytes_in > before.bytes_in && after.messages_out > 0, () => show([before, after]));
+  });
+
+  await check("network:updates carries what clients say, but for the node's own events", async (place) => {
+    const [one, two] = [await client(place, a).joined("network:updates"), await client(place, b).joined("network:updates")];
+    for (const event of ["snapshot", "change", "figures"])
+      same(await push(one, event, { made: "up" }), { status: "error", response: { reason: "reserved" } }, event);
+    same((await push(one, "notice", { x: 1 })).status, "ok");
+    await until("the notice", () => two.says("notice", { x: 1 }).length === 1);
+    same(two.heard.filter(([, payload]) => payload.made), [], "nothing made up");
+  });
+
   await check("node:heartbeat has a beat of each node each second", async (place) => {
     const channel = await client(place, a).joined("node:heartbeat");
     const beats = (node) => channel.says("heartbeat").filter(([, beat]) => beat.node === node.full).length;
