@@ -296,3 +296,32 @@ fn the_document_is_what_the_node_does() {
     }
     assert_eq!(a.status().unwrap()["name"], a.name, "the node is well");
 }
+
+#[test]
+fn an_operator_does_the_same_on_the_command_line() {
+    let cluster = Cluster::new();
+    let [a, b, _c] = three(&cluster);
+    let print = |args: &[&str]| {
+        let output = a.run(args, &[]);
+        let said = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        assert!(output.status.success(), "{args:?}: {}", said(output.stderr));
+        said(output.stdout)
+    };
+    let before = a.total("xpando_peer_losses_total");
+    print(&["disconnect", &b.name]);
+    a.counts("xpando_peer_losses_total", "disconnected", before);
+    linked(&[&a, &b]);
+    let lines = print(&["events", "--type", "peer_offline", "--node", &b.name, "--json"]);
+    let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["peer"], &last["reason"]), (&b.name.clone().into(), &"disconnected".into()));
+    assert!(
+        print(&["events", "-n", "1000"]).contains(&format!("{} offline (disconnected)", b.name))
+    );
+
+    let unknown = a.run(&["disconnect", "x@127.0.0.1"], &[]);
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("no node x@127.0.0.1 is known"));
+    assert_eq!(unknown.status.code(), Some(1));
+    assert_eq!(a.run(&["events", "--type", "party"], &[]).status.code(), Some(2));
+    print(&["drain"]);
+    assert_eq!(a.asks("GET /health/ready", &[]).problem(503), "not ready: clients");
+}

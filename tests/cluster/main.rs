@@ -39,4 +39,5 @@ mod stopped;
 mod storms;
 mod supervision;
 mod tokens;
+mod top;
 mod topology;

@@ -27,9 +27,13 @@ export async function run(suite, { browser, a }) {
       const drawn = (await page.text("#plots")) ?? "";
       await spend("figures", () => feed.tell("figures", { at: new Date(Date.now() + 1000 * k).toISOString(), ...total }), `document.querySelector("#plots").textContent !== ${JSON.stringify(drawn)}${k === 1 ? " || true" : ""}`);
       const peer = peers[k], event = { at: at(), seq: 2 * k, event: "peer_suspected", peer, phi: 9, missed: 5 };
+      // A view that is asked for meanwhile says so too.
+      const row = view.status.peers.find((one) => one.name === peer);
+      row.suspect = true;
       await spend("doubt", () => feed.tell("change", event), `document.querySelector('#graph [data-node="${peer}"]').classList.contains("doubt")`);
       // The next view says that all is well, with other times of each of the 2,450 directions.
       for (const link of view.topology.links) link.rtt_ms = Math.random() * 9;
+      row.suspect = false;
       await spend("view", () => feed.tell("change", { at: at(), seq: 2 * k + 1, event: "link_lost", peer, cause: "none" }), `!document.querySelector("#graph .doubt")`);
     }
     const middle = (all) => [...all].sort((one, other) => one - other)[Math.floor(all.length / 2)];
