@@ -98,11 +98,24 @@ impl Steps<'_> {
 
     async fn joins(&mut self, to: SocketAddr) -> anyhow::Result<()> {
         let floor = bare::joins(JOINS)?;
+        self.join_all(to, floor, "own", "each a topic of its own", JOINS).await?;
+        self.join_all(to, floor, "shared", "100 topics", 100).await
+    }
+
+    /// Joins one after another, so many topics.
+    async fn join_all(
+        &mut self,
+        to: SocketAddr,
+        floor: f64,
+        prefix: &str,
+        what: &str,
+        topics: usize,
+    ) -> anyhow::Result<()> {
         let (before, start) = ((self.used)()?, now());
         let (mut kept, mut times) = (Vec::new(), Vec::new());
         for number in 0..JOINS {
             let begin = now();
-            kept.push(join(to, &format!("room:join:{number}")).await?);
+            kept.push(join(to, &format!("room:{prefix}:{}", number % topics)).await?);
             times.push(u64::try_from((now() - begin).as_nanos())?);
         }
         let (took, after) = (start.elapsed(), (self.used)()?);
@@ -111,7 +124,7 @@ impl Steps<'_> {
         let each = (after.processor - before.processor).as_secs_f64() / JOINS as f64 * 1e6;
         writeln!(
             self.out,
-            "connect and join    {rate:.0} /s one after another   {:.2} x floor ({floor:.0} /s)\n  p50 {p50:.2} ms, p99 {p99:.2} ms; {each:.0} µs of CPU of the node each",
+            "connect and join    {rate:.0} /s one after another, {what}   {:.2} x floor ({floor:.0} /s)\n  p50 {p50:.2} ms, p99 {p99:.2} ms; {each:.0} µs of CPU of the node each",
             rate / floor
         )?;
         Ok(())
