@@ -207,6 +207,15 @@ fn readers_of_events_that_do_not_read_keep_others_out_and_nobody_else() {
     });
 }
 
+/// Two nodes whose API everybody may read.
+fn open(cluster: &Cluster) -> [Node; 2] {
+    let open = |name: &str| cluster.node(name).arg("--allow-anonymous").arg("network:updates");
+    let a = open("a").start();
+    let b = open("b").join(a.listen()).start();
+    linked(&[&a, &b]);
+    [a, b]
+}
+
 /// The names of all metrics that a node has, and of those that it may come to have.
 fn names(node: &Node) -> BTreeSet<String> {
     let text = node.asks("GET /metrics", &[]).body;
@@ -218,9 +227,7 @@ fn names(node: &Node) -> BTreeSet<String> {
 #[test]
 fn what_deploy_asks_for_is_there() {
     let cluster = Cluster::new();
-    let open = |name: &str| cluster.node(name).arg("--allow-anonymous").arg("network:updates");
-    let a = open("a").start();
-    let b = open("b").join(a.listen()).start();
+    let [a, b] = open(&cluster);
     a.sees_as(&b.name, "online", |row| row["rtt_ms"].is_number());
     let known = names(&a);
     for file in ["alerts.yml", "grafana.json"] {
@@ -246,10 +253,7 @@ fn what_deploy_asks_for_is_there() {
 #[test]
 fn promtool_finds_nothing_to_say() {
     let cluster = Cluster::new();
-    let open = |name: &str| cluster.node(name).arg("--allow-anonymous").arg("network:updates");
-    let a = open("a").start();
-    let b = open("b").join(a.listen()).start();
-    linked(&[&a, &b]);
+    let [a, _b] = open(&cluster);
     let check = |args: &[&str], input: &str| {
         let mut tool = Command::new("promtool");
         let tool =

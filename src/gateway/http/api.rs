@@ -11,11 +11,12 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use axum::extract::{ConnectInfo, Path, RawQuery, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -100,35 +101,105 @@ enum Right {
     Change,
 }
 
-impl Api {
+/// A request, and what answers it.
+struct Asked {
+    api: Api,
+    from: From,
+    query: Option<String>,
+    headers: HeaderMap,
+}
+
+impl Asked {
+    fn of(parts: &Parts, api: &Api) -> Result<Self, Problem> {
+        let nobody = || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "who asks is not known");
+        let ConnectInfo(from) = parts.extensions.get().cloned().ok_or_else(nobody)?;
+        let query = parts.uri.query().map(str::to_owned);
+        Ok(Self { api: api.clone(), from, query, headers: parts.headers.clone() })
+    }
+
     fn admin(&self) -> &Admin {
-        self.site.channels.admin()
+        self.api.site.channels.admin()
+    }
+
+    /// The parameters: only these.
+    fn query(&self, known: &[&str]) -> Result<Query, Problem> {
+        Query::read(self.query.as_deref(), known)
     }
 
     /// Whether who asks may.
-    async fn permit(&self, right: Right, from: &From, headers: &HeaderMap) -> Result<(), Problem> {
-        if !self.site.allows(headers) {
+    async fn permit(&self, right: Right) -> Result<(), Problem> {
+        let (site, headers) = (&self.api.site, &self.headers);
+        if !site.allows(headers) {
             return Err(Problem::new(StatusCode::FORBIDDEN, "this page's origin is not allowed"));
         }
         let topic = Topic::network_updates();
         let unauthorized = |why: &str| Problem::new(StatusCode::UNAUTHORIZED, why);
         let Some(given) = headers.get(header::AUTHORIZATION) else {
-            let everybody = right == Right::Read && self.site.channels.anonymous(&topic);
+            let everybody = right == Right::Read && site.channels.anonymous(&topic);
             return if everybody { Ok(()) } else { Err(unauthorized("a token is needed")) };
         };
         let given = given.to_str().unwrap_or_default().split_once(' ');
         let token = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let token = token.map_or("", |(_, token)| token.trim());
-        let claims = self.site.channels.verify(token, from.address).await.map_err(unauthorized)?;
-        let may = match right {
-            Right::Read => claims.allows(Verb::Join, &topic),
-            Right::Change => claims.role == Role::Admin,
-        };
-        let needed = match right {
-            Right::Read => "the token does not reach network:updates",
-            Right::Change => "the token's role is not admin",
+        let claims = site.channels.verify(token, self.from.address).await.map_err(unauthorized)?;
+        let (may, needed) = match right {
+            Right::Read => {
+                (claims.allows(Verb::Join, &topic), "the token does not reach network:updates")
+            }
+            Right::Change => (claims.role == Role::Admin, "the token's role is not admin"),
         };
         if may { Ok(()) } else { Err(Problem::new(StatusCode::FORBIDDEN, needed)) }
+    }
+
+    /// What the node sees that the query names.
+    async fn seen(&self) -> Result<Sight, Problem> {
+        let query = self.query(&["seen_by"])?;
+        let Some(node) = query.get::<NodeName>("seen_by", "a name NAME@HOST")? else {
+            return Ok(self.admin().sight());
+        };
+        let known = node == self.admin().name || self.admin().peer(&node).is_some();
+        if !known {
+            let detail = format!("no node {node} is known");
+            return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+        }
+        sight::of(self.admin(), &node).await.map_err(|why| {
+            Problem::new(StatusCode::BAD_GATEWAY, format!("{node} does not answer: {why}"))
+        })
+    }
+}
+
+/// A request of everybody.
+struct Anybody(Asked);
+
+impl FromRequestParts<Api> for Anybody {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        Asked::of(parts, api).map(Self)
+    }
+}
+
+/// A request of somebody who may read.
+struct Reader(Asked);
+
+impl FromRequestParts<Api> for Reader {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let asked = Asked::of(parts, api)?;
+        asked.permit(Right::Read).await.map(|()| Self(asked))
+    }
+}
+
+/// A request of somebody who may change.
+struct Changer(Asked);
+
+impl FromRequestParts<Api> for Changer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let asked = Asked::of(parts, api)?;
+        asked.permit(Right::Change).await.map(|()| Self(asked))
     }
 }
 
@@ -171,48 +242,18 @@ fn json(what: &impl Serialize) -> Answer {
     Ok(Json(what).into_response())
 }
 
-async fn document(RawQuery(query): RawQuery) -> Answer {
-    Query::read(query.as_deref(), &[])?;
+async fn document(Anybody(asked): Anybody) -> Answer {
+    asked.query(&[])?;
     let kind = [(header::CONTENT_TYPE, "application/json")];
     Ok((kind, DOCUMENT).into_response())
 }
 
-async fn status(
-    State(api): State<Api>,
-    Extension(ConnectInfo(from)): Extension<ConnectInfo<From>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Answer {
-    api.permit(Right::Read, &from, &headers).await?;
-    json(&api.seen(query.as_deref()).await?.status)
+async fn status(Reader(asked): Reader) -> Answer {
+    json(&asked.seen().await?.status)
 }
 
-async fn topology(
-    State(api): State<Api>,
-    Extension(ConnectInfo(from)): Extension<ConnectInfo<From>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Answer {
-    api.permit(Right::Read, &from, &headers).await?;
-    json(&api.seen(query.as_deref()).await?.topology)
-}
-
-impl Api {
-    /// What the node sees that the query names.
-    async fn seen(&self, query: Option<&str>) -> Result<Sight, Problem> {
-        let query = Query::read(query, &["seen_by"])?;
-        let Some(node) = query.get::<NodeName>("seen_by", "a name NAME@HOST")? else {
-            return Ok(self.admin().sight());
-        };
-        let known = node == self.admin().name || self.admin().peer(&node).is_some();
-        if !known {
-            let detail = format!("no node {node} is known");
-            return Err(Problem::new(StatusCode::NOT_FOUND, detail));
-        }
-        sight::of(self.admin(), &node).await.map_err(|why| {
-            Problem::new(StatusCode::BAD_GATEWAY, format!("{node} does not answer: {why}"))
-        })
-    }
+async fn topology(Reader(asked): Reader) -> Answer {
+    json(&asked.seen().await?.topology)
 }
 
 #[derive(Serialize)]
@@ -221,15 +262,9 @@ struct Nodes {
     nodes: Vec<PeerStatus>,
 }
 
-async fn nodes(
-    State(api): State<Api>,
-    Extension(ConnectInfo(from)): Extension<ConnectInfo<From>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Answer {
-    api.permit(Right::Read, &from, &headers).await?;
-    Query::read(query.as_deref(), &[])?;
-    let status = api.admin().status();
+async fn nodes(Reader(asked): Reader) -> Answer {
+    asked.query(&[])?;
+    let status = asked.admin().status();
     let (as_seen_by, own) = (status.name.clone(), PeerStatus::from(&status));
     let mut nodes = status.peers;
     let at = nodes.partition_point(|peer| peer.name < own.name);
@@ -237,60 +272,41 @@ async fn nodes(
     json(&Nodes { as_seen_by, nodes })
 }
 
-async fn scrape(
-    State(api): State<Api>,
-    Extension(ConnectInfo(from)): Extension<ConnectInfo<From>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Answer {
-    api.permit(Right::Read, &from, &headers).await?;
-    Query::read(query.as_deref(), &[])?;
-    let text = gauges::text(api.admin())
+async fn scrape(Reader(asked): Reader) -> Answer {
+    asked.query(&[])?;
+    let text = gauges::text(asked.admin())
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }
 
-async fn disconnect(
-    State(api): State<Api>,
-    Extension(ConnectInfo(from)): Extension<ConnectInfo<From>>,
-    Path(node): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Answer {
-    api.permit(Right::Change, &from, &headers).await?;
-    Query::read(query.as_deref(), &[])?;
-    let known = node.parse().ok().filter(|node| api.admin().peer(node).is_some());
+async fn disconnect(Changer(asked): Changer, Path(node): Path<String>) -> Answer {
+    asked.query(&[])?;
+    let known = node.parse().ok().filter(|node| asked.admin().peer(node).is_some());
     let Some(node) = known else {
         let detail = format!("no node {node:?} is known");
         return Err(Problem::new(StatusCode::NOT_FOUND, detail));
     };
-    let ended = api.admin().disconnect(&node);
+    let ended = asked.admin().disconnect(&node);
     ended.map_err(|why| Problem::new(StatusCode::CONFLICT, why))?;
-    tracing::info!(peer = %node, by = %from.address, "link ended over the API");
+    tracing::info!(peer = %node, by = %asked.from.address, "link ended over the API");
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-async fn drain(
-    State(api): State<Api>,
-    Extension(ConnectInfo(from)): Extension<ConnectInfo<From>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Answer {
-    api.permit(Right::Change, &from, &headers).await?;
-    Query::read(query.as_deref(), &[])?;
-    api.admin().clients.drain();
-    tracing::info!(by = %from.address, "clients are sent to other nodes, over the API");
+async fn drain(Changer(asked): Changer) -> Answer {
+    asked.query(&[])?;
+    asked.admin().clients.drain();
+    tracing::info!(by = %asked.from.address, "clients are sent to other nodes, over the API");
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-async fn live(RawQuery(query): RawQuery) -> Answer {
-    Query::read(query.as_deref(), &[])?;
+async fn live(Anybody(asked): Anybody) -> Answer {
+    asked.query(&[])?;
     json(&json!({ "live": true }))
 }
 
-async fn ready(State(api): State<Api>, RawQuery(query): RawQuery) -> Answer {
-    Query::read(query.as_deref(), &[])?;
-    let checks = api.admin().checks();
+async fn ready(Anybody(asked): Anybody) -> Answer {
+    asked.query(&[])?;
+    let checks = asked.admin().checks();
     let found = checks.iter().map(|(name, sound)| ((*name).to_owned(), Value::Bool(*sound)));
     let found = Value::Object(found.collect());
     let missing: Vec<&str> = checks.iter().filter(|(_, sound)| !sound).map(|it| it.0).collect();

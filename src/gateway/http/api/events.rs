@@ -3,16 +3,13 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::Extension;
-use axum::extract::{ConnectInfo, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream, StreamExt};
 
-use super::{Answer, Api, Query, Right, json};
+use super::{Answer, Asked, Reader, json};
 use crate::actors::event_log::{Noted, Trail, Wanted};
-use crate::gateway::http::From;
 use crate::gateway::http::problem::Problem;
 use crate::gateway::status::{Change, Changes};
 use crate::proto::event::Event;
@@ -25,14 +22,8 @@ fn wrong(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
-pub(super) async fn events(
-    State(api): State<Api>,
-    Extension(ConnectInfo(from)): Extension<ConnectInfo<From>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Answer {
-    api.permit(Right::Read, &from, &headers).await?;
-    let query = Query::read(query.as_deref(), &["since", "type", "node", "limit"])?;
+pub(super) async fn events(Reader(asked): Reader) -> Answer {
+    let query = asked.query(&["since", "type", "node", "limit"])?;
     let label: Option<String> = query.get("type", "a type of events")?;
     if let Some(label) = label.as_ref().filter(|label| !Event::LABELS.contains(&label.as_str())) {
         return Err(wrong(format!("type={label:?} is no type of events")));
@@ -44,9 +35,9 @@ pub(super) async fn events(
     if !(1..=LARGEST).contains(&limit) {
         return Err(wrong(format!("limit={limit} is not within 1 and {LARGEST}")));
     }
-    let trail = &api.admin().trail;
-    if as_stream(&headers) {
-        return follow(&api, last(&headers)?.or(since), wanted);
+    let trail = &asked.admin().trail;
+    if as_stream(&asked.headers) {
+        return follow(&asked, last(&asked.headers)?.or(since), wanted);
     }
     let page = match since {
         Some(since) => trail.after(since, limit, &wanted),
@@ -69,12 +60,12 @@ fn last(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
 }
 
 /// Server-sent events: each a [`Change`], its number for id.
-fn follow(api: &Api, since: Option<u64>, wanted: Wanted) -> Answer {
-    let Ok(place) = api.streams.clone().try_acquire_owned() else {
+fn follow(asked: &Asked, since: Option<u64>, wanted: Wanted) -> Answer {
+    let Ok(place) = asked.api.streams.clone().try_acquire_owned() else {
         let detail = "too many read events already";
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
     };
-    let stream = changes(&api.admin().trail, since, wanted).map(move |change| {
+    let stream = changes(&asked.admin().trail, since, wanted).map(move |change| {
         let _held = &place; // as long as the stream is
         let event = Sent::default().json_data(&change).unwrap_or_default();
         let event = match change.seq {
