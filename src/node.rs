@@ -391,7 +391,7 @@ fn tree(
         pubsub: pubsub.clone(),
         metrics: metrics.clone(),
     };
-    let ended = manager.clone();
+    let (ended, store) = (manager.clone(), parts.store.clone());
     let admin = Admin {
         name: config.name.clone(),
         id: parts.identity.id(),
@@ -408,6 +408,7 @@ fn tree(
         metrics: metrics.clone(),
         clients: Arc::default(),
         disconnect: Arc::new(move |peer| ended.disconnect(peer)),
+        store: Arc::new(move || store.condition()),
         min_peers: config.http.as_ref().map_or(0, |http| http.min_peers),
         roster: roster.clone(),
         chaos: config.chaos,

@@ -8,6 +8,7 @@
 
 pub mod backoff;
 pub mod beacon;
+pub mod chain;
 pub mod channel;
 pub mod codec;
 pub mod discovery;

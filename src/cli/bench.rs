@@ -12,6 +12,7 @@ mod formation;
 mod idle;
 mod mesh;
 mod messages;
+mod store;
 mod topics;
 
 #[derive(Debug, Subcommand)]
@@ -73,6 +74,17 @@ pub(super) enum BenchCommand {
         #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(100..=15_000))]
         idle: u32,
     },
+    /// The trail on this disk: append, open, read, verify, forget
+    ///
+    /// Floor: the same bytes in the same batches, appended to a plain file and synced.
+    Store {
+        /// Events
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
+        events: u64,
+        /// Events in one commit
+        #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+        batch: u64,
+    },
     /// Many topics, and topics that come and go, between two nodes of its own
     Topics {
         /// Topics
@@ -94,6 +106,7 @@ pub(super) fn run(command: BenchCommand, out: &mut dyn Write) -> anyhow::Result<
         BenchCommand::Floor { size, seconds } => messages::floors(size as usize, seconds, out),
         BenchCommand::Messages { seconds } => messages::run(seconds, out),
         BenchCommand::Channels { seconds, idle } => channels::run(seconds, idle as usize, out),
+        BenchCommand::Store { events, batch } => store::run(events, batch, out),
         BenchCommand::Topics { topics, seconds } => topics::run(topics, seconds, out),
     }
 }

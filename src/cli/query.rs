@@ -154,6 +154,9 @@ pub(super) fn status(args: &StatusArgs, out: &mut dyn Write) -> anyhow::Result<(
         uptime(status.uptime_s),
         status.cluster
     )?;
+    if let Some(why) = &status.degraded {
+        writeln!(out, "degraded: {why}")?;
+    }
     if status.peers.is_empty() {
         return Ok(writeln!(out, "no peers known yet")?);
     }

@@ -31,6 +31,7 @@ use crate::gateway::status::{
     Change, Changes, Figures, NodeStatus, PeerStatus, Sight, TopologyStatus,
 };
 use crate::io::metrics::Metrics;
+use crate::io::store::Condition;
 use crate::proto::event::Status;
 use crate::proto::node::{ClusterId, NodeId, NodeName};
 use crate::proto::topic::Topic;
@@ -220,6 +221,8 @@ pub struct Admin {
     pub clients: Arc<Clients>,
     /// Ends the link to a peer.
     pub disconnect: Arc<dyn Fn(NodeName) + Send + Sync>,
+    /// How the store fares.
+    pub store: Arc<dyn Fn() -> Condition + Send + Sync>,
     /// Peers that must be linked before the node calls itself ready.
     pub min_peers: usize,
     /// The actors.
@@ -247,6 +250,7 @@ impl Admin {
             listen: self.listen,
             http: self.http,
             uptime_s: timer::now().saturating_duration_since(self.started).as_secs(),
+            degraded: degraded(&(self.store)()),
             doubts_itself: self.vitals.borrow().health,
             majority: majority(&self.peers.borrow()),
             peers: self.peer_statuses(),
@@ -294,15 +298,15 @@ impl Admin {
         Ok(())
     }
 
-    /// What keeps the node from being ready, by name: `true` is as it should be. (Its identity and its store are there, or
-    /// it would not run.)
+    /// What keeps the node from being ready, by name: `true` is as it should be. (Its identity is there, or it
+    /// would not run.)
     #[must_use]
     pub fn checks(&self) -> [(&'static str, bool); 5] {
         let online =
             self.peers.borrow().iter().filter(|row| row.peer.status == Status::Online).count();
         [
             ("identity", true),
-            ("store", true),
+            ("store", (self.store)().failing.is_none()),
             ("discovery", self.roster.names().contains(&"discovery")),
             ("peers", online >= self.min_peers),
             ("clients", !self.clients.draining()),
@@ -355,6 +359,15 @@ impl Admin {
             }
         }
     }
+}
+
+/// What the node does not remember as it should.
+fn degraded(store: &Condition) -> Option<String> {
+    let failing = store.failing.as_ref().map(|why| format!("nothing is remembered: {why}"));
+    failing.or_else(|| {
+        let path = store.set_aside.as_ref()?;
+        Some(format!("the store was damaged and begins anew; it is kept as {}", path.display()))
+    })
 }
 
 async fn serve(admin: Admin, socket: Arc<StdListener>) -> std::io::Result<()> {
@@ -495,6 +508,7 @@ mod tests {
             pubsub: pubsub.clone(),
             metrics: metrics.clone(),
             disconnect: Arc::new(|_node| {}),
+            store: Arc::new(Condition::default),
             min_peers: 0,
             roster: roster.clone(),
             chaos,

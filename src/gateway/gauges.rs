@@ -39,6 +39,12 @@ fn node(admin: &Admin, gauges: &mut Gauges) {
         started.as_secs_f64(),
     );
     gauges.one("xpando_incarnation", "The node's life", admin.life() as f64);
+    let degraded = f64::from(u8::from((admin.store)().is_degraded()));
+    gauges.one(
+        "xpando_store_degraded",
+        "1 while the node does not remember what it should",
+        degraded,
+    );
     let doubt = f64::from(admin.vitals.borrow().health);
     gauges.one("xpando_self_doubt", "How much the node distrusts its own clock, 0 to 8", doubt);
     let clients = |count: &std::sync::atomic::AtomicUsize| count.load(Ordering::Relaxed) as f64;

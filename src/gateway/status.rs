@@ -36,6 +36,8 @@ pub struct NodeStatus {
     pub http: Option<SocketAddr>,
     /// Whole seconds since it started.
     pub uptime_s: u64,
+    /// What it does not remember as it should; null when all is well.
+    pub degraded: Option<String>,
     /// How much this node distrusts its own clock after a pause: 0, healthy, to 8.
     pub doubts_itself: u32,
     /// Whether it sees most of the cluster it knows.

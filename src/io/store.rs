@@ -1,40 +1,41 @@
-//! What a node remembers between runs: its incarnation, and peers with the addresses that worked.
+//! What a node remembers between runs: its incarnation, peers with the addresses that worked, and the chain of
+//! what happened ([`Chain`]).
 //!
-//! One redb file in the data directory. Invariants: the incarnation is durable before anything uses
-//! it; the file is locked while the node runs; a damaged file is set aside under a name with its
-//! time, never read as far as it goes and never deleted. Every value starts with a version byte.
+//! One redb file in the data directory. Invariants:
+//! 1. What a call wrote is durable when it returns, whole or not at all. Every commit has two phases, so a
+//!    damaged last commit is an error and never an older state that looks sound.
+//! 2. The file is locked while the node runs.
+//! 3. A damaged file is set aside under a name with its time, never read as far as it goes and never deleted.
+//!    The store then starts empty, and [`Condition`] says so until the process ends.
+//! 4. A disk that fails costs the call that needed it, no more: the file is opened anew for the next call, and
+//!    [`Condition`] says that nothing is remembered until a write succeeds again.
+//! 5. Opening reads the file whole only while it is small; it never walks the chain. Every value that is not
+//!    part of the chain carries a checksum of its own.
 
-use std::fs::{self, DirBuilder};
+use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
-};
-use serde::{Deserialize, Serialize};
+use redb::{Database, ReadTransaction, ReadableDatabase, WriteTransaction};
 
-use crate::proto::codec;
+use crate::io::clock;
+use crate::proto::chain::Fault;
+use crate::proto::codec::CodecError;
 use crate::proto::node::{Contact, Incarnation};
 
-const FILE: &str = "node.redb";
-const CACHE_BYTES: usize = 1024 * 1024;
-const VERSION: u8 = 1;
+mod chain;
+mod place;
+mod schema;
+
+pub use self::chain::{Chain, Entry, Limits};
+use self::place::Place;
+use self::schema::{PEERS_TABLE, Remembered, State};
+
 /// Remembered peers at most: those seen last.
 const PEERS: usize = 1024;
-const MAX_RECORD: usize = 1024;
-
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const PEERS_TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("peers");
-const INCARNATION: &str = "incarnation";
-
-/// What is remembered of a peer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Remembered {
-    contact: Contact,
-    /// Milliseconds since the Unix epoch.
-    seen: u64,
-}
 
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -50,15 +51,34 @@ pub enum StoreError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// The disk or the file failed while in use; the last write may be lost, earlier ones are not.
+    /// A later version of the program wrote the file: nothing changed; the operator runs that version.
+    #[error("{path} is of schema {found}, which only a later version of xpando-node can read")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: u64,
+    },
+    /// The disk failed while in use: this call changed nothing. The caller tries again later.
     #[error("store: {0}")]
     Storage(String),
-}
-
-/// The open store.
-#[derive(Debug)]
-pub struct Store {
-    database: Database,
+    /// The file is damaged: this call changed nothing. The next call looks at the whole file, and sets it aside
+    /// unless it turns out sound.
+    #[error("store: the file is damaged: {0}")]
+    Damaged(String),
+    /// The chain in the file is that of another node: nothing changed; the operator gives each node a data
+    /// directory of its own.
+    #[error("the data directory holds the trail of {0}; choose another with --data-dir")]
+    Foreign(String),
+    /// The chain is not as it was written: nothing changed; the operator decides what to make of it.
+    #[error("the trail is not as it was written: {0}")]
+    Chain(#[from] Fault),
+    /// A record cannot be kept: nothing changed; the caller is at fault.
+    #[error("a record cannot be kept: {0}")]
+    Record(#[from] CodecError),
+    /// The node's key did not sign: nothing changed; the caller tries again later.
+    #[error("the trail cannot be signed: {0}")]
+    Signing(String),
 }
 
 /// What opening found.
@@ -70,47 +90,143 @@ pub enum Opened {
     SetAside(PathBuf),
 }
 
-fn storage(error: impl std::fmt::Display) -> StoreError {
-    StoreError::Storage(error.to_string())
+/// How the store fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// The damaged file that was set aside last in this run: what it held is not remembered.
+    pub set_aside: Option<PathBuf>,
+    /// Why nothing is being remembered at this moment.
+    pub failing: Option<String>,
+}
+
+impl Condition {
+    /// Whether something was or is being lost.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.set_aside.is_some() || self.failing.is_some()
+    }
+}
+
+/// Why a piece of work on the file was not done.
+enum Failure {
+    /// The disk.
+    Disk(std::io::Error),
+    /// The file's content.
+    Damaged(String),
+    /// Neither.
+    Refused(StoreError),
+}
+
+impl<E: Into<redb::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let text = error.to_string();
+        if says_damaged(&error) {
+            Self::Damaged(text)
+        } else if let redb::Error::Io(source) = error {
+            Self::Disk(source)
+        } else {
+            Self::Disk(std::io::Error::other(text))
+        }
+    }
+}
+
+fn says_damaged(error: &redb::Error) -> bool {
+    use redb::Error::{
+        Corrupted, Io, TableDoesNotExist, TableIsMultimap, TableIsNotMultimap, TableTypeMismatch,
+        TypeDefinitionChanged, UpgradeRequired,
+    };
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    if let Io(source) = error {
+        return [InvalidData, UnexpectedEof].contains(&source.kind());
+    }
+    matches!(
+        error,
+        Corrupted(_)
+            | TableDoesNotExist(_)
+            | TableIsMultimap(_)
+            | TableIsNotMultimap(_)
+            | TableTypeMismatch { .. }
+            | TypeDefinitionChanged { .. }
+            | UpgradeRequired(_)
+    )
+}
+
+/// redb may panic on a file that was altered behind its back; to the node that is damage like any other.
+fn guarded<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_panic| Err(Failure::Damaged("its pages contradict each other".into())))
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    database: Option<Arc<Database>>,
+    /// The file proved damaged in use.
+    suspect: bool,
+    /// The highest of this run, for the file that takes the place of a damaged one.
+    incarnation: Incarnation,
+    condition: Condition,
+}
+
+impl Inside {
+    fn open(&mut self, place: &Place, now: SystemTime) -> Result<Opened, Failure> {
+        let opened = match guarded(|| place.open(self.suspect, self.incarnation)) {
+            Err(Failure::Damaged(_)) => {
+                let aside = place.set_aside(now)?;
+                self.condition.set_aside = Some(aside.clone());
+                let fresh = guarded(|| place.open(false, self.incarnation))?;
+                (fresh, Opened::SetAside(aside))
+            }
+            sound => (sound?, Opened::Sound),
+        };
+        let ((database, incarnation), opened) = opened;
+        self.suspect = false;
+        self.incarnation = self.incarnation.max(incarnation);
+        self.database = Some(Arc::new(database));
+        Ok(opened)
+    }
+}
+
+/// The open store. Its methods wait for the disk: they are not for the threads of the actors.
+#[derive(Debug)]
+pub struct Store {
+    place: Place,
+    inside: Mutex<Inside>,
 }
 
 impl Store {
     /// Opens the store in `directory`, which is made (mode 0700) when it is missing.
     ///
     /// # Errors
-    /// Any [`StoreError`].
+    /// [`StoreError::InUse`], [`StoreError::Directory`], [`StoreError::Newer`].
     pub fn open(directory: &Path, now: SystemTime) -> Result<(Self, Opened), StoreError> {
         let unusable = |source| StoreError::Directory { path: directory.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
-        let file = directory.join(FILE);
-        match Self::open_file(&file) {
-            Ok(store) => Ok((store, Opened::Sound)),
-            Err(DatabaseError::DatabaseAlreadyOpen) => Err(StoreError::InUse(file)),
-            Err(DatabaseError::Storage(StorageError::Io(source)))
-                if source.kind() != std::io::ErrorKind::InvalidData
-                    && source.kind() != std::io::ErrorKind::UnexpectedEof =>
-            {
-                Err(unusable(source))
-            }
-            Err(_damaged) => {
-                let stamp = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-                let aside = directory.join(format!("{FILE}.damaged-{stamp}"));
-                fs::rename(&file, &aside).map_err(unusable)?;
-                let store = Self::open_file(&file).map_err(storage)?;
-                Ok((store, Opened::SetAside(aside)))
-            }
-        }
+        Self::open_at(Place::Directory(directory.to_owned()), now).map_err(
+            |failure| match failure {
+                Failure::Disk(source) => unusable(source),
+                Failure::Damaged(text) => StoreError::Damaged(text),
+                Failure::Refused(error) => error,
+            },
+        )
     }
 
-    fn open_file(file: &Path) -> Result<Self, DatabaseError> {
-        let database = redb::Builder::new().set_cache_size(CACHE_BYTES).create(file)?;
-        Ok(Self { database })
+    fn open_at(place: Place, now: SystemTime) -> Result<(Self, Opened), Failure> {
+        let mut inside = Inside::default();
+        let opened = inside.open(&place, now)?;
+        Ok((Self { place, inside: Mutex::new(inside) }, opened))
+    }
+
+    /// How the store fares.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        self.inside().condition.clone()
     }
 
     /// Counts this start: the incarnation of the life that begins, durable on return.
     ///
     /// # Errors
-    /// [`StoreError::Storage`].
+    /// [`StoreError::Storage`], [`StoreError::Damaged`].
     pub fn begin_life(&self) -> Result<Incarnation, StoreError> {
         self.update_incarnation(Incarnation::next)
     }
@@ -118,7 +234,7 @@ impl Store {
     /// Raises the incarnation to at least `to`, durable on return.
     ///
     /// # Errors
-    /// [`StoreError::Storage`].
+    /// [`StoreError::Storage`], [`StoreError::Damaged`].
     pub fn raise(&self, to: Incarnation) -> Result<Incarnation, StoreError> {
         self.update_incarnation(|stored| stored.max(to))
     }
@@ -127,125 +243,130 @@ impl Store {
         &self,
         change: impl Fn(Incarnation) -> Incarnation,
     ) -> Result<Incarnation, StoreError> {
-        let write = self.database.begin_write().map_err(storage)?;
-        let incarnation = {
-            let mut meta = write.open_table(META).map_err(storage)?;
-            let stored = meta.get(INCARNATION).map_err(storage)?.map_or(0, |value| value.value());
-            let incarnation = change(Incarnation(stored));
-            meta.insert(INCARNATION, incarnation.0).map_err(storage)?;
-            incarnation
-        };
-        write.commit().map_err(storage)?;
-        Ok(incarnation)
+        self.write(|_write, state| {
+            state.incarnation = change(state.incarnation);
+            Ok(state.incarnation)
+        })
     }
 
     /// Remembers where peers were reached.
     ///
     /// # Errors
-    /// [`StoreError::Storage`].
+    /// [`StoreError::Storage`], [`StoreError::Damaged`].
     pub fn remember(&self, contacts: &[Contact], now: SystemTime) -> Result<(), StoreError> {
-        let seen = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let seen = u64::try_from(seen).unwrap_or(u64::MAX);
-        let write = self.database.begin_write().map_err(storage)?;
-        {
-            let mut peers = write.open_table(PEERS_TABLE).map_err(storage)?;
+        let seen = millis(now);
+        self.write(|write, _state| {
+            let mut peers = write.open_table(PEERS_TABLE)?;
             for contact in contacts {
                 let record = Remembered { contact: contact.clone(), seen };
-                let bytes = codec::encode_versioned(VERSION, &record).map_err(storage)?;
-                peers.insert(contact.name.as_str(), bytes.as_slice()).map_err(storage)?;
+                peers.insert(contact.name.as_str(), schema::sealed(&record)?.as_slice())?;
             }
-        }
-        write.commit().map_err(storage)
+            Ok(())
+        })
     }
 
-    /// The peers remembered, those seen last first. A record that cannot be read is left out.
+    /// The peers remembered, those seen last first.
     ///
     /// # Errors
-    /// [`StoreError::Storage`].
+    /// [`StoreError::Storage`], [`StoreError::Damaged`].
     pub fn peers(&self) -> Result<Vec<Contact>, StoreError> {
-        let read = self.database.begin_read().map_err(storage)?;
-        let peers = match read.open_table(PEERS_TABLE) {
-            Ok(peers) => peers,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            Err(error) => return Err(storage(error)),
-        };
-        let mut records = Vec::new();
-        for entry in peers.iter().map_err(storage)? {
-            let (_, bytes) = entry.map_err(storage)?;
-            if let Ok(record) =
-                codec::decode_versioned::<Remembered>(VERSION, bytes.value(), MAX_RECORD)
-            {
-                records.push(record);
-            }
-        }
+        let mut records = self.read(|read| schema::peers(&read.open_table(PEERS_TABLE)?))?;
         records.sort_by_key(|record| std::cmp::Reverse(record.seen));
         records.truncate(PEERS);
         Ok(records.into_iter().map(|record| record.contact).collect())
     }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read<T>(
+        &self,
+        work: impl FnOnce(&ReadTransaction) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        self.work(|database| work(&database.begin_read()?))
+    }
+
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&WriteTransaction, &mut State) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        let (value, incarnation) = self.work(|database| {
+            let mut write = database.begin_write()?;
+            // Two phases, and a file that needs no repair however the process ends.
+            write.set_quick_repair(true);
+            let mut state = State::read(&write.open_table(schema::STATE_TABLE)?)?;
+            let value = work(&write, &mut state)?;
+            state.write(&mut write.open_table(schema::STATE_TABLE)?)?;
+            write.commit()?;
+            Ok((value, state.incarnation))
+        })?;
+        let mut inside = self.inside();
+        inside.incarnation = inside.incarnation.max(incarnation);
+        inside.condition.failing = None;
+        Ok(value)
+    }
+
+    fn work<T>(&self, work: impl FnOnce(&Database) -> Result<T, Failure>) -> Result<T, StoreError> {
+        let database = self.database()?;
+        match guarded(|| work(&database)) {
+            Ok(value) => Ok(value),
+            Err(Failure::Refused(error)) => Err(error),
+            Err(failure) => Err(self.failed(database, failure)),
+        }
+    }
+
+    /// The database, opened anew after a failure.
+    fn database(&self) -> Result<Arc<Database>, StoreError> {
+        let mut inside = self.inside();
+        if inside.database.is_none()
+            && let Err(failure) = inside.open(&self.place, clock::wall())
+        {
+            let error = match failure {
+                Failure::Disk(source) => StoreError::Storage(source.to_string()),
+                Failure::Damaged(text) => StoreError::Damaged(text),
+                Failure::Refused(error) => error,
+            };
+            inside.condition.failing = Some(error.to_string());
+            return Err(error);
+        }
+        inside.database.clone().ok_or_else(|| StoreError::Storage("not open".to_owned()))
+    }
+
+    /// Closes a database that failed: redb refuses all further work on it.
+    fn failed(&self, database: Arc<Database>, failure: Failure) -> StoreError {
+        let (error, damaged) = match failure {
+            Failure::Disk(source) => (StoreError::Storage(source.to_string()), false),
+            Failure::Damaged(text) => (StoreError::Damaged(text), true),
+            Failure::Refused(error) => (error, false),
+        };
+        let mut inside = self.inside();
+        inside.suspect |= damaged;
+        inside.condition.failing = Some(error.to_string());
+        let held = inside.database.take_if(|held| Arc::ptr_eq(held, &database));
+        drop(guarded(|| {
+            drop((held, database));
+            Ok(())
+        }));
+        error
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let database = self.inside().database.take();
+        drop(guarded(|| {
+            drop(database);
+            Ok(())
+        }));
+    }
+}
+
+/// Milliseconds since 1970; 0 before that.
+fn millis(at: SystemTime) -> u64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    u64::try_from(since).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    fn contact(name: &str, port: u16) -> Contact {
-        Contact {
-            name: name.parse().expect("valid"),
-            address: ([127, 0, 0, 1], port).into(),
-            incarnation: Incarnation(1),
-        }
-    }
-
-    fn at(seconds: u64) -> SystemTime {
-        UNIX_EPOCH + Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn lives_are_counted_across_openings() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("deep/er");
-        for life in 1..=3 {
-            let (store, opened) = Store::open(&path, at(0)).expect("opens");
-            assert_eq!(opened, Opened::Sound);
-            assert_eq!(store.begin_life().expect("writes"), Incarnation(life));
-        }
-        let (store, _) = Store::open(&path, at(0)).expect("opens");
-        assert_eq!(store.raise(Incarnation(9)).expect("writes"), Incarnation(9));
-        assert_eq!(store.raise(Incarnation(2)).expect("writes"), Incarnation(9));
-        assert_eq!(store.begin_life().expect("writes"), Incarnation(10));
-    }
-
-    #[test]
-    fn peers_are_remembered_latest_first() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (store, _) = Store::open(dir.path(), at(0)).expect("opens");
-        assert_eq!(store.peers().expect("reads"), []);
-        store.remember(&[contact("a@h", 1), contact("b@h", 2)], at(1)).expect("writes");
-        store.remember(&[contact("b@h", 3)], at(2)).expect("writes");
-        drop(store);
-        let (store, _) = Store::open(dir.path(), at(0)).expect("opens");
-        assert_eq!(store.peers().expect("reads"), [contact("b@h", 3), contact("a@h", 1)]);
-    }
-
-    #[test]
-    fn a_second_process_is_told() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let _first = Store::open(dir.path(), at(0)).expect("opens");
-        let second = Store::open(dir.path(), at(0)).expect_err("locked");
-        assert!(second.to_string().contains("already running"), "{second}");
-    }
-
-    #[test]
-    fn a_damaged_file_is_set_aside_and_a_bad_directory_is_named() {
-        let dir = tempfile::tempdir().expect("a directory");
-        fs::write(dir.path().join(FILE), vec![7; 5000]).expect("writes");
-        let (store, opened) = Store::open(dir.path(), at(5)).expect("opens");
-        assert_eq!(opened, Opened::SetAside(dir.path().join("node.redb.damaged-5000")));
-        assert_eq!(store.begin_life().expect("writes"), Incarnation(1));
-        let file = dir.path().join("plain");
-        fs::write(&file, "x").expect("writes");
-        let error = Store::open(&file, at(0)).expect_err("not a directory").to_string();
-        assert!(error.contains("--data-dir"), "{error}");
-    }
-}
+mod tests;

@@ -329,3 +329,25 @@ fn an_operator_does_the_same_on_the_command_line() {
     print(&["drain"]);
     assert_eq!(a.asks("GET /health/ready", &[]).problem(503), "not ready: clients");
 }
+
+#[test]
+fn a_node_whose_store_was_damaged_says_so_until_it_is_restarted() {
+    let cluster = Cluster::new();
+    let open = || cluster.node("a").arg("--allow-anonymous").arg("network:updates").start();
+    let a = open();
+    let (file, ready) = (a.data_dir.join("node.redb"), a.asks("GET /health/ready", &[]).json());
+    assert_eq!(ready["degraded"], false);
+    assert_eq!(a.terminate(), Some(0));
+    let length = std::fs::metadata(&file).unwrap().len();
+    std::fs::write(&file, vec![0; usize::try_from(length).unwrap()]).unwrap();
+
+    let a = open();
+    let status = a.status().unwrap();
+    assert!(status["degraded"].as_str().unwrap().contains("node.redb.damaged-"), "{status}");
+    let ready = a.asks("GET /health/ready", &[]);
+    assert_eq!((ready.status, &ready.json()["degraded"]), (200, &Value::Bool(true)));
+    let metrics = a.asks("GET /metrics", &[]).body;
+    assert!(metrics.lines().any(|line| line == "xpando_store_degraded 1.0"), "{metrics}");
+    assert_eq!(a.terminate(), Some(0));
+    assert_eq!(open().status().unwrap()["degraded"], Value::Null);
+}

@@ -66,6 +66,7 @@ fn status_as_json_has_exactly_the_documented_keys() {
         "listen",
         "http",
         "uptime_s",
+        "degraded",
         "doubts_itself",
         "majority",
         "peers",

@@ -165,7 +165,7 @@ impl Drop for Running {
 }
 
 /// A directory that goes with this value.
-pub(super) struct Scratch(std::path::PathBuf);
+pub(super) struct Scratch(pub(super) std::path::PathBuf);
 
 impl Scratch {
     pub(super) fn new() -> anyhow::Result<Self> {

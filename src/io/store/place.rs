@@ -1,0 +1,129 @@
+//! Where the file is, how it is opened and how it is set aside.
+//!
+//! Invariant: under its own name there is a file only once it is whole, so an empty or short one is damage, not
+//! a beginning.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use redb::{Database, DatabaseError};
+
+use super::{Failure, StoreError, guarded, millis, schema};
+use crate::proto::node::Incarnation;
+
+pub(super) const FILE: &str = "node.redb";
+/// The file until it is whole.
+const NEW: &str = "node.redb.new";
+const CACHE_BYTES: usize = 1024 * 1024;
+/// A file of at most this length is read and checked whole when it is opened.
+const CHECKED: u64 = 16 * 1024 * 1024;
+
+/// Where the file is.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// In this directory.
+    Directory(PathBuf),
+    /// On a disk that fails as it is told.
+    #[cfg(test)]
+    Simulated(super::tests::disk::Disk),
+}
+
+impl Place {
+    /// Opens the file, which is made when there is none; `suspect` asks for a check of all its pages. Also returns
+    /// its incarnation; a new file gets this one.
+    pub(super) fn open(
+        &self,
+        suspect: bool,
+        incarnation: Incarnation,
+    ) -> Result<(Database, Incarnation), Failure> {
+        match self {
+            Self::Directory(directory) => {
+                let file = directory.join(FILE);
+                let length = match fs::metadata(&file) {
+                    Ok(found) => Some(found.len()),
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                    Err(error) => return Err(Failure::Disk(error)),
+                };
+                match length {
+                    None => create(directory, &file, incarnation),
+                    Some(0) => Err(Failure::Damaged("it is empty".to_owned())),
+                    Some(length) => {
+                        let check = suspect || length <= CHECKED;
+                        prepared(builder(check).open(&file), &file, incarnation)
+                    }
+                }
+            }
+            #[cfg(test)]
+            Self::Simulated(disk) => {
+                let database =
+                    builder(suspect || !disk.trusting).create_with_backend(disk.opened());
+                prepared(database, Path::new("simulated"), incarnation)
+            }
+        }
+    }
+
+    /// Gives a damaged file another name: that name.
+    pub(super) fn set_aside(&self, now: SystemTime) -> Result<PathBuf, Failure> {
+        match self {
+            Self::Directory(directory) => {
+                // One that was set aside in the same millisecond stays, too.
+                let name = |stamp: u64| directory.join(format!("{FILE}.damaged-{stamp}"));
+                let aside = (millis(now)..).map(name).find(|path| !path.exists());
+                let aside = aside.unwrap_or_else(|| name(u64::MAX));
+                fs::rename(directory.join(FILE), &aside).map_err(Failure::Disk)?;
+                Ok(aside)
+            }
+            #[cfg(test)]
+            Self::Simulated(disk) => {
+                disk.wipe();
+                Ok(PathBuf::from(format!("simulated.damaged-{}", millis(now))))
+            }
+        }
+    }
+}
+
+fn builder(check: bool) -> redb::Builder {
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(check);
+    builder
+}
+
+/// A new file under its first name, and under its own once it is whole. The lock goes with the file.
+fn create(
+    directory: &Path,
+    file: &Path,
+    incarnation: Incarnation,
+) -> Result<(Database, Incarnation), Failure> {
+    let new = directory.join(NEW);
+    let create = || prepared(builder(true).create(&new), file, incarnation);
+    let made = match guarded(create) {
+        // What a start left that ended too soon. Nothing in it was ever acknowledged.
+        Err(Failure::Damaged(_)) => {
+            fs::remove_file(&new).map_err(Failure::Disk)?;
+            create()?
+        }
+        made => made?,
+    };
+    fs::rename(&new, file).map_err(Failure::Disk)?;
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(Failure::Disk)?;
+    Ok(made)
+}
+
+fn prepared(
+    database: Result<Database, DatabaseError>,
+    file: &Path,
+    incarnation: Incarnation,
+) -> Result<(Database, Incarnation), Failure> {
+    let database = match database {
+        Ok(database) => database,
+        Err(DatabaseError::DatabaseAlreadyOpen) => {
+            return Err(Failure::Refused(StoreError::InUse(file.to_owned())));
+        }
+        Err(other) => return Err(other.into()),
+    };
+    match schema::prepare(&database, incarnation)? {
+        Ok(incarnation) => Ok((database, incarnation)),
+        Err(found) => Err(Failure::Refused(StoreError::Newer { path: file.to_owned(), found })),
+    }
+}

@@ -1,0 +1,205 @@
+//! What is in the file, and how a file of an earlier version becomes one of this.
+//!
+//! Schema 1 had an incarnation among `meta` and peers without a checksum; it had no number. Schema 2 has its
+//! number in `meta`, all else that changes with every write in one value of `state`, and the chain. Invariant:
+//! a file is of one schema as a whole, because it moves to the next in one commit.
+
+use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableHandle};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::Failure;
+use crate::proto::chain::Tip;
+use crate::proto::codec;
+use crate::proto::node::{Contact, Incarnation, NodeName};
+
+/// The schema that this version writes.
+pub(super) const SCHEMA: u64 = 2;
+const SCHEMA_KEY: &str = "schema";
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+pub(super) const PEERS_TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("peers");
+pub(super) const STATE_TABLE: TableDefinition<'_, (), &[u8]> = TableDefinition::new("state");
+/// The chain's links by number.
+pub(super) const LINKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("links");
+/// Its signed heads by number.
+pub(super) const HEADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("heads");
+/// Its one checkpoint.
+pub(super) const CHECKPOINT: TableDefinition<'_, (), &[u8]> = TableDefinition::new("checkpoint");
+
+/// Of what schema 1 had.
+const INCARNATION: &str = "incarnation";
+const OLD_PEER: u8 = 1;
+
+const VERSION: u8 = 2;
+const MAX_VALUE: usize = 4096;
+const SEAL: usize = 8;
+
+/// What is remembered of a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Remembered {
+    pub(super) contact: Contact,
+    /// Milliseconds since the Unix epoch.
+    pub(super) seen: u64,
+}
+
+/// Where the node stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct State {
+    pub(super) incarnation: Incarnation,
+    pub(super) trail: Option<TrailState>,
+}
+
+/// Where its chain stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TrailState {
+    pub(super) node: NodeName,
+    pub(super) tip: Tip,
+    /// Bytes of the links that are kept.
+    pub(super) bytes: u64,
+}
+
+impl State {
+    pub(super) fn read(table: &impl ReadableTable<(), &'static [u8]>) -> Result<Self, Failure> {
+        let value =
+            table.get(())?.ok_or_else(|| Failure::Damaged("it does not say where it is".into()))?;
+        opened(value.value())
+    }
+
+    pub(super) fn write(&self, table: &mut Table<'_, (), &'static [u8]>) -> Result<(), Failure> {
+        table.insert((), sealed(self)?.as_slice())?;
+        Ok(())
+    }
+}
+
+/// A value behind its version and in front of its checksum: redb checks no page that it reads in passing.
+pub(super) fn sealed<T: Serialize>(value: &T) -> Result<Vec<u8>, Failure> {
+    let mut bytes =
+        codec::encode_versioned(VERSION, value).map_err(|error| Failure::Refused(error.into()))?;
+    bytes.extend_from_slice(&Sha256::digest(&bytes)[..SEAL]);
+    Ok(bytes)
+}
+
+/// The value of [`sealed`] bytes.
+pub(super) fn opened<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    let damaged = || Failure::Damaged("a value is not as it was written".to_owned());
+    let (value, seal) = bytes.split_last_chunk::<SEAL>().ok_or_else(damaged)?;
+    if !Sha256::digest(value).starts_with(seal) {
+        return Err(damaged());
+    }
+    codec::decode_versioned(VERSION, value, MAX_VALUE).map_err(|_malformed| damaged())
+}
+
+/// All remembered peers.
+pub(super) fn peers(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<Vec<Remembered>, Failure> {
+    table.iter()?.map(|entry| opened(entry?.1.value())).collect()
+}
+
+/// What the file's schema is; `None` while it is empty.
+fn schema(database: &Database) -> Result<Option<u64>, Failure> {
+    let read = database.begin_read()?;
+    let mut tables = read.list_tables()?.map(|table| table.name().to_owned()).collect::<Vec<_>>();
+    tables.sort_unstable();
+    let tables: Vec<_> = tables.iter().map(String::as_str).collect();
+    match tables.as_slice() {
+        [] => Ok(None),
+        ["meta"] | ["meta", "peers"] => Ok(Some(1)),
+        _numbered => {
+            let number = read.open_table(META)?.get(SCHEMA_KEY)?.map(|value| value.value());
+            number.map(Some).ok_or_else(|| Failure::Damaged("it has no schema".to_owned()))
+        }
+    }
+}
+
+/// Makes the file one of this schema; its incarnation, at least `incarnation` when the file is new. `Err` with the
+/// number when it is of a later schema.
+pub(super) fn prepare(
+    database: &Database,
+    incarnation: Incarnation,
+) -> Result<Result<Incarnation, u64>, Failure> {
+    match schema(database)? {
+        None => write_tables(database, &State { incarnation, trail: None }, &[])?,
+        Some(1) => {
+            let (state, peers) = read_1(database)?;
+            write_tables(database, &state, &peers)?;
+        }
+        Some(SCHEMA) => {}
+        Some(later) => return Ok(Err(later)),
+    }
+    let read = database.begin_read()?;
+    // A damaged value shows now, while there is a good moment to set the file aside.
+    peers(&read.open_table(PEERS_TABLE)?)?;
+    for table in [LINKS, HEADS] {
+        read.open_table(table)?;
+    }
+    read.open_table(CHECKPOINT)?;
+    Ok(Ok(State::read(&read.open_table(STATE_TABLE)?)?.incarnation))
+}
+
+/// A peer of schema 1 that cannot be read is left out, as that version did.
+fn read_1(database: &Database) -> Result<(State, Vec<Remembered>), Failure> {
+    let read = database.begin_read()?;
+    let stored = read.open_table(META)?.get(INCARNATION)?.map_or(0, |value| value.value());
+    let state = State { incarnation: Incarnation(stored), trail: None };
+    let mut peers = Vec::new();
+    let has_peers = read.list_tables()?.any(|table| table.name() == PEERS_TABLE.name());
+    if has_peers {
+        for entry in read.open_table(PEERS_TABLE)?.iter()? {
+            let (_, bytes) = entry?;
+            peers.extend(codec::decode_versioned(OLD_PEER, bytes.value(), MAX_VALUE));
+        }
+    }
+    Ok((state, peers))
+}
+
+fn write_tables(database: &Database, state: &State, peers: &[Remembered]) -> Result<(), Failure> {
+    let mut write = database.begin_write()?;
+    write.set_quick_repair(true);
+    {
+        let mut meta = write.open_table(META)?;
+        meta.remove(INCARNATION)?;
+        meta.insert(SCHEMA_KEY, SCHEMA)?;
+        let mut table = write.open_table(PEERS_TABLE)?;
+        table.retain(|_, _| false)?;
+        for peer in peers {
+            table.insert(peer.contact.name.as_str(), sealed(peer)?.as_slice())?;
+        }
+        state.write(&mut write.open_table(STATE_TABLE)?)?;
+        write.open_table(LINKS)?;
+        write.open_table(HEADS)?;
+        write.open_table(CHECKPOINT)?;
+    }
+    write.commit()?;
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Writes another number into a file.
+    pub(in crate::io::store) fn renumber(file: &Path, number: u64) {
+        let database = Database::open(file).expect("opens");
+        let write = database.begin_write().expect("begins");
+        write.open_table(META).expect("there").insert(SCHEMA_KEY, number).expect("writes");
+        write.commit().expect("writes");
+    }
+
+    #[test]
+    fn a_changed_byte_of_a_value_is_damage() {
+        let state = State { incarnation: Incarnation(300), trail: None };
+        let bytes = sealed(&state).ok().expect("plain");
+        assert_eq!(opened::<State>(&bytes).ok(), Some(state));
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            assert!(matches!(opened::<State>(&changed), Err(Failure::Damaged(_))), "byte {at}");
+            assert!(opened::<State>(&bytes[..at]).is_err(), "{at} bytes");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What is remembered, across runs, versions of the file, and failures of the disk.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use super::place::FILE;
+use super::*;
+use crate::proto::chain::{Record, Verified};
+
+mod chain;
+mod crash;
+mod damage;
+pub(super) mod disk;
+
+use self::disk::Disk;
+
+fn contact(name: &str, port: u16) -> Contact {
+    Contact {
+        name: name.parse().expect("valid"),
+        address: ([127, 0, 0, 1], port).into(),
+        incarnation: Incarnation(1),
+    }
+}
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+#[test]
+fn lives_are_counted_across_openings() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("deep/er");
+    for life in 1..=3 {
+        let (store, opened) = Store::open(&path, at(0)).expect("opens");
+        assert_eq!(opened, Opened::Sound);
+        assert_eq!(store.begin_life().expect("writes"), Incarnation(life));
+    }
+    let (store, _) = Store::open(&path, at(0)).expect("opens");
+    assert_eq!(store.raise(Incarnation(9)).expect("writes"), Incarnation(9));
+    assert_eq!(store.raise(Incarnation(2)).expect("writes"), Incarnation(9));
+    assert_eq!(store.begin_life().expect("writes"), Incarnation(10));
+}
+
+#[test]
+fn peers_are_remembered_latest_first() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, _) = Store::open(dir.path(), at(0)).expect("opens");
+    assert_eq!(store.peers().expect("reads"), []);
+    store.remember(&[contact("a@h", 1), contact("b@h", 2)], at(1)).expect("writes");
+    store.remember(&[contact("b@h", 3)], at(2)).expect("writes");
+    drop(store);
+    let (store, _) = Store::open(dir.path(), at(0)).expect("opens");
+    assert_eq!(store.peers().expect("reads"), [contact("b@h", 3), contact("a@h", 1)]);
+}
+
+#[test]
+fn a_second_process_is_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let _first = Store::open(dir.path(), at(0)).expect("opens");
+    let second = Store::open(dir.path(), at(0)).expect_err("locked");
+    assert!(second.to_string().contains("already running"), "{second}");
+}
+
+#[test]
+fn a_damaged_file_is_set_aside_and_a_bad_directory_is_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::write(dir.path().join(FILE), vec![7; 5000]).expect("writes");
+    let (store, opened) = Store::open(dir.path(), at(5)).expect("opens");
+    assert_eq!(opened, Opened::SetAside(dir.path().join("node.redb.damaged-5000")));
+    assert_eq!(store.begin_life().expect("writes"), Incarnation(1));
+    let file = dir.path().join("plain");
+    fs::write(&file, "x").expect("writes");
+    let error = Store::open(&file, at(0)).expect_err("not a directory").to_string();
+    assert!(error.contains("--data-dir"), "{error}");
+}
+
+fn record(n: u64) -> Record {
+    Record {
+        at: n,
+        since_start: n,
+        incarnation: Incarnation(1),
+        label: "paused".to_owned(),
+        node: None,
+        event: format!(r#"{{"event":"paused","millis":{n}}}"#),
+    }
+}
+
+/// Records with these numbers.
+fn records(numbers: std::ops::RangeInclusive<u64>) -> Vec<Record> {
+    numbers.map(record).collect()
+}
+
+/// Stands for the node's signature.
+fn sign(message: &[u8]) -> Result<Vec<u8>, String> {
+    use sha2::{Digest as _, Sha256};
+    Ok(Sha256::new().chain_update(b"secret").chain_update(message).finalize().to_vec())
+}
+
+fn is_signed(message: &[u8], signature: &[u8]) -> bool {
+    sign(message).is_ok_and(|sound| sound == signature)
+}
+
+fn trail(store: Store) -> Chain {
+    Chain::new(Arc::new(store), "a@127.0.0.1".parse().expect("valid")).expect("its own")
+}
+
+fn simulated(disk: &Disk) -> (Store, Opened) {
+    let opened = Store::open_at(Place::Simulated(disk.clone()), at(7));
+    opened.unwrap_or_else(|_failure| panic!("it does not open"))
+}
+
+/// The file of schema 1 that an earlier version of this program wrote: three lives, three peers, one of which is at
+/// another address than its name says.
+const SCHEMA_1: &[u8] = include_bytes!("tests/v1.redb");
+
+#[test]
+fn a_file_of_the_first_schema_is_read_and_becomes_one_of_this() {
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::write(dir.path().join(FILE), SCHEMA_1).expect("writes");
+    let peers = [("c@10.0.0.3", 4699, 9), ("a@10.0.0.1", 4697, 7), ("b@10.0.0.2", 4698, 8)];
+    let peers = peers.map(|(name, port, incarnation)| Contact {
+        name: name.parse().expect("valid"),
+        address: ([10, 0, 0, 1], port).into(),
+        incarnation: Incarnation(incarnation),
+    });
+    for life in 4..6 {
+        let (store, opened) = Store::open(dir.path(), at(0)).expect("opens");
+        assert_eq!((opened, store.condition()), (Opened::Sound, Condition::default()));
+        assert_eq!(store.begin_life().expect("writes"), Incarnation(life));
+        assert_eq!(store.peers().expect("reads"), peers);
+        trail(store).append(&[record(life)]).expect("writes");
+    }
+}
+
+#[test]
+fn a_file_of_the_first_schema_that_was_never_written_is_one_too() {
+    let dir = tempfile::tempdir().expect("a directory");
+    drop(redb::Database::create(dir.path().join(FILE)).expect("makes"));
+    let (store, opened) = Store::open(dir.path(), at(0)).expect("opens");
+    assert_eq!(opened, Opened::Sound);
+    assert_eq!(store.begin_life().expect("writes"), Incarnation(1));
+}
+
+#[test]
+fn a_file_of_a_later_schema_is_left_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let life = || Store::open(dir.path(), at(0)).expect("opens").0.begin_life().expect("writes");
+    assert_eq!(life(), Incarnation(1));
+    schema::tests::renumber(&dir.path().join(FILE), schema::SCHEMA + 1);
+    let error = Store::open(dir.path(), at(0)).expect_err("another schema").to_string();
+    assert!(error.contains("schema 3") && error.contains("later version"), "{error}");
+    assert_eq!(fs::read_dir(dir.path()).expect("reads").count(), 1, "nothing is set aside");
+    schema::tests::renumber(&dir.path().join(FILE), schema::SCHEMA);
+    assert_eq!(life(), Incarnation(2));
+}
+
+#[test]
+fn a_first_start_that_ended_too_soon_leaves_nothing_in_the_way() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for left in [&b""[..], &[7; 5000]] {
+        fs::write(dir.path().join("node.redb.new"), left).expect("writes");
+        let (store, opened) = Store::open(dir.path(), at(0)).expect("opens");
+        assert_eq!(opened, Opened::Sound);
+        assert_eq!(store.begin_life().expect("writes"), Incarnation(1));
+        drop(store);
+        let names =
+            || fs::read_dir(dir.path()).expect("reads").map(|e| e.expect("one").file_name());
+        assert_eq!(names().collect::<Vec<_>>(), [FILE]);
+        fs::remove_file(dir.path().join(FILE)).expect("removes");
+    }
+}
+
+#[test]
+fn files_set_aside_in_one_millisecond_all_stay() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (n, length) in [(0, 0), (1, 5000), (2, 5000)] {
+        fs::write(dir.path().join(FILE), vec![n; length]).expect("writes");
+        let (store, opened) = Store::open(dir.path(), at(5)).expect("opens");
+        let aside = dir.path().join(format!("node.redb.damaged-{}", 5000 + u64::from(n)));
+        assert_eq!(fs::read(&aside).expect("reads"), vec![n; length]);
+        assert_eq!(opened, Opened::SetAside(aside.clone()));
+        assert_eq!(store.condition(), Condition { set_aside: Some(aside), failing: None });
+        assert!(store.condition().is_degraded());
+    }
+}
+
+/// A full disk and one with errors: each call says so, the condition says so, what was acknowledged stays, and the
+/// first write after it is over succeeds without a restart.
+#[test]
+fn a_failing_disk_costs_the_calls_it_fails_and_no_more() {
+    for kind in [ErrorKind::StorageFull, ErrorKind::Other] {
+        let disk = Disk::default();
+        let (store, _) = simulated(&disk);
+        assert_eq!(store.begin_life().expect("writes"), Incarnation(1));
+        let store = Arc::new(store);
+        let chain = Chain::new(store.clone(), "a@127.0.0.1".parse().expect("valid")).expect("own");
+        chain.append(&records(1..=300)).expect("writes");
+        chain.sign_head(at(1), sign).expect("writes");
+        for _ in 0..3 {
+            disk.fail(Some(kind));
+            for _ in 0..3 {
+                let error = chain.append(&records(301..=400)).expect_err("the disk fails");
+                assert!(matches!(error, StoreError::Storage(_)), "{error}");
+                assert!(store.condition().failing.is_some() && store.condition().is_degraded());
+                assert!(store.remember(&[contact("b@h", 1)], at(1)).is_err());
+            }
+            disk.fail(None);
+            assert_eq!(chain.last().expect("reads").seq, 300, "whole or not at all");
+            assert!(store.condition().is_degraded(), "nothing has been written yet");
+            assert_eq!(store.raise(Incarnation(1)).expect("writes"), Incarnation(1));
+            assert_eq!(store.condition(), Condition::default());
+        }
+        chain.append(&records(301..=400)).expect("writes");
+        let verified = chain.verify(is_signed).expect("sound");
+        assert_eq!(verified, Verified { forgotten: 0, last: 400, proved: 300 });
+    }
+}
+
+/// Damage that shows only while the node runs: the call says so, the next one starts on an empty file, which goes on
+/// with the incarnation of this run.
+#[test]
+fn a_file_that_is_damaged_under_a_running_node_is_set_aside() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Arc::new(Store::open(dir.path(), at(0)).expect("opens").0);
+    for _ in 0..3 {
+        store.begin_life().expect("writes");
+    }
+    // More than stays in memory.
+    let chain = Chain::new(store.clone(), "a@127.0.0.1".parse().expect("valid")).expect("own");
+    chain.append(&records(1..=20_000)).expect("writes");
+    let file = dir.path().join(FILE);
+    let mut bytes = fs::read(&file).expect("reads");
+    bytes[4096..].fill(0xa5);
+    fs::write(&file, &bytes).expect("writes");
+    let error = chain.after(0, usize::MAX).expect_err("damaged");
+    assert!(matches!(error, StoreError::Damaged(_)), "{error}");
+    assert!(store.condition().failing.is_some());
+    assert_eq!(store.begin_life().expect("a new file"), Incarnation(4));
+    let Condition { set_aside: Some(aside), failing: None } = store.condition() else {
+        panic!("{:?}", store.condition())
+    };
+    assert!(aside.exists() && store.condition().is_degraded());
+    assert_eq!(chain.append(&records(1..=1)).expect("writes").seq, 1);
+}

@@ -1,0 +1,400 @@
+//! The chain: a node's records, each bound to all before it, so that no change to them goes unseen.
+//!
+//! Every [`Record`] is a [`Link`]: it has a number and the SHA-256 of the link before it, its number and its
+//! bytes. The first builds on a genesis that is made of the node's name. From time to time the node signs the
+//! last link, a [`Head`]. What is old is forgotten up to a [`Checkpoint`]: the last forgotten link, signed.
+//! A [`Verifier`] walks what is left and names the first record that is not as it was written. It has no key:
+//! its caller tells whether a signature is the node's.
+//!
+//! Invariants:
+//! 1. Numbers start at 1 and rise by one; the order of the links is the order of their numbers.
+//! 2. A link's hash depends on every byte of every record before it, on their order and on the node.
+//! 3. A head and a checkpoint are signed over different words: one never passes for the other, nor for another
+//!    node's, nor for anything else that the node's key signs.
+//! 4. A record that was edited, taken out, put in or moved without its hash being made anew is named itself.
+//! 5. Hashes need no key, so whoever can write the file can make them anew. Then the next head says that the
+//!    chain was rewritten, and all that can be named is the first record that no sound head proves.
+//! 6. What came after the last head and was cut off together with the note of where the chain ends, and a file
+//!    that was replaced by an older copy of itself, cannot be told from one that was never longer.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::proto::codec::{self, CodecError};
+use crate::proto::event::Event;
+use crate::proto::node::{Incarnation, NodeName};
+
+/// The longest a record may be, in bytes: an event that names every node of a large cluster fits.
+pub const MAX_RECORD: usize = 256 * 1024;
+const VERSION: u8 = 1;
+const HASH: usize = 32;
+/// Bytes of a stored link before its record: the hash and the number.
+const FRONT: usize = HASH + 8;
+
+const GENESIS: &[u8] = b"xpando-node chain 1 genesis\0";
+const LINK: &[u8] = b"xpando-node chain 1 link\0";
+const HEAD: &[u8] = b"xpando-node chain 1 head\0";
+const CHECKPOINT: &[u8] = b"xpando-node chain 1 checkpoint\0";
+
+/// One event as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Wall-clock time in milliseconds since 1970.
+    pub at: u64,
+    /// Milliseconds since the node's start, by a clock that never jumps.
+    pub since_start: u64,
+    /// The life of the node in which it happened.
+    pub incarnation: Incarnation,
+    /// The type: one of [`Event::LABELS`].
+    pub label: String,
+    /// The node that it is about, when there is one.
+    pub node: Option<NodeName>,
+    /// The event with its evidence, as JSON. Postcard cannot read a type that says its own name.
+    pub event: String,
+}
+
+impl Record {
+    /// An event of this moment.
+    ///
+    /// # Errors
+    /// [`CodecError::Malformed`] when the event's own `Serialize` refuses, which none does.
+    pub fn new(
+        event: &Event,
+        node: Option<NodeName>,
+        at: u64,
+        since_start: u64,
+        incarnation: Incarnation,
+    ) -> Result<Self, CodecError> {
+        let label = event.label().to_owned();
+        let event =
+            serde_json::to_string(event).map_err(|_refused_by_serialize| CodecError::Malformed)?;
+        Ok(Self { at, since_start, incarnation, label, node, event })
+    }
+
+    /// The event.
+    ///
+    /// # Errors
+    /// [`CodecError::Malformed`] when it is none that this version knows.
+    pub fn event(&self) -> Result<Event, CodecError> {
+        serde_json::from_str(&self.event).map_err(|_unknown| CodecError::Malformed)
+    }
+
+    /// The bytes that are kept and hashed: a version and the fields.
+    ///
+    /// # Errors
+    /// [`CodecError::TooLong`] for a record that could not be read back.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, CodecError> {
+        let bytes = codec::encode_versioned(VERSION, self)?;
+        if bytes.len() > MAX_RECORD {
+            return Err(CodecError::TooLong { length: bytes.len(), cap: MAX_RECORD });
+        }
+        Ok(bytes)
+    }
+
+    /// The record of these bytes.
+    ///
+    /// # Errors
+    /// Any [`CodecError`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode_versioned(VERSION, bytes, MAX_RECORD)
+    }
+
+    /// [`Record::at`] of a record's bytes, without reading the rest.
+    #[must_use]
+    pub fn at_of(bytes: &[u8]) -> Option<u64> {
+        let (version, fields) = bytes.split_first()?;
+        (*version == VERSION).then(|| postcard::take_from_bytes(fields).ok()).flatten().map(|f| f.0)
+    }
+}
+
+/// A SHA-256. It is written in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hash(pub [u8; HASH]);
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hash({self})")
+    }
+}
+
+/// Where a chain ends: the number and the hash of its last link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tip {
+    /// The number; 0 before the first record.
+    pub seq: u64,
+    /// The hash.
+    pub hash: Hash,
+}
+
+impl Tip {
+    /// The end of a node's chain that has no records yet.
+    #[must_use]
+    pub fn genesis(node: &NodeName) -> Self {
+        let hash = Sha256::new().chain_update(GENESIS).chain_update(node.as_str()).finalize();
+        Self { seq: 0, hash: Hash(hash.into()) }
+    }
+
+    /// The end once a record of these bytes has followed.
+    #[must_use]
+    pub fn then(self, record: &[u8]) -> Self {
+        let seq = self.seq.saturating_add(1);
+        let hash = Sha256::new()
+            .chain_update(LINK)
+            .chain_update(self.hash.0)
+            .chain_update(seq.to_be_bytes())
+            .chain_update(record)
+            .finalize();
+        Self { seq, hash: Hash(hash.into()) }
+    }
+}
+
+/// A record in its place in the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link<'a> {
+    /// Its number and hash, as they were written beside it.
+    pub tip: Tip,
+    /// The bytes of its record.
+    pub record: &'a [u8],
+}
+
+impl<'a> Link<'a> {
+    /// As it is stored: the hash, the number (big endian), the record.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        [&self.tip.hash.0[..], &self.tip.seq.to_be_bytes(), self.record].concat()
+    }
+
+    /// The link of these bytes; `None` when they are too few to be one.
+    #[must_use]
+    pub fn from_bytes(bytes: &'a [u8]) -> Option<Self> {
+        let (front, record) = bytes.split_first_chunk::<FRONT>()?;
+        let (hash, seq) = front.split_first_chunk::<HASH>()?;
+        let seq = u64::from_be_bytes(*seq.first_chunk()?);
+        Some(Self { tip: Tip { seq, hash: Hash(*hash) }, record })
+    }
+}
+
+/// A link that the node vouches for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The link.
+    pub tip: Tip,
+    /// When it was signed, in milliseconds since 1970.
+    pub at: u64,
+}
+
+impl Head {
+    /// The bytes that `node` signs.
+    #[must_use]
+    pub fn signed_bytes(&self, node: &NodeName) -> Vec<u8> {
+        signed_bytes(HEAD, node, self.tip, self.at)
+    }
+}
+
+/// The last link that was forgotten, and all before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The link.
+    pub tip: Tip,
+    /// When it was forgotten, in milliseconds since 1970.
+    pub at: u64,
+}
+
+impl Checkpoint {
+    /// The bytes that `node` signs.
+    #[must_use]
+    pub fn signed_bytes(&self, node: &NodeName) -> Vec<u8> {
+        signed_bytes(CHECKPOINT, node, self.tip, self.at)
+    }
+}
+
+/// The name comes last, so that no two different contents are the same bytes.
+fn signed_bytes(words: &[u8], node: &NodeName, tip: Tip, at: u64) -> Vec<u8> {
+    let (seq, at) = (tip.seq.to_be_bytes(), at.to_be_bytes());
+    [words, &seq, &tip.hash.0, &at, node.as_str().as_bytes()].concat()
+}
+
+/// Something with the node's signature over its `signed_bytes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signed<T> {
+    /// What is signed.
+    pub what: T,
+    /// By which the node vouches for it.
+    pub signature: Vec<u8>,
+}
+
+/// What is wrong with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// It cannot be read at all.
+    #[error("cannot be read")]
+    Unreadable,
+    /// It or its hash is not what was written.
+    #[error("was edited")]
+    Edited,
+    /// It is not there, and later ones are.
+    #[error("is missing")]
+    Missing,
+    /// Another one stands in its place, and it comes later.
+    #[error("is out of its order")]
+    Reordered,
+    /// It was not written by the node: its number is taken, or past the end.
+    #[error("was inserted")]
+    Inserted,
+    /// It and all after it are gone, although the node noted or signed that they were there.
+    #[error("and all after it were cut off")]
+    TailCut,
+    /// It or one soon after was changed, and the hashes were made anew; the next head does not fit.
+    #[error("or one after it was changed, and the hashes made anew")]
+    Rewritten,
+    /// The head or the checkpoint at it has no signature of the node, or is not where it belongs.
+    #[error("is vouched for by a signature that is not the node's")]
+    Signature,
+}
+
+/// The first record that is not as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("record {seq} {why}")]
+pub struct Fault {
+    /// Its number.
+    pub seq: u64,
+    /// What is wrong.
+    pub why: Why,
+}
+
+/// What a sound chain holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The last forgotten record; 0 when nothing was forgotten.
+    pub forgotten: u64,
+    /// The last record.
+    pub last: u64,
+    /// The last record that the node's signature proves; those after it are only consistent.
+    pub proved: u64,
+}
+
+/// Walks a chain. It is given the links in their order, and each head after the links up to it.
+pub struct Verifier<'a, C> {
+    node: &'a NodeName,
+    is_signed: C,
+    forgotten: u64,
+    tip: Tip,
+    proved: u64,
+    fault: Option<Fault>,
+}
+
+impl<C> fmt::Debug for Verifier<'_, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Verifier").field(&self.node).field(&self.tip).field(&self.fault).finish()
+    }
+}
+
+impl<'a, C: Fn(&[u8], &[u8]) -> bool> Verifier<'a, C> {
+    /// A walk over the chain of `node`, which was forgotten up to `checkpoint`. `is_signed` tells whether its second
+    /// argument is the node's signature over its first.
+    pub fn new(node: &'a NodeName, checkpoint: Option<&Signed<Checkpoint>>, is_signed: C) -> Self {
+        let tip = checkpoint.map_or_else(|| Tip::genesis(node), |signed| signed.what.tip);
+        let sound = checkpoint
+            .is_none_or(|signed| is_signed(&signed.what.signed_bytes(node), &signed.signature));
+        let fault = (!sound).then_some(Fault { seq: tip.seq, why: Why::Signature });
+        Self { node, is_signed, forgotten: tip.seq, tip, proved: tip.seq, fault }
+    }
+
+    /// The next link.
+    pub fn link(&mut self, link: &Link<'_>) {
+        let (expected, seq) = (self.tip.then(link.record), link.tip.seq);
+        match self.fault {
+            Some(fault) => self.fault = Some(explained(fault, seq, link.tip == expected)),
+            None if seq > expected.seq => self.note(expected.seq, Why::Missing),
+            None if seq < expected.seq => self.note(seq, Why::Inserted),
+            None if link.tip != expected => self.note(seq, Why::Edited),
+            None => self.tip = expected,
+        }
+    }
+
+    /// What should be the link with this number is no link.
+    pub fn unreadable(&mut self, seq: u64) {
+        if self.fault.is_none() {
+            self.note(seq, Why::Unreadable);
+        }
+    }
+
+    /// The next head.
+    pub fn head(&mut self, head: &Signed<Head>) {
+        if self.fault.is_some() {
+            return;
+        }
+        let tip = head.what.tip;
+        if !(self.is_signed)(&head.what.signed_bytes(self.node), &head.signature)
+            || tip.seq < self.tip.seq
+        {
+            self.note(tip.seq, Why::Signature);
+        } else if tip.seq > self.tip.seq {
+            self.note(self.tip.seq.saturating_add(1), Why::TailCut);
+        } else if tip != self.tip {
+            self.note(self.proved.saturating_add(1), Why::Rewritten);
+        } else {
+            self.proved = tip.seq;
+        }
+    }
+
+    /// The end. `noted` is where the chain ended by the node's own unsigned note.
+    ///
+    /// # Errors
+    /// The first [`Fault`].
+    pub fn finish(mut self, noted: Option<Tip>) -> Result<Verified, Fault> {
+        if let (Some(noted), None) = (noted, self.fault) {
+            let next = self.tip.seq.saturating_add(1);
+            match noted.seq.cmp(&self.tip.seq) {
+                std::cmp::Ordering::Greater => self.note(next, Why::TailCut),
+                std::cmp::Ordering::Less => {
+                    self.note(noted.seq.saturating_add(1), Why::Inserted);
+                }
+                std::cmp::Ordering::Equal if noted != self.tip => {
+                    self.note(self.proved.saturating_add(1), Why::Rewritten);
+                }
+                std::cmp::Ordering::Equal => {}
+            }
+        }
+        match self.fault {
+            Some(fault) => Err(fault),
+            None => {
+                Ok(Verified { forgotten: self.forgotten, last: self.tip.seq, proved: self.proved })
+            }
+        }
+    }
+
+    fn note(&mut self, seq: u64, why: Why) {
+        self.fault = Some(Fault { seq, why });
+    }
+}
+
+/// A fault in the light of a later link, which fits the sound part of the chain or not.
+fn explained(fault: Fault, seq: u64, fits: bool) -> Fault {
+    let why = match fault.why {
+        Why::Missing | Why::TailCut if seq == fault.seq => Why::Reordered,
+        Why::TailCut if seq > fault.seq => Why::Missing,
+        // What was taken for the record stood before it.
+        Why::Edited | Why::Unreadable if seq == fault.seq && fits => Why::Inserted,
+        why @ (Why::Unreadable
+        | Why::Edited
+        | Why::Missing
+        | Why::Reordered
+        | Why::Inserted
+        | Why::TailCut
+        | Why::Rewritten
+        | Why::Signature) => why,
+    };
+    Fault { why, ..fault }
+}
+
+#[cfg(test)]
+mod tests;
