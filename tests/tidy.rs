@@ -47,6 +47,10 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("netlink_packet_core", &["io::tcp"]),
     ("netlink_packet_sock_diag", &["io::tcp"]),
     ("netlink_sys", &["io::tcp"]),
+    ("opentelemetry", &["cli::logs"]),
+    ("opentelemetry_appender_tracing", &["cli::logs"]),
+    ("opentelemetry_otlp", &["cli::logs"]),
+    ("opentelemetry_sdk", &["cli::logs"]),
     ("prometheus_client", &["io::metrics"]),
     ("prost", &["proto::gate"]), // the gate reads ractor's frames with ractor's own decoder
     ("ractor", &["actors", "node"]),

@@ -4,7 +4,18 @@ use std::io::IsTerminal;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
+#[cfg(feature = "otel")]
+use opentelemetry::KeyValue;
+#[cfg(feature = "otel")]
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+#[cfg(feature = "otel")]
+use opentelemetry_otlp::{LogExporter, WithExportConfig};
+#[cfg(feature = "otel")]
+use opentelemetry_sdk::{Resource, logs::SdkLoggerProvider};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+use xpando_node::proto::node::NodeName;
 
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
@@ -15,6 +26,11 @@ pub(super) struct LogArgs {
     /// How to log
     #[arg(long, env = "XPANDO_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
+
+    /// Also send log lines to an OpenTelemetry collector (OTLP over gRPC), such as http://127.0.0.1:4317
+    #[cfg(feature = "otel")]
+    #[arg(long, value_name = "URL", env = "XPANDO_OTLP")]
+    otlp: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -24,26 +40,75 @@ enum LogFormat {
 }
 
 impl LogArgs {
-    pub(super) fn init(&self) -> anyhow::Result<()> {
+    /// Logs from now on, in the name of this node, until the result is dropped. With the feature `otel` a runtime must
+    /// have been entered.
+    pub(super) fn init(
+        &self,
+        #[cfg_attr(not(feature = "otel"), expect(unused_variables, reason = "for collectors"))]
+        node: &NodeName,
+    ) -> anyhow::Result<Logs> {
         // ractor's own words about sessions repeat ours: they are for those who ask.
         let quiet =
             if self.log.contains("ractor") { "" } else { ",ractor=error,ractor_cluster=error" };
         let filter = EnvFilter::builder()
             .parse(format!("{}{quiet}", self.log))
             .with_context(|| format!("--log {:?}", self.log))?;
-        let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-        match self.log_format {
+        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let lines = match self.log_format {
             LogFormat::Text => {
                 let colour =
                     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-                logs.with_ansi(colour).with_target(false).init();
+                lines.with_ansi(colour).with_target(false).boxed()
             }
-            LogFormat::Json => logs.json().flatten_event(true).init(),
-        }
+            LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        };
+        let logs = tracing_subscriber::registry().with(filter).with(lines);
+        #[cfg(feature = "otel")]
+        let (logs, collected) = {
+            let collector = self.otlp.as_ref().map(|url| collector(url, node)).transpose()?;
+            (logs.with(collector.as_ref().map(collected)), Logs(collector))
+        };
+        #[cfg(not(feature = "otel"))]
+        let collected = Logs();
+        logs.init();
         std::panic::set_hook(Box::new(|panic| {
             let backtrace = std::backtrace::Backtrace::capture();
             tracing::error!(%panic, %backtrace, "panic");
         }));
-        Ok(())
+        Ok(collected)
     }
+}
+
+/// Sends what a collector has not got yet when it is dropped.
+pub(super) struct Logs(#[cfg(feature = "otel")] Option<SdkLoggerProvider>);
+
+#[cfg(feature = "otel")]
+impl Drop for Logs {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.as_ref().map(SdkLoggerProvider::shutdown) {
+            tracing::warn!(%error, "the collector did not get the last log lines");
+        }
+    }
+}
+
+/// What sends log lines to a collector, in batches.
+#[cfg(feature = "otel")]
+fn collector(url: &str, node: &NodeName) -> anyhow::Result<SdkLoggerProvider> {
+    let exporter = LogExporter::builder().with_tonic().with_endpoint(url).build();
+    let exporter = exporter.with_context(|| format!("--otlp {url:?}"))?;
+    let resource = Resource::builder()
+        .with_service_name("xpando-node")
+        .with_attribute(KeyValue::new("service.instance.id", node.to_string()))
+        .build();
+    Ok(SdkLoggerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build())
+}
+
+/// The program's own lines go there; what the exporter itself says stays here.
+#[cfg(feature = "otel")]
+fn collected<S>(provider: &SdkLoggerProvider) -> impl Layer<S> + use<S>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    let own = tracing_subscriber::filter::filter_fn(|it| it.target().starts_with("xpando_node"));
+    OpenTelemetryTracingBridge::new(provider).with_filter(own)
 }

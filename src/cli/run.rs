@@ -119,9 +119,15 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     let name = args.name.context("--name is missing")?;
-    args.logs.init()?;
     let data_dir = args.data_dir.map_or_else(|| places::data_dir(&name), Ok)?;
     let certs = args.certs.map_or_else(places::certs, Ok)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
+        .enable_all()
+        .build()?;
+    let entered = runtime.enter();
+    let _logs = args.logs.init(&name)?;
+    drop(entered);
     let config = Config {
         listen: args.listen,
         advertise: args.advertise,
@@ -131,10 +137,6 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
         chaos: args.chaos,
         ..Config::new(name, certs, data_dir)
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers())
-        .enable_all()
-        .build()?;
     runtime.block_on(serve(config))
 }
 
