@@ -88,7 +88,7 @@ pub(super) fn run(events: u64, size: u64, out: &mut dyn Write) -> anyhow::Result
         out,
         "append {events} in batches of {size}  {:10.0} /s durable   {:.2} x floor ({:.0} /s)   {grown:.1} MiB more memory",
         rate(took),
-        took.as_secs_f64() / bare.as_secs_f64(),
+        bare.as_secs_f64() / took.as_secs_f64(),
         rate(bare)
     )?;
     drop(chain);
