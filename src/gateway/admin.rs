@@ -250,11 +250,22 @@ impl Admin {
             listen: self.listen,
             http: self.http,
             uptime_s: timer::now().saturating_duration_since(self.started).as_secs(),
-            degraded: degraded(&(self.store)()),
+            degraded: self.degraded(),
             doubts_itself: self.vitals.borrow().health,
             majority: majority(&self.peers.borrow()),
             peers: self.peer_statuses(),
         }
+    }
+
+    /// What it does not remember as it should.
+    #[must_use]
+    pub fn degraded(&self) -> Option<String> {
+        let store = (self.store)();
+        let failing = store.failing.map(|why| format!("nothing is remembered: {why}"));
+        failing.or_else(|| {
+            let path = store.set_aside?;
+            Some(format!("the store was damaged and begins anew; it is kept as {}", path.display()))
+        })
     }
 
     /// Its life.
@@ -359,15 +370,6 @@ impl Admin {
             }
         }
     }
-}
-
-/// What the node does not remember as it should.
-fn degraded(store: &Condition) -> Option<String> {
-    let failing = store.failing.as_ref().map(|why| format!("nothing is remembered: {why}"));
-    failing.or_else(|| {
-        let path = store.set_aside.as_ref()?;
-        Some(format!("the store was damaged and begins anew; it is kept as {}", path.display()))
-    })
 }
 
 async fn serve(admin: Admin, socket: Arc<StdListener>) -> std::io::Result<()> {

@@ -8,12 +8,9 @@ use std::time::UNIX_EPOCH;
 use crate::actors::timer;
 use crate::gateway::admin::Admin;
 use crate::io::clock;
-use crate::io::metrics::{Flow, Gauges, LANES};
+use crate::io::metrics::{Flow, Gauges};
 use crate::io::usage;
 use crate::proto::event::Status;
-
-const STATUSES: [Status; 4] =
-    [Status::Connecting, Status::Syncing, Status::Online, Status::Offline];
 
 /// Everything as Prometheus text.
 ///
@@ -65,13 +62,21 @@ fn node(admin: &Admin, gauges: &mut Gauges) {
     }
 }
 
+/// How many there are of each status.
+fn by_status(
+    all: impl Iterator<Item = Status>,
+) -> impl Iterator<Item = (Vec<(&'static str, String)>, f64)> {
+    let statuses = [Status::Connecting, Status::Syncing, Status::Online, Status::Offline];
+    let mut counts = BTreeMap::from(statuses.map(|status| (status, 0.0)));
+    all.for_each(|status| *counts.entry(status).or_default() += 1.0);
+    let label = |status: Status| vec![("status", status.label().to_owned())];
+    counts.into_iter().map(move |(status, many)| (label(status), many))
+}
+
 fn peers(admin: &Admin, gauges: &mut Gauges) {
     let (peers, vitals) = (admin.peers.borrow().clone(), admin.vitals.borrow().clone());
-    let mut by_status: BTreeMap<Status, f64> = STATUSES.map(|status| (status, 0.0)).into();
-    peers.iter().for_each(|row| *by_status.entry(row.peer.status).or_default() += 1.0);
-    let status =
-        |(status, many): (Status, f64)| (vec![("status", status.label().to_owned())], many);
-    gauges.many("xpando_peers", "Peers, by status", by_status.into_iter().map(status));
+    let statuses = by_status(peers.iter().map(|row| row.peer.status));
+    gauges.many("xpando_peers", "Peers, by status", statuses);
     let online = peers.iter().filter(|row| row.peer.status == Status::Online);
     let signs = online.filter_map(|row| {
         Some((vec![("peer", row.peer.name.to_string())], vitals.peers.get(&row.peer.name)?))
@@ -95,14 +100,8 @@ fn peers(admin: &Admin, gauges: &mut Gauges) {
 
 fn topology(admin: &Admin, gauges: &mut Gauges) {
     let matrix = admin.matrix.borrow().clone();
-    let mut by_state: BTreeMap<Status, f64> = STATUSES.map(|status| (status, 0.0)).into();
-    matrix.edges().for_each(|edge| *by_state.entry(edge.cell.state).or_default() += 1.0);
-    let state = |(state, many): (Status, f64)| (vec![("status", state.label().to_owned())], many);
-    gauges.many(
-        "xpando_links",
-        "Sides of links in the whole cluster, by status",
-        by_state.into_iter().map(state),
-    );
+    let statuses = by_status(matrix.edges().map(|edge| edge.cell.state));
+    gauges.many("xpando_links", "Sides of links in the whole cluster, by status", statuses);
     gauges.one(
         "xpando_topology_version",
         "Changes of this node's view of the link matrix",
@@ -133,8 +132,8 @@ fn traffic(admin: &Admin, gauges: &mut Gauges) {
     let waiting = admin.pubsub.waiting();
     let waiting = waiting.into_iter().flat_map(|(peer, lanes)| {
         lanes.map(|(lane, bytes)| {
-            let name = LANES.iter().find(|(of, _)| *of == lane).map_or("", |(_, name)| name);
-            (vec![("peer", peer.to_string()), ("lane", name.to_owned())], bytes as f64)
+            let labels = vec![("peer", peer.to_string()), ("lane", lane.label().to_owned())];
+            (labels, bytes as f64)
         })
     });
     gauges.many("xpando_outbox_bytes", "Bytes that wait for a peer", waiting);

@@ -17,7 +17,7 @@ mod text;
 mod traffic;
 
 pub use text::{CONTENT_TYPE, Gauges};
-pub use traffic::{Flow, LANES, Traffic};
+pub use traffic::{Flow, Traffic};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {

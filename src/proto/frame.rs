@@ -37,6 +37,23 @@ pub enum Lane {
     Bulk,
 }
 
+impl Lane {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 5] = [Self::Control, Self::Ractor, Self::Door, Self::Calls, Self::Bulk];
+
+    /// The lane as a metric label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Ractor => "ractor",
+            Self::Door => "door",
+            Self::Calls => "calls",
+            Self::Bulk => "bulk",
+        }
+    }
+}
+
 /// Why a header is not one: the peer speaks another protocol, and the link ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {

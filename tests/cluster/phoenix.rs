@@ -15,8 +15,13 @@ const ABSENT: i32 = 77;
 pub(crate) fn checks(script: &str, more: &[&Path]) -> Option<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
     let mut suite = Command::new(script);
-    suite.args(["--built", PROGRAM]).args(more).stdin(Stdio::null());
-    let output = suite.output().unwrap();
+    passes(suite.args(["--built", PROGRAM]).args(more))
+}
+
+/// Runs a script that must succeed, unless what it needs is not here; what it printed.
+#[track_caller]
+pub(crate) fn passes(script: &mut Command) -> Option<String> {
+    let output = script.stdin(Stdio::null()).output().unwrap();
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.code() == Some(ABSENT) {
         eprintln!("SKIPPED: {}", said(&output.stderr).trim());

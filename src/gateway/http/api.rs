@@ -311,7 +311,7 @@ async fn ready(Anybody(asked): Anybody) -> Answer {
     let found = Value::Object(found.collect());
     let missing: Vec<&str> = checks.iter().filter(|(_, sound)| !sound).map(|it| it.0).collect();
     if missing.is_empty() {
-        let degraded = asked.admin().status().degraded.is_some();
+        let degraded = asked.admin().degraded().is_some();
         return json(&json!({ "ready": true, "degraded": degraded, "checks": found }));
     }
     let detail = format!("not ready: {}", missing.join(", "));

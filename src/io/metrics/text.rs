@@ -9,7 +9,9 @@ use std::fmt;
 use std::fmt::Write;
 use std::sync::atomic::AtomicU64;
 
+use prometheus_client::encoding::EncodeMetric;
 use prometheus_client::encoding::text::encode_registry;
+use prometheus_client::metrics::TypedMetric;
 use prometheus_client::metrics::counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge;
@@ -41,11 +43,9 @@ impl Gauges {
         help: &str,
         samples: impl IntoIterator<Item = (Labels, f64)>,
     ) {
-        let family = Family::<Labels, Gauge>::default();
-        for (labels, value) in samples {
-            family.get_or_create(&labels).set(value);
-        }
-        self.0.register(name, help, family);
+        self.family(name, help, samples, |gauge: &Gauge, value| {
+            gauge.set(value);
+        });
     }
 
     /// A count that is kept elsewhere; `_total` is added to the name.
@@ -62,9 +62,23 @@ impl Gauges {
         help: &str,
         samples: impl IntoIterator<Item = (Labels, f64)>,
     ) {
-        let family = Family::<Labels, Counter>::default();
+        self.family(name, help, samples, |counter: &Counter, value| {
+            counter.inc_by(value);
+        });
+    }
+
+    fn family<M>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels, f64)>,
+        put: impl Fn(&M, f64),
+    ) where
+        M: EncodeMetric + TypedMetric + Default + fmt::Debug + Send + Sync + 'static,
+    {
+        let family = Family::<Labels, M>::default();
         for (labels, value) in samples {
-            family.get_or_create(&labels).inc_by(value);
+            put(&family.get_or_create(&labels), value);
         }
         self.0.register(name, help, family);
     }

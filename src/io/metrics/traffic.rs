@@ -4,15 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::proto::frame::Lane;
 
-/// All lanes, and their names as labels.
-pub const LANES: [(Lane, &str); 5] = [
-    (Lane::Control, "control"),
-    (Lane::Ractor, "ractor"),
-    (Lane::Door, "door"),
-    (Lane::Calls, "calls"),
-    (Lane::Bulk, "bulk"),
-];
-
 /// One way of one lane.
 #[derive(Debug, Default)]
 struct Way {
@@ -23,8 +14,8 @@ struct Way {
 /// What came and what went since the start.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    came: [Way; LANES.len()],
-    went: [Way; LANES.len()],
+    came: [Way; Lane::ALL.len()],
+    went: [Way; Lane::ALL.len()],
 }
 
 /// What came, or what went.
@@ -34,10 +25,6 @@ pub struct Flow {
     pub messages: u64,
     /// Bytes, with their headers, before TLS.
     pub bytes: u64,
-}
-
-fn way(ways: &[Way], lane: Lane) -> Option<&Way> {
-    ways.iter().zip(LANES).find(|(_, (of, _))| *of == lane).map(|(way, _)| way)
 }
 
 impl Way {
@@ -55,14 +42,14 @@ impl Way {
 impl Traffic {
     /// A piece, or messages of pieces that were counted before, came in.
     pub fn came(&self, lane: Lane, messages: u64, bytes: usize) {
-        if let Some(way) = way(&self.came, lane) {
+        if let Some(way) = self.came.get(lane as usize) {
             way.add(messages, bytes);
         }
     }
 
     /// A piece went out.
     pub fn went(&self, lane: Lane, messages: u64, bytes: usize) {
-        if let Some(way) = way(&self.went, lane) {
+        if let Some(way) = self.went.get(lane as usize) {
             way.add(messages, bytes);
         }
     }
@@ -70,7 +57,7 @@ impl Traffic {
     /// By lane: what came, and what went.
     pub fn lanes(&self) -> impl Iterator<Item = (&'static str, Flow, Flow)> {
         let ways = self.came.iter().zip(&self.went);
-        ways.zip(LANES).map(|((came, went), (_, name))| (name, came.flow(), went.flow()))
+        ways.zip(Lane::ALL).map(|((came, went), lane)| (lane.label(), came.flow(), went.flow()))
     }
 
     /// All lanes together: what came, and what went.
