@@ -1,14 +1,22 @@
 // Three real nodes, one of which a page talks to.
+import { isDeepStrictEqual } from "node:util";
+
 import { demand, same, until } from "../../phoenix/nodes.mjs";
 
 const SOON = 2_000; // milliseconds from the death of a node to the sign of it
 const all = (kind, picture, names) => names.every((name) => picture.nodes[name]?.kind === kind);
 
 // The table of nodes says what the picture says.
+// The three are read one after another, so again when the page changed meanwhile.
 async function agree(page) {
-  const { nodes } = await page.picture(), rows = await page.table("rows");
+  let nodes, rows, signs;
+  await until("a page that stands still", async () => {
+    ({ nodes } = await page.picture());
+    rows = await page.table("rows");
+    signs = await page.at.evaluate(() => [...document.querySelectorAll("#rows tbody .shape")].map((one) => one.classList[1]));
+    return isDeepStrictEqual(nodes, (await page.picture()).nodes);
+  });
   same(rows.map((row) => row.Node), Object.keys(nodes), "nodes of the table and of the picture");
-  const signs = await page.at.evaluate(() => [...document.querySelectorAll("#rows tbody .shape")].map((one) => one.classList[1]));
   rows.forEach((row, k) => {
     const { kind, label } = nodes[row.Node];
     same(signs[k], kind, `sign of ${row.Node}`);
