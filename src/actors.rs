@@ -4,12 +4,13 @@
 //! root            rest_for_one
 //! ├─ pubsub       the door between nodes, and the news inside this one
 //! ├─ records      one_for_one: nobody depends on it, so its crashes stay its own
-//! │  └─ event_log     remembers peers in the store
+//! │  └─ event_log     what happens, and this node's life in the store
 //! ├─ cluster      rest_for_one
 //! │  ├─ link          connections, handshakes, ractor_cluster's sessions
 //! │  ├─ node_manager  who is a peer, whom to dial
 //! │  ├─ heartbeat_monitor  who is alive
 //! │  ├─ topology_tracker   who sees whom, in the whole cluster
+//! │  ├─ registry      who the nodes are, remembered in the store
 //! │  ├─ discovery     beacons, seeds, what peers tell: it feeds dials
 //! │  └─ revocation    notices new lists of what is revoked
 //! └─ gateway      one_for_all
@@ -30,6 +31,7 @@ pub mod heartbeat_monitor;
 pub mod link;
 pub mod node_manager;
 pub mod pubsub;
+pub mod registry;
 pub mod revocation;
 pub mod supervisor;
 pub mod timer;

@@ -15,6 +15,7 @@ mod cert;
 mod events;
 mod logs;
 mod message;
+mod nodes;
 mod query;
 mod run;
 mod token;
@@ -42,6 +43,8 @@ struct Cli {
 enum Command {
     /// Show how a running node sees the cluster
     Status(query::StatusArgs),
+    /// List all known nodes: what they say of themselves, and when they were seen
+    Nodes(nodes::NodesArgs),
     /// Explain why a peer has the status it has
     Why(why::WhyArgs),
     /// Show who sees whom in the whole cluster
@@ -67,6 +70,8 @@ enum Command {
     Drain(query::DrainArgs),
     /// End a node's link to a peer; it is dialed again later
     Disconnect(query::DisconnectArgs),
+    /// Have a node forgotten that is gone for good, here and everywhere
+    Forget(nodes::ForgetArgs),
     /// Make and show certificates: the cluster's authority and its nodes
     Cert {
         /// Certificate directory [default: ./certs if it exists, else $XDG_CONFIG_HOME/xpando/certs]
@@ -112,6 +117,8 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
     let done = match cli.command {
         None => return run::run(cli.run),
         Some(Command::Status(args)) => query::status(&args, &mut out),
+        Some(Command::Nodes(args)) => nodes::nodes(&args, &mut out),
+        Some(Command::Forget(args)) => nodes::forget(&args, &mut out),
         Some(Command::Why(args)) => why::why(&args, &mut out),
         Some(Command::Topology(args)) => topology::topology(&args, &mut out),
         Some(Command::Watch(args)) => watch::watch(&args, &mut out),

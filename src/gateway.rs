@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod channels;
 mod gauges;
+pub mod history;
 pub mod http;
 pub mod sight;
 pub mod status;

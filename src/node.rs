@@ -31,48 +31,44 @@
 //! # }
 //! ```
 
-use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::actors::channel_router::{self, ChannelRouter};
-use crate::actors::discovery::{self, Discovery, Hint};
-use crate::actors::event_log::{self, EventLog};
-use crate::actors::heartbeat_monitor::{self, HeartbeatMonitor, Vitals};
-use crate::actors::link::{self, Link, Myself};
-use crate::actors::node_manager::{self, NodeManager};
+use crate::actors::channel_router;
+use crate::actors::discovery;
+use crate::actors::event_log::Journal;
+use crate::actors::link::Myself;
+use crate::actors::node_manager::NodeManager;
 use crate::actors::pubsub::PubSub;
-use crate::actors::revocation;
-use crate::actors::supervisor::{self, Child, Root, Roster, Tree};
-use crate::actors::timer;
-use crate::actors::topology_tracker::{self, Side, TopologyTracker};
+use crate::actors::registry::Registry;
+use crate::actors::supervisor::{self, Root};
 use crate::gateway::admin::Admin;
 use crate::gateway::channels::Channels;
-use crate::gateway::http::Http;
-use crate::gateway::sight;
-use crate::io::identity::{Identity, IdentityError, Made, Tokens};
+use crate::gateway::{history, sight};
+use crate::io::identity::{Identity, IdentityError, Made};
 use crate::io::metrics::Metrics;
 use crate::io::places::NoPlace;
 use crate::io::seeds::SeedError;
 use crate::io::sockets::{self, Registration};
-use crate::io::store::{Opened, Store, StoreError};
-use crate::io::tls::{Tls, TlsError, Web, WebError};
+use crate::io::store::{Chain, Opened, Store, StoreError};
+use crate::io::tls::{Tls, TlsError, WebError};
 use crate::io::{beacon, clock};
-use crate::proto::node::{Contact, Incarnation, NameError};
-use crate::proto::restart::{Intensity, Strategy};
-use crate::proto::topology::Cell;
+use crate::proto::node::{Incarnation, NameError};
+use crate::proto::registry::ProfileError;
 
 pub mod bench;
 mod builder;
 mod config;
 mod door;
 mod listen;
+mod records;
 pub mod testkit;
+mod tree;
 
 pub use builder::Builder;
 pub use bytes::Bytes;
@@ -85,6 +81,7 @@ pub use crate::actors::pubsub::{
     CallError, Events, Message, News, Received, Reply, Request, SendError, ServeError, Serving,
     Spread, Subscription, Watch,
 };
+pub use crate::io::store::Known;
 pub use crate::proto::event::{Event, Reason, Status};
 pub use crate::proto::membership::Majority;
 pub use crate::proto::node::NodeName;
@@ -98,11 +95,14 @@ pub use crate::proto::token::{Claims, Role};
 pub use crate::proto::topic::Topic;
 
 use listen::{advertise, clients, listen};
+use tree::{Parts, tree};
 
 /// The port of a node, unless it is told another.
 pub const PORT: u16 = 4697;
 /// Time for what was published last.
 const FLUSH: Duration = Duration::from_secs(1);
+/// Time for the last events to be stored.
+const KEEP: Duration = Duration::from_secs(2);
 /// Time for goodbyes at the end.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -118,6 +118,9 @@ pub enum StartError {
     /// What is given to [`Builder::listen`], [`Builder::advertise`] or [`Builder::http`].
     #[error("{0:?} is not ADDR:PORT (for example 10.0.0.1:4697 or [::1]:4697)")]
     Address(String),
+    /// What the node says of itself.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     /// A directory that was not named has no default.
     #[error(transparent)]
     Place(#[from] NoPlace),
@@ -180,6 +183,7 @@ pub struct Node {
     http: Option<SocketAddr>,
     channels: Arc<Channels>,
     stop: StopHandle,
+    journal: Journal,
     root: Root,
     _served: Vec<Serving>,
     _registration: Option<Registration>,
@@ -216,29 +220,27 @@ impl Node {
         let now = clock::wall();
         // The lock on the data directory comes first: a second start changes nothing.
         let (store, opened) = Store::open(&config.data_dir, now)?;
-        if let Opened::SetAside(path) = opened {
-            tracing::error!(path = %path.display(), "the store was damaged: set aside, starting empty");
-        }
         let (identity, made) = Identity::load_or_develop(&config.certs, &config.name, now)?;
         say_made(&identity, made, &config);
+        let (store, identity) = (Arc::new(store), Arc::new(identity));
         let tls = Tls::new(&identity)?;
         let (listener, listen) = listen(&config).await?;
         let advertise = advertise(&config, listen).await?;
         let incarnation = store.begin_life()?;
-        let remembered = store.peers().unwrap_or_else(|error| {
-            tracing::warn!(%error, "remembered peers cannot be read");
-            Vec::new()
-        });
+        let life = Arc::new(AtomicU64::new(incarnation.0));
+        let pubsub = PubSub::new(config.name.clone(), &metrics);
+        let chain = Chain::new(store.clone(), config.name.clone())?;
+        let (trail, limits) = (pubsub.trail().clone(), config.events);
+        let journal = Journal::open(chain, trail, identity.clone(), life.clone(), limits)?;
+        say_started(&pubsub, opened, &identity, incarnation);
+        let remembered = records::remembered(&store, &config.name);
         let http = config.http.as_ref().map(|http| clients(http, &identity)).transpose()?;
         let admin_socket = sockets::bind(&config.data_dir).map_err(StartError::Admin)?;
-        let registration = sockets::register(&config.name, &config.data_dir);
-        if let Err(error) = &registration {
-            tracing::warn!(%error, "`xpando-node names` will not find this node");
-        }
+        let registration = register(&config);
         let myself = Myself {
             name: config.name.clone(),
             cluster: identity.cluster(),
-            incarnation: Arc::new(AtomicU64::new(incarnation.0)),
+            incarnation: life,
             boot: rand::random(),
             advertise,
         };
@@ -246,11 +248,14 @@ impl Node {
         let parts = Parts {
             socket: config.beacons.then(|| discovery::socket(interface)).flatten(),
             tokens: identity.tokens(&config.certs),
-            identity: Arc::new(identity),
+            identity,
             listener: Arc::new(listener),
             tls,
-            store: Arc::new(store),
-            remembered,
+            store,
+            journal: journal.clone(),
+            profile: config.profile.clone().begun(clock::millis()),
+            remembered: remembered.iter().flat_map(Known::contacts).collect(),
+            registry: Registry::new(&metrics, remembered),
             listen,
             http,
             admin_socket: Arc::new(admin_socket),
@@ -259,8 +264,7 @@ impl Node {
         };
         let incarnation = parts.myself.incarnation.clone();
         let manager = NodeManager::new(&parts.metrics);
-        let peers = manager.peers();
-        let pubsub = PubSub::new(config.name.clone(), &parts.metrics);
+        let door = Door::new(pubsub.clone(), manager.peers(), parts.registry.clone());
         let http = parts.http.as_ref().map(|(_, address, _)| *address);
         let (tree, channels) = tree(&config, parts, &manager, &pubsub);
         let served = serve(channels.admin())?;
@@ -272,13 +276,14 @@ impl Node {
         Ok(Self {
             http,
             channels,
-            door: Door::new(pubsub, peers),
+            door,
             listen,
             incarnation,
             stop: StopHandle(manager),
+            journal,
             root,
             _served: served,
-            _registration: registration.ok(),
+            _registration: registration,
         })
     }
 
@@ -329,245 +334,44 @@ impl Node {
     /// Leaves the cluster: sends what waits, as far as that goes within a second, says goodbye to every
     /// peer, and stops.
     pub async fn shutdown(self) {
-        tracing::info!(name = %self.name(), "leaving");
+        self.door.pubsub().announce(Event::NodeStopping);
         self.channels.admin().clients.drain();
         if tokio::time::timeout(FLUSH, self.door.pubsub().flushed()).await.is_err() {
             tracing::warn!("not every peer took what was published");
         }
-        let (done, said) = oneshot::channel();
+        let [(done, said), (noted, written)] = [oneshot::channel(), oneshot::channel()];
+        self.door.registry().close(noted);
         self.stop.0.stop(done);
         if tokio::time::timeout(GOODBYE, said).await.is_err() {
             tracing::warn!("not every peer took the goodbye in time");
+        }
+        if tokio::time::timeout(FLUSH, written).await.is_err() {
+            tracing::warn!("who was seen last could not be written down");
+        }
+        match tokio::time::timeout(KEEP, self.journal.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the last events are not remembered"),
+            Err(_) => tracing::error!("the last events are not remembered: the disk hangs"),
         }
         self.root.stop().await;
         tracing::info!(name = %self.door.name(), "stopped");
     }
 }
 
+fn register(config: &Config) -> Option<Registration> {
+    let registration = sockets::register(&config.name, &config.data_dir);
+    if let Err(error) = &registration {
+        tracing::warn!(%error, "`xpando-node names` will not find this node");
+    }
+    registration.ok()
+}
+
 /// The names that every node serves.
 fn serve(admin: &Admin) -> Result<Vec<Serving>, ServeError> {
     let mut served = Vec::from(bench::serve(&admin.name, &admin.pubsub)?);
-    served.extend([channel_router::answer(&admin.pubsub)?, sight::serve(admin)?]);
+    served.push(channel_router::answer(&admin.pubsub)?);
+    served.extend([sight::serve(admin)?, history::serve(admin)?]);
     Ok(served)
-}
-
-/// What was opened for the tree.
-struct Parts {
-    identity: Arc<Identity>,
-    tokens: Tokens,
-    tls: Tls,
-    store: Arc<Store>,
-    remembered: Vec<Contact>,
-    listener: Arc<TcpListener>,
-    listen: SocketAddr,
-    http: Option<(Arc<TcpListener>, SocketAddr, Option<Web>)>,
-    admin_socket: Arc<std::os::unix::net::UnixListener>,
-    socket: Option<Arc<std::net::UdpSocket>>,
-    metrics: Metrics,
-    myself: Myself,
-}
-
-/// The supervision tree, as data. The picture is in `actors`.
-fn tree(
-    config: &Config,
-    parts: Parts,
-    manager: &NodeManager,
-    pubsub: &PubSub,
-) -> (Tree, Arc<Channels>) {
-    let Parts { metrics, myself, .. } = &parts;
-    let (monitor, tracker) = (HeartbeatMonitor::new(metrics), TopologyTracker::new(metrics));
-    let roster = Roster::default();
-    let branch = |name, strategy, children| Tree {
-        name,
-        strategy,
-        intensity: Intensity::default(),
-        children,
-        roster: roster.clone(),
-        metrics: metrics.clone(),
-    };
-    let log = EventLog::new(metrics);
-    let records = event_log::Setup {
-        store: parts.store.clone(),
-        pubsub: pubsub.clone(),
-        metrics: metrics.clone(),
-    };
-    let (ended, store) = (manager.clone(), parts.store.clone());
-    let admin = Admin {
-        name: config.name.clone(),
-        id: parts.identity.id(),
-        cluster: parts.identity.cluster(),
-        incarnation: myself.incarnation.clone(),
-        listen: parts.listen,
-        http: parts.http.as_ref().map(|(_, address, _)| *address),
-        started: timer::now(),
-        peers: manager.peers(),
-        vitals: monitor.vitals(),
-        matrix: tracker.matrix(),
-        trail: log.trail().clone(),
-        pubsub: pubsub.clone(),
-        metrics: metrics.clone(),
-        clients: Arc::default(),
-        disconnect: Arc::new(move |peer| ended.disconnect(peer)),
-        store: Arc::new(move || store.condition()),
-        min_peers: config.http.as_ref().map_or(0, |http| http.min_peers),
-        roster: roster.clone(),
-        chaos: config.chaos,
-    };
-    let (one, rest) = (Strategy::OneForOne, Strategy::RestForOne);
-    let records = vec![log.child(records)];
-    let cluster = cluster(config, &parts, pubsub, manager, &monitor, &tracker);
-    let router = ChannelRouter::new(pubsub, metrics);
-    let anonymous = config.http.as_ref().map_or(&[][..], |http| &http.anonymous);
-    let channels = Arc::new(Channels::new(&router, &admin, &parts.tokens, anonymous));
-    let mut gateway =
-        vec![router.child(routing(&parts, manager)), admin.child(parts.admin_socket.clone())];
-    if let (Some((listener, _, web)), Some(http)) = (&parts.http, &config.http) {
-        let (listener, web) = (listener.clone(), web.clone());
-        let (origins, channels) = (http.origins.clone(), channels.clone());
-        gateway.extend(Http { listener, web, origins, channels }.children());
-    }
-    let children = vec![
-        pubsub.child(),
-        Child::supervisor(branch("records", one, records)),
-        Child::supervisor(branch("cluster", rest, cluster)),
-        Child::supervisor(branch("gateway", Strategy::OneForAll, gateway)),
-    ];
-    (branch("root", rest, children), channels)
-}
-
-fn routing(parts: &Parts, manager: &NodeManager) -> channel_router::Setup {
-    let (peers, abusers) = (manager.peers(), manager.clone());
-    channel_router::Setup {
-        incarnation: parts.myself.incarnation.clone(),
-        linked: Arc::new(move || names(&peers.borrow())),
-        cut: Arc::new(move |peer| abusers.misbehaved(peer)),
-    }
-}
-
-/// The actors that make a cluster of nodes, and what each needs of the others.
-fn cluster(
-    config: &Config,
-    parts: &Parts,
-    pubsub: &PubSub,
-    manager: &NodeManager,
-    monitor: &HeartbeatMonitor,
-    tracker: &TopologyTracker,
-) -> Vec<Child> {
-    let Parts { metrics, myself, .. } = parts;
-    let (link, discovery) = (Link::new(metrics), Discovery::new(metrics));
-    let links = link::Setup {
-        listener: parts.listener.clone(),
-        tls: parts.tls.clone(),
-        myself: myself.clone(),
-        pubsub: pubsub.clone(),
-        metrics: metrics.clone(),
-    };
-    let members = node_manager::Setup {
-        config: config.membership,
-        myself: myself.clone(),
-        link: link.clone(),
-        pubsub: pubsub.clone(),
-        lives: Arc::default(),
-    };
-    let (silenced, flooders) = (manager.clone(), manager.clone());
-    let (beacons, peers) = (discovery.clone(), manager.peers());
-    let heartbeats = heartbeat_monitor::Setup {
-        config: config.heartbeat,
-        name: config.name.clone(),
-        link: link.clone(),
-        pubsub: pubsub.clone(),
-        silent: Arc::new(move |peer| silenced.silent(peer)),
-        cut: Arc::new(move |peer| flooders.misbehaved(peer)),
-        beacon: Arc::new(move |peer| beacons.heard(peer)),
-        linked: Arc::new(move || names(&peers.borrow())),
-        metrics: metrics.clone(),
-    };
-    let (abusers, peers, vitals) = (manager.clone(), manager.peers(), monitor.vitals());
-    let topology = topology_tracker::Setup {
-        name: config.name.clone(),
-        incarnation: myself.incarnation.clone(),
-        sides: Arc::new(move || sides(&peers.borrow(), &vitals.borrow())),
-        cut: Arc::new(move |peer| abusers.misbehaved(peer)),
-        pubsub: pubsub.clone(),
-        metrics: metrics.clone(),
-    };
-    let revocations = revocation::Setup {
-        file: Arc::new(parts.identity.revocation_file(&config.certs)),
-        tokens: parts.tokens.clone(),
-        identity: parts.identity.clone(),
-        link: link.clone(),
-        metrics: metrics.clone(),
-    };
-    vec![
-        link.child(links),
-        manager.child(members),
-        monitor.child(heartbeats),
-        tracker.child(topology),
-        discovery.child(discovery_setup(config, parts, manager, pubsub)),
-        revocation::child(revocations),
-    ]
-}
-
-fn discovery_setup(
-    config: &Config,
-    parts: &Parts,
-    manager: &NodeManager,
-    pubsub: &PubSub,
-) -> discovery::Setup {
-    let (hinted, peers) = (manager.clone(), manager.peers());
-    discovery::Setup {
-        config: config.discovery,
-        identity: parts.identity.clone(),
-        incarnation: parts.myself.incarnation.clone(),
-        advertise: parts.myself.advertise,
-        socket: parts.socket.clone(),
-        seeds: config.join.clone(),
-        remembered: parts.remembered.clone(),
-        sequence: Arc::default(),
-        hint: Arc::new(move |hint| match hint {
-            Hint::Contact(contact, source) => hinted.hint(contact, source),
-            Hint::Seed(address) => hinted.seed(address),
-        }),
-        linked: Arc::new(move || linked(&peers.borrow())),
-        pubsub: pubsub.clone(),
-        metrics: parts.metrics.clone(),
-    }
-}
-
-fn linked(view: &View) -> Vec<Contact> {
-    let online = view.iter().filter(|row| row.peer.status == Status::Online);
-    online
-        .filter_map(|row| {
-            let peer = &row.peer;
-            let (name, incarnation) = (peer.name.clone(), peer.incarnation);
-            peer.address.map(|address| Contact { name, address, incarnation })
-        })
-        .collect()
-}
-
-/// The peers that are linked.
-fn names(view: &View) -> Vec<NodeName> {
-    linked(view).into_iter().map(|contact| contact.name).collect()
-}
-
-/// This node's side of every link, for the link matrix.
-fn sides(view: &View, vitals: &Vitals) -> BTreeMap<NodeName, Side> {
-    let side = |row: &Row| {
-        let peer = &row.peer;
-        let vital = vitals.peers.get(&peer.name).filter(|_| peer.status == Status::Online);
-        let trip = vital.and_then(|vital| vital.round_trip);
-        let since = row.since.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let cell = Cell {
-            state: peer.status,
-            suspect: vital.is_some_and(|vital| vital.suspect),
-            rtt: trip.and_then(|trip| u32::try_from(trip.p50.as_micros()).ok()),
-            phi: vital.map_or(0, |vital| (vital.phi * 100.0) as u32),
-            since: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
-            reason: peer.reason,
-        };
-        (peer.name.clone(), Side { incarnation: peer.incarnation, cell })
-    };
-    view.iter().map(side).collect()
 }
 
 fn say_made(identity: &Identity, made: Made, config: &Config) {
@@ -582,8 +386,16 @@ fn say_made(identity: &Identity, made: Made, config: &Config) {
         }
         Made::Nothing => {}
     }
-    tracing::info!(
-        cluster = %identity.cluster(), id = %identity.id(), development = identity.is_development(),
-        "identity loaded"
-    );
+}
+
+/// The first events of a life.
+fn say_started(pubsub: &PubSub, opened: Opened, identity: &Identity, incarnation: Incarnation) {
+    if let Opened::SetAside(path) = opened {
+        pubsub.announce(Event::StoreSetAside { path: path.display().to_string() });
+    }
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    pubsub.announce(Event::NodeStarted { incarnation, version });
+    let (id, cluster) = (identity.id().to_string(), identity.cluster().to_string());
+    let development = identity.is_development();
+    pubsub.announce(Event::IdentityLoaded { id, cluster, development });
 }

@@ -16,16 +16,18 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("cli", "*", &["*"]),
     ("node", "*", &["*"]),
     ("gateway", "*", &["status"]), // the words of the API
-    ("gateway", "admin", &["gauges"]),
+    ("gateway", "admin", &["gauges", "history"]),
     ("gateway", "channels", &["admin", "sight"]), // what can be read of the nodes
     ("gateway", "gauges", &["admin"]),
-    ("gateway", "http", &["admin", "channels", "gauges", "sight"]), // which it serves
+    ("gateway", "history", &["admin"]),
+    ("gateway", "http", &["admin", "channels", "gauges", "history", "sight"]), // which it serves
     ("gateway", "sight", &["admin"]),
     ("actors", "*", &["supervisor", "timer", "pubsub", "link"]),
     ("io", "*", &["clock"]),
     ("io", "tls", &["identity"]),
     ("io", "beacon", &["identity"]),
     ("proto", "*", &["node", "topic", "event", "codec", "backoff", "quota"]),
+    ("proto", "chain", &["hlc"]),
     ("proto", "membership", &["hello", "frame"]),
     ("proto", "discovery", &["beacon"]),
     ("proto", "channel", &["replay"]),

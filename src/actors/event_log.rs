@@ -1,14 +1,15 @@
-//! EventLog: notes what happens, and writes down what must outlast this run.
+//! EventLog: sees to it that what happens is remembered.
 //!
-//! - **Owns** the trail of events, and the writes to the store: one at a time, on a blocking thread, batched.
-//! - **Hears** every event of this node.
-//! - **Says** each one, with its number, to those who follow the trail; warns when the disk fails, and tries again until
-//!   it succeeds.
-//! - **After a restart**: writes of the moment may be missing; the next time the peer comes online it
-//!   is remembered again, and an incarnation that was lost is raised again by the peers' refusal.
+//! - **Owns** when the journal is written, signed and shortened, and when a raised incarnation is; each on a blocking
+//!   thread, one after another.
+//! - **Hears** that something happened; that a write came to its end.
+//! - **Says** to all, as events, that nothing is being remembered, that it is again, and that the store's file was
+//!   damaged.
+//! - **After a restart**: writes at once. What waits to be written is in the trail, which outlives it; an incarnation
+//!   whose raise was lost is raised again by the peers' refusal.
 //! - **Never** waits for the disk itself.
 
-use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,16 +18,21 @@ use ractor::ActorProcessingErr;
 use crate::actors::pubsub::PubSub;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
-use crate::io::clock;
 use crate::io::metrics::{Count, Metrics, Timing};
 use crate::io::store::{Store, StoreError};
 use crate::proto::event::Event;
-use crate::proto::node::{Contact, Incarnation, NodeName};
+use crate::proto::node::Incarnation;
 
-mod trail;
+mod journal;
 
-pub use trail::{Follower, Noted, Page, Trail, WAITING, Wanted};
+pub use journal::{Following, Journal, Kept, LIMITS, Part, Query};
 
+/// What happens is written this long after it, at most.
+const HOLD: Duration = Duration::from_millis(500);
+/// So many events do not wait so long.
+const MANY: usize = 256;
+/// Between two signatures.
+const SEAL: Duration = Duration::from_secs(60);
 /// Wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -35,110 +41,131 @@ const RETRY: Duration = Duration::from_secs(5);
 pub struct Setup {
     /// The open store.
     pub store: Arc<Store>,
+    /// What is kept there.
+    pub journal: Journal,
     /// Where events come from.
     pub pubsub: PubSub,
     /// Counters.
     pub metrics: Metrics,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Batch {
-    peers: BTreeMap<NodeName, Contact>,
-    incarnation: Option<Incarnation>,
+/// What is to be done on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Work {
+    raise: Option<Incarnation>,
+    seal: bool,
 }
 
-impl Batch {
-    fn is_empty(&self) -> bool {
-        self.peers.is_empty() && self.incarnation.is_none()
-    }
-
-    fn write(&self, store: &Store) -> Result<(), StoreError> {
-        if let Some(to) = self.incarnation {
+impl Work {
+    fn run(self, store: &Store, journal: &Journal) -> Result<(), StoreError> {
+        if let Some(to) = self.raise {
             store.raise(to)?;
         }
-        let contacts: Vec<_> = self.peers.values().cloned().collect();
-        store.remember(&contacts, clock::wall())
+        journal.write()?;
+        if self.seal { journal.seal() } else { Ok(()) }
     }
 }
 
 enum Msg {
-    Event(Event),
-    Written(Batch, Result<(), StoreError>),
+    /// Something happened.
+    News,
+    Raised(Incarnation),
+    Done(Work, Result<(), StoreError>),
 }
 
 /// The handle.
 #[derive(Clone)]
 pub struct EventLog {
     handle: Handle<Msg>,
-    trail: Trail,
 }
 
 impl EventLog {
     /// A log that does not run yet.
     #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
-        Self { handle: Handle::new("event_log", metrics), trail: Trail::default() }
-    }
-
-    /// What happened. It outlives restarts of the actor.
-    #[must_use]
-    pub fn trail(&self) -> &Trail {
-        &self.trail
+        Self { handle: Handle::new("event_log", metrics) }
     }
 
     /// The child to put under a supervisor.
     #[must_use]
     pub fn child(&self, setup: Setup) -> Child {
-        Child::actor::<Inside>(&self.handle, (setup, self.trail.clone()))
+        Child::actor::<Inside>(&self.handle, setup)
     }
 }
 
 struct Inside {
     setup: Setup,
-    trail: Trail,
     myself: Address<Msg>,
-    pending: Batch,
-    writing: bool,
+    /// What the next write does beside writing.
+    work: Work,
+    working: bool,
     failing: bool,
-    retry_at: Option<Instant>,
+    set_aside: Option<PathBuf>,
+    write_at: Option<Instant>,
+    /// When the next write signs too.
+    seal_at: Instant,
 }
 
 impl Inside {
+    fn write_within(&mut self, wait: Duration) {
+        let at = timer::now() + wait;
+        self.write_at = Some(self.write_at.map_or(at, |before| before.min(at)));
+    }
+
     fn write(&mut self) {
-        if self.writing || self.retry_at.is_some() || self.pending.is_empty() {
-            return;
+        self.working = true;
+        self.write_at = None;
+        let mut work = std::mem::take(&mut self.work);
+        if self.seal_at <= timer::now() {
+            work.seal = true;
+            self.seal_at = timer::now() + SEAL;
         }
-        self.writing = true;
-        let (store, to) = (self.setup.store.clone(), self.myself.clone());
-        let (batch, metrics) = (std::mem::take(&mut self.pending), self.setup.metrics.clone());
+        let Setup { store, journal, metrics, .. } = self.setup.clone();
+        let to = self.myself.clone();
         tokio::task::spawn_blocking(move || {
             let begun = timer::now();
-            let result = batch.write(&store);
+            let result = work.run(&store, &journal);
             metrics.took(Timing::StoreWrite, timer::now().saturating_duration_since(begun));
-            // The successor of an actor that ended hears of the next event.
-            drop(to.cast(Mail::Message(Msg::Written(batch, result))));
+            // The successor of an actor that ended writes at once.
+            drop(to.cast(Mail::Message(Msg::Done(work, result))));
         });
     }
 
-    fn written(&mut self, batch: Batch, result: Result<(), StoreError>) {
-        self.writing = false;
+    fn done(&mut self, work: Work, result: Result<(), StoreError>) {
+        self.working = false;
+        let set_aside = self.setup.store.condition().set_aside;
+        if set_aside != self.set_aside
+            && let Some(path) = &set_aside
+        {
+            let path = path.display().to_string();
+            self.setup.pubsub.announce(Event::StoreSetAside { path });
+        }
+        self.set_aside = set_aside;
         match result {
             Ok(()) => {
                 self.setup.metrics.count(Count::Store, "ok");
                 if std::mem::take(&mut self.failing) {
-                    tracing::info!("the store can be written again");
+                    self.setup.pubsub.announce(Event::StoreRecovered);
+                }
+                match self.setup.journal.trail().waiting() {
+                    // What was written is signed in time, also when nothing more happens.
+                    0 if !work.seal => {
+                        let at = self.seal_at;
+                        self.write_at = Some(self.write_at.map_or(at, |before| before.min(at)));
+                    }
+                    0 => {}
+                    MANY.. => self.write_within(Duration::ZERO),
+                    _ => self.write_within(HOLD),
                 }
             }
             Err(error) => {
                 self.setup.metrics.count(Count::Store, "failed");
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::warn!(%error, "peers are not being remembered; will try again");
+                    self.setup.pubsub.announce(Event::StoreFailing { why: error.to_string() });
                 }
-                // What came in meanwhile is newer.
-                let newer = std::mem::replace(&mut self.pending, batch);
-                self.pending.peers.extend(newer.peers);
-                self.pending.incarnation = self.pending.incarnation.max(newer.incarnation);
-                self.retry_at = Some(timer::now() + RETRY);
+                self.work.raise = self.work.raise.max(work.raise);
+                self.work.seal |= work.seal;
+                self.write_at = Some(timer::now() + RETRY);
             }
         }
     }
@@ -147,50 +174,55 @@ impl Inside {
 impl Process for Inside {
     const NAME: &'static str = "event_log";
     type Message = Msg;
-    type Setup = (Setup, Trail);
+    type Setup = Setup;
 
-    async fn start(
-        (setup, trail): (Setup, Trail),
-        myself: &Address<Msg>,
-    ) -> Result<Self, ActorProcessingErr> {
+    async fn start(setup: Setup, myself: &Address<Msg>) -> Result<Self, ActorProcessingErr> {
         let to = myself.clone();
         setup.pubsub.on_events("event_log", move |event| {
-            // The successor of an actor that ended subscribes anew.
-            drop(to.cast(Mail::Message(Msg::Event(event.clone()))));
+            let raised = if let Event::IncarnationRaised { to } = event { Some(*to) } else { None };
+            let message = raised.map_or(Msg::News, Msg::Raised);
+            // The successor of an actor that ended writes at once.
+            drop(to.cast(Mail::Message(message)));
         });
-        let (myself, pending) = (myself.clone(), Batch::default());
-        Ok(Self { setup, trail, myself, pending, writing: false, failing: false, retry_at: None })
+        let now = timer::now();
+        let set_aside = setup.store.condition().set_aside;
+        Ok(Self {
+            setup,
+            myself: myself.clone(),
+            work: Work::default(),
+            working: false,
+            failing: false,
+            set_aside,
+            write_at: Some(now),
+            seal_at: now + SEAL,
+        })
     }
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Event(event) => {
-                if let Event::PeerOnline { peer, incarnation, address } = &event {
-                    let contact = Contact {
-                        name: peer.clone(),
-                        address: *address,
-                        incarnation: *incarnation,
-                    };
-                    self.pending.peers.insert(peer.clone(), contact);
-                }
-                if let Event::IncarnationRaised { to } = &event {
-                    self.pending.incarnation = self.pending.incarnation.max(Some(*to));
-                }
-                self.trail.note(event, clock::wall());
+            Msg::Done(work, result) => self.done(work, result),
+            Msg::Raised(to) => {
+                self.work.raise = self.work.raise.max(Some(to));
+                self.write_within(Duration::ZERO);
             }
-            Msg::Written(batch, result) => self.written(batch, result),
+            Msg::News if self.failing => {}
+            Msg::News if self.setup.journal.trail().waiting() >= MANY => {
+                self.write_within(Duration::ZERO);
+            }
+            Msg::News => self.write_within(HOLD),
         }
-        self.write();
         Ok(())
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.retry_at
+        self.write_at.filter(|_| !self.working)
     }
 
     fn tick(&mut self) -> Result<(), ActorProcessingErr> {
-        self.retry_at = None;
-        self.write();
+        // A message between the alarm and now may have moved it.
+        if self.write_at.is_some_and(|at| at <= timer::now()) && !self.working {
+            self.write();
+        }
         Ok(())
     }
 }

@@ -102,6 +102,7 @@ pub struct Setup {
 enum Msg {
     Linked(NodeName),
     Unlinked(NodeName),
+    Forgotten(NodeName),
     Said(Delivery),
 }
 
@@ -295,6 +296,14 @@ impl Inside {
         self.input(Input::Linked(peer));
     }
 
+    /// Nothing is known of it any more, unless it is back.
+    fn forgotten(&mut self, peer: &NodeName) {
+        if !(self.setup.linked)().contains(peer) {
+            self.vitals.remove(peer);
+            self.publish();
+        }
+    }
+
     fn unlinked(&mut self, peer: NodeName) {
         if let Some(vital) = self.vitals.get_mut(&peer) {
             vital.suspect = false;
@@ -318,6 +327,8 @@ impl Process for Inside {
         setup.pubsub.on_events("heartbeat_monitor", move |event| {
             let message = if let Event::PeerOnline { peer, .. } = event {
                 Msg::Linked(peer.clone())
+            } else if let Event::PeerForgotten { peer } = event {
+                Msg::Forgotten(peer.clone())
             } else if let Event::LinkLost { peer, .. }
             | Event::LinkReplaced { peer, .. }
             | Event::PeerOffline { peer, .. } = event
@@ -347,6 +358,7 @@ impl Process for Inside {
         match message {
             Msg::Linked(peer) => self.linked(peer),
             Msg::Unlinked(peer) => self.unlinked(peer),
+            Msg::Forgotten(peer) => self.forgotten(&peer),
             Msg::Said(delivery) => self.said(delivery),
         }
         Ok(())

@@ -60,6 +60,8 @@ pub struct Setup {
     pub pubsub: PubSub,
     /// Counts the lives of this actor: attempts are numbered from it.
     pub lives: Arc<AtomicU64>,
+    /// The nodes that are forgotten at this moment, with the life that is.
+    pub forgotten: Arc<dyn Fn() -> Vec<(NodeName, Incarnation)> + Send + Sync>,
 }
 
 enum Msg {
@@ -69,6 +71,8 @@ enum Msg {
     Silent(NodeName),
     Misbehaved(NodeName),
     Disconnect(NodeName),
+    Forget(NodeName, Incarnation, bool),
+    Revive(NodeName),
     Stop(oneshot::Sender<()>),
 }
 
@@ -122,6 +126,16 @@ impl NodeManager {
     /// An operator ends the link to a peer.
     pub fn disconnect(&self, peer: NodeName) {
         self.handle.cast(Msg::Disconnect(peer));
+    }
+
+    /// That life of a node is forgotten; `known` says whether it was known beside the peers.
+    pub fn forget(&self, node: NodeName, life: Incarnation, known: bool) {
+        self.handle.cast(Msg::Forget(node, life, known));
+    }
+
+    /// A node is forgotten no more.
+    pub fn revive(&self, node: NodeName) {
+        self.handle.cast(Msg::Revive(node));
     }
 
     /// Says goodbye to all peers and takes no more links; answers when that is done.
@@ -244,7 +258,16 @@ impl Process for Inside {
         // Reports to an earlier life of this actor have nobody to hear them: Link reports anew.
         setup.link.attach(move |report| drop(to.cast(Mail::Message(Msg::Report(report)))));
         let earlier = publish.borrow().clone();
-        Ok(Self { setup, machine, publish, ids: BTreeMap::new(), earlier })
+        let mut inside = Self { setup, machine, publish, ids: BTreeMap::new(), earlier };
+        for (name, life) in (inside.setup.forgotten)() {
+            // It was announced when it became so.
+            inside.machine.handle(
+                Input::Forget { name, life, known: false },
+                timer::now(),
+                &mut vec![],
+            );
+        }
+        Ok(inside)
     }
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
@@ -255,6 +278,13 @@ impl Process for Inside {
             Msg::Silent(peer) => self.input(Input::Silent(peer)),
             Msg::Misbehaved(peer) => self.input(Input::Misbehaved(peer)),
             Msg::Disconnect(peer) => self.input(Input::Disconnect(peer)),
+            Msg::Forget(name, life, known) => {
+                self.input(Input::Forget { name: name.clone(), life, known });
+                if self.machine.peer(&name).is_none() {
+                    self.ids.remove(&name);
+                }
+            }
+            Msg::Revive(name) => self.input(Input::Revive(name)),
             Msg::Stop(done) => {
                 self.input(Input::Stop);
                 self.setup.link.when_closed(done);

@@ -1,6 +1,6 @@
 //! PubSub: the one door between nodes, and the news inside this one.
 //!
-//! - **Owns** who listens to events and to the words of other nodes' actors; the exchange
+//! - **Owns** who listens to events and to the words of other nodes' actors; the trail of what happened; the exchange
 //!   (`pubsub/exchange`) through which everybody publishes, subscribes, calls and serves.
 //! - **Hears** announcements from any actor, and the words of peers (through `link`).
 //! - **Says** to listeners what they asked for; to peers what they are told.
@@ -24,6 +24,7 @@ use crate::io::metrics::{Count, Metrics};
 use crate::proto::codec;
 use crate::proto::event::Event;
 use crate::proto::frame::{Lane, MAX_PAYLOAD};
+use crate::proto::hlc::Stamp;
 use crate::proto::interest::TooMany;
 use crate::proto::node::NodeName;
 use crate::proto::talk::Gone;
@@ -37,6 +38,7 @@ mod inbound;
 mod outlet;
 mod remote;
 mod subscription;
+mod trail;
 
 pub use calls::{CallError, Reply, Request, ServeError, Serving, Watch};
 pub use events::{Events, News};
@@ -46,15 +48,18 @@ pub(crate) use inbound::Inbound;
 pub use outlet::{Outlet, SendError};
 pub use remote::RemoteActor;
 pub use subscription::{Message, Received, Slow, Subscription};
+pub use trail::{Follower, Noted, Page, Trail, WAITING, Wanted};
 
 use exchange::Exchange;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What an actor says to its like on another node.
 #[derive(Serialize, Deserialize)]
 struct Words {
     topic: Topic,
+    /// When it was said.
+    stamp: Stamp,
     payload: Vec<u8>,
 }
 
@@ -83,7 +88,7 @@ pub struct PubSub {
     handle: Handle<Msg>,
     metrics: Metrics,
     exchange: Arc<Exchange>,
-    listeners: events::Listeners,
+    trail: Trail,
 }
 
 impl fmt::Debug for PubSub {
@@ -102,7 +107,7 @@ impl PubSub {
             handle: Handle::new("pubsub", metrics),
             metrics: metrics.clone(),
             exchange,
-            listeners: events::Listeners::default(),
+            trail: Trail::default(),
         }
     }
 
@@ -128,21 +133,27 @@ impl PubSub {
     /// The child to put under a supervisor.
     #[must_use]
     pub fn child(&self) -> Child {
-        Child::actor::<Inside>(&self.handle, self.metrics.clone())
+        Child::actor::<Inside>(&self.handle, (self.metrics.clone(), self.trail.clone()))
     }
 
-    /// Logs and counts an event, and tells everybody in this node who listens.
+    /// What happened. It outlives restarts of this actor.
+    #[must_use]
+    pub fn trail(&self) -> &Trail {
+        &self.trail
+    }
+
+    /// Logs, counts and notes an event, and tells everybody in this node who listens.
     pub fn announce(&self, event: Event) {
         announce::log(&event);
         announce::count(&event, &self.metrics);
-        self.listeners.tell(&event);
+        self.trail.note(event.clone());
         self.handle.cast(Msg::Announce(event));
     }
 
     /// Every later event, for a listener outside the tree: it outlives restarts of this actor.
     #[must_use]
     pub fn events(&self) -> Events {
-        self.listeners.listen()
+        Events(self.trail.follow())
     }
 
     /// Gives every later event to `sink`. A listener has one name; a second one replaces the first.
@@ -163,7 +174,8 @@ impl PubSub {
     /// Words for the actors that listen to `topic` on one peer: at most once, in order while the link
     /// lasts. At most about 64 KiB; what is larger or finds no room is counted and dropped.
     pub fn tell(&self, peer: &NodeName, topic: Topic, payload: Vec<u8>) {
-        let kind = match codec::encode_versioned(VERSION, &Words { topic, payload }) {
+        let words = Words { topic, stamp: self.trail.stamp(), payload };
+        let kind = match codec::encode_versioned(VERSION, &words) {
             Ok(words) if words.len() <= MAX_PAYLOAD => {
                 let told = self
                     .exchange
@@ -370,16 +382,21 @@ impl PubSub {
 
 struct Inside {
     metrics: Metrics,
+    trail: Trail,
     events: BTreeMap<&'static str, EventSink>,
     words: BTreeMap<(Topic, &'static str), WordsSink>,
 }
 
 impl Inside {
     fn received(&self, from: NodeName, words: &[u8]) -> &'static str {
-        let Ok(Words { topic, payload }) = codec::decode_versioned(VERSION, words, MAX_PAYLOAD)
+        let Ok(Words { topic, stamp, payload }) =
+            codec::decode_versioned(VERSION, words, MAX_PAYLOAD)
         else {
             return "malformed";
         };
+        if !self.trail.heard(stamp) {
+            self.metrics.count(Count::Door, "stamp_far_ahead");
+        }
         let mut kind = "no_subscriber";
         let delivery = Delivery { from, payload: payload.into() };
         let same = (topic.clone(), "")..;
@@ -394,10 +411,13 @@ impl Inside {
 impl Process for Inside {
     const NAME: &'static str = "pubsub";
     type Message = Msg;
-    type Setup = Metrics;
+    type Setup = (Metrics, Trail);
 
-    async fn start(metrics: Metrics, _myself: &Address<Msg>) -> Result<Self, ActorProcessingErr> {
-        Ok(Self { metrics, events: BTreeMap::new(), words: BTreeMap::new() })
+    async fn start(
+        (metrics, trail): Self::Setup,
+        _myself: &Address<Msg>,
+    ) -> Result<Self, ActorProcessingErr> {
+        Ok(Self { metrics, trail, events: BTreeMap::new(), words: BTreeMap::new() })
     }
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {

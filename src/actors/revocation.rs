@@ -2,7 +2,8 @@
 //!
 //! - **Owns** the looks at the two files.
 //! - **Hears** nothing but its own looks.
-//! - **Says** to Link that the list of certificates has changed, so that live links are judged by it.
+//! - **Says** to Link that the list of certificates has changed, so that live links are judged by it; to all, as events,
+//!   what came of each new list.
 //! - **After a restart**: looks at once, and has the links judged, in case its earlier life did not come
 //!   to it.
 //! - **Never** reads a file itself: its file system may hang. A list that cannot be used changes nothing.
@@ -14,10 +15,12 @@ use ractor::ActorProcessingErr;
 use tokio::task::JoinSet;
 
 use crate::actors::link::Link;
+use crate::actors::pubsub::PubSub;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::identity::{Identity, IdentityError, RevocationFile, Tokens};
 use crate::io::metrics::{Count, Metrics};
+use crate::proto::event::{Event, Revocable};
 
 /// Between two looks at the files.
 const EVERY: Duration = Duration::from_secs(2);
@@ -33,6 +36,8 @@ pub struct Setup {
     pub identity: Arc<Identity>,
     /// Has the links to judge.
     pub link: Link,
+    /// The door.
+    pub pubsub: PubSub,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -60,16 +65,20 @@ struct Inside {
 }
 
 impl Inside {
+    fn refused(&self, list: Revocable, error: &IdentityError) {
+        self.setup.pubsub.announce(Event::RevocationsRefused { list, why: error.to_string() });
+    }
+
     fn looked_at_tokens(&self, found: Found) {
         match found {
             Ok(None) => {}
-            Ok(Some(revoked)) => {
+            Ok(Some(tokens)) => {
                 self.setup.metrics.count(Count::Revocations, "tokens_loaded");
-                tracing::info!(revoked, "new token list: tokens are judged by it");
+                self.setup.pubsub.announce(Event::TokensRevoked { tokens });
             }
             Err(error) => {
                 self.setup.metrics.count(Count::Revocations, "tokens_refused");
-                tracing::warn!(%error, "token list refused: what was in force before stays");
+                self.refused(Revocable::Tokens, &error);
             }
         }
     }
@@ -79,17 +88,13 @@ impl Inside {
             Ok(None) => {}
             Ok(Some(certificates)) => {
                 self.setup.metrics.count(Count::Revocations, "loaded");
-                tracing::info!(certificates, "new revocation list: its certificates are refused");
-                if self.setup.identity.is_revoked() {
-                    tracing::warn!(
-                        "this node's own certificate is revoked: others refuse it. Issue a new one and restart this node"
-                    );
-                }
+                let own = self.setup.identity.is_revoked();
+                self.setup.pubsub.announce(Event::CertificatesRevoked { certificates, own });
                 self.setup.link.judge();
             }
             Err(error) => {
                 self.setup.metrics.count(Count::Revocations, "refused");
-                tracing::warn!(%error, "revocation list refused: the last good one stays in force");
+                self.refused(Revocable::Certificates, &error);
             }
         }
     }

@@ -282,7 +282,12 @@ pub struct Tree {
     pub roster: Roster,
     /// Where restarts are counted.
     pub metrics: Metrics,
+    /// Hears which child ended and why, and whether it is started again.
+    pub ended: Ended,
 }
+
+/// Hears the name of an actor that ended, why, and whether it is started again.
+pub type Ended = Arc<dyn Fn(&'static str, &str, bool) + Send + Sync>;
 
 /// The root of a running tree.
 #[derive(Debug)]
@@ -352,7 +357,12 @@ impl Supervising {
     }
 
     /// A child ended: restart what the machine says, until that holds or it gives up.
-    async fn ended(&mut self, index: usize, myself: &ActorCell) -> Result<(), ActorProcessingErr> {
+    async fn ended(
+        &mut self,
+        index: usize,
+        why: &str,
+        myself: &ActorCell,
+    ) -> Result<(), ActorProcessingErr> {
         let mut failed = index;
         loop {
             let name = self.tree.children.get(failed).map_or("?", |child| child.name);
@@ -360,6 +370,7 @@ impl Supervising {
             let range = match self.restarts.ended(failed, timer::now()) {
                 Decision::Restart(range) => range,
                 Decision::GiveUp => {
+                    (self.tree.ended)(name, why, false);
                     let supervisor = self.tree.name;
                     tracing::error!(supervisor, actor = name, "too many restarts: giving up");
                     return Err(format!("{supervisor}: {name} restarted too often").into());
@@ -432,11 +443,11 @@ impl Actor for Supervisor {
         // A child that this supervisor stopped itself is in no slot any more.
         let Some(index) = state.index_of(&cell) else { return Ok(()) };
         let actor = state.tree.children.get(index).map_or("?", |child| child.name);
-        tracing::warn!(actor, %why, "an actor ended and is restarted");
+        (state.tree.ended)(actor, &why, true);
         if let Some(slot) = state.cells.get_mut(index) {
             *slot = None;
         }
-        state.ended(index, &myself.get_cell()).await
+        state.ended(index, &why, &myself.get_cell()).await
     }
 }
 
@@ -543,8 +554,15 @@ mod tests {
         }
         let intensity = Intensity { restarts, window: Duration::from_secs(10) };
         let roster = Roster::default();
-        let tree =
-            Tree { name: "root", strategy, intensity, children, roster, metrics: metrics.clone() };
+        let tree = Tree {
+            name: "root",
+            strategy,
+            intensity,
+            children,
+            roster,
+            metrics: metrics.clone(),
+            ended: Arc::new(|_, _, _| {}),
+        };
         let root = start(tree).await.expect("starts");
         let mut world = World { handles, log, root, metrics };
         assert_eq!(world.hear(3).await, ["+a", "+b", "+c"]);

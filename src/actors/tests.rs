@@ -28,6 +28,7 @@ pub(crate) async fn run(metrics: &Metrics, children: Vec<Child>) -> (Root, Roste
         children,
         roster: roster.clone(),
         metrics: metrics.clone(),
+        ended: Arc::new(|_, _, _| {}),
     };
     (start(tree).await.expect("starts"), roster)
 }

@@ -60,19 +60,23 @@ pub struct Matrix {
     rows: BTreeMap<NodeName, Arc<Origin>>,
     /// The latest known lives of the peers of this node.
     lives: BTreeMap<NodeName, Incarnation>,
+    /// Nodes that are not shown, whoever still speaks of them.
+    forgotten: BTreeSet<NodeName>,
 }
 
 impl Matrix {
     /// Every known side of a link, in the order of the two names.
     pub fn edges(&self) -> impl Iterator<Item = Edge<'_>> {
-        self.rows.iter().flat_map(|(from, row)| edges(from, &row.cells))
+        let edges = self.rows.iter().flat_map(|(from, row)| edges(from, &row.cells));
+        edges.filter(|edge| ![edge.from, edge.to].iter().any(|node| self.forgotten.contains(*node)))
     }
 
     /// Every node that has a row or is in one, with its latest known life.
     #[must_use]
     pub fn nodes(&self) -> BTreeMap<NodeName, Incarnation> {
         let life = |(name, row): (&NodeName, &Arc<Origin>)| (name.clone(), row.incarnation);
-        let mut nodes: BTreeMap<_, _> = self.rows.iter().map(life).collect();
+        let rows = self.rows.iter().filter(|(name, _)| !self.forgotten.contains(*name));
+        let mut nodes: BTreeMap<_, _> = rows.map(life).collect();
         for edge in self.edges().filter(|edge| !self.rows.contains_key(edge.to)) {
             let life = self.lives.get(edge.to).copied().unwrap_or_default();
             nodes.insert(edge.to.clone(), life);
@@ -106,6 +110,8 @@ pub struct Setup {
     pub incarnation: Arc<AtomicU64>,
     /// This node's side of every link, at this moment.
     pub sides: Arc<dyn Fn() -> BTreeMap<NodeName, Side> + Send + Sync>,
+    /// The nodes that are forgotten.
+    pub forgotten: Arc<dyn Fn() -> BTreeSet<NodeName> + Send + Sync>,
     /// Ends the link of a peer that breaks the rules.
     pub cut: Arc<dyn Fn(NodeName) + Send + Sync>,
     /// The door.
@@ -116,6 +122,7 @@ pub struct Setup {
 
 enum Msg {
     Changed,
+    Forgotten(NodeName),
     Said(Delivery),
 }
 
@@ -192,7 +199,8 @@ impl Inside {
             self.sides.iter().map(|(name, side)| (name.clone(), side.incarnation)).collect();
         let (version, agreement) = (self.machine.version(), self.machine.agreement());
         let apart = self.machine.apart();
-        let matrix = Arc::new(Matrix { version, agreement, apart, rows, lives });
+        let forgotten = (self.setup.forgotten)();
+        let matrix = Arc::new(Matrix { version, agreement, apart, rows, lives, forgotten });
         let before = self.publish.send_replace(matrix.clone());
         for event in changes(&before, &matrix, &self.setup.name) {
             self.setup.pubsub.announce(event);
@@ -242,6 +250,17 @@ impl Inside {
         self.look_at = timer::now() + LOOK;
     }
 
+    /// A node is forgotten: what it said of its links is, too.
+    fn forget(&mut self, node: NodeName) {
+        let side = self.sides.get(&node).map(|side| side.incarnation);
+        self.look();
+        let row = self.machine.row_of(&node).map(|row| row.incarnation);
+        if let Some(life) = side.max(row).filter(|_| !self.sides.contains_key(&node)) {
+            self.input(Input::Left(node, life));
+        }
+        self.show();
+    }
+
     fn said(&mut self, delivery: Delivery) {
         match codec::decode(&delivery.payload, MAX_PAYLOAD) {
             Ok(word) => self.input(Input::Received(delivery.from, word)),
@@ -283,7 +302,9 @@ impl Process for Inside {
         let to = myself.clone();
         // The successor of an actor that ended subscribes anew.
         setup.pubsub.on_events("topology_tracker", move |event| {
-            if !matches!(event, Event::LinkChanged { .. }) {
+            if let Event::PeerForgotten { peer } = event {
+                drop(to.cast(Mail::Message(Msg::Forgotten(peer.clone()))));
+            } else if !matches!(event, Event::LinkChanged { .. }) {
                 drop(to.cast(Mail::Message(Msg::Changed)));
             }
         });
@@ -307,6 +328,7 @@ impl Process for Inside {
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Changed => self.look_at = self.look_at.min(timer::now() + BURST),
+            Msg::Forgotten(node) => self.forget(node),
             Msg::Said(delivery) => self.said(delivery),
         }
         Ok(())

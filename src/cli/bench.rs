@@ -10,6 +10,7 @@ mod channels;
 mod floor;
 mod formation;
 mod idle;
+mod jitter;
 mod mesh;
 mod messages;
 mod store;
@@ -74,9 +75,9 @@ pub(super) enum BenchCommand {
         #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(100..=15_000))]
         idle: u32,
     },
-    /// The trail on this disk: append, open, read, verify, forget
+    /// The trail on this disk: append, open, read, verify, forget; and what writing it does to heartbeats
     ///
-    /// Floor: the same bytes in the same batches, appended to a plain file and synced.
+    /// Floor: the same bytes in the same batches, appended to a plain file and synced; the same nodes at rest.
     Store {
         /// Events
         #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
@@ -84,6 +85,9 @@ pub(super) enum BenchCommand {
         /// Events in one commit
         #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=100_000))]
         batch: u64,
+        /// How long the beats of a node that stores events at full rate are watched, and as long those of one at rest
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=100))]
+        seconds: u64,
     },
     /// Many topics, and topics that come and go, between two nodes of its own
     Topics {
@@ -106,7 +110,10 @@ pub(super) fn run(command: BenchCommand, out: &mut dyn Write) -> anyhow::Result<
         BenchCommand::Floor { size, seconds } => messages::floors(size as usize, seconds, out),
         BenchCommand::Messages { seconds } => messages::run(seconds, out),
         BenchCommand::Channels { seconds, idle } => channels::run(seconds, idle as usize, out),
-        BenchCommand::Store { events, batch } => store::run(events, batch, out),
+        BenchCommand::Store { events, batch, seconds } => {
+            store::run(events, batch, out)?;
+            jitter::run(seconds, out)
+        }
         BenchCommand::Topics { topics, seconds } => topics::run(topics, seconds, out),
     }
 }

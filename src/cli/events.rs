@@ -1,51 +1,300 @@
-//! `xpando-node events`: what happened, as one node noted it.
+//! `xpando-node events`: what happened, as one node noted it or all did; whether it is as it was written.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::bail;
-use clap::Args;
+use anyhow::{Context, bail};
 use clap::builder::PossibleValuesParser;
-use xpando_node::gateway::admin::{Answer, Request};
+use clap::{Args, Subcommand};
+use xpando_node::actors::event_log::{Kept, Part, Query};
+use xpando_node::gateway::admin::{Answer, Request, Sound};
+use xpando_node::gateway::history::{Asked, MOST};
+use xpando_node::gateway::status::{Change, Changes};
+use xpando_node::io::identity::{Signers, Verifier};
+use xpando_node::io::store::{Chain, Store};
+use xpando_node::io::{clock, places, sockets};
+use xpando_node::proto::chain::Record;
 use xpando_node::proto::event::Event;
 use xpando_node::proto::node::NodeName;
 
-use super::query::{Which, ask};
+use super::query::{PATIENCE, Which, ask, ask_within};
+use super::token::lifetime;
 use super::watch::line;
 
+/// Events that are shown, unless another number is asked for.
+const SHOWN: usize = 100;
+/// The longest that a node may walk its trail: it has some hundred MiB, and perhaps a slow disk.
+const WALK: Duration = Duration::from_secs(600);
+
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct EventsArgs {
     #[command(flatten)]
     which: Which,
 
+    #[command(flatten)]
+    wanted: WantedArgs,
+
+    /// How many at most, the latest [default: 100, or all with --since]
+    #[arg(short = 'n', long, value_name = "N", value_parser = many)]
+    limit: Option<usize>,
+
+    /// Go on with what happens from now on, until the node ends
+    #[arg(long, conflicts_with_all = ["all", "until"])]
+    follow: bool,
+
+    /// Of all nodes, in one order: what could have caused another comes before it
+    #[arg(long)]
+    all: bool,
+
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Option<EventsCommand>,
+}
+
+/// Which events.
+#[derive(Debug, Args)]
+struct WantedArgs {
     /// Of this type alone
-    #[arg(long = "type", value_name = "TYPE", value_parser = PossibleValuesParser::new(Event::LABELS))]
+    #[arg(long = "type", value_name = "TYPE", value_parser = PossibleValuesParser::new(Event::LABELS), hide_possible_values = true)]
     label: Option<String>,
 
     /// About this node alone
     #[arg(long, value_name = "NAME@HOST")]
     node: Option<NodeName>,
 
-    /// How many at most, the latest
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
-    limit: usize,
+    /// Not before this time: as in RFC 3339, or so long ago (15m, 2h, 7d)
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<u64>,
 
-    /// Print JSON, one object a line
-    #[arg(long)]
-    json: bool,
+    /// Before this time, likewise
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+enum EventsCommand {
+    /// Check that the stored events are as the node wrote them; a node that does not run is found by --name or --data-dir
+    Verify {
+        #[command(flatten)]
+        which: Which,
+
+        /// Certificate directory, for a node that does not run [default: ./certs if it exists, else
+        /// $XDG_CONFIG_HOME/xpando/certs]
+        #[arg(long, value_name = "DIR", env = "XPANDO_CERTS")]
+        certs: Option<PathBuf>,
+    },
+    /// Print all stored events as JSON, one object a line
+    Export {
+        #[command(flatten)]
+        which: Which,
+
+        #[command(flatten)]
+        wanted: WantedArgs,
+    },
+}
+
+/// A time of an argument, in milliseconds since 1970.
+fn time(text: &str) -> Result<u64, String> {
+    if let Some(at) = clock::read_rfc3339(text) {
+        return Ok(at);
+    }
+    let ago = lifetime(text).map_err(
+        |_bad| "neither a time such as 2026-01-02T03:04:05Z nor so long ago, such as 15m",
+    )?;
+    let ago = u64::try_from(ago.as_millis()).map_err(|error| error.to_string())?;
+    Ok(clock::millis().saturating_sub(ago))
+}
+
+fn many(text: &str) -> Result<usize, String> {
+    let many = text.parse().ok().filter(|many| (1..=MOST).contains(many));
+    many.ok_or_else(|| format!("not within 1 and {MOST}; --since and export have no limit"))
+}
+
+impl WantedArgs {
+    fn asked(&self, after: Option<u64>, limit: usize) -> Asked {
+        let (label, node) = (self.label.clone(), self.node.clone());
+        Asked { after, limit, label, node, from: self.since, until: self.until }
+    }
+}
+
+/// Where events are read: from a node that runs, or from the file that it left.
+enum Source {
+    Node(PathBuf),
+    File(Chain),
+}
+
+impl Source {
+    fn find(which: &Which) -> anyhow::Result<Self> {
+        let directory = which.find_stopped()?;
+        if sockets::connect(&directory).is_ok() {
+            return Ok(Self::Node(directory));
+        }
+        let store = Store::inspect(&directory)?;
+        let chain = Chain::found(Arc::new(store))?;
+        let chain =
+            chain.with_context(|| format!("no event is stored in {}", directory.display()))?;
+        Ok(Self::File(chain))
+    }
+
+    /// A page: the events, and the number after which the next begins.
+    fn page(&self, request: Request) -> anyhow::Result<(Vec<Change>, u64)> {
+        match self {
+            Self::Node(directory) => {
+                let Answer::Events(changes) = ask(directory, &request)? else {
+                    bail!("the node's answer is for another question")
+                };
+                Ok((changes.events, changes.next))
+            }
+            Self::File(chain) => {
+                let (Request::Events(asked) | Request::Export(asked)) = request else {
+                    bail!("only a node that runs answers this")
+                };
+                let query = Query::from(asked);
+                if query.after.is_some() {
+                    let changes = Changes::from(Part::of(chain, &query)?);
+                    return Ok((changes.events, changes.next));
+                }
+                let fits = |record: &Record| query.wanted.fits_record(record);
+                let newest = chain.newest(u64::MAX, query.limit, fits)?;
+                let last = newest.last().map_or(0, |entry| entry.tip.seq);
+                Ok((newest.into_iter().map(Kept::from).map(Change::from).collect(), last))
+            }
+        }
+    }
+
+    /// All that is wanted, oldest first; then the number of the last one.
+    fn each(
+        &self,
+        wanted: &WantedArgs,
+        ask: fn(Asked) -> Request,
+        mut tell: impl FnMut(&Change) -> anyhow::Result<()>,
+    ) -> anyhow::Result<u64> {
+        let mut after = 0;
+        loop {
+            let (events, next) = self.page(ask(wanted.asked(Some(after), MOST)))?;
+            events.iter().try_for_each(&mut tell)?;
+            if events.len() < MOST {
+                return Ok(next);
+            }
+            after = next;
+        }
+    }
 }
 
 pub(super) fn events(args: &EventsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    let (label, node) = (args.label.clone(), args.node.clone());
-    let request = Request::Events { since: None, limit: args.limit, label, node };
-    let Answer::Events(changes) = ask(&args.which.find()?, &request)? else {
+    match &args.command {
+        Some(EventsCommand::Verify { which, certs }) => {
+            return verify(which, certs.as_deref(), out);
+        }
+        Some(EventsCommand::Export { which, wanted }) => {
+            let print = |change: &Change| Ok(writeln!(out, "{}", serde_json::to_string(change)?)?);
+            let source = Source::find(which)?;
+            return source.each(wanted, Request::Export, print).map(|_last| ());
+        }
+        None => {}
+    }
+    if args.all {
+        return everywhere(args, out);
+    }
+    let source = Source::find(&args.which)?;
+    let mut print = |change: &Change| Ok(writeln!(out, "{}", shown(change, args.json)?)?);
+    let last = match (args.limit, args.wanted.since) {
+        (None, Some(_)) => source.each(&args.wanted, Request::Events, print)?,
+        (limit, _) => {
+            let (events, next) =
+                source.page(Request::Events(args.wanted.asked(None, limit.unwrap_or(SHOWN))))?;
+            events.iter().try_for_each(&mut print)?;
+            next
+        }
+    };
+    match source {
+        Source::Node(directory) if args.follow => follow(&directory, last, args, out),
+        Source::File(_) if args.follow => bail!("the node does not run: nothing more happens"),
+        Source::Node(_) | Source::File(_) => Ok(()),
+    }
+}
+
+fn shown(change: &Change, json: bool) -> anyhow::Result<String> {
+    Ok(if json { serde_json::to_string(change)? } else { line(change) })
+}
+
+fn follow(
+    directory: &Path,
+    after: u64,
+    args: &EventsArgs,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let WantedArgs { label, node, since: from, .. } = &args.wanted;
+    let (label, node, from) = (label.clone(), node.clone(), *from);
+    let mut stream = sockets::connect(directory)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut request =
+        serde_json::to_vec(&Request::Watch { after: Some(after), label, node, from })?;
+    request.push(b'\n');
+    stream.write_all(&request)?;
+    let mut lines = BufReader::new(&stream).lines();
+    lines.next().context("the node does not answer")??;
+    stream.set_read_timeout(None)?;
+    out.flush()?;
+    for change in lines {
+        writeln!(out, "{}", shown(&serde_json::from_str(&change?)?, args.json)?)?;
+        out.flush()?;
+    }
+    bail!("the node has ended")
+}
+
+/// The events of all nodes; those that did not answer are named on standard error.
+fn everywhere(args: &EventsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+    let asked = args.wanted.asked(None, args.limit.unwrap_or(SHOWN));
+    let Answer::Merged(merged) = ask(&args.which.find()?, &Request::EventsAll(asked))? else {
         bail!("the node's answer is for another question")
     };
-    for change in &changes.events {
+    let width = merged.events.iter().map(|there| there.noted_by.as_str().len()).max().unwrap_or(0);
+    for there in &merged.events {
         if args.json {
-            writeln!(out, "{}", serde_json::to_string(change)?)?;
+            writeln!(out, "{}", serde_json::to_string(there)?)?;
         } else {
-            writeln!(out, "{}", line(change))?;
+            writeln!(out, "{:width$}  {}", there.noted_by, line(&there.change))?;
         }
+    }
+    out.flush()?;
+    for missing in &merged.missing {
+        writeln!(std::io::stderr(), "xpando-node: no events of {}: {}", missing.node, missing.why)?;
+    }
+    Ok(())
+}
+
+fn verify(which: &Which, certs: Option<&Path>, out: &mut dyn Write) -> anyhow::Result<()> {
+    let sound = match Source::find(which)? {
+        Source::Node(directory) => {
+            let Answer::Sound(sound) = ask_within(WALK, &directory, &Request::Verify)? else {
+                bail!("the node's answer is for another question")
+            };
+            sound
+        }
+        Source::File(chain) => {
+            let certs = certs.map_or_else(places::certs, |certs| Ok(certs.to_owned()))?;
+            let verifier = Verifier::load(&certs)?;
+            let signers = Signers::of(&verifier, chain.node(), &chain.signers()?);
+            Sound::from(chain.verify(|message, signature| signers.signed(message, signature))?)
+        }
+    };
+    let Sound { forgotten, last, proved } = sound;
+    if last == forgotten {
+        return Ok(writeln!(out, "no event is stored; {forgotten} were forgotten in their time")?);
+    }
+    writeln!(out, "events {} to {last} are as they were written", forgotten + 1)?;
+    if proved < last {
+        writeln!(
+            out,
+            "those after {proved} are not signed yet: that some were cut off cannot be seen"
+        )?;
     }
     Ok(())
 }

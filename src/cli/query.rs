@@ -11,6 +11,7 @@ use comfy_table::{Attribute, Cell, Color, Table, presets};
 use serde::Serialize;
 use xpando_node::gateway::admin::{Answer, Request};
 use xpando_node::gateway::status::{NodeStatus, PeerStatus};
+use xpando_node::io::places;
 use xpando_node::io::sockets::{self, Registered};
 use xpando_node::proto::event::Status;
 use xpando_node::proto::membership::Majority;
@@ -81,11 +82,25 @@ pub(super) struct KillArgs {
     actor: String,
 }
 
+/// Asks a node, and fails with the reason when it says one.
 pub(super) fn ask(directory: &Path, request: &Request) -> anyhow::Result<Answer> {
+    ask_within(PATIENCE, directory, request)
+}
+
+/// [`ask`], with another patience for the answer.
+pub(super) fn ask_within(
+    patience: Duration,
+    directory: &Path,
+    request: &Request,
+) -> anyhow::Result<Answer> {
     let stream = sockets::connect(directory)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    exchange(&stream, request)
+    let answer = exchange(&stream, request)?;
+    if let Answer::Error(error) = answer {
+        bail!("{error}")
+    }
+    Ok(answer)
 }
 
 fn exchange(mut stream: &UnixStream, request: &Request) -> anyhow::Result<Answer> {
@@ -105,6 +120,15 @@ pub(super) fn status_of(directory: &Path) -> anyhow::Result<NodeStatus> {
 }
 
 impl Which {
+    /// The directory of the node, or the one that it has left when it is named and does not run.
+    pub(super) fn find_stopped(&self) -> anyhow::Result<PathBuf> {
+        self.find().or_else(|error| match &self.name {
+            Some(name) => Ok(places::data_dir(name)?)
+                .and_then(|directory| if directory.is_dir() { Ok(directory) } else { Err(error) }),
+            None => Err(error),
+        })
+    }
+
     /// The directory that leads to the node's socket.
     pub(super) fn find(&self) -> anyhow::Result<PathBuf> {
         if let Some(directory) = &self.data_dir {
@@ -190,24 +214,28 @@ fn row(peer: &PeerStatus) -> Vec<Cell> {
         None if peer.suspect => format!("{}, suspect", peer.status.label()),
         None => peer.status.label().to_owned(),
     };
-    let colour = match peer.status {
-        Status::Online => Color::Green,
-        Status::Offline => Color::Red,
-        Status::Connecting | Status::Syncing => Color::Yellow,
-    };
-    let status = Cell::new(text);
-    let status = if on_terminal() { status.fg(colour) } else { status };
     let or_dash = |text: Option<String>| Cell::new(text.unwrap_or_else(|| "-".to_owned()));
     vec![
         Cell::new(&peer.name),
-        status,
+        coloured(text, Some(peer.status)),
         or_dash(peer.address.map(|address| address.to_string())),
         or_dash(peer.incarnation.map(|incarnation| incarnation.to_string())),
         Cell::new(&peer.since),
     ]
 }
 
-fn table(titles: &[&str]) -> Table {
+/// A status in its colour, where people read it.
+pub(super) fn coloured(text: String, status: Option<Status>) -> Cell {
+    let colour = match status {
+        Some(Status::Online) => Color::Green,
+        Some(Status::Offline) => Color::Red,
+        Some(Status::Connecting | Status::Syncing) | None => Color::Yellow,
+    };
+    let cell = Cell::new(text);
+    if on_terminal() { cell.fg(colour) } else { cell }
+}
+
+pub(super) fn table(titles: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     let bold = |title: &&str| {
@@ -218,7 +246,7 @@ fn table(titles: &[&str]) -> Table {
     table
 }
 
-fn uptime(seconds: u64) -> String {
+pub(super) fn uptime(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
@@ -291,19 +319,9 @@ pub(super) fn disconnect(args: &DisconnectArgs, out: &mut dyn Write) -> anyhow::
 }
 
 /// Asks for something to be done.
-fn command(which: &Which, request: &Request) -> anyhow::Result<()> {
-    match ask(&which.find()?, request)? {
-        Answer::Done => Ok(()),
-        Answer::Error(error) => bail!("{error}"),
-        Answer::Status(_)
-        | Answer::Topology(_)
-        | Answer::Metrics(_)
-        | Answer::Sight(_)
-        | Answer::Figures(_)
-        | Answer::Events(_)
-        | Answer::Watching(_)
-        | Answer::Sent { .. }
-        | Answer::Subscribed(_)
-        | Answer::Replied { .. } => bail!("the node's answer is for another question"),
-    }
+pub(super) fn command(which: &Which, request: &Request) -> anyhow::Result<()> {
+    let Answer::Done = ask(&which.find()?, request)? else {
+        bail!("the node's answer is for another question")
+    };
+    Ok(())
 }

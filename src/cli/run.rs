@@ -2,19 +2,24 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use tokio::signal::unix::{SignalKind, signal};
+use xpando_node::actors::event_log::LIMITS;
 use xpando_node::gateway::http::{self, Origin};
 use xpando_node::io::places;
 use xpando_node::io::seeds::Seed;
+use xpando_node::io::store::Limits;
 use xpando_node::node::{Config, Node};
 use xpando_node::proto::node::NodeName;
+use xpando_node::proto::registry::{Pair, Profile, Specialization};
 use xpando_node::proto::topic::Pattern;
 
 use super::logs;
+use super::token::lifetime;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -43,9 +48,25 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "DIR", env = "XPANDO_DATA_DIR")]
     data_dir: Option<PathBuf>,
 
+    /// What this node is good for, as every node shall know; may be repeated
+    #[arg(long, value_name = "WORD", env = "XPANDO_SPECIALIZATION", value_delimiter = ',')]
+    specialization: Vec<Specialization>,
+
+    /// What else every node shall know of it; may be repeated, at most 4 KiB in all
+    #[arg(long, value_name = "KEY=VALUE")]
+    meta: Vec<Pair>,
+
     /// Send and hear no multicast beacons
     #[arg(long, env = "XPANDO_NO_BEACON", value_parser = FalseyValueParser::new())]
     no_beacon: bool,
+
+    /// How long events stay in the store: 30s, 15m, 24h, 7d; at most 366d [default: 90d]
+    #[arg(long, value_name = "TIME", env = "XPANDO_EVENTS_AGE", value_parser = lifetime)]
+    events_age: Option<Duration>,
+
+    /// How much of the newest events stays in the store, in MiB [default: 256]
+    #[arg(long, value_name = "MIB", env = "XPANDO_EVENTS_SIZE", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    events_size: Option<u64>,
 
     #[command(flatten)]
     http: HttpArgs,
@@ -119,6 +140,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     let name = args.name.context("--name is missing")?;
+    let profile = Profile::new(args.specialization, args.meta, 0)?;
     let data_dir = args.data_dir.map_or_else(|| places::data_dir(&name), Ok)?;
     let certs = args.certs.map_or_else(places::certs, Ok)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -133,6 +155,11 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
         advertise: args.advertise,
         join: args.join,
         beacons: !args.no_beacon,
+        events: Limits {
+            age: args.events_age.unwrap_or(LIMITS.age),
+            bytes: args.events_size.map_or(LIMITS.bytes, |size| size << 20),
+        },
+        profile,
         http: args.http.config(),
         chaos: args.chaos,
         ..Config::new(name, certs, data_dir)

@@ -143,8 +143,8 @@ fn revoke(token: &str, exp: Option<u64>, certs: &Path, out: &mut dyn Write) -> a
     Ok(())
 }
 
-/// A time to live: a number and its unit.
-fn lifetime(text: &str) -> Result<Duration, String> {
+/// A time to live, or since when: a number and its unit.
+pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
     let parsed = UNITS.iter().find_map(|(unit, seconds)| {
         let number = text.strip_suffix(*unit)?;
         let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());

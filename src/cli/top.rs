@@ -14,6 +14,7 @@ use ratatui::crossterm::event::{
 };
 use xpando_node::actors::timer;
 use xpando_node::gateway::admin::{Answer, Request};
+use xpando_node::gateway::history::Asked;
 use xpando_node::gateway::status::{Change, Figures, Sight};
 
 use super::query::{Which, ask};
@@ -130,7 +131,7 @@ impl View {
             (self.seen, self.figures) = (None, None); // another life counts anew
         }
         self.sight = Some(sight);
-        let events = Request::Events { since: self.seen, limit: EVENTS, label: None, node: None };
+        let events = Request::Events(Asked { after: self.seen, limit: EVENTS, ..Asked::default() });
         let Answer::Events(changes) = ask(directory, &events)? else { return other() };
         self.seen = Some(changes.next);
         if self.back > 0 {

@@ -8,7 +8,7 @@ use serde_json::json;
 use xpando_node::gateway::admin::{Answer, Request};
 use xpando_node::gateway::status::{Change, What};
 use xpando_node::io::{clock, sockets};
-use xpando_node::proto::event::{Broken, Event, Reason};
+use xpando_node::proto::event::{Broken, Event, Reason, Revocable};
 use xpando_node::proto::node::NodeName;
 
 use super::query::{PATIENCE, Which};
@@ -27,7 +27,8 @@ pub(super) struct WatchArgs {
 pub(super) fn watch(args: &WatchArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let mut stream = sockets::connect(&args.which.find()?)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let mut request = serde_json::to_vec(&Request::Watch)?;
+    let mut request =
+        serde_json::to_vec(&Request::Watch { after: None, label: None, node: None, from: None })?;
     request.push(b'\n');
     stream.write_all(&request)?;
     let mut lines = BufReader::new(&stream).lines();
@@ -64,6 +65,9 @@ pub(super) fn line(change: &Change) -> String {
 pub(super) fn text(what: &What) -> String {
     match what {
         What::Event(event) => told(event),
+        What::Other { event, rest } => {
+            format!("{event} {}", serde_json::to_string(rest).unwrap_or_default())
+        }
         What::Missed { missed } => format!("{missed} events came faster than they were read"),
     }
 }
@@ -79,6 +83,7 @@ fn told(event: &Event) -> String {
             format!("{peer} online at {address}, incarnation {incarnation}")
         }
         Event::PeerOffline { peer, reason } => format!("{peer} offline ({})", reason.label()),
+        Event::PeerForgotten { peer } => format!("{peer} forgotten"),
         Event::PeerSuspected { peer, phi, missed } => {
             format!("{peer} suspect: missed {missed} beats (phi {phi:.1})")
         }
@@ -115,7 +120,62 @@ fn told(event: &Event) -> String {
             None => format!("no node answers at {address}: {cause}"),
         },
         Event::SeedIsMyself { address } => format!("{address} is this node itself"),
+        Event::IncarnationRaised { .. }
+        | Event::NodeStarted { .. }
+        | Event::NodeStopping
+        | Event::ActorEnded { .. }
+        | Event::IdentityLoaded { .. }
+        | Event::CertificatesRevoked { .. }
+        | Event::TokensRevoked { .. }
+        | Event::RevocationsRefused { .. }
+        | Event::StoreSetAside { .. }
+        | Event::StoreFailing { .. }
+        | Event::StoreRecovered
+        | Event::Bench { .. }
+        | Event::EventsLost { .. } => told_of_itself(event),
+    }
+}
+
+/// What happened to the node itself.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the caller tells all others")]
+fn told_of_itself(event: &Event) -> String {
+    match event {
         Event::IncarnationRaised { to } => format!("this node goes on as incarnation {to}"),
+        Event::NodeStarted { incarnation, version } => {
+            format!("this node starts, incarnation {incarnation}, version {version}")
+        }
+        Event::NodeStopping => "this node says goodbye and stops".to_owned(),
+        Event::ActorEnded { actor, why, restarted: true } => {
+            format!("actor {actor} ended and is restarted: {why}")
+        }
+        Event::ActorEnded { actor, why, restarted: false } => {
+            format!("actor {actor} ended too often: {why}")
+        }
+        Event::IdentityLoaded { id, cluster, development } => {
+            let kind = if *development { "development cluster" } else { "cluster" };
+            format!("identity {id} of {kind} {cluster}")
+        }
+        Event::CertificatesRevoked { certificates, own } => {
+            let own = if *own { ", this node's own among them" } else { "" };
+            format!("{certificates} certificates are revoked{own}")
+        }
+        Event::TokensRevoked { tokens } => format!("{tokens} tokens are revoked"),
+        Event::RevocationsRefused { list, why } => match list {
+            Revocable::Certificates => format!("list of revoked certificates refused: {why}"),
+            Revocable::Tokens => format!("list of revoked tokens refused: {why}"),
+        },
+        Event::StoreSetAside { path } => {
+            format!("the store was damaged and begins anew; it is kept as {path}")
+        }
+        Event::StoreFailing { why } => format!("nothing is remembered: {why}"),
+        Event::StoreRecovered => "the store can be written again".to_owned(),
+        Event::Bench { number } => format!("number {number} of a benchmark"),
+        Event::EventsLost { count } => {
+            format!(
+                "{count} events before this one are in no trail: the store could not be written"
+            )
+        }
+        _ => String::new(),
     }
 }
 

@@ -4,11 +4,17 @@ use std::io::Write;
 
 use anyhow::bail;
 use clap::Args;
+use xpando_node::gateway::admin::{Answer, Request};
+use xpando_node::gateway::history::Asked;
 use xpando_node::gateway::status::{EvidenceStatus, PeerStatus};
 use xpando_node::proto::event::{Broken, Reason, Status};
 use xpando_node::proto::node::NodeName;
 
-use super::query::{Which, status_of};
+use super::query::{Which, ask, status_of};
+use super::watch::line;
+
+/// Events of the peer that are shown.
+const SHOWN: usize = 5;
 
 #[derive(Debug, Args)]
 pub(super) struct WhyArgs {
@@ -20,12 +26,23 @@ pub(super) struct WhyArgs {
 }
 
 pub(super) fn why(args: &WhyArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    let status = status_of(&args.which.find()?)?;
+    let directory = args.which.find()?;
+    let status = status_of(&directory)?;
     let Some(peer) = status.peers.iter().find(|peer| peer.name == args.peer) else {
         bail!("{} knows of no {}", status.name, args.peer)
     };
     for line in lines(peer, &status.name) {
         writeln!(out, "{line}")?;
+    }
+    let asked = Asked { limit: SHOWN, node: Some(args.peer.clone()), ..Asked::default() };
+    let Answer::Events(changes) = ask(&directory, &Request::Events(asked))? else {
+        bail!("the node's answer is for another question")
+    };
+    if !changes.events.is_empty() {
+        writeln!(out, "What happened last:")?;
+    }
+    for change in &changes.events {
+        writeln!(out, "  {}", line(change))?;
     }
     Ok(())
 }
@@ -183,6 +200,12 @@ mod tests {
             phi: None,
             last_heard: None,
             evidence: None,
+            specializations: vec![],
+            metadata: Default::default(),
+            uptime_s: None,
+            first_seen: None,
+            last_seen: None,
+            reputation: 0.0,
         }
     }
 

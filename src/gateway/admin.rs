@@ -7,6 +7,8 @@
 //! error for answer, and the node goes on; a watcher that does not read loses events and is told how
 //! many, and one that takes nothing for five seconds is let go.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,21 +21,25 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::actors::event_log::{Trail, Wanted};
+use crate::actors::event_log::Journal;
 use crate::actors::heartbeat_monitor::Vitals;
 use crate::actors::node_manager::{Row, View, majority};
-use crate::actors::pubsub::PubSub;
+use crate::actors::pubsub::{PubSub, Wanted};
+use crate::actors::registry::Nodes;
 use crate::actors::supervisor::{Child, Roster};
 use crate::actors::timer;
 use crate::actors::topology_tracker::Matrix;
 use crate::gateway::gauges;
+use crate::gateway::history::{self, Asked, Merged};
 use crate::gateway::status::{
-    Change, Changes, Figures, NodeStatus, PeerStatus, Sight, TopologyStatus,
+    Change, Changes, Figures, NodeRecord, NodeStatus, PeerStatus, Sight, TopologyStatus, says,
 };
+use crate::io::clock;
 use crate::io::metrics::Metrics;
-use crate::io::store::Condition;
+use crate::io::store::{Condition, Known};
+use crate::proto::chain::Verified;
 use crate::proto::event::Status;
-use crate::proto::node::{ClusterId, NodeId, NodeName};
+use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
 use crate::proto::topic::Topic;
 
 mod messages;
@@ -51,6 +57,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub enum Request {
     /// [`NodeStatus`].
     Status,
+    /// [`NodeRecord`]s of all nodes that are known, the one that is asked first.
+    Nodes,
     /// [`TopologyStatus`].
     Topology,
     /// The metrics as Prometheus text.
@@ -59,19 +67,29 @@ pub enum Request {
     Sight,
     /// [`Figures`].
     Figures,
-    /// [`Changes`] that are known: those after a number, or the latest.
-    Events {
-        /// After which.
-        since: Option<u64>,
-        /// How many at most.
-        limit: usize,
+    /// [`Changes`] that are known.
+    Events(Asked),
+    /// [`Changes`] that are stored, with their hashes: the first ones after a number.
+    Export(Asked),
+    /// [`Merged`]: what happened on every node.
+    EventsAll(Asked),
+    /// [`Sound`]: whether the stored events are as they were written.
+    Verify,
+    /// [`Change`]s, as they happen.
+    Watch {
+        /// After those up to this number; without it, from now on.
+        #[serde(default)]
+        after: Option<u64>,
         /// Of this type alone.
+        #[serde(default)]
         label: Option<String>,
         /// About this node alone.
+        #[serde(default)]
         node: Option<NodeName>,
+        /// At this time or later, in milliseconds since 1970.
+        #[serde(default)]
+        from: Option<u64>,
     },
-    /// [`Change`]s, as they happen.
-    Watch,
     /// A broadcast to every node. The payload follows.
     Publish {
         /// On what topic.
@@ -98,6 +116,11 @@ pub enum Request {
         /// Which.
         node: NodeName,
     },
+    /// Has a node forgotten, here and everywhere; it comes back when it lives.
+    Forget {
+        /// Which.
+        node: NodeName,
+    },
     /// Sends all clients to other nodes, and takes no more.
     Drain,
     /// Only in a node started with `--chaos`: kills an actor as a crash would.
@@ -113,6 +136,8 @@ pub enum Request {
 pub enum Answer {
     /// To [`Request::Status`].
     Status(NodeStatus),
+    /// To [`Request::Nodes`].
+    Nodes(Vec<NodeRecord>),
     /// To [`Request::Topology`].
     Topology(TopologyStatus),
     /// To [`Request::Metrics`].
@@ -121,8 +146,12 @@ pub enum Answer {
     Sight(Sight),
     /// To [`Request::Figures`].
     Figures(Figures),
-    /// To [`Request::Events`].
+    /// To [`Request::Events`] and [`Request::Export`].
     Events(Changes),
+    /// To [`Request::EventsAll`].
+    Merged(Merged),
+    /// To [`Request::Verify`].
+    Sound(Sound),
     /// To [`Request::Publish`].
     Sent {
         /// Subscribers in this node.
@@ -145,6 +174,23 @@ pub enum Answer {
     Done,
     /// Why it is not.
     Error(String),
+}
+
+/// A trail that is as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sound {
+    /// The last event that was forgotten; 0 when none was.
+    pub forgotten: u64,
+    /// The last event.
+    pub last: u64,
+    /// The last event that the node's signature proves; those after it are only consistent.
+    pub proved: u64,
+}
+
+impl From<Verified> for Sound {
+    fn from(Verified { forgotten, last, proved }: Verified) -> Self {
+        Self { forgotten, last, proved }
+    }
 }
 
 /// What a subscriber is told.
@@ -211,8 +257,10 @@ pub struct Admin {
     pub vitals: watch::Receiver<Vitals>,
     /// The link matrix.
     pub matrix: watch::Receiver<Arc<Matrix>>,
+    /// All known nodes.
+    pub nodes: watch::Receiver<Nodes>,
     /// What happened.
-    pub trail: Trail,
+    pub journal: Journal,
     /// The door.
     pub pubsub: PubSub,
     /// Counters.
@@ -221,6 +269,8 @@ pub struct Admin {
     pub clients: Arc<Clients>,
     /// Ends the link to a peer.
     pub disconnect: Arc<dyn Fn(NodeName) + Send + Sync>,
+    /// Has a node forgotten, of which this life is the latest known one.
+    pub forget: Arc<dyn Fn(NodeName, Incarnation) + Send + Sync>,
     /// How the store fares.
     pub store: Arc<dyn Fn() -> Condition + Send + Sync>,
     /// Peers that must be linked before the node calls itself ready.
@@ -229,6 +279,20 @@ pub struct Admin {
     pub roster: Roster,
     /// Whether they may be killed.
     pub chaos: bool,
+}
+
+/// Why a node is not forgotten. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unforgettable {
+    /// It is the node that was asked.
+    #[error("this is the node itself")]
+    Myself,
+    /// It lives.
+    #[error("{0} is linked: stop it or disconnect it first")]
+    Linked(NodeName),
+    /// There is nothing to forget.
+    #[error("no node {0} is known")]
+    Unknown(NodeName),
 }
 
 impl Admin {
@@ -242,7 +306,11 @@ impl Admin {
     /// The node's status now.
     #[must_use]
     pub fn status(&self) -> NodeStatus {
+        let own = self.nodes.borrow().get(&self.name).cloned();
+        let (specializations, metadata) = own.as_deref().map(says).unwrap_or_default();
         NodeStatus {
+            specializations,
+            metadata,
             name: self.name.clone(),
             id: self.id.to_string(),
             cluster: self.cluster.to_string(),
@@ -293,7 +361,55 @@ impl Admin {
         let (peers, vitals, matrix) =
             (self.peers.borrow(), self.vitals.borrow(), self.matrix.borrow());
         let row = peers.iter().find(|row| row.peer.name == *name)?;
-        Some(PeerStatus::new(row, vitals.peers.get(name), &matrix))
+        let nodes = self.nodes.borrow();
+        let known = nodes.get(name).map(Arc::as_ref);
+        Some(PeerStatus::new(row, vitals.peers.get(name), &matrix, known))
+    }
+
+    /// All known nodes, this one first.
+    #[must_use]
+    pub fn records(&self) -> Vec<NodeRecord> {
+        let status = self.status();
+        let (own, nodes) = (PeerStatus::from(&status), self.nodes.borrow().clone());
+        let peers = [&own].into_iter().chain(&status.peers);
+        let peers: BTreeMap<_, _> = peers.map(|peer| (&peer.name, peer)).collect();
+        let known = nodes.values().filter(|known| !known.is_forgotten());
+        let known: BTreeMap<_, _> = known.map(|known| (&known.name, known)).collect();
+        let names: BTreeSet<_> = peers.keys().chain(known.keys()).copied().collect();
+        let record = |name: &&NodeName| {
+            let peer = peers.get(name).copied();
+            match known.get(name) {
+                Some(known) => NodeRecord::new(known, peer),
+                // Heard of, and never linked.
+                None => NodeRecord::new(&Known::new((*name).clone(), clock::millis()), peer),
+            }
+        };
+        let (first, rest): (Vec<_>, Vec<_>) = names.iter().partition(|name| **name == &self.name);
+        first.into_iter().chain(rest).map(|name| record(&name)).collect()
+    }
+
+    /// Has a node forgotten that is known and not linked, here and everywhere.
+    ///
+    /// # Errors
+    /// [`Unforgettable`]. Nothing changed.
+    pub fn forget(&self, node: &NodeName) -> Result<(), Unforgettable> {
+        if *node == self.name {
+            return Err(Unforgettable::Myself);
+        }
+        let peer = self.peer(node);
+        let known = self.nodes.borrow().get(node).cloned();
+        let known = known.filter(|known| !known.is_forgotten());
+        if peer.is_none() && known.is_none() {
+            return Err(Unforgettable::Unknown(node.clone()));
+        }
+        let status = peer.as_ref().map(|peer| peer.status);
+        if matches!(status, Some(Status::Online | Status::Syncing)) {
+            return Err(Unforgettable::Linked(node.clone()));
+        }
+        let lives = [peer.and_then(|peer| peer.incarnation), known.map(|it| it.incarnation.0)];
+        let life = lives.into_iter().flatten().max().unwrap_or_default();
+        (self.forget)(node.clone(), Incarnation(life));
+        Ok(())
     }
 
     /// Ends the link to a peer that is known.
@@ -327,36 +443,33 @@ impl Admin {
     fn peer_statuses(&self) -> Vec<PeerStatus> {
         let (peers, vitals, matrix) =
             (self.peers.borrow(), self.vitals.borrow(), self.matrix.borrow());
-        let status = |row: &Row| PeerStatus::new(row, vitals.peers.get(&row.peer.name), &matrix);
+        let nodes = self.nodes.borrow();
+        let status = |row: &Row| {
+            let known = nodes.get(&row.peer.name).map(Arc::as_ref);
+            PeerStatus::new(row, vitals.peers.get(&row.peer.name), &matrix, known)
+        };
         peers.iter().map(status).collect()
     }
 
-    fn answer(&self, request: Request) -> Answer {
+    async fn answer(&self, request: Request) -> Answer {
         match request {
             Request::Status => Answer::Status(self.status()),
+            Request::Nodes => Answer::Nodes(self.records()),
             Request::Topology => Answer::Topology(self.topology()),
-            Request::Metrics => match gauges::text(self) {
-                Ok(text) => Answer::Metrics(text),
-                Err(error) => Answer::Error(error.to_string()),
-            },
+            Request::Metrics => answered(gauges::text(self), Answer::Metrics),
             Request::Sight => Answer::Sight(self.sight()),
             Request::Figures => Answer::Figures(Figures::of(self.metrics.traffic())),
-            Request::Events { since, limit, label, node } => {
-                let wanted = Wanted { label, node };
-                let page = match since {
-                    Some(since) => self.trail.after(since, limit, &wanted),
-                    None => self.trail.latest(limit, &wanted),
-                };
-                Answer::Events(page.into())
+            Request::Events(asked) => Answer::Events(history::here(self, asked).await),
+            Request::Export(asked) => {
+                let stored = self.journal.stored(asked.into()).await;
+                answered(stored, |part| Answer::Events(part.into()))
             }
-            Request::Watch
-            | Request::Publish { .. }
-            | Request::Subscribe { .. }
-            | Request::Call { .. } => Answer::Error("answered elsewhere".to_owned()),
-            Request::Disconnect { node } => match self.disconnect(&node) {
-                Ok(()) => Answer::Done,
-                Err(error) => Answer::Error(error),
-            },
+            Request::EventsAll(asked) => Answer::Merged(history::everywhere(self, &asked).await),
+            Request::Verify => {
+                answered(self.journal.verify().await, |found| Answer::Sound(found.into()))
+            }
+            Request::Disconnect { node } => answered(self.disconnect(&node), |()| Answer::Done),
+            Request::Forget { node } => answered(self.forget(&node), |()| Answer::Done),
             Request::Drain => {
                 self.clients.drain();
                 Answer::Done
@@ -368,8 +481,16 @@ impl Admin {
             Request::Kill { .. } => {
                 Answer::Error(format!("the actors are: {}", self.roster.names().join(" ")))
             }
+            Request::Watch { .. }
+            | Request::Publish { .. }
+            | Request::Subscribe { .. }
+            | Request::Call { .. } => Answer::Error("answered elsewhere".to_owned()),
         }
     }
+}
+
+fn answered<T>(result: Result<T, impl Display>, answer: impl FnOnce(T) -> Answer) -> Answer {
+    result.map_or_else(|error| Answer::Error(error.to_string()), answer)
 }
 
 async fn serve(admin: Admin, socket: Arc<StdListener>) -> std::io::Result<()> {
@@ -408,7 +529,10 @@ async fn talk(admin: &Admin, stream: UnixStream) -> std::io::Result<()> {
         }
     };
     match request {
-        Request::Watch => watch(admin, reader, writer).await,
+        Request::Watch { after, label, node, from } => {
+            let wanted = Wanted { label, node, from, until: None };
+            watch(admin, (after, wanted), reader, writer).await
+        }
         Request::Publish { topic, bytes } => {
             messages::publish(&admin.pubsub, &topic, bytes, (reader, writer)).await
         }
@@ -420,24 +544,30 @@ async fn talk(admin: &Admin, stream: UnixStream) -> std::io::Result<()> {
             messages::subscribe(&admin.pubsub, &pattern, (reader, writer)).await
         }
         Request::Status
+        | Request::Nodes
+        | Request::Forget { .. }
         | Request::Topology
         | Request::Metrics
         | Request::Sight
         | Request::Figures
-        | Request::Events { .. }
+        | Request::Events(_)
+        | Request::Export(_)
+        | Request::EventsAll(_)
+        | Request::Verify
         | Request::Disconnect { .. }
         | Request::Drain
-        | Request::Kill { .. } => say(&mut writer, &admin.answer(request)).await,
+        | Request::Kill { .. } => say(&mut writer, &admin.answer(request).await).await,
     }
 }
 
 async fn watch(
     admin: &Admin,
+    (after, wanted): (Option<u64>, Wanted),
     mut reader: BufReader<OwnedReadHalf>,
     mut writer: OwnedWriteHalf,
 ) -> std::io::Result<()> {
     // From here on nothing is missed: what the answer does not show yet comes as news.
-    let mut changes = admin.trail.follow();
+    let mut changes = admin.journal.follow(after);
     say(&mut writer, &Answer::Watching(admin.name.clone())).await?;
     loop {
         let mut more = [0; 1];
@@ -447,6 +577,9 @@ async fn watch(
             _ = reader.read(&mut more) => return Ok(()),
         };
         let Some(change) = change else { return Ok(()) };
+        if change.as_ref().is_ok_and(|kept| !wanted.fits_record(&kept.record)) {
+            continue;
+        }
         say(&mut writer, &Change::told(change)).await?;
     }
 }
@@ -460,15 +593,17 @@ async fn say(writer: &mut OwnedWriteHalf, what: &impl Serialize) -> std::io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actors::event_log::{EventLog, WAITING};
+    use crate::actors::event_log::{self, EventLog};
+    use crate::actors::pubsub::WAITING;
     use crate::actors::supervisor::{Root, Tree, start};
+    use crate::actors::tests::cluster;
     use crate::gateway::status::What;
     use crate::io::metrics::Count;
-    use crate::io::store::Store;
-    use crate::io::{clock, sockets};
+    use crate::io::sockets;
+    use crate::io::store::{Chain, Store};
     use crate::proto::event::Event;
     use crate::proto::membership::PeerView;
-    use crate::proto::node::{Incarnation, KeyId};
+    use crate::proto::node::KeyId;
     use crate::proto::restart::{Intensity, Strategy};
     use std::time::UNIX_EPOCH;
     use tempfile::TempDir;
@@ -478,7 +613,6 @@ mod tests {
         metrics: Metrics,
         view: watch::Sender<View>,
         pubsub: PubSub,
-        trail: Trail,
         root: Root,
     }
 
@@ -493,9 +627,14 @@ mod tests {
         let (view, peers) = watch::channel(View::default());
         let pubsub = PubSub::new("a@127.0.0.1".parse().expect("valid"), &metrics);
         let victim = EventLog::new(&metrics);
-        let trail = victim.trail().clone();
+        let store = Store::open(&dir.path().join("data"), clock::wall()).expect("opens").0;
+        let (store, life) = (Arc::new(store), Arc::new(AtomicU64::new(3)));
+        let identity = cluster(&["a@127.0.0.1"]).remove(0);
+        let chain = Chain::new(store.clone(), name("a@127.0.0.1")).expect("its own");
+        let (trail, limits) = (pubsub.trail().clone(), event_log::LIMITS);
+        let journal = Journal::open(chain, trail, Arc::new(identity), life, limits).expect("opens");
         let admin = Admin {
-            trail: trail.clone(),
+            journal: journal.clone(),
             clients: Arc::default(),
             name: name("a@127.0.0.1"),
             id: KeyId([1; 16]),
@@ -507,6 +646,8 @@ mod tests {
             peers,
             vitals: watch::channel(Vitals::default()).1,
             matrix: watch::channel(Arc::default()).1,
+            nodes: watch::channel(Nodes::default()).1,
+            forget: Arc::new(|_node, _life| {}),
             pubsub: pubsub.clone(),
             metrics: metrics.clone(),
             disconnect: Arc::new(|_node| {}),
@@ -516,9 +657,9 @@ mod tests {
             chaos,
         };
         let socket = Arc::new(sockets::bind(dir.path()).expect("binds"));
-        let store = Store::open(&dir.path().join("data"), clock::wall()).expect("opens").0;
-        let victim = victim.child(crate::actors::event_log::Setup {
-            store: Arc::new(store),
+        let victim = victim.child(event_log::Setup {
+            store,
+            journal,
             pubsub: pubsub.clone(),
             metrics: metrics.clone(),
         });
@@ -529,9 +670,10 @@ mod tests {
             children: vec![pubsub.child(), victim, admin.child(socket)],
             roster,
             metrics: metrics.clone(),
+            ended: Arc::new(|_, _, _| {}),
         };
         let root = start(tree).await.expect("starts");
-        World { dir, metrics, view, pubsub, trail, root }
+        World { dir, metrics, view, pubsub, root }
     }
 
     impl World {
@@ -622,7 +764,7 @@ mod tests {
         // More than the socket and the queue hold, before anything is read.
         let flood = 40 * WAITING as u64;
         (2..=flood).for_each(|n| world.pubsub.announce(event(n)));
-        while world.trail.latest(0, &Wanted::default()).next < flood {
+        while world.pubsub.trail().latest(0, &Wanted::default()).next < flood {
             tokio::task::yield_now().await;
         }
         let (mut seen, mut missed) = (1, 0);
@@ -633,7 +775,7 @@ mod tests {
                     assert_eq!(millis, seen + missed, "in order, and nothing else is missing");
                 }
                 What::Missed { missed: more } => missed += more,
-                What::Event(other) => panic!("{other:?}"),
+                other @ (What::Event(_) | What::Other { .. }) => panic!("{other:?}"),
             }
         }
         assert!(missed > 0, "the queue is bounded");

@@ -1,19 +1,24 @@
 //! A node's status as its operators see it: the JSON of `xpando-node status --json`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use crate::actors::event_log::{Noted, Page};
+use crate::actors::event_log::{Kept, Part};
 use crate::actors::heartbeat_monitor::Vital;
 use crate::actors::link::RoundTrip;
 use crate::actors::node_manager::Row;
+use crate::actors::pubsub::Noted;
 use crate::actors::timer;
 use crate::actors::topology_tracker::{Edge, Matrix};
 use crate::io::clock::{self, rfc3339};
 use crate::io::metrics::Traffic;
+use crate::io::store::Known;
+use crate::proto::chain::Moment;
 use crate::proto::event::{Broken, Event, Reason, Status};
 use crate::proto::heartbeat::Evidence;
 use crate::proto::membership::Majority;
@@ -36,6 +41,10 @@ pub struct NodeStatus {
     pub http: Option<SocketAddr>,
     /// Whole seconds since it started.
     pub uptime_s: u64,
+    /// What it is good for, in words of its own.
+    pub specializations: Vec<String>,
+    /// What else it says of itself.
+    pub metadata: BTreeMap<String, String>,
     /// What it does not remember as it should; null when all is well.
     pub degraded: Option<String>,
     /// How much this node distrusts its own clock after a pause: 0, healthy, to 8.
@@ -82,6 +91,98 @@ pub struct PeerStatus {
     pub last_heard: Option<String>,
     /// What the last doubt or verdict rests on.
     pub evidence: Option<EvidenceStatus>,
+    /// What it says it is good for.
+    pub specializations: Vec<String>,
+    /// What else it says of itself.
+    pub metadata: BTreeMap<String, String>,
+    /// While it is online: whole seconds since it started, as it says.
+    pub uptime_s: Option<u64>,
+    /// When it was first heard of: RFC 3339, UTC. Null while it was never linked nor told of itself.
+    pub first_seen: Option<String>,
+    /// When it was last linked, likewise; null when it never was.
+    pub last_seen: Option<String>,
+    /// What this node's services think of it; 0 unless they say so.
+    pub reputation: f64,
+}
+
+/// A node that is known, linked or not: an item of `xpando-node nodes --json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Its name.
+    pub name: NodeName,
+    /// Where it stands; null for one that only others have seen.
+    pub status: Option<Status>,
+    /// Why it is offline.
+    pub reason: Option<Reason>,
+    /// The id of its key, once it has shown its certificate here.
+    pub id: Option<String>,
+    /// Its latest known life.
+    pub incarnation: Option<u64>,
+    /// What it says it is good for.
+    pub specializations: Vec<String>,
+    /// What else it says of itself.
+    pub metadata: BTreeMap<String, String>,
+    /// When it was first heard of: RFC 3339, UTC.
+    pub first_seen: String,
+    /// When it was last linked, likewise; null when it never was.
+    pub last_seen: Option<String>,
+    /// When it was last heard on a link, likewise.
+    pub last_heartbeat: Option<String>,
+    /// Where links to it worked, the newest first.
+    pub addresses: Vec<SocketAddr>,
+    /// What this node's services think of it; 0 unless they say so.
+    pub reputation: f64,
+    /// While it is online, or only others have seen it: whole seconds since it started, as it says.
+    pub uptime_s: Option<u64>,
+}
+
+impl NodeRecord {
+    /// A node as it is remembered and as it is seen now.
+    #[must_use]
+    pub fn new(known: &Known, peer: Option<&PeerStatus>) -> Self {
+        let status = peer.map(|peer| peer.status).or(known.status);
+        let online = status == Some(Status::Online);
+        let (specializations, metadata) = says(known);
+        let heard = peer.and_then(|peer| peer.last_heard.clone());
+        Self {
+            name: known.name.clone(),
+            status,
+            reason: peer.map_or(known.reason, |peer| peer.reason),
+            id: peer.and_then(|peer| peer.id.clone()).or(known.id.map(|id| id.to_string())),
+            incarnation: Some(known.incarnation.0)
+                .max(peer.and_then(|peer| peer.incarnation))
+                .filter(|life| *life != 0),
+            specializations,
+            metadata,
+            first_seen: at(known.first_seen),
+            last_seen: last_seen(known, online),
+            last_heartbeat: heard.or(known.last_heartbeat.map(at)),
+            addresses: known.addresses.clone(),
+            reputation: known.reputation,
+            uptime_s: uptime(known).filter(|_| online || status.is_none()),
+        }
+    }
+}
+
+fn at(millis: u64) -> String {
+    rfc3339(UNIX_EPOCH + Duration::from_millis(millis))
+}
+
+/// What a node says of itself.
+pub(super) fn says(known: &Known) -> (Vec<String>, BTreeMap<String, String>) {
+    let Some(profile) = known.profile() else { return Default::default() };
+    let words = profile.specializations().iter().map(ToString::to_string);
+    (words.collect(), profile.metadata().clone())
+}
+
+/// Whole seconds since its life began, by its clock and this one's.
+fn uptime(known: &Known) -> Option<u64> {
+    let since = known.profile().map(|profile| clock::millis().saturating_sub(profile.started()));
+    since.map(|millis| millis / 1000)
+}
+
+fn last_seen(known: &Known, online: bool) -> Option<String> {
+    if online { Some(rfc3339(clock::wall())) } else { known.last_seen.map(at) }
 }
 
 /// What a doubt or a verdict rests on.
@@ -108,10 +209,13 @@ pub struct EvidenceStatus {
 }
 
 impl PeerStatus {
-    /// A peer as NodeManager, HeartbeatMonitor and TopologyTracker see it.
+    /// A peer as NodeManager, HeartbeatMonitor, TopologyTracker and Registry see it.
     #[must_use]
-    pub fn new(row: &Row, vital: Option<&Vital>, matrix: &Matrix) -> Self {
+    pub fn new(row: &Row, vital: Option<&Vital>, matrix: &Matrix, known: Option<&Known>) -> Self {
         let peer = &row.peer;
+        let known = known.filter(|known| !known.is_forgotten());
+        let is_online = peer.status == Status::Online;
+        let (specializations, metadata) = known.map(says).unwrap_or_default();
         let online = vital.filter(|_| peer.status == Status::Online);
         let trip = online.and_then(|vital| vital.round_trip);
         let rtt = |of: fn(RoundTrip) -> Duration| trip.map(|trip| of(trip).as_secs_f64() * 1e3);
@@ -135,6 +239,12 @@ impl PeerStatus {
             phi: online.map(|vital| vital.phi),
             last_heard: vital.and_then(|vital| vital.heard).map(|at| rfc3339(ago(at))),
             evidence: vital.and_then(|vital| vital.evidence.as_ref()).map(EvidenceStatus::from),
+            specializations,
+            metadata,
+            uptime_s: known.and_then(uptime).filter(|_| is_online),
+            first_seen: known.map(|known| at(known.first_seen)),
+            last_seen: known.and_then(|known| last_seen(known, is_online)),
+            reputation: known.map_or(0.0, |known| known.reputation),
         }
     }
 }
@@ -154,6 +264,12 @@ impl From<&NodeStatus> for PeerStatus {
             reached_by: Vec::new(),
             incarnation: Some(node.incarnation),
             since: rfc3339(started),
+            specializations: node.specializations.clone(),
+            metadata: node.metadata.clone(),
+            uptime_s: Some(node.uptime_s),
+            first_seen: Some(rfc3339(started)),
+            last_seen: Some(rfc3339(clock::wall())),
+            reputation: 0.0,
             rtt_ms: None,
             rtt_p50_ms: None,
             rtt_p99_ms: None,
@@ -181,7 +297,7 @@ impl From<&Evidence> for EvidenceStatus {
     }
 }
 
-/// Something that happened: a line of `xpando-node watch --json`.
+/// Something that happened: a line of `xpando-node watch --json` and of `events --json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Change {
     /// This node's number of the event.
@@ -189,6 +305,18 @@ pub struct Change {
     pub seq: Option<u64>,
     /// When this node saw it: RFC 3339, UTC.
     pub at: String,
+    /// Orders it among what happened on other nodes: texts compare as moments do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stamp: Option<String>,
+    /// The life of this node in which it happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub life: Option<u64>,
+    /// Milliseconds since that life began, by a clock that never jumps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_start_ms: Option<u64>,
+    /// The hash of the stored chain up to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
     /// What.
     #[serde(flatten)]
     pub what: What,
@@ -200,6 +328,14 @@ pub struct Change {
 pub enum What {
     /// An event.
     Event(Event),
+    /// An event that another version of this program stored.
+    Other {
+        /// Its type.
+        event: String,
+        /// The rest of it.
+        #[serde(flatten)]
+        rest: Map<String, Value>,
+    },
     /// Events that the watcher was too slow for.
     Missed {
         /// How many.
@@ -208,22 +344,52 @@ pub enum What {
 }
 
 impl Change {
-    /// What a follower of the trail was told.
+    fn of(seq: u64, moment: Moment, what: What) -> Self {
+        Self {
+            seq: (seq > 0).then_some(seq),
+            at: rfc3339(UNIX_EPOCH + Duration::from_millis(moment.at)),
+            stamp: Some(moment.stamp.to_string()),
+            life: Some(moment.incarnation.0),
+            since_start_ms: Some(moment.since_start),
+            hash: None,
+            what,
+        }
+    }
+
+    /// What somebody who follows events was told: one, or the number of those that were missed.
     #[must_use]
-    pub fn told(news: Result<Arc<Noted>, u64>) -> Self {
-        match news {
-            Ok(noted) => Self::from(&*noted),
-            Err(missed) => {
-                Self { seq: None, at: rfc3339(clock::wall()), what: What::Missed { missed } }
-            }
+    pub fn told(news: Result<impl Into<Self>, u64>) -> Self {
+        news.map_or_else(Self::missed, Into::into)
+    }
+
+    fn missed(missed: u64) -> Self {
+        Self {
+            seq: None,
+            at: rfc3339(clock::wall()),
+            stamp: None,
+            life: None,
+            since_start_ms: None,
+            hash: None,
+            what: What::Missed { missed },
         }
     }
 }
 
-impl From<&Noted> for Change {
-    fn from(noted: &Noted) -> Self {
-        let what = What::Event(noted.event.clone());
-        Self { seq: Some(noted.seq), at: rfc3339(noted.at), what }
+impl From<Arc<Noted>> for Change {
+    fn from(noted: Arc<Noted>) -> Self {
+        Self::of(noted.seq, noted.moment, What::Event(noted.event.clone()))
+    }
+}
+
+impl From<Kept> for Change {
+    fn from(Kept { seq, hash, record }: Kept) -> Self {
+        let moment = record.moment();
+        let what = record.event().map(What::Event).unwrap_or_else(|_unknown| {
+            let mut rest: Map<_, _> = serde_json::from_str(&record.event).unwrap_or_default();
+            rest.remove("event");
+            What::Other { event: record.label, rest }
+        });
+        Self { hash: hash.map(|hash| hash.to_string()), ..Self::of(seq, moment, what) }
     }
 }
 
@@ -238,10 +404,10 @@ pub struct Changes {
     pub first: u64,
 }
 
-impl From<Page> for Changes {
-    fn from(page: Page) -> Self {
-        let events = page.entries.iter().map(|noted| Change::from(&**noted)).collect();
-        Self { events, next: page.next, first: page.first }
+impl From<Part> for Changes {
+    fn from(part: Part) -> Self {
+        let events = part.entries.into_iter().map(Change::from).collect();
+        Self { events, next: part.next, first: part.first }
     }
 }
 

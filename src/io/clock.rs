@@ -65,6 +65,14 @@ pub fn rfc3339(t: SystemTime) -> String {
     )
 }
 
+/// The instant of such a text, in milliseconds since 1970; also with an offset from UTC instead of the `Z`. `None` for
+/// another text. A time before 1970 is 0.
+#[must_use]
+pub fn read_rfc3339(text: &str) -> Option<u64> {
+    let read = OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
+    u64::try_from(read.unix_timestamp_nanos().max(0) / 1_000_000).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -84,6 +92,19 @@ mod tests {
     fn instants_out_of_range_are_clamped() {
         assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(1 << 50)), "9999-12-31T23:59:59.000Z");
         assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1 << 50)), "0000-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn texts_are_read_in_any_offset() {
+        let read = |text: &str| read_rfc3339(text);
+        assert_eq!(read("2026-01-02T03:04:05.678Z"), Some(1_767_323_045_678));
+        assert_eq!(read("2026-01-02T04:04:05.678+01:00"), Some(1_767_323_045_678));
+        assert_eq!(read("2026-01-02T03:04:05Z"), Some(1_767_323_045_000));
+        assert_eq!(read("0333-01-01T02:00:03.0Z"), Some(0));
+        assert_eq!(read("2016-12-31T23:59:60Z"), Some(1_483_228_799_999), "a leap second");
+        for bad in ["", "yesterday", "2026-01-02", "2026-13-02T03:04:05Z"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
     }
 
     #[test]

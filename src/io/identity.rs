@@ -25,6 +25,7 @@ mod disk;
 mod inventory;
 mod key;
 mod revocation;
+mod signers;
 mod tokens;
 
 use std::fmt;
@@ -42,6 +43,7 @@ pub use self::disk::shell_word;
 pub use self::inventory::{CertificateInfo, CertificateKind, inventory};
 use self::key::Key;
 pub use self::revocation::{RevocationFile, Revoked};
+pub use self::signers::Signers;
 pub use self::tokens::{MAX_TOKEN, RevokedToken, TokenError, Tokens};
 use crate::io::clock::rfc3339;
 use crate::proto::node::{ClusterId, NodeId, NodeName};

@@ -65,6 +65,8 @@ pub enum Count {
     Heartbeat,
     /// Words about the topology that broke a rule, by rule.
     Topology,
+    /// Words about who the nodes are that broke a rule, by rule.
+    Registry,
     /// Messages of the door, by what became of them.
     Door,
     /// What the channels' clients do and get, by kind.
@@ -97,7 +99,7 @@ const TIMINGS: [(Timing, &str, &str); 2] = [
 /// The first bucket of a timing in seconds, how much wider each next one is, and how many there are: 0.5 ms to 16 s.
 const BUCKETS: (f64, f64, u16) = (0.0005, 2.0, 16);
 
-const COUNTERS: [(Count, &str, &str); 19] = [
+const COUNTERS: [(Count, &str, &str); 20] = [
     (Count::Accepted, "xpando_connections_accepted", "Connections accepted, by how they went on"),
     (Count::Dials, "xpando_dials", "Dials that began"),
     (Count::DialFailed, "xpando_dial_failures", "Dials that failed, by cause"),
@@ -110,6 +112,7 @@ const COUNTERS: [(Count, &str, &str); 19] = [
     (Count::Beats, "xpando_heartbeats", "Beats of the links, by kind"),
     (Count::Heartbeat, "xpando_heartbeat_verdicts", "Verdicts of the failure detector, by kind"),
     (Count::Topology, "xpando_topology_violations", "Topology words that broke a rule, by rule"),
+    (Count::Registry, "xpando_registry_violations", "Registry words that broke a rule, by rule"),
     (Count::Door, "xpando_door_messages", "Messages between nodes, by what became of them"),
     (Count::Channels, "xpando_channel_events", "What channel clients do and get, by kind"),
     (Count::Tokens, "xpando_tokens_refused", "Tokens of clients that were refused, by why"),

@@ -1,4 +1,4 @@
-//! What a node remembers between runs: its incarnation, peers with the addresses that worked, and the chain of
+//! What a node remembers between runs: its incarnation, what it knows of each node ([`Known`]), and the chain of
 //! what happened ([`Chain`]).
 //!
 //! One redb file in the data directory. Invariants:
@@ -24,18 +24,21 @@ use redb::{Database, ReadTransaction, ReadableDatabase, WriteTransaction};
 use crate::io::clock;
 use crate::proto::chain::Fault;
 use crate::proto::codec::CodecError;
-use crate::proto::node::{Contact, Incarnation};
+use crate::proto::node::{Incarnation, NodeName};
+use crate::proto::registry;
 
 mod chain;
+mod known;
 mod place;
 mod schema;
 
 pub use self::chain::{Chain, Entry, Limits};
+pub use self::known::Known;
 use self::place::Place;
-use self::schema::{PEERS_TABLE, Remembered, State};
+use self::schema::{NODES, State};
 
-/// Remembered peers at most: those seen last.
-const PEERS: usize = 1024;
+/// Nodes that are remembered at most: those seen last.
+const MOST: usize = 2 * registry::MOST;
 
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -166,12 +169,14 @@ struct Inside {
     /// The highest of this run, for the file that takes the place of a damaged one.
     incarnation: Incarnation,
     condition: Condition,
+    /// A damaged file stays where it is: somebody only looks at it.
+    looking: bool,
 }
 
 impl Inside {
     fn open(&mut self, place: &Place, now: SystemTime) -> Result<Opened, Failure> {
         let opened = match guarded(|| place.open(self.suspect, self.incarnation)) {
-            Err(Failure::Damaged(_)) => {
+            Err(Failure::Damaged(_)) if !self.looking => {
                 let aside = place.set_aside(now)?;
                 self.condition.set_aside = Some(aside.clone());
                 let fresh = guarded(|| place.open(false, self.incarnation))?;
@@ -209,6 +214,23 @@ impl Store {
                 Failure::Refused(error) => error,
             },
         )
+    }
+
+    /// Opens the store that a node left in `directory`, to look at it: nothing is made, and nothing set aside.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`], [`StoreError::Directory`], [`StoreError::Newer`], [`StoreError::Damaged`].
+    pub fn inspect(directory: &Path) -> Result<Self, StoreError> {
+        let unusable = |source| StoreError::Directory { path: directory.to_owned(), source };
+        std::fs::metadata(directory.join(place::FILE)).map_err(unusable)?;
+        let mut inside = Inside { looking: true, suspect: true, ..Inside::default() };
+        let place = Place::Directory(directory.to_owned());
+        match inside.open(&place, clock::wall()) {
+            Ok(_opened) => Ok(Self { place, inside: Mutex::new(inside) }),
+            Err(Failure::Disk(source)) => Err(unusable(source)),
+            Err(Failure::Damaged(text)) => Err(StoreError::Damaged(text)),
+            Err(Failure::Refused(error)) => Err(error),
+        }
     }
 
     fn open_at(place: Place, now: SystemTime) -> Result<(Self, Opened), Failure> {
@@ -249,31 +271,32 @@ impl Store {
         })
     }
 
-    /// Remembers where peers were reached.
+    /// Remembers this of nodes, and nothing more of those that are `gone`.
     ///
     /// # Errors
     /// [`StoreError::Storage`], [`StoreError::Damaged`].
-    pub fn remember(&self, contacts: &[Contact], now: SystemTime) -> Result<(), StoreError> {
-        let seen = millis(now);
+    pub fn remember(&self, known: &[Known], gone: &[NodeName]) -> Result<(), StoreError> {
         self.write(|write, _state| {
-            let mut peers = write.open_table(PEERS_TABLE)?;
-            for contact in contacts {
-                let record = Remembered { contact: contact.clone(), seen };
-                peers.insert(contact.name.as_str(), schema::sealed(&record)?.as_slice())?;
+            let mut nodes = write.open_table(NODES)?;
+            for node in known {
+                nodes.insert(node.name.as_str(), schema::sealed(node)?.as_slice())?;
+            }
+            for name in gone {
+                nodes.remove(name.as_str())?;
             }
             Ok(())
         })
     }
 
-    /// The peers remembered, those seen last first.
+    /// The nodes remembered, those seen last first.
     ///
     /// # Errors
     /// [`StoreError::Storage`], [`StoreError::Damaged`].
-    pub fn peers(&self) -> Result<Vec<Contact>, StoreError> {
-        let mut records = self.read(|read| schema::peers(&read.open_table(PEERS_TABLE)?))?;
-        records.sort_by_key(|record| std::cmp::Reverse(record.seen));
-        records.truncate(PEERS);
-        Ok(records.into_iter().map(|record| record.contact).collect())
+    pub fn known(&self) -> Result<Vec<Known>, StoreError> {
+        let mut nodes = self.read(|read| schema::nodes(&read.open_table(NODES)?))?;
+        nodes.sort_by_key(|node| std::cmp::Reverse(node.last_seen));
+        nodes.truncate(MOST);
+        Ok(nodes)
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {

@@ -18,9 +18,11 @@ use crate::io::usage::{Usage, usage};
 use crate::proto::node::NodeName;
 use crate::proto::topic::{Address, Name, Pattern, Topic};
 
+mod flood;
 mod numbered;
 mod topics;
 
+pub use flood::Flooded;
 pub use numbered::{Gap, Ledger, Numbers, Sent, Stream};
 pub use topics::Changed;
 
@@ -59,6 +61,8 @@ pub enum Order {
     /// Subscribe to so many topics that begin with this text, instead of those before: [`Changed`]. Only
     /// from this node.
     Topics(String, u64),
+    /// Note events as fast as they are stored, for so long: [`Flooded`]. Only from this node.
+    Flood(Duration),
     /// Subscribe to ever other topics that begin with this text, for so long: [`Changed`]. Only from this
     /// node.
     Churn(String, Duration),
@@ -200,6 +204,7 @@ impl Bench {
             Order::Checked => self.checked(),
             Order::Numbers(numbers) => json(&numbered::publish(&self.pubsub, &numbers).await?),
             Order::Topics(below, count) => self.hold(&below, count),
+            Order::Flood(time) => json(&flood::flood(&self.pubsub, time).await),
             Order::Churn(below, time) => json(&topics::churn(&self.pubsub, &below, time).await?),
         }
     }

@@ -7,6 +7,7 @@ use crate::gateway::http;
 use crate::io::places;
 use crate::node::{Config, Node, StartError};
 use crate::proto::node::NodeName;
+use crate::proto::registry::{Pair, Profile};
 
 /// What [`Node::builder`] begins. What is not said is as on the command line.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct Builder {
     listen: Option<String>,
     advertise: Option<String>,
     beacons: bool,
+    specializations: Vec<String>,
+    metadata: Vec<(String, String)>,
     http: Option<String>,
 }
 
@@ -32,6 +35,8 @@ impl Builder {
             listen: None,
             advertise: None,
             beacons: true,
+            specializations: Vec::new(),
+            metadata: Vec::new(),
             http: None,
         }
     }
@@ -72,6 +77,18 @@ impl Builder {
         self
     }
 
+    /// What this node is good for, as every node shall know: one word, such as `nlp`; may be repeated.
+    pub fn specialization(mut self, word: impl Into<String>) -> Self {
+        self.specializations.push(word.into());
+        self
+    }
+
+    /// What else every node shall know of it; may be repeated, with another key. At most 4 KiB in all.
+    pub fn meta(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.push((key.into(), value.into()));
+        self
+    }
+
     /// Where clients reach it over HTTP, `ADDR:PORT`: those with tokens, in the clear on loopback, elsewhere with the
     /// node's own certificate. Default: they do not. [`Config::http`] has the rest.
     pub fn http(mut self, address: impl Into<String>) -> Self {
@@ -82,7 +99,8 @@ impl Builder {
     /// The configuration, for what the builder has no word for; [`Node::start`] takes it.
     ///
     /// # Errors
-    /// [`StartError::Name`], [`StartError::Join`], [`StartError::Address`] or [`StartError::Place`].
+    /// [`StartError::Name`], [`StartError::Join`], [`StartError::Address`], [`StartError::Profile`] or
+    /// [`StartError::Place`].
     pub fn config(self) -> Result<Config, StartError> {
         let name: NodeName = self.name.parse()?;
         let address = |text: String| {
@@ -93,6 +111,10 @@ impl Builder {
         let certs = self.certs.map_or_else(places::certs, Ok)?;
         let data_dir = self.data_dir.map_or_else(|| places::data_dir(&name), Ok)?;
         let http = self.http.map(address).transpose()?;
+        let words = self.specializations.iter().map(|word| word.parse());
+        let words = words.collect::<Result<Vec<_>, _>>()?;
+        let pairs = self.metadata.into_iter().map(|(key, value)| Pair::new(key, value));
+        let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
         Ok(Config {
             http: http
                 .map(|listen| http::Config { listen: Some(listen), ..http::Config::default() }),
@@ -100,6 +122,7 @@ impl Builder {
             advertise: self.advertise.map(address).transpose()?,
             join,
             beacons: self.beacons,
+            profile: Profile::new(words, pairs, 0)?,
             ..Config::new(name, certs, data_dir)
         })
     }
@@ -129,6 +152,8 @@ mod tests {
             .listen("127.0.0.1:0")
             .advertise("[::1]:7")
             .beacons(false)
+            .specialization("nlp")
+            .meta("zone", "eu")
             .http("127.0.0.1:4001")
             .config()
             .expect("sound");
@@ -138,6 +163,8 @@ mod tests {
         assert_eq!(config.listen, "127.0.0.1:0".parse().ok());
         assert_eq!(config.advertise, "[::1]:7".parse().ok());
         assert_eq!((config.certs, config.data_dir), ("c".into(), "d".into()));
+        let words: Vec<_> = config.profile.specializations().iter().map(|it| it.as_str()).collect();
+        assert_eq!((words, config.profile.metadata()["zone"].as_str()), (vec!["nlp"], "eu"));
         let http = config.http.expect("clients");
         assert_eq!(http.listen, "127.0.0.1:4001".parse().ok());
         assert!(
@@ -156,6 +183,10 @@ mod tests {
             (builder("a@h").listen("h:1"), "\"h:1\" is not ADDR:PORT"),
             (builder("a@h").advertise(""), "\"\" is not ADDR:PORT"),
             (builder("a@h").http("4000"), "\"4000\" is not ADDR:PORT"),
+            (builder("a@h").specialization("n l p"), "\"n l p\" is not a specialization"),
+            (builder("a@h").meta("k", "a\nb"), "the value of \"k\" has a control character"),
+            (builder("a@h").meta("k", "a").meta("k", "b"), "the key \"k\" is given twice"),
+            (builder("a@h").meta("k", "x".repeat(4096)), "4097 bytes of metadata"),
         ];
         for (builder, says) in wrong {
             let error = builder.config().expect_err(says).to_string();

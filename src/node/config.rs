@@ -3,9 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::actors::event_log::LIMITS;
 use crate::gateway::http;
 use crate::io::seeds::Seed;
+use crate::io::store::Limits;
 use crate::proto::node::NodeName;
+use crate::proto::registry::Profile;
 use crate::proto::{discovery, heartbeat, membership};
 
 /// Everything that makes a node this node.
@@ -26,6 +29,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Send and hear multicast beacons.
     pub beacons: bool,
+    /// How much of what happened stays in the store.
+    pub events: Limits,
+    /// What it says of itself; when its life began is filled in.
+    pub profile: Profile,
     /// How clients reach it over HTTP; `None`: they do not.
     pub http: Option<http::Config>,
     /// Let the admin socket kill actors.
@@ -50,6 +57,8 @@ impl Config {
             certs,
             data_dir,
             beacons: true,
+            events: LIMITS,
+            profile: Profile::default(),
             http: None,
             chaos: false,
             membership: membership::Config::default(),

@@ -55,6 +55,8 @@ use crate::actors::pubsub::{
     CallError, Events, PubSub, Reply, Request, SendError, ServeError, Serving, Spread,
     Subscription, Watch,
 };
+use crate::actors::registry::Registry;
+use crate::io::store::Known;
 use crate::proto::codec::{self, CodecError};
 use crate::proto::interest::TooMany;
 use crate::proto::membership::Majority;
@@ -79,6 +81,12 @@ pub enum DoorError {
     /// The reply is no value of the type asked for. The request was done.
     #[error("the reply is of another type: {0}")]
     Decode(CodecError),
+    /// No such node is known. Nothing was done.
+    #[error("no node {0} is known")]
+    Unknown(NodeName),
+    /// A reputation that is no number to compare with others. Nothing was done; the caller must correct it.
+    #[error("a reputation is a finite number")]
+    Reputation,
     /// The node has as many subscriptions as it may. Nothing was done.
     #[error(transparent)]
     TooMany(#[from] TooMany),
@@ -98,12 +106,17 @@ pub enum DoorError {
 pub struct Door {
     pubsub: PubSub,
     members: watch::Receiver<View>,
+    registry: Registry,
 }
 
 /// Who is there, and what happens.
 impl Door {
-    pub(super) fn new(pubsub: PubSub, members: watch::Receiver<View>) -> Self {
-        Self { pubsub, members }
+    pub(super) fn new(pubsub: PubSub, members: watch::Receiver<View>, registry: Registry) -> Self {
+        Self { pubsub, members, registry }
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// The name of its node.
@@ -123,6 +136,38 @@ impl Door {
     #[must_use]
     pub fn members(&self) -> watch::Receiver<View> {
         self.members.clone()
+    }
+
+    /// All nodes that its node knows, this one first, those of earlier runs and those that only others see among them:
+    /// what each says of itself ([`Known::does`]), when it was seen, and what it is thought of.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<Known> {
+        let nodes = self.registry.nodes().borrow().clone();
+        let known = nodes.values().filter(|known| !known.is_forgotten());
+        let (own, others): (Vec<_>, Vec<_>) = known.partition(|known| known.name == *self.name());
+        own.into_iter().chain(others).map(|known| Known::clone(known)).collect()
+    }
+
+    /// What the services of its node think of a node: 0 until they say so.
+    ///
+    /// # Errors
+    /// [`DoorError::Unknown`].
+    pub fn reputation(&self, node: &NodeName) -> Result<f64, DoorError> {
+        let nodes = self.registry.nodes().borrow().clone();
+        let known = nodes.get(node).filter(|known| !known.is_forgotten());
+        known.map(|known| known.reputation).ok_or_else(|| DoorError::Unknown(node.clone()))
+    }
+
+    /// Says what they think of it. It is remembered, and told to nobody.
+    ///
+    /// # Errors
+    /// [`DoorError::Unknown`], [`DoorError::Reputation`].
+    pub fn set_reputation(&self, node: &NodeName, reputation: f64) -> Result<(), DoorError> {
+        if !reputation.is_finite() {
+            return Err(DoorError::Reputation);
+        }
+        let known = self.registry.rate(node, reputation);
+        known.then_some(()).ok_or_else(|| DoorError::Unknown(node.clone()))
     }
 
     /// Whether its node sees most of the cluster it knows: for a service that would rather pause than
@@ -288,7 +333,7 @@ fn encoded<T: Serialize>(value: &T) -> Result<Vec<u8>, DoorError> {
 mod tests {
     use super::*;
     use crate::node::testkit::{self, Mesh, settled};
-    use crate::node::{Message, Received};
+    use crate::node::{Message, Received, Status};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -339,6 +384,31 @@ mod tests {
             panic!("{question:?}")
         };
         assert!(why.starts_with("the question is of another type"), "{why}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_finds_who_does_what_and_rates_it() {
+        let (mut mesh, [a, b]) = two().await;
+        mesh.specialize(&b, &["nlp"]).expect("a word");
+        let nodes = a.nodes();
+        let names: Vec<_> =
+            nodes.iter().map(|node| (node.name.short(), node.does("nlp"))).collect();
+        assert_eq!(names, [("a", false), ("b", true)]);
+        let first = |door: &Door| door.nodes().first().map(|node| node.name.clone());
+        assert_eq!(first(&b).as_ref(), Some(b.name()), "itself first");
+        assert_eq!(a.reputation(b.name()), Ok(0.0));
+        a.set_reputation(b.name(), 0.5).expect("known");
+        assert_eq!((a.reputation(b.name()), b.reputation(b.name())), (Ok(0.5), Ok(0.0)));
+        mesh.cut(&a, &b).await;
+        let status = |door: &Door| door.nodes().last().and_then(|node| node.status);
+        assert_eq!((status(&a), a.reputation(b.name())), (Some(Status::Offline), Ok(0.5)));
+        for wrong in [f64::NAN, f64::INFINITY] {
+            assert_eq!(a.set_reputation(b.name(), wrong), Err(DoorError::Reputation));
+        }
+        let nobody: NodeName = "x@h".parse().expect("valid");
+        let unknown = Err(DoorError::Unknown(nobody.clone()));
+        assert_eq!(a.set_reputation(&nobody, 1.0), unknown.clone());
+        assert_eq!(a.reputation(&nobody).map(drop), unknown);
     }
 
     #[tokio::test(start_paused = true)]

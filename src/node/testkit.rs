@@ -41,6 +41,7 @@ use tokio::sync::watch;
 use crate::actors::link::cable::{End, cable};
 use crate::actors::node_manager::{Row, View};
 use crate::actors::pubsub::PubSub;
+use crate::actors::registry::Registry;
 use crate::actors::timer;
 use crate::io::clock;
 use crate::io::metrics::Metrics;
@@ -49,6 +50,7 @@ use crate::proto::event::{Event, Reason, Status};
 use crate::proto::frame::Parting;
 use crate::proto::membership::PeerView;
 use crate::proto::node::{Incarnation, NameError, NodeName};
+use crate::proto::registry::{Entry, Profile, ProfileError, What};
 
 /// The life that every mock node is in.
 const LIFE: Incarnation = Incarnation(1);
@@ -84,6 +86,7 @@ pub async fn settled() {
 pub struct Mesh {
     members: BTreeMap<NodeName, watch::Sender<View>>,
     links: BTreeMap<(NodeName, NodeName), [End; 2]>,
+    registries: BTreeMap<NodeName, Registry>,
 }
 
 impl Mesh {
@@ -91,7 +94,28 @@ impl Mesh {
     pub fn add(&mut self, name: NodeName) -> Door {
         let (sender, members) = watch::channel(View::default());
         self.members.insert(name.clone(), sender);
-        Door::new(PubSub::new(name, &Metrics::default()), members)
+        let metrics = Metrics::default();
+        let registry = Registry::new(&metrics, []);
+        registry.imagine(&name, |own| {
+            (own.status, own.incarnation) = (Some(Status::Online), LIFE);
+        });
+        self.registries.insert(name.clone(), registry.clone());
+        Door::new(PubSub::new(name, &metrics), members, registry)
+    }
+
+    /// From now on a node says that it is good for this, and all nodes there are have heard it.
+    ///
+    /// # Errors
+    /// [`ProfileError`]; then nothing changed.
+    pub fn specialize(&mut self, node: &Door, words: &[&str]) -> Result<(), ProfileError> {
+        let words = words.iter().map(|word| word.parse()).collect::<Result<Vec<_>, _>>()?;
+        let what = What::Profile(Profile::new(words, [], clock::millis())?);
+        let origin = node.name().clone();
+        let entry = Entry { origin, incarnation: LIFE, version: 1, what };
+        for registry in self.registries.values() {
+            registry.imagine(node.name(), |known| known.entry = Some(entry.clone()));
+        }
+        Ok(())
     }
 
     /// Links two nodes that are not; returns when each knows what the other wants and serves.
@@ -159,6 +183,9 @@ impl Mesh {
             since: timer::now(),
         };
         let row = Row { peer: view, id: None, since: clock::wall() };
+        here.registry().imagine(peer, |known| {
+            (known.status, known.reason, known.incarnation) = (Some(status), reason, LIFE);
+        });
         members.send_modify(|members| {
             let rows = Arc::make_mut(members);
             match rows.binary_search_by(|row| row.peer.name.cmp(peer)) {

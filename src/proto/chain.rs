@@ -24,11 +24,16 @@ use sha2::{Digest as _, Sha256};
 
 use crate::proto::codec::{self, CodecError};
 use crate::proto::event::Event;
+use crate::proto::hlc::Stamp;
 use crate::proto::node::{Incarnation, NodeName};
 
 /// The longest a record may be, in bytes: an event that names every node of a large cluster fits.
 pub const MAX_RECORD: usize = 256 * 1024;
-const VERSION: u8 = 1;
+/// The longest text of an event in a record, in bytes; the rest is for the other fields.
+const MAX_EVENT: usize = MAX_RECORD - 1024;
+const VERSION: u8 = 2;
+/// Records of this version had no stamp.
+const OLD: u8 = 1;
 const HASH: usize = 32;
 /// Bytes of a stored link before its record: the hash and the number.
 const FRONT: usize = HASH + 8;
@@ -37,6 +42,19 @@ const GENESIS: &[u8] = b"xpando-node chain 1 genesis\0";
 const LINK: &[u8] = b"xpando-node chain 1 link\0";
 const HEAD: &[u8] = b"xpando-node chain 1 head\0";
 const CHECKPOINT: &[u8] = b"xpando-node chain 1 checkpoint\0";
+
+/// When something happened, by every clock there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// [`Record::at`].
+    pub at: u64,
+    /// [`Record::since_start`].
+    pub since_start: u64,
+    /// [`Record::incarnation`].
+    pub incarnation: Incarnation,
+    /// [`Record::stamp`].
+    pub stamp: Stamp,
+}
 
 /// One event as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +65,8 @@ pub struct Record {
     pub since_start: u64,
     /// The life of the node in which it happened.
     pub incarnation: Incarnation,
+    /// Orders it among what happened on other nodes.
+    pub stamp: Stamp,
     /// The type: one of [`Event::LABELS`].
     pub label: String,
     /// The node that it is about, when there is one.
@@ -56,21 +76,25 @@ pub struct Record {
 }
 
 impl Record {
-    /// An event of this moment.
-    ///
-    /// # Errors
-    /// [`CodecError::Malformed`] when the event's own `Serialize` refuses, which none does.
-    pub fn new(
-        event: &Event,
-        node: Option<NodeName>,
-        at: u64,
-        since_start: u64,
-        incarnation: Incarnation,
-    ) -> Result<Self, CodecError> {
-        let label = event.label().to_owned();
-        let event =
-            serde_json::to_string(event).map_err(|_refused_by_serialize| CodecError::Malformed)?;
-        Ok(Self { at, since_start, incarnation, label, node, event })
+    /// What happened at a moment. An event that has no room in a record is kept as its type and its length alone.
+    #[must_use]
+    pub fn new(event: &Event, moment: Moment) -> Self {
+        let Moment { at, since_start, incarnation, stamp } = moment;
+        let label = event.label();
+        // No event's own `Serialize` refuses.
+        let mut text = serde_json::to_string(event).unwrap_or_default();
+        if text.len() > MAX_EVENT {
+            text = format!(r#"{{"event":"{label}","left_out_bytes":{}}}"#, text.len());
+        }
+        let node = event.node().cloned();
+        Self { at, since_start, incarnation, stamp, label: label.to_owned(), node, event: text }
+    }
+
+    /// When it happened.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        let Self { at, since_start, incarnation, stamp, .. } = *self;
+        Moment { at, since_start, incarnation, stamp }
     }
 
     /// The event.
@@ -98,14 +122,42 @@ impl Record {
     /// # Errors
     /// Any [`CodecError`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
-        codec::decode_versioned(VERSION, bytes, MAX_RECORD)
+        match codec::decode_versioned(VERSION, bytes, MAX_RECORD) {
+            Err(CodecError::Version(OLD)) => {
+                codec::decode_versioned(OLD, bytes, MAX_RECORD).map(Unstamped::stamped)
+            }
+            read => read,
+        }
     }
 
     /// [`Record::at`] of a record's bytes, without reading the rest.
     #[must_use]
     pub fn at_of(bytes: &[u8]) -> Option<u64> {
         let (version, fields) = bytes.split_first()?;
-        (*version == VERSION).then(|| postcard::take_from_bytes(fields).ok()).flatten().map(|f| f.0)
+        [VERSION, OLD]
+            .contains(version)
+            .then(|| postcard::take_from_bytes(fields).ok())
+            .flatten()
+            .map(|f| f.0)
+    }
+}
+
+/// A record of version [`OLD`].
+#[derive(Deserialize)]
+struct Unstamped {
+    at: u64,
+    since_start: u64,
+    incarnation: Incarnation,
+    label: String,
+    node: Option<NodeName>,
+    event: String,
+}
+
+impl Unstamped {
+    fn stamped(self) -> Record {
+        let Self { at, since_start, incarnation, label, node, event } = self;
+        let stamp = Stamp { millis: at, count: 0 };
+        Record { at, since_start, incarnation, stamp, label, node, event }
     }
 }
 

@@ -142,6 +142,16 @@ impl Broken {
     }
 }
 
+/// What can be revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Revocable {
+    /// Nodes' certificates.
+    Certificates,
+    /// Clients' tokens.
+    Tokens,
+}
+
 /// How this node learned of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -200,6 +210,11 @@ pub enum Event {
         peer: NodeName,
         /// Why.
         reason: Reason,
+    },
+    /// A node is forgotten: nobody looks for it any more.
+    PeerForgotten {
+        /// Which.
+        peer: NodeName,
     },
     /// A linked peer is doubted: it has not been heard for too long.
     PeerSuspected {
@@ -301,16 +316,85 @@ pub enum Event {
         /// The new incarnation.
         to: Incarnation,
     },
+    /// This node starts.
+    NodeStarted {
+        /// Its life.
+        incarnation: Incarnation,
+        /// Of the program.
+        version: String,
+    },
+    /// This node says goodbye and stops.
+    NodeStopping,
+    /// An actor ended and is started again, or its supervisor gives up.
+    ActorEnded {
+        /// Which.
+        actor: String,
+        /// Why.
+        why: String,
+        /// Whether it is started again.
+        restarted: bool,
+    },
+    /// This node's key and certificate were read.
+    IdentityLoaded {
+        /// The id of the key, in hexadecimal.
+        id: String,
+        /// The id of the authority's key.
+        cluster: String,
+        /// Whether the authority was made up for development.
+        development: bool,
+    },
+    /// There is a new list of revoked certificates, and it is in force.
+    CertificatesRevoked {
+        /// How many it names.
+        certificates: usize,
+        /// Whether this node's own is one of them.
+        own: bool,
+    },
+    /// There is a new list of revoked tokens, and it is in force.
+    TokensRevoked {
+        /// How many it names.
+        tokens: usize,
+    },
+    /// A list of revoked certificates or tokens cannot be used: the one before stays in force.
+    RevocationsRefused {
+        /// Of certificates or of tokens.
+        list: Revocable,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The store's file was damaged: it is kept under another name, and what it held is not remembered.
+    StoreSetAside {
+        /// The other name.
+        path: String,
+    },
+    /// The store cannot be written: nothing is remembered for now.
+    StoreFailing {
+        /// What the disk says.
+        why: String,
+    },
+    /// The store can be written again.
+    StoreRecovered,
+    /// A benchmark made this one.
+    Bench {
+        /// Its number in the run.
+        number: u64,
+    },
+    /// So many events had no room while the store could not be written: they were logged, and are in no trail.
+    EventsLost {
+        /// How many.
+        count: u64,
+    },
 }
 
 impl Event {
     /// The types of events, as the API spells them.
-    pub const LABELS: [&str; 18] = [
+    pub const LABELS: [&str; 31] = [
         "peer_discovered",
         "peer_connecting",
         "peer_syncing",
         "peer_online",
         "peer_offline",
+        "peer_forgotten",
         "peer_suspected",
         "peer_cleared",
         "peer_silent",
@@ -324,6 +408,18 @@ impl Event {
         "dial_failed",
         "seed_is_myself",
         "incarnation_raised",
+        "node_started",
+        "node_stopping",
+        "actor_ended",
+        "identity_loaded",
+        "certificates_revoked",
+        "tokens_revoked",
+        "revocations_refused",
+        "store_set_aside",
+        "store_failing",
+        "store_recovered",
+        "bench",
+        "events_lost",
     ];
 
     /// The type, as the API spells it.
@@ -335,6 +431,7 @@ impl Event {
             Self::PeerSyncing { .. } => "peer_syncing",
             Self::PeerOnline { .. } => "peer_online",
             Self::PeerOffline { .. } => "peer_offline",
+            Self::PeerForgotten { .. } => "peer_forgotten",
             Self::PeerSuspected { .. } => "peer_suspected",
             Self::PeerCleared { .. } => "peer_cleared",
             Self::PeerSilent { .. } => "peer_silent",
@@ -348,23 +445,39 @@ impl Event {
             Self::DialFailed { .. } => "dial_failed",
             Self::SeedIsMyself { .. } => "seed_is_myself",
             Self::IncarnationRaised { .. } => "incarnation_raised",
+            Self::NodeStarted { .. } => "node_started",
+            Self::NodeStopping => "node_stopping",
+            Self::ActorEnded { .. } => "actor_ended",
+            Self::IdentityLoaded { .. } => "identity_loaded",
+            Self::CertificatesRevoked { .. } => "certificates_revoked",
+            Self::TokensRevoked { .. } => "tokens_revoked",
+            Self::RevocationsRefused { .. } => "revocations_refused",
+            Self::StoreSetAside { .. } => "store_set_aside",
+            Self::StoreFailing { .. } => "store_failing",
+            Self::StoreRecovered => "store_recovered",
+            Self::Bench { .. } => "bench",
+            Self::EventsLost { .. } => "events_lost",
         }
     }
 
     /// Whether it is about a node.
     #[must_use]
     pub fn concerns(&self, node: &NodeName) -> bool {
+        let seen = matches!(self, Self::LinkChanged { to, .. } if to == node);
+        seen || self.node() == Some(node)
+    }
+
+    /// The node that it is about, when there is one; of a link that of its two ends which sees the other.
+    #[must_use]
+    pub fn node(&self) -> Option<&NodeName> {
         match self {
-            Self::LinkChanged { from, to, .. } => from == node || to == node,
-            Self::DialFailed { peer, .. } => peer.as_ref() == Some(node),
-            Self::Paused { .. } | Self::SeedIsMyself { .. } | Self::IncarnationRaised { .. } => {
-                false
-            }
-            Self::PeerDiscovered { peer, .. }
+            Self::LinkChanged { from: peer, .. }
+            | Self::PeerDiscovered { peer, .. }
             | Self::PeerConnecting { peer, .. }
             | Self::PeerSyncing { peer, .. }
             | Self::PeerOnline { peer, .. }
             | Self::PeerOffline { peer, .. }
+            | Self::PeerForgotten { peer }
             | Self::PeerSuspected { peer, .. }
             | Self::PeerCleared { peer, .. }
             | Self::PeerSilent { peer, .. }
@@ -372,7 +485,52 @@ impl Event {
             | Self::LinkLost { peer, .. }
             | Self::LinkRefused { peer, .. }
             | Self::RefusedBy { peer, .. }
-            | Self::CertificateRefused { peer, .. } => peer == node,
+            | Self::CertificateRefused { peer, .. } => Some(peer),
+            Self::DialFailed { peer, .. } => peer.as_ref(),
+            Self::Paused { .. }
+            | Self::SeedIsMyself { .. }
+            | Self::IncarnationRaised { .. }
+            | Self::NodeStarted { .. }
+            | Self::NodeStopping
+            | Self::ActorEnded { .. }
+            | Self::IdentityLoaded { .. }
+            | Self::CertificatesRevoked { .. }
+            | Self::TokensRevoked { .. }
+            | Self::RevocationsRefused { .. }
+            | Self::StoreSetAside { .. }
+            | Self::StoreFailing { .. }
+            | Self::StoreRecovered
+            | Self::Bench { .. }
+            | Self::EventsLost { .. } => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_the_tags_that_serde_writes() {
+        let peer: NodeName = "b@127.0.0.1".parse().expect("valid");
+        let why = String::new;
+        let events = [
+            Event::PeerConnecting { peer: peer.clone() },
+            Event::LinkLost { peer, cause: why() },
+            Event::NodeStopping,
+            Event::ActorEnded { actor: why(), why: why(), restarted: true },
+            Event::StoreRecovered,
+            Event::EventsLost { count: 3 },
+        ];
+        for event in events {
+            let json = serde_json::to_value(&event).expect("plain");
+            assert_eq!(json["event"], event.label());
+            assert!(Event::LABELS.contains(&event.label()), "{event:?}");
+        }
+        // Every label is a tag, and there is no other: serde lists all tags when it meets a foreign one.
+        let foreign = serde_json::from_str::<Event>(r#"{"event":"?"}"#).expect_err("foreign");
+        let tags: Vec<_> =
+            foreign.to_string().split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        assert_eq!(tags[1..], Event::LABELS);
     }
 }

@@ -27,6 +27,8 @@
 //!    that left (until a later life of it is heard of).
 //! 4. A wanted peer without link or attempt has a time for its next dial.
 //! 5. A hint never ends a live link, except the peer's own signed word that it lives a later life.
+//! 6. A forgotten life is not dialed: only the node itself (a beacon, its certificate, a greeting) or word of a later
+//!    life brings it back.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -41,9 +43,11 @@ use crate::proto::hello::{Hello, Refusal};
 use crate::proto::node::{Contact, Incarnation, NodeName};
 
 mod endings;
+mod forgotten;
 mod majority;
 mod peer;
 mod words;
+use forgotten::met;
 pub use majority::Majority;
 use peer::{Live, Peer, Unnamed};
 pub use peer::{PeerView, usable};
@@ -69,6 +73,8 @@ pub struct Membership {
     me: NodeName,
     incarnation: Incarnation,
     peers: BTreeMap<NodeName, Peer>,
+    /// The lives that are forgotten, of nodes that are no peers.
+    forgotten: BTreeMap<NodeName, Incarnation>,
     seeds: BTreeMap<SocketAddr, Unnamed>,
     dialing: BTreeMap<AttemptId, Dialing>,
     next_attempt: u64,
@@ -97,6 +103,7 @@ impl Membership {
             me,
             incarnation,
             peers: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
             seeds: BTreeMap::new(),
             dialing: BTreeMap::new(),
             next_attempt: first_attempt,
@@ -164,6 +171,8 @@ impl Membership {
                 let why = ("ended by an operator", Reason::Disconnected);
                 self.give_up(&name, Parting::Disconnected, why, now, out);
             }
+            Input::Forget { name, life, known } => self.forget(name, life, known, out),
+            Input::Revive(name) => drop(self.forgotten.remove(&name)),
             Input::Revoked(link) => self.revoked(link, now, out),
             Input::Existing(attempt, hello, ready) => {
                 self.existing(attempt, &hello, ready, now, out)
@@ -198,7 +207,7 @@ impl Membership {
             return false;
         }
         if !self.peers.contains_key(&name) {
-            if self.peers.len() >= self.config.peers {
+            if self.peers.len() >= self.config.peers || !self.heeds(&name, incarnation, source) {
                 return false;
             }
             out.push(Output::Announce(Event::PeerDiscovered {
@@ -208,7 +217,7 @@ impl Membership {
             }));
             out.push(Output::Announce(Event::PeerConnecting { peer: name.clone() }));
         }
-        let peer = self.peers.entry(name.clone()).or_insert_with(|| Peer::new(now));
+        let peer = met((&mut self.peers, &mut self.forgotten), &name, now);
         let older_life = incarnation != Incarnation(0) && incarnation < peer.incarnation;
         let newer_life = incarnation > peer.incarnation && peer.incarnation != Incarnation(0);
         if older_life || peer.left() && !newer_life {
@@ -242,7 +251,7 @@ impl Membership {
         out: &mut Vec<Output>,
     ) {
         let name = &hello.name;
-        let peer = self.peers.entry(name.clone()).or_insert_with(|| Peer::new(now));
+        let peer = met((&mut self.peers, &mut self.forgotten), name, now);
         if peer.judge(hello).is_err() {
             return out.push(Output::Close(attempt, Parting::Replaced));
         }
@@ -310,9 +319,10 @@ impl Membership {
         if *name == self.me {
             return Err(Refusal::Myself);
         }
+        self.risen(hello)?;
         let crossed_wins = self.me < *name;
         let known = self.peers.contains_key(name);
-        let peer = self.peers.entry(name.clone()).or_insert_with(|| Peer::new(now));
+        let peer = met((&mut self.peers, &mut self.forgotten), name, now);
         peer.judge(hello)?;
         if peer.dialing.is_some() && peer.greeting && crossed_wins {
             return Err(Refusal::Crossed);

@@ -46,6 +46,12 @@ impl Topic {
         Self("network:topology".into())
     }
 
+    /// Who the nodes are, and who is forgotten.
+    #[must_use]
+    pub fn network_registry() -> Self {
+        Self("network:registry".into())
+    }
+
     /// What happens in the cluster, for clients.
     #[must_use]
     pub fn network_updates() -> Self {
@@ -174,6 +180,12 @@ impl Name {
     #[must_use]
     pub fn sight() -> Self {
         Self("xpando:sight".into())
+    }
+
+    /// Under which nodes tell each other what happened.
+    #[must_use]
+    pub fn history() -> Self {
+        Self("xpando:history".into())
     }
 
     /// The name as text.

@@ -15,7 +15,7 @@ use crate::kit::{Cluster, Node, Start, during, linked, row, until};
 const CALM: Duration = Duration::from_secs(10);
 
 /// The library that has a process see another time; `None`, and a word, where it is not installed.
-fn libfaketime() -> Option<PathBuf> {
+pub(crate) fn libfaketime() -> Option<PathBuf> {
     let multiarch =
         std::fs::read_dir("/usr/lib").ok()?.filter_map(|entry| Some(entry.ok()?.path()));
     let folders = multiarch.chain(["/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from));
@@ -27,23 +27,23 @@ fn libfaketime() -> Option<PathBuf> {
 }
 
 /// The wall clock of one node.
-struct Wall(PathBuf);
+pub(crate) struct Wall(PathBuf);
 
 impl Wall {
-    fn of(cluster: &Cluster, name: &str) -> Self {
+    pub(crate) fn of(cluster: &Cluster, name: &str) -> Self {
         let wall = Self(cluster.path(&format!("{name}.wall")));
         wall.set(0);
         wall
     }
 
     /// Sets it to so many hours before or after the true time.
-    fn set(&self, hours: i64) {
+    pub(crate) fn set(&self, hours: i64) {
         let new = self.0.with_extension("new");
         std::fs::write(&new, format!("{:+}\n", hours * 3600)).unwrap();
         std::fs::rename(new, &self.0).unwrap();
     }
 
-    fn shown_to(&self, node: Start, library: &Path) -> Start {
+    pub(crate) fn shown_to(&self, node: Start, library: &Path) -> Start {
         let path = |path: &Path| path.to_str().unwrap().to_owned();
         node.env("LD_PRELOAD", &path(library))
             .env("FAKETIME_TIMESTAMP_FILE", &path(&self.0))
@@ -55,7 +55,7 @@ impl Wall {
 
 /// Waits until the times that a node tells are so many hours off.
 #[track_caller]
-fn tells(node: &Node, hours: i64) {
+pub(crate) fn tells(node: &Node, hours: i64) {
     until(&format!("clock of {} {hours} h off", node.name), || {
         let status = node.status()?;
         let heard = row(&status, "a").and_then(|row| row["last_heard"].as_str());
@@ -67,7 +67,7 @@ fn tells(node: &Node, hours: i64) {
 }
 
 /// Ends nodes in peace: killed ones would leave the library's shared memory behind.
-fn end(nodes: [Node; 2]) {
+pub(crate) fn end(nodes: [Node; 2]) {
     for node in nodes {
         assert_eq!(node.terminate(), Some(0));
     }

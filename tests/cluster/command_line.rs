@@ -66,6 +66,8 @@ fn status_as_json_has_exactly_the_documented_keys() {
         "listen",
         "http",
         "uptime_s",
+        "specializations",
+        "metadata",
         "degraded",
         "doubts_itself",
         "majority",
@@ -90,6 +92,12 @@ fn status_as_json_has_exactly_the_documented_keys() {
         "phi",
         "last_heard",
         "evidence",
+        "specializations",
+        "metadata",
+        "uptime_s",
+        "first_seen",
+        "last_seen",
+        "reputation",
     ]);
     assert_eq!(keys(row), expected);
     assert_eq!(status["name"], "a@127.0.0.1");

@@ -19,12 +19,14 @@ use xpando_node::io::{beacon, clock};
 use xpando_node::proto::node::NodeName;
 
 pub(crate) mod client;
+pub(crate) mod disk;
 pub(crate) mod example;
 pub(crate) mod http;
 pub(crate) mod mesh;
 pub(crate) mod message;
 pub(crate) mod node;
 pub(crate) mod stranger;
+pub(crate) mod trail;
 pub(crate) mod ways;
 
 pub(crate) use mesh::Mesh;

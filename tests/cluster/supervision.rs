@@ -53,6 +53,11 @@ fn discovery_dies() {
 }
 
 #[test]
+fn registry_dies() {
+    survives_the_death_of("registry");
+}
+
+#[test]
 fn revocation_dies() {
     survives_the_death_of("revocation");
 }

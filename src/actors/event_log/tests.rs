@@ -1,64 +1,80 @@
 //! EventLog with a real store in a directory of its own.
 
-use super::*;
-use crate::actors::supervisor::{Root, Roster};
-use crate::actors::tests::{contact, counted, name, run, until};
-use crate::proto::event::{Reason, Source};
+use std::sync::atomic::AtomicU64;
+
 use tempfile::TempDir;
+
+use super::*;
+use crate::actors::pubsub::Wanted;
+use crate::actors::supervisor::{Root, Roster};
+use crate::actors::tests::{cluster, counted, name, run, until};
+use crate::io::clock;
+use crate::io::store::Chain;
 
 struct World {
     dir: TempDir,
-    store: Arc<Store>,
-    pubsub: PubSub,
-    metrics: Metrics,
+    setup: Setup,
     roster: Roster,
     root: Root,
 }
 
+fn setup(dir: &TempDir, metrics: &Metrics) -> Setup {
+    let store = Arc::new(Store::open(dir.path(), clock::wall()).expect("opens").0);
+    let node = name("a@127.0.0.1");
+    let pubsub = PubSub::new(node.clone(), metrics);
+    let chain = Chain::new(store.clone(), node).expect("its own");
+    let identity = Arc::new(cluster(&["a@127.0.0.1"]).remove(0));
+    let (trail, life) = (pubsub.trail().clone(), Arc::new(AtomicU64::new(1)));
+    let journal = Journal::open(chain, trail, identity, life, LIMITS).expect("opens");
+    Setup { store, journal, pubsub, metrics: metrics.clone() }
+}
+
 async fn world() -> World {
     let dir = tempfile::tempdir().expect("a directory");
-    let store = Arc::new(Store::open(dir.path(), clock::wall()).expect("opens").0);
     let metrics = Metrics::default();
-    let (pubsub, log) =
-        (PubSub::new("a@127.0.0.1".parse().expect("valid"), &metrics), EventLog::new(&metrics));
-    let setup = Setup { store: store.clone(), pubsub: pubsub.clone(), metrics: metrics.clone() };
-    let (root, roster) = run(&metrics, vec![pubsub.child(), log.child(setup)]).await;
-    World { dir, store, pubsub, metrics, roster, root }
+    let setup = setup(&dir, &metrics);
+    let log = EventLog::new(&metrics);
+    let children = vec![setup.pubsub.child(), log.child(setup.clone())];
+    let (root, roster) = run(&metrics, children).await;
+    World { dir, setup, roster, root }
 }
 
 impl World {
-    fn online(&self, contact: &Contact) {
-        let Contact { name: peer, address, incarnation } = contact.clone();
-        self.pubsub.announce(Event::PeerOnline { peer, incarnation, address });
+    fn happens(&self, millis: u64) {
+        self.setup.pubsub.announce(Event::Paused { millis });
     }
 
-    fn peers(&self) -> Vec<Contact> {
-        self.store.peers().expect("reads")
+    fn waiting(&self) -> usize {
+        self.setup.journal.trail().waiting()
     }
 
-    fn written(&self) -> u64 {
-        counted(&self.metrics, "store_writes", "ok")
+    fn writes(&self, kind: &str) -> u64 {
+        counted(&self.setup.metrics, "store_writes", kind)
     }
 }
 
 #[tokio::test]
-async fn a_peer_that_came_online_is_remembered_where_it_was_last() {
+async fn what_happens_is_stored_within_a_while_in_few_batches() {
     let world = world().await;
-    let first = contact("b@127.0.0.1", 1000, 1);
-    world.online(&first);
-    until("remembered", || world.peers() == [first.clone()]).await;
-    let later = contact("b@127.0.0.1", 2000, 2);
-    world.online(&later);
-    until("remembered anew", || world.peers() == [later.clone()]).await;
+    (1..=200).for_each(|n| world.happens(n));
+    until("stored", || world.waiting() == 0).await;
+    assert!(world.writes("ok") < 20, "{} writes", world.writes("ok"));
+    let query = Query { after: Some(0), limit: 999, wanted: Wanted::default() };
+    let kept = world.setup.journal.read(query).await.entries;
+    assert_eq!(kept.len(), 200);
 }
 
 #[tokio::test]
-async fn a_raised_incarnation_outlasts_the_run() {
+async fn a_raised_incarnation_outlasts_the_run_and_never_falls() {
     let world = world().await;
-    world.pubsub.announce(Event::IncarnationRaised { to: Incarnation(42) });
-    until("written", || world.written() == 1).await;
+    world.setup.store.raise(Incarnation(50)).expect("writes");
+    for to in [7, 60, 55] {
+        world.setup.pubsub.announce(Event::IncarnationRaised { to: Incarnation(to) });
+    }
+    let highest = || world.setup.store.raise(Incarnation(0)).expect("reads");
+    until("written", || highest() == Incarnation(60) && world.waiting() == 0).await;
     world.root.stop().await;
-    drop((world.pubsub, world.store));
+    drop(world.setup);
     let mut again = None;
     // The file's lock goes with the last of the stopped actors.
     until("closed", || {
@@ -67,106 +83,65 @@ async fn a_raised_incarnation_outlasts_the_run() {
     })
     .await;
     let (store, _) = again.expect("opened");
-    assert_eq!(store.begin_life().expect("writes"), Incarnation(43));
+    assert_eq!(store.begin_life().expect("writes"), Incarnation(61));
 }
 
 #[tokio::test]
-async fn an_incarnation_never_falls_and_the_highest_of_a_batch_counts() {
+async fn what_waited_when_the_actor_was_killed_is_stored_by_its_next_life() {
     let world = world().await;
-    world.store.raise(Incarnation(50)).expect("writes");
-    for to in [7, 60, 55] {
-        world.pubsub.announce(Event::IncarnationRaised { to: Incarnation(to) });
-    }
-    let highest = || world.store.raise(Incarnation(0)).expect("reads");
-    until("written", || highest() == Incarnation(60)).await;
-    // A write of its own shows that the queue before it is done.
-    let last = contact("z@127.0.0.1", 1, 1);
-    world.online(&last);
-    until("all written", || world.peers() == [last.clone()]).await;
-    assert_eq!(highest(), Incarnation(60));
-}
-
-#[tokio::test]
-async fn a_burst_is_written_in_few_batches_and_whole() {
-    let world = world().await;
-    for n in 1..=200 {
-        world.online(&contact(&format!("n{n}@127.0.0.1"), n, 1));
-    }
-    until("all remembered", || world.peers().len() == 200).await;
-    let started = timer::now();
-    until("counted", || world.written() > 0).await;
-    assert!(world.written() < 100, "{} writes in {:?}", world.written(), started.elapsed());
-}
-
-#[tokio::test]
-async fn other_events_are_not_written() {
-    let world = world().await;
-    let (peer, address) = (name("b@127.0.0.1"), contact("b@127.0.0.1", 1, 1).address);
-    for event in [
-        Event::PeerDiscovered { peer: peer.clone(), address, source: Source::Beacon },
-        Event::PeerSyncing { peer: peer.clone(), incarnation: Incarnation(1), address },
-        Event::PeerOffline { peer: peer.clone(), reason: Reason::Left },
-    ] {
-        world.pubsub.announce(event);
-    }
-    let known = contact("z@127.0.0.1", 1, 1);
-    world.online(&known);
-    until("the last is written", || world.written() == 1).await;
-    assert_eq!(world.peers(), [known]);
-}
-
-#[tokio::test]
-async fn after_a_restart_the_next_event_is_written_again() {
-    let world = world().await;
-    let (before, after) = (contact("b@127.0.0.1", 1, 1), contact("c@127.0.0.1", 2, 1));
-    world.online(&before);
-    until("remembered", || world.peers() == [before.clone()]).await;
+    until("begun", || world.writes("ok") > 0).await;
+    world.happens(1);
     assert!(world.roster.kill("event_log"));
-    until("restarted", || counted(&world.metrics, "actor_restarts", "event_log") == 1).await;
-    // An event may fall into the gap: the peer's next one counts.
-    until("remembered by the next life", || {
-        world.online(&after);
-        world.peers().contains(&after)
-    })
-    .await;
-    assert!(world.peers().contains(&before), "what was written stays");
+    world.happens(2);
+    until("stored", || world.waiting() == 0).await;
+    assert_eq!(counted(&world.setup.metrics, "actor_restarts", "event_log"), 1);
+    let last = world.setup.journal.verify().await.expect("sound").last;
+    assert_eq!(last, 2);
 }
 
-/// A store cannot be made to fail from outside, so the actor's inside is told that it did.
 #[tokio::test(start_paused = true)]
-async fn a_failed_write_is_tried_again_after_a_while_with_what_came_in_meanwhile() {
+async fn what_happens_before_a_quiet_time_is_signed_within_a_minute() {
+    let world = world().await;
+    until("begun", || world.writes("ok") > 0).await;
+    world.happens(1);
+    until("stored", || world.waiting() == 0).await;
+    let chain = Chain::new(world.setup.store.clone(), name("a@127.0.0.1")).expect("its own");
+    let proved = || chain.verify(|_, _| true).expect("sound").proved;
+    assert_eq!(proved(), 0, "not yet");
+    tokio::time::sleep(SEAL).await;
+    until("signed", || proved() == 1).await;
+    let writes = world.writes("ok");
+    tokio::time::sleep(10 * SEAL).await;
+    assert_eq!(world.writes("ok"), writes, "nothing happened, so nothing is written");
+}
+
+/// The actor's inside is told that a write failed.
+#[tokio::test(start_paused = true)]
+async fn a_failed_write_is_said_once_and_tried_again_after_a_while() {
     let dir = tempfile::tempdir().expect("a directory");
-    let store = Arc::new(Store::open(dir.path(), clock::wall()).expect("opens").0);
     let metrics = Metrics::default();
-    let (pubsub, log) =
-        (PubSub::new("a@127.0.0.1".parse().expect("valid"), &metrics), EventLog::new(&metrics));
-    let setup = Setup { store: store.clone(), pubsub: pubsub.clone(), metrics: metrics.clone() };
-    let (_root, _) = run(&metrics, vec![pubsub.child(), log.child(setup)]).await;
-    let old = contact("b@127.0.0.1", 1, 1);
-    let other = contact("c@127.0.0.1", 2, 1);
-    let failed = Batch {
-        peers: [old.clone(), other.clone()].map(|c| (c.name.clone(), c)).into(),
-        incarnation: Some(Incarnation(9)),
-    };
-    let error = StoreError::Storage("the disk is full".to_owned());
-    let first = contact("d@127.0.0.1", 4, 1);
-    let newer = contact("b@127.0.0.1", 3, 2);
-    let online = |contact: &Contact| {
-        let Contact { name: peer, address, incarnation } = contact.clone();
-        Msg::Event(Event::PeerOnline { peer, incarnation, address })
-    };
-    // The first is being written when the newer word comes in, and then the write is said to fail.
-    log.handle.cast(online(&first));
-    log.handle.cast(online(&newer));
-    log.handle.cast(Msg::Event(Event::IncarnationRaised { to: Incarnation(4) }));
-    log.handle.cast(Msg::Written(failed, Err(error)));
+    let setup = setup(&dir, &metrics);
+    let log = EventLog::new(&metrics);
+    let children = vec![setup.pubsub.child(), log.child(setup.clone())];
+    let (_root, _) = run(&metrics, children).await;
+    let trail = setup.journal.trail();
+    until("begun", || counted(&metrics, "store_writes", "ok") > 0).await;
+    let full = || Err(StoreError::Storage("the disk is full".to_owned()));
+    let work = Work { raise: Some(Incarnation(9)), seal: false };
     let start = timer::now();
-    until("tried again", || counted(&metrics, "store_writes", "ok") == 2).await;
-    assert_eq!(counted(&metrics, "store_writes", "failed"), 1);
+    log.handle.cast(Msg::Done(work, full()));
+    log.handle.cast(Msg::Done(Work::default(), full()));
+    until("stored", || trail.waiting() == 0 && trail.first() == 1 && count(trail) == 2).await;
     let waited = timer::now() - start;
     assert!((RETRY..2 * RETRY).contains(&waited), "{waited:?}");
-    let mut peers = store.peers().expect("reads");
-    peers.sort_by_key(|contact| contact.name.clone());
-    assert_eq!(peers, [newer, other, first], "the newer word wins");
-    assert_eq!(store.raise(Incarnation(0)).expect("reads"), Incarnation(9));
+    assert_eq!(counted(&metrics, "store_writes", "failed"), 2);
+    let events = trail.latest(9, &Wanted::default()).entries;
+    let events: Vec<_> = events.iter().map(|noted| noted.event.clone()).collect();
+    let why = "store: the disk is full".to_owned();
+    assert_eq!(events, [Event::StoreFailing { why }, Event::StoreRecovered]);
+    assert_eq!(setup.store.raise(Incarnation(0)).expect("reads"), Incarnation(9));
+}
+
+fn count(trail: &crate::actors::pubsub::Trail) -> usize {
+    trail.latest(9, &Wanted::default()).entries.len()
 }

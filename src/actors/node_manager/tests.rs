@@ -46,6 +46,7 @@ async fn world() -> World {
         link,
         pubsub: pubsub.clone(),
         lives: Arc::default(),
+        forgotten: Arc::new(Vec::new),
     };
     let (_root, roster) = run(&metrics, vec![pubsub.child(), manager.child(setup)]).await;
     let (tx, events) = unbounded_channel();

@@ -1,7 +1,7 @@
 //! Every event as one log line and one count.
 
 use crate::io::metrics::{Count, Metrics};
-use crate::proto::event::{Broken, Event, Reason};
+use crate::proto::event::{Broken, Event, Reason, Revocable};
 
 /// Logs an event once: state changes at INFO, what an operator must look at WARN, detours DEBUG.
 pub(super) fn log(event: &Event) {
@@ -19,6 +19,7 @@ pub(super) fn log(event: &Event) {
         Event::PeerOffline { peer, reason } => {
             tracing::info!(%peer, reason = reason.label(), "peer offline");
         }
+        Event::PeerForgotten { peer } => tracing::info!(%peer, "peer forgotten"),
         Event::PeerSuspected { peer, phi, missed } => {
             tracing::warn!(%peer, phi, missed, "peer suspect: not heard");
         }
@@ -58,12 +59,75 @@ pub(super) fn log(event: &Event) {
         Event::DialFailed { peer: None, address, cause } => {
             tracing::warn!(%address, %cause, "seed does not answer as a node; will try again");
         }
+        Event::SeedIsMyself { .. }
+        | Event::IncarnationRaised { .. }
+        | Event::NodeStarted { .. }
+        | Event::NodeStopping
+        | Event::ActorEnded { .. }
+        | Event::IdentityLoaded { .. }
+        | Event::CertificatesRevoked { .. }
+        | Event::TokensRevoked { .. }
+        | Event::RevocationsRefused { .. }
+        | Event::StoreSetAside { .. }
+        | Event::StoreFailing { .. }
+        | Event::StoreRecovered
+        | Event::Bench { .. }
+        | Event::EventsLost { .. } => log_of_itself(event),
+    }
+}
+
+/// What happens to this node itself.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the caller logs all others")]
+fn log_of_itself(event: &Event) {
+    match event {
         Event::SeedIsMyself { address } => {
             tracing::warn!(%address, "this --join address is this node itself; ignored");
         }
         Event::IncarnationRaised { to } => {
             tracing::warn!(incarnation = %to, "peers know a later incarnation of this node than its data directory: going on above it");
         }
+        Event::NodeStarted { incarnation, version } => {
+            tracing::info!(%incarnation, %version, "starting");
+        }
+        Event::NodeStopping => tracing::info!("leaving"),
+        Event::ActorEnded { actor, why, restarted: true } => {
+            tracing::warn!(actor, %why, "an actor ended and is restarted");
+        }
+        Event::ActorEnded { actor, why, restarted: false } => {
+            tracing::error!(actor, %why, "an actor ended too often: its supervisor gives up");
+        }
+        Event::IdentityLoaded { id, cluster, development } => {
+            tracing::info!(%cluster, %id, development, "identity loaded");
+        }
+        Event::CertificatesRevoked { certificates, own } => {
+            tracing::info!(certificates, "new revocation list: its certificates are refused");
+            if *own {
+                tracing::warn!(
+                    "this node's own certificate is revoked: others refuse it. Issue a new one and restart this node"
+                );
+            }
+        }
+        Event::TokensRevoked { tokens } => {
+            tracing::info!(revoked = tokens, "new token list: tokens are judged by it");
+        }
+        Event::RevocationsRefused { list: Revocable::Certificates, why: error } => {
+            tracing::warn!(%error, "revocation list refused: the last good one stays in force");
+        }
+        Event::RevocationsRefused { list: Revocable::Tokens, why: error } => {
+            tracing::warn!(%error, "token list refused: what was in force before stays");
+        }
+        Event::StoreSetAside { path } => {
+            tracing::error!(%path, "the store was damaged: set aside, starting empty");
+        }
+        Event::StoreFailing { why } => {
+            tracing::error!(%why, "nothing is being remembered; will try again");
+        }
+        Event::StoreRecovered => tracing::info!("the store can be written again"),
+        Event::Bench { number } => tracing::trace!(number, "made by a benchmark"),
+        Event::EventsLost { count } => {
+            tracing::error!(count, "events are in no trail: the store could not be written");
+        }
+        _ => {}
     }
 }
 
@@ -84,11 +148,24 @@ pub(super) fn count(event: &Event, metrics: &Metrics) {
         Event::PeerSilent { .. } => metrics.count(Count::Heartbeat, "silent"),
         Event::Paused { .. } => metrics.count(Count::Heartbeat, "paused"),
         Event::PeerDiscovered { .. }
+        | Event::PeerForgotten { .. }
         | Event::RefusedBy { .. }
         | Event::CertificateRefused { .. }
         | Event::LinkChanged { .. }
         | Event::DialFailed { .. }
         | Event::SeedIsMyself { .. }
-        | Event::IncarnationRaised { .. } => {}
+        | Event::IncarnationRaised { .. }
+        | Event::NodeStarted { .. }
+        | Event::NodeStopping
+        | Event::ActorEnded { .. }
+        | Event::IdentityLoaded { .. }
+        | Event::CertificatesRevoked { .. }
+        | Event::TokensRevoked { .. }
+        | Event::RevocationsRefused { .. }
+        | Event::StoreSetAside { .. }
+        | Event::StoreFailing { .. }
+        | Event::StoreRecovered
+        | Event::Bench { .. }
+        | Event::EventsLost { .. } => {}
     }
 }

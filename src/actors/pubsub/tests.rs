@@ -86,7 +86,9 @@ pub(crate) fn parts(words: &[u8]) -> (Topic, Vec<u8>) {
 
 /// Words as they travel.
 fn words(topic: Topic, payload: Vec<u8>) -> Bytes {
-    codec::encode_versioned(VERSION, &Words { topic, payload }).expect("encodes").into()
+    codec::encode_versioned(VERSION, &Words { topic, stamp: Stamp::default(), payload })
+        .expect("encodes")
+        .into()
 }
 
 /// Words of a peer arrive; returns when PubSub has handled them.

@@ -33,6 +33,7 @@ async fn world() -> World {
     let (identity, _) = (Arc::new(issue("a@h")), issue("b@h"));
     let metrics = Metrics::default();
     let (link, mock) = Mock::start().await;
+    let pubsub = PubSub::new(name("a@h"), &metrics);
     let file = Arc::new(identity.revocation_file(dir.path()));
     let tokens = identity.tokens(dir.path());
     let setup = Setup {
@@ -40,9 +41,10 @@ async fn world() -> World {
         tokens: tokens.clone(),
         identity: identity.clone(),
         link,
+        pubsub: pubsub.clone(),
         metrics: metrics.clone(),
     };
-    let (_root, roster) = run(&metrics, vec![child(setup)]).await;
+    let (_root, roster) = run(&metrics, vec![pubsub.child(), child(setup)]).await;
     World { dir, authority, identity, tokens, link: mock, metrics, roster, _root }
 }
 

@@ -17,6 +17,7 @@ struct World {
     tracker: TopologyTracker,
     metrics: Metrics,
     sides: Arc<Mutex<BTreeMap<NodeName, Side>>>,
+    forgotten: Arc<Mutex<BTreeSet<NodeName>>>,
     cut: mpsc::UnboundedReceiver<NodeName>,
     wire: Wire,
     roster: Roster,
@@ -40,18 +41,20 @@ async fn world() -> World {
     let side = Side { incarnation: Incarnation(3), cell: cell(Status::Online) };
     let sides = Arc::new(Mutex::new(BTreeMap::from([(name(B), side)])));
     let (cuts, cut) = mpsc::unbounded_channel();
-    let seen = sides.clone();
+    let (seen, forgotten) = (sides.clone(), Arc::<Mutex<BTreeSet<_>>>::default());
+    let unseen = forgotten.clone();
     let setup = Setup {
         name: name(A),
         incarnation: Arc::new(AtomicU64::new(1)),
         sides: Arc::new(move || seen.lock().expect("no panic").clone()),
+        forgotten: Arc::new(move || unseen.lock().expect("no panic").clone()),
         cut: Arc::new(move |peer| cuts.send(peer).expect("the test listens")),
         pubsub: pubsub.clone(),
         metrics: metrics.clone(),
     };
     let (_root, roster) = run(&metrics, vec![pubsub.child(), tracker.child(setup)]).await;
     let wire = Wire::open(&pubsub, B);
-    let world = World { pubsub, tracker, metrics, sides, cut, wire, roster, _root };
+    let world = World { pubsub, tracker, metrics, sides, forgotten, cut, wire, roster, _root };
     settled().await;
     world
 }
@@ -118,6 +121,38 @@ async fn a_peer_s_row_is_shown_with_its_life() {
     assert_eq!(world.edge(B, A), Some(cell(Status::Online)));
     let nodes = world.tracker.matrix().borrow().nodes();
     assert_eq!(nodes, [(name(A), Incarnation(1)), (name(B), Incarnation(3))].into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_node_is_neither_seen_nor_heard_whoever_speaks_of_it() {
+    let world = world().await;
+    world.said(&delta(0, 1));
+    let cells = vec![(name("c@h"), Some(cell(Status::Offline)))];
+    world.said(&Word::Delta {
+        origin: name(B),
+        incarnation: Incarnation(3),
+        from: 1,
+        to: 2,
+        cells,
+    });
+    settled().await;
+    assert!(world.edge(B, "c@h").is_some());
+    let forget = async |node: &str| {
+        world.forgotten.lock().expect("no panic").insert(name(node));
+        world.pubsub.announce(Event::PeerForgotten { peer: name(node) });
+        settled().await;
+    };
+    forget("c@h").await;
+    assert_eq!(world.edge(B, "c@h"), None, "b still speaks of it");
+    let nodes = || world.tracker.matrix().borrow().nodes().into_keys().collect::<Vec<_>>();
+    assert_eq!(nodes(), [name(A), name(B)]);
+    world.sides.lock().expect("no panic").clear();
+    forget(B).await;
+    assert_eq!(nodes(), [name(A)]);
+    world.forgotten.lock().expect("no panic").clear();
+    world.pubsub.announce(Event::PeerForgotten { peer: name("x@h") });
+    settled().await;
+    assert_eq!(nodes(), [name(A)], "its row is gone for good");
 }
 
 #[tokio::test(start_paused = true)]

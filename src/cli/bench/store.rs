@@ -11,8 +11,9 @@ use xpando_node::actors::timer::now;
 use xpando_node::io::clock;
 use xpando_node::io::store::{Chain, Limits, Store};
 use xpando_node::io::usage::usage;
-use xpando_node::proto::chain::{Link, Record, Tip};
+use xpando_node::proto::chain::{Link, Moment, Record, Tip};
 use xpando_node::proto::event::Event;
+use xpando_node::proto::hlc::Stamp;
 use xpando_node::proto::node::{Incarnation, NodeName};
 
 use super::mesh::Scratch;
@@ -24,8 +25,10 @@ fn batch(from: u64, count: u64) -> anyhow::Result<Vec<Record>> {
     let at = clock::millis();
     let record = |n: u64| {
         let peer: NodeName = format!("node{}@10.0.0.7", n % 100).parse()?;
-        let event = Event::PeerSuspected { peer: peer.clone(), phi: 8.25, missed: n % 7 };
-        Ok(Record::new(&event, Some(peer), at, n, Incarnation(1))?)
+        let event = Event::PeerSuspected { peer, phi: 8.25, missed: n % 7 };
+        let stamp = Stamp { millis: at, count: u32::try_from(n % 1000)? };
+        let moment = Moment { at, since_start: n, incarnation: Incarnation(1), stamp };
+        Ok(Record::new(&event, moment))
     };
     (from..from + count).map(record).collect()
 }
@@ -99,7 +102,7 @@ pub(super) fn run(events: u64, size: u64, out: &mut dyn Write) -> anyhow::Result
     let chain = open(&data)?;
     writeln!(out, "open               {:10.2} ms", ms(now() - begin))?;
     let begin = now();
-    let newest = chain.newest(100, |_| true)?.len();
+    let newest = chain.newest(u64::MAX, 100, |_| true)?.len();
     writeln!(out, "newest {newest}         {:10.2} ms", ms(now() - begin))?;
     let begin = now();
     let verified = chain.verify(|_, _| true)?;
@@ -111,14 +114,14 @@ pub(super) fn run(events: u64, size: u64, out: &mut dyn Write) -> anyhow::Result
 /// Forgets the older half.
 fn half(chain: &Chain, out: &mut dyn Write) -> anyhow::Result<()> {
     let (first, last) = (chain.first()?, chain.last()?);
-    let middle = chain.after(first + (last.seq - first) / 2, 1)?;
+    let middle = chain.after(first + (last.seq - first) / 2, 1, |_| true)?;
     let entry = middle.first().context("some events")?;
     let record = entry.record.to_bytes()?;
     let size = Link { tip: entry.tip, record: &record }.to_bytes().len() as u64;
     let limits = Limits { age: Duration::MAX, bytes: size * (last.seq - entry.tip.seq) };
     let begin = now();
     let signature = |_: &[u8]| Ok::<_, std::convert::Infallible>(vec![0; 72]);
-    let forgotten = chain.retain(&limits, clock::wall(), signature)?;
+    let forgotten = chain.retain(&limits, clock::wall(), signature, |_, _| true)?;
     writeln!(out, "forget {forgotten}     {:10.2} ms", (now() - begin).as_secs_f64() * 1e3)?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What many topics cost, and topics that come and go. Floor: the same messages on one topic.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -8,6 +9,7 @@ use serde::de::DeserializeOwned;
 use xpando_node::actors::timer::now;
 use xpando_node::io::usage::usage;
 use xpando_node::node::bench::{BENCH, Changed, Numbers, Order, Sent};
+use xpando_node::proto::node::NodeName;
 use xpando_node::proto::topic::Address;
 
 use super::super::message::call_at;
@@ -19,10 +21,19 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const MESSAGES: u64 = 1_000_000;
 const HELD: &str = "topics:held:";
 
-fn order<T: DeserializeOwned>(mesh: &Mesh, node: &Running, order: &Order) -> anyhow::Result<T> {
-    let to = Address { name: BENCH.parse()?, node: Some(node.name.clone()) };
-    let reply = call_at(&mesh.data_dir(node), &to, &serde_json::to_vec(order)?, PATIENCE)?;
+/// Orders something of the node of this name, which keeps its data there.
+pub(super) fn order_at<T: DeserializeOwned>(
+    directory: &Path,
+    node: &NodeName,
+    order: &Order,
+) -> anyhow::Result<T> {
+    let to = Address { name: BENCH.parse()?, node: Some(node.clone()) };
+    let reply = call_at(directory, &to, &serde_json::to_vec(order)?, PATIENCE)?;
     Ok(serde_json::from_slice(&reply)?)
+}
+
+fn order<T: DeserializeOwned>(mesh: &Mesh, node: &Running, order: &Order) -> anyhow::Result<T> {
+    order_at(&mesh.data_dir(node), &node.name, order)
 }
 
 fn numbers(topics: u64, count: u64) -> Order {

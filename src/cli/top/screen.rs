@@ -219,7 +219,8 @@ mod tests {
                 "reason": if online { None } else { Some("crashed") }, "cause": null,
                 "reached_by": [], "incarnation": 7, "since": at, "rtt_ms": 1.25,
                 "rtt_p50_ms": null, "rtt_p99_ms": null, "phi": 0.5, "last_heard": null,
-                "evidence": null,
+                "evidence": null, "specializations": [], "metadata": {}, "uptime_s": null,
+                "first_seen": null, "last_seen": null, "reputation": 0.0,
             })
         };
         let status: NodeStatus = serde_json::from_value(json!({

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Channels;
-use crate::actors::event_log::Noted;
+use crate::actors::pubsub::Noted;
 use crate::gateway::admin::Admin;
 use crate::gateway::status::{Change, Figures, What};
 use crate::proto::channel::{Json, Payload};
@@ -24,7 +24,7 @@ const BEAT: Duration = Duration::from_secs(1);
 
 /// Publishes until the node ends.
 pub(in crate::gateway) async fn run(channels: Arc<Channels>) -> io::Result<()> {
-    let mut events = channels.admin.trail.follow();
+    let mut events = channels.admin.pubsub.trail().follow();
     let mut ticks = tokio::time::interval(BEAT);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -57,7 +57,7 @@ fn tell(channels: &Channels, news: Result<Arc<Noted>, u64>) {
     let moved = match &change.what {
         What::Event(Event::PeerOnline { peer, .. }) => Some((peer, "join")),
         What::Event(Event::PeerOffline { peer, .. }) => Some((peer, "leave")),
-        What::Event(_) | What::Missed { .. } => None,
+        What::Event(_) | What::Other { .. } | What::Missed { .. } => None,
     };
     if let Some((topic, event)) = moved.and_then(|(peer, event)| Some((about(peer)?, event))) {
         here(channels, &topic, event, &json!(change));

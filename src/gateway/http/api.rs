@@ -23,11 +23,11 @@ use tokio::sync::Semaphore;
 
 use super::problem::Problem;
 use super::{From, Site};
-use crate::gateway::admin::Admin;
+use crate::gateway::admin::{Admin, Unforgettable};
 use crate::gateway::status::{PeerStatus, Sight};
 use crate::gateway::{gauges, sight};
 use crate::io::metrics::{CONTENT_TYPE, Count};
-use crate::proto::node::NodeName;
+use crate::proto::node::{NameError, NodeName};
 use crate::proto::token::{Role, Verb};
 use crate::proto::topic::Topic;
 
@@ -56,6 +56,7 @@ pub(super) fn routes(site: Site) -> Router {
         .route("/api/status", get(status))
         .route("/api/nodes", get(nodes))
         .route("/api/nodes/{node}/disconnect", post(disconnect))
+        .route("/api/nodes/{node}/forget", post(forget))
         .route("/api/drain", post(drain))
         .route("/api/topology", get(topology))
         .route("/api/events", get(events::events))
@@ -292,6 +293,21 @@ async fn disconnect(Changer(asked): Changer, Path(node): Path<String>) -> Answer
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
+async fn forget(Changer(asked): Changer, Path(node): Path<String>) -> Answer {
+    asked.query(&[])?;
+    let unknown = |_| Problem::new(StatusCode::NOT_FOUND, format!("no node {node:?} is known"));
+    let name: NodeName = node.parse().map_err(|error: NameError| unknown(error))?;
+    asked.admin().forget(&name).map_err(|why| {
+        let status = match why {
+            Unforgettable::Unknown(_) => StatusCode::NOT_FOUND,
+            Unforgettable::Myself | Unforgettable::Linked(_) => StatusCode::CONFLICT,
+        };
+        Problem::new(status, why.to_string())
+    })?;
+    tracing::info!(node = %name, by = %asked.from.address, "a node is forgotten, over the API");
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
 async fn drain(Changer(asked): Changer) -> Answer {
     asked.query(&[])?;
     asked.admin().clients.drain();
@@ -316,4 +332,17 @@ async fn ready(Anybody(asked): Anybody) -> Answer {
     }
     let detail = format!("not ready: {}", missing.join(", "));
     Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with("checks", found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::event::Event;
+
+    #[test]
+    fn the_document_knows_every_type_of_event() {
+        let document: Value = serde_json::from_str(DOCUMENT).expect("JSON");
+        let types = &document["components"]["schemas"]["EventType"]["enum"];
+        assert_eq!(*types, json!(Event::LABELS));
+    }
 }

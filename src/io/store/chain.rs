@@ -6,14 +6,17 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use redb::{ReadableTable, WriteTransaction};
+use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
 
-use super::schema::{self, CHECKPOINT, HEADS, LINKS, STATE_TABLE, State, TrailState};
+use super::schema::{self, CHECKPOINT, HEADS, LINKS, SIGNERS, STATE_TABLE, State, TrailState};
 use super::{Failure, Store, StoreError, millis};
 use crate::proto::chain::{
     Checkpoint, Fault, Head, Link, Record, Signed, Tip, Verified, Verifier, Why,
 };
-use crate::proto::node::NodeName;
+use crate::proto::node::{NodeId, NodeName};
+
+/// Signed heads that stay: the newest prove all before them, the others only tell where a rewritten chain begins.
+const MOST_HEADS: u64 = 1024;
 
 /// A record that was kept, and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +67,21 @@ impl Chain {
         Ok(chain)
     }
 
+    /// The chain that is in a store, whosever it is; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Storage`], [`StoreError::Damaged`].
+    pub fn found(store: Arc<Store>) -> Result<Option<Self>, StoreError> {
+        let trail = store.read(|read| Ok(State::read(&read.open_table(STATE_TABLE)?)?.trail))?;
+        Ok(trail.map(|trail| Self { store, node: trail.node }))
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn node(&self) -> &NodeName {
+        &self.node
+    }
+
     /// Appends records in one commit; where the chain ends now, durable on return.
     ///
     /// # Errors
@@ -105,47 +123,84 @@ impl Chain {
         self.store.read(|read| Ok(self.trail(&State::read(&read.open_table(STATE_TABLE)?)?)?.tip))
     }
 
-    /// The newest `limit` records that fit, oldest first.
+    /// The newest `limit` records before a number that fit, oldest first.
     ///
     /// # Errors
     /// [`StoreError::Chain`] for one that cannot be read; as [`Chain::new`].
     pub fn newest(
         &self,
+        before: u64,
         limit: usize,
         fits: impl Fn(&Record) -> bool,
     ) -> Result<Vec<Entry>, StoreError> {
         self.store.read(|read| {
             let links = read.open_table(LINKS)?;
-            let mut found = Vec::new();
-            for entry in links.iter()?.rev() {
-                if found.len() == limit {
-                    break;
-                }
-                let (seq, bytes) = entry?;
-                let entry = Entry::read(seq.value(), bytes.value())?;
-                if fits(&entry.record) {
-                    found.push(entry);
-                }
-            }
+            let mut found = fitting(links.range(..before)?.rev(), limit, fits)?;
             found.reverse();
             Ok(found)
         })
     }
 
-    /// The first `limit` records after a number, oldest first.
+    /// The first `limit` records after a number that fit, oldest first.
     ///
     /// # Errors
     /// As [`Chain::newest`].
-    pub fn after(&self, seq: u64, limit: usize) -> Result<Vec<Entry>, StoreError> {
+    pub fn after(
+        &self,
+        seq: u64,
+        limit: usize,
+        fits: impl Fn(&Record) -> bool,
+    ) -> Result<Vec<Entry>, StoreError> {
         self.store.read(|read| {
             let links = read.open_table(LINKS)?;
-            let range = links.range(seq.saturating_add(1)..)?.take(limit);
-            range
-                .map(|entry| {
-                    let (seq, bytes) = entry?;
-                    Entry::read(seq.value(), bytes.value())
-                })
-                .collect()
+            fitting(links.range(seq.saturating_add(1)..)?, limit, fits)
+        })
+    }
+
+    /// Lets a chain that has no records yet begin after a number: those up to it were in a file that was set aside.
+    ///
+    /// # Errors
+    /// [`StoreError::Signing`]; as [`Chain::new`].
+    pub fn begin_after<E: std::fmt::Display>(
+        &self,
+        seq: u64,
+        now: SystemTime,
+        sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
+    ) -> Result<(), StoreError> {
+        self.store.write(|write, state| {
+            let mut trail = self.trail(state)?;
+            if trail.tip.seq == 0 {
+                trail.tip.seq = seq;
+                let what = Checkpoint { tip: trail.tip, at: millis(now) };
+                let signature = sign(&what.signed_bytes(&self.node)).map_err(unsigned)?;
+                let signed = schema::sealed(&Signed { what, signature })?;
+                write.open_table(CHECKPOINT)?.insert((), signed.as_slice())?;
+                state.trail = Some(trail);
+            }
+            Ok(())
+        })
+    }
+
+    /// Remembers a certificate (DER) of a key of this node, by which its signatures can be verified later.
+    ///
+    /// # Errors
+    /// As [`Chain::new`].
+    pub fn keep_signer(&self, key: NodeId, certificate: &[u8]) -> Result<(), StoreError> {
+        self.store.write(|write, _state| {
+            let sealed = schema::sealed(&certificate)?;
+            write.open_table(SIGNERS)?.insert(&key.0[..], sealed.as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// The certificates that were remembered.
+    ///
+    /// # Errors
+    /// As [`Chain::new`].
+    pub fn signers(&self) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.store.read(|read| {
+            let signers = read.open_table(SIGNERS)?;
+            signers.iter()?.map(|entry| schema::opened(entry?.1.value())).collect()
         })
     }
 
@@ -168,12 +223,15 @@ impl Chain {
             let signature = sign(&what.signed_bytes(&self.node)).map_err(unsigned)?;
             let head = Signed { what, signature };
             heads.insert(what.tip.seq, schema::sealed(&head)?.as_slice())?;
+            while heads.len()? > MOST_HEADS {
+                heads.pop_first()?;
+            }
             Ok(Some(head))
         })
     }
 
     /// Forgets what is past the limits and signs up to where, in one commit; how many records were forgotten. A part
-    /// that is not as it was written is not forgotten.
+    /// that is not as it was written is not forgotten. `is_signed` is as in [`Chain::verify`].
     ///
     /// # Errors
     /// [`StoreError::Chain`], [`StoreError::Signing`]; as [`Chain::new`].
@@ -182,14 +240,14 @@ impl Chain {
         limits: &Limits,
         now: SystemTime,
         sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
+        is_signed: impl Fn(&[u8], &[u8]) -> bool,
     ) -> Result<u64, StoreError> {
         let oldest =
             millis(now).saturating_sub(u64::try_from(limits.age.as_millis()).unwrap_or(u64::MAX));
         self.store.write(|write, state| {
             let mut trail = self.trail(state)?;
             let before = forgotten(write)?;
-            // The signature is the walk's beginning here, not its subject.
-            let mut walk = Verifier::new(&self.node, before.as_ref(), |_, _| true);
+            let mut walk = Verifier::new(&self.node, before.as_ref(), is_signed);
             let mut links = write.open_table(LINKS)?;
             let mut last = None;
             for entry in links.iter()? {
@@ -259,6 +317,30 @@ impl Chain {
             Some(other) => Err(Failure::Refused(StoreError::Foreign(other.node.to_string()))),
         }
     }
+}
+
+fn fitting<'a>(
+    links: impl Iterator<
+        Item = Result<
+            (redb::AccessGuard<'a, u64>, redb::AccessGuard<'a, &'static [u8]>),
+            redb::StorageError,
+        >,
+    >,
+    limit: usize,
+    fits: impl Fn(&Record) -> bool,
+) -> Result<Vec<Entry>, Failure> {
+    let mut found = Vec::new();
+    for link in links {
+        if found.len() == limit {
+            break;
+        }
+        let (seq, bytes) = link?;
+        let entry = Entry::read(seq.value(), bytes.value())?;
+        if fits(&entry.record) {
+            found.push(entry);
+        }
+    }
+    Ok(found)
 }
 
 fn forgotten(write: &WriteTransaction) -> Result<Option<Signed<Checkpoint>>, Failure> {

@@ -1,25 +1,27 @@
 //! What is in the file, and how a file of an earlier version becomes one of this.
 //!
 //! Schema 1 had an incarnation among `meta` and peers without a checksum; it had no number. Schema 2 has its
-//! number in `meta`, all else that changes with every write in one value of `state`, and the chain. Invariant:
-//! a file is of one schema as a whole, because it moves to the next in one commit.
+//! number in `meta`, all else that changes with every write in one value of `state`, and the chain. Schema 3 has
+//! `nodes` in the place of the peers: all that is known of each. Invariant: a file is of one schema as a whole,
+//! because it moves to the last one in one commit.
 
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableHandle};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::Failure;
+use super::{Failure, Known};
 use crate::proto::chain::Tip;
 use crate::proto::codec;
 use crate::proto::node::{Contact, Incarnation, NodeName};
 
 /// The schema that this version writes.
-pub(super) const SCHEMA: u64 = 2;
+pub(super) const SCHEMA: u64 = 3;
 const SCHEMA_KEY: &str = "schema";
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-pub(super) const PEERS_TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("peers");
+/// What is known of each node by its name.
+pub(super) const NODES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("nodes");
 pub(super) const STATE_TABLE: TableDefinition<'_, (), &[u8]> = TableDefinition::new("state");
 /// The chain's links by number.
 pub(super) const LINKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("links");
@@ -27,21 +29,35 @@ pub(super) const LINKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("
 pub(super) const HEADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("heads");
 /// Its one checkpoint.
 pub(super) const CHECKPOINT: TableDefinition<'_, (), &[u8]> = TableDefinition::new("checkpoint");
+/// The certificates (DER) of the keys that signed them, by the id of the key.
+pub(super) const SIGNERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("signers");
 
 /// Of what schema 1 had.
 const INCARNATION: &str = "incarnation";
 const OLD_PEER: u8 = 1;
+/// Of what schemas 1 and 2 had.
+const PEERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("peers");
 
 const VERSION: u8 = 2;
 const MAX_VALUE: usize = 4096;
+/// A node may say much of itself.
+const MAX_NODE: usize = 16 * 1024;
 const SEAL: usize = 8;
 
-/// What is remembered of a peer.
+/// What schemas 1 and 2 had of a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Remembered {
-    pub(super) contact: Contact,
+struct Remembered {
+    contact: Contact,
     /// Milliseconds since the Unix epoch.
-    pub(super) seen: u64,
+    seen: u64,
+}
+
+impl From<Remembered> for Known {
+    fn from(Remembered { contact, seen }: Remembered) -> Self {
+        let met = Self::new(contact.name, seen);
+        let (incarnation, addresses) = (contact.incarnation, vec![contact.address]);
+        Self { incarnation, addresses, last_seen: Some(seen), ..met }
+    }
 }
 
 /// Where the node stands.
@@ -83,19 +99,23 @@ pub(super) fn sealed<T: Serialize>(value: &T) -> Result<Vec<u8>, Failure> {
 
 /// The value of [`sealed`] bytes.
 pub(super) fn opened<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    unsealed(bytes, MAX_VALUE)
+}
+
+fn unsealed<T: DeserializeOwned>(bytes: &[u8], cap: usize) -> Result<T, Failure> {
     let damaged = || Failure::Damaged("a value is not as it was written".to_owned());
     let (value, seal) = bytes.split_last_chunk::<SEAL>().ok_or_else(damaged)?;
     if !Sha256::digest(value).starts_with(seal) {
         return Err(damaged());
     }
-    codec::decode_versioned(VERSION, value, MAX_VALUE).map_err(|_malformed| damaged())
+    codec::decode_versioned(VERSION, value, cap).map_err(|_malformed| damaged())
 }
 
-/// All remembered peers.
-pub(super) fn peers(
+/// All that is known of nodes.
+pub(super) fn nodes(
     table: &impl ReadableTable<&'static str, &'static [u8]>,
-) -> Result<Vec<Remembered>, Failure> {
-    table.iter()?.map(|entry| opened(entry?.1.value())).collect()
+) -> Result<Vec<Known>, Failure> {
+    table.iter()?.map(|entry| unsealed(entry?.1.value(), MAX_NODE)).collect()
 }
 
 /// What the file's schema is; `None` while it is empty.
@@ -121,21 +141,26 @@ pub(super) fn prepare(
     incarnation: Incarnation,
 ) -> Result<Result<Incarnation, u64>, Failure> {
     match schema(database)? {
-        None => write_tables(database, &State { incarnation, trail: None }, &[])?,
+        None => write_tables(database, Some(&State { incarnation, trail: None }), &[])?,
         Some(1) => {
             let (state, peers) = read_1(database)?;
-            write_tables(database, &state, &peers)?;
+            write_tables(database, Some(&state), &peers)?;
+        }
+        Some(2) => {
+            let peers = read_2(database)?;
+            write_tables(database, None, &peers)?;
         }
         Some(SCHEMA) => {}
         Some(later) => return Ok(Err(later)),
     }
     let read = database.begin_read()?;
     // A damaged value shows now, while there is a good moment to set the file aside.
-    peers(&read.open_table(PEERS_TABLE)?)?;
+    nodes(&read.open_table(NODES)?)?;
     for table in [LINKS, HEADS] {
         read.open_table(table)?;
     }
     read.open_table(CHECKPOINT)?;
+    read.open_table(SIGNERS)?;
     Ok(Ok(State::read(&read.open_table(STATE_TABLE)?)?.incarnation))
 }
 
@@ -145,9 +170,9 @@ fn read_1(database: &Database) -> Result<(State, Vec<Remembered>), Failure> {
     let stored = read.open_table(META)?.get(INCARNATION)?.map_or(0, |value| value.value());
     let state = State { incarnation: Incarnation(stored), trail: None };
     let mut peers = Vec::new();
-    let has_peers = read.list_tables()?.any(|table| table.name() == PEERS_TABLE.name());
+    let has_peers = read.list_tables()?.any(|table| table.name() == PEERS.name());
     if has_peers {
-        for entry in read.open_table(PEERS_TABLE)?.iter()? {
+        for entry in read.open_table(PEERS)?.iter()? {
             let (_, bytes) = entry?;
             peers.extend(codec::decode_versioned(OLD_PEER, bytes.value(), MAX_VALUE));
         }
@@ -155,22 +180,37 @@ fn read_1(database: &Database) -> Result<(State, Vec<Remembered>), Failure> {
     Ok((state, peers))
 }
 
-fn write_tables(database: &Database, state: &State, peers: &[Remembered]) -> Result<(), Failure> {
+fn read_2(database: &Database) -> Result<Vec<Remembered>, Failure> {
+    let read = database.begin_read()?;
+    read.open_table(PEERS)?.iter()?.map(|entry| opened(entry?.1.value())).collect()
+}
+
+/// The tables of this schema, in the place of those of an earlier one. Its state stays unless there is another.
+fn write_tables(
+    database: &Database,
+    state: Option<&State>,
+    peers: &[Remembered],
+) -> Result<(), Failure> {
     let mut write = database.begin_write()?;
     write.set_quick_repair(true);
     {
         let mut meta = write.open_table(META)?;
         meta.remove(INCARNATION)?;
         meta.insert(SCHEMA_KEY, SCHEMA)?;
-        let mut table = write.open_table(PEERS_TABLE)?;
-        table.retain(|_, _| false)?;
+        let mut table = write.open_table(NODES)?;
         for peer in peers {
-            table.insert(peer.contact.name.as_str(), sealed(peer)?.as_slice())?;
+            let known = sealed(&Known::from(peer.clone()))?;
+            table.insert(peer.contact.name.as_str(), known.as_slice())?;
         }
-        state.write(&mut write.open_table(STATE_TABLE)?)?;
+        write.delete_table(PEERS)?;
+        let mut table = write.open_table(STATE_TABLE)?;
+        if let Some(state) = state {
+            state.write(&mut table)?;
+        }
         write.open_table(LINKS)?;
         write.open_table(HEADS)?;
         write.open_table(CHECKPOINT)?;
+        write.open_table(SIGNERS)?;
     }
     write.commit()?;
     Ok(())

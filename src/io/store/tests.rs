@@ -7,6 +7,10 @@ use std::time::Duration;
 use super::place::FILE;
 use super::*;
 use crate::proto::chain::{Record, Verified};
+use crate::proto::event::{Reason, Status};
+use crate::proto::hlc::Stamp;
+use crate::proto::node::{Contact, KeyId};
+use crate::proto::registry::{Pair, Profile, What};
 
 mod chain;
 mod crash;
@@ -15,11 +19,35 @@ pub(super) mod disk;
 
 use self::disk::Disk;
 
-fn contact(name: &str, port: u16) -> Contact {
-    Contact {
-        name: name.parse().expect("valid"),
-        address: ([127, 0, 0, 1], port).into(),
+/// A node that was seen last at this second.
+fn known(name: &str, port: u16, seconds: u64) -> Known {
+    Known {
+        addresses: vec![([127, 0, 0, 1], port).into()],
         incarnation: Incarnation(1),
+        last_seen: Some(1000 * seconds),
+        ..Known::new(name.parse().expect("valid"), 0)
+    }
+}
+
+/// All that can be known of one, and as long as it can be.
+fn whole(name: &str) -> Known {
+    let words = (0..32).map(|n| format!("{n:02}{}", "s".repeat(62)).parse().expect("a word"));
+    let pairs = ["k", "l"].map(|key| Pair::new(key, "x".repeat(2047)).expect("a pair"));
+    let name: NodeName = name.parse().expect("valid");
+    let what = What::Profile(Profile::new(words, pairs, 7).expect("within the bounds"));
+    let (origin, incarnation) = (name.clone(), Incarnation(u64::MAX));
+    let addresses = (1..=8).map(|port| ([0xff_u16; 8], port).into());
+    Known {
+        id: Some(KeyId([7; 16])),
+        entry: Some(registry::Entry { origin, incarnation, version: u64::MAX, what }),
+        status: Some(Status::Offline),
+        reason: Some(Reason::Left),
+        incarnation,
+        last_seen: Some(u64::MAX),
+        last_heartbeat: Some(u64::MAX),
+        addresses: addresses.collect(),
+        reputation: -0.5,
+        ..Known::new(name, u64::MAX)
     }
 }
 
@@ -43,15 +71,30 @@ fn lives_are_counted_across_openings() {
 }
 
 #[test]
-fn peers_are_remembered_latest_first() {
+fn nodes_are_remembered_latest_first() {
     let dir = tempfile::tempdir().expect("a directory");
     let (store, _) = Store::open(dir.path(), at(0)).expect("opens");
-    assert_eq!(store.peers().expect("reads"), []);
-    store.remember(&[contact("a@h", 1), contact("b@h", 2)], at(1)).expect("writes");
-    store.remember(&[contact("b@h", 3)], at(2)).expect("writes");
+    assert_eq!(store.known().expect("reads"), []);
+    let [a, b, c] = [known("a@h", 1, 1), known("b@h", 2, 1), known("c@h", 2, 5)];
+    store.remember(&[a.clone(), b, c.clone()], &[]).expect("writes");
+    let (later, long) = (known("b@h", 3, 2), whole("d@h"));
+    store.remember(&[later.clone(), long.clone()], &[c.name]).expect("writes");
     drop(store);
     let (store, _) = Store::open(dir.path(), at(0)).expect("opens");
-    assert_eq!(store.peers().expect("reads"), [contact("b@h", 3), contact("a@h", 1)]);
+    assert_eq!(store.known().expect("reads"), [long, later, a]);
+}
+
+#[test]
+fn addresses_that_worked_come_newest_first_and_lead_to_nobody_forgotten() {
+    let mut node = known("a@h", 1, 1);
+    (2..=9).for_each(|port| node.reached(([127, 0, 0, 1], port).into()));
+    node.reached(([127, 0, 0, 1], 5).into());
+    let ports = |node: &Known| node.contacts().map(|it| it.address.port()).collect::<Vec<_>>();
+    assert_eq!(ports(&node), [5, 9, 8, 7, 6, 4, 3, 2]);
+    let (origin, incarnation) = (node.name.clone(), Incarnation(1));
+    let what = What::Forgotten { at: 1 };
+    node.entry = Some(registry::Entry { origin, incarnation, version: 2, what });
+    assert_eq!(ports(&node), [0; 0]);
 }
 
 #[test]
@@ -80,6 +123,7 @@ fn record(n: u64) -> Record {
         at: n,
         since_start: n,
         incarnation: Incarnation(1),
+        stamp: Stamp { millis: n, count: 0 },
         label: "paused".to_owned(),
         node: None,
         event: format!(r#"{{"event":"paused","millis":{n}}}"#),
@@ -110,26 +154,39 @@ fn simulated(disk: &Disk) -> (Store, Opened) {
     opened.unwrap_or_else(|_failure| panic!("it does not open"))
 }
 
-/// The file of schema 1 that an earlier version of this program wrote: three lives, three peers, one of which is at
-/// another address than its name says.
-const SCHEMA_1: &[u8] = include_bytes!("tests/v1.redb");
+/// The files of schemas 1 and 2 that earlier versions of this program wrote: three lives, three peers, one of which is
+/// at another address than its name says; in the second also five records, and a signed head.
+const SCHEMAS: [&[u8]; 2] = [include_bytes!("tests/v1.redb"), include_bytes!("tests/v2.redb")];
 
 #[test]
-fn a_file_of_the_first_schema_is_read_and_becomes_one_of_this() {
-    let dir = tempfile::tempdir().expect("a directory");
-    fs::write(dir.path().join(FILE), SCHEMA_1).expect("writes");
-    let peers = [("c@10.0.0.3", 4699, 9), ("a@10.0.0.1", 4697, 7), ("b@10.0.0.2", 4698, 8)];
-    let peers = peers.map(|(name, port, incarnation)| Contact {
-        name: name.parse().expect("valid"),
-        address: ([10, 0, 0, 1], port).into(),
-        incarnation: Incarnation(incarnation),
-    });
-    for life in 4..6 {
-        let (store, opened) = Store::open(dir.path(), at(0)).expect("opens");
-        assert_eq!((opened, store.condition()), (Opened::Sound, Condition::default()));
-        assert_eq!(store.begin_life().expect("writes"), Incarnation(life));
-        assert_eq!(store.peers().expect("reads"), peers);
-        trail(store).append(&[record(life)]).expect("writes");
+fn files_of_earlier_schemas_are_read_and_become_ones_of_this() {
+    for (schema, file) in (1..).zip(SCHEMAS) {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join(FILE), file).expect("writes");
+        let peers = [("c@10.0.0.3", 4699, 9), ("a@10.0.0.1", 4697, 7), ("b@10.0.0.2", 4698, 8)];
+        let contacts = peers.map(|(name, port, incarnation)| Contact {
+            name: name.parse().expect("valid"),
+            address: ([10, 0, 0, 1], port).into(),
+            incarnation: Incarnation(incarnation),
+        });
+        let mut last = if schema == 1 { 0 } else { 5 };
+        for life in 4..6 {
+            let (store, opened) = Store::open(dir.path(), at(0)).expect("opens");
+            assert_eq!((opened, store.condition()), (Opened::Sound, Condition::default()));
+            assert_eq!(store.begin_life().expect("writes"), Incarnation(life));
+            let mut known = store.known().expect("reads");
+            assert!(known.is_sorted_by_key(|node| std::cmp::Reverse(node.last_seen)));
+            known.sort_by_key(|node| contacts.iter().position(|one| one.name == node.name));
+            let read: Vec<_> = known.iter().flat_map(Known::contacts).collect();
+            assert_eq!(read, contacts, "schema {schema}");
+            assert!(known.iter().all(|node| node.last_seen == Some(node.first_seen)));
+            let chain = trail(store);
+            last += 1;
+            assert_eq!(chain.append(&[record(last)]).expect("writes").seq, last);
+            let proved = if schema == 1 { 0 } else { 5 };
+            let verified = Verified { forgotten: 0, last, proved };
+            assert_eq!(chain.verify(is_signed).expect("sound"), verified, "schema {schema}");
+        }
     }
 }
 
@@ -149,7 +206,7 @@ fn a_file_of_a_later_schema_is_left_alone() {
     assert_eq!(life(), Incarnation(1));
     schema::tests::renumber(&dir.path().join(FILE), schema::SCHEMA + 1);
     let error = Store::open(dir.path(), at(0)).expect_err("another schema").to_string();
-    assert!(error.contains("schema 3") && error.contains("later version"), "{error}");
+    assert!(error.contains("schema 4") && error.contains("later version"), "{error}");
     assert_eq!(fs::read_dir(dir.path()).expect("reads").count(), 1, "nothing is set aside");
     schema::tests::renumber(&dir.path().join(FILE), schema::SCHEMA);
     assert_eq!(life(), Incarnation(2));
@@ -203,7 +260,7 @@ fn a_failing_disk_costs_the_calls_it_fails_and_no_more() {
                 let error = chain.append(&records(301..=400)).expect_err("the disk fails");
                 assert!(matches!(error, StoreError::Storage(_)), "{error}");
                 assert!(store.condition().failing.is_some() && store.condition().is_degraded());
-                assert!(store.remember(&[contact("b@h", 1)], at(1)).is_err());
+                assert!(store.remember(&[known("b@h", 1, 1)], &[]).is_err());
             }
             disk.fail(None);
             assert_eq!(chain.last().expect("reads").seq, 300, "whole or not at all");
@@ -233,7 +290,7 @@ fn a_file_that_is_damaged_under_a_running_node_is_set_aside() {
     let mut bytes = fs::read(&file).expect("reads");
     bytes[4096..].fill(0xa5);
     fs::write(&file, &bytes).expect("writes");
-    let error = chain.after(0, usize::MAX).expect_err("damaged");
+    let error = chain.after(0, usize::MAX, |_| true).expect_err("damaged");
     assert!(matches!(error, StoreError::Damaged(_)), "{error}");
     assert!(store.condition().failing.is_some());
     assert_eq!(store.begin_life().expect("a new file"), Incarnation(4));

@@ -265,6 +265,22 @@ fn what_cannot_be_read_is_named() {
     assert_eq!(verifier.finish(chain.noted), fault(3, Why::Unreadable));
 }
 
+fn moment() -> Moment {
+    let stamp = Stamp { millis: 1_700_000_000_125, count: 2 };
+    Moment { at: 1_700_000_000_123, since_start: 4567, incarnation: Incarnation(3), stamp }
+}
+
+#[test]
+fn an_event_without_room_leaves_its_type_and_length() {
+    let event = Event::LinkLost {
+        peer: "b@127.0.0.1".parse().expect("valid"),
+        cause: "x".repeat(MAX_EVENT),
+    };
+    let record = Record::new(&event, moment());
+    assert_eq!(record.event, r#"{"event":"link_lost","left_out_bytes":261173}"#);
+    assert!(record.to_bytes().is_ok() && record.event().is_err());
+}
+
 #[test]
 fn an_event_comes_back_as_it_was() {
     let event = Event::PeerSilent {
@@ -275,8 +291,8 @@ fn an_event_comes_back_as_it_was() {
         confirmed_by: Vec::new(),
         broken: None,
     };
-    let peer = "b@127.0.0.1".parse().ok();
-    let record = Record::new(&event, peer, 1_700_000_000_123, 4567, Incarnation(3)).expect("plain");
+    let record = Record::new(&event, moment());
+    assert_eq!(record.node, "b@127.0.0.1".parse().ok());
     let bytes = record.to_bytes().expect("short");
     assert_eq!(bytes[0], VERSION);
     assert_eq!(Record::from_bytes(&bytes), Ok(record.clone()));
@@ -284,6 +300,19 @@ fn an_event_comes_back_as_it_was() {
     assert_eq!((record.label.as_str(), record.event()), ("peer_silent", Ok(event)));
     let long = Record { event: "x".repeat(MAX_RECORD), ..record };
     assert!(matches!(long.to_bytes(), Err(CodecError::TooLong { .. })));
+}
+
+#[test]
+fn a_record_of_version_1_is_read() {
+    let bytes = b"\x01\x07\x08\x09\x06paused\x00\x0d{\"event\":\"x\"}";
+    let stamp = Stamp { millis: 7, count: 0 };
+    let moment = Moment { at: 7, since_start: 8, incarnation: Incarnation(9), stamp };
+    let record = Record::from_bytes(bytes).expect("known");
+    assert_eq!(
+        (record.moment(), record.label.as_str(), record.event.len()),
+        (moment, "paused", 13)
+    );
+    assert_eq!(Record::at_of(bytes), Some(7));
 }
 
 /// What is hashed and signed must never change: files that exist would no longer verify.

@@ -123,6 +123,17 @@ pub enum Input {
     Misbehaved(NodeName),
     /// An operator ends the link to a peer; it is dialed again later, as after any loss.
     Disconnect(NodeName),
+    /// A node is forgotten, unless it is linked or lives a later life.
+    Forget {
+        /// Which.
+        name: NodeName,
+        /// Its life.
+        life: Incarnation,
+        /// Whether others knew it here.
+        known: bool,
+    },
+    /// A node is forgotten no more; who hears of it may look for it.
+    Revive(NodeName),
     /// The certificate that a link was made with is revoked.
     Revoked(AttemptId),
     /// After a restart of this machine: a link that lives, and whether it is ready.

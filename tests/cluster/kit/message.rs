@@ -115,6 +115,16 @@ impl Node {
     /// Follows what a subcommand prints, from its first line on.
     #[track_caller]
     pub(crate) fn follow(&self, args: &[&str]) -> Follow {
+        let follow = self.follow_quietly(args);
+        until(&format!("answer to {args:?}"), || match follow.lines().len() {
+            0 => Err("nothing".to_owned()),
+            _ => Ok(()),
+        });
+        follow
+    }
+
+    /// Likewise one that may have nothing to print yet.
+    pub(crate) fn follow_quietly(&self, args: &[&str]) -> Follow {
         let mut child =
             self.tool(args).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = Arc::<Mutex<Vec<(u64, Value)>>>::default();
@@ -125,12 +135,7 @@ impl Node {
                 heard.lock().unwrap().push((wall(), line));
             }
         });
-        let follow = Follow { child, lines };
-        until(&format!("answer to {args:?}"), || match follow.lines().len() {
-            0 => Err("nothing".to_owned()),
-            _ => Ok(()),
-        });
-        follow
+        Follow { child, lines }
     }
 }
 

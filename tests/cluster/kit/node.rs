@@ -248,8 +248,8 @@ impl Node {
         let mut row = row(&self.status().unwrap(), peer).cloned().unwrap_or(Value::Null);
         // What changes with every beat says nothing about the link.
         if let Some(fields) = row.as_object_mut() {
-            let passing =
-                |key: &str| key.starts_with("rtt_") || ["phi", "last_heard"].contains(&key);
+            let passing = ["phi", "last_heard", "last_seen", "uptime_s"];
+            let passing = |key: &str| key.starts_with("rtt_") || passing.contains(&key);
             fields.retain(|key, _| !passing(key));
         }
         row

@@ -1,7 +1,7 @@
 //! `/api/events`: what happened, a page at a time, or as it happens.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::str::FromStr;
 
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
@@ -9,41 +9,55 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream, StreamExt};
 
 use super::{Answer, Asked, Reader, json};
-use crate::actors::event_log::{Noted, Trail, Wanted};
+use crate::actors::event_log::Following;
+use crate::actors::pubsub::Wanted;
+use crate::gateway::history::{self, MOST};
 use crate::gateway::http::problem::Problem;
-use crate::gateway::status::{Change, Changes};
+use crate::gateway::status::Change;
+use crate::io::clock;
 use crate::proto::event::Event;
 
-/// Events on a page, unless another number is asked for, and at most.
+/// Events on a page, unless another number is asked for.
 const PAGE: usize = 100;
-const LARGEST: usize = 1000;
 
 fn wrong(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
+/// A time in a query.
+struct Time(u64);
+
+impl FromStr for Time {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        // In a query a plus is a space, which nobody means here.
+        clock::read_rfc3339(&text.replace(' ', "+")).map(Self).ok_or(())
+    }
+}
+
 pub(super) async fn events(Reader(asked): Reader) -> Answer {
-    let query = asked.query(&["since", "type", "node", "limit"])?;
+    let query = asked.query(&["since", "type", "node", "from", "until", "limit"])?;
     let label: Option<String> = query.get("type", "a type of events")?;
     if let Some(label) = label.as_ref().filter(|label| !Event::LABELS.contains(&label.as_str())) {
         return Err(wrong(format!("type={label:?} is no type of events")));
     }
-    let wanted = Wanted { label, node: query.get("node", "a name NAME@HOST")? };
+    let time =
+        |name| Ok::<_, Problem>(query.get(name, "a time as in RFC 3339")?.map(|Time(at)| at));
+    let (from, until) = (time("from")?, time("until")?);
+    let node = query.get("node", "a name NAME@HOST")?;
     let since: Option<u64> = query.get("since", "a number of an event")?;
     let limit: Option<usize> = query.get("limit", "a number of events")?;
     let limit = limit.unwrap_or(PAGE);
-    if !(1..=LARGEST).contains(&limit) {
-        return Err(wrong(format!("limit={limit} is not within 1 and {LARGEST}")));
+    if !(1..=MOST).contains(&limit) {
+        return Err(wrong(format!("limit={limit} is not within 1 and {MOST}")));
     }
-    let trail = &asked.admin().trail;
     if as_stream(&asked.headers) {
+        let wanted = Wanted { label, node, from, until };
         return follow(&asked, last(&asked.headers)?.or(since), wanted);
     }
-    let page = match since {
-        Some(since) => trail.after(since, limit, &wanted),
-        None => trail.latest(limit, &wanted),
-    };
-    json(&Changes::from(page))
+    let wanted = history::Asked { after: since, limit, label, node, from, until };
+    json(&history::here(asked.admin(), wanted).await)
 }
 
 /// Whether a stream is wanted rather than a page.
@@ -65,7 +79,7 @@ fn follow(asked: &Asked, since: Option<u64>, wanted: Wanted) -> Answer {
         let detail = "too many read events already";
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
     };
-    let stream = changes(&asked.admin().trail, since, wanted).map(move |change| {
+    let stream = changes(asked.admin().journal.follow(since), wanted).map(move |change| {
         let _held = &place; // as long as the stream is
         let event = Sent::default().json_data(&change).unwrap_or_default();
         let event = match change.seq {
@@ -77,23 +91,12 @@ fn follow(asked: &Asked, since: Option<u64>, wanted: Wanted) -> Answer {
     Ok::<Response, Problem>(Sse::new(stream).keep_alive(KeepAlive::default()).into_response())
 }
 
-fn changes(
-    trail: &Trail,
-    since: Option<u64>,
-    wanted: Wanted,
-) -> impl Stream<Item = Change> + Send + use<> {
-    let (before, follower) = match since {
-        Some(since) => {
-            let (page, follower) = trail.follow_after(since);
-            (page.entries, follower)
-        }
-        None => (Vec::new(), trail.follow()),
-    };
-    let later =
-        stream::unfold(follower, |mut follower| async { Some((follower.recv().await?, follower)) });
-    let all = stream::iter(before.into_iter().map(Ok)).chain(later);
-    all.filter_map(move |news: Result<Arc<Noted>, u64>| {
-        let fits = news.as_ref().map_or(true, |noted| wanted.fits(noted));
+fn changes(following: Following, wanted: Wanted) -> impl Stream<Item = Change> + Send + use<> {
+    let all = stream::unfold(following, |mut following| async {
+        Some((following.recv().await?, following))
+    });
+    all.filter_map(move |news| {
+        let fits = news.as_ref().map_or(true, |kept| wanted.fits_record(&kept.record));
         std::future::ready(fits.then(|| Change::told(news)))
     })
 }

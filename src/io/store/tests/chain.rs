@@ -15,19 +15,19 @@ fn what_is_appended_comes_back_in_another_run() {
     let dir = tempfile::tempdir().expect("a directory");
     let chain = trail(Store::open(dir.path(), at(0)).expect("opens").0);
     assert_eq!((chain.first().expect("reads"), chain.last().expect("reads").seq), (1, 0));
-    assert_eq!(chain.newest(9, |_| true).expect("reads"), []);
+    assert_eq!(chain.newest(u64::MAX, 9, |_| true).expect("reads"), []);
     assert!(chain.sign_head(at(1), sign).expect("reads").is_none(), "nothing to sign");
     chain.append(&records(1..=10)).expect("writes");
     drop(chain);
     let chain = trail(Store::open(dir.path(), at(0)).expect("opens").0);
     let last = chain.append(&records(11..=12)).expect("writes");
     assert_eq!((last, last.seq), (chain.last().expect("reads"), 12));
-    assert_eq!(numbers(&chain.newest(3, |_| true).expect("reads")), [10, 11, 12]);
-    assert_eq!(numbers(&chain.newest(3, |r| r.at % 4 == 0).expect("reads")), [4, 8, 12]);
-    let page = chain.after(9, 2).expect("reads");
+    assert_eq!(numbers(&chain.newest(u64::MAX, 3, |_| true).expect("reads")), [10, 11, 12]);
+    assert_eq!(numbers(&chain.newest(u64::MAX, 3, |r| r.at % 4 == 0).expect("reads")), [4, 8, 12]);
+    let page = chain.after(9, 2, |_| true).expect("reads");
     assert_eq!(numbers(&page), [10, 11]);
     assert_eq!(page[0].record, record(10));
-    assert!(chain.after(12, 2).expect("reads").is_empty());
+    assert!(chain.after(12, 2, |_| true).expect("reads").is_empty());
     assert_eq!(chain.append(&[]).expect("writes"), last);
 }
 
@@ -61,7 +61,7 @@ fn what_is_old_or_too_much_is_forgotten_and_the_rest_verifies() {
         chain.append(&records(10 * n + 1..=10 * n + 10)).expect("writes");
         chain.sign_head(at(1), sign).expect("writes");
     }
-    let retain = |limits: Limits, now| chain.retain(&limits, now, sign).expect("writes");
+    let retain = |limits: Limits, now| chain.retain(&limits, now, sign, is_signed).expect("writes");
     let now = UNIX_EPOCH + Duration::from_millis(1041);
     assert_eq!(retain(all, now), 0);
     assert_eq!(retain(Limits { age: Duration::from_secs(1), ..all }, now), 40);
@@ -77,8 +77,14 @@ fn what_is_old_or_too_much_is_forgotten_and_the_rest_verifies() {
         40,
         "100 is a byte longer, twice"
     );
-    assert_eq!(numbers(&chain.after(0, 100).expect("reads")), (81..=100).collect::<Vec<_>>());
-    let unsigned = chain.retain(&Limits { bytes: 0, ..all }, now, |_| Err("no entropy"));
+    assert_eq!(
+        numbers(&chain.after(0, 100, |_| true).expect("reads")),
+        (81..=100).collect::<Vec<_>>()
+    );
+    let forged = chain.retain(&Limits { bytes: 0, ..all }, now, sign, |_, _| false);
+    let forged = forged.expect_err("another's checkpoint").to_string();
+    assert!(forged.contains("not the node's"), "{forged}");
+    let unsigned = chain.retain(&Limits { bytes: 0, ..all }, now, |_| Err("no entropy"), is_signed);
     assert!(unsigned.is_err());
     assert_eq!(chain.first().expect("reads"), 81, "nothing is forgotten without a signature");
     assert_eq!(retain(Limits { bytes: 0, ..all }, now), 20);
@@ -124,7 +130,7 @@ fn after(change: impl FnOnce(&WriteTransaction)) -> String {
     chain.append(&records(26..=30)).expect("writes");
     let limits = Limits { age: Duration::from_millis(4), bytes: u64::MAX };
     let now = UNIX_EPOCH + Duration::from_millis(10);
-    assert_eq!(chain.retain(&limits, now, sign).expect("writes"), 5);
+    assert_eq!(chain.retain(&limits, now, sign, is_signed).expect("writes"), 5);
     drop(chain);
     let database = Database::open(dir.path().join(FILE)).expect("opens");
     let write = database.begin_write().expect("begins");
@@ -239,7 +245,7 @@ fn what_was_changed_is_not_forgotten() {
     drop(database);
     let chain = trail(Store::open(dir.path(), at(0)).expect("opens").0);
     let limits = Limits { age: Duration::ZERO, bytes: u64::MAX };
-    let error = chain.retain(&limits, at(1), sign).expect_err("changed").to_string();
+    let error = chain.retain(&limits, at(1), sign, is_signed).expect_err("changed").to_string();
     assert!(error.contains("record 7 was edited"), "{error}");
     assert_eq!(chain.first().expect("reads"), 1);
 }

@@ -21,9 +21,11 @@ fn write(chain: &Chain, rng: &mut StdRng) -> Result<u64, StoreError> {
         0 => drop(chain.sign_head(at(1), sign)?),
         1 => {
             let limits = Limits { age: Duration::from_secs(u64::MAX / 2000), bytes: 16 * 1024 };
-            chain.retain(&limits, at(1), sign)?;
+            chain.retain(&limits, at(1), sign, is_signed)?;
         }
-        2 => chain.store.remember(&[contact("b@h", rng.random_range(1..9))], at(last))?,
+        2 => chain
+            .store
+            .remember(&[known("b@h", rng.random_range(1..9), last), whole("c@h")], &[])?,
         _ => {}
     }
     Ok(last)
@@ -32,7 +34,7 @@ fn write(chain: &Chain, rng: &mut StdRng) -> Result<u64, StoreError> {
 /// Checks what is left, and returns where the chain ends.
 fn check(chain: &Chain) -> u64 {
     let verified = chain.verify(is_signed).expect("the chain verifies");
-    let kept = chain.after(0, usize::MAX).expect("reads");
+    let kept = chain.after(0, usize::MAX, |_| true).expect("reads");
     assert_eq!(kept.len() as u64, verified.last - verified.forgotten);
     assert!(kept.iter().all(|entry| entry.record == record(entry.tip.seq)));
     verified.last

@@ -16,20 +16,27 @@ fn fill(chain: &Chain) {
         chain.append(&records(20 * n + 1..=20 * n + 20)).expect("writes");
         chain.sign_head(at(1), sign).expect("writes");
         let port = u16::try_from(n).expect("few");
-        store.remember(&[contact(&format!("p{n}@h"), port)], at(n)).expect("writes");
+        let node = known(&format!("p{n}@h"), port, n);
+        store.remember(&[node, whole(&format!("q{n}@h"))], &[]).expect("writes");
     }
 }
 
 /// Whether everything is there.
 fn is_whole(chain: &Chain) -> Result<bool, StoreError> {
     let verified = chain.verify(is_signed)?;
-    let kept = chain.after(0, usize::MAX)?;
-    let peers = chain.store.peers()?;
+    let kept = chain.after(0, usize::MAX, |_| true)?;
+    let (long, short): (Vec<_>, Vec<_>) =
+        chain.store.known()?.into_iter().partition(|node| node.id.is_some());
+    let ports = |node: &Known| node.contacts().next().map(|contact| contact.address.port());
     Ok(verified == Verified { forgotten: 0, last: RECORDS, proved: RECORDS }
         && kept.iter().all(|entry| entry.record == record(entry.tip.seq))
         && kept.len() as u64 == RECORDS
-        && peers.len() as u64 == RECORDS / 20
-        && peers.iter().all(|peer| peer.name.as_str() == format!("p{}@h", peer.address.port()))
+        && [short.len() as u64, long.len() as u64] == [RECORDS / 20; 2]
+        && short
+            .iter()
+            .all(|it| ports(it).is_some_and(|n| *it == known(it.name.as_str(), n, n.into())))
+        && short.iter().all(|it| ports(it).is_some_and(|n| it.name.as_str() == format!("p{n}@h")))
+        && long.iter().all(|node| *node == whole(node.name.as_str()))
         && chain.store.raise(Incarnation(0))? == Incarnation(5))
 }
 

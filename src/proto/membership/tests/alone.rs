@@ -409,3 +409,90 @@ fn a_later_life_whose_handshake_comes_to_nothing_is_dialed() {
     let out = desk.give(Input::Failed(second, Failure::Closed));
     assert!(dialed(&out).is_some(), "the link gave way to it: {out:?}");
 }
+
+impl Desk {
+    fn forget(&mut self, peer: usize, life: u64) -> Vec<Output> {
+        self.give(Input::Forget { name: name(peer), life: Incarnation(life), known: false })
+    }
+
+    fn knows(&self, peer: usize) -> bool {
+        self.machine.peer(&name(peer)).is_some()
+    }
+}
+
+fn forgotten(peer: usize) -> Output {
+    Output::Announce(Event::PeerForgotten { peer: name(peer) })
+}
+
+#[test]
+fn a_forgotten_node_is_looked_for_no_more_until_it_lives() {
+    for (source, life, comes_back) in [
+        (Source::Peer, 4, false),
+        (Source::Remembered, 3, false),
+        (Source::Peer, 0, false),
+        (Source::Beacon, 3, false),
+        (Source::Beacon, 4, true),
+        (Source::Peer, 5, true),
+        (Source::Remembered, 5, true),
+    ] {
+        let mut desk = Desk::new(1);
+        let attempt = dialed(&desk.hint(1, 4, Source::Peer)).expect("dialed at once");
+        let out = desk.forget(1, 4);
+        assert_eq!(out, [Output::Abandon(attempt), forgotten(1)]);
+        assert!(!desk.knows(1) && desk.machine.deadline().is_none());
+        assert_eq!(desk.give(Input::Failed(attempt, Failure::Refused)), [], "what was under way");
+        let out = desk.hint(1, life, source);
+        assert_eq!(desk.knows(1), comes_back, "{source:?} {life}");
+        assert_eq!(dialed(&out).is_some(), comes_back, "{source:?} {life}");
+    }
+}
+
+#[test]
+fn who_greets_after_it_was_forgotten_is_a_new_peer_and_never_an_earlier_life() {
+    let mut desk = Desk::new(1);
+    desk.hint(1, 4, Source::Peer);
+    desk.forget(1, 4);
+    let early = AttemptId::Inbound(8);
+    let out = desk.give(Input::Greeted(early, hello(1, 3)));
+    let stale = Refusal::Stale { known: Incarnation(4), linked: false };
+    assert_eq!(out[0], Output::Refuse(early, stale));
+    assert!(!desk.knows(1));
+    desk.link(9, &hello(1, 4));
+    assert_eq!(desk.status(1), (Status::Online, None));
+    assert_eq!(desk.forget(1, 4), [], "one that is linked lives");
+    assert_eq!(desk.status(1), (Status::Online, None));
+    let end = LinkEnd::Goodbye(Parting::Left);
+    desk.give(Input::Ended(AttemptId::Inbound(9), end));
+    assert_eq!(desk.forget(1, 3), [], "of an earlier life");
+    assert_eq!(desk.forget(1, 4), [forgotten(1)]);
+    assert!(!desk.knows(1));
+}
+
+#[test]
+fn a_tombstone_is_announced_only_of_one_that_was_known_and_can_be_lifted() {
+    let mut desk = Desk::new(1);
+    assert_eq!(desk.forget(1, 4), []);
+    let known = Input::Forget { name: name(2), life: Incarnation(1), known: true };
+    assert_eq!(desk.give(known), [forgotten(2)]);
+    assert_eq!(desk.forget(5, 7), [], "nobody forgets itself");
+    desk.hint(1, 4, Source::Peer);
+    assert!(!desk.knows(1));
+    desk.give(Input::Revive(name(1)));
+    desk.hint(1, 4, Source::Peer);
+    assert!(desk.knows(1));
+}
+
+/// A seed leads to it: its certificate shows that it lives.
+#[test]
+fn a_forgotten_node_at_a_seed_is_a_peer_again() {
+    let mut desk = Desk::new(1);
+    desk.forget(1, 4);
+    let attempt = dialed(&desk.give(Input::Seed(home(1)))).expect("dialed");
+    desk.give(Input::Connected(attempt, name(1)));
+    assert_eq!(desk.known(1), Incarnation(4), "its life stays known");
+    let out = desk.give(Input::Welcomed(attempt, hello(1, 3)));
+    assert!(out.contains(&Output::Refuse(
+        attempt,
+        Refusal::Stale { known: Incarnation(4), linked: false }
+    )));
+}

@@ -1,0 +1,261 @@
+//! Registry with closures for NodeManager, a real door, and a real store in a directory of its own.
+
+use super::*;
+use crate::actors::pubsub::tests::{Wire, parts};
+use crate::actors::supervisor::{Root, Roster};
+use crate::actors::tests::{counted, name, run, until};
+use crate::proto::node::KeyId;
+use crate::proto::registry::{What, Word};
+use std::sync::Mutex;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+const A: &str = "a@h";
+const B: &str = "b@h";
+const X: &str = "x@h";
+
+struct World {
+    _dir: TempDir,
+    store: Arc<Store>,
+    pubsub: PubSub,
+    registry: Registry,
+    metrics: Metrics,
+    peers: Arc<Mutex<BTreeMap<NodeName, Seen>>>,
+    said: mpsc::UnboundedReceiver<String>,
+    wire: Wire,
+    roster: Roster,
+    _root: Root,
+}
+
+/// Node a, linked with b; it remembers these.
+async fn world(remembered: Vec<Known>) -> World {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Arc::new(Store::open(dir.path(), clock::wall()).expect("opens").0);
+    let metrics = Metrics::default();
+    let pubsub = PubSub::new(name(A), &metrics);
+    let registry = Registry::new(&metrics, remembered);
+    let peers = Arc::new(Mutex::new(BTreeMap::from([(name(B), seen(B, Status::Online, 1000))])));
+    let (say, said) = mpsc::unbounded_channel();
+    let tell = move |what: String| say.send(what).expect("the test listens");
+    let [forgets, revives, cuts] = [(); 3].map(|()| tell.clone());
+    let (sees, shows) = (peers.clone(), registry.clone());
+    let setup = Setup {
+        name: name(A),
+        id: KeyId([1; 16]),
+        address: ([127, 0, 0, 1], 1).into(),
+        incarnation: Arc::new(AtomicU64::new(3)),
+        profile: does("a"),
+        seen: Arc::new(move || sees.lock().expect("no panic").values().cloned().collect()),
+        forget: Arc::new(move |node, life, known| {
+            assert!(shows.forgotten().contains(&(node.clone(), life)), "first the view");
+            forgets(format!("forget {node} {life} {known}"));
+        }),
+        revive: Arc::new(move |node| revives(format!("revive {node}"))),
+        cut: Arc::new(move |peer| cuts(format!("cut {peer}"))),
+        store: store.clone(),
+        pubsub: pubsub.clone(),
+        metrics: metrics.clone(),
+    };
+    let (_root, roster) = run(&metrics, vec![pubsub.child(), registry.child(setup)]).await;
+    let wire = Wire::open(&pubsub, B);
+    World { _dir: dir, store, pubsub, registry, metrics, peers, said, wire, roster, _root }
+}
+
+fn does(what: &str) -> Profile {
+    Profile::new([what.parse().expect("a word")], [], 0).expect("within the bounds")
+}
+
+fn seen(of: &str, status: Status, port: u16) -> Seen {
+    Seen {
+        name: name(of),
+        id: Some(KeyId([2; 16])),
+        incarnation: Incarnation(7),
+        status,
+        reason: None,
+        address: Some(([127, 0, 0, 1], port).into()),
+        heard: Some(timer::now()),
+    }
+}
+
+fn entry(of: &str, life: u64, version: u64, what: &str) -> Entry {
+    let what = What::Profile(does(what));
+    Entry { origin: name(of), incarnation: Incarnation(life), version, what }
+}
+
+impl World {
+    /// A peer is seen otherwise, and somebody says that something changed.
+    fn sees(&self, peer: Seen) {
+        self.peers.lock().expect("no panic").insert(peer.name.clone(), peer);
+        self.pubsub.announce(Event::PeerConnecting { peer: name(B) });
+    }
+
+    fn hears(&self, word: &Word) {
+        let payload = codec::encode(word).expect("encodes").into();
+        self.registry.handle.cast(Msg::Said(Delivery { from: name(B), payload }));
+    }
+
+    /// Everything that was said to it before is done and written.
+    async fn closed(&self) {
+        let (done, written) = oneshot::channel();
+        self.registry.close(done);
+        let closing = tokio::time::timeout(crate::actors::tests::PATIENCE, written).await;
+        closing.expect("in time").expect("answered");
+    }
+
+    fn known(&self, of: &str) -> Option<Known> {
+        self.registry.nodes().borrow().get(&name(of)).map(|known| Known::clone(known))
+    }
+
+    fn stored(&self, of: &str) -> Option<Known> {
+        self.store.known().expect("reads").into_iter().find(|known| known.name == name(of))
+    }
+
+    fn does(&self, of: &str, what: &str) -> bool {
+        self.known(of).is_some_and(|known| known.does(what))
+    }
+
+    fn words(&mut self) -> Vec<Word> {
+        let mut words = Vec::new();
+        while let Some(told) = self.wire.try_words() {
+            let (topic, payload) = parts(&told);
+            assert_eq!(topic, Topic::network_registry());
+            words.push(codec::decode(&payload, MAX_PAYLOAD).expect("a word"));
+        }
+        words
+    }
+}
+
+#[tokio::test]
+async fn a_peer_is_remembered_with_what_it_says_and_where_it_was() {
+    let world = world(vec![]).await;
+    until("b is stored", || world.stored(B).is_some()).await;
+    world.hears(&Word::Entries(vec![entry(B, 7, 1, "nlp")]));
+    until("its profile is stored", || world.stored(B).is_some_and(|b| b.does("nlp"))).await;
+    let parted = Seen { reason: Some(Reason::Left), ..seen(B, Status::Offline, 1000) };
+    world.sees(parted);
+    let left = |b: Known| b.reason == Some(Reason::Left) && b.last_heartbeat.is_some();
+    until("its end is stored", || world.stored(B).is_some_and(left)).await;
+    world.sees(seen(B, Status::Online, 2000));
+    let ports = |b: Known| b.addresses.iter().map(SocketAddr::port).collect::<Vec<_>>();
+    until("its new address", || world.stored(B).map(ports) == Some(vec![2000, 1000])).await;
+    let b = world.stored(B).expect("there");
+    assert_eq!((b.id, b.incarnation, b.reputation), (Some(KeyId([2; 16])), Incarnation(7), 0.0));
+    assert!(b.first_seen <= b.last_seen.expect("it was linked"));
+    let own = world.known(A).expect("itself");
+    assert!(own.does("a") && own.status == Some(Status::Online) && own.incarnation.0 == 3);
+    assert_eq!(world.stored(A), None);
+}
+
+#[tokio::test]
+async fn who_was_never_linked_is_not_remembered_and_who_others_know_is() {
+    let world = world(vec![]).await;
+    world.sees(seen("c@h", Status::Offline, 9));
+    world.hears(&Word::Entries(vec![entry(X, 4, 1, "gpu")]));
+    until("x is stored", || world.stored(X).is_some()).await;
+    let x = world.known(X).expect("known");
+    assert_eq!((x.does("gpu"), x.status, x.last_seen, x.incarnation.0), (true, None, None, 4));
+    assert_eq!((world.known("c@h"), world.stored("c@h")), (None, None));
+}
+
+#[tokio::test]
+async fn a_forgotten_node_is_told_of_shown_no_more_and_stays_so_on_disk() {
+    let mut world = world(vec![]).await;
+    world.sees(seen(X, Status::Online, 5));
+    world.hears(&Word::Entries(vec![entry(X, 7, 4, "gpu")]));
+    until("x is known", || world.known(X).is_some()).await;
+    world.registry.forget(name(X), Incarnation(7)); // linked: nothing happens
+    world.closed().await;
+    world.sees(Seen { reason: Some(Reason::Crashed), ..seen(X, Status::Offline, 5) });
+    until("x is offline", || world.known(X).and_then(|x| x.reason).is_some()).await;
+    assert!(world.said.try_recv().is_err());
+    assert!(world.registry.rate(&name(X), 0.5));
+    world.words();
+    world.registry.forget(name(X), Incarnation(7));
+    let told = tokio::time::timeout(crate::actors::tests::PATIENCE, world.said.recv()).await;
+    assert_eq!(told.expect("in time").as_deref(), Some("forget x@h 7 true"));
+    let x = world.known(X).expect("its tombstone");
+    assert!(x.is_forgotten() && x.addresses.is_empty() && x.reputation == 0.0);
+    assert!(!world.registry.rate(&name(X), 1.0), "nobody to rate");
+    let tombs = |word: &Word| matches!(word, Word::Entries(e) if e[0].forgotten_at().is_some());
+    until("b is told", || world.words().iter().any(tombs)).await;
+    until("it is stored", || world.stored(X).is_some_and(|x| x.is_forgotten())).await;
+    // Its next life is a new node.
+    world.hears(&Word::Entries(vec![entry(X, 8, 1, "new")]));
+    until("it is back", || world.does(X, "new")).await;
+    assert_eq!(world.said.try_recv().as_deref(), Ok("revive x@h"));
+}
+
+#[tokio::test]
+async fn what_is_thought_of_a_node_is_remembered() {
+    let world = world(vec![]).await;
+    until("b is known", || world.stored(B).is_some()).await;
+    assert!(world.registry.rate(&name(B), -1.5));
+    assert_eq!(world.known(B).map(|b| b.reputation), Some(-1.5), "at once");
+    until("written", || world.stored(B).is_some_and(|b| b.reputation == -1.5)).await;
+    world.sees(seen(B, Status::Offline, 1000));
+    until("parted", || world.stored(B).is_some_and(|b| b.status == Some(Status::Offline))).await;
+    assert_eq!(world.stored(B).map(|b| b.reputation), Some(-1.5), "and stays");
+    assert!(!world.registry.rate(&name("nobody@h"), 1.0));
+}
+
+#[tokio::test]
+async fn an_earlier_run_is_remembered_as_offline_and_after_a_restart_nothing_is_lost() {
+    let remembered = Known {
+        status: Some(Status::Online),
+        entry: Some(entry(X, 4, 9, "gpu")),
+        ..Known::new(name(X), 1)
+    };
+    let mut world = world(vec![remembered]).await;
+    assert_eq!(world.known(X).and_then(|x| x.status), Some(Status::Offline));
+    world.hears(&Word::Entries(vec![entry(B, 7, 1, "nlp")]));
+    until("b is known", || world.does(B, "nlp")).await;
+    let version = |world: &World| world.known(A).and_then(|a| a.entry).map(|entry| entry.version);
+    let before = version(&world);
+    world.words();
+    assert!(world.roster.kill("registry"));
+    until("restarted", || counted(&world.metrics, "actor_restarts", "registry") == 1).await;
+    until("it speaks above its last word", || version(&world) > before).await;
+    assert!(world.does(B, "nlp") && world.does(X, "gpu"));
+    let own = |word: &Word| matches!(word, Word::Entries(e) if e[0].origin == name(A));
+    until("and tells b", || world.words().iter().any(own)).await;
+    until("all is written", || world.stored(X).is_some() && world.stored(B).is_some()).await;
+}
+
+#[tokio::test]
+async fn nonsense_is_counted_and_abuse_costs_the_link() {
+    let mut world = world(vec![]).await;
+    let payload = vec![0xff; 9].into();
+    world.registry.handle.cast(Msg::Said(Delivery { from: name(B), payload }));
+    for _ in 0..20 {
+        world.hears(&Word::Want(vec![name(A); 5000]));
+    }
+    let told = tokio::time::timeout(crate::actors::tests::PATIENCE, world.said.recv()).await;
+    assert_eq!(told.expect("in time").as_deref(), Some("cut b@h"));
+    assert_eq!(counted(&world.metrics, "door_messages", "malformed"), 1);
+    assert_eq!(counted(&world.metrics, "registry_violations", "too many in one word"), 17);
+}
+
+#[tokio::test]
+async fn at_the_end_it_is_written_who_is_still_seen() {
+    let world = world(vec![]).await;
+    until("b is stored", || world.stored(B).is_some()).await;
+    let before = world.stored(B).and_then(|b| b.last_seen).expect("it is linked");
+    until("time passes", || clock::millis() > before).await;
+    world.closed().await;
+    assert!(world.stored(B).and_then(|b| b.last_seen) > Some(before));
+}
+
+/// A store cannot be made to fail from outside, so the actor's inside is told that it did.
+#[tokio::test(start_paused = true)]
+async fn a_failed_write_is_tried_again_after_a_while() {
+    let world = world(vec![]).await;
+    until("b is stored", || counted(&world.metrics, "store_writes", "ok") == 1).await;
+    let error = StoreError::Storage("the disk is full".to_owned());
+    world.store.remember(&[], &[name(B)]).expect("writes");
+    world.registry.handle.cast(Msg::Written(Batch([name(B)].into()), Err(error)));
+    let start = timer::now();
+    until("tried again", || world.stored(B).is_some()).await;
+    assert_eq!(counted(&world.metrics, "store_writes", "failed"), 1);
+    let waited = timer::now() - start;
+    assert!((RETRY..2 * RETRY).contains(&waited), "{waited:?}");
+}

@@ -1,0 +1,45 @@
+//! Events as fast as they can be stored.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::actors::pubsub::PubSub;
+use crate::actors::timer;
+use crate::proto::event::Event;
+
+/// Events that are noted between two looks at how many wait.
+const BATCH: u64 = 256;
+/// Events that may wait for the disk.
+const WAITING: usize = 16 * 1024;
+/// Between two looks while too many wait.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// What a flood came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flooded {
+    /// Events noted.
+    pub noted: u64,
+    /// The last event that was stored by its end.
+    pub stored: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Notes events for so long.
+pub(super) async fn flood(pubsub: &PubSub, time: Duration) -> Flooded {
+    let (trail, start) = (pubsub.trail(), timer::now());
+    let mut noted = 0;
+    while start.elapsed() < time {
+        if trail.waiting() > WAITING {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        }
+        (noted..noted + BATCH - 1).for_each(|number| trail.note(Event::Bench { number }));
+        noted += BATCH;
+        // This one wakes who stores them.
+        pubsub.announce(Event::Bench { number: noted - 1 });
+        tokio::task::yield_now().await;
+    }
+    Flooded { noted, stored: trail.unstored(0).0, took: start.elapsed() }
+}

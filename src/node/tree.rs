@@ -1,0 +1,245 @@
+//! The supervision tree, as data, and what each actor needs of the others.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use crate::actors::channel_router::{self, ChannelRouter};
+use crate::actors::discovery::{self, Discovery, Hint};
+use crate::actors::event_log::{self, EventLog, Journal};
+use crate::actors::heartbeat_monitor::{self, HeartbeatMonitor};
+use crate::actors::link::{self, Link, Myself};
+use crate::actors::node_manager::{self, NodeManager, View};
+use crate::actors::pubsub::PubSub;
+use crate::actors::registry::Registry;
+use crate::actors::revocation;
+use crate::actors::supervisor::{self, Child, Roster, Tree};
+use crate::actors::timer;
+use crate::actors::topology_tracker::{self, TopologyTracker};
+use crate::gateway::admin::Admin;
+use crate::gateway::channels::Channels;
+use crate::gateway::http::Http;
+use crate::io::identity::{Identity, Tokens};
+use crate::io::metrics::Metrics;
+use crate::io::store::Store;
+use crate::io::tls::{Tls, Web};
+use crate::node::{Config, records};
+use crate::proto::event::{Event, Status};
+use crate::proto::node::{Contact, NodeName};
+use crate::proto::registry::Profile;
+use crate::proto::restart::{Intensity, Strategy};
+
+/// What was opened for the tree.
+pub(super) struct Parts {
+    pub(super) identity: Arc<Identity>,
+    pub(super) tokens: Tokens,
+    pub(super) tls: Tls,
+    pub(super) store: Arc<Store>,
+    pub(super) journal: Journal,
+    pub(super) profile: Profile,
+    pub(super) remembered: Vec<Contact>,
+    pub(super) registry: Registry,
+    pub(super) listener: Arc<TcpListener>,
+    pub(super) listen: SocketAddr,
+    pub(super) http: Option<(Arc<TcpListener>, SocketAddr, Option<Web>)>,
+    pub(super) admin_socket: Arc<std::os::unix::net::UnixListener>,
+    pub(super) socket: Option<Arc<std::net::UdpSocket>>,
+    pub(super) metrics: Metrics,
+    pub(super) myself: Myself,
+}
+
+/// The supervision tree, as data. The picture is in `actors`.
+pub(super) fn tree(
+    config: &Config,
+    parts: Parts,
+    manager: &NodeManager,
+    pubsub: &PubSub,
+) -> (Tree, Arc<Channels>) {
+    let Parts { metrics, myself, .. } = &parts;
+    let (monitor, tracker) = (HeartbeatMonitor::new(metrics), TopologyTracker::new(metrics));
+    let roster = Roster::default();
+    let door = pubsub.clone();
+    let fallen: supervisor::Ended = Arc::new(move |actor, why, restarted| {
+        let (actor, why) = (actor.to_owned(), why.to_owned());
+        door.announce(Event::ActorEnded { actor, why, restarted });
+    });
+    let branch = |name, strategy, children| Tree {
+        name,
+        strategy,
+        intensity: Intensity::default(),
+        children,
+        roster: roster.clone(),
+        metrics: metrics.clone(),
+        ended: fallen.clone(),
+    };
+    let log = EventLog::new(metrics);
+    let records = event_log::Setup {
+        store: parts.store.clone(),
+        journal: parts.journal.clone(),
+        pubsub: pubsub.clone(),
+        metrics: metrics.clone(),
+    };
+    let (ended, store, registry) = (manager.clone(), parts.store.clone(), parts.registry.clone());
+    let admin = Admin {
+        name: config.name.clone(),
+        id: parts.identity.id(),
+        cluster: parts.identity.cluster(),
+        incarnation: myself.incarnation.clone(),
+        listen: parts.listen,
+        http: parts.http.as_ref().map(|(_, address, _)| *address),
+        started: timer::now(),
+        peers: manager.peers(),
+        vitals: monitor.vitals(),
+        matrix: tracker.matrix(),
+        nodes: registry.nodes(),
+        journal: parts.journal.clone(),
+        pubsub: pubsub.clone(),
+        metrics: metrics.clone(),
+        clients: Arc::default(),
+        disconnect: Arc::new(move |peer| ended.disconnect(peer)),
+        forget: Arc::new(move |node, life| registry.forget(node, life)),
+        store: Arc::new(move || store.condition()),
+        min_peers: config.http.as_ref().map_or(0, |http| http.min_peers),
+        roster: roster.clone(),
+        chaos: config.chaos,
+    };
+    let (one, rest) = (Strategy::OneForOne, Strategy::RestForOne);
+    let records = vec![log.child(records)];
+    let cluster = cluster(config, &parts, pubsub, manager, &monitor, &tracker);
+    let router = ChannelRouter::new(pubsub, metrics);
+    let anonymous = config.http.as_ref().map_or(&[][..], |http| &http.anonymous);
+    let channels = Arc::new(Channels::new(&router, &admin, &parts.tokens, anonymous));
+    let mut gateway =
+        vec![router.child(routing(&parts, manager)), admin.child(parts.admin_socket.clone())];
+    if let (Some((listener, _, web)), Some(http)) = (&parts.http, &config.http) {
+        let (listener, web) = (listener.clone(), web.clone());
+        let (origins, channels) = (http.origins.clone(), channels.clone());
+        gateway.extend(Http { listener, web, origins, channels }.children());
+    }
+    let children = vec![
+        pubsub.child(),
+        Child::supervisor(branch("records", one, records)),
+        Child::supervisor(branch("cluster", rest, cluster)),
+        Child::supervisor(branch("gateway", Strategy::OneForAll, gateway)),
+    ];
+    (branch("root", rest, children), channels)
+}
+
+fn routing(parts: &Parts, manager: &NodeManager) -> channel_router::Setup {
+    let (peers, abusers) = (manager.peers(), manager.clone());
+    channel_router::Setup {
+        incarnation: parts.myself.incarnation.clone(),
+        linked: Arc::new(move || names(&peers.borrow())),
+        cut: Arc::new(move |peer| abusers.misbehaved(peer)),
+    }
+}
+
+/// The actors that make a cluster of nodes, and what each needs of the others.
+fn cluster(
+    config: &Config,
+    parts: &Parts,
+    pubsub: &PubSub,
+    manager: &NodeManager,
+    monitor: &HeartbeatMonitor,
+    tracker: &TopologyTracker,
+) -> Vec<Child> {
+    let Parts { metrics, myself, .. } = parts;
+    let (link, discovery) = (Link::new(metrics), Discovery::new(metrics));
+    let registry = parts.registry.clone();
+    let links = link::Setup {
+        listener: parts.listener.clone(),
+        tls: parts.tls.clone(),
+        myself: myself.clone(),
+        pubsub: pubsub.clone(),
+        metrics: metrics.clone(),
+    };
+    let members = node_manager::Setup {
+        config: config.membership,
+        myself: myself.clone(),
+        link: link.clone(),
+        pubsub: pubsub.clone(),
+        lives: Arc::default(),
+        forgotten: Arc::new(move || registry.forgotten()),
+    };
+    let (silenced, flooders) = (manager.clone(), manager.clone());
+    let (beacons, peers) = (discovery.clone(), manager.peers());
+    let heartbeats = heartbeat_monitor::Setup {
+        config: config.heartbeat,
+        name: config.name.clone(),
+        link: link.clone(),
+        pubsub: pubsub.clone(),
+        silent: Arc::new(move |peer| silenced.silent(peer)),
+        cut: Arc::new(move |peer| flooders.misbehaved(peer)),
+        beacon: Arc::new(move |peer| beacons.heard(peer)),
+        linked: Arc::new(move || names(&peers.borrow())),
+        metrics: metrics.clone(),
+    };
+    let (abusers, peers, vitals) = (manager.clone(), manager.peers(), monitor.vitals());
+    let topology = topology_tracker::Setup {
+        name: config.name.clone(),
+        incarnation: myself.incarnation.clone(),
+        sides: Arc::new(move || records::sides(&peers.borrow(), &vitals.borrow())),
+        forgotten: records::forgotten(parts, manager),
+        cut: Arc::new(move |peer| abusers.misbehaved(peer)),
+        pubsub: pubsub.clone(),
+        metrics: metrics.clone(),
+    };
+    let revocations = revocation::Setup {
+        file: Arc::new(parts.identity.revocation_file(&config.certs)),
+        tokens: parts.tokens.clone(),
+        identity: parts.identity.clone(),
+        link: link.clone(),
+        pubsub: pubsub.clone(),
+        metrics: metrics.clone(),
+    };
+    vec![
+        link.child(links),
+        manager.child(members),
+        monitor.child(heartbeats),
+        tracker.child(topology),
+        parts.registry.child(records::registry(parts, pubsub, manager, monitor)),
+        discovery.child(discovery_setup(config, parts, manager, pubsub)),
+        revocation::child(revocations),
+    ]
+}
+
+fn discovery_setup(
+    config: &Config,
+    parts: &Parts,
+    manager: &NodeManager,
+    pubsub: &PubSub,
+) -> discovery::Setup {
+    let (hinted, peers) = (manager.clone(), manager.peers());
+    discovery::Setup {
+        config: config.discovery,
+        identity: parts.identity.clone(),
+        incarnation: parts.myself.incarnation.clone(),
+        advertise: parts.myself.advertise,
+        socket: parts.socket.clone(),
+        seeds: config.join.clone(),
+        remembered: parts.remembered.clone(),
+        sequence: Arc::default(),
+        hint: Arc::new(move |hint| match hint {
+            Hint::Contact(contact, source) => hinted.hint(contact, source),
+            Hint::Seed(address) => hinted.seed(address),
+        }),
+        linked: Arc::new(move || linked(&peers.borrow())),
+        pubsub: pubsub.clone(),
+        metrics: parts.metrics.clone(),
+    }
+}
+
+fn linked(view: &View) -> Vec<Contact> {
+    let online = view.iter().filter(|row| row.peer.status == Status::Online);
+    online
+        .filter_map(|row| {
+            let peer = &row.peer;
+            let (name, incarnation) = (peer.name.clone(), peer.incarnation);
+            peer.address.map(|address| Contact { name, address, incarnation })
+        })
+        .collect()
+}
+
+/// The peers that are linked.
+fn names(view: &View) -> Vec<NodeName> {
+    linked(view).into_iter().map(|contact| contact.name).collect()
+}
