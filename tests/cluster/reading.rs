@@ -144,7 +144,7 @@ fn a_time_that_is_still_to_come_holds_for_what_follows_too() {
 fn what_cannot_be_meant_is_refused_with_a_word_why() {
     let cluster = Cluster::new();
     let a = cluster.node("a").start();
-    let refused: [(&[&str], &str); 16] = [
+    let refused: [(&[&str], &str); 15] = [
         (&["--type", "party"], "party"),
         (&["--type", ""], "--type"),
         (&["--type", "node_started,peer_online"], "--type"),
@@ -153,7 +153,6 @@ fn what_cannot_be_meant_is_refused_with_a_word_why() {
         (&["--since", "yesterday"], "2026-01-02T03:04:05Z"),
         (&["--since", ""], "--since"),
         (&["--since", "2026-13-01T00:00:00Z"], "--since"),
-        (&["--since", "1900-01-01T00:00:00Z"], "--since"),
         (&["--until", "99999999999999999999d"], "--until"),
         (&["-n", "0"], "1 and 1000"),
         (&["-n", "1001"], "1 and 1000"),
@@ -236,7 +235,6 @@ fn hostile_questions_over_http_cost_nobody_but_who_asks() {
         "from=",
         "from=0",
         "from=-1",
-        "from=1969-12-31T23:59:59Z",
         "until=now",
         "until=2026-01-02",
         "until=2026-01-02T25:00:00Z",

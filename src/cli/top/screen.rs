@@ -226,6 +226,7 @@ mod tests {
         let status: NodeStatus = serde_json::from_value(json!({
             "name": name(0), "id": "1", "cluster": "2", "incarnation": 3,
             "listen": "127.0.0.1:1", "http": null, "uptime_s": 3661, "doubts_itself": 0,
+            "specializations": [], "metadata": {}, "degraded": null,
             "majority": {"held": true, "here": 1, "known": 1, "missing": []},
             "peers": (1..=peers).map(peer).collect::<Vec<_>>(),
         }))
