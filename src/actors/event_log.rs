@@ -108,7 +108,10 @@ struct Inside {
 
 impl Inside {
     fn write_within(&mut self, wait: Duration) {
-        let at = timer::now() + wait;
+        self.write_by(timer::now() + wait);
+    }
+
+    fn write_by(&mut self, at: Instant) {
         self.write_at = Some(self.write_at.map_or(at, |before| before.min(at)));
     }
 
@@ -149,10 +152,7 @@ impl Inside {
                 }
                 match self.setup.journal.trail().waiting() {
                     // What was written is signed in time, also when nothing more happens.
-                    0 if !work.seal => {
-                        let at = self.seal_at;
-                        self.write_at = Some(self.write_at.map_or(at, |before| before.min(at)));
-                    }
+                    0 if !work.seal => self.write_by(self.seal_at),
                     0 => {}
                     MANY.. => self.write_within(Duration::ZERO),
                     _ => self.write_within(HOLD),

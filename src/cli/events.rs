@@ -1,6 +1,6 @@
 //! `xpando-node events`: what happened, as one node noted it or all did; whether it is as it was written.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use xpando_node::proto::chain::Record;
 use xpando_node::proto::event::Event;
 use xpando_node::proto::node::NodeName;
 
-use super::query::{PATIENCE, Which, ask, ask_within};
+use super::query::{Which, ask, ask_within};
 use super::token::lifetime;
-use super::watch::line;
+use super::watch::{changes, line};
 
 /// Events that are shown, unless another number is asked for.
 const SHOWN: usize = 100;
@@ -232,15 +232,8 @@ fn follow(
 ) -> anyhow::Result<()> {
     let WantedArgs { label, node, since: from, .. } = &args.wanted;
     let (label, node, from) = (label.clone(), node.clone(), *from);
-    let mut stream = sockets::connect(directory)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut request =
-        serde_json::to_vec(&Request::Watch { after: Some(after), label, node, from })?;
-    request.push(b'\n');
-    stream.write_all(&request)?;
-    let mut lines = BufReader::new(&stream).lines();
-    lines.next().context("the node does not answer")??;
-    stream.set_read_timeout(None)?;
+    let request = Request::Watch { after: Some(after), label, node, from };
+    let (_node, lines) = changes(directory, &request)?;
     out.flush()?;
     for change in lines {
         writeln!(out, "{}", shown(&serde_json::from_str(&change?)?, args.json)?)?;

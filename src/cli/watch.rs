@@ -1,6 +1,7 @@
 //! `xpando-node watch`: what happens in the cluster, as one node sees it, one line an event.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -25,17 +26,8 @@ pub(super) struct WatchArgs {
 
 /// Follows until the node ends, which is a failure, or nobody reads any more.
 pub(super) fn watch(args: &WatchArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    let mut stream = sockets::connect(&args.which.find()?)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut request =
-        serde_json::to_vec(&Request::Watch { after: None, label: None, node: None, from: None })?;
-    request.push(b'\n');
-    stream.write_all(&request)?;
-    let mut lines = BufReader::new(&stream).lines();
-    let first = lines.next().context("the node does not answer")??;
-    let Answer::Watching(node) = serde_json::from_str(&first)? else {
-        bail!("the node's answer is for another question")
-    };
+    let request = Request::Watch { after: None, label: None, node: None, from: None };
+    let (node, changes) = changes(&args.which.find()?, &request)?;
     let at = clock::rfc3339(clock::wall());
     if args.json {
         writeln!(out, "{}", json!({"at": at, "event": "watching", "node": node}))?;
@@ -43,8 +35,7 @@ pub(super) fn watch(args: &WatchArgs, out: &mut dyn Write) -> anyhow::Result<()>
         writeln!(out, "{at}  watching {node}")?;
     }
     out.flush()?;
-    stream.set_read_timeout(None)?;
-    for line in lines {
+    for line in changes {
         let line = line?;
         if args.json {
             writeln!(out, "{line}")?;
@@ -54,6 +45,27 @@ pub(super) fn watch(args: &WatchArgs, out: &mut dyn Write) -> anyhow::Result<()>
         out.flush()?;
     }
     bail!("{node} has ended")
+}
+
+/// Asks a node for changes as they happen: its name, and a line of JSON for each until the node ends.
+pub(super) fn changes(
+    directory: &Path,
+    request: &Request,
+) -> anyhow::Result<(NodeName, impl Iterator<Item = std::io::Result<String>> + use<>)> {
+    let mut stream = sockets::connect(directory)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut asked = serde_json::to_vec(request)?;
+    asked.push(b'\n');
+    stream.write_all(&asked)?;
+    // What is set on one handle of a socket counts for all.
+    let handle = stream.try_clone()?;
+    let mut lines = BufReader::new(stream).lines();
+    let first = lines.next().context("the node does not answer")??;
+    let Answer::Watching(node) = serde_json::from_str(&first)? else {
+        bail!("the node's answer is for another question")
+    };
+    handle.set_read_timeout(None)?;
+    Ok((node, lines))
 }
 
 /// A change as a line for people.

@@ -120,6 +120,21 @@ enum Failure {
     Refused(StoreError),
 }
 
+impl Failure {
+    /// The error for the caller; `disk` is what one of the disk means to it.
+    fn into_error(self, disk: impl FnOnce(std::io::Error) -> StoreError) -> StoreError {
+        match self {
+            Self::Disk(source) => disk(source),
+            Self::Damaged(text) => StoreError::Damaged(text),
+            Self::Refused(error) => error,
+        }
+    }
+}
+
+fn storage(source: std::io::Error) -> StoreError {
+    StoreError::Storage(source.to_string())
+}
+
 impl<E: Into<redb::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         let error = error.into();
@@ -207,13 +222,8 @@ impl Store {
     pub fn open(directory: &Path, now: SystemTime) -> Result<(Self, Opened), StoreError> {
         let unusable = |source| StoreError::Directory { path: directory.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
-        Self::open_at(Place::Directory(directory.to_owned()), now).map_err(
-            |failure| match failure {
-                Failure::Disk(source) => unusable(source),
-                Failure::Damaged(text) => StoreError::Damaged(text),
-                Failure::Refused(error) => error,
-            },
-        )
+        Self::open_at(Place::Directory(directory.to_owned()), now)
+            .map_err(|failure| failure.into_error(unusable))
     }
 
     /// Opens the store that a node left in `directory`, to look at it: nothing is made, and nothing set aside.
@@ -225,12 +235,8 @@ impl Store {
         std::fs::metadata(directory.join(place::FILE)).map_err(unusable)?;
         let mut inside = Inside { looking: true, suspect: true, ..Inside::default() };
         let place = Place::Directory(directory.to_owned());
-        match inside.open(&place, clock::wall()) {
-            Ok(_opened) => Ok(Self { place, inside: Mutex::new(inside) }),
-            Err(Failure::Disk(source)) => Err(unusable(source)),
-            Err(Failure::Damaged(text)) => Err(StoreError::Damaged(text)),
-            Err(Failure::Refused(error)) => Err(error),
-        }
+        inside.open(&place, clock::wall()).map_err(|failure| failure.into_error(unusable))?;
+        Ok(Self { place, inside: Mutex::new(inside) })
     }
 
     fn open_at(place: Place, now: SystemTime) -> Result<(Self, Opened), Failure> {
@@ -345,11 +351,7 @@ impl Store {
         if inside.database.is_none()
             && let Err(failure) = inside.open(&self.place, clock::wall())
         {
-            let error = match failure {
-                Failure::Disk(source) => StoreError::Storage(source.to_string()),
-                Failure::Damaged(text) => StoreError::Damaged(text),
-                Failure::Refused(error) => error,
-            };
+            let error = failure.into_error(storage);
             inside.condition.failing = Some(error.to_string());
             return Err(error);
         }
@@ -358,11 +360,8 @@ impl Store {
 
     /// Closes a database that failed: redb refuses all further work on it.
     fn failed(&self, database: Arc<Database>, failure: Failure) -> StoreError {
-        let (error, damaged) = match failure {
-            Failure::Disk(source) => (StoreError::Storage(source.to_string()), false),
-            Failure::Damaged(text) => (StoreError::Damaged(text), true),
-            Failure::Refused(error) => (error, false),
-        };
+        let damaged = matches!(failure, Failure::Damaged(_));
+        let error = failure.into_error(storage);
         let mut inside = self.inside();
         inside.suspect |= damaged;
         inside.condition.failing = Some(error.to_string());

@@ -74,6 +74,30 @@ pub fn decode_versioned<T: DeserializeOwned>(
     }
 }
 
+/// Cuts a list into words so that no piece is larger than `limit` bytes, or has more than `most` things.
+#[must_use]
+pub fn chunks<T>(
+    most: usize,
+    items: impl IntoIterator<Item = T>,
+    limit: usize,
+    size: fn(&T) -> usize,
+) -> Vec<Vec<T>> {
+    let (mut done, mut piece, mut filled) = (Vec::new(), Vec::new(), 0);
+    for item in items {
+        let size = size(&item);
+        if !piece.is_empty() && (filled + size > limit || piece.len() >= most) {
+            done.push(std::mem::take(&mut piece));
+            filled = 0;
+        }
+        filled += size;
+        piece.push(item);
+    }
+    if !piece.is_empty() {
+        done.push(piece);
+    }
+    done
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

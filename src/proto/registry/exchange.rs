@@ -8,6 +8,7 @@ use super::{
     Entry, MOST, Mark, Output, REPEAT, RETRY, Registry, Word, YOUNG, expired, millis,
     profile::Profile,
 };
+use crate::proto::codec;
 use crate::proto::node::NodeName;
 
 /// Each word encodes below this many bytes.
@@ -39,7 +40,7 @@ impl Registry {
         }
         link.compared = Some(now);
         let marks = self.entries.values().map(|entry| (entry.origin.clone(), entry.mark()));
-        let parts = chunks(marks, WORD - HEAD, mark_size);
+        let parts = codec::chunks(MOST, marks, WORD - HEAD, mark_size);
         let (count, mut after) = (parts.len(), None);
         for (at, marks) in parts.into_iter().enumerate() {
             let last = marks.last().map(|(name, _)| name.clone());
@@ -95,7 +96,7 @@ impl Registry {
             size += entry_size(entry);
             entries.push(entry.clone());
         }
-        for entries in chunks(entries, WORD - HEAD, entry_size) {
+        for entries in codec::chunks(MOST, entries, WORD - HEAD, entry_size) {
             out.push(Output::Send(to.clone(), Word::Entries(entries)));
         }
     }
@@ -122,7 +123,7 @@ impl Registry {
                 }
             }
         }
-        for names in chunks(wanted, WORD - HEAD, |name| name.as_str().len() + 2) {
+        for names in codec::chunks(MOST, wanted, WORD - HEAD, |name| name.as_str().len() + 2) {
             out.push(Output::Send(from.clone(), Word::Want(names)));
         }
         if absurd {
@@ -201,7 +202,7 @@ impl Registry {
         entries: Vec<Entry>,
         out: &mut Vec<Output>,
     ) {
-        for entries in chunks(entries, WORD - HEAD, entry_size) {
+        for entries in codec::chunks(MOST, entries, WORD - HEAD, entry_size) {
             for peer in self.links.keys().filter(|peer| Some(*peer) != from) {
                 out.push(Output::Send(peer.clone(), Word::Entries(entries.clone())));
             }
@@ -217,26 +218,4 @@ fn mark_size((name, _): &(NodeName, Mark)) -> usize {
 
 pub(super) fn entry_size(entry: &Entry) -> usize {
     entry.origin.as_str().len() + 40 + entry.profile().map_or(0, Profile::size)
-}
-
-/// Cuts a list so that no piece is larger than `limit`, or longer than a word may be.
-fn chunks<T>(
-    items: impl IntoIterator<Item = T>,
-    limit: usize,
-    size: fn(&T) -> usize,
-) -> Vec<Vec<T>> {
-    let (mut done, mut piece, mut filled) = (Vec::new(), Vec::new(), 0);
-    for item in items {
-        let size = size(&item);
-        if !piece.is_empty() && (filled + size > limit || piece.len() >= MOST) {
-            done.push(std::mem::take(&mut piece));
-            filled = 0;
-        }
-        filled += size;
-        piece.push(item);
-    }
-    if !piece.is_empty() {
-        done.push(piece);
-    }
-    done
 }

@@ -11,6 +11,7 @@ use super::{
     ANSWER, Cell, DIGEST, FULL, FUTURE, HOLD, MOST, MOURNED, Mark, Origin, Output, Partial, RELAYS,
     REPEAT, RETRY, Row, Topology, WORD, Word,
 };
+use crate::proto::codec;
 use crate::proto::event::Status;
 use crate::proto::node::{Incarnation, NodeName};
 
@@ -81,7 +82,7 @@ impl Topology {
     fn digest(&self, now: Instant) -> Vec<Word> {
         let marks = self.marks(now).into_iter();
         let marks = marks.map(|(name, (life, version))| (name.clone(), life, version));
-        let parts = chunks(marks, WORD - HEAD, mark_size);
+        let parts = codec::chunks(MOST, marks, WORD - HEAD, mark_size);
         let (count, mut after) = (parts.len(), None);
         let word = |(at, marks): (usize, Vec<Mark>)| {
             let last = marks.last().map(|(name, _, _)| name.clone());
@@ -149,7 +150,7 @@ impl Topology {
                 rows.push(part);
             }
         }
-        for rows in chunks(rows, WORD - HEAD, row_size) {
+        for rows in codec::chunks(MOST, rows, WORD - HEAD, row_size) {
             out.push(Output::Send(from.clone(), Word::Rows(rows)));
         }
     }
@@ -307,26 +308,26 @@ fn online(row: &Origin, peer: &NodeName) -> bool {
 }
 
 pub(super) fn want(peer: &NodeName, names: Vec<NodeName>, out: &mut Vec<Output>) {
-    for names in chunks(names, WORD - HEAD, |name| name.as_str().len() + 2) {
+    for names in codec::chunks(MOST, names, WORD - HEAD, |name| name.as_str().len() + 2) {
         out.push(Output::Send(peer.clone(), Word::Want(names)));
     }
 }
 
 fn news(peer: &NodeName, marks: impl IntoIterator<Item = Mark>, out: &mut Vec<Output>) {
-    for marks in chunks(marks, WORD - HEAD, mark_size) {
+    for marks in codec::chunks(MOST, marks, WORD - HEAD, mark_size) {
         out.push(Output::Send(peer.clone(), Word::News(marks)));
     }
 }
 
 /// Cells of our own, in as many lists as their words need.
 pub(super) fn deltas(cells: Vec<(NodeName, Option<Cell>)>) -> Vec<Vec<(NodeName, Option<Cell>)>> {
-    chunks(cells, WORD - HEAD, own_size)
+    codec::chunks(MOST, cells, WORD - HEAD, own_size)
 }
 
 /// A row in as many parts as its words need.
 fn parts(origin: &NodeName, row: Origin) -> Vec<Row> {
     let (incarnation, version) = (row.incarnation, row.version);
-    let mut parts = chunks(row.cells, WORD - 3 * HEAD, cell_size);
+    let mut parts = codec::chunks(MOST, row.cells, WORD - 3 * HEAD, cell_size);
     if parts.is_empty() {
         parts.push(Vec::new());
     }
@@ -358,26 +359,4 @@ fn own_size((name, _): &(NodeName, Option<Cell>)) -> usize {
 
 fn row_size(row: &Row) -> usize {
     HEAD + row.cells.iter().map(cell_size).sum::<usize>()
-}
-
-/// Cuts a list so that no piece is larger than `limit`, or longer than a word may be.
-fn chunks<T>(
-    items: impl IntoIterator<Item = T>,
-    limit: usize,
-    size: fn(&T) -> usize,
-) -> Vec<Vec<T>> {
-    let (mut done, mut piece, mut filled) = (Vec::new(), Vec::new(), 0);
-    for item in items {
-        let size = size(&item);
-        if !piece.is_empty() && (filled + size > limit || piece.len() >= MOST) {
-            done.push(std::mem::take(&mut piece));
-            filled = 0;
-        }
-        filled += size;
-        piece.push(item);
-    }
-    if !piece.is_empty() {
-        done.push(piece);
-    }
-    done
 }
