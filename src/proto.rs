@@ -21,6 +21,7 @@ pub mod hlc;
 pub mod interest;
 pub mod membership;
 pub mod node;
+pub mod notices;
 pub mod outbox;
 pub mod presence;
 pub mod questions;

@@ -81,6 +81,8 @@ pub enum Count {
     Lost,
     /// Answers of the HTTP API, by class of status.
     Api,
+    /// Connections, requests and joins of clients that were refused, by cause.
+    ClientsRefused,
 }
 
 /// What is timed.
@@ -99,7 +101,7 @@ const TIMINGS: [(Timing, &str, &str); 2] = [
 /// The first bucket of a timing in seconds, how much wider each next one is, and how many there are: 0.5 ms to 16 s.
 const BUCKETS: (f64, f64, u16) = (0.0005, 2.0, 16);
 
-const COUNTERS: [(Count, &str, &str); 20] = [
+const COUNTERS: [(Count, &str, &str); 21] = [
     (Count::Accepted, "xpando_connections_accepted", "Connections accepted, by how they went on"),
     (Count::Dials, "xpando_dials", "Dials that began"),
     (Count::DialFailed, "xpando_dial_failures", "Dials that failed, by cause"),
@@ -120,6 +122,7 @@ const COUNTERS: [(Count, &str, &str); 20] = [
     (Count::Store, "xpando_store_writes", "Writes to the store, by outcome"),
     (Count::Lost, "xpando_messages_lost", "Messages that found no actor, by actor"),
     (Count::Api, "xpando_http_responses", "Answers of the HTTP API, by class of status"),
+    (Count::ClientsRefused, "xpando_clients_refused", "What was refused to clients, by cause"),
 ];
 
 impl Default for Metrics {
