@@ -60,6 +60,7 @@ use crate::io::tls::{Tls, TlsError, WebError};
 use crate::io::{beacon, clock};
 use crate::proto::node::{Incarnation, NameError};
 use crate::proto::registry::ProfileError;
+use crate::proto::topic::Name;
 
 pub mod bench;
 mod builder;
@@ -267,7 +268,7 @@ impl Node {
         let door = Door::new(pubsub.clone(), manager.peers(), parts.registry.clone());
         let http = parts.http.as_ref().map(|(_, address, _)| *address);
         let (tree, channels) = tree(&config, parts, &manager, &pubsub);
-        let served = serve(channels.admin())?;
+        let served = serve(channels.admin(), config.bench)?;
         let root = supervisor::start(tree).await.map_err(|e| StartError::Spawn(e.to_string()))?;
         tracing::info!(
             name = %config.name, %listen, incarnation = incarnation.load(Ordering::Relaxed),
@@ -367,10 +368,14 @@ fn register(config: &Config) -> Option<Registration> {
 }
 
 /// The names that every node serves.
-fn serve(admin: &Admin) -> Result<Vec<Serving>, ServeError> {
-    let mut served = Vec::from(bench::serve(&admin.name, &admin.pubsub)?);
-    served.push(channel_router::answer(&admin.pubsub)?);
+fn serve(admin: &Admin, bench: bool) -> Result<Vec<Serving>, ServeError> {
+    let pubsub = &admin.pubsub;
+    let echo = pubsub.serve(Name::echo(), |request: Request| async move { Ok(request.payload) })?;
+    let mut served = vec![echo, channel_router::answer(pubsub)?];
     served.extend([sight::serve(admin)?, history::serve(admin)?]);
+    if bench {
+        served.push(bench::serve(&admin.name, pubsub)?);
+    }
     Ok(served)
 }
 

@@ -77,6 +77,10 @@ pub(super) struct RunArgs {
     /// Let `xpando-node kill` end actors
     #[arg(long, hide = true)]
     chaos: bool,
+
+    /// Obey `xpando-node bench`, of any peer too
+    #[arg(long, hide = true)]
+    bench: bool,
 }
 
 /// Clients over HTTP.
@@ -162,6 +166,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
         profile,
         http: args.http.config(),
         chaos: args.chaos,
+        bench: args.bench,
         ..Config::new(name, certs, data_dir)
     };
     runtime.block_on(serve(config))

@@ -143,7 +143,6 @@ fn told(event: &Event) -> String {
         | Event::StoreSetAside { .. }
         | Event::StoreFailing { .. }
         | Event::StoreRecovered
-        | Event::Bench { .. }
         | Event::EventsLost { .. } => told_of_itself(event),
     }
 }
@@ -181,7 +180,6 @@ fn told_of_itself(event: &Event) -> String {
         }
         Event::StoreFailing { why } => format!("nothing is remembered: {why}"),
         Event::StoreRecovered => "the store can be written again".to_owned(),
-        Event::Bench { number } => format!("number {number} of a benchmark"),
         Event::EventsLost { count } => {
             format!(
                 "{count} events before this one are in no trail: the store could not be written"

@@ -1,8 +1,8 @@
 //! The service behind `xpando-node bench`: loads and sinks inside running nodes.
 //!
-//! Every node serves [`BENCH`] and [`ECHO`]. A node counts messages for any node of its cluster, one run
-//! at a time, and lets go of a run that nobody asks about for half a minute; it makes load only for itself,
-//! which means for those who may use its admin socket.
+//! A node serves [`Name::bench`] when it was started with `--bench`, and only then. It counts messages for any node of
+//! its cluster, one run at a time, and ends a run that was not asked about for half a minute; it makes load only for
+//! itself, which means for those who may use its admin socket.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,10 +26,6 @@ pub use flood::Flooded;
 pub use numbered::{Gap, Ledger, Numbers, Sent, Stream};
 pub use topics::Changed;
 
-/// The name that answers [`Order`]s.
-pub const BENCH: &str = "xpando:bench";
-/// The name that replies what it is told.
-pub const ECHO: &str = "xpando:echo";
 /// A run that nobody asks about ends after this time.
 const IDLE: Duration = Duration::from_secs(30);
 /// Subscribers of one run.
@@ -158,24 +154,18 @@ struct Bench {
     held: Mutex<Option<topics::Held>>,
 }
 
-/// Serves benchmarks until the results are dropped.
+/// Serves benchmarks until the result is dropped.
 ///
 /// # Errors
 /// [`ServeError`].
-pub(super) fn serve(me: &NodeName, pubsub: &PubSub) -> Result<[Serving; 2], ServeError> {
+pub(super) fn serve(me: &NodeName, pubsub: &PubSub) -> Result<Serving, ServeError> {
     let bench =
         Arc::new(Bench { pubsub: pubsub.clone(), run: Mutex::default(), held: Mutex::default() });
     let me = me.clone();
-    let name = |text: &'static str| text.parse::<Name>();
-    let (Ok(orders), Ok(echo)) = (name(BENCH), name(ECHO)) else {
-        return Err(ServeError::TooMany(crate::proto::interest::TooMany)); // both are names
-    };
-    let orders = pubsub.serve(orders, move |request| {
+    pubsub.serve(Name::bench(), move |request| {
         let (bench, own) = (bench.clone(), request.from == me);
         async move { bench.obey(&request, own).await }
-    })?;
-    let echo = pubsub.serve(echo, |request: Request| async move { Ok(request.payload) })?;
-    Ok([orders, echo])
+    })
 }
 
 fn json(value: &impl Serialize) -> Reply {
@@ -291,10 +281,7 @@ impl Bench {
     }
 
     async fn ask(&self, node: &NodeName) -> Result<Seen, String> {
-        let address = Address {
-            name: BENCH.parse().map_err(|_no_name| "no name")?,
-            node: Some(node.clone()),
-        };
+        let address = Address { name: Name::bench(), node: Some(node.clone()) };
         let seen = self.pubsub.call(&address, json(&Order::Seen)?, ANSWER).await;
         let seen = seen.map_err(|error| format!("{node}: {error}"))?;
         serde_json::from_slice(&seen).map_err(|error| error.to_string())
@@ -331,7 +318,7 @@ impl Bench {
             tasks.spawn(publisher.run(start));
         }
         let stop = Arc::new(AtomicBool::new(false));
-        let probe = tokio::spawn(self.clone().probe(echo(&first)?, stop.clone()));
+        let probe = tokio::spawn(self.clone().probe(echo(&first), stop.clone()));
         let (mut done, mut expected) = (0, 0);
         loop {
             match tokio::time::timeout(IDLE / 3, tasks.join_next()).await {
@@ -416,7 +403,7 @@ impl Bench {
     async fn call(self: Arc<Self>, load: Load) -> Result<Made, String> {
         let first = load.to.first().ok_or("to nobody")?.clone();
         let (before, here) = (self.all(&load).await?, used());
-        let to = echo(&first)?;
+        let to = echo(&first);
         let payload = Bytes::from(vec![7; load.size]);
         let left = Arc::new(AtomicU64::new(load.count));
         let start = timer::now();
@@ -511,9 +498,8 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn echo(node: &NodeName) -> Result<Address, String> {
-    let name = ECHO.parse::<Name>().map_err(|error| error.to_string())?;
-    Ok(Address { name, node: Some(node.clone()) })
+fn echo(node: &NodeName) -> Address {
+    Address { name: Name::echo(), node: Some(node.clone()) }
 }
 
 fn since(after: Usage, before: Usage) -> Usage {

@@ -37,6 +37,8 @@ pub struct Config {
     pub http: Option<http::Config>,
     /// Let the admin socket kill actors.
     pub chaos: bool,
+    /// Serve [`bench`](crate::node::bench): its orders make load, and any peer may have it subscribe to everything.
+    pub bench: bool,
     /// Whom to dial, how often, and whom to forget.
     pub membership: membership::Config,
     /// When a silent peer is doubted and given up.
@@ -61,6 +63,7 @@ impl Config {
             profile: Profile::default(),
             http: None,
             chaos: false,
+            bench: false,
             membership: membership::Config::default(),
             heartbeat: heartbeat::Config::default(),
             discovery: discovery::Config::default(),

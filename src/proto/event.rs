@@ -374,11 +374,6 @@ pub enum Event {
     },
     /// The store can be written again.
     StoreRecovered,
-    /// A benchmark made this one.
-    Bench {
-        /// Its number in the run.
-        number: u64,
-    },
     /// So many events had no room while the store could not be written: they were logged, and are in no trail.
     EventsLost {
         /// How many.
@@ -388,7 +383,7 @@ pub enum Event {
 
 impl Event {
     /// The types of events, as the API spells them.
-    pub const LABELS: [&str; 31] = [
+    pub const LABELS: [&str; 30] = [
         "peer_discovered",
         "peer_connecting",
         "peer_syncing",
@@ -418,7 +413,6 @@ impl Event {
         "store_set_aside",
         "store_failing",
         "store_recovered",
-        "bench",
         "events_lost",
     ];
 
@@ -455,7 +449,6 @@ impl Event {
             Self::StoreSetAside { .. } => "store_set_aside",
             Self::StoreFailing { .. } => "store_failing",
             Self::StoreRecovered => "store_recovered",
-            Self::Bench { .. } => "bench",
             Self::EventsLost { .. } => "events_lost",
         }
     }
@@ -500,7 +493,6 @@ impl Event {
             | Self::StoreSetAside { .. }
             | Self::StoreFailing { .. }
             | Self::StoreRecovered
-            | Self::Bench { .. }
             | Self::EventsLost { .. } => None,
         }
     }

@@ -188,6 +188,18 @@ impl Name {
         Self("xpando:history".into())
     }
 
+    /// Under which every node replies with what it was sent.
+    #[must_use]
+    pub fn echo() -> Self {
+        Self("xpando:echo".into())
+    }
+
+    /// Under which a node started with `--bench` takes the orders of benchmarks.
+    #[must_use]
+    pub fn bench() -> Self {
+        Self("xpando:bench".into())
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

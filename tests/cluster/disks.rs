@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::kit::disk::{Disk, Faults};
-use crate::kit::trail::numbers;
+use crate::kit::trail::{flooded, numbers};
 use crate::kit::{Cluster, Node, full, linked};
 
 /// Of a flood: enough to need room on the disk.
@@ -59,9 +59,9 @@ fn remembers(node: &Node, floods: &[u64], guests: &[&str]) {
     let numbers = numbers(&stored);
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
     let of = |kind: &'static str| stored.iter().filter(move |it| it["event"] == kind);
-    let bench: Vec<_> = of("bench").map(|it| it["number"].as_u64().unwrap()).collect();
+    let flooded = flooded(&stored);
     let expected: Vec<_> = floods.iter().flat_map(|noted| 0..*noted).collect();
-    assert!(bench == expected, "{} of {} events of floods", bench.len(), expected.len());
+    assert!(flooded == expected, "{} of {} events of floods", flooded.len(), expected.len());
     for guest in guests {
         assert_eq!(of("peer_offline").filter(|it| it["peer"] == full(guest)).count(), 1, "{guest}");
     }

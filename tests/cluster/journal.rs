@@ -12,7 +12,7 @@ use xpando_node::proto::chain::{Moment, Record};
 use xpando_node::proto::hlc::Stamp;
 use xpando_node::proto::node::Incarnation;
 
-use crate::kit::trail::{Left, numbers};
+use crate::kit::trail::{Left, flooded, numbers};
 use crate::kit::{Cluster, full, linked, told, until};
 
 /// Lives that end in a flood.
@@ -219,9 +219,8 @@ fn an_event_log_that_is_killed_again_and_again_misses_nothing() {
     let stored = a.exported();
     whole(&stored, 1);
     assert!(last == proved && last <= stored.len() as u64);
-    let bench = stored.iter().filter(|it| it["event"] == "bench");
-    let bench: Vec<_> = bench.map(|it| it["number"].as_u64().unwrap()).collect();
-    assert!(bench.iter().copied().eq(0..noted), "{} of {noted}", bench.len());
+    let flooded = flooded(&stored);
+    assert!(flooded.iter().copied().eq(0..noted), "{} of {noted}", flooded.len());
     assert_eq!(a.events(&["--type", "actor_ended", "--since", "1h"]).len(), 8);
     assert_eq!(stored.iter().filter(|it| it["event"] == "store_failing").count(), 0);
     eprintln!("{noted} events noted");

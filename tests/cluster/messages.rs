@@ -164,6 +164,21 @@ fn calls_bring_the_reply_or_say_why_not() {
 }
 
 #[test]
+fn benchmarks_are_obeyed_only_where_the_operator_says_so() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").without_bench().start();
+    let b = cluster.node("b").join(a.listen()).start();
+    linked(&[&a, &b]);
+    let order =
+        |to: &str| b.run(&["call", &format!("xpando:bench@{}", full(to)), "-"], b"\"Seen\"");
+    fails(&order("a"), 1, "no such name");
+    assert!(order("b").status.success());
+    let refused = b.run(&["bench", "cast", "--to", &full("a"), "--seconds", "0.1"], b"");
+    fails(&refused, 1, "start each of these nodes with --bench");
+    assert!(b.echo("a").is_ok(), "every node replies to an echo");
+}
+
+#[test]
 fn what_is_no_topic_pattern_or_address_is_bad_usage() {
     let cluster = Cluster::new();
     let a = cluster.node("a").start();

@@ -71,7 +71,6 @@ pub(super) fn log(event: &Event) {
         | Event::StoreSetAside { .. }
         | Event::StoreFailing { .. }
         | Event::StoreRecovered
-        | Event::Bench { .. }
         | Event::EventsLost { .. } => log_of_itself(event),
     }
 }
@@ -123,7 +122,6 @@ fn log_of_itself(event: &Event) {
             tracing::error!(%why, "nothing is being remembered; will try again");
         }
         Event::StoreRecovered => tracing::info!("the store can be written again"),
-        Event::Bench { number } => tracing::trace!(number, "made by a benchmark"),
         Event::EventsLost { count } => {
             tracing::error!(count, "events are in no trail: the store could not be written");
         }
@@ -165,7 +163,6 @@ pub(super) fn count(event: &Event, metrics: &Metrics) {
         | Event::StoreSetAside { .. }
         | Event::StoreFailing { .. }
         | Event::StoreRecovered
-        | Event::Bench { .. }
         | Event::EventsLost { .. } => {}
     }
 }

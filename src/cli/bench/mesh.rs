@@ -125,7 +125,7 @@ impl Running {
             .arg(dir.join("certs"))
             .arg("--data-dir")
             .arg(dir.join(name.as_str()))
-            .args(["--allow-anonymous", "room:*"])
+            .args(["--bench", "--allow-anonymous", "room:*"])
             .env("XDG_RUNTIME_DIR", dir)
             .stderr(Stdio::piped())
             .spawn()

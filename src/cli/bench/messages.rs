@@ -8,9 +8,9 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde::Serialize;
 use xpando_node::io::identity::Identity;
-use xpando_node::node::bench::{BENCH, Kind, Load, Made, Order};
+use xpando_node::node::bench::{Kind, Load, Made, Order};
 use xpando_node::proto::node::NodeName;
-use xpando_node::proto::topic::Address;
+use xpando_node::proto::topic::{Address, Name};
 
 use super::super::message::call_at;
 use super::super::query::Which;
@@ -158,9 +158,10 @@ fn tell(figures: &Figures, out: &mut dyn Write) -> anyhow::Result<()> {
 fn order(directory: &Path, mut load: Load) -> anyhow::Result<Made> {
     load.topic = format!("bench:{:016x}", rand::random::<u64>());
     let ask = |node: Option<&NodeName>, order: &Order, within: Duration| {
-        let address = Address { name: BENCH.parse()?, node: node.cloned() };
+        let address = Address { name: Name::bench(), node: node.cloned() };
         let payload = serde_json::to_vec(order)?;
         call_at(directory, &address, &payload, within)
+            .context("no benchmark without its service: start each of these nodes with --bench")
     };
     let subscribers = usize::try_from(load.subscribers)?;
     for node in &load.to {

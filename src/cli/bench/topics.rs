@@ -8,9 +8,9 @@ use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 use xpando_node::actors::timer::now;
 use xpando_node::io::usage::usage;
-use xpando_node::node::bench::{BENCH, Changed, Numbers, Order, Sent};
+use xpando_node::node::bench::{Changed, Numbers, Order, Sent};
 use xpando_node::proto::node::NodeName;
-use xpando_node::proto::topic::Address;
+use xpando_node::proto::topic::{Address, Name};
 
 use super::super::message::call_at;
 use super::mesh::{Mesh, Running};
@@ -27,7 +27,7 @@ pub(super) fn order_at<T: DeserializeOwned>(
     node: &NodeName,
     order: &Order,
 ) -> anyhow::Result<T> {
-    let to = Address { name: BENCH.parse()?, node: Some(node.clone()) };
+    let to = Address { name: Name::bench(), node: Some(node.clone()) };
     let reply = call_at(directory, &to, &serde_json::to_vec(order)?, PATIENCE)?;
     Ok(serde_json::from_slice(&reply)?)
 }

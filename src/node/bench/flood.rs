@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::actors::pubsub::PubSub;
 use crate::actors::timer;
-use crate::proto::event::Event;
+use crate::proto::event::{Event, Status};
 
 /// Events that are noted between two looks at how many wait.
 const BATCH: u64 = 256;
@@ -26,8 +26,13 @@ pub struct Flooded {
     pub took: Duration,
 }
 
-/// Notes events for so long.
+/// Notes events for so long: changes of links from `1@flood`, `2@flood`, and so on, to this node.
 pub(super) async fn flood(pubsub: &PubSub, time: Duration) -> Flooded {
+    let event = |number: u64| {
+        let from = format!("{number}@flood").parse().ok()?;
+        let (to, state) = (pubsub.name().clone(), Status::Online);
+        Some(Event::LinkChanged { from, to, state, suspect: false, reason: None })
+    };
     let (trail, start) = (pubsub.trail(), timer::now());
     let mut noted = 0;
     while start.elapsed() < time {
@@ -35,10 +40,11 @@ pub(super) async fn flood(pubsub: &PubSub, time: Duration) -> Flooded {
             tokio::time::sleep(PAUSE).await;
             continue;
         }
-        (noted..noted + BATCH - 1).for_each(|number| trail.note(Event::Bench { number }));
+        let last = noted + BATCH - 1;
+        (noted..last).filter_map(event).for_each(|event| trail.note(event));
+        // This one wakes the writer.
+        event(last).into_iter().for_each(|event| pubsub.announce(event));
         noted += BATCH;
-        // This one wakes who stores them.
-        pubsub.announce(Event::Bench { number: noted - 1 });
         tokio::task::yield_now().await;
     }
     Flooded { noted, stored: trail.unstored(0).0, took: start.elapsed() }

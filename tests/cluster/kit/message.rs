@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use xpando_node::io::clock;
-use xpando_node::node::bench::{BENCH, ECHO, Ledger, Order};
+use xpando_node::node::bench::{Ledger, Order};
 
 use super::{Node, full, until};
 
@@ -74,7 +74,7 @@ impl Node {
 
     /// Has the echo of a node reply. The exit code and both outputs otherwise.
     pub(crate) fn echo(&self, at: &str) -> Result<(), (Option<i32>, String, String)> {
-        let output = self.run(&["call", &format!("{ECHO}@{}", full(at)), "-"], b"hello");
+        let output = self.run(&["call", &format!("xpando:echo@{}", full(at)), "-"], b"hello");
         if output.stdout == b"hello" { Ok(()) } else { Err(told(&output)) }
     }
 
@@ -83,7 +83,8 @@ impl Node {
     where
         T: DeserializeOwned + Send + 'static,
     {
-        let (to, order) = (format!("{BENCH}@{}", self.name), serde_json::to_vec(order).unwrap());
+        let (to, order) =
+            (format!("xpando:bench@{}", self.name), serde_json::to_vec(order).unwrap());
         let tool = self.tool(&["call", "--timeout", LONG, &to, "-"]);
         thread::spawn(move || {
             let output = run(tool, &order);

@@ -24,6 +24,7 @@ pub(crate) struct Start {
     data_dir: PathBuf,
     listen: Option<String>,
     beacons: bool,
+    bench: bool,
     args: Vec<String>,
 }
 
@@ -38,6 +39,7 @@ impl Start {
             data_dir: dir.join(name.replace('/', "_")),
             listen: Some(listen.to_owned()),
             beacons: false,
+            bench: true,
             args: Vec::new(),
         }
     }
@@ -51,6 +53,12 @@ impl Start {
     /// With beacons.
     pub(crate) fn beacons(mut self) -> Self {
         self.beacons = true;
+        self
+    }
+
+    /// Without the service of benchmarks, as an operator starts it.
+    pub(crate) fn without_bench(mut self) -> Self {
+        self.bench = false;
         self
     }
 
@@ -120,6 +128,9 @@ impl Start {
         }
         if !self.beacons {
             self.program.arg("--no-beacon");
+        }
+        if self.bench {
+            self.program.arg("--bench");
         }
         self.program.args(&self.args).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = self.program.spawn().unwrap();

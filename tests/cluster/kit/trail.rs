@@ -10,7 +10,7 @@ use xpando_node::gateway::admin::{Answer, Request};
 use xpando_node::gateway::history::Asked;
 use xpando_node::gateway::status::Changes;
 use xpando_node::io::sockets;
-use xpando_node::node::bench::{BENCH, Flooded, Order};
+use xpando_node::node::bench::{Flooded, Order};
 
 use super::{Cluster, Node, PATIENCE, told};
 
@@ -78,7 +78,7 @@ impl Node {
 
     /// Has the node note events as fast as it stores them, and does not wait for that.
     pub(crate) fn floods(&self, time: Duration) -> Flooding {
-        let (to, order) = (format!("{BENCH}@{}", self.name), Order::Flood(time));
+        let (to, order) = (format!("xpando:bench@{}", self.name), Order::Flood(time));
         let mut program = Command::new(super::PROGRAM);
         program.env_clear().args(["call", "--timeout", "60", &to, "-"]);
         program.arg("--data-dir").arg(&self.data_dir);
@@ -88,6 +88,14 @@ impl Node {
         child.stdin.take().unwrap().write_all(&order).unwrap();
         Flooding(Some(child))
     }
+}
+
+/// The numbers of the events that floods noted, as they are stored.
+pub(crate) fn flooded(stored: &[Value]) -> Vec<u64> {
+    let changes = stored.iter().filter(|it| it["event"] == "link_changed");
+    let numbers =
+        changes.filter_map(|it| it["from"].as_str()?.strip_suffix("@flood")?.parse().ok());
+    numbers.collect()
 }
 
 /// A flood of events that was ordered.
