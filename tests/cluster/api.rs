@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::kit::http::{head, token};
-use crate::kit::{Cluster, Node, linked, three, until};
+use crate::kit::{Cluster, Node, linked, skip, three, until};
 use crate::phoenix::passes;
 
 /// The numbers of the events that a page has.
@@ -268,8 +268,7 @@ fn promtool_finds_nothing_to_say() {
     let metrics = a.asks("GET /metrics", &[]);
     assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     let Some(found) = check(&["check", "metrics"], &metrics.body) else {
-        eprintln!("SKIPPED: promtool is not installed");
-        return;
+        return skip("promtool", "it is not installed");
     };
     assert_eq!(found, (true, String::new()), "{}", metrics.body);
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/alerts.yml");
@@ -285,7 +284,7 @@ fn the_document_is_what_the_node_does() {
     for (role, more) in [("node_operator", &[][..]), ("admin", &["--exclude-path", "/api/drain"])] {
         let mut fuzz = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/fuzz-api"));
         fuzz.arg(format!("http://{}", a.http())).args(["--max-examples", "30"]).args(more);
-        if passes(fuzz.env("XPANDO_TOKEN", token(&cluster, role))).is_none() {
+        if passes("fuzz-api", fuzz.env("XPANDO_TOKEN", token(&cluster, role))).is_none() {
             return;
         }
     }

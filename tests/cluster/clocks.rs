@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use xpando_node::io::clock;
 
-use crate::kit::{Cluster, Node, Start, during, linked, row, until};
+use crate::kit::{Cluster, Node, Start, during, linked, row, skip, until};
 
 /// Longer than a doubt and its verdict take.
 const CALM: Duration = Duration::from_secs(10);
@@ -21,7 +21,7 @@ pub(crate) fn libfaketime() -> Option<PathBuf> {
     let folders = multiarch.chain(["/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from));
     let found = folders.map(|lib| lib.join("faketime/libfaketime.so.1")).find(|lib| lib.is_file());
     if found.is_none() {
-        eprintln!("SKIPPED: libfaketime is not installed");
+        skip("faketime", "libfaketime is not installed");
     }
     found
 }

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::kit::{Cluster, Node, free_address, linked, multicast, now};
+use crate::kit::{Cluster, Node, free_address, linked, multicast, now, skip};
 
 fn by_beacons(names: &[&str]) {
     if !multicast() {
@@ -13,10 +13,6 @@ fn by_beacons(names: &[&str]) {
     let nodes: Vec<Node> = names.iter().map(|name| cluster.node(name).beacons().launch()).collect();
     linked(&nodes.iter().collect::<Vec<_>>());
     eprintln!("{} nodes: {:?} from the first start to a full mesh", names.len(), start.elapsed());
-    let clusters = nodes.iter().map(|node| node.status().unwrap()["cluster"].clone());
-    let mut clusters: Vec<_> = clusters.map(|id| id.to_string()).collect();
-    clusters.dedup();
-    assert_eq!(clusters.len(), 1);
 }
 
 #[test]
@@ -52,8 +48,7 @@ fn the_seed_may_start_last() {
 #[test]
 fn ipv6_and_ipv4_nodes_form_one_cluster() {
     if TcpListener::bind("[::1]:0").is_err() {
-        eprintln!("SKIPPED: this machine has no ::1");
-        return;
+        return skip("ipv6", "this machine has no ::1");
     }
     let cluster = Cluster::new();
     let a = cluster.node("a@::1").start();

@@ -25,6 +25,7 @@ pub(crate) mod http;
 pub(crate) mod mesh;
 pub(crate) mod message;
 pub(crate) mod node;
+pub(crate) mod skip;
 pub(crate) mod stranger;
 pub(crate) mod trail;
 pub(crate) mod ways;
@@ -32,6 +33,7 @@ pub(crate) mod ways;
 pub(crate) use mesh::Mesh;
 pub(crate) use message::{Follow, grows, told, wall};
 pub(crate) use node::{Node, Start};
+pub(crate) use skip::skip;
 pub(crate) use ways::Ways;
 
 /// How long a condition may take: far more than a loaded machine needs.
@@ -238,7 +240,7 @@ pub(crate) fn multicast() -> bool {
     };
     let works = works().unwrap_or(false);
     if !works {
-        eprintln!("SKIPPED: loopback carries no multicast on this machine");
+        skip("multicast", "loopback carries none on this machine");
     }
     works
 }

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::flapping::suffers_alone;
 use crate::kit::mesh::halves;
-use crate::kit::{Cluster, Mesh, Node, Start, during, row};
+use crate::kit::{Cluster, Mesh, Node, Start, during, row, skip};
 use crate::splits::{between, heal, shows_on_two_edges};
 
 /// How long all nodes are watched on bad lines.
@@ -42,7 +42,7 @@ impl Lab {
         match laboratory() {
             Ok(place) => Some(Self::of_cluster(Cluster::new(), place, size, subnet, more)),
             Err(reason) => {
-                eprintln!("SKIPPED: no network laboratory ({reason})");
+                skip("netlab", &reason);
                 None
             }
         }

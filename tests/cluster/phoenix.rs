@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::kit::{Cluster, PROGRAM};
+use crate::kit::{Cluster, PROGRAM, skip};
 
 /// The exit status of a suite that could not run.
 const ABSENT: i32 = 77;
@@ -13,18 +13,18 @@ const ABSENT: i32 = 77;
 /// Runs a suite of checks, which must all hold, with the program and what else it needs; what it printed.
 #[track_caller]
 pub(crate) fn checks(script: &str, more: &[&Path]) -> Option<String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
-    let mut suite = Command::new(script);
-    passes(suite.args(["--built", PROGRAM]).args(more))
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
+    let mut suite = Command::new(path);
+    passes(script, suite.args(["--built", PROGRAM]).args(more))
 }
 
-/// Runs a script that must succeed, unless what it needs is not here; what it printed.
+/// Runs a script that must succeed, unless what it needs is not here; what it printed. `name` is the need it stands for.
 #[track_caller]
-pub(crate) fn passes(script: &mut Command) -> Option<String> {
+pub(crate) fn passes(name: &str, script: &mut Command) -> Option<String> {
     let output = script.stdin(Stdio::null()).output().unwrap();
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.code() == Some(ABSENT) {
-        eprintln!("SKIPPED: {}", said(&output.stderr).trim());
+        skip(name, &said(&output.stderr));
         return None;
     }
     let (checks, errors) = (said(&output.stdout), said(&output.stderr));

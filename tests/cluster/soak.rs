@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::kit::{Cluster, Mesh, Node, during, now};
+use crate::kit::{Cluster, Mesh, Node, during, now, skip};
 
 const NODES: usize = 50;
 
@@ -64,7 +64,7 @@ fn harm(cluster: &Cluster, mesh: &mut Mesh, round: usize) {
 fn fifty_nodes_stay_well() {
     let seconds = env::var("SOAK_SECONDS").ok().and_then(|text| text.parse().ok());
     let Some(span) = seconds.map(Duration::from_secs) else {
-        return eprintln!("SKIPPED: SOAK_SECONDS does not say for how long");
+        return skip("soak", "SOAK_SECONDS does not say for how long");
     };
     let cluster = Cluster::new();
     let start = now();

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crate::kit::{Cluster, Node, PROGRAM, three, until};
+use crate::kit::{Cluster, Node, PROGRAM, skip, three, until};
 
 /// A terminal in which `top` runs.
 struct Terminal {
@@ -26,7 +26,7 @@ impl Terminal {
         script.args(["--quiet", "--return", "--flush", "--command", &top, "/dev/null"]);
         script.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
         let Ok(mut process) = script.spawn() else {
-            eprintln!("SKIPPED: script(1) is not installed");
+            skip("script", "script(1) is not installed");
             return None;
         };
         let (keys, mut output) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Start, told, until};
+use super::{Start, skip, told, until};
 
 /// A small disk in memory. Whoever drops it takes it away.
 pub(crate) struct Disk {
@@ -112,6 +112,6 @@ impl Faults {
 }
 
 fn skipped<T>(why: &str) -> Option<T> {
-    eprintln!("SKIPPED: no disk that fails ({})", why.trim());
+    skip("disk", why);
     None
 }

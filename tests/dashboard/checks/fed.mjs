@@ -6,6 +6,8 @@ const BUDGET = 50; // milliseconds of script for one update
 const UPDATES = 12;
 const THREE = ["a@127.0.0.1", "b@127.0.0.1", "c@127.0.0.1"];
 const at = () => new Date().toISOString();
+// Times a whole number of seconds apart: rates follow from these alone.
+const second = (k) => new Date(Date.UTC(2026, 0, 1) + 1000 * k).toISOString();
 
 export async function run(suite, { browser, a }) {
   const original = await fetched(a.http);
@@ -25,7 +27,7 @@ export async function run(suite, { browser, a }) {
     for (let k = 1; k <= UPDATES; k++) {
       const total = { messages_in: 1e3 * k * k, messages_out: 1e3 * k * k, bytes_in: 1e6 * k * k, bytes_out: 1e6 * k * k };
       const drawn = (await page.text("#plots")) ?? "";
-      await spend("figures", () => feed.tell("figures", { at: new Date(Date.now() + 1000 * k).toISOString(), ...total }), `document.querySelector("#plots").textContent !== ${JSON.stringify(drawn)}${k === 1 ? " || true" : ""}`);
+      await spend("figures", () => feed.tell("figures", { at: second(k), ...total }), `document.querySelector("#plots").textContent !== ${JSON.stringify(drawn)}${k === 1 ? " || true" : ""}`);
       const peer = peers[k], event = { at: at(), seq: 2 * k, event: "peer_suspected", peer, phi: 9, missed: 5 };
       // A view that is asked for meanwhile says so too.
       const row = view.status.peers.find((one) => one.name === peer);
@@ -173,7 +175,7 @@ export async function run(suite, { browser, a }) {
     await page.until("three nodes", ({ links }) => links === 6);
     const places = () => page.at.evaluate(() => ["#graph", "#plots", "#events", "#rows", "#pairs"].map((id) => { const { top, left, width } = document.querySelector(id).getBoundingClientRect(); return [id, top, left, width]; }));
     const before = await places();
-    for (let k = 0; k < 5; k++) feed.tell("figures", { at: new Date(Date.now() + 1000 * k).toISOString(), messages_in: k * 12345, messages_out: k, bytes_in: k * 987654321, bytes_out: k });
+    for (let k = 0; k < 5; k++) feed.tell("figures", { at: second(k), messages_in: k * 12345, messages_out: k, bytes_in: k * 987654321, bytes_out: k });
     feed.tell("change", { at: at(), event: "peer_offline", peer: THREE[1], reason: "crashed" });
     await page.until("b offline", ({ nodes }) => nodes[THREE[1]].kind === "bad");
     await page.shows("rates", "#plots", "988MB/s");
