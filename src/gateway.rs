@@ -5,5 +5,6 @@ pub mod channels;
 mod gauges;
 pub mod history;
 pub mod http;
+mod refusal;
 pub mod sight;
 pub mod status;

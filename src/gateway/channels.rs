@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use crate::actors::channel_router::{ChannelRouter, Publisher};
 use crate::actors::timer;
 use crate::gateway::admin::Admin;
+use crate::gateway::refusal::Refusals;
 use crate::io::clock;
 use crate::io::identity::{TokenError, Tokens};
 use crate::io::metrics::{Count, Metrics};
@@ -50,6 +51,7 @@ pub struct Channels {
     pub(super) handlers: Handlers,
     pub(super) admin: Admin,
     pub(super) metrics: Metrics,
+    pub(super) refusals: Refusals,
     /// Places for those who ask what a node sees.
     pub(super) views: Arc<Semaphore>,
     tokens: Tokens,
@@ -87,6 +89,7 @@ impl Channels {
             handlers: Handlers::default(),
             admin: admin.clone(),
             metrics: admin.metrics.clone(),
+            refusals: Refusals::new(&admin.metrics),
             tokens: tokens.clone(),
             anonymous: anonymous.to_vec(),
             bad: Mutex::default(),

@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use crate::actors::supervisor::Child;
 use crate::actors::timer;
 use crate::gateway::channels::{Channels, feed, longpoll};
-use crate::io::metrics::Count;
+use crate::gateway::refusal::Cause;
 use crate::io::tls::Web;
 use crate::proto::topic::Pattern;
 
@@ -126,7 +126,7 @@ impl Http {
                 }
             };
             let Ok(permit) = room.clone().try_acquire_owned() else {
-                channels.metrics.count(Count::Channels, "too_many_clients");
+                channels.refusals.note(Cause::TooManyClients, from.ip().to_canonical(), "");
                 continue;
             };
             let (routes, web) = (routes.clone(), self.web.clone());

@@ -24,6 +24,7 @@ use tokio::sync::Semaphore;
 use super::problem::Problem;
 use super::{From, Site};
 use crate::gateway::admin::{Admin, Unforgettable};
+use crate::gateway::refusal::Cause;
 use crate::gateway::status::{PeerStatus, Sight};
 use crate::gateway::{gauges, sight};
 use crate::io::metrics::{CONTENT_TYPE, Count};
@@ -131,7 +132,8 @@ impl Asked {
     async fn permit(&self, right: Right) -> Result<(), Problem> {
         let (site, headers) = (&self.api.site, &self.headers);
         if !site.allows(headers) {
-            return Err(Problem::new(StatusCode::FORBIDDEN, "this page's origin is not allowed"));
+            let origin = headers.get(header::ORIGIN).and_then(|it| it.to_str().ok());
+            return Err(site.refuse(Cause::Origin, &self.from, origin.unwrap_or_default()));
         }
         let topic = Topic::network_updates();
         let unauthorized = |why: &str| Problem::new(StatusCode::UNAUTHORIZED, why);

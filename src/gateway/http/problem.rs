@@ -1,8 +1,10 @@
 //! What went wrong, as problem details (RFC 9457).
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
+
+use crate::gateway::refusal::Cause;
 
 /// An answer that says what went wrong.
 #[derive(Debug)]
@@ -24,6 +26,14 @@ impl Problem {
     }
 }
 
+impl From<Cause> for Problem {
+    fn from(cause: Cause) -> Self {
+        Self::new(cause.status(), cause.detail())
+            .with("cause", cause.label().into())
+            .with("remedy", cause.remedy().into())
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut body = json!({
@@ -39,8 +49,17 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         let kind = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, kind);
-        if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        let more: &[(HeaderName, &str)] = match self.status {
+            StatusCode::UNAUTHORIZED => &[(header::WWW_AUTHENTICATE, "Bearer")],
+            StatusCode::UPGRADE_REQUIRED => &[
+                (header::UPGRADE, "websocket"),
+                (header::CONNECTION, "upgrade"),
+                (header::SEC_WEBSOCKET_VERSION, "13"),
+            ],
+            _ => &[],
+        };
+        for (name, value) in more {
+            headers.insert(name, HeaderValue::from_static(value));
         }
         response
     }

@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::alphabet;
@@ -19,16 +21,21 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::problem::Problem;
 use super::{From, Site, origin};
 use crate::gateway::channels::client::Client;
 use crate::gateway::channels::longpoll::{self, Poll};
 use crate::gateway::channels::socket;
+use crate::gateway::refusal::Cause;
 use crate::proto::channel::Dialect;
 use crate::proto::token::Claims;
 
 /// The subprotocol, and what a token among the subprotocols begins with.
 const PROTOCOL: &str = "phoenix";
 const BEARER: &str = "base64url.bearer.phx.";
+/// How long the answer takes to a client that is refused. Most come back at once, and wait longer only from one failed
+/// connection to the next.
+const REFUSED: Duration = Duration::from_millis(250);
 /// The header of a token in a poll.
 const AUTH: &str = "x-phoenix-authtoken";
 
@@ -41,25 +48,18 @@ pub(super) async fn websocket(
     Query(params): Params,
     mut request: Request,
 ) -> Response {
-    if site.channels.admin().clients.draining() {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
-    }
-    let headers = request.headers();
-    let Some(accept) = wanted(request.method(), headers) else {
-        return StatusCode::BAD_REQUEST.into_response();
+    let upgrading = hyper::upgrade::on(&mut request);
+    let (head, _nobody) = request.into_parts();
+    let Admitted { accept, dialect, claims } = match site.admit(&head, &params, &from).await {
+        Ok(admitted) => admitted,
+        Err(problem) => {
+            tokio::time::sleep(REFUSED).await;
+            return problem.into_response();
+        }
     };
-    let dialect = Dialect::of(params.get("vsn").map(String::as_str));
-    let (Some(dialect), true) = (dialect, site.allows(headers)) else {
-        return StatusCode::FORBIDDEN.into_response();
-    };
-    let protocol = offers(headers).any(|offer| offer == PROTOCOL);
-    let token = params.get("token").cloned().or_else(|| bearer(headers));
-    let Ok(claims) = site.claims(token.as_deref(), from.address).await else {
-        return StatusCode::FORBIDDEN.into_response();
-    };
+    let protocol = offers(&head.headers).any(|offer| offer == PROTOCOL);
     let (channels, place) = (site.channels, from.place);
     let client = Client::new(&channels, dialect, from.address, claims);
-    let upgrading = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         // A client that goes before its answer is nobody's loss.
         if let Ok(stream) = upgrading.await {
@@ -78,18 +78,68 @@ pub(super) async fn websocket(
     answer
 }
 
+/// What lets a client in.
+struct Admitted {
+    /// The key to answer with.
+    accept: HeaderValue,
+    dialect: Dialect,
+    claims: Option<Arc<Claims>>,
+}
+
+impl Site {
+    /// Looks at all that can be wrong with a client before it is let in.
+    async fn admit(
+        &self,
+        head: &Parts,
+        params: &BTreeMap<String, String>,
+        from: &From,
+    ) -> Result<Admitted, Problem> {
+        let headers = &head.headers;
+        let refuse = |cause, about: &str| self.refuse(cause, from, about);
+        if self.channels.admin().clients.draining() {
+            return Err(refuse(Cause::Draining, ""));
+        }
+        let accept = accept(head).map_err(|cause| refuse(cause, &line(head)))?;
+        if !self.allows(headers) {
+            return Err(refuse(Cause::Origin, text(headers, header::ORIGIN)));
+        }
+        let vsn = params.get("vsn").map(String::as_str);
+        let dialect = Dialect::of(vsn);
+        let dialect = dialect.ok_or_else(|| refuse(Cause::Serializer, vsn.unwrap_or_default()))?;
+        let token = params.get("token").cloned().or_else(|| bearer(headers));
+        let claims = self.claims(token.as_deref(), from.address).await;
+        let claims = claims.map_err(|()| refuse(Cause::Token, ""))?;
+        Ok(Admitted { accept, dialect, claims })
+    }
+}
+
+/// What a header has, if it is text.
+fn text(headers: &HeaderMap, name: HeaderName) -> &str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+fn line(head: &Parts) -> String {
+    format!("{} {:?}", head.method, head.version)
+}
+
 /// The key to answer with, if a WebSocket is asked for.
-fn wanted(method: &Method, headers: &HeaderMap) -> Option<HeaderValue> {
+fn accept(head: &Parts) -> Result<HeaderValue, Cause> {
+    let headers = &head.headers;
     let says = |name, what: &str| {
         let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|text| text.split(',')).any(|word| word.trim().eq_ignore_ascii_case(what))
     };
-    let asked = method == Method::GET
+    // An upgrade in a request of HTTP/1.0 is to be ignored (RFC 9110, 7.8).
+    let asked = head.method == Method::GET
+        && head.version == Version::HTTP_11
         && says(header::CONNECTION, "upgrade")
-        && says(header::UPGRADE, "websocket")
-        && says(header::SEC_WEBSOCKET_VERSION, "13");
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| asked)?;
-    HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok()
+        && says(header::UPGRADE, "websocket");
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| asked);
+    let key = key.ok_or(Cause::NoUpgrade)?;
+    if !says(header::SEC_WEBSOCKET_VERSION, "13") {
+        return Err(Cause::WebSocketVersion);
+    }
+    HeaderValue::try_from(derive_accept_key(key.as_bytes())).map_err(|_bad| Cause::NoUpgrade)
 }
 
 /// The subprotocols that a client offers.
@@ -145,6 +195,12 @@ pub(super) async fn poll(
 }
 
 impl Site {
+    /// Notes what is refused; the answer.
+    pub(super) fn refuse(&self, cause: Cause, from: &From, about: &str) -> Problem {
+        self.channels.refusals.note(cause, from.address, about);
+        cause.into()
+    }
+
     pub(super) fn allows(&self, headers: &HeaderMap) -> bool {
         let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
         origin::allowed(&self.origins, text(header::ORIGIN), text(header::HOST))
@@ -173,4 +229,45 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
             .and_then(|bytes| String::from_utf8(bytes).ok())
             .unwrap_or_else(|| "?".to_owned()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upgrade_is_asked_for_by_all_its_headers_and_over_http_1_1() {
+        const SOUND: [(&str, &str); 4] = [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        let asked = |method, version, headers: &[(&str, &str)]| {
+            let mut request = axum::http::Request::builder().method(method).version(version);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            accept(&request.body(()).expect("a request").into_parts().0)
+        };
+        let answer = asked(Method::GET, Version::HTTP_11, &SOUND).expect("an upgrade");
+        assert_eq!(answer, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "as in RFC 6455, 1.3");
+        for (method, version) in [
+            (Method::GET, Version::HTTP_10),
+            (Method::POST, Version::HTTP_11),
+            (Method::HEAD, Version::HTTP_11),
+        ] {
+            assert_eq!(asked(method, version, &SOUND), Err(Cause::NoUpgrade));
+        }
+        for left_out in 0..SOUND.len() {
+            let mut headers = SOUND.to_vec();
+            let (name, _) = headers.remove(left_out);
+            let cause = asked(Method::GET, Version::HTTP_11, &headers).expect_err(name);
+            let wanted = match name {
+                "sec-websocket-version" => Cause::WebSocketVersion,
+                _ => Cause::NoUpgrade,
+            };
+            assert_eq!(cause, wanted, "without {name}");
+        }
+    }
 }

@@ -133,8 +133,8 @@ async function refusals(suite, { c }) {
   const get = (path, options) => fetch(`http://${c.http}${path}`, options);
 
   await check("what is no upgrade to this protocol is refused by status", async () => {
-    same((await get("/socket/websocket?vsn=2.0.0")).status, 400, "no upgrade");
-    same((await get("/socket/websocket?vsn=2.0.0", { method: "POST" })).status, 400, "not GET");
+    same((await get("/socket/websocket?vsn=2.0.0")).status, 426, "no upgrade");
+    same((await get("/socket/websocket?vsn=2.0.0", { method: "POST" })).status, 426, "not GET");
     same((await get("/nowhere")).status, 404, "elsewhere");
     for (const [params, status] of [[{ vsn: "3.0.0" }, 403], [{ vsn: "" }, 403], [{ token: "a.b.c" }, 403]]) {
       const raw = new Raw(address(c, params));
