@@ -3,19 +3,23 @@
 //! Flags become one resolved command here; the floors below see none of clap. Exit status: 0 done,
 //! 1 failed (the reason on standard error), 2 bad usage.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xpando_node::io::places;
 
+mod ask;
 mod bench;
 mod cert;
 mod events;
+mod fields;
+mod labels;
 mod logs;
 mod message;
 mod nodes;
+mod output;
 mod query;
 mod run;
 mod token;
@@ -104,16 +108,14 @@ pub(crate) fn main() -> ExitCode {
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut stderr = std::io::stderr().lock();
-            // Nobody is left to tell when standard error is gone.
-            writeln!(stderr, "xpando-node: {error:#}").unwrap_or(());
+            output::failure(&error);
             ExitCode::FAILURE
         }
     }
 }
 
 fn execute(cli: Cli) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
+    let mut out = output::Stdout::lock();
     let done = match cli.command {
         None => return run::run(cli.run),
         Some(Command::Status(args)) => query::status(&args, &mut out),
@@ -146,19 +148,6 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         }
         Some(Command::Bench { command }) => bench::run(command, &mut out),
     };
-    match done {
-        // `xpando-node names | head` is no failure.
-        Err(error) if is_broken_pipe(&error) => Ok(()),
-        other => other.and_then(|()| Ok(out.flush()?)),
-    }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<std::io::Error>();
-    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-/// True when people read standard output.
-fn on_terminal() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+    let done = done.and_then(|()| Ok(out.flush()?));
+    if out.is_closed() { Ok(()) } else { done }
 }

@@ -336,7 +336,7 @@ impl Node {
     /// peer, and stops.
     pub async fn shutdown(self) {
         self.door.pubsub().announce(Event::NodeStopping);
-        self.channels.admin().clients.drain();
+        self.channels.admin().clients.drain(true);
         if tokio::time::timeout(FLUSH, self.door.pubsub().flushed()).await.is_err() {
             tracing::warn!("not every peer took what was published");
         }

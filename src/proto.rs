@@ -24,6 +24,7 @@ pub mod node;
 pub mod notices;
 pub mod outbox;
 pub mod presence;
+pub mod printable;
 pub mod questions;
 pub mod quota;
 pub mod registry;

@@ -43,7 +43,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper", &["gateway"]),
     ("hyper_util", &["gateway"]),
     ("clap", &["main", "cli"]),
-    ("comfy_table", &["cli"]),
+    ("comfy_table", &["cli::output"]),
     ("jsonwebtoken", &["io::identity"]),
     ("mimalloc", &["main"]),
     ("netlink_packet_core", &["io::tcp"]),
@@ -143,6 +143,10 @@ fn offences(path: &str, text: &str, manifest: &str) -> Vec<String> {
     for note in source.comments.iter().filter(|comment| has_unowned_note(comment.text)) {
         say(note.line, "a note for later says who will see to it: `TODO(owner)`".into());
     }
+    let lines = source.code.windows(2).filter(|t| t[0].text == "writeln" && t[1].text == "!");
+    for t in lines.filter(|t| prints_for_people(&names) && t[0].line < source.tests_from) {
+        say(t[0].line, "commands print through `cli::output`, which escapes text of others".into());
+    }
     for named in source.paths() {
         let rule = if names[0] == "src" {
             let test = named.line >= source.tests_from || path.ends_with("/tests.rs");
@@ -154,6 +158,11 @@ fn offences(path: &str, text: &str, manifest: &str) -> Vec<String> {
         rule.into_iter().for_each(|rule| say(named.line, rule));
     }
     found
+}
+
+/// Whether a module prints what may be text of others. The benchmarks print figures.
+fn prints_for_people(module: &[&str]) -> bool {
+    module.starts_with(&["src", "cli"]) && !matches!(module.get(2), Some(&("output" | "bench")))
 }
 
 /// The import rule.
@@ -495,6 +504,14 @@ mod tests {
         bad("never for a fixed time", "tests/cluster/main.rs", "fn f() { time::sleep(SECOND) }");
         good("tests/cluster/kit.rs", "use std::thread; fn poll() { thread::sleep(TICK) }");
         good("src/io.rs", "async fn f() { tokio::time::sleep(SECOND).await }");
+    }
+
+    #[test]
+    fn commands_escape_what_they_print() {
+        bad("through `cli::output`", "src/cli/why.rs", "fn f() { writeln!(out, \"x\") }");
+        good("src/cli/why.rs", "fn f() { write_line!(out, \"x\") }");
+        good("src/cli/output.rs", "fn f() { writeln!(out, \"x\") }");
+        good("src/cli/bench/idle.rs", "fn f() { writeln!(out, \"x\") }");
     }
 
     #[test]

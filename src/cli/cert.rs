@@ -6,14 +6,12 @@
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::Context;
 use clap::Subcommand;
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
-
 use xpando_node::io::clock;
 use xpando_node::io::identity::{Authority, CertificateInfo, Validity, inventory, shell_word};
 use xpando_node::proto::node::NodeName;
+
+use super::output::{self, Columns, Field, write_line};
 
 /// Make and inspect the certificates that let nodes trust each other.
 #[derive(Debug, Subcommand)]
@@ -67,12 +65,7 @@ pub(crate) fn run(command: CertCommand, certs: &Path, out: &mut dyn Write) -> an
         CertCommand::Init => init(certs, out),
         CertCommand::Issue { name, replace } => issue(&name, replace, certs, out),
         CertCommand::Revoke { name } => revoke(&name, certs, out),
-        CertCommand::Show { json: true } => {
-            serde_json::to_writer_pretty(&mut *out, &inventory(certs)?)
-                .context("cannot write JSON")?;
-            writeln!(out)?;
-            Ok(())
-        }
+        CertCommand::Show { json: true } => output::pretty_json(out, &inventory(certs)?),
         CertCommand::Show { json: false } => show(certs, out),
     }
 }
@@ -80,15 +73,15 @@ pub(crate) fn run(command: CertCommand, certs: &Path, out: &mut dyn Write) -> an
 fn init(certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     let authority = Authority::init(certs, clock::wall())?;
     let dir = certs.display();
-    writeln!(out, "cluster      {}", authority.cluster())?;
-    writeln!(out, "fingerprint  {}", authority.fingerprint())?;
-    writeln!(out, "certificate  {dir}/ca/cert.pem  (every node needs a copy)")?;
-    writeln!(out, "private key  {dir}/ca/key.pem   (stays on this host; back it up)")?;
-    writeln!(out, "tokens       {dir}/ca/tokens    (every node that has clients needs a copy)")?;
-    writeln!(out, "token key    {dir}/ca/token.key (stays on this host; back it up)")?;
-    writeln!(out)?;
+    write_line!(out, "cluster      {}", authority.cluster())?;
+    write_line!(out, "fingerprint  {}", authority.fingerprint())?;
+    write_line!(out, "certificate  {dir}/ca/cert.pem  (every node needs a copy)")?;
+    write_line!(out, "private key  {dir}/ca/key.pem   (stays on this host; back it up)")?;
+    write_line!(out, "tokens       {dir}/ca/tokens    (every node that has clients needs a copy)")?;
+    write_line!(out, "token key    {dir}/ca/token.key (stays on this host; back it up)")?;
+    write_line!(out)?;
     let word = shell_word(certs);
-    writeln!(out, "Next, for each node: xpando-node cert issue NAME@HOST --certs {word}")?;
+    write_line!(out, "Next, for each node: xpando-node cert issue NAME@HOST --certs {word}")?;
     Ok(())
 }
 
@@ -101,39 +94,49 @@ fn issue(name: &NodeName, replace: bool, certs: &Path, out: &mut dyn Write) -> a
         authority.issue(certs, name, validity)?
     };
     let dir = certs.display();
-    writeln!(out, "node         {name}")?;
-    writeln!(out, "id           {}", identity.id())?;
-    writeln!(out, "cluster      {}", identity.cluster())?;
-    writeln!(out, "valid until  {}", clock::rfc3339(identity.not_after()))?;
-    writeln!(out, "fingerprint  {}", identity.fingerprint())?;
-    writeln!(out, "certificate  {dir}/{name}/cert.pem")?;
-    writeln!(out, "private key  {dir}/{name}/key.pem")?;
-    writeln!(out)?;
+    write_line!(out, "node         {name}")?;
+    write_line!(out, "id           {}", identity.id())?;
+    write_line!(out, "cluster      {}", identity.cluster())?;
+    write_line!(out, "valid until  {}", clock::rfc3339(identity.not_after()))?;
+    write_line!(out, "fingerprint  {}", identity.fingerprint())?;
+    write_line!(out, "certificate  {dir}/{name}/cert.pem")?;
+    write_line!(out, "private key  {dir}/{name}/key.pem")?;
+    write_line!(out)?;
     if name.is_loopback() {
-        writeln!(out, "The node runs on this host and finds its files there.")?;
+        write_line!(out, "The node runs on this host and finds its files there.")?;
     } else {
-        writeln!(out, "Copy to the certificate directory on {}, keeping file modes:", name.host())?;
-        writeln!(out, "  {dir}/ca/cert.pem  as ca/cert.pem (never ca/key.pem)")?;
-        writeln!(out, "  {dir}/ca/tokens    as ca/tokens, if clients are to connect there")?;
-        writeln!(out, "  {dir}/{name}/      as {name}/")?;
+        write_line!(
+            out,
+            "Copy to the certificate directory on {}, keeping file modes:",
+            name.host()
+        )?;
+        write_line!(out, "  {dir}/ca/cert.pem  as ca/cert.pem (never ca/key.pem)")?;
+        write_line!(out, "  {dir}/ca/tokens    as ca/tokens, if clients are to connect there")?;
+        write_line!(out, "  {dir}/{name}/      as {name}/")?;
     }
     Ok(())
 }
 
 fn revoke(name: &NodeName, certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     let revoked = Authority::open(certs)?.revoke(name, clock::wall())?;
-    writeln!(out, "node         {name}")?;
+    write_line!(out, "node         {name}")?;
     if revoked.added.is_empty() {
-        writeln!(out, "revoked      nothing new: all its certificates were revoked before")?;
+        write_line!(out, "revoked      nothing new: all its certificates were revoked before")?;
     }
     for serial in &revoked.added {
-        writeln!(out, "revoked      serial {serial}")?;
+        write_line!(out, "revoked      serial {serial}")?;
     }
-    writeln!(out, "list         {}  ({} in all)", revoked.path.display(), revoked.total)?;
-    writeln!(out)?;
-    writeln!(out, "Copy the list to ca/crl.pem in the certificate directory of every other host;")?;
-    writeln!(out, "running nodes read it within seconds. For a fresh certificate and a new key:")?;
-    writeln!(out, "  xpando-node cert issue {name} --certs {}", shell_word(certs))?;
+    write_line!(out, "list         {}  ({} in all)", revoked.path.display(), revoked.total)?;
+    write_line!(out)?;
+    write_line!(
+        out,
+        "Copy the list to ca/crl.pem in the certificate directory of every other host;"
+    )?;
+    write_line!(
+        out,
+        "running nodes read it within seconds. For a fresh certificate and a new key:"
+    )?;
+    write_line!(out, "  xpando-node cert issue {name} --certs {}", shell_word(certs))?;
     Ok(())
 }
 
@@ -141,28 +144,28 @@ fn show(certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     let found = inventory(certs)?;
     if found.is_empty() {
         let (dir, word) = (certs.display(), shell_word(certs));
-        writeln!(out, "No certificates in {dir}. To start: xpando-node cert init --certs {word}")?;
+        write_line!(
+            out,
+            "No certificates in {dir}. To start: xpando-node cert init --certs {word}"
+        )?;
         return Ok(());
     }
     let now = clock::rfc3339(clock::wall());
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["NAME", "ID", "VALID UNTIL", "STATE"]);
+    let mut table = Columns::new(&["NAME", "ID", "VALID UNTIL", "STATE"]);
     for info in &found {
-        table.add_row([
-            title(info),
-            info.id.clone().unwrap_or_else(|| "-".to_owned()),
-            info.not_after.clone().unwrap_or_else(|| "-".to_owned()),
-            state(info, &now),
+        table.row([
+            title(info).into(),
+            Field::or_dash(info.id.as_ref()),
+            Field::or_dash(info.not_after.as_ref()),
+            state(info, &now).into(),
         ]);
     }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    writeln!(out, "{}", table.trim_fmt())?;
+    table.print(out)?;
     // Explanations are long and would tear the table apart.
     for info in &found {
         if let Some(error) = &info.error {
-            writeln!(out, "\n{}: {error}", title(info))?;
+            write_line!(out)?;
+            write_line!(out, "{}: {error}", title(info))?;
         }
     }
     Ok(())
@@ -177,17 +180,16 @@ fn title(info: &CertificateInfo) -> String {
 }
 
 /// One word on a certificate. RFC 3339 texts of one length compare as their instants do.
-fn state(info: &CertificateInfo, now: &str) -> String {
+fn state(info: &CertificateInfo, now: &str) -> &'static str {
     let past = |end: &Option<String>| end.as_deref().is_some_and(|end| end < now);
     let future = |start: &Option<String>| start.as_deref().is_some_and(|start| start > now);
-    let word = match info {
+    match info {
         _ if info.error.is_some() => "unusable",
         _ if info.revoked => "revoked",
         _ if past(&info.not_after) => "expired",
         _ if future(&info.not_before) => "not yet valid",
         _ => "valid",
-    };
-    word.to_owned()
+    }
 }
 
 #[cfg(test)]

@@ -19,9 +19,10 @@ use xpando_node::proto::chain::Record;
 use xpando_node::proto::event::Event;
 use xpando_node::proto::node::NodeName;
 
-use super::query::{Which, ask, ask_within};
+use super::ask::{Which, ask, open, unexpected};
+use super::output::{self, write_line};
 use super::token::lifetime;
-use super::watch::{changes, line};
+use super::watch::{changes, described};
 
 /// Events that are shown, unless another number is asked for.
 const SHOWN: usize = 100;
@@ -147,7 +148,7 @@ impl Source {
         match self {
             Self::Node(directory) => {
                 let Answer::Events(changes) = ask(directory, &request)? else {
-                    bail!("the node's answer is for another question")
+                    return unexpected();
                 };
                 Ok((changes.events, changes.next))
             }
@@ -193,7 +194,7 @@ pub(super) fn events(args: &EventsArgs, out: &mut dyn Write) -> anyhow::Result<(
             return verify(which, certs.as_deref(), out);
         }
         Some(EventsCommand::Export { which, wanted }) => {
-            let print = |change: &Change| Ok(writeln!(out, "{}", serde_json::to_string(change)?)?);
+            let print = |change: &Change| output::json(out, change);
             let source = Source::find(which)?;
             return source.each(wanted, Request::Export, print).map(|_last| ());
         }
@@ -203,7 +204,7 @@ pub(super) fn events(args: &EventsArgs, out: &mut dyn Write) -> anyhow::Result<(
         return everywhere(args, out);
     }
     let source = Source::find(&args.which)?;
-    let mut print = |change: &Change| Ok(writeln!(out, "{}", shown(change, args.json)?)?);
+    let mut print = |change: &Change| show(change, args.json, out);
     let last = match (args.limit, args.wanted.since) {
         (None, Some(_)) => source.each(&args.wanted, Request::Events, print)?,
         (limit, _) => {
@@ -220,8 +221,8 @@ pub(super) fn events(args: &EventsArgs, out: &mut dyn Write) -> anyhow::Result<(
     }
 }
 
-fn shown(change: &Change, json: bool) -> anyhow::Result<String> {
-    Ok(if json { serde_json::to_string(change)? } else { line(change) })
+fn show(change: &Change, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    if json { output::json(out, change) } else { Ok(write_line!(out, "{}", described(change))?) }
 }
 
 fn follow(
@@ -236,7 +237,7 @@ fn follow(
     let (_node, lines) = changes(directory, &request)?;
     out.flush()?;
     for change in lines {
-        writeln!(out, "{}", shown(&serde_json::from_str(&change?)?, args.json)?)?;
+        show(&serde_json::from_str(&change?)?, args.json, out)?;
         out.flush()?;
     }
     bail!("the node has ended")
@@ -246,19 +247,19 @@ fn follow(
 fn everywhere(args: &EventsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let asked = args.wanted.asked(None, args.limit.unwrap_or(SHOWN));
     let Answer::Merged(merged) = ask(&args.which.find()?, &Request::EventsAll(asked))? else {
-        bail!("the node's answer is for another question")
+        return unexpected();
     };
     let width = merged.events.iter().map(|there| there.noted_by.as_str().len()).max().unwrap_or(0);
     for there in &merged.events {
         if args.json {
-            writeln!(out, "{}", serde_json::to_string(there)?)?;
+            output::json(out, there)?;
         } else {
-            writeln!(out, "{:width$}  {}", there.noted_by, line(&there.change))?;
+            write_line!(out, "{:width$}  {}", there.noted_by, described(&there.change))?;
         }
     }
     out.flush()?;
     for missing in &merged.missing {
-        writeln!(std::io::stderr(), "xpando-node: no events of {}: {}", missing.node, missing.why)?;
+        output::notice(format_args!("no events of {}: {}", missing.node, missing.why));
     }
     Ok(())
 }
@@ -266,8 +267,8 @@ fn everywhere(args: &EventsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
 fn verify(which: &Which, certs: Option<&Path>, out: &mut dyn Write) -> anyhow::Result<()> {
     let sound = match Source::find(which)? {
         Source::Node(directory) => {
-            let Answer::Sound(sound) = ask_within(WALK, &directory, &Request::Verify)? else {
-                bail!("the node's answer is for another question")
+            let Answer::Sound(sound) = open(&directory, &Request::Verify, &[], WALK)?.1 else {
+                return unexpected();
             };
             sound
         }
@@ -280,11 +281,14 @@ fn verify(which: &Which, certs: Option<&Path>, out: &mut dyn Write) -> anyhow::R
     };
     let Sound { forgotten, last, proved } = sound;
     if last == forgotten {
-        return Ok(writeln!(out, "no event is stored; {forgotten} were forgotten in their time")?);
+        return Ok(write_line!(
+            out,
+            "no event is stored; {forgotten} were forgotten in their time"
+        )?);
     }
-    writeln!(out, "events {} to {last} are as they were written", forgotten + 1)?;
+    write_line!(out, "events {} to {last} are as they were written", forgotten + 1)?;
     if proved < last {
-        writeln!(
+        write_line!(
             out,
             "those after {proved} are not signed yet: that some were cut off cannot be seen"
         )?;

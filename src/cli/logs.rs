@@ -1,7 +1,5 @@
 //! Logs on standard error: text for people, JSON for machines.
 
-use std::io::IsTerminal;
-
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 #[cfg(feature = "otel")]
@@ -16,6 +14,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 use xpando_node::proto::node::NodeName;
+
+use super::fields::PrintableFields;
+use super::output::has_colours;
 
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
@@ -56,9 +57,8 @@ impl LogArgs {
         let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let lines = match self.log_format {
             LogFormat::Text => {
-                let colour =
-                    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-                lines.with_ansi(colour).with_target(false).boxed()
+                let lines = lines.fmt_fields(PrintableFields).with_target(false);
+                lines.with_ansi(has_colours(std::io::stderr())).boxed()
             }
             LogFormat::Json => lines.json().flatten_event(true).boxed(),
         };

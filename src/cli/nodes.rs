@@ -2,14 +2,14 @@
 
 use std::io::Write;
 
-use anyhow::bail;
 use clap::Args;
-use comfy_table::Cell;
 use xpando_node::gateway::admin::{Answer, Request};
 use xpando_node::gateway::status::NodeRecord;
 use xpando_node::proto::node::NodeName;
 
-use super::query::{Which, ask, coloured, command, table, uptime};
+use super::ask::{Which, ask, command, unexpected};
+use super::output::{self, Columns, Field, write_line};
+use super::query::uptime;
 
 #[derive(Debug, Args)]
 pub(super) struct NodesArgs {
@@ -33,40 +33,40 @@ pub(super) struct ForgetArgs {
 
 pub(super) fn nodes(args: &NodesArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let Answer::Nodes(nodes) = ask(&args.which.find()?, &Request::Nodes)? else {
-        bail!("the node's answer is for another question")
+        return unexpected();
     };
     if args.json {
-        return Ok(writeln!(out, "{}", serde_json::to_string(&nodes)?)?);
+        return output::json(out, &nodes);
     }
-    let mut table =
-        table(&["NODE", "STATUS", "UP", "INCARNATION", "LAST SEEN", "SPECIALIZATIONS", "METADATA"]);
+    let titles =
+        ["NODE", "STATUS", "UP", "INCARNATION", "LAST SEEN", "SPECIALIZATIONS", "METADATA"];
+    let mut table = Columns::new(&titles);
     for node in &nodes {
-        table.add_row(row(node));
+        table.row(row(node));
     }
-    Ok(writeln!(out, "{table}")?)
+    Ok(table.print(out)?)
 }
 
-fn row(node: &NodeRecord) -> Vec<Cell> {
+fn row(node: &NodeRecord) -> [Field; 7] {
     let status = match (node.status, node.reason) {
         (Some(status), Some(reason)) => format!("{} ({})", status.label(), reason.label()),
         (Some(status), None) => status.label().to_owned(),
         (None, _) => "known to others".to_owned(),
     };
-    let or_dash = |text: Option<String>| Cell::new(text.unwrap_or_else(|| "-".to_owned()));
     let some = |text: String| Some(text).filter(|text| !text.is_empty());
     let pairs: Vec<_> = node.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    vec![
-        Cell::new(&node.name),
-        coloured(status, node.status),
-        or_dash(node.uptime_s.map(uptime)),
-        or_dash(node.incarnation.map(|life| life.to_string())),
-        or_dash(node.last_seen.clone()),
-        or_dash(some(node.specializations.join(" "))),
-        or_dash(some(pairs.join(" "))),
+    [
+        Field::new(&node.name),
+        Field::new(status).coloured(node.status),
+        Field::or_dash(node.uptime_s.map(uptime)),
+        Field::or_dash(node.incarnation),
+        Field::or_dash(node.last_seen.as_ref()),
+        Field::or_dash(some(node.specializations.join(" "))),
+        Field::or_dash(some(pairs.join(" "))),
     ]
 }
 
 pub(super) fn forget(args: &ForgetArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     command(&args.which, &Request::Forget { node: args.node.clone() })?;
-    Ok(writeln!(out, "{} is forgotten, until it comes back by itself", args.node)?)
+    Ok(write_line!(out, "{} is forgotten, until it comes back by itself", args.node)?)
 }

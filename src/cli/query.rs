@@ -1,38 +1,26 @@
 //! Questions to running nodes over their admin sockets.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::anyhow;
 use clap::Args;
-use comfy_table::{Attribute, Cell, Color, Table, presets};
 use serde::Serialize;
+use xpando_node::actors::timer;
 use xpando_node::gateway::admin::{Answer, Request};
 use xpando_node::gateway::status::{NodeStatus, PeerStatus};
-use xpando_node::io::places;
 use xpando_node::io::sockets::{self, Registered};
 use xpando_node::proto::event::Status;
 use xpando_node::proto::membership::Majority;
 use xpando_node::proto::node::NodeName;
 
-use super::on_terminal;
+use super::ask::{FindError, Which, ask, command, is_running, status_of, unexpected};
+use super::output::{self, Columns, Field, write_line};
 
-/// A node that does not answer within this time is taken for hung.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Which node to ask.
-#[derive(Debug, Args)]
-pub(super) struct Which {
-    /// Name of the node [default: the only one running on this machine]
-    #[arg(long, value_name = "NAME@HOST", env = "XPANDO_NAME")]
-    name: Option<NodeName>,
-
-    /// Its data directory, if it was given one
-    #[arg(long, value_name = "DIR", env = "XPANDO_DATA_DIR")]
-    data_dir: Option<PathBuf>,
-}
+/// Between two looks at a node that is waited for.
+const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -42,6 +30,24 @@ pub(super) struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+
+    /// Wait until the node answers
+    #[arg(long)]
+    wait: bool,
+
+    /// And until so many of its peers are online
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "wait",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    peers: usize,
+
+    /// How long to wait, in seconds; then it is a failure
+    #[arg(long, value_name = "SECONDS", requires = "wait", default_value_t = 30)]
+    timeout: u64,
 }
 
 #[derive(Debug, Args)]
@@ -61,6 +67,10 @@ pub(super) struct MetricsArgs {
 pub(super) struct DrainArgs {
     #[command(flatten)]
     which: Which,
+
+    /// Take clients again
+    #[arg(long)]
+    undo: bool,
 }
 
 #[derive(Debug, Args)]
@@ -82,117 +92,71 @@ pub(super) struct KillArgs {
     actor: String,
 }
 
-/// Asks a node, and fails with the reason when it says one.
-pub(super) fn ask(directory: &Path, request: &Request) -> anyhow::Result<Answer> {
-    ask_within(PATIENCE, directory, request)
-}
-
-/// [`ask`], with another patience for the answer.
-pub(super) fn ask_within(
-    patience: Duration,
-    directory: &Path,
-    request: &Request,
-) -> anyhow::Result<Answer> {
-    let stream = sockets::connect(directory)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let answer = exchange(&stream, request)?;
-    if let Answer::Error(error) = answer {
-        bail!("{error}")
-    }
-    Ok(answer)
-}
-
-fn exchange(mut stream: &UnixStream, request: &Request) -> anyhow::Result<Answer> {
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    stream.write_all(&line)?;
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).context("the node does not answer")?;
-    Ok(serde_json::from_str(&answer)?)
-}
-
-pub(super) fn status_of(directory: &Path) -> anyhow::Result<NodeStatus> {
-    let Answer::Status(status) = ask(directory, &Request::Status)? else {
-        bail!("the node's answer is no status")
-    };
-    Ok(status)
-}
-
-impl Which {
-    /// The directory of the node, or the one that it has left when it is named and does not run.
-    pub(super) fn find_stopped(&self) -> anyhow::Result<PathBuf> {
-        self.find().or_else(|error| match &self.name {
-            Some(name) => Ok(places::data_dir(name)?)
-                .and_then(|directory| if directory.is_dir() { Ok(directory) } else { Err(error) }),
-            None => Err(error),
-        })
-    }
-
-    /// The directory that leads to the node's socket.
-    pub(super) fn find(&self) -> anyhow::Result<PathBuf> {
-        if let Some(directory) = &self.data_dir {
-            return Ok(directory.clone());
-        }
-        let living: Vec<_> =
-            sockets::registered()?.into_iter().filter(|node| answers(&node.link)).collect();
-        let wanted: Vec<_> = living
-            .iter()
-            .filter(|n| self.name.as_ref().is_none_or(|name| n.name == *name))
-            .collect();
-        match (wanted.as_slice(), &self.name) {
-            ([one], _) => Ok(one.link.clone()),
-            ([], Some(name)) => bail!("no node {name} runs on this machine{}", listed(&living)),
-            ([], None) => bail!("no node runs on this machine"),
-            (_, Some(name)) => {
-                bail!("several nodes {name} run on this machine: say which with --data-dir DIR")
-            }
-            (_, None) => {
-                bail!("several nodes run on this machine: say which with --name{}", listed(&living))
-            }
-        }
-    }
-}
-
-fn listed(nodes: &[Registered]) -> String {
-    nodes.iter().map(|node| format!("\n  {}", node.name)).collect()
-}
-
-fn answers(link: &Path) -> bool {
-    sockets::connect(link).is_ok()
-}
-
 pub(super) fn status(args: &StatusArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    let directory = args.which.find()?;
-    let status = status_of(&directory)
-        .with_context(|| format!("cannot ask the node at {}", directory.display()))?;
+    let status = if args.wait { waited(args)? } else { status_of(&args.which.find()?)? };
     if args.json {
-        return Ok(writeln!(out, "{}", serde_json::to_string(&status)?)?);
+        return output::json(out, &status);
     }
-    writeln!(
+    write_line!(
         out,
-        "{}  incarnation {}  listening on {}  up {}\ncluster {}",
+        "{}  incarnation {}  listening on {}  up {}",
         status.name,
         status.incarnation,
         status.listen,
         uptime(status.uptime_s),
-        status.cluster
     )?;
+    write_line!(out, "cluster {}", status.cluster)?;
+    match status.http {
+        Some(http) => write_line!(out, "clients over HTTP on {http}")?,
+        None => write_line!(out, "no clients over HTTP")?,
+    }
+    if status.draining {
+        write_line!(
+            out,
+            "draining: clients are sent elsewhere; `xpando-node drain --undo` ends it"
+        )?;
+    }
     if let Some(why) = &status.degraded {
-        writeln!(out, "degraded: {why}")?;
+        write_line!(out, "degraded: {why}")?;
     }
     if status.peers.is_empty() {
-        return Ok(writeln!(out, "no peers known yet")?);
+        return Ok(write_line!(out, "no peers known yet")?);
     }
-    writeln!(out, "{}", majority(&status.majority))?;
+    write_line!(out, "{}", majority(&status.majority))?;
     if status.doubts_itself > 0 {
-        writeln!(out, "was paused lately, and waits longer before it doubts others")?;
+        write_line!(out, "was paused lately, and waits longer before it doubts others")?;
     }
-    let mut table = table(&["PEER", "STATUS", "ADDRESS", "INCARNATION", "SINCE"]);
+    let mut table = Columns::new(&["PEER", "STATUS", "ADDRESS", "INCARNATION", "SINCE"]);
     for peer in &status.peers {
-        table.add_row(row(peer));
+        table.row(row(peer));
     }
-    Ok(writeln!(out, "{table}")?)
+    Ok(table.print(out)?)
+}
+
+/// The status of a node that runs and has enough peers, once that is so.
+fn waited(args: &StatusArgs) -> anyhow::Result<NodeStatus> {
+    let limit = Duration::from_secs(args.timeout);
+    let end = timer::now() + limit;
+    loop {
+        let missing = match args.which.find().and_then(|directory| status_of(&directory)) {
+            Ok(status) => {
+                let online = |peer: &&PeerStatus| peer.status == Status::Online;
+                let online = status.peers.iter().filter(online).count();
+                if online >= args.peers {
+                    return Ok(status);
+                }
+                anyhow!("{} has {online} of {} peers online", status.name, args.peers)
+            }
+            Err(error) if matches!(error.downcast_ref(), Some(FindError::Several(_))) => {
+                return Err(error);
+            }
+            Err(error) => error,
+        };
+        if timer::now() >= end {
+            return Err(missing.context(format!("waited {limit:?}")));
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 fn majority(seen: &Majority) -> String {
@@ -205,7 +169,7 @@ fn majority(seen: &Majority) -> String {
     }
 }
 
-fn row(peer: &PeerStatus) -> Vec<Cell> {
+fn row(peer: &PeerStatus) -> [Field; 5] {
     let text = match peer.reason {
         Some(reason) if peer.reached_by.is_empty() => {
             format!("{} ({})", peer.status.label(), reason.label())
@@ -214,36 +178,13 @@ fn row(peer: &PeerStatus) -> Vec<Cell> {
         None if peer.suspect => format!("{}, suspect", peer.status.label()),
         None => peer.status.label().to_owned(),
     };
-    let or_dash = |text: Option<String>| Cell::new(text.unwrap_or_else(|| "-".to_owned()));
-    vec![
-        Cell::new(&peer.name),
-        coloured(text, Some(peer.status)),
-        or_dash(peer.address.map(|address| address.to_string())),
-        or_dash(peer.incarnation.map(|incarnation| incarnation.to_string())),
-        Cell::new(&peer.since),
+    [
+        Field::new(&peer.name),
+        Field::new(text).coloured(Some(peer.status)),
+        Field::or_dash(peer.address),
+        Field::or_dash(peer.incarnation),
+        Field::new(&peer.since),
     ]
-}
-
-/// A status in its colour, where people read it.
-pub(super) fn coloured(text: String, status: Option<Status>) -> Cell {
-    let colour = match status {
-        Some(Status::Online) => Color::Green,
-        Some(Status::Offline) => Color::Red,
-        Some(Status::Connecting | Status::Syncing) | None => Color::Yellow,
-    };
-    let cell = Cell::new(text);
-    if on_terminal() { cell.fg(colour) } else { cell }
-}
-
-pub(super) fn table(titles: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    let bold = |title: &&str| {
-        let cell = Cell::new(title);
-        if on_terminal() { cell.add_attribute(Attribute::Bold) } else { cell }
-    };
-    table.set_header(titles.iter().map(bold).collect::<Vec<_>>());
-    table
 }
 
 pub(super) fn uptime(seconds: u64) -> String {
@@ -259,69 +200,79 @@ pub(super) fn uptime(seconds: u64) -> String {
 struct Named {
     name: NodeName,
     state: &'static str,
-    listen: Option<std::net::SocketAddr>,
+    listen: Option<SocketAddr>,
     incarnation: Option<u64>,
+    data_dir: PathBuf,
 }
 
 pub(super) fn names(args: &NamesArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    let found = sockets::registered()?.into_iter().map(|node| match status_of(&node.link) {
-        Ok(status) => Named {
-            name: status.name,
-            state: "running",
-            listen: Some(status.listen),
-            incarnation: Some(status.incarnation),
-        },
-        Err(_) => {
-            let state = if answers(&node.link) { "silent" } else { "stale" };
-            Named { name: node.name, state, listen: None, incarnation: None }
-        }
-    });
-    let found: Vec<_> = found.collect();
+    let found: Vec<_> = sockets::registered()?.into_iter().map(Named::of).collect();
     if args.json {
-        return Ok(writeln!(out, "{}", serde_json::to_string(&found)?)?);
+        return output::json(out, &found);
     }
     if found.is_empty() {
-        return Ok(writeln!(out, "no node runs on this machine")?);
+        return Ok(write_line!(out, "no node runs on this machine")?);
     }
-    let mut table = table(&["NAME", "STATE", "LISTEN", "INCARNATION"]);
+    let mut table = Columns::new(&["NAME", "STATE", "LISTEN", "INCARNATION", "DATA DIRECTORY"]);
     for node in found {
-        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        table.add_row([
-            node.name.to_string(),
-            node.state.to_owned(),
-            or_dash(node.listen.map(|listen| listen.to_string())),
-            or_dash(node.incarnation.map(|incarnation| incarnation.to_string())),
+        table.row([
+            Field::new(&node.name),
+            node.state.into(),
+            Field::or_dash(node.listen),
+            Field::or_dash(node.incarnation),
+            Field::new(node.data_dir.display()),
         ]);
     }
-    Ok(writeln!(out, "{table}")?)
+    Ok(table.print(out)?)
+}
+
+impl Named {
+    /// A node as it answers. One that was killed is shown once: its entry is removed.
+    fn of(node: Registered) -> Self {
+        let status = status_of(&node.data_dir).ok();
+        let state = match &status {
+            Some(_) => "running",
+            None if is_running(&node.data_dir) => "silent",
+            None => {
+                node.remove();
+                "stale"
+            }
+        };
+        Self {
+            name: node.name,
+            state,
+            listen: status.as_ref().map(|status| status.listen),
+            incarnation: status.map(|status| status.incarnation),
+            data_dir: node.data_dir,
+        }
+    }
 }
 
 pub(super) fn metrics(args: &MetricsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let Answer::Metrics(text) = ask(&args.which.find()?, &Request::Metrics)? else {
-        bail!("the node's answer is no metrics")
+        return unexpected();
     };
-    Ok(write!(out, "{text}")?)
+    Ok(output::lines(out, &text)?)
 }
 
 pub(super) fn kill(args: &KillArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     command(&args.which, &Request::Kill { actor: args.actor.clone() })?;
-    Ok(writeln!(out, "killed {}", args.actor)?)
+    Ok(write_line!(out, "killed {}", args.actor)?)
 }
 
 pub(super) fn drain(args: &DrainArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    command(&args.which, &Request::Drain)?;
-    Ok(writeln!(out, "its clients go to other nodes, and it takes no more")?)
+    command(&args.which, &Request::Drain { undo: args.undo })?;
+    Ok(if args.undo {
+        write_line!(out, "it takes clients again")
+    } else {
+        write_line!(
+            out,
+            "its clients go to other nodes, and it takes no more; `drain --undo` ends that"
+        )
+    }?)
 }
 
 pub(super) fn disconnect(args: &DisconnectArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     command(&args.which, &Request::Disconnect { node: args.node.clone() })?;
-    Ok(writeln!(out, "link to {} ended", args.node)?)
-}
-
-/// Asks for something to be done.
-pub(super) fn command(which: &Which, request: &Request) -> anyhow::Result<()> {
-    let Answer::Done = ask(&which.find()?, request)? else {
-        bail!("the node's answer is for another question")
-    };
-    Ok(())
+    Ok(write_line!(out, "link to {} ended", args.node)?)
 }

@@ -14,6 +14,8 @@ use xpando_node::io::clock;
 use xpando_node::io::identity::{Authority, MAX_TOKEN, Tokens};
 use xpando_node::proto::token::{Claims, Grant, MAX_ID, MAX_LIFETIME, Role};
 
+use super::output::{self, write_line};
+
 /// Seconds of each unit of a time to live.
 const UNITS: [(char, u64); 4] = [('s', 1), ('m', 60), ('h', 60 * 60), ('d', 24 * 60 * 60)];
 
@@ -70,7 +72,7 @@ pub(crate) fn run(command: TokenCommand, certs: &Path, out: &mut dyn Write) -> a
         TokenCommand::Create { sub, role, topics, ttl } => {
             let authority = Authority::open(certs)?;
             let token = authority.token(&sub, role, topics, ttl, clock::wall())?;
-            Ok(writeln!(out, "{token}")?)
+            Ok(write_line!(out, "{token}")?)
         }
         TokenCommand::Verify { token, json } => {
             let token = given(token)?;
@@ -78,8 +80,7 @@ pub(crate) fn run(command: TokenCommand, certs: &Path, out: &mut dyn Write) -> a
                 .verify(&token, clock::wall())
                 .map_err(|refused| anyhow!("token refused ({}): {refused}", refused.label()))?;
             if json {
-                serde_json::to_writer_pretty(&mut *out, &claims).context("cannot write JSON")?;
-                return Ok(writeln!(out)?);
+                return output::pretty_json(out, &claims);
             }
             show(&claims, out)
         }
@@ -103,13 +104,13 @@ fn show(claims: &Claims, out: &mut dyn Write) -> anyhow::Result<()> {
     let topics: Vec<String> = claims.topics.iter().map(Grant::to_string).collect();
     let topics =
         if topics.is_empty() { "all that the role allows".to_owned() } else { topics.join(" ") };
-    writeln!(out, "subject      {}", claims.sub)?;
-    writeln!(out, "role         {}", claims.role)?;
-    writeln!(out, "topics       {topics}")?;
-    writeln!(out, "id           {}", claims.jti)?;
-    writeln!(out, "cluster      {}", claims.iss)?;
-    writeln!(out, "made         {}", clock::rfc3339(made))?;
-    writeln!(out, "valid until  {}", clock::rfc3339(claims.expires()))?;
+    write_line!(out, "subject      {}", claims.sub)?;
+    write_line!(out, "role         {}", claims.role)?;
+    write_line!(out, "topics       {topics}")?;
+    write_line!(out, "id           {}", claims.jti)?;
+    write_line!(out, "cluster      {}", claims.iss)?;
+    write_line!(out, "made         {}", clock::rfc3339(made))?;
+    write_line!(out, "valid until  {}", clock::rfc3339(claims.expires()))?;
     Ok(())
 }
 
@@ -132,14 +133,17 @@ fn revoke(token: &str, exp: Option<u64>, certs: &Path, out: &mut dyn Write) -> a
         Some(None) => bail!("--exp {} is no time", exp.unwrap_or_default()),
     };
     let revoked = authority.revoke_token(&jti, ends, now)?;
-    writeln!(out, "token        {jti}")?;
+    write_line!(out, "token        {jti}")?;
     if !revoked.added {
-        writeln!(out, "revoked      nothing new: it was revoked before, or has expired")?;
+        write_line!(out, "revoked      nothing new: it was revoked before, or has expired")?;
     }
-    writeln!(out, "list         {}  ({} in all)", revoked.path.display(), revoked.total)?;
-    writeln!(out)?;
-    writeln!(out, "Copy the list to ca/tokens in the certificate directory of every other host;")?;
-    writeln!(out, "running nodes read it within seconds.")?;
+    write_line!(out, "list         {}  ({} in all)", revoked.path.display(), revoked.total)?;
+    write_line!(out)?;
+    write_line!(
+        out,
+        "Copy the list to ca/tokens in the certificate directory of every other host;"
+    )?;
+    write_line!(out, "running nodes read it within seconds.")?;
     Ok(())
 }
 

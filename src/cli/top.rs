@@ -17,7 +17,7 @@ use xpando_node::gateway::admin::{Answer, Request};
 use xpando_node::gateway::history::Asked;
 use xpando_node::gateway::status::{Change, Figures, Sight};
 
-use super::query::{Which, ask};
+use super::ask::{Which, ask, unexpected};
 
 mod screen;
 
@@ -125,21 +125,23 @@ impl View {
     }
 
     fn try_look(&mut self, directory: &Path) -> anyhow::Result<()> {
-        let Answer::Sight(sight) = ask(directory, &Request::Sight)? else { return other() };
+        let Answer::Sight(sight) = ask(directory, &Request::Sight)? else { return unexpected() };
         let lives = |sight: &Sight| (sight.status.incarnation, sight.status.id.clone());
         if self.sight.as_ref().is_some_and(|before| lives(before) != lives(&sight)) {
             (self.seen, self.figures) = (None, None); // another life counts anew
         }
         self.sight = Some(sight);
         let events = Request::Events(Asked { after: self.seen, limit: EVENTS, ..Asked::default() });
-        let Answer::Events(changes) = ask(directory, &events)? else { return other() };
+        let Answer::Events(changes) = ask(directory, &events)? else { return unexpected() };
         self.seen = Some(changes.next);
         if self.back > 0 {
             self.back += changes.events.len(); // who reads what was keeps it in view
         }
         self.events.extend(changes.events);
         self.events.drain(..self.events.len().saturating_sub(EVENTS));
-        let Answer::Figures(figures) = ask(directory, &Request::Figures)? else { return other() };
+        let Answer::Figures(figures) = ask(directory, &Request::Figures)? else {
+            return unexpected();
+        };
         self.measure(timer::now(), figures);
         Ok(())
     }
@@ -158,8 +160,4 @@ impl View {
         }
         self.figures = Some((now, figures));
     }
-}
-
-fn other<T>() -> anyhow::Result<T> {
-    bail!("the node's answer is for another question")
 }

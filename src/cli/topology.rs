@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use anyhow::bail;
 use clap::Args;
 use xpando_node::gateway::admin::{Answer, Request};
 use xpando_node::gateway::status::{TopologyLink, TopologyStatus};
 use xpando_node::proto::node::NodeName;
 
-use super::query::{Which, ask};
+use super::ask::{Which, ask, unexpected};
+use super::output;
 
 #[derive(Debug, Args)]
 pub(super) struct TopologyArgs {
@@ -43,16 +43,16 @@ struct Form {
 
 pub(super) fn topology(args: &TopologyArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let Answer::Topology(topology) = ask(&args.which.find()?, &Request::Topology)? else {
-        bail!("the node's answer is no topology")
+        return unexpected();
     };
     let form = &args.form;
     let text = match (form.json, form.dot, form.mermaid) {
-        (true, ..) => serde_json::to_string(&topology)? + "\n",
+        (true, ..) => return output::json(out, &topology),
         (_, true, _) => dot(&topology),
         (.., true) => mermaid(&topology),
         (false, false, false) => matrix(&topology),
     };
-    Ok(write!(out, "{text}")?)
+    Ok(output::lines(out, &text)?)
 }
 
 /// A row for each node that sees, a column for each that is seen.

@@ -1,18 +1,20 @@
 //! `xpando-node watch`: what happens in the cluster, as one node sees it, one line an event.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, Write};
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use serde_json::json;
+use serde_json::value::RawValue;
 use xpando_node::gateway::admin::{Answer, Request};
 use xpando_node::gateway::status::{Change, What};
-use xpando_node::io::{clock, sockets};
+use xpando_node::io::clock;
 use xpando_node::proto::event::{Broken, Event, Reason, Revocable};
 use xpando_node::proto::node::NodeName;
 
-use super::query::{PATIENCE, Which};
+use super::ask::{PATIENCE, Which, open, unexpected};
+use super::output::{self, write_line};
 
 #[derive(Debug, Args)]
 pub(super) struct WatchArgs {
@@ -30,17 +32,17 @@ pub(super) fn watch(args: &WatchArgs, out: &mut dyn Write) -> anyhow::Result<()>
     let (node, changes) = changes(&args.which.find()?, &request)?;
     let at = clock::rfc3339(clock::wall());
     if args.json {
-        writeln!(out, "{}", json!({"at": at, "event": "watching", "node": node}))?;
+        output::json(out, &json!({"at": at, "event": "watching", "node": node}))?;
     } else {
-        writeln!(out, "{at}  watching {node}")?;
+        write_line!(out, "{at}  watching {node}")?;
     }
     out.flush()?;
     for line in changes {
         let line = line?;
         if args.json {
-            writeln!(out, "{line}")?;
+            output::json(out, &RawValue::from_string(line)?)?;
         } else {
-            writeln!(out, "{}", self::line(&serde_json::from_str(&line)?))?;
+            write_line!(out, "{}", described(&serde_json::from_str(&line)?))?;
         }
         out.flush()?;
     }
@@ -52,24 +54,14 @@ pub(super) fn changes(
     directory: &Path,
     request: &Request,
 ) -> anyhow::Result<(NodeName, impl Iterator<Item = std::io::Result<String>> + use<>)> {
-    let mut stream = sockets::connect(directory)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut asked = serde_json::to_vec(request)?;
-    asked.push(b'\n');
-    stream.write_all(&asked)?;
-    // What is set on one handle of a socket counts for all.
-    let handle = stream.try_clone()?;
-    let mut lines = BufReader::new(stream).lines();
-    let first = lines.next().context("the node does not answer")??;
-    let Answer::Watching(node) = serde_json::from_str(&first)? else {
-        bail!("the node's answer is for another question")
-    };
-    handle.set_read_timeout(None)?;
-    Ok((node, lines))
+    let (reader, answer) = open(directory, request, &[], PATIENCE)?;
+    let Answer::Watching(node) = answer else { return unexpected() };
+    reader.get_ref().set_read_timeout(None)?;
+    Ok((node, reader.lines()))
 }
 
-/// A change as a line for people.
-pub(super) fn line(change: &Change) -> String {
+/// A change for people.
+pub(super) fn described(change: &Change) -> String {
     format!("{}  {}", change.at, text(&change.what))
 }
 

@@ -10,8 +10,9 @@ use xpando_node::gateway::status::{EvidenceStatus, PeerStatus};
 use xpando_node::proto::event::{Broken, Reason, Status};
 use xpando_node::proto::node::NodeName;
 
-use super::query::{Which, ask, status_of};
-use super::watch::line;
+use super::ask::{Which, ask, status_of, unexpected};
+use super::output::write_line;
+use super::watch::described;
 
 /// Events of the peer that are shown.
 const SHOWN: usize = 5;
@@ -32,17 +33,17 @@ pub(super) fn why(args: &WhyArgs, out: &mut dyn Write) -> anyhow::Result<()> {
         bail!("{} knows of no {}", status.name, args.peer)
     };
     for line in lines(peer, &status.name) {
-        writeln!(out, "{line}")?;
+        write_line!(out, "{line}")?;
     }
     let asked = Asked { limit: SHOWN, node: Some(args.peer.clone()), ..Asked::default() };
     let Answer::Events(changes) = ask(&directory, &Request::Events(asked))? else {
-        bail!("the node's answer is for another question")
+        return unexpected();
     };
     if !changes.events.is_empty() {
-        writeln!(out, "What happened last:")?;
+        write_line!(out, "What happened last:")?;
     }
     for change in &changes.events {
-        writeln!(out, "  {}", line(change))?;
+        write_line!(out, "  {}", described(change))?;
     }
     Ok(())
 }

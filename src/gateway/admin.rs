@@ -122,7 +122,11 @@ pub enum Request {
         node: NodeName,
     },
     /// Sends all clients to other nodes, and takes no more.
-    Drain,
+    Drain {
+        /// Takes clients again instead.
+        #[serde(default)]
+        undo: bool,
+    },
     /// Only in a node started with `--chaos`: kills an actor as a crash would.
     Kill {
         /// Its name; an unknown one is answered with all names.
@@ -222,12 +226,12 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Tells all clients to go to another node, for good.
-    pub fn drain(&self) {
-        self.news.send_replace(true);
+    /// Sends all clients to other nodes and takes no more; or takes clients again.
+    pub fn drain(&self, draining: bool) {
+        self.news.send_replace(draining);
     }
 
-    /// Whether they have been told.
+    /// Whether clients are sent elsewhere.
     #[must_use]
     pub fn draining(&self) -> bool {
         *self.news.borrow()
@@ -319,6 +323,7 @@ impl Admin {
             http: self.http,
             uptime_s: timer::now().saturating_duration_since(self.started).as_secs(),
             degraded: self.degraded(),
+            draining: self.clients.draining(),
             doubts_itself: self.vitals.borrow().health,
             majority: majority(&self.peers.borrow()),
             peers: self.peer_statuses(),
@@ -470,8 +475,8 @@ impl Admin {
             }
             Request::Disconnect { node } => answered(self.disconnect(&node), |()| Answer::Done),
             Request::Forget { node } => answered(self.forget(&node), |()| Answer::Done),
-            Request::Drain => {
-                self.clients.drain();
+            Request::Drain { undo } => {
+                self.clients.drain(!undo);
                 Answer::Done
             }
             Request::Kill { .. } if !self.chaos => {
@@ -555,7 +560,7 @@ async fn talk(admin: &Admin, stream: UnixStream) -> std::io::Result<()> {
         | Request::EventsAll(_)
         | Request::Verify
         | Request::Disconnect { .. }
-        | Request::Drain
+        | Request::Drain { .. }
         | Request::Kill { .. } => say(&mut writer, &admin.answer(request).await).await,
     }
 }

@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
+use crate::actors::node_manager::{Row, majority};
 use crate::actors::timer;
 use crate::gateway::admin::Admin;
 use crate::io::clock;
 use crate::io::metrics::{Flow, Gauges};
 use crate::io::usage;
-use crate::proto::event::Status;
+use crate::proto::event::{Reason, Status};
 
 /// Everything as Prometheus text.
 ///
@@ -46,6 +47,11 @@ fn node(admin: &Admin, gauges: &mut Gauges) {
     gauges.one("xpando_self_doubt", "How much the node distrusts its own clock, 0 to 8", doubt);
     let clients = |count: &std::sync::atomic::AtomicUsize| count.load(Ordering::Relaxed) as f64;
     gauges.one(
+        "xpando_draining",
+        "1 while clients are sent to other nodes",
+        f64::from(u8::from(admin.clients.draining())),
+    );
+    gauges.one(
         "xpando_channel_clients",
         "Clients that are connected",
         clients(&admin.clients.connected),
@@ -73,10 +79,31 @@ fn by_status(
     counts.into_iter().map(move |(status, many)| (label(status), many))
 }
 
+/// How many peers there are of each status; one that is offline has a reason, and others have none.
+fn standing(peers: &[Row]) -> Vec<(Vec<(&'static str, String)>, f64)> {
+    let others = [Status::Connecting, Status::Syncing, Status::Online].map(|it| (it, None));
+    let offline = Reason::ALL.map(|reason| (Status::Offline, Some(reason)));
+    let mut counts: BTreeMap<_, _> =
+        others.into_iter().chain(offline).map(|it| (it, 0.0)).collect();
+    for Row { peer, .. } in peers {
+        *counts.entry((peer.status, peer.reason)).or_default() += 1.0;
+    }
+    let labels = |status: Status, reason: Option<Reason>| {
+        let reason = reason.map(|reason| ("reason", reason.label().to_owned()));
+        [("status", status.label().to_owned())].into_iter().chain(reason).collect()
+    };
+    counts.into_iter().map(|((status, reason), many)| (labels(status, reason), many)).collect()
+}
+
 fn peers(admin: &Admin, gauges: &mut Gauges) {
     let (peers, vitals) = (admin.peers.borrow().clone(), admin.vitals.borrow().clone());
-    let statuses = by_status(peers.iter().map(|row| row.peer.status));
-    gauges.many("xpando_peers", "Peers, by status", statuses);
+    gauges.many("xpando_peers", "Peers, by status, and those offline by reason", standing(&peers));
+    let majority = f64::from(u8::from(majority(&peers).held));
+    gauges.one(
+        "xpando_majority_held",
+        "1 while the node sees most of the cluster it knows",
+        majority,
+    );
     let online = peers.iter().filter(|row| row.peer.status == Status::Online);
     let signs = online.filter_map(|row| {
         Some((vec![("peer", row.peer.name.to_string())], vitals.peers.get(&row.peer.name)?))

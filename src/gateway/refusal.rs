@@ -75,7 +75,7 @@ impl Cause {
                 "draining",
                 Is::SERVICE_UNAVAILABLE,
                 "this node takes no more clients",
-                "connect to another node, or restart this one",
+                "connect to another node; `xpando-node drain --undo` has this one take clients again",
             ),
             Self::TooManyClients => Facts(
                 "too_many_clients",

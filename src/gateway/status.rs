@@ -47,6 +47,9 @@ pub struct NodeStatus {
     pub metadata: BTreeMap<String, String>,
     /// What it does not remember as it should; null when all is well.
     pub degraded: Option<String>,
+    /// True while clients are sent to other nodes and no more are taken.
+    #[serde(default)]
+    pub draining: bool,
     /// How much this node distrusts its own clock after a pause: 0, healthy, to 8.
     pub doubts_itself: u32,
     /// Whether it sees most of the cluster it knows.

@@ -22,8 +22,19 @@ const SOCKET: &str = "admin.sock";
 pub struct Registered {
     /// Its name.
     pub name: NodeName,
-    /// Its link in the runtime directory.
-    pub link: PathBuf,
+    /// Its data directory, with its admin socket.
+    pub data_dir: PathBuf,
+    link: PathBuf,
+}
+
+impl Registered {
+    /// Takes the entry of a node that was killed out of the runtime directory. A node that starts there at this
+    /// moment is found by its data directory.
+    pub fn remove(&self) {
+        if let Err(error) = fs::remove_file(&self.link) {
+            tracing::debug!(%error, path = %self.link.display(), "a stale entry stays");
+        }
+    }
 }
 
 /// Opens the socket in a data directory. The caller holds the directory's lock, so a socket that is
@@ -127,7 +138,11 @@ pub fn registered() -> io::Result<Vec<Registered>> {
         let file = entry.file_name();
         let name = file.to_str().and_then(|text| text.rsplit_once('~'));
         if let Some(name) = name.and_then(|(name, _)| name.parse().ok()) {
-            nodes.push(Registered { name, link: entry.path() });
+            let link = entry.path();
+            // One that ends meanwhile has taken its link back.
+            if let Ok(data_dir) = fs::read_link(&link) {
+                nodes.push(Registered { name, data_dir, link });
+            }
         }
     }
     nodes.sort_by(|a, b| (&a.name, &a.link).cmp(&(&b.name, &b.link)));

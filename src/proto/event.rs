@@ -54,6 +54,17 @@ impl Status {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Left,
+        Self::Crashed,
+        Self::Unreachable,
+        Self::Rejected,
+        Self::Replaced,
+        Self::Revoked,
+        Self::Disconnected,
+    ];
+
     /// The reason as the API spells it.
     #[must_use]
     pub fn label(self) -> &'static str {

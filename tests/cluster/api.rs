@@ -136,8 +136,16 @@ fn who_may_read_and_who_may_change() {
         ("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="),
     ];
     let socket = "GET /socket/websocket?vsn=2.0.0";
-    assert_eq!(head(&mut a.request(socket, &upgrade)).status, 503);
+    for refused in [socket, "GET /socket/longpoll?vsn=2.0.0"] {
+        let refused = head(&mut a.request(refused, &upgrade));
+        assert_eq!((refused.status, refused.header("retry-after")), (503, Some("10")));
+    }
     assert_eq!(head(&mut b.request(socket, &upgrade)).status, 101);
+
+    assert_eq!(a.asks("DELETE /api/drain", &[("Authorization", &operator)]).status, 403);
+    assert_eq!(a.asks("DELETE /api/drain", &[("Authorization", &admin)]).status, 202);
+    assert_eq!(head(&mut a.request(socket, &upgrade)).status, 101);
+    assert_eq!(a.asks("GET /health/ready", &[]).status, 200);
 }
 
 #[test]
@@ -274,7 +282,43 @@ fn promtool_finds_nothing_to_say() {
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/alerts.yml");
     let (sound, said) = check(&["check", "rules", rules], "").unwrap();
     assert!(sound, "{said}");
+    let prometheus = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus.yml");
+    let (sound, said) = check(&["check", "config", "--syntax-only", prometheus], "").unwrap();
+    assert!(sound, "{said}");
+    // What fires after a scale-down, a crash, an operator's revocation, a lost majority, and a dead node.
+    let tests = cluster.path("alerts.test.yml");
+    std::fs::write(&tests, ALERTS.replace("RULES", rules)).unwrap();
+    let (sound, said) = check(&["test", "rules", &tests.display().to_string()], "").unwrap();
+    assert!(sound, "{said}");
 }
+
+/// Which instances fire which alert, as promtool is asked.
+const ALERTS: &str = r#"
+rule_files: [RULES]
+evaluation_interval: 15s
+tests:
+  - interval: 15s
+    input_series:
+      - { series: 'xpando_peers{instance="scaled_down",status="offline",reason="left"}', values: '3x20' }
+      - { series: 'xpando_peers{instance="scaled_down",status="offline",reason="crashed"}', values: '0x20' }
+      - { series: 'xpando_peers{instance="revoked",status="offline",reason="revoked"}', values: '1x20' }
+      - { series: 'xpando_peers{instance="lost",status="offline",reason="left"}', values: '1x20' }
+      - { series: 'xpando_peers{instance="lost",status="offline",reason="crashed"}', values: '1x20' }
+      - { series: 'xpando_peers{instance="lost",status="offline",reason="unreachable"}', values: '1x20' }
+      - { series: 'xpando_majority_held{instance="lost"}', values: '0x20' }
+      - { series: 'xpando_majority_held{instance="scaled_down"}', values: '1x20' }
+      - { series: 'xpando_store_degraded{instance="full"}', values: '1x20' }
+      - { series: 'up{job="xpando",instance="dead"}', values: '0x20' }
+      - { series: 'up{job="xpando",instance="lost"}', values: '1x20' }
+    promql_expr_test:
+      - expr: count by (alertname, instance) (ALERTS{alertstate="firing"})
+        eval_time: 4m
+        exp_samples:
+          - { labels: '{alertname="XpandoPeerOffline",instance="lost"}', value: 1 }
+          - { labels: '{alertname="XpandoMajorityLost",instance="lost"}', value: 1 }
+          - { labels: '{alertname="XpandoStoreDegraded",instance="full"}', value: 1 }
+          - { labels: '{alertname="XpandoNodeDown",instance="dead"}', value: 1 }
+"#;
 
 #[test]
 fn the_document_is_what_the_node_does() {
@@ -318,6 +362,12 @@ fn an_operator_does_the_same_on_the_command_line() {
     assert_eq!(a.run(&["events", "--type", "party"], &[]).status.code(), Some(2));
     print(&["drain"]);
     assert_eq!(a.asks("GET /health/ready", &[]).problem(503), "not ready: clients");
+    let status = print(&["status"]);
+    assert!(status.contains("draining") && status.contains("drain --undo"), "{status}");
+    assert!(status.contains(&format!("clients over HTTP on {}", a.http())), "{status}");
+    assert!(print(&["drain", "--undo"]).contains("takes clients again"));
+    assert_eq!(a.asks("GET /health/ready", &[]).status, 200);
+    assert!(!print(&["status"]).contains("draining"));
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub(crate) mod message;
 pub(crate) mod node;
 pub(crate) mod skip;
 pub(crate) mod stranger;
+pub(crate) mod terminal;
 pub(crate) mod trail;
 pub(crate) mod ways;
 
@@ -34,6 +35,7 @@ pub(crate) use mesh::Mesh;
 pub(crate) use message::{Follow, grows, told, wall};
 pub(crate) use node::{Node, Start};
 pub(crate) use skip::skip;
+pub(crate) use terminal::Terminal;
 pub(crate) use ways::Ways;
 
 /// How long a condition may take: far more than a loaded machine needs.

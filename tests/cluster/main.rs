@@ -44,6 +44,7 @@ mod stopped;
 mod storms;
 mod supervision;
 mod tampered;
+mod terminal;
 mod tokens;
 mod top;
 mod topology;

@@ -12,7 +12,7 @@ use xpando_node::actors::timer::now;
 use xpando_node::io::usage::{Usage, usage};
 
 use self::load::{Reader, Writer, at, contains, join, since};
-use super::super::query::status_of;
+use super::super::ask::status_of;
 use super::mesh::{Mesh, Running};
 
 mod bare;

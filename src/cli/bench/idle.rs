@@ -9,7 +9,7 @@ use xpando_node::io::usage::{Usage, usage};
 
 use super::channels::quantiles;
 use super::mesh::{Mesh, Running};
-use crate::cli::query::ask;
+use crate::cli::ask::ask;
 
 /// After the mesh is full: hellos, digests and first beats settle.
 const SETTLE: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@ use xpando_node::node::bench::{Flooded, Order};
 use super::channels::quantiles;
 use super::mesh::{Mesh, Running};
 use super::topics::order_at;
-use crate::cli::query::status_of;
+use crate::cli::ask::status_of;
 
 /// Between two looks at the beats: several between two beats.
 const LOOK: Duration = Duration::from_millis(100);

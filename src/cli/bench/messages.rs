@@ -12,8 +12,8 @@ use xpando_node::node::bench::{Kind, Load, Made, Order};
 use xpando_node::proto::node::NodeName;
 use xpando_node::proto::topic::{Address, Name};
 
+use super::super::ask::Which;
 use super::super::message::call_at;
-use super::super::query::Which;
 use super::floor;
 use super::mesh::{Mesh, Scratch, issue};
 
@@ -167,7 +167,7 @@ fn order(directory: &Path, mut load: Load) -> anyhow::Result<Made> {
     for node in &load.to {
         ask(Some(node), &Order::Sink(load.topic.clone(), subscribers), PATIENCE)?;
     }
-    let here = super::super::query::status_of(directory)?.name;
+    let here = super::super::ask::status_of(directory)?.name;
     let made = ask(Some(&here), &Order::Load(load.clone()), load.time + PATIENCE)?;
     for node in &load.to {
         ask(Some(node), &Order::Sink(load.topic.clone(), 0), PATIENCE)?;

@@ -9,13 +9,18 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table};
 use xpando_node::gateway::status::{PeerStatus, Sight};
 use xpando_node::proto::event::Status;
+use xpando_node::proto::node::NodeName;
+use xpando_node::proto::printable::Printable;
 
 use super::View;
+use crate::cli::labels::{cut, labels};
 use crate::cli::topology::sign;
 use crate::cli::watch;
 
 /// Columns of a node's name, at most.
 const NAME: usize = 24;
+/// Columns of a node's label beside the matrix, at most.
+const LABEL: usize = 12;
 /// Columns of the peers' table, at least, whatever the matrix would take.
 const PEERS: u16 = 50;
 
@@ -33,12 +38,16 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
     ];
     let [head, middle, rates, events] = Layout::vertical(parts).areas(frame.area());
     frame.render_widget(top(view, sight), head);
-    let matrix = nodes.saturating_mul(2).saturating_add(6);
+    let names: Vec<&NodeName> = sight.topology.nodes.iter().map(|node| &node.name).collect();
+    let labels = labels(&names, LABEL);
+    let label = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0);
+    let label = u16::try_from(label).unwrap_or(u16::MAX);
+    let matrix = nodes.saturating_mul(2).saturating_add(label).saturating_add(3);
     let matrix = matrix.min(frame.area().width.saturating_sub(PEERS));
     let [left, right] =
         Layout::horizontal([Constraint::Min(0), Constraint::Length(matrix)]).areas(middle);
     frame.render_widget(peers(sight, view.down), left);
-    frame.render_widget(links(sight, view.down), right);
+    frame.render_widget(links(sight, &labels, view.down), right);
     draw_rates(frame, view, rates);
     frame.render_widget(latest(view, events), events);
 }
@@ -65,7 +74,7 @@ fn top(view: &View, sight: &Sight) -> Paragraph<'static> {
     ]);
     let second = match &view.trouble {
         Some(trouble) => Line::styled(
-            format!("no answer, trying again: {trouble}"),
+            format!("no answer, trying again: {}", Printable(trouble)),
             Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
         ),
         None => Line::styled("q quits   up/down events   page up/down nodes   home", dim()),
@@ -90,20 +99,13 @@ fn state_of(peer: &PeerStatus) -> (String, Style) {
     }
 }
 
-fn short(name: &str) -> String {
-    if name.chars().count() <= NAME {
-        return name.to_owned();
-    }
-    name.chars().take(NAME - 1).chain(['…']).collect()
-}
-
 fn peers(sight: &Sight, down: usize) -> Table<'static> {
     let number = |number: Option<f64>| number.map_or("-".to_owned(), |it| format!("{it:.1}"));
     let row = |peer: &PeerStatus| {
         let (state, style) = state_of(peer);
         let life = peer.incarnation.map_or("-".to_owned(), |life| life.to_string());
         Row::new([
-            Cell::new(short(peer.name.as_str())),
+            Cell::new(cut(peer.name.as_str(), NAME)),
             Cell::new(state).style(style),
             Cell::new(life),
             Cell::new(number(peer.rtt_ms)),
@@ -125,14 +127,14 @@ fn peers(sight: &Sight, down: usize) -> Table<'static> {
 }
 
 /// A row for each node that sees, a column for each that is seen.
-fn links(sight: &Sight, down: usize) -> Paragraph<'static> {
+fn links(sight: &Sight, labels: &[String], down: usize) -> Paragraph<'static> {
     let topology = &sight.topology;
     let cells: BTreeMap<_, _> =
         topology.links.iter().map(|link| ((&link.from, &link.to), link)).collect();
+    let width = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0);
     let mut lines = Vec::new();
-    for from in topology.nodes.iter().skip(down) {
-        let initial: String = from.name.as_str().chars().take(3).collect();
-        let mut spans = vec![Span::styled(format!("{initial:4}"), dim())];
+    for (from, label) in topology.nodes.iter().zip(labels).skip(down) {
+        let mut spans = vec![Span::styled(format!("{label:width$} "), dim())];
         for to in &topology.nodes {
             let link = cells.get(&(&from.name, &to.name)).copied();
             let (sign, style) = match sign(link) {
@@ -187,7 +189,7 @@ fn latest(view: &View, area: Rect) -> Paragraph<'static> {
         .take(room)
         .map(|change| {
             let time = change.at.get(11..23).unwrap_or(&change.at);
-            let text = format!("  {}", watch::text(&change.what));
+            let text = format!("  {}", Printable(watch::text(&change.what)));
             Line::from(vec![Span::styled(time.to_owned(), dim()), Span::raw(text)])
         })
         .collect();
@@ -278,14 +280,38 @@ mod tests {
             "n0@127.0.0.1  life 3  up 1:01:01  4 of 5 online",
             "n1@127.0.0.1 online       7     1.2",
             "n4@127.0.0.1 crashed",
-            "n0@ \\ # # # x",
-            "n4@ x x x x \\",
+            "n0 \\ # # # x",
+            "n4 x x x x \\",
             "messages/s in 5 out 6",
             "bytes/s in 70.0k out 8",
             "03:04:05.678  n4@127.0.0.1 offline (crashed)",
         ] {
             assert!(has(&rows, text), "{text}: {rows:#?}");
         }
+    }
+
+    #[test]
+    fn nodes_of_one_name_are_told_apart() {
+        let mut view = view(2);
+        let nodes = &mut view.sight.as_mut().expect("a sight").topology.nodes;
+        for (node, host) in nodes.iter_mut().zip(["h1", "h2", "h3"]) {
+            node.name = format!("app@{host}").parse().expect("valid");
+        }
+        let rows = drawn(&view, 80, 24);
+        for row in ["h1 \\", "h2   \\", "h3     \\"] {
+            assert!(has(&rows, row), "{row}: {rows:#?}");
+        }
+    }
+
+    #[test]
+    fn events_of_others_are_text() {
+        let mut view = view(1);
+        view.events = vec![serde_json::from_value(json!({
+            "at": "2026-01-02T03:04:05.678Z", "event": "link_lost", "peer": "b@h", "cause": "x\n\u{1b}[2Jy",
+        }))
+        .expect("a change")]
+        .into();
+        assert!(has(&drawn(&view, 80, 24), r"b@h link lost: x\n\u{1b}[2Jy"));
     }
 
     #[test]

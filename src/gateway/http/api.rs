@@ -58,7 +58,7 @@ pub(super) fn routes(site: Site) -> Router {
         .route("/api/nodes", get(nodes))
         .route("/api/nodes/{node}/disconnect", post(disconnect))
         .route("/api/nodes/{node}/forget", post(forget))
-        .route("/api/drain", post(drain))
+        .route("/api/drain", post(drain).delete(undrain))
         .route("/api/topology", get(topology))
         .route("/api/events", get(events::events))
         .route("/metrics", get(scrape))
@@ -312,8 +312,15 @@ async fn forget(Changer(asked): Changer, Path(node): Path<String>) -> Answer {
 
 async fn drain(Changer(asked): Changer) -> Answer {
     asked.query(&[])?;
-    asked.admin().clients.drain();
+    asked.admin().clients.drain(true);
     tracing::info!(by = %asked.from.address, "clients are sent to other nodes, over the API");
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+async fn undrain(Changer(asked): Changer) -> Answer {
+    asked.query(&[])?;
+    asked.admin().clients.drain(false);
+    tracing::info!(by = %asked.from.address, "clients are taken again, over the API");
     Ok(StatusCode::ACCEPTED.into_response())
 }
 

@@ -6,6 +6,9 @@ use serde_json::{Map, Value, json};
 
 use crate::gateway::refusal::Cause;
 
+/// Seconds after which to try again what is refused for a while.
+const RETRY: &str = "10";
+
 /// An answer that says what went wrong.
 #[derive(Debug)]
 pub(super) struct Problem {
@@ -56,6 +59,7 @@ impl IntoResponse for Problem {
                 (header::CONNECTION, "upgrade"),
                 (header::SEC_WEBSOCKET_VERSION, "13"),
             ],
+            StatusCode::SERVICE_UNAVAILABLE => &[(header::RETRY_AFTER, RETRY)],
             _ => &[],
         };
         for (name, value) in more {

@@ -159,7 +159,7 @@ pub(super) async fn poll(
 ) -> Response {
     let origin = headers.get(header::ORIGIN).cloned();
     if site.channels.admin().clients.draining() {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        return site.refuse(Cause::Draining, &from, "").into_response();
     }
     if !site.allows(&headers) {
         return longpoll::answer(&Poll::Refused, None);

@@ -1,0 +1,158 @@
+//! Which node of this machine is asked, and how it is asked: over the admin socket in its data directory.
+
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+use xpando_node::gateway::admin::{Answer, Request};
+use xpando_node::gateway::status::NodeStatus;
+use xpando_node::io::places;
+use xpando_node::io::sockets::{self, Registered};
+use xpando_node::proto::node::NodeName;
+use xpando_node::proto::printable::Printable;
+
+/// A node that does not answer within this time is taken for hung.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Which node to ask.
+#[derive(Debug, Args)]
+pub(super) struct Which {
+    /// Name of the node [default: the only one running on this machine]
+    #[arg(long, value_name = "NAME@HOST", env = "XPANDO_NAME")]
+    name: Option<NodeName>,
+
+    /// Its data directory, as `xpando-node names` shows it; needed only where several nodes have the name
+    #[arg(long, value_name = "DIR", env = "XPANDO_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// Why there is no node to ask. Nothing changed; the operator names another one or starts it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FindError {
+    /// None runs here.
+    #[error("no node runs on this machine")]
+    Nobody,
+    /// None of this name does.
+    #[error("no node {name} runs on this machine{}", listed(running))]
+    Unknown {
+        name: NodeName,
+        /// Those that do.
+        running: Vec<Registered>,
+    },
+    /// More than one does.
+    #[error("several nodes run on this machine: choose one with --name{}", listed(.0))]
+    Several(Vec<Registered>),
+    /// More than one of this name does.
+    #[error(
+        "several nodes {name} run on this machine: choose one with --data-dir{}",
+        listed(running)
+    )]
+    Namesakes { name: NodeName, running: Vec<Registered> },
+    /// The directory that was given is of no running node.
+    #[error("{}: {why}; `xpando-node names` shows the nodes of this machine and their directories", directory.display())]
+    Directory { directory: PathBuf, why: String },
+}
+
+fn listed(nodes: &[Registered]) -> String {
+    let line = |node: &Registered| format!("\n  {}  {}", node.name, node.data_dir.display());
+    nodes.iter().map(line).collect()
+}
+
+impl Which {
+    /// The directory that leads to the node's socket.
+    pub(super) fn find(&self) -> anyhow::Result<PathBuf> {
+        if let Some(directory) = &self.data_dir {
+            return Ok(directory.clone());
+        }
+        let running = sockets::registered()?.into_iter().filter(|node| is_running(&node.data_dir));
+        let running: Vec<_> = running.collect();
+        let named = |node: &&Registered| self.name.as_ref().is_none_or(|name| node.name == *name);
+        let wanted: Vec<_> = running.iter().filter(named).cloned().collect();
+        Err(match (wanted.as_slice(), self.name.clone()) {
+            ([one], _) => return Ok(one.data_dir.clone()),
+            ([], None) => FindError::Nobody,
+            ([], Some(name)) => FindError::Unknown { name, running },
+            (_, None) => FindError::Several(wanted),
+            (_, Some(name)) => FindError::Namesakes { name, running: wanted },
+        }
+        .into())
+    }
+
+    /// The directory of the node, or the one that it has left when it is named and does not run.
+    pub(super) fn find_stopped(&self) -> anyhow::Result<PathBuf> {
+        self.find().or_else(|error| match &self.name {
+            Some(name) => Ok(places::data_dir(name)?)
+                .and_then(|directory| if directory.is_dir() { Ok(directory) } else { Err(error) }),
+            None => Err(error),
+        })
+    }
+}
+
+/// Whether something accepts connections there.
+pub(super) fn is_running(directory: &Path) -> bool {
+    sockets::connect(directory).is_ok()
+}
+
+/// Asks a node; an error is the reason that it gives.
+pub(super) fn ask(directory: &Path, request: &Request) -> anyhow::Result<Answer> {
+    open(directory, request, &[], PATIENCE).map(|(_rest, answer)| answer)
+}
+
+/// Sends a request and what follows it; returns the connection and the first line of the answer. Reading on has the
+/// same patience.
+pub(super) fn open(
+    directory: &Path,
+    request: &Request,
+    payload: &[u8],
+    patience: Duration,
+) -> anyhow::Result<(BufReader<UnixStream>, Answer)> {
+    let mut stream = sockets::connect(directory).map_err(|error| FindError::Directory {
+        directory: directory.to_owned(),
+        why: match error.kind() {
+            ErrorKind::NotFound if !directory.exists() => "there is no such directory".to_owned(),
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                "no node runs with this data directory".to_owned()
+            }
+            ErrorKind::PermissionDenied => format!("{error}: ask as the node's own user"),
+            _ => error.to_string(),
+        },
+    })?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    let mut answer = String::new();
+    let written = stream.write_all(&line).and_then(|()| stream.write_all(payload));
+    let mut reader = BufReader::new(stream);
+    match written.and_then(|()| reader.read_line(&mut answer)) {
+        Ok(1..) => {}
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            bail!("the node in {} does not answer within {patience:?}", directory.display())
+        }
+        Ok(0) => bail!("the node in {} has ended", directory.display()),
+        Err(error) => bail!("the node in {} does not answer: {error}", directory.display()),
+    }
+    match serde_json::from_str(&answer)? {
+        Answer::Error(error) => bail!("{}", Printable(error)),
+        answer => Ok((reader, answer)),
+    }
+}
+
+pub(super) fn status_of(directory: &Path) -> anyhow::Result<NodeStatus> {
+    let Answer::Status(status) = ask(directory, &Request::Status)? else { return unexpected() };
+    Ok(status)
+}
+
+/// Asks for something to be done.
+pub(super) fn command(which: &Which, request: &Request) -> anyhow::Result<()> {
+    let Answer::Done = ask(&which.find()?, request)? else { return unexpected() };
+    Ok(())
+}
+
+/// The answer is of another kind than the request: the node runs another version of the program.
+pub(super) fn unexpected<T>() -> anyhow::Result<T> {
+    bail!("the node's answer is for another question: it may run another version of this program")
+}
