@@ -111,14 +111,7 @@ pub(super) fn open(
 ) -> anyhow::Result<(BufReader<UnixStream>, Answer)> {
     let mut stream = sockets::connect(directory).map_err(|error| FindError::Directory {
         directory: directory.to_owned(),
-        why: match error.kind() {
-            ErrorKind::NotFound if !directory.exists() => "there is no such directory".to_owned(),
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-                "no node runs with this data directory".to_owned()
-            }
-            ErrorKind::PermissionDenied => format!("{error}: ask as the node's own user"),
-            _ => error.to_string(),
-        },
+        why: unreachable(directory, &error),
     })?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -135,9 +128,24 @@ pub(super) fn open(
         Ok(0) => bail!("the node in {} has ended", directory.display()),
         Err(error) => bail!("the node in {} does not answer: {error}", directory.display()),
     }
-    match serde_json::from_str(&answer)? {
-        Answer::Error(error) => bail!("{}", Printable(error)),
-        answer => Ok((reader, answer)),
+    let answer = serde_json::from_str(&answer)?;
+    if let Answer::Error(error) = answer {
+        bail!("{}", Printable(error))
+    }
+    Ok((reader, answer))
+}
+
+/// Why a directory leads to no node.
+fn unreachable(directory: &Path, error: &std::io::Error) -> String {
+    let kind = error.kind();
+    if kind == ErrorKind::NotFound && !directory.exists() {
+        "there is no such directory".to_owned()
+    } else if matches!(kind, ErrorKind::NotFound | ErrorKind::ConnectionRefused) {
+        "no node runs with this data directory".to_owned()
+    } else if kind == ErrorKind::PermissionDenied {
+        format!("{error}: ask as the node's own user")
+    } else {
+        error.to_string()
     }
 }
 

@@ -16,6 +16,10 @@ use sha2::{Digest, Sha256};
 use crate::proto::node::NodeName;
 
 const SOCKET: &str = "admin.sock";
+/// Longest path of a socket, in bytes (`sun_path` of unix(7)).
+const MAX_PATH: usize = 107;
+/// Where the system shows this process's open files.
+const DESCRIPTORS: &str = "/proc/self/fd";
 
 /// A node that registered on this machine; it may be gone since.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,8 +69,20 @@ pub fn connect(data_dir: &Path) -> io::Result<UnixStream> {
 /// A socket's path may have 107 bytes; a directory's may have more. The open directory is short.
 fn short<T>(directory: &Path, open: impl Fn(PathBuf) -> io::Result<T>) -> io::Result<T> {
     use std::os::fd::AsRawFd;
+    let path = directory.join(SOCKET);
+    if path.as_os_str().len() <= MAX_PATH {
+        return open(path);
+    }
     let directory = fs::File::open(directory)?;
-    open(PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd())))
+    open(PathBuf::from(format!("{DESCRIPTORS}/{}/{SOCKET}", directory.as_raw_fd()))).map_err(
+        |error| match fs::metadata(DESCRIPTORS) {
+            Ok(_) => error,
+            Err(_missing) => io::Error::other(format!(
+                "the path of {} has over {MAX_PATH} bytes, which needs {DESCRIPTORS}, and /proc is not mounted",
+                path.display()
+            )),
+        },
+    )
 }
 
 /// The runtime directory, made when it is missing.
