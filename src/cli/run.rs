@@ -9,7 +9,7 @@ use clap::Args;
 use clap::builder::FalseyValueParser;
 use tokio::signal::unix::{SignalKind, signal};
 use xpando_node::actors::event_log::LIMITS;
-use xpando_node::gateway::http::{self, Origin};
+use xpando_node::gateway::http::{self, Origin, Prefix};
 use xpando_node::io::places;
 use xpando_node::io::seeds::Seed;
 use xpando_node::io::store::Limits;
@@ -106,10 +106,14 @@ struct HttpArgs {
     #[arg(long, env = "XPANDO_HTTP_PLAIN", value_parser = FalseyValueParser::new(), conflicts_with = "http_cert")]
     http_plain: bool,
 
-    /// Pages that may connect: https://HOST[:PORT], //HOST or //*.HOST; may be repeated [default: those of
-    /// the same host]
+    /// Pages that may connect besides the node's own, and by their hosts the names that it may be called by:
+    /// https://HOST[:PORT], //HOST or //*.HOST; may be repeated
     #[arg(long, value_name = "ORIGIN", env = "XPANDO_HTTP_ORIGIN", value_delimiter = ',')]
     http_origin: Vec<Origin>,
+
+    /// The path that a proxy serves the node below, if it passes that path on: /xpando [default: none]
+    #[arg(long, value_name = "PATH", env = "XPANDO_HTTP_PREFIX")]
+    http_prefix: Option<Prefix>,
 
     /// Topics for clients without a token, such as 'room:lobby' or 'room:*'; may be repeated
     #[arg(long, value_name = "PATTERN", env = "XPANDO_ALLOW_ANONYMOUS", value_delimiter = ',')]
@@ -127,6 +131,7 @@ impl HttpArgs {
             tls: self.http_cert.zip(self.http_key),
             plain: self.http_plain,
             origins: self.http_origin,
+            prefix: self.http_prefix,
             anonymous: self.allow_anonymous,
             min_peers: self.min_peers,
         };

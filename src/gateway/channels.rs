@@ -179,6 +179,11 @@ impl Channels {
         self.tokens.revoked(&claims.jti).then_some("token revoked")
     }
 
+    /// Whether there is a topic for clients without a token.
+    pub(super) fn serves_anonymous(&self) -> bool {
+        !self.anonymous.is_empty()
+    }
+
     /// Whether a client without a token may be on a topic.
     pub(super) fn anonymous(&self, topic: &Topic) -> bool {
         self.anonymous.iter().any(|pattern| pattern.covers(topic))

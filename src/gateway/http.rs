@@ -4,7 +4,8 @@
 //! 1. It listens on loopback unless told otherwise, and elsewhere speaks TLS unless told otherwise.
 //! 2. A client has `HEAD` for its handshake and each request head; at most `CONNECTIONS` are connected, and at most
 //!    `RATE` are accepted a second: when a node dies, its clients come back to the others in turn.
-//! 3. A page of another origin gets nothing, unless that origin is on the list.
+//! 3. A page of another origin gets nothing, unless that origin is on the list; nor does one by another name of this host.
+//! 4. Every wait on a client has a limit: for a head, a body, and for an answer to be taken.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
@@ -13,12 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, DefaultBodyLimit};
+use axum::extract::ConnectInfo;
 use axum::routing::{any, get};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -26,17 +27,24 @@ use tokio::task::JoinSet;
 use crate::actors::supervisor::Child;
 use crate::actors::timer;
 use crate::gateway::channels::{Channels, feed, longpoll};
-use crate::gateway::refusal::Cause;
+use crate::gateway::refusal::{Cause, Refusals};
 use crate::io::tls::Web;
 use crate::proto::topic::Pattern;
 
 mod api;
+mod body;
 mod dashboard;
+pub mod guard;
 pub mod origin;
 mod problem;
+mod stall;
 mod upgrade;
 
+use body::Bodies;
+pub use guard::{Prefix, PrefixError};
+use origin::Pages;
 pub use origin::{Origin, OriginError};
+use stall::Stall;
 
 /// The port, unless it is told another.
 pub const PORT: u16 = 4000;
@@ -60,8 +68,10 @@ pub struct Config {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// No TLS, wherever it listens.
     pub plain: bool,
-    /// The pages that may connect; none given: those of the gateway's own host.
+    /// The pages that may connect besides the gateway's own, and by their hosts the names that it has.
     pub origins: Vec<Origin>,
+    /// The path that a proxy serves the gateway below, if it does not take that path off.
+    pub prefix: Option<Prefix>,
     /// Topics for clients without a token. Who may join `network:updates` may read the API.
     pub anonymous: Vec<Pattern>,
     /// Peers that must be linked before `/health/ready` says so.
@@ -75,8 +85,10 @@ pub struct Http {
     pub listener: Arc<StdListener>,
     /// The certificate; `None` speaks plain HTTP.
     pub web: Option<Web>,
-    /// The pages that may connect.
+    /// The pages that may connect besides the gateway's own.
     pub origins: Vec<Origin>,
+    /// What its paths begin with, besides none.
+    pub prefix: Option<Prefix>,
     /// The clients' part.
     pub channels: Arc<Channels>,
 }
@@ -85,8 +97,10 @@ pub struct Http {
 #[derive(Clone)]
 struct Site {
     channels: Arc<Channels>,
-    origins: Arc<[Origin]>,
+    pages: Arc<Pages>,
+    prefix: Option<Prefix>,
     polls: Arc<longpoll::Sessions>,
+    bodies: Bodies,
 }
 
 impl Http {
@@ -98,18 +112,29 @@ impl Http {
         [feed, Child::task("http", &metrics, move || Box::pin(self.clone().serve()))]
     }
 
-    async fn serve(self) -> io::Result<()> {
-        let listener = TcpListener::from_std(self.listener.try_clone()?)?;
+    /// What every request passes and comes to.
+    fn routes(&self, listen: SocketAddr) -> Router {
         let channels = self.channels.clone();
-        let site =
-            Site { channels: self.channels, origins: self.origins.into(), polls: Arc::default() };
+        let (tls, anonymous) = (self.web.is_some(), channels.serves_anonymous());
+        let pages = Pages { origins: self.origins.clone(), listen, tls, anonymous };
+        let (pages, prefix) = (Arc::new(pages), self.prefix.clone());
+        let (polls, bodies) = (Arc::default(), Bodies::default());
+        let site = Site { channels, pages, prefix, polls, bodies };
         let routes = Router::new()
             .route("/", get(dashboard::page))
             .route("/socket/websocket", any(upgrade::websocket))
             .route("/socket/longpoll", any(upgrade::poll))
-            .layer(DefaultBodyLimit::max(longpoll::MAX_BODY))
             .with_state(site.clone())
-            .merge(api::routes(site));
+            .merge(api::routes(site.clone()));
+        // Around all routes, since it changes the path that they go by.
+        let guard = axum::middleware::from_fn_with_state(site, guard::guard);
+        Router::new().fallback_service(routes).layer(guard)
+    }
+
+    async fn serve(self) -> io::Result<()> {
+        let listener = TcpListener::from_std(self.listener.try_clone()?)?;
+        let channels = self.channels.clone();
+        let routes = self.routes(listener.local_addr()?);
         let room = Arc::new(Semaphore::new(CONNECTIONS));
         let mut pace = Pace::new();
         let mut clients = JoinSet::new();
@@ -130,7 +155,8 @@ impl Http {
                 continue;
             };
             let (routes, web) = (routes.clone(), self.web.clone());
-            clients.spawn(client(stream, from, routes, web, permit));
+            let from = From { address: from.ip().to_canonical(), place: Arc::new(permit) };
+            clients.spawn(client(stream, from, routes, web, channels.refusals.clone()));
         }
     }
 }
@@ -167,24 +193,52 @@ struct From {
 
 async fn client(
     stream: TcpStream,
-    from: SocketAddr,
+    from: From,
     routes: Router,
     web: Option<Web>,
-    permit: OwnedSemaphorePermit,
+    refusals: Refusals,
 ) {
     // A socket that is gone already is found out by the first read.
     stream.set_nodelay(true).unwrap_or(());
-    let from = From { address: from.ip().to_canonical(), place: Arc::new(permit) };
-    let Some(web) = web else { return talk(stream, from, routes).await };
-    if let Ok(Ok(stream)) = tokio::time::timeout(HEAD, web.accept(stream)).await {
-        talk(stream, from, routes).await;
+    let address = from.address;
+    let Some(web) = web else {
+        return talk(Stall::new(stream, address, &refusals), from, routes, refusals).await;
+    };
+    let handshake = async {
+        let mut first = [0];
+        stream.peek(&mut first).await?;
+        if first[0].is_ascii_alphabetic() {
+            refusals.note(Cause::PlainHttp, address, "");
+            answer_plainly(stream).await?;
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        web.accept(Stall::new(stream, address, &refusals)).await
+    };
+    if let Ok(Ok(stream)) = tokio::time::timeout(HEAD, handshake).await {
+        talk(stream, from, routes, refusals).await;
     }
 }
 
-async fn talk<S>(stream: S, from: From, routes: Router)
+/// Answers a request in plain HTTP on a port that speaks TLS.
+async fn answer_plainly(mut stream: TcpStream) -> io::Result<()> {
+    let (cause, words) = (Cause::PlainHttp, Cause::PlainHttp.detail());
+    let head = format!(
+        "HTTP/1.1 {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close",
+        cause.status(),
+        words.len() + 1
+    );
+    stream.write_all(format!("{head}\r\n\r\n{words}\n").as_bytes()).await?;
+    stream.shutdown().await?;
+    // What is unread when a stream is dropped resets it, and the answer may be lost.
+    let mut rest = stream.take(BUFFER as u64);
+    tokio::io::copy(&mut rest, &mut tokio::io::sink()).await.map(drop)
+}
+
+async fn talk<S>(stream: S, from: From, routes: Router, refusals: Refusals)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let address = from.address;
     let service = TowerToHyperService::new(routes.layer(axum::Extension(ConnectInfo(from))));
     let talking = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -194,6 +248,10 @@ where
         .with_upgrades();
     if let Err(error) = talking.await {
         tracing::debug!(%error, "client");
+        if error.is_parse() {
+            let long = error.is_parse_too_large();
+            refusals.note(if long { Cause::HeadTooLong } else { Cause::NotHttp }, address, "");
+        }
     }
 }
 

@@ -17,34 +17,83 @@ const MAX_ABOUT: usize = 120;
 /// Why something is refused to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
+    /// `Host` is missing, given twice, or no host.
+    BadHost,
+    /// The request names a host that is not known to be this node.
+    Host,
     /// The page's origin may not connect.
     Origin,
+    /// Polls are GET, what a client sends is POST.
+    Method,
     /// No upgrade to a WebSocket is asked for, or not over HTTP/1.1.
     NoUpgrade,
     /// The version of the WebSocket protocol is not 13.
     WebSocketVersion,
     /// The serializer's version is unknown.
     Serializer,
+    /// There is no token, and one is needed.
+    NoToken,
     /// The token is not accepted.
     Token,
+    /// The token is good, and does not reach so far.
+    Role,
+    /// A request's body was not whole in time.
+    BodyStalled,
+    /// A request's body is longer than it may be.
+    BodyTooLong,
+    /// A request's body ended too soon.
+    BodyBroken,
+    /// Frames of a poll are not frames.
+    Malformed,
+    /// The client did not take its answer.
+    Unread,
+    /// A client speaks plain HTTP where TLS is spoken.
+    PlainHttp,
+    /// A client does not speak HTTP.
+    NotHttp,
+    /// A request's head is longer than it may be.
+    HeadTooLong,
     /// No more clients are taken, since the node is about to stop.
     Draining,
     /// There are as many clients as there may be.
     TooManyClients,
+    /// As many follow the events as may.
+    TooManyReaders,
+    /// As many bodies are being read as may.
+    TooManyBodies,
 }
 
 /// What is known of a cause: its label in metrics and logs, the answer's status, what the client reads, what mends it.
 struct Facts(&'static str, StatusCode, &'static str, &'static str);
 
 impl Cause {
+    #[expect(clippy::too_many_lines, reason = "a table, which a match keeps complete")]
     fn facts(self) -> Facts {
         use StatusCode as Is;
         match self {
+            Self::BadHost => Facts(
+                "bad_host",
+                Is::BAD_REQUEST,
+                "Host must be given once, as HOST or HOST:PORT",
+                "correct the client or the proxy that sends it",
+            ),
+            Self::Host => Facts(
+                "host",
+                Is::MISDIRECTED_REQUEST,
+                "this node is not known under the name in Host",
+                "use its address or localhost, or allow the name with --http-origin https://NAME",
+            ),
             Self::Origin => Facts(
                 "origin",
                 Is::FORBIDDEN,
                 "this page's origin is not allowed",
                 "allow the page with --http-origin SCHEME://HOST[:PORT]",
+            ),
+            Self::Method => Facts(
+                "method",
+                Is::METHOD_NOT_ALLOWED,
+                "a poll is GET, and what a client sends is POST",
+                "use a client that speaks Phoenix Channels",
             ),
             Self::NoUpgrade => Facts(
                 "no_upgrade",
@@ -65,9 +114,69 @@ impl Cause {
                 "the serializer's version (vsn) is unknown",
                 "use a client with vsn 1.0.0 or 2.0.0",
             ),
+            Self::NoToken => Facts(
+                "no_token",
+                Is::UNAUTHORIZED,
+                "a token is needed",
+                "send Authorization: Bearer TOKEN; xpando-node token create --role node_operator makes one",
+            ),
+            Self::Role => Facts(
+                "role",
+                Is::FORBIDDEN,
+                "the token does not reach so far",
+                "make a token with another --role, or with more --topics",
+            ),
+            Self::BodyStalled => Facts(
+                "body_stalled",
+                Is::REQUEST_TIMEOUT,
+                "the body was not whole within 10 s",
+                "send it faster, or less at once",
+            ),
+            Self::BodyTooLong => Facts(
+                "body_too_long",
+                Is::PAYLOAD_TOO_LARGE,
+                "the body is longer than 2 MiB",
+                "send less at once",
+            ),
+            Self::BodyBroken => Facts(
+                "body_broken",
+                Is::BAD_REQUEST,
+                "the body ended too soon",
+                "look for a proxy that cuts requests short",
+            ),
+            Self::Malformed => Facts(
+                "malformed",
+                Is::BAD_REQUEST,
+                "the body has something else than frames, or more than 100",
+                "use a client that speaks Phoenix Channels",
+            ),
+            Self::Unread => Facts(
+                "unread",
+                Is::REQUEST_TIMEOUT,
+                "the answer was not read within 10 s",
+                "read what is asked for",
+            ),
+            Self::PlainHttp => Facts(
+                "plain_http",
+                Is::BAD_REQUEST,
+                "this port speaks TLS: use https:// or wss://",
+                "use https:// or wss://, or serve plain HTTP with --http-plain",
+            ),
+            Self::NotHttp => Facts(
+                "not_http",
+                Is::BAD_REQUEST,
+                "this is not HTTP/1.1",
+                "where TLS is not served, use http:// or ws://, or give --http-cert",
+            ),
+            Self::HeadTooLong => Facts(
+                "head_too_long",
+                Is::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "the head of the request is longer than 16 KiB",
+                "look for large cookies or tokens in the address",
+            ),
             Self::Token => Facts(
                 "token",
-                Is::FORBIDDEN,
+                Is::UNAUTHORIZED,
                 "the token is not accepted",
                 "xpando-node token verify TOKEN tells why; ca/tokens must be that of the authority",
             ),
@@ -82,6 +191,18 @@ impl Cause {
                 Is::SERVICE_UNAVAILABLE,
                 "this node has as many clients as it may",
                 "spread the clients over more nodes",
+            ),
+            Self::TooManyReaders => Facts(
+                "too_many_readers",
+                Is::SERVICE_UNAVAILABLE,
+                "too many read events already",
+                "follow the events of another node, or end a reader",
+            ),
+            Self::TooManyBodies => Facts(
+                "too_many_bodies",
+                Is::SERVICE_UNAVAILABLE,
+                "too many requests are being read",
+                "try again; spread the clients over more nodes",
             ),
         }
     }

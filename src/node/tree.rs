@@ -112,8 +112,9 @@ pub(super) fn tree(
         vec![router.child(routing(&parts, manager)), admin.child(parts.admin_socket.clone())];
     if let (Some((listener, _, web)), Some(http)) = (&parts.http, &config.http) {
         let (listener, web) = (listener.clone(), web.clone());
-        let (origins, channels) = (http.origins.clone(), channels.clone());
-        gateway.extend(Http { listener, web, origins, channels }.children());
+        let (origins, prefix) = (http.origins.clone(), http.prefix.clone());
+        let channels = channels.clone();
+        gateway.extend(Http { listener, web, origins, prefix, channels }.children());
     }
     let children = vec![
         pubsub.child(),

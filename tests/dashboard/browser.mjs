@@ -20,7 +20,7 @@ export function installed() {
 
 export class Browser {
   // A command that runs it somewhere else becomes a script, for a browser is started by a path.
-  static async open(dir = undefined, through = []) {
+  static async open(dir = undefined, through = [], more = []) {
     let executablePath = installed();
     if (through.length) {
       const script = join(dir, "browser.sh");
@@ -28,7 +28,7 @@ export class Browser {
       writeFileSync(script, `#!/bin/sh\nexec ${words.join(" ")} "$@"\n`, { mode: 0o755 });
       executablePath = script;
     }
-    return new Browser(await chromium.launch({ executablePath, args: QUIET }));
+    return new Browser(await chromium.launch({ executablePath, args: [...QUIET, ...more] }));
   }
 
   constructor(browser) {
@@ -55,8 +55,8 @@ export class Page {
   }
 
   async watch() {
-    // What the browser itself says of a socket that cannot be opened: no page can prevent that.
-    const own = /^WebSocket connection to '.*' failed: /;
+    // What the browser itself says of a socket that cannot be opened, or of a token that is refused: no page can prevent that.
+    const own = /^WebSocket connection to '.*' failed: |^Failed to load resource: .* status of 40[13] /;
     this.at.on("console", (said) => {
       if (["error", "warning"].includes(said.type()) && !own.test(said.text())) this.complaints.push(`${said.text()} (${said.location().url})`);
     });

@@ -24,6 +24,7 @@ use super::Channels;
 use super::client::Client;
 use crate::actors::channel_router::outbox::{Next, Outbox};
 use crate::actors::timer;
+use crate::gateway::refusal::Cause;
 use crate::io::metrics::Count;
 use crate::proto::channel::{Encoded, Frame, MAX_FRAME, Malformed};
 
@@ -40,8 +41,8 @@ pub(in crate::gateway) const MAX_BODY: usize = 2 * MAX_FRAME;
 
 /// What a request comes to.
 pub(in crate::gateway) enum Poll {
-    /// The client may not.
-    Refused,
+    /// The client may not, or should try again later.
+    Refused(Cause),
     /// There is no such session: here is a new one, or none.
     Gone(String),
     /// What waited. The client takes the session's token from each answer.
@@ -50,10 +51,6 @@ pub(in crate::gateway) enum Poll {
     Nothing(String),
     /// Its frames were taken.
     Taken,
-    /// They are none.
-    Malformed,
-    /// Try again later.
-    Full,
 }
 
 /// The sessions of a node.
@@ -65,6 +62,8 @@ pub(in crate::gateway) struct Session {
     token: String,
     client: tokio::sync::Mutex<Client>,
     outbox: Outbox,
+    /// Held while a body of the client's is read and looked at.
+    posting: tokio::sync::Mutex<()>,
     polled: Mutex<Instant>,
     /// The client has said or taken something: its rights and joins may be others.
     heard: Notify,
@@ -85,12 +84,12 @@ impl Sessions {
         let outbox = client.outbox().clone();
         let client = tokio::sync::Mutex::new(client);
         let polled = Mutex::new(timer::now());
-        let session =
-            Session { token: token.clone(), client, outbox, polled, heard: Notify::new() };
+        let (posting, heard) = (tokio::sync::Mutex::default(), Notify::new());
+        let session = Session { token: token.clone(), client, outbox, posting, polled, heard };
         let session = Arc::new(session);
         let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if sessions.len() >= SESSIONS {
-            return Poll::Full;
+            return Poll::Refused(Cause::TooManyClients);
         }
         sessions.insert(token.clone(), session.clone());
         drop(sessions);
@@ -157,6 +156,11 @@ impl Session {
         }
     }
 
+    /// Waits until the client's earlier bodies are done, so that it holds room for one of them at a time.
+    pub(in crate::gateway) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.posting.lock().await
+    }
+
     /// Takes the client's frames.
     pub(in crate::gateway) async fn take(&self, headers: &HeaderMap, body: &Bytes) -> Poll {
         let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
@@ -167,7 +171,7 @@ impl Session {
             Some(_) | None => vec![&body[..]],
         };
         if lines.len() > LINES || lines.iter().any(|line| line.len() > MAX_FRAME * 4 / 3 + 4) {
-            return Poll::Malformed;
+            return Poll::Refused(Cause::Malformed);
         }
         let mut client = self.client.lock().await;
         self.heard.notify_one(); // looked at when the client is free again
@@ -182,57 +186,50 @@ impl Session {
             match frame {
                 Ok(frame) => client.hear(frame).await,
                 Err(Malformed::Kind) => {}
-                Err(_malformed) => return Poll::Malformed,
+                Err(_malformed) => return Poll::Refused(Cause::Malformed),
             }
         }
         Poll::Taken
     }
 }
 
-/// The answer to a page of this origin.
-pub(in crate::gateway) fn answer(poll: &Poll, origin: Option<&HeaderValue>) -> Response {
-    let body = match poll {
-        Poll::Refused => json!({ "status": 403 }),
-        Poll::Gone(token) if token.is_empty() => json!({ "status": 410, "messages": [] }),
-        Poll::Gone(token) => json!({ "status": 410, "token": token, "messages": [] }),
-        Poll::Messages(token, messages) => {
-            json!({ "status": 200, "token": token, "messages": messages })
+/// The answer. Clients go by the status in its body, and know 200, 204, 403, 410 and 500 there: 403 ends a try, 500
+/// has them try again later, and another one in the answer to a poll stops them for good.
+pub(in crate::gateway) fn answer(poll: &Poll) -> Response {
+    let (status, body) = match poll {
+        Poll::Refused(cause) => {
+            let (usual, posted) = (cause.status(), [Cause::BodyStalled, Cause::BodyTooLong]);
+            let (status, code) = if usual.is_server_error() {
+                (usual, 500)
+            } else if posted.contains(cause) {
+                (usual, usual.as_u16())
+            } else if [Cause::Malformed, Cause::BodyBroken].contains(cause) {
+                (StatusCode::OK, 400)
+            } else {
+                (StatusCode::OK, 403)
+            };
+            let (cause, detail, remedy) = (cause.label(), cause.detail(), cause.remedy());
+            let body =
+                json!({ "status": code, "cause": cause, "detail": detail, "remedy": remedy });
+            (status, body)
         }
-        Poll::Nothing(token) => json!({ "status": 204, "token": token, "messages": [] }),
-        Poll::Taken => json!({ "status": 200 }),
-        Poll::Malformed => json!({ "status": 400 }),
-        Poll::Full => json!({ "status": 503 }),
+        Poll::Gone(token) if token.is_empty() => {
+            (StatusCode::OK, json!({ "status": 410, "messages": [] }))
+        }
+        Poll::Gone(token) => {
+            (StatusCode::OK, json!({ "status": 410, "token": token, "messages": [] }))
+        }
+        Poll::Messages(token, messages) => {
+            (StatusCode::OK, json!({ "status": 200, "token": token, "messages": messages }))
+        }
+        Poll::Nothing(token) => {
+            (StatusCode::OK, json!({ "status": 204, "token": token, "messages": [] }))
+        }
+        Poll::Taken => (StatusCode::OK, json!({ "status": 200 })),
     };
-    let mut answer = (StatusCode::OK, body.to_string()).into_response();
+    let mut answer = (status, body.to_string()).into_response();
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    allow(headers, origin);
     answer
-}
-
-/// The answer to a browser that asks whether a page may ask (CORS).
-pub(in crate::gateway) fn preflight(origin: Option<&HeaderValue>) -> Response {
-    let mut answer = StatusCode::NO_CONTENT.into_response();
-    let headers = answer.headers_mut();
-    let given = [
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"),
-        (
-            header::ACCESS_CONTROL_ALLOW_HEADERS,
-            "content-type, x-phoenix-authtoken, x-phoenix-longpoll-token, x-csrf-token, x-requested-with",
-        ),
-        (header::ACCESS_CONTROL_MAX_AGE, "600"),
-    ];
-    for (name, value) in given {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    allow(headers, origin);
-    answer
-}
-
-fn allow(headers: &mut HeaderMap, origin: Option<&HeaderValue>) {
-    if let Some(origin) = origin {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        headers.insert(header::VARY, HeaderValue::from_static("origin"));
-    }
 }

@@ -16,12 +16,14 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
+use super::guard::Below;
 use super::problem::Problem;
+use super::upgrade::bearer;
 use super::{From, Site};
 use crate::gateway::admin::{Admin, Unforgettable};
 use crate::gateway::refusal::Cause;
@@ -130,28 +132,25 @@ impl Asked {
 
     /// Whether who asks may.
     async fn permit(&self, right: Right) -> Result<(), Problem> {
-        let (site, headers) = (&self.api.site, &self.headers);
-        if !site.allows(headers) {
-            let origin = headers.get(header::ORIGIN).and_then(|it| it.to_str().ok());
-            return Err(site.refuse(Cause::Origin, &self.from, origin.unwrap_or_default()));
-        }
-        let topic = Topic::network_updates();
-        let unauthorized = |why: &str| Problem::new(StatusCode::UNAUTHORIZED, why);
-        let Some(given) = headers.get(header::AUTHORIZATION) else {
+        let (site, topic) = (&self.api.site, Topic::network_updates());
+        let refuse = |cause, about: &str| site.refuse(cause, &self.from, about);
+        let Some(token) = bearer(&self.headers) else {
             let everybody = right == Right::Read && site.channels.anonymous(&topic);
-            return if everybody { Ok(()) } else { Err(unauthorized("a token is needed")) };
+            return if everybody { Ok(()) } else { Err(refuse(Cause::NoToken, "")) };
         };
-        let given = given.to_str().unwrap_or_default().split_once(' ');
-        let token = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        let token = token.map_or("", |(_, token)| token.trim());
-        let claims = site.channels.verify(token, self.from.address).await.map_err(unauthorized)?;
-        let (may, needed) = match right {
-            Right::Read => {
-                (claims.allows(Verb::Join, &topic), "the token does not reach network:updates")
+        let verified = site.channels.verify(token, self.from.address).await;
+        let claims = verified.map_err(|why| refuse(Cause::Token, why).detail(why))?;
+        let role = claims.role;
+        let missing = match right {
+            Right::Read if claims.allows(Verb::Join, &topic) => return Ok(()),
+            Right::Change if role == Role::Admin => return Ok(()),
+            Right::Read if role == Role::User => {
+                format!("the token's role is {role}: reading needs node_operator or admin")
             }
-            Right::Change => (claims.role == Role::Admin, "the token's role is not admin"),
+            Right::Read => "the token's topics do not include network:updates".to_owned(),
+            Right::Change => format!("the token's role is {role}: changes need admin"),
         };
-        if may { Ok(()) } else { Err(Problem::new(StatusCode::FORBIDDEN, needed)) }
+        Err(refuse(Cause::Role, &missing).detail(missing))
     }
 
     /// What the node sees that the query names.
@@ -245,10 +244,13 @@ fn json(what: &impl Serialize) -> Answer {
     Ok(Json(what).into_response())
 }
 
-async fn document(Anybody(asked): Anybody) -> Answer {
+/// The document, with the path that the client sees the API below.
+async fn document(Anybody(asked): Anybody, Extension(Below(prefix)): Extension<Below>) -> Answer {
     asked.query(&[])?;
-    let kind = [(header::CONTENT_TYPE, "application/json")];
-    Ok((kind, DOCUMENT).into_response())
+    let server = prefix.map_or_else(|| "/".to_owned(), |prefix| prefix.as_str().to_owned());
+    let rest = DOCUMENT.strip_prefix('{').unwrap_or_default();
+    let document = format!("{{\n  \"servers\": {},{rest}", json!([{ "url": server }]));
+    Ok(([(header::CONTENT_TYPE, "application/json")], document).into_response())
 }
 
 async fn status(Reader(asked): Reader) -> Answer {

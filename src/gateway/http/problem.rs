@@ -29,6 +29,18 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// Another status, where a protocol asks for it.
+    pub(super) fn status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
+    /// More exact words.
+    pub(super) fn detail(self, detail: impl Into<String>) -> Self {
+        Self { detail: detail.into(), ..self }
+    }
+}
+
 impl From<Cause> for Problem {
     fn from(cause: Cause) -> Self {
         Self::new(cause.status(), cause.detail())

@@ -1,16 +1,15 @@
-//! How a channel client gets in: its version, its origin, its token.
+//! How a channel client gets in: its version and its token, once `guard` has looked at its host and origin.
 //!
 //! Whoever may not come in is told by the status of the answer, before anything is accepted: a client that is let in and
 //! then closed comes back at once, dozens of times a second. One without any token is let in, for its joins may
 //! bring tokens of their own.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
-use axum::body::Bytes;
+use axum::body::Body;
 use axum::extract::{ConnectInfo, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
@@ -21,8 +20,10 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::body::READ;
+use super::guard::text;
 use super::problem::Problem;
-use super::{From, Site, origin};
+use super::{From, Site};
 use crate::gateway::channels::client::Client;
 use crate::gateway::channels::longpoll::{self, Poll};
 use crate::gateway::channels::socket;
@@ -36,26 +37,23 @@ const BEARER: &str = "base64url.bearer.phx.";
 /// How long the answer takes to a client that is refused. Most come back at once, and wait longer only from one failed
 /// connection to the next.
 const REFUSED: Duration = Duration::from_millis(250);
-/// The header of a token in a poll.
-const AUTH: &str = "x-phoenix-authtoken";
-
-type Params = Query<BTreeMap<String, String>>;
+/// How long besides it takes to refuse what was posted: each new session begins without a wait.
+const REPEATED: Duration = Duration::from_secs(4);
+/// How clients connect.
+const WEBSOCKET: &str = "websocket";
+const LONGPOLL: &str = "longpoll";
 
 /// `GET /socket/websocket` (RFC 6455, 4.2).
 pub(super) async fn websocket(
     State(site): State<Site>,
     Extension(ConnectInfo(from)): Extension<ConnectInfo<From>>,
-    Query(params): Params,
     mut request: Request,
 ) -> Response {
     let upgrading = hyper::upgrade::on(&mut request);
     let (head, _nobody) = request.into_parts();
-    let Admitted { accept, dialect, claims } = match site.admit(&head, &params, &from).await {
+    let Admitted { accept, dialect, claims } = match site.admit(&head, &from).await {
         Ok(admitted) => admitted,
-        Err(problem) => {
-            tokio::time::sleep(REFUSED).await;
-            return problem.into_response();
-        }
+        Err((cause, problem)) => return refused(WEBSOCKET, cause, problem).await,
     };
     let protocol = offers(&head.headers).any(|offer| offer == PROTOCOL);
     let (channels, place) = (site.channels, from.place);
@@ -78,6 +76,16 @@ pub(super) async fn websocket(
     answer
 }
 
+/// The answer to a client that is refused, after [`REFUSED`].
+pub(super) async fn refused(transport: &str, cause: Cause, problem: Problem) -> Response {
+    tokio::time::sleep(REFUSED).await;
+    if transport == LONGPOLL {
+        longpoll::answer(&Poll::Refused(cause))
+    } else {
+        problem.into_response()
+    }
+}
+
 /// What lets a client in.
 struct Admitted {
     /// The key to answer with.
@@ -88,38 +96,51 @@ struct Admitted {
 
 impl Site {
     /// Looks at all that can be wrong with a client before it is let in.
-    async fn admit(
-        &self,
-        head: &Parts,
-        params: &BTreeMap<String, String>,
-        from: &From,
-    ) -> Result<Admitted, Problem> {
-        let headers = &head.headers;
-        let refuse = |cause, about: &str| self.refuse(cause, from, about);
+    async fn admit(&self, head: &Parts, from: &From) -> Result<Admitted, (Cause, Problem)> {
+        let refuse = |cause, about: &str| (cause, self.refuse(cause, from, about));
         if self.channels.admin().clients.draining() {
             return Err(refuse(Cause::Draining, ""));
         }
-        let accept = accept(head).map_err(|cause| refuse(cause, &line(head)))?;
-        if !self.allows(headers) {
-            return Err(refuse(Cause::Origin, text(headers, header::ORIGIN)));
-        }
+        let line = || format!("{} {:?}", head.method, head.version);
+        let accept = accept(head).map_err(|cause| refuse(cause, &line()))?;
+        let params = params(head);
+        let headers = &head.headers;
+        let token = params.get("token").map(String::as_str).or_else(|| bearer(headers));
+        let token = token.map(str::to_owned).or_else(|| offered(headers));
+        let (dialect, claims) = self.rights(&params, token.as_deref(), from).await?;
+        Ok(Admitted { accept, dialect, claims })
+    }
+
+    /// A client's serializer and token.
+    async fn rights(
+        &self,
+        params: &Params,
+        token: Option<&str>,
+        from: &From,
+    ) -> Result<(Dialect, Option<Arc<Claims>>), (Cause, Problem)> {
+        let refuse = |cause, about: &str| (cause, self.refuse(cause, from, about));
         let vsn = params.get("vsn").map(String::as_str);
         let dialect = Dialect::of(vsn);
         let dialect = dialect.ok_or_else(|| refuse(Cause::Serializer, vsn.unwrap_or_default()))?;
-        let token = params.get("token").cloned().or_else(|| bearer(headers));
-        let claims = self.claims(token.as_deref(), from.address).await;
-        let claims = claims.map_err(|()| refuse(Cause::Token, ""))?;
-        Ok(Admitted { accept, dialect, claims })
+        let Some(token) = token.filter(|token| !token.is_empty()) else {
+            return Ok((dialect, None));
+        };
+        match self.channels.verify(token, from.address).await {
+            Ok(claims) => Ok((dialect, Some(claims))),
+            Err(why) => {
+                let (cause, problem) = refuse(Cause::Token, why);
+                // Not 401: to a browser that is a question for a name and password.
+                Err((cause, problem.status(StatusCode::FORBIDDEN).detail(why)))
+            }
+        }
     }
 }
 
-/// What a header has, if it is text.
-fn text(headers: &HeaderMap, name: HeaderName) -> &str {
-    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
-}
+type Params = BTreeMap<String, String>;
 
-fn line(head: &Parts) -> String {
-    format!("{} {:?}", head.method, head.version)
+/// The parameters, as far as they can be read: what is missing then is refused for that.
+fn params(head: &Parts) -> Params {
+    Query::try_from_uri(&head.uri).map_or_else(|_bad| Params::new(), |Query(params)| params)
 }
 
 /// The key to answer with, if a WebSocket is asked for.
@@ -148,75 +169,80 @@ fn offers(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     offers.filter_map(|value| value.to_str().ok()).flat_map(|it| it.split(',')).map(str::trim)
 }
 
-/// `/socket/longpoll`. Every answer to a client is 200; what it means is in its body.
+/// `/socket/longpoll`. Nearly every answer to a client is 200; what it means is in its body.
 pub(super) async fn poll(
     State(site): State<Site>,
     Extension(ConnectInfo(from)): Extension<ConnectInfo<From>>,
-    Query(params): Params,
-    method: Method,
-    headers: HeaderMap,
-    body: Bytes,
+    request: Request,
 ) -> Response {
-    let origin = headers.get(header::ORIGIN).cloned();
-    if site.channels.admin().clients.draining() {
-        return site.refuse(Cause::Draining, &from, "").into_response();
-    }
-    if !site.allows(&headers) {
-        return longpoll::answer(&Poll::Refused, None);
-    }
-    let token = params.get("token").cloned();
-    let session = headers.get("x-phoenix-longpoll-token").and_then(|it| it.to_str().ok());
-    let session = session.map(str::to_owned).or(token);
-    let polls = &site.polls;
-    let known = session.as_deref().and_then(|session| polls.find(session));
-    let poll = match (method, known) {
-        (Method::OPTIONS, _) => return longpoll::preflight(origin.as_ref()),
-        (Method::GET, Some(session)) => session.poll().await,
-        (Method::POST, Some(session)) => session.take(&headers, &body).await,
-        (Method::GET, None) => {
-            let auth = headers.get(AUTH).and_then(|it| it.to_str().ok()).map(str::to_owned);
-            // A token of ours has two dots; one of a session that is over has none.
-            let given = session.filter(|it| it.contains('.')).or(auth);
-            match Dialect::of(params.get("vsn").map(String::as_str)) {
-                None => Poll::Refused,
-                Some(dialect) => match site.claims(given.as_deref(), from.address).await {
-                    Err(()) => Poll::Refused,
-                    Ok(claims) => {
-                        let client = Client::new(&site.channels, dialect, from.address, claims);
-                        polls.open(client, &site.channels)
-                    }
-                },
-            }
-        }
-        (Method::POST, None) => Poll::Gone(String::new()),
-        _ => return StatusCode::BAD_REQUEST.into_response(),
+    let (head, body) = request.into_parts();
+    let post = head.method == Method::POST;
+    let (cause, problem) = match site.polled(&head, body, &from).await {
+        Ok(Poll::Refused(cause)) => (cause, site.refuse(cause, &from, "")),
+        Ok(poll) => return longpoll::answer(&poll),
+        Err(refused) => refused,
     };
-    longpoll::answer(&poll, origin.as_ref())
+    if post {
+        // The client opens another session, and says the same again.
+        tokio::time::sleep(REPEATED).await;
+    }
+    refused(LONGPOLL, cause, problem).await
 }
 
 impl Site {
+    /// What a poll comes to. A body is read when its session is known.
+    async fn polled(
+        &self,
+        head: &Parts,
+        body: Body,
+        from: &From,
+    ) -> Result<Poll, (Cause, Problem)> {
+        let refuse = |cause| (cause, self.refuse(cause, from, ""));
+        if self.channels.admin().clients.draining() {
+            return Err(refuse(Cause::Draining));
+        }
+        let (params, headers) = (params(head), &head.headers);
+        let token = params.get("token").map(String::as_str);
+        let header = |name| Some(text(headers, HeaderName::from_static(name)));
+        let given = |it: &&str| !it.is_empty();
+        let session = header("x-phoenix-longpoll-token").filter(given).or(token);
+        let known = session.and_then(|session| self.polls.find(session));
+        match (&head.method, known) {
+            (&Method::GET, Some(session)) => Ok(session.poll().await),
+            (&Method::POST, Some(session)) => {
+                let turn = tokio::time::timeout(READ, session.turn()).await;
+                let _turn = turn.map_err(|_elapsed| refuse(Cause::TooManyBodies))?;
+                let (body, _place) = self.bodies.read(body).await.map_err(refuse)?;
+                Ok(session.take(headers, &body).await)
+            }
+            (&Method::GET, None) => {
+                // A token of ours has two dots; one of a session that is over has none.
+                let token = token.filter(|it| it.contains('.')).or_else(|| bearer(headers));
+                let token = token.or_else(|| header("x-phoenix-authtoken"));
+                let (dialect, claims) = self.rights(&params, token, from).await?;
+                let client = Client::new(&self.channels, dialect, from.address, claims);
+                Ok(self.polls.open(client, &self.channels))
+            }
+            (&Method::POST, None) => Ok(Poll::Gone(String::new())),
+            _ => Err(refuse(Cause::Method)),
+        }
+    }
+
     /// Notes what is refused; the answer.
     pub(super) fn refuse(&self, cause: Cause, from: &From, about: &str) -> Problem {
         self.channels.refusals.note(cause, from.address, about);
         cause.into()
     }
+}
 
-    pub(super) fn allows(&self, headers: &HeaderMap) -> bool {
-        let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-        origin::allowed(&self.origins, text(header::ORIGIN), text(header::HOST))
-    }
-
-    /// What a token says; `None` for a client without one.
-    async fn claims(&self, token: Option<&str>, from: IpAddr) -> Result<Option<Arc<Claims>>, ()> {
-        match token {
-            None | Some("") => Ok(None),
-            Some(token) => self.channels.verify(token, from).await.map(Some).map_err(drop),
-        }
-    }
+/// The token in `Authorization`. Another scheme is for a proxy on the way.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = text(headers, header::AUTHORIZATION).split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// The token among the subprotocols that a client offers: Base64 in either alphabet, padded or not.
-fn bearer(headers: &HeaderMap) -> Option<String> {
+fn offered(headers: &HeaderMap) -> Option<String> {
     let padding = DecodePaddingMode::Indifferent;
     let config = GeneralPurposeConfig::new().with_decode_padding_mode(padding);
     let text = offers(headers).find_map(|offer| offer.strip_prefix(BEARER))?;

@@ -41,6 +41,7 @@ export async function run(suite, { browser, cluster, a, b, c, token }) {
     await agree(page);
     const pairs = await page.table("pairs");
     same(pairs.map((row) => row.State), ["linked", "linked", "linked"], "pairs");
+    same(await page.at.locator("#events .doubt").count(), 0, "signs of doubt after a quiet start");
     await page.shows("round trips in the picture", "#rates", /\d ms φ \d/);
     demand(!page.at.url().includes("token"), `the token stays in the address: ${page.at.url()}`);
     await until("rates", async () => (await page.text("#plots")).match(/(in|out) [\d.]+[KM]?B?\/s/g)?.length === 4);
@@ -54,12 +55,15 @@ export async function run(suite, { browser, cluster, a, b, c, token }) {
       new MutationObserver(() => { if (node.classList.contains("bad")) window.offlineAt ??= Date.now(); }).observe(node, { attributes: true });
     }, c.full);
     keep({ close: () => c.runs || c.start() });
+    await page.at.locator(`#graph [data-node="${c.full}"] circle:not(.ring)`).hover();
+    await page.shows("what is under the pointer", "#hint", "online");
     const killed = Date.now();
     await c.kill();
     await page.until("c offline", ({ nodes }) => nodes[c.full].kind === "bad" && all("ok", { nodes }, [a.full, b.full]));
     const took = (await page.at.evaluate(() => window.offlineAt)) - killed;
     console.log(`   offline on the page ${took} ms after the kill`);
     demand(took <= SOON, `${took} ms from the kill to the sign`);
+    await page.shows("what is under the pointer", "#hint", "offline: crashed");
     await agree(page);
     await page.shows("the verdict", "#verdict", "c is offline");
     await page.shows("the event", "#events", "c is offline: crashed");
@@ -98,7 +102,7 @@ export async function run(suite, { browser, cluster, a, b, c, token }) {
     const narrow = await cluster.token("user", "--ttl", "1h"); // a user may not see the network
     await field.fill(narrow);
     await at.getByRole("button", { name: "Connect" }).click();
-    await page.shows("a refusal", "#wrong", "does not accept");
+    await page.shows("what is missing", "#wrong", "the token's role is user: reading needs node_operator or admin");
     await field.fill(token);
     await at.keyboard.press("Enter");
     await page.until("three nodes", (picture) => all("ok", picture, names));

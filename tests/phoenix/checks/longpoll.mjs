@@ -101,8 +101,9 @@ async function bare(suite, { a }) {
 
   await check("what is malformed or too much is refused, and the session goes on", async () => {
     const token = await begin();
-    for (const bad of [["{"], ["[1,2]"], ["AP////8="], Array(101).fill('[null,"1","phoenix","heartbeat",{}]')])
-      same((await ask(a, { token }, ndjson(bad))).status, 400, show(bad).slice(0, 40));
+    const bad = [["{"], ["[1,2]"], ["AP////8="], Array(101).fill('[null,"1","phoenix","heartbeat",{}]')];
+    // The answer is late, for a client comes back at once and says the same again.
+    await Promise.all(bad.map(async (one) => same((await ask(a, { token }, ndjson(one))).status, 400, show(one).slice(0, 40))));
     const huge = await fetch(`http://${a.http}/socket/longpoll?${query({ token })}`, ndjson(["x".repeat(3_000_000)])).then((it) => it.status, () => "closed");
     demand([413, "closed"].includes(huge), `3 MB: ${huge}`);
     same(await ask(a, { token }, ndjson(['[null,"1","phoenix","heartbeat",{}]'])), { status: 200 });

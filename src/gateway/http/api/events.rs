@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::str::FromStr;
 
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::IntoResponse;
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream, StreamExt};
 
 use super::{Answer, Asked, Reader, json};
@@ -13,6 +13,7 @@ use crate::actors::event_log::Following;
 use crate::actors::pubsub::Wanted;
 use crate::gateway::history::{self, MOST};
 use crate::gateway::http::problem::Problem;
+use crate::gateway::refusal::Cause;
 use crate::gateway::status::Change;
 use crate::io::clock;
 use crate::proto::event::Event;
@@ -76,8 +77,7 @@ fn last(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
 /// Server-sent events: each a [`Change`], its number for id.
 fn follow(asked: &Asked, since: Option<u64>, wanted: Wanted) -> Answer {
     let Ok(place) = asked.api.streams.clone().try_acquire_owned() else {
-        let detail = "too many read events already";
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
+        return Err(asked.api.site.refuse(Cause::TooManyReaders, &asked.from, ""));
     };
     let stream = changes(asked.admin().journal.follow(since), wanted).map(move |change| {
         let _held = &place; // as long as the stream is
@@ -88,7 +88,9 @@ fn follow(asked: &Asked, since: Option<u64>, wanted: Wanted) -> Answer {
         };
         Ok::<_, Infallible>(event)
     });
-    Ok::<Response, Problem>(Sse::new(stream).keep_alive(KeepAlive::default()).into_response())
+    // A proxy that gathers what it passes on would keep events back.
+    let unbuffered = [("x-accel-buffering", "no")];
+    Ok((unbuffered, Sse::new(stream).keep_alive(KeepAlive::default())).into_response())
 }
 
 fn changes(following: Following, wanted: Wanted) -> impl Stream<Item = Change> + Send + use<> {
