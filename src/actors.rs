@@ -12,7 +12,7 @@
 //! │  ├─ topology_tracker   who sees whom, in the whole cluster
 //! │  ├─ registry      who the nodes are, remembered in the store
 //! │  ├─ discovery     beacons, seeds, what peers tell: it feeds dials
-//! │  └─ revocation    notices new lists of what is revoked
+//! │  └─ files         notices new lists, certificates and keys
 //! └─ gateway      one_for_all
 //!    └─ admin         the Unix socket for status and metrics
 //! ```
@@ -27,12 +27,12 @@
 pub mod channel_router;
 pub mod discovery;
 pub mod event_log;
+pub mod files;
 pub mod heartbeat_monitor;
 pub mod link;
 pub mod node_manager;
 pub mod pubsub;
 pub mod registry;
-pub mod revocation;
 pub mod supervisor;
 pub mod timer;
 pub mod topology_tracker;

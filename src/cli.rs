@@ -22,6 +22,7 @@ mod nodes;
 mod output;
 mod query;
 mod run;
+mod signals;
 mod token;
 #[cfg(feature = "top")]
 mod top;

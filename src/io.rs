@@ -4,6 +4,7 @@ pub mod beacon;
 pub mod clock;
 pub mod identity;
 pub mod metrics;
+pub mod modes;
 pub mod places;
 pub mod seeds;
 pub mod sockets;

@@ -42,6 +42,7 @@ use tokio::sync::oneshot;
 use crate::actors::channel_router;
 use crate::actors::discovery;
 use crate::actors::event_log::Journal;
+use crate::actors::files::Files;
 use crate::actors::link::Myself;
 use crate::actors::node_manager::NodeManager;
 use crate::actors::pubsub::PubSub;
@@ -51,10 +52,9 @@ use crate::gateway::admin::Admin;
 use crate::gateway::channels::Channels;
 use crate::gateway::{history, sight};
 use crate::io::identity::{Identity, IdentityError, Made};
-use crate::io::metrics::Metrics;
 use crate::io::places::NoPlace;
 use crate::io::seeds::SeedError;
-use crate::io::sockets::{self, Registration};
+use crate::io::sockets::{AdminSocket, SocketError};
 use crate::io::store::{Chain, Opened, Store, StoreError};
 use crate::io::tls::{Tls, TlsError, WebError};
 use crate::io::{beacon, clock};
@@ -100,6 +100,9 @@ use tree::{Parts, tree};
 
 /// The port of a node, unless it is told another.
 pub const PORT: u16 = 4697;
+/// What a log filter had better contain: ractor warns of each session that ends, in good order or not, and the node
+/// itself logs what matters of that.
+pub const QUIET: &str = "ractor=error,ractor_cluster=error";
 /// Time for what was published last.
 const FLUSH: Duration = Duration::from_secs(1);
 /// Time for the last events to be stored.
@@ -154,8 +157,8 @@ pub enum StartError {
     #[error("{0} is no address that others can dial: pass --advertise ADDR:PORT")]
     Advertise(SocketAddr),
     /// The admin socket.
-    #[error("cannot open the admin socket: {0}")]
-    Admin(std::io::Error),
+    #[error("the admin socket: {0}")]
+    Admin(#[from] SocketError),
     /// The address for HTTP clients.
     #[error("cannot listen for clients on {address}: {source}; choose another with --http")]
     Http {
@@ -184,10 +187,11 @@ pub struct Node {
     http: Option<SocketAddr>,
     channels: Arc<Channels>,
     stop: StopHandle,
+    files: Files,
     journal: Journal,
     root: Root,
     _served: Vec<Serving>,
-    _registration: Option<Registration>,
+    _admin_socket: Arc<AdminSocket>,
 }
 
 struct StopHandle(NodeManager);
@@ -217,16 +221,30 @@ impl Node {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let metrics = Metrics::default();
         let now = clock::wall();
         // The lock on the data directory comes first: a second start changes nothing.
         let (store, opened) = Store::open(&config.data_dir, now)?;
-        let (identity, made) = Identity::load_or_develop(&config.certs, &config.name, now)?;
-        say_made(&identity, made, &config);
-        let (store, identity) = (Arc::new(store), Arc::new(identity));
-        let tls = Tls::new(&identity)?;
+        let store = Arc::new(store);
+        let started = Self::start_with(config, store.clone(), opened).await;
+        if started.is_err() {
+            store.unmake();
+        }
+        started
+    }
+
+    async fn start_with(
+        config: Config,
+        store: Arc<Store>,
+        opened: Opened,
+    ) -> Result<Self, StartError> {
+        let metrics = config.metrics.clone();
+        // What may fail comes before what makes an identity, which stays.
         let (listener, listen) = listen(&config).await?;
         let advertise = advertise(&config, listen).await?;
+        let http = config.http.as_ref().map(clients).transpose()?;
+        let identity = Arc::new(identity(&config)?);
+        let tls = Tls::new(&identity)?;
+        let http = http.map(|clients| clients.with(&identity)).transpose()?;
         let incarnation = store.begin_life()?;
         let life = Arc::new(AtomicU64::new(incarnation.0));
         let pubsub = PubSub::new(config.name.clone(), &metrics);
@@ -235,9 +253,7 @@ impl Node {
         let journal = Journal::open(chain, trail, identity.clone(), life.clone(), limits)?;
         say_started(&pubsub, opened, &identity, incarnation);
         let remembered = records::remembered(&store, &config.name);
-        let http = config.http.as_ref().map(|http| clients(http, &identity)).transpose()?;
-        let admin_socket = sockets::bind(&config.data_dir).map_err(StartError::Admin)?;
-        let registration = register(&config);
+        let admin_socket = admin_socket(&config)?;
         let myself = Myself {
             name: config.name.clone(),
             cluster: identity.cluster(),
@@ -250,6 +266,7 @@ impl Node {
             socket: config.beacons.then(|| discovery::socket(interface)).flatten(),
             tokens: identity.tokens(&config.certs),
             identity,
+            files: Files::new(&metrics),
             listener: Arc::new(listener),
             tls,
             store,
@@ -259,7 +276,7 @@ impl Node {
             registry: Registry::new(&metrics, remembered),
             listen,
             http,
-            admin_socket: Arc::new(admin_socket),
+            admin_socket: (admin_socket.listener(), Arc::downgrade(&admin_socket)),
             metrics,
             myself,
         };
@@ -267,6 +284,7 @@ impl Node {
         let manager = NodeManager::new(&parts.metrics);
         let door = Door::new(pubsub.clone(), manager.peers(), parts.registry.clone());
         let http = parts.http.as_ref().map(|(_, address, _)| *address);
+        let files = parts.files.clone();
         let (tree, channels) = tree(&config, parts, &manager, &pubsub);
         let served = serve(channels.admin(), config.bench)?;
         let root = supervisor::start(tree).await.map_err(|e| StartError::Spawn(e.to_string()))?;
@@ -281,10 +299,11 @@ impl Node {
             listen,
             incarnation,
             stop: StopHandle(manager),
+            files,
             journal,
             root,
             _served: served,
-            _registration: registration,
+            _admin_socket: admin_socket,
         })
     }
 
@@ -327,6 +346,11 @@ impl Node {
         &self.door
     }
 
+    /// Looks at once at the files that it follows anyway: certificates, keys, lists, sockets.
+    pub fn reload(&self) {
+        self.files.look();
+    }
+
     /// Returns when the node cannot go on: its supervision tree gave up.
     pub async fn failed(&mut self) {
         self.root.failed().await;
@@ -359,12 +383,13 @@ impl Node {
     }
 }
 
-fn register(config: &Config) -> Option<Registration> {
-    let registration = sockets::register(&config.name, &config.data_dir);
-    if let Err(error) = &registration {
+/// The admin socket, found by others on this machine; where that fails, it is tried again.
+fn admin_socket(config: &Config) -> Result<Arc<AdminSocket>, SocketError> {
+    let socket = AdminSocket::open(&config.name, &config.data_dir)?;
+    if let Err(error) = socket.look() {
         tracing::warn!(%error, "`xpando-node names` will not find this node");
     }
-    registration.ok()
+    Ok(Arc::new(socket))
 }
 
 /// The names that every node serves.
@@ -379,7 +404,9 @@ fn serve(admin: &Admin, bench: bool) -> Result<Vec<Serving>, ServeError> {
     Ok(served)
 }
 
-fn say_made(identity: &Identity, made: Made, config: &Config) {
+/// Who this node is; what had to be made for that is logged.
+fn identity(config: &Config) -> Result<Identity, IdentityError> {
+    let (identity, made) = Identity::load_or_develop(&config.certs, &config.name, clock::wall())?;
     let certs = config.certs.display();
     let fingerprint = identity.authority_fingerprint();
     match made {
@@ -391,6 +418,7 @@ fn say_made(identity: &Identity, made: Made, config: &Config) {
         }
         Made::Nothing => {}
     }
+    Ok(identity)
 }
 
 /// The first events of a life.

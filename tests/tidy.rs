@@ -23,7 +23,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("gateway", "http", &["admin", "channels", "gauges", "history", "sight"]), // which it serves
     ("gateway", "sight", &["admin"]),
     ("actors", "*", &["supervisor", "timer", "pubsub", "link"]),
-    ("io", "*", &["clock"]),
+    ("io", "*", &["clock", "modes"]),
     ("io", "tls", &["identity"]),
     ("io", "beacon", &["identity"]),
     ("proto", "*", &["node", "topic", "event", "codec", "backoff", "quota"]),

@@ -147,7 +147,12 @@ impl Inside {
         match result {
             Ok(()) => {
                 self.setup.metrics.count(Count::Store, "ok");
-                if std::mem::take(&mut self.failing) {
+                let unsteady = self.setup.store.condition().failing.is_some();
+                if unsteady {
+                    // Something is written again soon, whether it happens or not: that shows what is so.
+                    self.work.raise = self.work.raise.max(Some(Incarnation(0)));
+                    self.write_within(RETRY);
+                } else if std::mem::take(&mut self.failing) {
                     self.setup.pubsub.announce(Event::StoreRecovered);
                 }
                 match self.setup.journal.trail().waiting() {

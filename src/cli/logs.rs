@@ -1,4 +1,9 @@
 //! Logs on standard error: text for people, JSON for machines.
+//!
+//! Invariant: nothing here waits for what reads standard error, or for a collector, longer than [`LAST`].
+
+use std::fs::File;
+use std::os::fd::AsFd;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -13,10 +18,15 @@ use opentelemetry_sdk::{Resource, logs::SdkLoggerProvider};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
+use xpando_node::io::metrics::Metrics;
+use xpando_node::node::QUIET;
 use xpando_node::proto::node::NodeName;
 
 use super::fields::PrintableFields;
-use super::output::has_colours;
+use super::output::{LAST, has_colours};
+
+mod queue;
+use queue::{Queue, Writer};
 
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
@@ -41,20 +51,23 @@ enum LogFormat {
 }
 
 impl LogArgs {
-    /// Logs from now on, in the name of this node, until the result is dropped. With the feature `otel` a runtime must
-    /// have been entered.
+    /// Logs from now on, in the name of this node, until the result is closed; counts what is lost. With the feature
+    /// `otel` a runtime must have been entered.
     pub(super) fn init(
         &self,
         #[cfg_attr(not(feature = "otel"), expect(unused_variables, reason = "for collectors"))]
         node: &NodeName,
+        metrics: &Metrics,
     ) -> anyhow::Result<Logs> {
-        // ractor's own words about sessions repeat ours: they are for those who ask.
-        let quiet =
-            if self.log.contains("ractor") { "" } else { ",ractor=error,ractor_cluster=error" };
+        // ractor's own lines are for those who ask.
+        let quiet = if self.log.contains("ractor") { String::new() } else { format!(",{QUIET}") };
         let filter = EnvFilter::builder()
             .parse(format!("{}{quiet}", self.log))
             .with_context(|| format!("--log {:?}", self.log))?;
-        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        // A descriptor of its own: nobody waits for a lock that the writer holds while nobody reads.
+        let stderr = std::io::stderr().as_fd().try_clone_to_owned().context("standard error")?;
+        let (queue, writer) = Queue::start(File::from(stderr), metrics).context("the log")?;
+        let lines = tracing_subscriber::fmt::layer().with_writer(queue);
         let lines = match self.log_format {
             LogFormat::Text => {
                 let lines = lines.fmt_fields(PrintableFields).with_target(false);
@@ -64,30 +77,37 @@ impl LogArgs {
         };
         let logs = tracing_subscriber::registry().with(filter).with(lines);
         #[cfg(feature = "otel")]
-        let (logs, collected) = {
-            let collector = self.otlp.as_ref().map(|url| collector(url, node)).transpose()?;
-            (logs.with(collector.as_ref().map(collected)), Logs(collector))
-        };
-        #[cfg(not(feature = "otel"))]
-        let collected = Logs();
+        let collector = self.otlp.as_ref().map(|url| collector(url, node)).transpose()?;
+        #[cfg(feature = "otel")]
+        let logs = logs.with(collector.as_ref().map(collected));
         logs.init();
         std::panic::set_hook(Box::new(|panic| {
             let backtrace = std::backtrace::Backtrace::capture();
             tracing::error!(%panic, %backtrace, "panic");
         }));
-        Ok(collected)
+        Ok(Logs {
+            writer,
+            #[cfg(feature = "otel")]
+            collector,
+        })
     }
 }
 
-/// Sends what a collector has not got yet when it is dropped.
-pub(super) struct Logs(#[cfg(feature = "otel")] Option<SdkLoggerProvider>);
+/// What is logged and not yet read.
+pub(super) struct Logs {
+    writer: Writer,
+    #[cfg(feature = "otel")]
+    collector: Option<SdkLoggerProvider>,
+}
 
-#[cfg(feature = "otel")]
-impl Drop for Logs {
-    fn drop(&mut self) {
-        if let Some(Err(error)) = self.0.as_ref().map(SdkLoggerProvider::shutdown) {
+impl Logs {
+    /// Hands over what was logged last, as far as it is taken soon.
+    pub(super) fn close(self) {
+        #[cfg(feature = "otel")]
+        if let Some(Err(error)) = self.collector.map(|it| it.shutdown_with_timeout(LAST)) {
             tracing::warn!(%error, "the collector did not get the last log lines");
         }
+        self.writer.close(LAST);
     }
 }
 

@@ -5,11 +5,16 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, StdoutLock, Write};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use comfy_table::{Attribute, Cell, Color, Table, presets};
 use serde::Serialize;
 use xpando_node::proto::event::Status;
 use xpando_node::proto::printable::{Json, Printable};
+
+/// How long the end of the program waits for each reader of what it says last.
+pub(super) const LAST: Duration = Duration::from_secs(1);
 
 /// Standard output; it remembers that its reader went.
 pub(super) struct Stdout {
@@ -88,8 +93,20 @@ pub(super) fn notice(text: fmt::Arguments<'_>) {
 
 /// Prints why a command failed, on standard error: every cause once, in the order in which they led to the failure.
 pub(super) fn failure(error: &anyhow::Error) {
-    let text = format!("xpando-node: {error:#}");
-    lines(&mut io::stderr().lock(), &text).unwrap_or(());
+    last_words(format!("xpando-node: {error:#}"));
+}
+
+/// Prints why the program ends on standard error, as far as that is read soon.
+pub(super) fn last_words(text: String) {
+    let (ends, ended) = channel::<()>();
+    let printing = std::thread::Builder::new().spawn(move || {
+        // Nobody is left to tell when standard error is gone.
+        lines(&mut io::stderr().lock(), &text).unwrap_or(());
+        drop(ends);
+    });
+    if printing.is_ok() {
+        ended.recv_timeout(LAST).unwrap_or(());
+    }
 }
 
 /// A table under titles.

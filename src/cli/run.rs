@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use clap::builder::FalseyValueParser;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
 use xpando_node::actors::event_log::LIMITS;
 use xpando_node::gateway::http::{self, Origin, Prefix};
+use xpando_node::io::metrics::Metrics;
 use xpando_node::io::places;
 use xpando_node::io::seeds::Seed;
 use xpando_node::io::store::Limits;
@@ -19,7 +20,11 @@ use xpando_node::proto::registry::{Pair, Profile, Specialization};
 use xpando_node::proto::topic::Pattern;
 
 use super::logs;
+use super::signals::{self, Wish};
 use super::token::lifetime;
+
+/// How long the end waits for the runtime's threads.
+const LEAVE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -156,9 +161,12 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
         .worker_threads(workers())
         .enable_all()
         .build()?;
+    let metrics = Metrics::default();
     let entered = runtime.enter();
-    let _logs = args.logs.init(&name)?;
+    let logs = args.logs.init(&name, &metrics)?;
     drop(entered);
+    // Before the start, so that a signal during it still ends in a goodbye.
+    let wishes = signals::catch()?;
     let config = Config {
         listen: args.listen,
         advertise: args.advertise,
@@ -172,9 +180,14 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
         http: args.http.config(),
         chaos: args.chaos,
         bench: args.bench,
+        metrics,
         ..Config::new(name, certs, data_dir)
     };
-    runtime.block_on(serve(config))
+    let served = runtime.block_on(serve(config, wishes));
+    logs.close();
+    // A thread that waits for a disk that hangs is left behind.
+    runtime.shutdown_timeout(LEAVE);
+    served
 }
 
 /// Half of the cores: a message that passes from worker to worker waits for a core to wake each time, and
@@ -183,15 +196,16 @@ fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
-    // Before the start, so that a signal during it still ends in a goodbye.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+async fn serve(config: Config, mut wishes: UnboundedReceiver<Wish>) -> anyhow::Result<()> {
     let mut node = Node::start(config).await?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        () = node.failed() => anyhow::bail!("an actor failed too often: the node cannot go on"),
+    loop {
+        tokio::select! {
+            wish = wishes.recv() => match wish {
+                Some(Wish::Look) => node.reload(),
+                Some(Wish::End) | None => break,
+            },
+            () = node.failed() => anyhow::bail!("an actor failed too often: the node cannot go on"),
+        }
     }
     node.shutdown().await;
     Ok(())

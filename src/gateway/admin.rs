@@ -12,14 +12,13 @@ use std::fmt::Display;
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use crate::actors::event_log::Journal;
 use crate::actors::heartbeat_monitor::Vitals;
@@ -42,14 +41,13 @@ use crate::proto::event::Status;
 use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
 use crate::proto::topic::Topic;
 
+mod accept;
 mod messages;
 
 /// Longest request line, in bytes.
 const MAX_REQUEST: u64 = 4096;
 /// Time for a request to arrive and its answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Wait after a failed accept.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -277,6 +275,8 @@ pub struct Admin {
     pub forget: Arc<dyn Fn(NodeName, Incarnation) + Send + Sync>,
     /// How the store fares.
     pub store: Arc<dyn Fn() -> Condition + Send + Sync>,
+    /// Until when the certificates of this node are valid, by what they are for.
+    pub certificates: Arc<dyn Fn() -> Vec<(&'static str, SystemTime)> + Send + Sync>,
     /// Peers that must be linked before the node calls itself ready.
     pub min_peers: usize,
     /// The actors.
@@ -300,11 +300,13 @@ pub enum Unforgettable {
 }
 
 impl Admin {
-    /// The supervised server on this socket.
+    /// The supervised server on this socket, and on each one that takes its place.
     #[must_use]
-    pub fn child(self, socket: Arc<StdListener>) -> Child {
+    pub fn child(self, socket: watch::Receiver<Arc<StdListener>>) -> Child {
         let metrics = self.metrics.clone();
-        Child::task("admin", &metrics, move || Box::pin(serve(self.clone(), socket.clone())))
+        Child::task("admin", &metrics, move || {
+            Box::pin(accept::serve(self.clone(), socket.clone()))
+        })
     }
 
     /// The node's status now.
@@ -498,29 +500,6 @@ fn answered<T>(result: Result<T, impl Display>, answer: impl FnOnce(T) -> Answer
     result.map_or_else(|error| Answer::Error(error.to_string()), answer)
 }
 
-async fn serve(admin: Admin, socket: Arc<StdListener>) -> std::io::Result<()> {
-    let listener = UnixListener::from_std(socket.try_clone()?)?;
-    let mut clients = JoinSet::new();
-    loop {
-        while clients.try_join_next().is_some() {}
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, mostly. Who asks waits; the node goes on.
-                tracing::debug!(%error, "admin socket");
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-        };
-        let admin = admin.clone();
-        clients.spawn(async move {
-            if let Err(error) = talk(&admin, stream).await {
-                tracing::debug!(%error, "admin client");
-            }
-        });
-    }
-}
-
 async fn talk(admin: &Admin, stream: UnixStream) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
@@ -619,6 +598,7 @@ mod tests {
         view: watch::Sender<View>,
         pubsub: PubSub,
         root: Root,
+        _socket: sockets::AdminSocket,
     }
 
     fn name(text: &str) -> NodeName {
@@ -657,11 +637,12 @@ mod tests {
             metrics: metrics.clone(),
             disconnect: Arc::new(|_node| {}),
             store: Arc::new(Condition::default),
+            certificates: Arc::new(Vec::new),
             min_peers: 0,
             roster: roster.clone(),
             chaos,
         };
-        let socket = Arc::new(sockets::bind(dir.path()).expect("binds"));
+        let socket = sockets::AdminSocket::open(&name("a@127.0.0.1"), dir.path()).expect("binds");
         let victim = victim.child(event_log::Setup {
             store,
             journal,
@@ -672,13 +653,13 @@ mod tests {
             name: "root",
             strategy: Strategy::OneForOne,
             intensity: Intensity::default(),
-            children: vec![pubsub.child(), victim, admin.child(socket)],
+            children: vec![pubsub.child(), victim, admin.child(socket.listener())],
             roster,
             metrics: metrics.clone(),
             ended: Arc::new(|_, _, _| {}),
         };
         let root = start(tree).await.expect("starts");
-        World { dir, metrics, view, pubsub, root }
+        World { dir, metrics, view, pubsub, root, _socket: socket }
     }
 
     impl World {

@@ -43,6 +43,15 @@ fn node(admin: &Admin, gauges: &mut Gauges) {
         "1 while the node does not remember what it should",
         degraded,
     );
+    let certificates = (admin.certificates)().into_iter().map(|(what, until)| {
+        let until = until.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        (vec![("certificate", what.to_owned())], until)
+    });
+    gauges.many(
+        "xpando_certificate_expiry_time_seconds",
+        "Until when a certificate is valid, as Unix time",
+        certificates,
+    );
     let doubt = f64::from(admin.vitals.borrow().health);
     gauges.one("xpando_self_doubt", "How much the node distrusts its own clock, 0 to 8", doubt);
     let clients = |count: &std::sync::atomic::AtomicUsize| count.load(Ordering::Relaxed) as f64;

@@ -67,7 +67,7 @@ pub fn open(interface: Ipv4Addr) -> std::io::Result<UdpSocket> {
 pub fn sealed(beacon: &Beacon, identity: &Identity) -> Result<Vec<u8>, CodecError> {
     let signed = beacon.to_sign()?;
     let signature = identity.sign(&signed).map_err(|_no_key_no_beacon| CodecError::Malformed)?;
-    Beacon::seal(signed, identity.certificate(), &signature)
+    Beacon::seal(signed, &identity.certificate(), &signature)
 }
 
 /// Checks seals, and remembers certificates that held.

@@ -22,6 +22,7 @@
 mod authority;
 mod certificate;
 mod disk;
+mod files;
 mod inventory;
 mod key;
 mod revocation;
@@ -30,8 +31,10 @@ mod tokens;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 pub use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
 
@@ -40,6 +43,8 @@ pub use self::authority::{Authority, Validity};
 pub use self::certificate::{PeerIdentity, Verifier, server_name};
 use self::disk::Layout;
 pub use self::disk::shell_word;
+pub(in crate::io) use self::disk::{Stamp, stamp};
+pub use self::files::{IdentityFiles, Look};
 pub use self::inventory::{CertificateInfo, CertificateKind, inventory};
 use self::key::Key;
 pub use self::revocation::{RevocationFile, Revoked};
@@ -107,14 +112,16 @@ pub enum IdentityError {
     },
     /// A private key can be read by others than its owner, so it may no longer be secret.
     #[error(
-        "the private key {path} can be read by others (mode {mode:04o}): run `chmod 600 {path}`, or make a new key if someone may have copied it",
-        path = path.display()
+        "the private key {} can be read by others (mode {mode:04o}): {fix}; make a new key if someone may have copied it",
+        path.display()
     )]
     KeyExposed {
         /// The key's file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+        /// What makes it private.
+        fix: String,
     },
     /// A private key's file holds no sound key of its kind in PKCS#8.
     #[error("the private key {} is damaged: {fix}", path.display())]
@@ -258,6 +265,35 @@ pub enum IdentityError {
         "{0} cannot be named in a certificate: its host part reads as an IPv6 address there; choose another"
     )]
     UnusableName(NodeName),
+    /// A node's directory holds a new key. The one that the node started with stays in force: its id, its links and
+    /// its signatures are made of it.
+    #[error(
+        "{} is a new key, which counts from the next start: restart the node", path.display()
+    )]
+    NewKey {
+        /// The key's file.
+        path: PathBuf,
+    },
+    /// There is another authority's certificate than the one that the node started with, which stays in force.
+    #[error(
+        "{} is not the certificate that this node started with: put that one back, or restart the node with a certificate of the new authority",
+        path.display()
+    )]
+    NewAuthority {
+        /// The certificate's file.
+        path: PathBuf,
+    },
+    /// Others may write a directory that decides who is trusted.
+    #[error(
+        "others may write the directory {} (mode {mode:04o}), and so put keys of their own there: run `chmod go-w {}`",
+        path.display(), shell_word(path)
+    )]
+    OpenDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// The cryptographic library refused. Nobody can act but the host's operator: entropy or
     /// memory is short.
     #[error("the cryptographic library refused to {0}")]
@@ -275,13 +311,22 @@ pub enum Made {
     AuthorityAndLeaf,
 }
 
-/// This node's own key and certificate, and its cluster's authority.
+/// This node's own key and certificate, and its cluster's authority. The key is the same for life; the certificate
+/// may be renewed.
 #[derive(Debug)]
 pub struct Identity {
-    peer: PeerIdentity,
+    name: NodeName,
+    id: NodeId,
     authority: AuthorityCertificate,
-    leaf: CertificateDer<'static>,
+    leaf: ArcSwap<Leaf>,
     key: Key,
+}
+
+/// A node's certificate, and what it says.
+#[derive(Debug)]
+struct Leaf {
+    der: CertificateDer<'static>,
+    peer: PeerIdentity,
 }
 
 impl IdentityError {
@@ -312,14 +357,21 @@ impl Identity {
         let key = disk::read_key(&layout.key(name), layout.leaf_fix(name))?;
         let identity = Self::assemble(layout, name, authority, leaf, key)?;
         identity.authority.check_time(layout, now)?;
-        identity.authority.verifier.check_revoked(&identity.peer, &layout.revoked_leaf(name))?;
-        let subject = layout.leaf(name);
-        certificate::check_time(
-            (identity.peer.not_before, identity.peer.not_after),
-            now,
-            &subject,
-        )?;
+        identity.check(&identity.leaf.load().peer, layout, now)?;
         Ok(identity)
+    }
+
+    /// Refuses a certificate of this node that counts no more, or not yet.
+    fn check(
+        &self,
+        peer: &PeerIdentity,
+        layout: Layout<'_>,
+        now: SystemTime,
+    ) -> Result<(), IdentityError> {
+        let revoked = layout.revoked_leaf(&self.name);
+        self.authority.verifier.check_revoked(peer, &revoked)?;
+        let dates = (peer.not_before, peer.not_after);
+        certificate::check_time(dates, now, &layout.leaf(&self.name))
     }
 
     /// Puts the parts together and checks that they belong together; dates are not checked.
@@ -343,7 +395,9 @@ impl Identity {
             let fix = layout.leaf_fix(name).damaged;
             return Err(IdentityError::KeyMismatch { path: layout.key(name), fix });
         }
-        Ok(Self { peer, authority, leaf, key })
+        let (name, id) = (name.clone(), peer.id);
+        let leaf = ArcSwap::from_pointee(Leaf { der: leaf, peer });
+        Ok(Self { name, id, authority, leaf, key })
     }
 
     /// [`Identity::load`], and on a loopback name what a first start lacks: a development authority
@@ -359,6 +413,11 @@ impl Identity {
         name: &NodeName,
         now: SystemTime,
     ) -> Result<(Self, Made), IdentityError> {
+        let layout = Layout::new(certs);
+        for directory in [certs, &layout.authority(), &layout.node(name)] {
+            disk::check_directory(directory)?;
+            disk::close_to_group(directory)?;
+        }
         // The common case needs no lock, and so works in a directory that is read-only.
         match Self::load(certs, name, now) {
             Ok(identity) => return Ok((identity, Made::Nothing)),
@@ -367,18 +426,24 @@ impl Identity {
             }
             Err(_) => {}
         }
-        let layout = Layout::new(certs);
+        let may_found = || {
+            // A certificate without an authority was carried here incompletely: a new authority would
+            // not fit it.
+            let parts =
+                [layout.authority_certificate(), layout.authority_key(), layout.certificate(name)];
+            !parts.iter().any(|path| path.exists())
+        };
+        // Nothing is written, not even the lock's file, where nothing can be made.
+        if !may_found() && !layout.authority_key().exists() {
+            return Self::load(certs, name, now).map(|identity| (identity, Made::Nothing));
+        }
         let _lock = layout.lock()?;
-        // Whoever held the lock before may have made everything.
+        // Another process that held the lock before may have made everything.
         let why = match Self::load(certs, name, now) {
             Ok(identity) => return Ok((identity, Made::Nothing)),
             Err(why) => why,
         };
-        let has_authority =
-            layout.authority_certificate().exists() || layout.authority_key().exists();
-        // A certificate without an authority was carried here incompletely: a new authority would
-        // not fit it.
-        let (authority, made) = if !has_authority && !layout.certificate(name).exists() {
+        let (authority, made) = if may_found() {
             (Authority::develop(layout, now)?, Made::AuthorityAndLeaf)
         } else if layout.authority_key().exists() && why.is_about_absence(certs, name) {
             (Authority::open(certs)?, Made::Leaf)
@@ -391,7 +456,7 @@ impl Identity {
     /// This node's name, as its certificate has it.
     #[must_use]
     pub fn name(&self) -> &NodeName {
-        &self.peer.name
+        &self.name
     }
 
     /// The id of the cluster.
@@ -403,13 +468,13 @@ impl Identity {
     /// This node's id.
     #[must_use]
     pub fn id(&self) -> NodeId {
-        self.peer.id
+        self.id
     }
 
-    /// This node's certificate.
+    /// This node's certificate, the latest one.
     #[must_use]
-    pub fn certificate(&self) -> &CertificateDer<'static> {
-        &self.leaf
+    pub fn certificate(&self) -> CertificateDer<'static> {
+        self.leaf.load().der.clone()
     }
 
     /// The authority's certificate.
@@ -433,19 +498,32 @@ impl Identity {
     /// The last second in which this node's certificate is valid.
     #[must_use]
     pub fn not_after(&self) -> SystemTime {
-        self.peer.not_after
+        self.leaf.load().peer.not_after
     }
 
     /// The first second in which this node's certificate is valid.
     #[must_use]
     pub fn not_before(&self) -> SystemTime {
-        self.peer.not_before
+        self.leaf.load().peer.not_before
+    }
+
+    /// From when until when this node's certificate is valid.
+    #[must_use]
+    pub fn validity(&self) -> Validity {
+        let leaf = self.leaf.load();
+        Validity { not_before: leaf.peer.not_before, not_after: leaf.peer.not_after }
+    }
+
+    /// From when until when the authority's certificate is valid.
+    #[must_use]
+    pub fn authority_validity(&self) -> Validity {
+        self.authority.validity
     }
 
     /// SHA-256 of this node's certificate: `AB:CD:…`.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        certificate::fingerprint(&self.leaf)
+        certificate::fingerprint(&self.leaf.load().der)
     }
 
     /// SHA-256 of the authority's certificate: `AB:CD:…`.
@@ -466,7 +544,7 @@ impl Identity {
     /// True when this node's own certificate is on the revocation list in force.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
-        self.authority.verifier.is_revoked(&self.peer.serial)
+        self.authority.verifier.is_revoked(&self.leaf.load().peer.serial)
     }
 
     /// The revocation list in `certs`, to be looked at again while the node runs. What it says
@@ -481,6 +559,12 @@ impl Identity {
     #[must_use]
     pub fn tokens(&self, certs: &Path) -> Tokens {
         Tokens::new(certs.to_owned(), self.verifier())
+    }
+
+    /// The certificates and the key in `certs`, to be looked at again while the node runs.
+    #[must_use]
+    pub fn files(self: &Arc<Self>, certs: &Path) -> IdentityFiles {
+        IdentityFiles::new(certs.to_owned(), self.clone())
     }
 
     /// What judges other nodes' certificates.
@@ -575,7 +659,7 @@ mod tests {
         assert_eq!(ids.len(), 4);
         for (one, _) in &started {
             for (other, _) in &started {
-                let peer = one.verifier().peer(other.certificate(), wall()).unwrap();
+                let peer = one.verifier().peer(&other.certificate(), wall()).unwrap();
                 assert_eq!((&peer.name, peer.id), (other.name(), other.id()));
             }
         }
@@ -609,7 +693,7 @@ mod tests {
     fn an_exposed_key_is_refused_with_the_command() {
         let (dir, _) = developed();
         let key = dir.path().join("a@127.0.0.1/key.pem");
-        for open in [0o640, 0o604, 0o620, 0o666] {
+        for open in [0o604, 0o620, 0o644, 0o666] {
             fs::set_permissions(&key, fs::Permissions::from_mode(open)).unwrap();
             let error = refusal(dir.path());
             assert!(error.contains(&format!("`chmod 600 {}`", key.display())), "{error}");
@@ -656,7 +740,7 @@ mod tests {
         let (_dir, identity) = developed();
         let verifier = identity.verifier();
         let sound = identity.certificate().to_vec();
-        let ours = verifier.peer(identity.certificate(), wall()).unwrap();
+        let ours = verifier.peer(&identity.certificate(), wall()).unwrap();
         let mut passed = 0;
         for at in 0..sound.len() {
             for bit in 0..8 {
@@ -689,7 +773,7 @@ mod tests {
     #[test]
     fn another_cluster_is_refused() {
         let ((here, ours), (there, theirs)) = (developed(), developed());
-        let error = ours.verifier().peer(theirs.certificate(), wall()).unwrap_err();
+        let error = ours.verifier().peer(&theirs.certificate(), wall()).unwrap_err();
         assert!(matches!(error, IdentityError::Untrusted { subject: Subject::Peer }), "{error}");
         fs::copy(there.path().join("ca/cert.pem"), here.path().join("ca/cert.pem")).unwrap();
         assert!(refusal(here.path()).contains("is not signed by this cluster's authority"));
@@ -700,7 +784,7 @@ mod tests {
         let (dir, identity) = developed();
         let a = name("a@127.0.0.1");
         let verifier = identity.verifier();
-        let at = |now| verifier.peer(identity.certificate(), now);
+        let at = |now| verifier.peer(&identity.certificate(), now);
         assert!(at(identity.not_after()).is_ok() && at(identity.not_before()).is_ok());
         let late = identity.not_after() + Duration::from_secs(1);
         let early = identity.not_before() - Duration::from_secs(1);
@@ -730,7 +814,8 @@ mod tests {
     fn a_signature_proves_its_node_and_its_message() {
         let (dir, a) = developed();
         let (b, _) = Identity::load_or_develop(dir.path(), &name("b@127.0.0.1"), wall()).unwrap();
-        let peer = |identity: &Identity| a.verifier().peer(identity.certificate(), wall()).unwrap();
+        let peer =
+            |identity: &Identity| a.verifier().peer(&identity.certificate(), wall()).unwrap();
         let signature = a.sign(b"message").unwrap();
         assert!(signature.len() <= 72);
         assert!(peer(&a).verify(b"message", &signature));

@@ -83,6 +83,10 @@ pub enum Count {
     Api,
     /// Connections, requests and joins of clients that were refused, by cause.
     ClientsRefused,
+    /// Log lines that reached no reader, by why.
+    LogLines,
+    /// Files under the running node that changed or are about to be of no use, by what and how.
+    Files,
 }
 
 /// What is timed.
@@ -101,7 +105,7 @@ const TIMINGS: [(Timing, &str, &str); 2] = [
 /// The first bucket of a timing in seconds, how much wider each next one is, and how many there are: 0.5 ms to 16 s.
 const BUCKETS: (f64, f64, u16) = (0.0005, 2.0, 16);
 
-const COUNTERS: [(Count, &str, &str); 21] = [
+const COUNTERS: [(Count, &str, &str); 23] = [
     (Count::Accepted, "xpando_connections_accepted", "Connections accepted, by how they went on"),
     (Count::Dials, "xpando_dials", "Dials that began"),
     (Count::DialFailed, "xpando_dial_failures", "Dials that failed, by cause"),
@@ -123,6 +127,8 @@ const COUNTERS: [(Count, &str, &str); 21] = [
     (Count::Lost, "xpando_messages_lost", "Messages that found no actor, by actor"),
     (Count::Api, "xpando_http_responses", "Answers of the HTTP API, by class of status"),
     (Count::ClientsRefused, "xpando_clients_refused", "What was refused to clients, by cause"),
+    (Count::Files, "xpando_files", "Files under the running node that changed, by what and how"),
+    (Count::LogLines, "xpando_log_lines_lost", "Log lines that reached no reader, by why"),
 ];
 
 impl Default for Metrics {

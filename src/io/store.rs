@@ -8,20 +8,19 @@
 //! 3. A damaged file is set aside under a name with its time, never read as far as it goes and never deleted.
 //!    The store then starts empty, and [`Condition`] says so until the process ends.
 //! 4. A disk that fails costs the call that needed it, no more: the file is opened anew for the next call, and
-//!    [`Condition`] says that nothing is remembered until a write succeeds again.
+//!    [`Condition`] says that nothing is remembered until writes have succeeded for a while. A file that was removed is
+//!    a failure of this kind, and a new one is begun.
 //! 5. Opening reads the file whole only while it is small; it never walks the chain. Every value that is not
 //!    part of the chain carries a checksum of its own.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, WriteTransaction};
 
-use crate::io::clock;
+use crate::io::{clock, modes};
 use crate::proto::chain::Fault;
 use crate::proto::codec::CodecError;
 use crate::proto::node::{Incarnation, NodeName};
@@ -34,11 +33,14 @@ mod schema;
 
 pub use self::chain::{Chain, Entry, Limits};
 pub use self::known::Known;
-use self::place::Place;
+use self::place::{Id, Place};
 use self::schema::{NODES, State};
 
 /// Nodes that are remembered at most: those seen last.
 const MOST: usize = 2 * registry::MOST;
+
+/// How long writes must succeed after one that failed, before the store counts as sound: on a full disk small ones do.
+const STEADY: Duration = Duration::from_secs(10);
 
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,17 @@ pub enum StoreError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// Others may write the directory, and so put files of their own there: nothing changed; the operator must act.
+    #[error(
+        "others may write the data directory {} (mode {mode:04o}): run `chmod go-w {}`, or choose one below it, which the node makes, with --data-dir",
+        path.display(), path.display()
+    )]
+    OpenDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// A later version of the program wrote the file: nothing changed; the operator runs that version.
     #[error("{path} is of schema {found}, which only a later version of xpando-node can read")]
     Newer {
@@ -67,8 +80,12 @@ pub enum StoreError {
     Storage(String),
     /// The file is damaged: this call changed nothing. The next call looks at the whole file, and sets it aside
     /// unless it turns out sound.
-    #[error("store: the file is damaged: {0}")]
+    #[error("the store is damaged: {0}")]
     Damaged(String),
+    /// The file was removed or replaced under the running node: this call changed nothing, and what the file held is not
+    /// remembered. The next call begins a new one, or opens the other.
+    #[error("{} was removed or replaced while the node ran: what it held is lost", .0.display())]
+    Removed(PathBuf),
     /// The chain in the file is that of another node: nothing changed; the operator gives each node a data
     /// directory of its own.
     #[error("the data directory holds the trail of {0}; choose another with --data-dir")]
@@ -131,10 +148,6 @@ impl Failure {
     }
 }
 
-fn storage(source: std::io::Error) -> StoreError {
-    StoreError::Storage(source.to_string())
-}
-
 impl<E: Into<redb::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         let error = error.into();
@@ -176,9 +189,19 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         .unwrap_or_else(|_panic| Err(Failure::Damaged("its pages contradict each other".into())))
 }
 
+/// As the actors' clock, paused where that is.
+#[expect(clippy::disallowed_methods, reason = "the store has nobody who would tell it the time")]
+fn now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
 #[derive(Debug, Default)]
 struct Inside {
     database: Option<Arc<Database>>,
+    /// The file that is open.
+    file: Option<Id>,
+    /// Since when writes succeed again.
+    mended: Option<tokio::time::Instant>,
     /// The file proved damaged in use.
     suspect: bool,
     /// The highest of this run, for the file that takes the place of a damaged one.
@@ -193,7 +216,7 @@ impl Inside {
         let opened = match guarded(|| place.open(self.suspect, self.incarnation)) {
             Err(Failure::Damaged(_)) if !self.looking => {
                 let aside = place.set_aside(now)?;
-                self.condition.set_aside = Some(aside.clone());
+                self.condition = Condition { set_aside: Some(aside.clone()), failing: None };
                 let fresh = guarded(|| place.open(false, self.incarnation))?;
                 (fresh, Opened::SetAside(aside))
             }
@@ -203,7 +226,13 @@ impl Inside {
         self.suspect = false;
         self.incarnation = self.incarnation.max(incarnation);
         self.database = Some(Arc::new(database));
+        self.file = place.id();
         Ok(opened)
+    }
+
+    fn fail(&mut self, why: &StoreError) {
+        self.condition.failing = Some(why.to_string());
+        self.mended = None;
     }
 }
 
@@ -212,18 +241,45 @@ impl Inside {
 pub struct Store {
     place: Place,
     inside: Mutex<Inside>,
+    /// What this start made: directories, the outermost first, and whether the file is new.
+    made: (Vec<PathBuf>, bool),
 }
 
 impl Store {
-    /// Opens the store in `directory`, which is made (mode 0700) when it is missing.
+    /// Opens the store in `directory`, which is made when it is missing. Directory and file are this user's alone
+    /// afterwards.
     ///
     /// # Errors
-    /// [`StoreError::InUse`], [`StoreError::Directory`], [`StoreError::Newer`].
+    /// [`StoreError::InUse`], [`StoreError::Directory`], [`StoreError::OpenDirectory`], [`StoreError::Newer`].
     pub fn open(directory: &Path, now: SystemTime) -> Result<(Self, Opened), StoreError> {
         let unusable = |source| StoreError::Directory { path: directory.to_owned(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
-        Self::open_at(Place::Directory(directory.to_owned()), now)
-            .map_err(|failure| failure.into_error(unusable))
+        let made = modes::make_directory(directory).map_err(unusable)?;
+        if let Some(mode) = modes::open_to_others(directory).map_err(unusable)? {
+            return Err(StoreError::OpenDirectory { path: directory.to_owned(), mode });
+        }
+        modes::tighten(directory, modes::DIRECTORY).map_err(unusable)?;
+        let place = Place::Directory(directory.to_owned());
+        let is_new = place.id().is_none();
+        match Self::open_at(place, now) {
+            Ok((mut store, opened)) => {
+                store.made = (made, is_new);
+                Ok((store, opened))
+            }
+            Err(failure) => {
+                remove_directories(&made);
+                Err(failure.into_error(unusable))
+            }
+        }
+    }
+
+    /// Takes away what [`Store::open`] made, for a start that failed: a file that was there before stays.
+    pub fn unmake(&self) {
+        let (directories, is_new) = &self.made;
+        if *is_new {
+            // What cannot be removed is found again by the next start.
+            std::fs::remove_file(self.place.path()).unwrap_or(());
+        }
+        remove_directories(directories);
     }
 
     /// Opens the store that a node left in `directory`, to look at it: nothing is made, and nothing set aside.
@@ -236,19 +292,24 @@ impl Store {
         let mut inside = Inside { looking: true, suspect: true, ..Inside::default() };
         let place = Place::Directory(directory.to_owned());
         inside.open(&place, clock::wall()).map_err(|failure| failure.into_error(unusable))?;
-        Ok(Self { place, inside: Mutex::new(inside) })
+        Ok(Self { place, inside: Mutex::new(inside), made: Default::default() })
     }
 
     fn open_at(place: Place, now: SystemTime) -> Result<(Self, Opened), Failure> {
         let mut inside = Inside::default();
         let opened = inside.open(&place, now)?;
-        Ok((Self { place, inside: Mutex::new(inside) }, opened))
+        Ok((Self { place, inside: Mutex::new(inside), made: Default::default() }, opened))
     }
 
     /// How the store fares.
     #[must_use]
     pub fn condition(&self) -> Condition {
-        self.inside().condition.clone()
+        let inside = self.inside();
+        let mut condition = inside.condition.clone();
+        if inside.mended.is_some_and(|since| now().duration_since(since) >= STEADY) {
+            condition.failing = None;
+        }
+        condition
     }
 
     /// Counts this start: the incarnation of the life that begins, durable on return.
@@ -332,7 +393,9 @@ impl Store {
         })?;
         let mut inside = self.inside();
         inside.incarnation = inside.incarnation.max(incarnation);
-        inside.condition.failing = None;
+        if inside.condition.failing.is_some() {
+            inside.mended.get_or_insert_with(now);
+        }
         Ok(value)
     }
 
@@ -348,39 +411,59 @@ impl Store {
     /// The database, opened anew after a failure.
     fn database(&self) -> Result<Arc<Database>, StoreError> {
         let mut inside = self.inside();
+        if inside.database.is_some() && self.place.id() != inside.file {
+            let error = StoreError::Removed(self.place.path());
+            tracing::error!(%error, "the store begins anew");
+            inside.fail(&error);
+            let held = inside.database.take();
+            close(held);
+            return Err(error);
+        }
         if inside.database.is_none()
             && let Err(failure) = inside.open(&self.place, clock::wall())
         {
-            let error = failure.into_error(storage);
-            inside.condition.failing = Some(error.to_string());
+            let error = failure.into_error(|source| self.storage(&source));
+            inside.fail(&error);
             return Err(error);
         }
-        inside.database.clone().ok_or_else(|| StoreError::Storage("not open".to_owned()))
+        inside.database.clone().ok_or_else(|| self.storage(&std::io::ErrorKind::NotFound.into()))
+    }
+
+    fn storage(&self, source: &std::io::Error) -> StoreError {
+        StoreError::Storage(format!("{}: {source}", self.place.path().display()))
     }
 
     /// Closes a database that failed: redb refuses all further work on it.
     fn failed(&self, database: Arc<Database>, failure: Failure) -> StoreError {
         let damaged = matches!(failure, Failure::Damaged(_));
-        let error = failure.into_error(storage);
+        let error = failure.into_error(|source| self.storage(&source));
         let mut inside = self.inside();
         inside.suspect |= damaged;
-        inside.condition.failing = Some(error.to_string());
+        inside.fail(&error);
         let held = inside.database.take_if(|held| Arc::ptr_eq(held, &database));
-        drop(guarded(|| {
-            drop((held, database));
-            Ok(())
-        }));
+        close((held, database));
         error
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
-        let database = self.inside().database.take();
-        drop(guarded(|| {
-            drop(database);
-            Ok(())
-        }));
+        close(self.inside().database.take());
+    }
+}
+
+/// Closes a database, which may panic as any work on it.
+fn close<T>(database: T) {
+    drop(guarded(|| {
+        drop(database);
+        Ok(())
+    }));
+}
+
+/// Removes those of the directories that are empty.
+fn remove_directories(outermost_first: &[PathBuf]) {
+    for directory in outermost_first.iter().rev() {
+        std::fs::remove_dir(directory).unwrap_or(());
     }
 }
 

@@ -10,6 +10,7 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
@@ -185,6 +186,9 @@ fn cause_of_identity(error: &IdentityError) -> Cause {
         | IdentityError::AlreadyExists { .. }
         | IdentityError::AlreadyIssued { .. }
         | IdentityError::UnusableName(_)
+        | IdentityError::NewKey { .. }
+        | IdentityError::NewAuthority { .. }
+        | IdentityError::OpenDirectory { .. }
         | IdentityError::Crypto(_) => Cause::Other,
     }
 }
@@ -247,10 +251,7 @@ fn cause_of_alert(alert: AlertDescription) -> Cause {
 /// One identity, ready for handshakes on either side. A clone shares everything.
 #[derive(Clone)]
 pub struct Tls {
-    acceptor: TlsAcceptor,
-    /// For one call each, with a verifier of its own.
-    client: ClientConfig,
-    called: Arc<WebPkiServerVerifier>,
+    sides: Arc<ArcSwap<Sides>>,
     server_name: ServerName<'static>,
     verifier: Verifier,
 }
@@ -261,21 +262,20 @@ impl Tls {
     /// # Errors
     /// [`TlsError::Config`] or [`TlsError::Authority`] when the library refuses the identity.
     pub fn new(identity: &Identity) -> Result<Self, TlsError> {
-        // Explicit, so that it does not matter what another library installed for the process.
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(identity.authority_certificate().clone())?;
-        let roots = Arc::new(roots);
-        let called =
-            WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
-                .build()?;
         Ok(Self {
-            acceptor: TlsAcceptor::from(Arc::new(server_config(identity, &provider, &roots)?)),
-            client: client_config(identity, provider, Arc::clone(&called))?,
-            called,
+            sides: Arc::new(ArcSwap::from_pointee(Sides::new(identity)?)),
             server_name: ServerName::try_from(server_name(identity.cluster()))?,
             verifier: identity.verifier(),
         })
+    }
+
+    /// Shows the certificate that the identity has now, in handshakes from now on. Streams that live are not touched.
+    ///
+    /// # Errors
+    /// As [`Tls::new`]; nothing changed.
+    pub fn renew(&self, identity: &Identity) -> Result<(), TlsError> {
+        self.sides.store(Arc::new(Sides::new(identity)?));
+        Ok(())
     }
 
     /// The handshake of the side that was called. Has no time limit of its own.
@@ -290,7 +290,8 @@ impl Tls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let stream = self.acceptor.accept(stream).await.map_err(TlsError::Handshake)?;
+        let acceptor = self.sides.load().acceptor.clone();
+        let stream = acceptor.accept(stream).await.map_err(TlsError::Handshake)?;
         let (_, session) = stream.get_ref();
         let peer = self.peer(session.alpn_protocol(), session.peer_certificates())?;
         Ok((stream, peer))
@@ -310,12 +311,13 @@ impl Tls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        let sides = self.sides.load_full();
         let judge = Arc::new(Called {
-            stock: Arc::clone(&self.called) as Arc<dyn ServerCertVerifier>,
+            stock: Arc::clone(&sides.called) as Arc<dyn ServerCertVerifier>,
             verifier: self.verifier.clone(),
             revoked: OnceLock::new(),
         });
-        let mut config = self.client.clone();
+        let mut config = sides.client.clone();
         config.dangerous().set_certificate_verifier(Arc::clone(&judge) as _);
         let connector = TlsConnector::from(Arc::new(config));
         let connected = connector.connect(self.server_name.clone(), stream).await;
@@ -354,6 +356,32 @@ impl fmt::Debug for Tls {
     }
 }
 
+/// Both sides of a handshake.
+struct Sides {
+    acceptor: TlsAcceptor,
+    /// For one call each, with a verifier of its own.
+    client: ClientConfig,
+    called: Arc<WebPkiServerVerifier>,
+}
+
+impl Sides {
+    fn new(identity: &Identity) -> Result<Self, TlsError> {
+        // Explicit, so that it does not matter what another library installed for the process.
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(identity.authority_certificate().clone())?;
+        let roots = Arc::new(roots);
+        let called =
+            WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+                .build()?;
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(server_config(identity, &provider, &roots)?)),
+            client: client_config(identity, provider, Arc::clone(&called))?,
+            called,
+        })
+    }
+}
+
 fn server_config(
     identity: &Identity,
     provider: &Arc<CryptoProvider>,
@@ -367,7 +395,7 @@ fn server_config(
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(clients)
-        .with_single_cert(vec![identity.certificate().clone()], identity.private_key())?;
+        .with_single_cert(vec![identity.certificate()], identity.private_key())?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -383,7 +411,7 @@ fn client_config(
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(called)
-        .with_client_auth_cert(vec![identity.certificate().clone()], identity.private_key())?;
+        .with_client_auth_cert(vec![identity.certificate()], identity.private_key())?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     Ok(config)
@@ -500,7 +528,7 @@ mod tests {
         let (cause, refusal) = raw_client(&server, |config| {
             config
                 .with_root_certificates(roots)
-                .with_client_auth_cert(vec![client.certificate().clone()], client.private_key())
+                .with_client_auth_cert(vec![client.certificate()], client.private_key())
                 .unwrap()
         })
         .await;
@@ -546,7 +574,7 @@ mod tests {
         let server = cluster.node("b@h");
         let client = cluster.identity("a@h", Validity::leaf(clock::wall()));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let called = Tls::new(&client).unwrap().called;
+        let called = Arc::clone(&Tls::new(&client).unwrap().sides.load().called);
         let mut config = client_config(&client, provider, called).unwrap();
         config.alpn_protocols.clear();
         let name = ServerName::try_from(super::server_name(client.cluster())).unwrap();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::actors::event_log::LIMITS;
 use crate::gateway::http;
+use crate::io::metrics::Metrics;
 use crate::io::seeds::Seed;
 use crate::io::store::Limits;
 use crate::proto::node::NodeName;
@@ -39,6 +40,8 @@ pub struct Config {
     pub chaos: bool,
     /// Serve [`bench`](crate::node::bench): its orders make load, and any peer may have it subscribe to everything.
     pub bench: bool,
+    /// Where it counts. What the program around it counts here appears among the node's metrics.
+    pub metrics: Metrics,
     /// Whom to dial, how often, and whom to forget.
     pub membership: membership::Config,
     /// When a silent peer is doubted and given up.
@@ -64,6 +67,7 @@ impl Config {
             http: None,
             chaos: false,
             bench: false,
+            metrics: Metrics::default(),
             membership: membership::Config::default(),
             heartbeat: heartbeat::Config::default(),
             discovery: discovery::Config::default(),

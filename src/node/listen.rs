@@ -58,23 +58,37 @@ pub(super) async fn advertise(
     Ok(address)
 }
 
-/// Where clients are served, and with what certificate.
-pub(super) fn clients(
-    config: &http::Config,
-    identity: &Identity,
-) -> Result<(Arc<TcpListener>, SocketAddr, Option<Web>), StartError> {
+/// Where clients are served.
+pub(super) struct Clients {
+    listener: Arc<TcpListener>,
+    address: SocketAddr,
+    web: Option<Web>,
+    /// Over TLS with the node's own certificate.
+    own: bool,
+}
+
+pub(super) fn clients(config: &http::Config) -> Result<Clients, StartError> {
     let first = config.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], http::PORT)));
     let last = config.listen.map_or(first.port() + NEXT_PORTS, |address| address.port());
-    let web = match &config.tls {
-        Some((certificate, key)) => Some(Web::read(certificate, key)?),
-        None if config.plain || first.ip().is_loopback() => None,
-        None => Some(Web::of(identity)?),
-    };
+    let web = config.tls.as_ref().map(|(certificate, key)| Web::read(certificate, key));
+    let web = web.transpose()?;
+    let own = web.is_none() && !config.plain && !first.ip().is_loopback();
     let bound =
         bind(first, last, CLIENTS).and_then(|it| it.local_addr().map(|at| (Arc::new(it), at)));
     let (listener, address) =
         bound.map_err(|source| StartError::Http { address: first, source })?;
-    Ok((listener, address, web))
+    Ok(Clients { listener, address, web, own })
+}
+
+impl Clients {
+    /// With the certificate that they are served with.
+    pub(super) fn with(
+        self,
+        identity: &Identity,
+    ) -> Result<(Arc<TcpListener>, SocketAddr, Option<Web>), StartError> {
+        let web = if self.own { Some(Web::of(identity)?) } else { self.web };
+        Ok((self.listener, self.address, web))
+    }
 }
 
 /// Listens on the first free port.

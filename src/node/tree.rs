@@ -1,17 +1,21 @@
 //! The supervision tree, as data, and what each actor needs of the others.
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::os::unix::net::UnixListener;
+use std::sync::{Arc, Weak};
+use std::time::SystemTime;
+
+use tokio::sync::watch;
 
 use crate::actors::channel_router::{self, ChannelRouter};
 use crate::actors::discovery::{self, Discovery, Hint};
 use crate::actors::event_log::{self, EventLog, Journal};
+use crate::actors::files::{self, Files};
 use crate::actors::heartbeat_monitor::{self, HeartbeatMonitor};
 use crate::actors::link::{self, Link, Myself};
 use crate::actors::node_manager::{self, NodeManager, View};
 use crate::actors::pubsub::PubSub;
 use crate::actors::registry::Registry;
-use crate::actors::revocation;
 use crate::actors::supervisor::{self, Child, Roster, Tree};
 use crate::actors::timer;
 use crate::actors::topology_tracker::{self, TopologyTracker};
@@ -20,6 +24,7 @@ use crate::gateway::channels::Channels;
 use crate::gateway::http::Http;
 use crate::io::identity::{Identity, Tokens};
 use crate::io::metrics::Metrics;
+use crate::io::sockets::AdminSocket;
 use crate::io::store::Store;
 use crate::io::tls::{Tls, Web};
 use crate::node::{Config, records};
@@ -31,6 +36,7 @@ use crate::proto::restart::{Intensity, Strategy};
 /// What was opened for the tree.
 pub(super) struct Parts {
     pub(super) identity: Arc<Identity>,
+    pub(super) files: Files,
     pub(super) tokens: Tokens,
     pub(super) tls: Tls,
     pub(super) store: Arc<Store>,
@@ -41,7 +47,8 @@ pub(super) struct Parts {
     pub(super) listener: Arc<TcpListener>,
     pub(super) listen: SocketAddr,
     pub(super) http: Option<(Arc<TcpListener>, SocketAddr, Option<Web>)>,
-    pub(super) admin_socket: Arc<std::os::unix::net::UnixListener>,
+    /// What it is bound to, and the socket itself: the node alone keeps it.
+    pub(super) admin_socket: (watch::Receiver<Arc<UnixListener>>, Weak<AdminSocket>),
     pub(super) socket: Option<Arc<std::net::UdpSocket>>,
     pub(super) metrics: Metrics,
     pub(super) myself: Myself,
@@ -98,6 +105,7 @@ pub(super) fn tree(
         disconnect: Arc::new(move |peer| ended.disconnect(peer)),
         forget: Arc::new(move |node, life| registry.forget(node, life)),
         store: Arc::new(move || store.condition()),
+        certificates: certificates(&parts),
         min_peers: config.http.as_ref().map_or(0, |http| http.min_peers),
         roster: roster.clone(),
         chaos: config.chaos,
@@ -109,7 +117,7 @@ pub(super) fn tree(
     let anonymous = config.http.as_ref().map_or(&[][..], |http| &http.anonymous);
     let channels = Arc::new(Channels::new(&router, &admin, &parts.tokens, anonymous));
     let mut gateway =
-        vec![router.child(routing(&parts, manager)), admin.child(parts.admin_socket.clone())];
+        vec![router.child(routing(&parts, manager)), admin.child(parts.admin_socket.0.clone())];
     if let (Some((listener, _, web)), Some(http)) = (&parts.http, &config.http) {
         let (listener, web) = (listener.clone(), web.clone());
         let (origins, prefix) = (http.origins.clone(), http.prefix.clone());
@@ -123,6 +131,16 @@ pub(super) fn tree(
         Child::supervisor(branch("gateway", Strategy::OneForAll, gateway)),
     ];
     (branch("root", rest, children), channels)
+}
+
+/// Until when the certificates are valid.
+fn certificates(parts: &Parts) -> Arc<dyn Fn() -> Vec<(&'static str, SystemTime)> + Send + Sync> {
+    let (identity, web) = (parts.identity.clone(), parts.http.as_ref().and_then(|it| it.2.clone()));
+    Arc::new(move || {
+        let http = web.as_ref().and_then(Web::validity).map(|valid| ("http", valid));
+        let own = [("node", identity.validity()), ("authority", identity.authority_validity())];
+        own.into_iter().chain(http).map(|(what, valid)| (what, valid.not_after)).collect()
+    })
 }
 
 fn routing(parts: &Parts, manager: &NodeManager) -> channel_router::Setup {
@@ -184,10 +202,14 @@ fn cluster(
         pubsub: pubsub.clone(),
         metrics: metrics.clone(),
     };
-    let revocations = revocation::Setup {
-        file: Arc::new(parts.identity.revocation_file(&config.certs)),
+    let files = files::Setup {
+        lists: Arc::new(parts.identity.revocation_file(&config.certs)),
         tokens: parts.tokens.clone(),
         identity: parts.identity.clone(),
+        own: Arc::new(parts.identity.files(&config.certs)),
+        tls: parts.tls.clone(),
+        web: parts.http.as_ref().and_then(|(_, _, web)| web.clone()),
+        admin: parts.admin_socket.1.clone(),
         link: link.clone(),
         pubsub: pubsub.clone(),
         metrics: metrics.clone(),
@@ -199,7 +221,7 @@ fn cluster(
         tracker.child(topology),
         parts.registry.child(records::registry(parts, pubsub, manager, monitor)),
         discovery.child(discovery_setup(config, parts, manager, pubsub)),
-        revocation::child(revocations),
+        parts.files.child(files),
     ]
 }
 

@@ -126,7 +126,7 @@ fn elsewhere_it_speaks_tls_with_the_nodes_own_certificate_unless_told_otherwise(
     let a = cluster.node("a").arg("--http").arg(ANYWHERE).start();
     let own = Identity::load(&cluster.certs(), &parsed("a"), clock::wall()).unwrap();
     let name = server_name(own.cluster());
-    is_tls(gateway(&a), own.certificate(), own.authority_certificate(), name);
+    is_tls(gateway(&a), &own.certificate(), own.authority_certificate(), name);
     let plain = cluster.node("b").arg("--http").arg(ANYWHERE).arg("--http-plain").start();
     is_plain(gateway(&plain));
 }
@@ -143,6 +143,46 @@ fn a_certificate_that_is_given_is_shown_wherever_it_listens() {
     }
 }
 
+/// The certificate that is shown at this moment.
+fn shown(address: SocketAddr, roots: &[&CertificateDer<'static>]) -> CertificateDer<'static> {
+    let mut trusted = RootCertStore::empty();
+    roots.iter().for_each(|root| trusted.add((*root).clone()).unwrap());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider);
+    let config = config.with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(trusted).with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let session = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = StreamOwned::new(session, dial(address));
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock).unwrap();
+    }
+    stream.conn.peer_certificates().unwrap()[0].clone().into_owned()
+}
+
+#[test]
+fn a_renewed_certificate_is_shown_without_a_restart_once_its_key_is_there() {
+    let cluster = Cluster::new();
+    let ([cert, key], old) = certificate(&cluster, "web");
+    let ([new_cert, new_key], new) = certificate(&cluster, "new");
+    let node = cluster.node("a").arg("--http").arg("127.0.0.1:0");
+    let node = node.arg("--http-cert").arg(cert.to_str().unwrap());
+    let node = node.arg("--http-key").arg(key.to_str().unwrap()).start();
+    let roots = [&old, &new];
+    assert_eq!(shown(node.http(), &roots), old);
+    std::fs::rename(&new_cert, &cert).unwrap();
+    let refused = node.logged("certificate for clients refused", &[("error", "does not belong")]);
+    assert_eq!(refused["level"], "WARN");
+    node.counts("xpando_files_total", "http_certificate_refused", 0);
+    assert_eq!(shown(node.http(), &roots), old, "half a pair changes nothing");
+    std::fs::rename(&new_key, &key).unwrap();
+    node.logged("certificate for clients was renewed", &[]);
+    assert_eq!(shown(node.http(), &roots), new);
+    std::fs::remove_file(&cert).unwrap();
+    node.logged("certificate for clients refused", &[("error", "web-cert.pem")]);
+    assert_eq!(shown(node.http(), &roots), new);
+}
+
 #[test]
 fn a_certificate_and_key_that_cannot_be_used_end_the_start() {
     let cluster = Cluster::new();
@@ -150,10 +190,10 @@ fn a_certificate_and_key_that_cannot_be_used_end_the_start() {
     let ([_, other], _) = certificate(&cluster, "other");
     let (nothing, rubbish) = (cluster.path("nothing.pem"), cluster.path("rubbish.pem"));
     std::fs::write(&rubbish, "rubbish\n").unwrap();
-    let unusable = "the certificate and key for HTTP cannot be used";
+    let mismatch = format!("{} does not belong to the certificate", other.display());
     let unreadable = |path: &PathBuf| format!("cannot read {}", path.display());
     for (cert, key, words) in [
-        (&cert, &other, unusable.to_owned()),
+        (&cert, &other, mismatch),
         (&nothing, &key, unreadable(&nothing)),
         (&cert, &nothing, unreadable(&nothing)),
         (&cert, &rubbish, unreadable(&rubbish)),

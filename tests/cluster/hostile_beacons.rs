@@ -125,7 +125,7 @@ fn beacons_that_are_forged() {
     let moved = Contact { address: ([127, 0, 0, 1], 9).into(), ..elsewhere.contact.clone() };
     let signature = b.sign(&elsewhere.to_sign().unwrap()).unwrap();
     let signed = Beacon { contact: moved, ..elsewhere }.to_sign().unwrap();
-    scene.counts("forged", &Beacon::seal(signed, b.certificate(), &signature).unwrap());
+    scene.counts("forged", &Beacon::seal(signed, &b.certificate(), &signature).unwrap());
     scene.nothing_was_dialed(&[]);
 }
 

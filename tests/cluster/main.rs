@@ -28,6 +28,7 @@ mod hostile_links;
 mod journal;
 mod lives;
 mod load;
+mod machine;
 mod many;
 mod messages;
 mod netlab;

@@ -58,8 +58,8 @@ fn registry_dies() {
 }
 
 #[test]
-fn revocation_dies() {
-    survives_the_death_of("revocation");
+fn files_dies() {
+    survives_the_death_of("files");
 }
 
 #[test]

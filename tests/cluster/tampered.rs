@@ -125,7 +125,7 @@ impl Forgery<'_> {
         self.last_head(|head| {
             head.signature = other.sign(&head.what.signed_bytes(node)).unwrap();
         });
-        let certificate: &[u8] = other.certificate();
+        let certificate: &[u8] = &other.certificate();
         let mut signers = self.write.open_table(SIGNERS).unwrap();
         signers.insert(&other.id().0[..], &sealed(&certificate)[..]).unwrap();
     }

@@ -122,8 +122,8 @@ impl Journal {
         // A record that cannot be read is for `verify` to find, not a reason not to start.
         let newest = chain.newest(u64::MAX, 1, |_| true).unwrap_or_default();
         let stamp = newest.first().map(|entry| entry.record.stamp).unwrap_or_default();
-        if !chain.signers()?.iter().any(|known| *known == **identity.certificate()) {
-            chain.keep_signer(identity.id(), identity.certificate())?;
+        if !chain.signers()?.iter().any(|known| *known == *identity.certificate()) {
+            chain.keep_signer(identity.id(), &identity.certificate())?;
         }
         trail.store_after(last, stamp, life);
         Ok(Self(Arc::new(Inside { chain, trail, identity, limits, step: Mutex::new(()) })))
@@ -165,7 +165,7 @@ impl Journal {
         }
         if last < stored {
             chain.begin_after(stored, clock::wall(), |bytes| identity.sign(bytes))?;
-            chain.keep_signer(identity.id(), identity.certificate())?;
+            chain.keep_signer(identity.id(), &identity.certificate())?;
         }
         let records: Vec<_> = waiting.iter().map(|noted| noted.record()).collect();
         trail.stored(chain.append(&records)?.seq);

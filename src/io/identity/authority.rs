@@ -73,6 +73,7 @@ pub(super) struct AuthorityCertificate {
 impl AuthorityCertificate {
     /// Reads ca/cert.pem; `missing` says what to do when it is not there.
     pub(super) fn read(layout: Layout<'_>, missing: String) -> Result<Self, IdentityError> {
+        [layout.certs(), &layout.authority()].into_iter().try_for_each(disk::check_directory)?;
         let path = layout.authority_certificate();
         let der = disk::read_certificate(&path, layout.authority_fix(missing))?;
         let fix = layout.authority_fix(String::new()).damaged;
@@ -157,6 +158,7 @@ impl Authority {
             }
         }
         disk::make_directory(layout.certs())?;
+        disk::check_directory(layout.certs())?;
         let key = Key::generate()?;
         let cluster = KeyId::of_public_key(&key.subject_public_key_info());
         let short: String = cluster.to_string().chars().take(8).collect();
@@ -510,7 +512,8 @@ mod tests {
         let now = wall();
         let leaf = |n: &str| authority.issue(dir.path(), &name(n), Validity::leaf(now)).unwrap();
         let (a, b) = (leaf("web.1@fe80::1"), leaf("b@h"));
-        let (_, x509) = X509Certificate::from_der(a.certificate()).unwrap();
+        let leaf_of_a = a.certificate();
+        let (_, x509) = X509Certificate::from_der(&leaf_of_a).unwrap();
         let names = &x509.subject_alternative_name().unwrap().unwrap().value.general_names;
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let cluster = authority.cluster();
@@ -528,7 +531,7 @@ mod tests {
         assert!(!x509.is_ca());
         let life = a.not_after().duration_since(a.not_before()).unwrap();
         assert_eq!(life, 90 * DAY + BACKDATE);
-        assert_ne!(a.peer.serial, b.peer.serial);
+        assert_ne!(a.leaf.load().peer.serial, b.leaf.load().peer.serial);
         assert_ne!(a.id(), b.id());
     }
 

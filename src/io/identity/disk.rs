@@ -1,12 +1,15 @@
 //! Where keys and certificates lie, and how they are written and read.
 //!
 //! Owns the layout of a `certs` directory and its file modes. Invariants: a reader sees an old file
-//! or a new one, never a part; a private key is never on disk with a mode wider than 0600; a key
-//! that others can read is refused, not used.
+//! or a new one, never a part; a private key is never written with a mode wider than 0600; a key that others can read
+//! is refused, not used, and so is a directory that others can write.
+//!
+//! A key that root owns may be readable by its group (0640, 0440), as Kubernetes mounts secrets for a process that is
+//! not root.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustls::pki_types::CertificateDer;
@@ -15,14 +18,13 @@ use zeroize::Zeroizing;
 
 use super::key::Key;
 use super::{IdentityError, Subject};
+use crate::io::modes;
 use crate::proto::node::NodeName;
 
 /// Mode of a private key's file.
-pub(super) const PRIVATE: u32 = 0o600;
+pub(super) use crate::io::modes::PRIVATE;
 /// Mode of a certificate's file: certificates are public.
 pub(super) const PUBLIC: u32 = 0o644;
-/// Mode of every directory that is made here.
-const DIRECTORY: u32 = 0o700;
 /// Most bytes that are read of a key or a certificate, which have about a thousand.
 const MAX_FILE: u64 = 64 * 1024;
 /// Most bytes that are read of a list of certificates or tokens, which has up to a hundred of each.
@@ -161,6 +163,7 @@ impl<'a> Layout<'a> {
             .write(true)
             .mode(PRIVATE)
             .open(&path)
+            .and_then(|file| modes::tighten(&path, PRIVATE).map(|()| file))
             .and_then(|file| file.lock().map(|()| file))
             .map_err(failed("lock", &path))
     }
@@ -184,13 +187,25 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Identi
     move |source| IdentityError::Io { action, path, source }
 }
 
+/// Refuses a directory that others may write.
+pub(super) fn check_directory(path: &Path) -> Result<(), IdentityError> {
+    match modes::open_to_others(path).map_err(failed("look at", path))? {
+        Some(mode) => Err(IdentityError::OpenDirectory { path: path.to_owned(), mode }),
+        None => Ok(()),
+    }
+}
+
+/// Takes the group's permission to write from a directory that this user owns.
+pub(super) fn close_to_group(path: &Path) -> Result<(), IdentityError> {
+    match modes::tighten(path, 0o755) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done.map_err(failed("change the mode of", path)),
+    }
+}
+
 /// Makes a directory and its missing parents, for the owner alone.
 pub(super) fn make_directory(path: &Path) -> Result<(), IdentityError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(DIRECTORY)
-        .create(path)
-        .map_err(failed("make the directory", path))
+    modes::make_directory(path).map(drop).map_err(failed("make the directory", path))
 }
 
 /// Puts `bytes` at `path` in one step: a temporary file beside it, synced, then renamed over it.
@@ -215,7 +230,7 @@ pub(super) fn write_directory(
 ) -> Result<(), IdentityError> {
     let temporary = temporary_beside(path)?;
     let fill = || {
-        DirBuilder::new().mode(DIRECTORY).create(&temporary)?;
+        modes::make_directory(&temporary)?;
         for (name, bytes, mode) in files {
             create(&temporary.join(name), bytes, *mode)?;
         }
@@ -259,7 +274,7 @@ fn temporary_beside(path: &Path) -> Result<PathBuf, IdentityError> {
 }
 
 fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let mut file = modes::create(path, mode)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -285,19 +300,40 @@ pub(super) fn read_key(path: &Path, fix: Fix) -> Result<Key, IdentityError> {
     read_secret(path, fix, Key::from_pem)
 }
 
-/// A private key; an error when the file can be read by anyone but its owner.
+/// Whether a key of this mode can be read by others than its owner; by its group that root gave it to it may.
+fn is_exposed(mode: u32, owner: u32) -> bool {
+    mode & if owner == 0 { 0o037 } else { 0o077 } != 0
+}
+
+/// What makes a key private where it lies.
+fn private_fix(path: &Path, owner: u32) -> String {
+    if modes::is_read_only(path).unwrap_or(false) {
+        let mode = "with mode 0400, or 0440 if root owns it";
+        return format!(
+            "it is mounted read-only: mount it {mode} (Kubernetes: `defaultMode: 0440`)"
+        );
+    }
+    let user = rustix::process::geteuid().as_raw();
+    let own = if owner == user || user == 0 { "" } else { " as its owner" };
+    format!("run `chmod 600 {}`{own}", shell_word(path))
+}
+
+/// A private key; an error when the file can be read by others.
 pub(super) fn read_secret<K>(
     path: &Path,
     fix: Fix,
     parse: impl FnOnce(&[u8]) -> Option<K>,
 ) -> Result<K, IdentityError> {
+    path.parent().map_or(Ok(()), check_directory)?;
     let Some(file) = open(path)? else {
         return Err(IdentityError::Missing { path: path.to_owned(), fix: fix.missing });
     };
     // The mode is read from the open file, so that what is checked is what is used.
-    let mode = file.metadata().map_err(failed("read", path))?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(IdentityError::KeyExposed { path: path.to_owned(), mode });
+    let about = file.metadata().map_err(failed("read", path))?;
+    let (mode, owner) = (about.mode() & 0o777, about.uid());
+    if is_exposed(mode, owner) {
+        let fix = private_fix(path, owner);
+        return Err(IdentityError::KeyExposed { path: path.to_owned(), mode, fix });
     }
     parse(&read(file, path, MAX_FILE)?)
         .ok_or_else(|| IdentityError::DamagedKey { path: path.to_owned(), fix: fix.damaged })
@@ -325,15 +361,15 @@ pub(super) fn read_list(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
     Ok(Some(read(file, path, MAX_LIST)?.to_vec()))
 }
 
-/// What tells one content of a file from another: a new file in its place, its time, its length; or
-/// why there is none to be seen.
-pub(super) type Stamp = Result<(u64, i64, i64, u64), io::ErrorKind>;
+/// What tells one state of a file from another: a new file in its place, the time of its last change (of its mode,
+/// too), its length; or why there is none to be seen.
+pub(in crate::io) type Stamp = Result<(u64, i64, i64, u64), io::ErrorKind>;
 
 /// The stamp of the file that is at `path` now. One that changes while it is read has another one
 /// afterwards.
-pub(super) fn stamp(path: &Path) -> Stamp {
+pub(in crate::io) fn stamp(path: &Path) -> Stamp {
     fs::metadata(path)
-        .map(|about| (about.ino(), about.mtime(), about.mtime_nsec(), about.len()))
+        .map(|about| (about.ino(), about.ctime(), about.ctime_nsec(), about.len()))
         .map_err(|error| error.kind())
 }
 
@@ -356,7 +392,23 @@ fn read(file: File, path: &Path, most: u64) -> Result<Zeroizing<Vec<u8>>, Identi
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn a_key_may_be_read_by_the_group_that_root_gave_it_to() {
+        let user = 1000;
+        for mode in [0o600, 0o400] {
+            assert!(!is_exposed(mode, user) && !is_exposed(mode, 0), "{mode:o}");
+        }
+        for mode in [0o640, 0o440] {
+            assert!(is_exposed(mode, user) && !is_exposed(mode, 0), "{mode:o}");
+        }
+        for mode in [0o644, 0o444, 0o660, 0o650, 0o604, 0o602] {
+            assert!(is_exposed(mode, user) && is_exposed(mode, 0), "{mode:o}");
+        }
+    }
 
     #[test]
     fn a_write_replaces_the_whole_file_and_leaves_nothing_else() {

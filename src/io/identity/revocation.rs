@@ -199,7 +199,7 @@ mod tests {
     }
 
     fn verdict(of: &Identity, by: &Identity) -> Result<NodeName, IdentityError> {
-        by.verifier().peer(of.certificate(), wall()).map(|peer| peer.name)
+        by.verifier().peer(&of.certificate(), wall()).map(|peer| peer.name)
     }
 
     #[test]
@@ -333,7 +333,7 @@ mod tests {
         assert_eq!(file.look().unwrap(), Some(1));
         assert_eq!(file.look().unwrap(), None, "told once");
         assert!(matches!(verdict(&b, &a), Err(IdentityError::Revoked { .. })));
-        assert!(!a.is_revoked() && b.verifier().peer(b.certificate(), wall()).is_ok());
+        assert!(!a.is_revoked() && b.verifier().peer(&b.certificate(), wall()).is_ok());
 
         let first = fs::read(crl(dir.path())).unwrap();
         fs::write(crl(dir.path()), "rubbish").unwrap();

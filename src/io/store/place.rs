@@ -1,15 +1,17 @@
 //! Where the file is, how it is opened and how it is set aside.
 //!
-//! Invariant: under its own name there is a file only once it is whole, so an empty or short one is damage, not
-//! a beginning.
+//! Invariants: under its own name there is a file only once it is whole, so an empty or short one is damage, not
+//! a beginning; it is its owner's alone.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use redb::{Database, DatabaseError};
 
 use super::{Failure, StoreError, guarded, millis, schema};
+use crate::io::modes;
 use crate::proto::node::Incarnation;
 
 pub(super) const FILE: &str = "node.redb";
@@ -29,7 +31,30 @@ pub(super) enum Place {
     Simulated(super::tests::disk::Disk),
 }
 
+/// What tells the file that is open from another one in its place.
+pub(super) type Id = (u64, u64);
+
 impl Place {
+    /// The file that is there now.
+    pub(super) fn id(&self) -> Option<Id> {
+        match self {
+            Self::Directory(directory) => {
+                fs::metadata(directory.join(FILE)).ok().map(|about| (about.dev(), about.ino()))
+            }
+            #[cfg(test)]
+            Self::Simulated(_) => None,
+        }
+    }
+
+    /// Where the file is.
+    pub(super) fn path(&self) -> PathBuf {
+        match self {
+            Self::Directory(directory) => directory.join(FILE),
+            #[cfg(test)]
+            Self::Simulated(_) => PathBuf::from("simulated"),
+        }
+    }
+
     /// Opens the file, which is made when there is none; `suspect` asks for a check of all its pages. Also returns
     /// its incarnation; a new file gets this one.
     pub(super) fn open(
@@ -49,6 +74,7 @@ impl Place {
                     None => create(directory, &file, incarnation),
                     Some(0) => Err(Failure::Damaged("it is empty".to_owned())),
                     Some(length) => {
+                        modes::tighten(&file, modes::PRIVATE).map_err(Failure::Disk)?;
                         let check = suspect || length <= CHECKED;
                         prepared(builder(check).open(&file), &file, incarnation)
                     }
@@ -96,7 +122,18 @@ fn create(
     incarnation: Incarnation,
 ) -> Result<(Database, Incarnation), Failure> {
     let new = directory.join(NEW);
-    let create = || prepared(builder(true).create(&new), file, incarnation);
+    let create = || {
+        match modes::create(&new, modes::PRIVATE) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                modes::tighten(&new, modes::PRIVATE)
+            }
+            made => made.map(drop),
+        }
+        .map_err(Failure::Disk)?;
+        prepared(builder(true).create(&new), file, incarnation)
+    };
+    // It may have been removed since the node started.
+    modes::make_directory(directory).map_err(Failure::Disk)?;
     let made = match guarded(create) {
         // What a start left that ended too soon. Nothing in it was ever acknowledged.
         Err(Failure::Damaged(_)) => {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use super::place::FILE;
@@ -243,9 +244,9 @@ fn files_set_aside_in_one_millisecond_all_stay() {
 }
 
 /// A full disk and one with errors: each call says so, the condition says so, what was acknowledged stays, and the
-/// first write after it is over succeeds without a restart.
-#[test]
-fn a_failing_disk_costs_the_calls_it_fails_and_no_more() {
+/// first write after it is over succeeds without a restart. Only when writes have succeeded for a while all is well.
+#[tokio::test(start_paused = true)]
+async fn a_failing_disk_costs_the_calls_it_fails_and_no_more() {
     for kind in [ErrorKind::StorageFull, ErrorKind::Other] {
         let disk = Disk::default();
         let (store, _) = simulated(&disk);
@@ -266,12 +267,85 @@ fn a_failing_disk_costs_the_calls_it_fails_and_no_more() {
             assert_eq!(chain.last().expect("reads").seq, 300, "whole or not at all");
             assert!(store.condition().is_degraded(), "nothing has been written yet");
             assert_eq!(store.raise(Incarnation(1)).expect("writes"), Incarnation(1));
+            tokio::time::advance(STEADY - Duration::from_millis(1)).await;
+            assert!(
+                store.condition().failing.is_some(),
+                "a small write may succeed on a full disk"
+            );
+            disk.fail(Some(kind));
+            assert!(chain.append(&records(301..=400)).is_err());
+            disk.fail(None);
+            assert_eq!(store.raise(Incarnation(1)).expect("writes"), Incarnation(1));
+            tokio::time::advance(STEADY - Duration::from_millis(1)).await;
+            assert!(store.condition().failing.is_some(), "the time runs from the last failure");
+            tokio::time::advance(Duration::from_millis(1)).await;
             assert_eq!(store.condition(), Condition::default());
         }
         chain.append(&records(301..=400)).expect("writes");
         let verified = chain.verify(is_signed).expect("sound");
         assert_eq!(verified, Verified { forgotten: 0, last: 400, proved: 300 });
     }
+}
+
+#[test]
+fn a_file_that_is_removed_or_replaced_under_a_running_node_is_told_and_made_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    let (store, _) = Store::open(&data, at(0)).expect("opens");
+    store.begin_life().expect("writes");
+    let other = dir.path().join("other");
+    let removals: [&dyn Fn(); 3] = [
+        &|| fs::remove_file(data.join(FILE)).expect("removes"),
+        &|| fs::remove_dir_all(&data).expect("removes"),
+        &|| {
+            drop(Store::open(&other, at(0)).expect("opens"));
+            fs::rename(other.join(FILE), data.join(FILE)).expect("replaces");
+        },
+    ];
+    for (n, remove) in (2..).zip(removals) {
+        remove();
+        let error = store.begin_life().expect_err("it is gone");
+        assert!(matches!(&error, StoreError::Removed(path) if *path == data.join(FILE)), "{error}");
+        assert!(store.condition().failing.is_some_and(|why| why == error.to_string()));
+        let life = store.begin_life().expect("a new file").0;
+        assert_eq!(life, if n == 4 { 1 } else { n }, "a file that is put there counts as it is");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!((mode(&data), mode(&data.join(FILE))), (0o700, 0o600));
+    }
+}
+
+#[test]
+fn directory_and_file_are_the_owners_alone_whatever_there_was() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    drop(Store::open(&data, at(0)).expect("opens"));
+    set(&data, 0o775).and_then(|()| set(&data.join(FILE), 0o666)).expect("set");
+    drop(Store::open(&data, at(0)).expect("opens"));
+    let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    assert_eq!((mode(&data), mode(&data.join(FILE))), (0o700, 0o600));
+    for open in [0o777, 0o1777, 0o702] {
+        set(&data, open).expect("set");
+        let error = Store::open(&data, at(0)).expect_err("others may write it");
+        let text = error.to_string();
+        assert!(text.contains(&format!("(mode {open:04o})")), "{text}");
+        assert!(text.contains(&format!("`chmod go-w {}`", data.display())), "{text}");
+    }
+}
+
+#[test]
+fn a_start_that_failed_takes_back_what_it_made_and_nothing_else() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("one/two");
+    Store::open(&data, at(0)).expect("opens").0.unmake();
+    assert!(!dir.path().join("one").exists());
+    fs::create_dir(dir.path().join("one")).expect("made");
+    fs::write(dir.path().join("one/file"), "x").expect("written");
+    Store::open(&data, at(0)).expect("opens").0.unmake();
+    assert!(dir.path().join("one/file").exists() && !data.exists());
+    drop(Store::open(&data, at(0)).expect("opens"));
+    Store::open(&data, at(0)).expect("opens").0.unmake();
+    assert!(data.join(FILE).exists(), "it was there before");
 }
 
 /// Damage that shows only while the node runs: the call says so, the next one starts on an empty file, which goes on

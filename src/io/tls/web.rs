@@ -1,20 +1,24 @@
 //! TLS for clients that are no nodes: browsers, services, operators. They show a token, not a certificate.
 //!
-//! Invariant: TLS 1.2 and 1.3 with the library's own choice of ciphers; no client certificate is asked for.
+//! Invariants: TLS 1.2 and 1.3 with the library's own choice of ciphers; no client certificate is asked for; what is
+//! served is always a certificate with its own key, the latest pair that fits together.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 
-use rustls::ServerConfig;
+use arc_swap::ArcSwap;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{InconsistentKeys, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, server};
+use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
-use crate::io::identity::Identity;
+use crate::io::identity::{Identity, Look, Stamp, Validity, stamp};
 
-/// Why clients cannot be served over TLS. The operator acts.
+/// Why clients cannot be served over TLS with these files. Nothing changed; the operator acts.
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
     /// A file is not there, or holds something else.
@@ -25,14 +29,58 @@ pub enum WebError {
         /// What is wrong with it.
         source: pem::Error,
     },
-    /// The key does not belong to the certificate, or the library knows neither.
-    #[error("the certificate and key for HTTP cannot be used: {0}")]
-    Tls(#[from] rustls::Error),
+    /// The key needs a passphrase.
+    #[error(
+        "the key {} is encrypted: nobody is there to type its passphrase; write it without one (`openssl pkey`), mode 0600",
+        .0.display()
+    )]
+    Encrypted(PathBuf),
+    /// The key does not belong to the certificate.
+    #[error(
+        "the key {} does not belong to the certificate {}: put the pair of one renewal there",
+        key.display(), certificate.display()
+    )]
+    Mismatch {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// The library does not take the certificate or the key.
+    #[error("the certificate {} and its key cannot be used: {source}", certificate.display())]
+    Unusable {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// What the library says.
+        source: rustls::Error,
+    },
+    /// The library does not take the node's own certificate.
+    #[error("the node's certificate cannot be used for clients: {0}")]
+    Node(#[from] rustls::Error),
 }
 
-/// The side that clients call.
+/// Where certificate and key come from.
+#[derive(Debug)]
+enum Source {
+    /// They are the node's own.
+    Node,
+    /// PEM files, and what the last look saw of them.
+    Files { certificate: PathBuf, key: PathBuf, seen: Mutex<[Stamp; 2]> },
+}
+
+struct Served {
+    acceptor: TlsAcceptor,
+    leaf: CertificateDer<'static>,
+}
+
+/// The side that clients call. Clones share everything.
 #[derive(Clone)]
-pub struct Web(TlsAcceptor);
+pub struct Web(Arc<Inner>);
+
+struct Inner {
+    source: Source,
+    served: ArcSwap<Served>,
+}
 
 impl std::fmt::Debug for Web {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -44,10 +92,10 @@ impl Web {
     /// With the node's own certificate, which clients trust who trust the cluster's authority.
     ///
     /// # Errors
-    /// [`WebError::Tls`].
+    /// [`WebError::Node`].
     pub fn of(identity: &Identity) -> Result<Self, WebError> {
-        let chain = vec![identity.certificate().clone(), identity.authority_certificate().clone()];
-        Self::new(chain, identity.private_key())
+        let served = ArcSwap::from_pointee(of_node(identity)?);
+        Ok(Self(Arc::new(Inner { source: Source::Node, served })))
     }
 
     /// With a certificate chain and its key from PEM files.
@@ -55,30 +103,59 @@ impl Web {
     /// # Errors
     /// [`WebError`].
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, WebError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            |source| WebError::File { path, source }
-        };
-        let chain = CertificateDer::pem_file_iter(certificate).map_err(failed(certificate))?;
-        let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(failed(certificate))?;
-        if chain.is_empty() {
-            return Err(failed(certificate)(pem::Error::NoItemsFound));
-        }
-        let key = PrivateKeyDer::from_pem_file(key).map_err(failed(key))?;
-        Self::new(chain, key)
+        // Before they are read: what changes meanwhile is read again.
+        let seen = Mutex::new([stamp(certificate), stamp(key)]);
+        let served = ArcSwap::from_pointee(of_files(certificate, key)?);
+        let source = Source::Files { certificate: certificate.into(), key: key.into(), seen };
+        Ok(Self(Arc::new(Inner { source, served })))
     }
 
-    fn new(
-        chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
-    ) -> Result<Self, WebError> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+    /// Serves the renewed certificate, if there is one: the node's own, or that of files that changed since the last look.
+    /// Connections that live are not touched.
+    ///
+    /// # Errors
+    /// [`WebError`]; what was served before is served on, and the same files are not judged twice.
+    pub fn look(&self, identity: &Identity) -> Result<Look<()>, WebError> {
+        let served = match &self.0.source {
+            Source::Node if self.0.served.load().leaf == identity.certificate() => {
+                return Ok(Look::Unchanged);
+            }
+            Source::Node => of_node(identity)?,
+            Source::Files { certificate, key, seen } => {
+                let stamps = [stamp(certificate), stamp(key)];
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                if std::mem::replace(&mut *seen, stamps) == stamps {
+                    return Ok(Look::Unchanged);
+                }
+                of_files(certificate, key)?
+            }
+        };
+        let same = served.leaf == self.0.served.load().leaf;
+        // The same certificate may come with another chain.
+        self.0.served.store(Arc::new(served));
+        Ok(if same { Look::Sound } else { Look::New(()) })
+    }
+
+    /// From when until when the certificate is valid; `None` where that cannot be read.
+    #[must_use]
+    pub fn validity(&self) -> Option<Validity> {
+        let served = self.0.served.load();
+        let (_, leaf) = X509Certificate::from_der(&served.leaf).ok()?;
+        let at = |date: ASN1Time| {
+            let seconds = u64::try_from(date.timestamp()).unwrap_or_default();
+            UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+        };
+        let dates = leaf.validity();
+        Some(Validity { not_before: at(dates.not_before)?, not_after: at(dates.not_after)? })
+    }
+
+    /// The certificate's file, unless it is the node's own.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match &self.0.source {
+            Source::Node => None,
+            Source::Files { certificate, .. } => Some(certificate),
+        }
     }
 
     /// The handshake. Has no time limit of its own.
@@ -89,6 +166,116 @@ impl Web {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        self.0.accept(stream).await
+        let acceptor = self.0.served.load().acceptor.clone();
+        acceptor.accept(stream).await
+    }
+}
+
+fn of_node(identity: &Identity) -> Result<Served, WebError> {
+    let chain = vec![identity.certificate(), identity.authority_certificate().clone()];
+    Ok(served(chain, identity.private_key())?)
+}
+
+fn of_files(certificate: &Path, key: &Path) -> Result<Served, WebError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        |source| WebError::File { path, source }
+    };
+    let chain = CertificateDer::pem_file_iter(certificate).map_err(failed(certificate))?;
+    let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(failed(certificate))?;
+    if chain.is_empty() {
+        return Err(failed(certificate)(pem::Error::NoItemsFound));
+    }
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| {
+        let text = std::fs::read_to_string(key).unwrap_or_default();
+        if text.contains("ENCRYPTED") {
+            WebError::Encrypted(key.into())
+        } else {
+            failed(key)(error)
+        }
+    })?;
+    let mismatch = rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch);
+    served(chain, private).map_err(|error| {
+        if error == mismatch {
+            WebError::Mismatch { certificate: certificate.into(), key: key.into() }
+        } else {
+            WebError::Unusable { certificate: certificate.into(), source: error }
+        }
+    })
+}
+
+fn served(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Served, rustls::Error> {
+    let leaf = chain.first().cloned().unwrap_or_else(|| CertificateDer::from(Vec::new()));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Served { acceptor: TlsAcceptor::from(Arc::new(config)), leaf })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::io::clock::wall;
+    use crate::io::identity::Authority;
+
+    #[test]
+    fn only_a_whole_new_pair_takes_the_place_of_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::init(dir.path(), wall()).unwrap();
+        let issue = |name: &str| {
+            let (name, valid) = (name.parse().unwrap(), Validity::leaf(wall()));
+            authority.issue(dir.path(), &name, valid).unwrap()
+        };
+        let [identity, old, new] = ["a@h", "old@h", "new@h"].map(issue);
+        let (cert, key) = (dir.path().join("web.pem"), dir.path().join("web.key"));
+        let put = |node: &str, file: &str, to: &Path| {
+            fs::copy(dir.path().join(node).join(file), to).unwrap();
+        };
+        put("old@h", "cert.pem", &cert);
+        put("old@h", "key.pem", &key);
+        let web = Web::read(&cert, &key).unwrap();
+        let serves = |one: &Identity| web.0.served.load().leaf == one.certificate();
+        let look = || web.look(&identity);
+        assert_eq!(look().unwrap(), Look::Unchanged);
+
+        put("new@h", "cert.pem", &cert);
+        assert!(matches!(look(), Err(WebError::Mismatch { .. })));
+        assert!(serves(&old));
+        assert_eq!(look().unwrap(), Look::Unchanged, "not judged twice");
+        put("new@h", "key.pem", &key);
+        assert_eq!(look().unwrap(), Look::New(()));
+        assert!(serves(&new));
+
+        fs::write(
+            &key,
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        )
+        .unwrap();
+        assert!(matches!(look(), Err(WebError::Encrypted(path)) if path == key));
+        fs::remove_file(&cert).unwrap();
+        assert!(matches!(look(), Err(WebError::File { path, .. }) if path == cert));
+        assert!(serves(&new));
+    }
+
+    #[test]
+    fn the_nodes_own_certificate_is_served_as_it_is_renewed() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::init(dir.path(), wall()).unwrap();
+        let (name, valid) = ("a@h".parse().unwrap(), Validity::leaf(wall()));
+        let identity = Arc::new(authority.issue(dir.path(), &name, valid).unwrap());
+        let web = Web::of(&identity).unwrap();
+        assert_eq!(web.look(&identity).unwrap(), Look::Unchanged);
+        authority.reissue(dir.path(), &name, valid).unwrap();
+        assert!(matches!(identity.files(dir.path()).look(wall()), Ok(Look::New(_))));
+        assert_eq!(web.look(&identity).unwrap(), Look::New(()));
+        assert_eq!(web.0.served.load().leaf, identity.certificate());
     }
 }

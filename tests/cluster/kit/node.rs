@@ -121,7 +121,10 @@ impl Start {
 
     /// Starts the process.
     pub(crate) fn launch(mut self) -> Node {
-        self.program.args(["--name", &self.name, "--log-format", "json", "--log", "debug"]);
+        self.program.args(["--name", &self.name, "--log-format", "json"]);
+        if !self.args.iter().any(|arg| arg == "--log") {
+            self.program.args(["--log", "debug"]);
+        }
         self.program.arg("--certs").arg(&self.certs).arg("--data-dir").arg(&self.data_dir);
         if let Some(listen) = &self.listen {
             self.program.args(["--listen", listen]);
@@ -272,6 +275,15 @@ impl Node {
         let wanted = format!("{name}{{kind=\"{kind}\"}} ");
         let text = self.ask(&["metrics"]).unwrap();
         text.lines().find_map(|line| line.strip_prefix(&wanted)?.parse().ok()).unwrap_or(0)
+    }
+
+    /// A gauge with this label at this moment.
+    #[track_caller]
+    pub(crate) fn gauge(&self, name: &str, label: &str) -> f64 {
+        let wanted = format!("{name}{{{label}}} ");
+        let text = self.ask(&["metrics"]).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(&wanted)?.parse().ok());
+        value.unwrap_or_else(|| panic!("no {wanted}in {text}"))
     }
 
     /// The sum of a counter over all kinds.

@@ -37,9 +37,9 @@ impl Stranger {
         let config = config.with_protocol_versions(&[&TLS13]).unwrap();
         let config = config.with_root_certificates(roots);
         let mut config = match identity {
-            Some(id) => config
-                .with_client_auth_cert(vec![id.certificate().clone()], id.private_key())
-                .unwrap(),
+            Some(id) => {
+                config.with_client_auth_cert(vec![id.certificate()], id.private_key()).unwrap()
+            }
             None => config.with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"xpando/1".to_vec()];

@@ -150,7 +150,7 @@ fn the_private_key_is_the_owners_alone_and_not_shown() {
     let key = cluster.key();
     assert_eq!(format!("{key:?}"), "TokenKey(secret)");
     assert!(key.to_pem().unwrap().starts_with("-----BEGIN PRIVATE KEY-----"));
-    fs::set_permissions(cluster.path("token.key"), fs::Permissions::from_mode(0o640)).unwrap();
+    fs::set_permissions(cluster.path("token.key"), fs::Permissions::from_mode(0o644)).unwrap();
     let error = cluster.authority.token("a", Role::User, vec![], HOUR, cluster.now).unwrap_err();
     assert!(matches!(error, IdentityError::KeyExposed { .. }), "{error}");
     fs::set_permissions(cluster.path("token.key"), fs::Permissions::from_mode(0o600)).unwrap();

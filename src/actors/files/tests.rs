@@ -1,4 +1,4 @@
-//! Revocation in paused time, beside a mock of Link.
+//! Files in paused time, beside a mock of Link.
 
 use std::fs;
 use std::path::Path;
@@ -37,14 +37,19 @@ async fn world() -> World {
     let file = Arc::new(identity.revocation_file(dir.path()));
     let tokens = identity.tokens(dir.path());
     let setup = Setup {
-        file,
+        lists: file,
+        own: Arc::new(identity.files(dir.path())),
+        tls: Tls::new(&identity).expect("an identity"),
+        web: None,
+        admin: Weak::new(),
         tokens: tokens.clone(),
         identity: identity.clone(),
         link,
         pubsub: pubsub.clone(),
         metrics: metrics.clone(),
     };
-    let (_root, roster) = run(&metrics, vec![pubsub.child(), child(setup)]).await;
+    let (_root, roster) =
+        run(&metrics, vec![pubsub.child(), Files::new(&metrics).child(setup)]).await;
     World { dir, authority, identity, tokens, link: mock, metrics, roster, _root }
 }
 
@@ -82,7 +87,7 @@ async fn links_are_judged_at_the_start_and_by_every_new_list() {
     world.revoke("a@h");
     world.judged().await;
     assert!(world.identity.is_revoked());
-    assert!(world.roster.kill("revocation"));
+    assert!(world.roster.kill("files"));
     world.judged().await;
 }
 
@@ -134,7 +139,7 @@ async fn a_list_of_tokens_that_comes_later_is_found() {
     let world = world().await;
     let path = world.dir.path().join("ca/tokens");
     fs::remove_file(&path).expect("removed");
-    assert!(world.roster.kill("revocation"), "the next life looks at once, too");
+    assert!(world.roster.kill("files"), "the next life looks at once, too");
     let now = clock::wall();
     world.looked().await;
     world.looked().await;

@@ -1,0 +1,333 @@
+//! Files: notices what changes in the files under a running node.
+//!
+//! - **Owns** the looks at certificates, keys, lists of what is revoked, the admin socket and the link to it.
+//! - **Hears** that somebody wants a look at once; what its own looks found.
+//! - **Says** to Link that the list of certificates has changed, so that live links are judged by it; to all, as events,
+//!   what came of each new list; to the log, what became of other files, and which certificates end soon.
+//! - **After a restart**: looks at once, and has the links judged, in case its earlier life did not come
+//!   to it.
+//! - **Never** reads a file itself: its file system may hang. What cannot be used changes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use ractor::ActorProcessingErr;
+use tokio::task::JoinSet;
+
+use crate::actors::link::Link;
+use crate::actors::pubsub::PubSub;
+use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
+use crate::actors::timer;
+use crate::io::clock;
+use crate::io::identity::{Identity, IdentityFiles, Look, RevocationFile, Tokens};
+use crate::io::metrics::{Count, Metrics};
+use crate::io::sockets::{AdminSocket, Renewed};
+use crate::io::tls::{Tls, Web};
+use crate::proto::event::{Event, Revocable};
+
+mod notes;
+use notes::{Ends, Trouble};
+
+/// Between two looks at the same files.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What the actor is made from.
+#[derive(Clone)]
+pub struct Setup {
+    /// The list's file; all verifiers of the identity follow it.
+    pub lists: Arc<RevocationFile>,
+    /// What judges clients' tokens by their list's file.
+    pub tokens: Tokens,
+    /// Whose identity it is.
+    pub identity: Arc<Identity>,
+    /// The identity's own files.
+    pub own: Arc<IdentityFiles>,
+    /// Shows the identity's certificate in handshakes.
+    pub tls: Tls,
+    /// What clients are served with, if they are over TLS.
+    pub web: Option<Web>,
+    /// The admin socket, as long as the node has it.
+    pub admin: Weak<AdminSocket>,
+    /// Has the links to judge.
+    pub link: Link,
+    /// The door.
+    pub pubsub: PubSub,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// Files that are looked at together. Each part waits for its own file system alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Certs,
+    Web,
+    Admin,
+}
+
+/// How many a list names now, when it is new.
+type List = Result<Option<usize>, String>;
+
+enum Found {
+    Certs { certificates: List, tokens: List, own: Result<Look<SystemTime>, String> },
+    Web(Result<Look<()>, String>),
+    Admin(Result<Vec<Renewed>, String>),
+}
+
+enum Msg {
+    Look,
+    Looked(Part, Found),
+}
+
+impl Setup {
+    fn look(&self, part: Part) -> Found {
+        match part {
+            Part::Certs => Found::Certs {
+                certificates: self.lists.look().map_err(|error| error.to_string()),
+                tokens: self.tokens.look().map_err(|error| error.to_string()),
+                own: self.look_at_own(),
+            },
+            Part::Web => {
+                let look = self.web.as_ref().map(|web| web.look(&self.identity));
+                Found::Web(look.unwrap_or(Ok(Look::Unchanged)).map_err(|error| error.to_string()))
+            }
+            Part::Admin => {
+                let look = self.admin.upgrade().map(|admin| admin.look());
+                Found::Admin(look.unwrap_or(Ok(Vec::new())).map_err(|error| error.to_string()))
+            }
+        }
+    }
+
+    fn look_at_own(&self) -> Result<Look<SystemTime>, String> {
+        let found = self.own.look(clock::wall()).map_err(|error| error.to_string())?;
+        if matches!(found, Look::New(_)) {
+            self.tls.renew(&self.identity).map_err(|error| error.to_string())?;
+        }
+        Ok(found)
+    }
+}
+
+/// The handle.
+#[derive(Clone)]
+pub struct Files {
+    handle: Handle<Msg>,
+}
+
+impl std::fmt::Debug for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Files")
+    }
+}
+
+impl Files {
+    /// An actor that does not run yet.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
+        Self { handle: Handle::new("files", metrics) }
+    }
+
+    /// The child to put under a supervisor.
+    #[must_use]
+    pub fn child(&self, setup: Setup) -> Child {
+        Child::actor::<Inside>(&self.handle, setup)
+    }
+
+    /// Looks at all files at once.
+    pub fn look(&self) {
+        self.handle.cast(Msg::Look);
+    }
+}
+
+struct Inside {
+    setup: Setup,
+    myself: Address<Msg>,
+    /// When to look next; none of those that are being looked at.
+    next: BTreeMap<Part, Instant>,
+    looks: JoinSet<()>,
+    own: Trouble,
+    web: Trouble,
+    admin: Trouble,
+    ends: Ends,
+}
+
+impl Inside {
+    /// What became of a certificate or a socket.
+    fn became(&self, kind: &'static str) {
+        self.setup.metrics.count(Count::Files, kind);
+    }
+
+    fn looked_at_own(&mut self, found: Result<Look<SystemTime>, String>) {
+        match &found {
+            Ok(Look::New(until)) => {
+                self.became("node_certificate_loaded");
+                let until = clock::rfc3339(*until);
+                tracing::info!(%until, "this node's certificate was renewed: the new one is in force");
+            }
+            Err(_) => self.became("node_certificate_refused"),
+            Ok(Look::Unchanged | Look::Sound) => {}
+        }
+        if let Some(error) = self.own.log(found, timer::now()) {
+            tracing::warn!(%error, "certificate files refused: what was in force before stays");
+        }
+    }
+
+    fn looked_at_web(&mut self, found: Result<Look<()>, String>) {
+        match &found {
+            Ok(Look::New(())) => {
+                self.became("http_certificate_loaded");
+                tracing::info!("the certificate for clients was renewed: the new one is in force");
+            }
+            Err(_) => self.became("http_certificate_refused"),
+            Ok(Look::Unchanged | Look::Sound) => {}
+        }
+        if let Some(error) = self.web.log(found, timer::now()) {
+            tracing::warn!(%error, "certificate for clients refused: the one before stays in force");
+        }
+    }
+
+    fn looked_at_admin(&mut self, found: Result<Vec<Renewed>, String>) {
+        for renewed in found.iter().flatten() {
+            match renewed {
+                Renewed::Socket => {
+                    self.became("admin_socket_renewed");
+                    tracing::warn!("the admin socket was removed: it is there again");
+                }
+                Renewed::Link => {
+                    self.became("runtime_link_renewed");
+                    tracing::info!(
+                        "the link in the runtime directory was removed: it is there again"
+                    );
+                }
+            }
+        }
+        if let Some(error) = self.admin.log(found.map(|_| Look::<()>::Sound), timer::now()) {
+            tracing::warn!(%error, "`xpando-node` finds this node by --data-dir alone, or not at all");
+        }
+    }
+
+    /// Warns of certificates that end soon, or have ended.
+    fn warn_of_ends(&mut self) {
+        let (now, wall) = (timer::now(), clock::wall());
+        let Setup { identity, web, .. } = &self.setup;
+        let name = identity.name();
+        let node = format!(
+            "run `xpando-node cert issue {name} --replace` where the authority's key is, and copy {name}/cert.pem from there"
+        );
+        let authority = "make a new authority, and issue every node's certificate anew";
+        let file = web.as_ref().and_then(|web| Some((web.validity()?, web.file()?)));
+        let certificates = [
+            Some(("node", identity.validity(), node)),
+            Some(("authority", identity.authority_validity(), authority.to_owned())),
+            file.map(|(valid, file)| ("http", valid, format!("renew {}", file.display()))),
+        ];
+        for (certificate, valid, remedy) in certificates.into_iter().flatten() {
+            if self.ends.due(certificate, valid, wall, now) {
+                self.became("certificate_ends");
+                let until = clock::rfc3339(valid.not_after);
+                if valid.not_after < wall {
+                    tracing::warn!(certificate, %until, remedy, "a certificate has expired");
+                } else {
+                    tracing::warn!(certificate, %until, remedy, "a certificate expires soon");
+                }
+            }
+        }
+    }
+
+    fn refused(&self, list: Revocable, why: String) {
+        self.setup.pubsub.announce(Event::RevocationsRefused { list, why });
+    }
+
+    fn looked_at_tokens(&self, found: List) {
+        match found {
+            Ok(None) => {}
+            Ok(Some(tokens)) => {
+                self.setup.metrics.count(Count::Revocations, "tokens_loaded");
+                self.setup.pubsub.announce(Event::TokensRevoked { tokens });
+            }
+            Err(error) => {
+                self.setup.metrics.count(Count::Revocations, "tokens_refused");
+                self.refused(Revocable::Tokens, error);
+            }
+        }
+    }
+
+    fn looked(&self, found: List) {
+        match found {
+            Ok(None) => {}
+            Ok(Some(certificates)) => {
+                self.setup.metrics.count(Count::Revocations, "loaded");
+                let own = self.setup.identity.is_revoked();
+                self.setup.pubsub.announce(Event::CertificatesRevoked { certificates, own });
+                self.setup.link.judge();
+            }
+            Err(error) => {
+                self.setup.metrics.count(Count::Revocations, "refused");
+                self.refused(Revocable::Certificates, error);
+            }
+        }
+    }
+}
+
+impl Process for Inside {
+    const NAME: &'static str = "files";
+    type Message = Msg;
+    type Setup = Setup;
+
+    async fn start(setup: Setup, myself: &Address<Msg>) -> Result<Self, ActorProcessingErr> {
+        setup.link.judge();
+        let next = [Part::Certs, Part::Web, Part::Admin].map(|part| (part, timer::now()));
+        Ok(Self {
+            setup,
+            myself: myself.clone(),
+            next: next.into(),
+            looks: JoinSet::new(),
+            own: Trouble::default(),
+            web: Trouble::default(),
+            admin: Trouble::default(),
+            ends: Ends::default(),
+        })
+    }
+
+    fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
+        match message {
+            // What is being looked at is looked at again soon.
+            Msg::Look => self.next.values_mut().for_each(|next| *next = timer::now()),
+            Msg::Looked(part, found) => {
+                while self.looks.try_join_next().is_some() {}
+                self.next.insert(part, timer::now() + EVERY);
+                match found {
+                    Found::Certs { certificates, tokens, own } => {
+                        self.looked(certificates);
+                        self.looked_at_tokens(tokens);
+                        self.looked_at_own(own);
+                        self.warn_of_ends();
+                    }
+                    Found::Web(found) => self.looked_at_web(found),
+                    Found::Admin(found) => self.looked_at_admin(found),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.next.values().min().copied()
+    }
+
+    fn tick(&mut self) -> Result<(), ActorProcessingErr> {
+        let now = timer::now();
+        let due: Vec<_> = self.next.iter().filter(|(_, at)| **at <= now).map(|(p, _)| *p).collect();
+        for part in due {
+            self.next.remove(&part);
+            let (setup, to) = (self.setup.clone(), self.myself.clone());
+            // An actor that ended has a successor, which looks for itself.
+            self.looks.spawn_blocking(move || {
+                drop(to.cast(Mail::Message(Msg::Looked(part, setup.look(part)))));
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+//! Who asks on the admin socket, also when the socket is made anew.
+
+use std::os::unix::net::UnixListener as StdListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::{Admin, talk};
+
+/// Wait after a failed accept.
+const PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) async fn serve(
+    admin: Admin,
+    mut socket: watch::Receiver<Arc<StdListener>>,
+) -> std::io::Result<()> {
+    let mut clients = JoinSet::new();
+    loop {
+        let bound = socket.borrow_and_update().clone();
+        let listener = UnixListener::from_std(bound.try_clone()?)?;
+        tokio::select! {
+            () = accept(&admin, &listener, &mut clients) => {}
+            changed = socket.changed() => if changed.is_err() {
+                accept(&admin, &listener, &mut clients).await;
+            },
+        }
+    }
+}
+
+async fn accept(admin: &Admin, listener: &UnixListener, clients: &mut JoinSet<()>) {
+    loop {
+        while clients.try_join_next().is_some() {}
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, mostly. Who asks waits; the node goes on.
+                tracing::debug!(%error, "admin socket");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let admin = admin.clone();
+        clients.spawn(async move {
+            if let Err(error) = talk(&admin, stream).await {
+                tracing::debug!(%error, "admin client");
+            }
+        });
+    }
+}

@@ -1,0 +1,146 @@
+//! The certificates and the key under a running node.
+//!
+//! Invariant: what is in force is always whole. A renewed certificate of the same key takes the place of the one before;
+//! another key or another authority would be another node or another cluster, and waits for a restart.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use super::authority::AuthorityCertificate;
+use super::disk::{self, Layout, Stamp};
+use super::{Identity, IdentityError, Leaf};
+
+/// What a look at files found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look<T> {
+    /// The files are those of the look before.
+    Unchanged,
+    /// The files changed, and say what is in force already.
+    Sound,
+    /// This is new, and in force from now on.
+    New(T),
+}
+
+/// The files of a running node's identity, which the operator may replace at any time.
+#[derive(Debug)]
+pub struct IdentityFiles {
+    certs: PathBuf,
+    identity: Arc<Identity>,
+    /// What the last look saw; `None` before the first.
+    seen: Mutex<Option<[Stamp; 3]>>,
+}
+
+impl IdentityFiles {
+    pub(super) fn new(certs: PathBuf, identity: Arc<Identity>) -> Self {
+        Self { certs, identity, seen: Mutex::default() }
+    }
+
+    /// Reads the files if they have changed since the last look; until when the node's certificate is valid, when it is
+    /// another one than before.
+    ///
+    /// # Errors
+    /// [`IdentityError::NewKey`], [`IdentityError::NewAuthority`], and every error of [`Identity::load`] about these
+    /// files. What was in force stays, and the same files are not judged twice.
+    pub fn look(&self, now: SystemTime) -> Result<Look<SystemTime>, IdentityError> {
+        let (layout, name) = (Layout::new(&self.certs), self.identity.name());
+        let paths = [layout.authority_certificate(), layout.certificate(name), layout.key(name)];
+        let stamps = paths.each_ref().map(|path| disk::stamp(path));
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.replace(stamps) == Some(stamps) {
+            return Ok(Look::Unchanged);
+        }
+        drop(seen);
+        let leaf = self.read(layout, now)?;
+        if leaf.der == self.identity.leaf.load().der {
+            return Ok(Look::Sound);
+        }
+        let until = leaf.peer.not_after;
+        self.identity.leaf.store(leaf);
+        Ok(Look::New(until))
+    }
+
+    fn read(&self, layout: Layout<'_>, now: SystemTime) -> Result<Arc<Leaf>, IdentityError> {
+        let identity = &self.identity;
+        let name = identity.name();
+        let copy = "copy it anew: every node of the cluster has the same file".to_owned();
+        let authority = AuthorityCertificate::read(layout, copy)?;
+        if authority.der != identity.authority.der {
+            return Err(IdentityError::NewAuthority { path: layout.authority_certificate() });
+        }
+        let der = disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name))?;
+        let key = disk::read_key(&layout.key(name), layout.leaf_fix(name))?;
+        let found = Identity::assemble(layout, name, identity.authority.clone(), der, key)?;
+        if found.id != identity.id {
+            return Err(IdentityError::NewKey { path: layout.key(name) });
+        }
+        let leaf = found.leaf.into_inner();
+        identity.check(&leaf.peer, layout, now)?;
+        Ok(leaf)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::io::clock::wall;
+    use crate::io::identity::{Authority, IdentityError, Validity};
+
+    #[test]
+    fn a_renewed_certificate_is_taken_and_what_would_be_another_node_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::init(dir.path(), wall()).unwrap();
+        let name = "a@h".parse().unwrap();
+        let valid = |days: u32| Validity {
+            not_before: wall(),
+            not_after: wall() + days * Duration::from_secs(24 * 60 * 60),
+        };
+        let identity = Arc::new(authority.issue(dir.path(), &name, valid(9)).unwrap());
+        let files = identity.files(dir.path());
+        let first = identity.certificate();
+        assert_eq!(files.look(wall()).unwrap(), Look::Sound, "the first look reads");
+        assert_eq!(files.look(wall()).unwrap(), Look::Unchanged);
+
+        let renewed = authority.reissue(dir.path(), &name, valid(20)).unwrap();
+        assert_eq!(files.look(wall()).unwrap(), Look::New(renewed.not_after()));
+        assert_eq!(identity.certificate(), renewed.certificate());
+        assert_eq!((identity.id(), identity.not_after()), (renewed.id(), renewed.not_after()));
+        assert_ne!(identity.certificate(), first);
+        let peer = identity.verifier().peer(&identity.certificate(), wall()).unwrap();
+        assert!(peer.verify(b"m", &identity.sign(b"m").unwrap()), "the key is the same");
+
+        let kept = identity.certificate();
+        let path = |file: &str| dir.path().join(file);
+        let refused = |error: IdentityError, part: &str| {
+            assert!(error.to_string().contains(part), "{error}");
+            assert_eq!(
+                files.look(wall()).unwrap(),
+                Look::Unchanged,
+                "the same is not judged twice"
+            );
+            assert_eq!(identity.certificate(), kept);
+        };
+        // Half of a new pair, and then all of it.
+        let apart = tempfile::tempdir().unwrap();
+        authority.issue(apart.path(), &name, valid(30)).unwrap();
+        fs::copy(apart.path().join("a@h/cert.pem"), path("a@h/cert.pem")).unwrap();
+        refused(files.look(wall()).unwrap_err(), "does not belong to the certificate");
+        fs::copy(apart.path().join("a@h/key.pem"), path("a@h/key.pem")).unwrap();
+        let error = files.look(wall()).unwrap_err();
+        assert!(matches!(error, IdentityError::NewKey { .. }), "{error}");
+        refused(error, "restart the node");
+        fs::write(path("a@h/cert.pem"), "rubbish").unwrap();
+        refused(files.look(wall()).unwrap_err(), "damaged");
+        fs::remove_file(path("a@h/cert.pem")).unwrap();
+        refused(files.look(wall()).unwrap_err(), "a@h/cert.pem is missing");
+        let other = tempfile::tempdir().unwrap();
+        Authority::init(other.path(), wall()).unwrap();
+        fs::copy(other.path().join("ca/cert.pem"), path("ca/cert.pem")).unwrap();
+        let error = files.look(wall()).unwrap_err();
+        assert!(matches!(error, IdentityError::NewAuthority { .. }), "{error}");
+        refused(error, "put that one back");
+    }
+}
