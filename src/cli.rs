@@ -79,7 +79,7 @@ enum Command {
     Forget(nodes::ForgetArgs),
     /// Make and show certificates: the cluster's authority and its nodes
     Cert {
-        /// Certificate directory [default: ./certs if it exists, else $XDG_CONFIG_HOME/xpando/certs]
+        /// Certificate directory [default: $XDG_CONFIG_HOME/xpando/certs]
         #[arg(long, value_name = "DIR", env = "XPANDO_CERTS", global = true)]
         certs: Option<PathBuf>,
         #[command(subcommand)]
@@ -87,7 +87,7 @@ enum Command {
     },
     /// Make, check and revoke the tokens that clients show to a node
     Token {
-        /// Certificate directory [default: ./certs if it exists, else $XDG_CONFIG_HOME/xpando/certs]
+        /// Certificate directory [default: $XDG_CONFIG_HOME/xpando/certs]
         #[arg(long, value_name = "DIR", env = "XPANDO_CERTS", global = true)]
         certs: Option<PathBuf>,
         #[command(subcommand)]

@@ -1,5 +1,6 @@
 //! Floor 2: one file per outside thing (keys, TLS, sockets, disk). No actors, no decisions.
 
+pub mod addresses;
 pub mod beacon;
 pub mod clock;
 pub mod identity;

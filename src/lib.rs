@@ -11,3 +11,11 @@ pub mod actors;
 pub mod gateway;
 
 pub mod node;
+
+// What a service that embeds a node names, at the root.
+pub use node::{
+    Admission, Builder, Bytes, CallError, Claims, Client, Config, Doing, Door, DoorError, Event,
+    Events, Handler, Json, Known, Majority, Message, News, Node, NodeName, Payload, Publisher,
+    Push, QUIET, Reaction, Reason, Received, Reply, Request, Role, Row, SendError, ServeError,
+    Serving, Spread, StartError, Status, Subscription, Topic, View, Watch, testkit,
+};

@@ -31,7 +31,7 @@
 //! # }
 //! ```
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,8 +98,7 @@ pub use crate::proto::topic::Topic;
 use listen::{advertise, clients, listen};
 use tree::{Parts, tree};
 
-/// The port of a node, unless it is told another.
-pub const PORT: u16 = 4697;
+pub use crate::io::seeds::PORT;
 /// What a log filter had better contain: ractor warns of each session that ends, in good order or not, and the node
 /// itself logs what matters of that.
 pub const QUIET: &str = "ractor=error,ractor_cluster=error";
@@ -138,12 +137,29 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The host of the node's name is unknown here.
-    #[error("the host of {name} cannot be looked up: {source}; pass --listen ADDR:PORT")]
+    #[error("the host of {name} cannot be looked up: {source}; pass {flag} ADDR:PORT")]
     Host {
         /// The node's name.
         name: NodeName,
         /// What the system says.
         source: std::io::Error,
+        /// What says where the node is.
+        flag: &'static str,
+    },
+    /// The host of the node's name is no address that other machines can use, and nothing tells which of this machine's
+    /// addresses is.
+    #[error(
+        "the host of {name} is {found:?} here, which no other machine can use: pass {flag} ADDR:PORT (this machine has {own:?}), or correct /etc/hosts"
+    )]
+    Home {
+        /// The node's name.
+        name: NodeName,
+        /// The addresses of its host.
+        found: Vec<IpAddr>,
+        /// The addresses of this machine that others may reach.
+        own: Vec<IpAddr>,
+        /// What says where the node is.
+        flag: &'static str,
     },
     /// The address to listen on.
     #[error("cannot listen on {address}: {source}; choose another with --listen")]
@@ -154,8 +170,13 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// `--advertise` or `--listen` leaves no address that others could dial.
-    #[error("{0} is no address that others can dial: pass --advertise ADDR:PORT")]
-    Advertise(SocketAddr),
+    #[error("others cannot dial {address} ({why}): pass --advertise ADDR:PORT")]
+    Advertise {
+        /// The address.
+        address: SocketAddr,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// The admin socket.
     #[error("the admin socket: {0}")]
     Admin(#[from] SocketError),

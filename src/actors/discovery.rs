@@ -29,11 +29,16 @@ use crate::io::metrics::{Count, Metrics};
 use crate::io::seeds::Seed;
 use crate::proto::beacon::{Beacon, MAX_BEACON};
 use crate::proto::codec::{self, CodecError};
-use crate::proto::discovery::{Config, Discovery as Machine, Output, Verdict};
-use crate::proto::event::{Event, Source};
+use crate::proto::discovery::{Announced, Config, Discovery as Machine, Output, Own, Verdict};
+use crate::proto::event::{Event, Reason, Source};
 use crate::proto::frame::MAX_PAYLOAD;
+use crate::proto::membership::{JoinView, PeerView};
 use crate::proto::node::{Contact, Incarnation, NodeName};
 use crate::proto::topic::Topic;
+
+mod joining;
+use joining::LookUp;
+pub use joining::SeedRow;
 
 /// Datagrams that may wait for this actor; more are dropped unread.
 const WAITING: usize = 64;
@@ -49,6 +54,8 @@ pub enum Hint {
     Contact(Contact, Source),
     /// Some node is said to be at an address.
     Seed(SocketAddr),
+    /// Another process uses this node's name, at an address.
+    Namesake(SocketAddr),
 }
 
 /// What the actor is made from.
@@ -74,6 +81,10 @@ pub struct Setup {
     pub hint: Arc<dyn Fn(Hint) + Send + Sync>,
     /// The peers linked at this moment.
     pub linked: Arc<dyn Fn() -> Vec<Contact> + Send + Sync>,
+    /// All peers at this moment.
+    pub peers: Arc<dyn Fn() -> Vec<PeerView> + Send + Sync>,
+    /// How joining goes at this moment.
+    pub join: Arc<dyn Fn() -> JoinView + Send + Sync>,
     /// The door.
     pub pubsub: PubSub,
     /// Counters.
@@ -82,32 +93,45 @@ pub struct Setup {
 
 enum Msg {
     Datagram(Vec<u8>, OwnedSemaphorePermit),
-    Seed(SocketAddr),
+    /// What the look-up of the seed with this number found.
+    LookedUp(usize, std::io::Result<Vec<SocketAddr>>),
     Online(NodeName),
+    Lost,
     Told(Arc<[u8]>),
 }
 
 /// When the last believed beacon of each node arrived.
 type Heard = Arc<Mutex<BTreeMap<NodeName, Instant>>>;
 
+type LookUps = Arc<Mutex<Vec<LookUp>>>;
+
 /// The handle.
 #[derive(Clone)]
 pub struct Discovery {
     handle: Handle<Msg>,
     heard: Heard,
+    lookups: LookUps,
 }
 
 impl Discovery {
     /// A discovery that does not run yet.
     #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
-        Self { handle: Handle::new("discovery", metrics), heard: Heard::default() }
+        let handle = Handle::new("discovery", metrics);
+        Self { handle, heard: Heard::default(), lookups: LookUps::default() }
     }
 
     /// The child to put under a supervisor.
     #[must_use]
     pub fn child(&self, setup: Setup) -> Child {
-        Child::actor::<Inside>(&self.handle, (setup, self.heard.clone()))
+        Child::actor::<Inside>(&self.handle, (setup, self.heard.clone(), self.lookups.clone()))
+    }
+
+    /// What became of each `--join` of the node `me`, with its peers and its joining as they are now.
+    #[must_use]
+    pub fn seeds(&self, join: &JoinView, peers: &[PeerView], me: &NodeName) -> Vec<SeedRow> {
+        let lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+        joining::rows(&lookups, join, peers, me)
     }
 
     /// When the last beacon of a node arrived.
@@ -121,6 +145,7 @@ struct Inside {
     setup: Setup,
     machine: Machine,
     heard: Heard,
+    lookups: LookUps,
     seals: SealChecker,
     /// Beacons could not be sent, and that was said.
     mute: bool,
@@ -140,11 +165,77 @@ impl Inside {
         if !self.seals.holds(&sealed) {
             return Verdict::Forged;
         }
-        self.machine.believe(&sealed.beacon);
+        let verdict = self.machine.believe(&sealed.beacon);
+        if verdict == Verdict::Namesake {
+            (self.setup.hint)(Hint::Namesake(sealed.beacon.contact.address));
+            return verdict;
+        }
         let name = sealed.beacon.contact.name.clone();
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(name, timer::now());
         (self.setup.hint)(Hint::Contact(sealed.beacon.contact, Source::Beacon));
-        Verdict::Accepted
+        verdict
+    }
+
+    fn looked_up(&mut self, number: usize, found: std::io::Result<Vec<SocketAddr>>) {
+        let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(lookup) = lookups.get_mut(number) else { return };
+        let seed = &lookup.seed;
+        let failing = matches!(lookup.found, Some((_, Err(_))));
+        match &found {
+            Ok(addresses) => {
+                addresses.iter().for_each(|address| (self.setup.hint)(Hint::Seed(*address)));
+            }
+            Err(error) if !failing => {
+                tracing::warn!(%seed, %error, "a --join name cannot be looked up; will try again");
+            }
+            Err(_) => {}
+        }
+        lookup.found = Some((timer::now(), found.map_err(|error| error.to_string())));
+    }
+
+    /// No node is linked: what was tried, and how others come here. Where nothing is left to try, that is said once.
+    fn alone(&self, since: Duration, announced: Announced) {
+        let peers = (self.setup.peers)();
+        let (join, name) = ((self.setup.join)(), self.setup.identity.name());
+        let lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+        let seeds = texts(&joining::rows(&lookups, &join, &peers, name));
+        drop(lookups);
+        let sought = peers.iter().filter(|peer| peer.reason != Some(Reason::Left));
+        let sought: Vec<_> = sought.map(sought_text).collect();
+        let wanted = !(seeds.is_empty() && sought.is_empty());
+        if !wanted && announced == Announced::Before {
+            return;
+        }
+        let (here, seconds) = (self.setup.advertise, since.as_secs());
+        let (sought, air) = (texts(&sought), self.machine.air());
+        let interface = beacon::interface(here.ip());
+        let beacons = match &self.setup.socket {
+            Some(_) => format!(
+                "{} sent on {interface}, {} heard, {} of other clusters heard",
+                air.sent, air.heard, air.foreign
+            ),
+            None => "off".to_owned(),
+        };
+        if wanted || self.setup.socket.is_some() && peers.is_empty() {
+            tracing::warn!(
+                seconds,
+                seeds,
+                peers = sought,
+                beacons,
+                "no other node is linked, after all that was tried. Others join here with --join {here}; `xpando-node status` shows more"
+            );
+        } else {
+            tracing::info!(
+                seconds,
+                beacons,
+                "no other node is linked, and none is looked for. Others join here with --join {here}"
+            );
+        }
+    }
+
+    fn count_links(&mut self) {
+        let any = !(self.setup.linked)().is_empty();
+        self.machine.linked(any, timer::now());
     }
 
     fn contact(&self) -> Contact {
@@ -205,18 +296,21 @@ impl Inside {
 impl Process for Inside {
     const NAME: &'static str = "discovery";
     type Message = Msg;
-    type Setup = (Setup, Heard);
+    type Setup = (Setup, Heard, LookUps);
 
     async fn start(
-        (setup, heard): Self::Setup,
+        (setup, heard, lookups): Self::Setup,
         myself: &Address<Msg>,
     ) -> Result<Self, ActorProcessingErr> {
         let mut tasks = JoinSet::new();
         if let Some(socket) = &setup.socket {
             tasks.spawn(listen(socket, setup.metrics.clone(), myself.clone())?);
         }
-        for seed in setup.seeds.clone() {
-            tasks.spawn(look_up(seed, myself.clone()));
+        let unknown = |seed: &Seed| LookUp { seed: seed.clone(), found: None };
+        *lookups.lock().unwrap_or_else(PoisonError::into_inner) =
+            setup.seeds.iter().map(unknown).collect();
+        for (number, seed) in setup.seeds.iter().cloned().enumerate() {
+            tasks.spawn(look_up(number, seed, myself.clone()));
         }
         for contact in setup.remembered.clone() {
             (setup.hint)(Hint::Contact(contact, Source::Remembered));
@@ -225,6 +319,8 @@ impl Process for Inside {
         setup.pubsub.on_events("discovery", move |event| {
             if let Event::PeerOnline { peer, .. } = event {
                 tell(&to, Msg::Online(peer.clone()));
+            } else if matches!(event, Event::LinkLost { .. } | Event::PeerOffline { .. }) {
+                tell(&to, Msg::Lost);
             }
         });
         let to = myself.clone();
@@ -232,15 +328,20 @@ impl Process for Inside {
         setup.pubsub.on_words("discovery", topic, move |told| tell(&to, Msg::Told(told.payload)));
         let machine = Machine::new(
             setup.config,
-            setup.identity.name().clone(),
-            setup.identity.cluster(),
+            Own {
+                name: setup.identity.name().clone(),
+                cluster: setup.identity.cluster(),
+                address: setup.advertise,
+                begun: clock::millis(),
+            },
             setup.socket.is_some(),
             setup.sequence.load(Ordering::Relaxed),
             timer::now(),
             rand::make_rng(),
         );
         let seals = SealChecker::new(setup.identity.verifier());
-        let mut inside = Self { setup, machine, heard, seals, mute: false, _tasks: tasks };
+        let mut inside = Self { setup, machine, heard, lookups, seals, mute: false, _tasks: tasks };
+        inside.count_links(); // those that live when this actor is started again
         inside.tick()?; // the first beacon goes out now
         Ok(inside)
     }
@@ -250,7 +351,10 @@ impl Process for Inside {
             Msg::Datagram(bytes, permit) => {
                 let verdict = self.datagram(&bytes);
                 self.setup.metrics.count(Count::Beacons, verdict.label());
-                if !matches!(verdict, Verdict::Accepted | Verdict::Echo | Verdict::Foreign) {
+                if !matches!(
+                    verdict,
+                    Verdict::Accepted | Verdict::Echo | Verdict::Namesake | Verdict::Foreign
+                ) {
                     tracing::debug!(
                         verdict = verdict.label(),
                         bytes = bytes.len(),
@@ -259,8 +363,12 @@ impl Process for Inside {
                 }
                 drop(permit);
             }
-            Msg::Seed(address) => (self.setup.hint)(Hint::Seed(address)),
-            Msg::Online(peer) => self.share(&peer),
+            Msg::LookedUp(number, found) => self.looked_up(number, found),
+            Msg::Online(peer) => {
+                self.count_links();
+                self.share(&peer);
+            }
+            Msg::Lost => self.count_links(),
             Msg::Told(payload) => self.told(&payload),
         }
         Ok(())
@@ -276,6 +384,7 @@ impl Process for Inside {
         for output in out {
             match output {
                 Output::Beacon(sequence) => self.beacon(sequence),
+                Output::Alone(since, announced) => self.alone(since, announced),
                 Output::Share => {
                     let linked = (self.setup.linked)();
                     let one = self.machine.pick(linked.len()).and_then(|at| linked.get(at));
@@ -287,6 +396,15 @@ impl Process for Inside {
         }
         Ok(())
     }
+}
+
+fn texts(of: &[impl ToString]) -> String {
+    of.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn sought_text(peer: &PeerView) -> String {
+    let at = peer.address.map_or_else(String::new, |address| format!(" at {address}"));
+    format!("{}{at}: {}", peer.name, peer.cause.as_deref().unwrap_or("no answer yet"))
 }
 
 fn tell(to: &Address<Msg>, message: Msg) {
@@ -335,21 +453,9 @@ fn listen(
     })
 }
 
-async fn look_up(seed: Seed, to: Address<Msg>) {
-    let mut failing = false;
+async fn look_up(number: usize, seed: Seed, to: Address<Msg>) {
     loop {
-        match seed.resolve().await {
-            Ok(addresses) => {
-                failing = false;
-                for address in addresses {
-                    tell(&to, Msg::Seed(address));
-                }
-            }
-            Err(error) if !std::mem::replace(&mut failing, true) => {
-                tracing::warn!(%seed, %error, "a --join name cannot be looked up; will try again");
-            }
-            Err(_) => {}
-        }
+        tell(&to, Msg::LookedUp(number, seed.resolve().await));
         tokio::time::sleep(LOOK_UP).await;
     }
 }

@@ -512,6 +512,11 @@ impl Process for Inside {
             Msg::Attach(listener) => self.attach(listener),
             Msg::Dial(attempt, address) => self.dial(attempt, address),
             Msg::Decide(attempt, decision) => {
+                if let Decision::Refuse(refusal) = &decision
+                    && *refusal != Refusal::Crossed
+                {
+                    self.setup.metrics.count(Count::Refused, refusal.label());
+                }
                 if let Some(pending) = self.pending.get(&attempt) {
                     // A task that ended meanwhile has its report under way.
                     drop(pending.decide.try_send(decision));

@@ -24,7 +24,7 @@ use crate::actors::timer;
 use crate::io::clock;
 use crate::io::metrics::Metrics;
 use crate::proto::event::{Reason, Source};
-use crate::proto::membership::{Config, Input, Majority, Membership, Output, PeerView};
+use crate::proto::membership::{Config, Input, JoinView, Majority, Membership, Output, PeerView};
 use crate::proto::node::{Contact, Incarnation, NodeId, NodeName};
 
 /// One peer in the view.
@@ -68,6 +68,7 @@ enum Msg {
     Report(Report),
     Hint(Contact, Source),
     Seed(std::net::SocketAddr),
+    Namesake(std::net::SocketAddr),
     Silent(NodeName),
     Misbehaved(NodeName),
     Disconnect(NodeName),
@@ -81,6 +82,7 @@ enum Msg {
 pub struct NodeManager {
     handle: Handle<Msg>,
     publish: Arc<watch::Sender<View>>,
+    join: Arc<watch::Sender<JoinView>>,
 }
 
 impl NodeManager {
@@ -88,19 +90,25 @@ impl NodeManager {
     #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
         let handle = Handle::new("node_manager", metrics);
-        Self { handle, publish: Arc::new(watch::Sender::new(View::default())) }
+        Self { handle, publish: Arc::default(), join: Arc::default() }
     }
 
     /// The child to put under a supervisor.
     #[must_use]
     pub fn child(&self, setup: Setup) -> Child {
-        Child::actor::<Inside>(&self.handle, (setup, self.publish.clone()))
+        Child::actor::<Inside>(&self.handle, (setup, self.publish.clone(), self.join.clone()))
     }
 
     /// All peers, now and as they change.
     #[must_use]
     pub fn peers(&self) -> watch::Receiver<View> {
         self.publish.subscribe()
+    }
+
+    /// How joining goes, now and as that changes.
+    #[must_use]
+    pub fn joining(&self) -> watch::Receiver<JoinView> {
+        self.join.subscribe()
     }
 
     /// Somebody says a node is at an address.
@@ -111,6 +119,11 @@ impl NodeManager {
     /// A node whose name is not known is said to be at this address.
     pub fn seed(&self, address: std::net::SocketAddr) {
         self.handle.cast(Msg::Seed(address));
+    }
+
+    /// Another process of this node's name was heard at this address.
+    pub fn namesake(&self, address: std::net::SocketAddr) {
+        self.handle.cast(Msg::Namesake(address));
     }
 
     /// A linked peer was not heard for too long: its link is given up.
@@ -148,6 +161,7 @@ struct Inside {
     setup: Setup,
     machine: Membership,
     publish: Arc<watch::Sender<View>>,
+    join: Arc<watch::Sender<JoinView>>,
     ids: BTreeMap<NodeName, NodeId>,
     /// What the earlier life of this actor showed last.
     earlier: View,
@@ -203,6 +217,12 @@ impl Inside {
             }
             news
         });
+        let joining = self.machine.joining();
+        self.join.send_if_modified(|join| {
+            let news = *join != joining;
+            *join = joining;
+            news
+        });
     }
 
     /// A row keeps its time while its status lasts: a stepped wall clock does not move it.
@@ -243,22 +263,23 @@ impl Inside {
 impl Process for Inside {
     const NAME: &'static str = "node_manager";
     type Message = Msg;
-    type Setup = (Setup, Arc<watch::Sender<View>>);
+    type Setup = (Setup, Arc<watch::Sender<View>>, Arc<watch::Sender<JoinView>>);
 
     async fn start(
-        (setup, publish): Self::Setup,
+        (setup, publish, join): Self::Setup,
         myself: &Address<Msg>,
     ) -> Result<Self, ActorProcessingErr> {
         let incarnation = Incarnation(setup.myself.incarnation.load(Ordering::Relaxed));
         let first_attempt = setup.lives.fetch_add(1, Ordering::Relaxed) << 32;
         let rng: StdRng = rand::make_rng();
         let name = setup.myself.name.clone();
-        let machine = Membership::new(setup.config, name, incarnation, first_attempt, rng);
+        let machine = Membership::new(setup.config, name, incarnation, first_attempt, rng)
+            .with_hello(setup.myself.boot, setup.myself.advertise);
         let to = myself.clone();
         // Reports to an earlier life of this actor have nobody to hear them: Link reports anew.
         setup.link.attach(move |report| drop(to.cast(Mail::Message(Msg::Report(report)))));
         let earlier = publish.borrow().clone();
-        let mut inside = Self { setup, machine, publish, ids: BTreeMap::new(), earlier };
+        let mut inside = Self { setup, machine, publish, join, ids: BTreeMap::new(), earlier };
         for (name, life) in (inside.setup.forgotten)() {
             // It was announced when it became so.
             inside.machine.handle(
@@ -275,6 +296,7 @@ impl Process for Inside {
             Msg::Report(report) => self.report(report),
             Msg::Hint(contact, source) => self.input(Input::Hint(contact, source)),
             Msg::Seed(address) => self.input(Input::Seed(address)),
+            Msg::Namesake(address) => self.input(Input::Namesake(address)),
             Msg::Silent(peer) => self.input(Input::Silent(peer)),
             Msg::Misbehaved(peer) => self.input(Input::Misbehaved(peer)),
             Msg::Disconnect(peer) => self.input(Input::Disconnect(peer)),

@@ -85,7 +85,7 @@ enum EventsCommand {
         #[command(flatten)]
         which: Which,
 
-        /// Certificate directory, for a node that does not run [default: ./certs if it exists, else
+        /// Certificate directory, for a node that does not run [default:
         /// $XDG_CONFIG_HOME/xpando/certs]
         #[arg(long, value_name = "DIR", env = "XPANDO_CERTS")]
         certs: Option<PathBuf>,

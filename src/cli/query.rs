@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 use xpando_node::actors::timer;
 use xpando_node::gateway::admin::{Answer, Request};
-use xpando_node::gateway::status::{NodeStatus, PeerStatus};
+use xpando_node::gateway::status::{NodeStatus, PeerStatus, SeedStatus};
 use xpando_node::io::sockets::{self, Registered};
 use xpando_node::proto::event::Status;
 use xpando_node::proto::membership::Majority;
@@ -119,6 +119,12 @@ pub(super) fn status(args: &StatusArgs, out: &mut dyn Write) -> anyhow::Result<(
     if let Some(why) = &status.degraded {
         write_line!(out, "degraded: {why}")?;
     }
+    if let Some(address) = status.namesake {
+        write_line!(out, "another process uses this name at {address}: stop one of the two")?;
+    }
+    if !status.seeds.is_empty() {
+        seeds(&status.seeds).print(out)?;
+    }
     if status.peers.is_empty() {
         return Ok(write_line!(out, "no peers known yet")?);
     }
@@ -157,6 +163,26 @@ fn waited(args: &StatusArgs) -> anyhow::Result<NodeStatus> {
         }
         std::thread::sleep(LOOK);
     }
+}
+
+/// What became of each `--join`.
+fn seeds(seeds: &[SeedStatus]) -> Columns {
+    let mut table = Columns::new(&["JOIN", "ADDRESS", "NODE", "LAST TRY", "RESULT"]);
+    for seed in seeds {
+        let (result, status) = match &seed.error {
+            _ if seed.linked => ("linked", Some(Status::Online)),
+            Some(error) => (error.as_str(), Some(Status::Offline)),
+            None => ("no answer yet", None),
+        };
+        table.row([
+            Field::new(&seed.seed),
+            Field::or_dash(seed.address),
+            Field::or_dash(seed.node.as_ref()),
+            Field::or_dash(seed.tried.as_ref()),
+            Field::new(result).coloured(status),
+        ]);
+    }
+    table
 }
 
 fn majority(seen: &Majority) -> String {

@@ -41,11 +41,11 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "ADDR:PORT", env = "XPANDO_ADVERTISE", value_parser = address)]
     advertise: Option<SocketAddr>,
 
-    /// A node to join at; may be repeated
-    #[arg(long, value_name = "HOST:PORT", env = "XPANDO_JOIN", value_delimiter = ',')]
+    /// A node to join at [default port: 4697]; may be repeated
+    #[arg(long, value_name = "HOST[:PORT]", env = "XPANDO_JOIN", value_delimiter = ',')]
     join: Vec<Seed>,
 
-    /// Certificate directory [default: ./certs if it exists, else $XDG_CONFIG_HOME/xpando/certs]
+    /// Certificate directory [default: $XDG_CONFIG_HOME/xpando/certs]
     #[arg(long, value_name = "DIR", env = "XPANDO_CERTS")]
     certs: Option<PathBuf>,
 

@@ -123,6 +123,7 @@ fn told(event: &Event) -> String {
             Some(peer) => format!("{peer} cannot be dialed at {address}: {cause}"),
             None => format!("no node answers at {address}: {cause}"),
         },
+        Event::NameInUse { address } => format!("another process uses this name at {address}"),
         Event::SeedIsMyself { address } => format!("{address} is this node itself"),
         Event::IncarnationRaised { .. }
         | Event::NodeStarted { .. }

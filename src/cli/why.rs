@@ -1,12 +1,16 @@
-//! `xpando-node why NAME`: why a peer has the status it has, in a few lines of plain words.
+//! `xpando-node why NAME`: why a peer has the status it has, in a few lines of plain words; `why HOST:PORT`: what became
+//! of a `--join`.
 
 use std::io::Write;
+use std::net::SocketAddr;
+use std::str::FromStr;
 
 use anyhow::bail;
 use clap::Args;
 use xpando_node::gateway::admin::{Answer, Request};
 use xpando_node::gateway::history::Asked;
-use xpando_node::gateway::status::{EvidenceStatus, PeerStatus};
+use xpando_node::gateway::status::{EvidenceStatus, NodeStatus, PeerStatus, SeedStatus};
+use xpando_node::io::seeds::{Seed, SeedError};
 use xpando_node::proto::event::{Broken, Reason, Status};
 use xpando_node::proto::node::NodeName;
 
@@ -19,23 +23,62 @@ const SHOWN: usize = 5;
 
 #[derive(Debug, Args)]
 pub(super) struct WhyArgs {
-    /// The peer
-    peer: NodeName,
+    /// The peer, or what was given to --join
+    #[arg(value_name = "NAME@HOST|HOST:PORT")]
+    subject: Subject,
 
     #[command(flatten)]
     which: Which,
 }
 
+/// What is asked about.
+#[derive(Clone, Debug)]
+enum Subject {
+    Peer(NodeName),
+    /// A `--join`, or the short name of a peer, as it was typed.
+    Seed(String, Seed),
+}
+
+impl FromStr for Subject {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains('@') {
+            text.parse().map(Self::Peer).map_err(|error| error.to_string())
+        } else {
+            let seed = text.parse().map_err(|error: SeedError| error.to_string())?;
+            Ok(Self::Seed(text.to_owned(), seed))
+        }
+    }
+}
+
 pub(super) fn why(args: &WhyArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let directory = args.which.find()?;
     let status = status_of(&directory)?;
-    let Some(peer) = status.peers.iter().find(|peer| peer.name == args.peer) else {
-        bail!("{} knows of no {}", status.name, args.peer)
+    let name = match &args.subject {
+        Subject::Peer(name) => name.clone(),
+        Subject::Seed(text, seed) => match peer_called(&status, text) {
+            Some(name) => name,
+            None => {
+                let (lines, node) = seed_lines(&status, &seed.to_string())?;
+                for line in lines {
+                    write_line!(out, "{line}")?;
+                }
+                let Some(node) = node.filter(|node| *node != status.name) else { return Ok(()) };
+                node
+            }
+        },
+    };
+    if name == status.name {
+        bail!("{name} is the node that is asked: `xpando-node status` shows it")
+    }
+    let Some(peer) = status.peers.iter().find(|peer| peer.name == name) else {
+        bail!("{} knows of no {name}", status.name)
     };
     for line in lines(peer, &status.name) {
         write_line!(out, "{line}")?;
     }
-    let asked = Asked { limit: SHOWN, node: Some(args.peer.clone()), ..Asked::default() };
+    let asked = Asked { limit: SHOWN, node: Some(name), ..Asked::default() };
     let Answer::Events(changes) = ask(&directory, &Request::Events(asked))? else {
         return unexpected();
     };
@@ -46,6 +89,72 @@ pub(super) fn why(args: &WhyArgs, out: &mut dyn Write) -> anyhow::Result<()> {
         write_line!(out, "  {}", described(change))?;
     }
     Ok(())
+}
+
+/// The one peer with this short name.
+fn peer_called(status: &NodeStatus, short: &str) -> Option<NodeName> {
+    let mut called = status.peers.iter().filter(|peer| peer.name.short() == short);
+    called.next().filter(|_| called.next().is_none()).map(|peer| peer.name.clone())
+}
+
+/// What became of a `--join`, and the node that it led to.
+fn seed_lines(status: &NodeStatus, asked: &str) -> anyhow::Result<(Vec<String>, Option<NodeName>)> {
+    let is_at = |address: Option<SocketAddr>| address.is_some_and(|at| at.to_string() == asked);
+    let seeds = status.seeds.iter().filter(|it| it.seed == asked || is_at(it.address));
+    let lines: Vec<_> = seeds.clone().map(|seed| seed_line(seed, &status.name)).collect();
+    if !lines.is_empty() {
+        return Ok((lines, seeds.into_iter().find_map(|seed| seed.node.clone())));
+    }
+    let Some(peer) = status.peers.iter().find(|peer| is_at(peer.address)) else {
+        let seeds: Vec<_> = status.seeds.iter().map(|it| it.seed.as_str()).collect();
+        let given = if seeds.is_empty() { "no --join".to_owned() } else { seeds.join(", ") };
+        bail!(
+            "{} knows nobody at {asked}, and was not told to join there (it was given {given})",
+            status.name
+        )
+    };
+    let line =
+        format!("{} was not told to join at {asked}, but {} is there.", status.name, peer.name);
+    Ok((vec![line], Some(peer.name.clone())))
+}
+
+fn seed_line(seed: &SeedStatus, asked: &NodeName) -> String {
+    let address = seed.address.map(|address| address.to_string());
+    let address = address.filter(|address| *address != seed.seed);
+    let at =
+        address.map_or_else(|| seed.seed.clone(), |address| format!("{} ({address})", seed.seed));
+    let node = seed.node.as_ref().filter(|node| *node != asked);
+    let found = match (node, &seed.error, &seed.tried) {
+        (Some(node), _, _) if seed.linked => format!("{node} is there, and linked"),
+        (_, Some(error), Some(tried)) => {
+            format!(
+                "tried last at {tried}: {error}. It is tried again, at most 30 s apart{}",
+                remedy(error)
+            )
+        }
+        (_, Some(error), None) => error.clone(),
+        (Some(node), None, _) => format!("{node} is there, and is being linked"),
+        (None, None, _) => "no answer yet".to_owned(),
+    };
+    format!("{asked} is to join at {at}: {found}.")
+}
+
+/// What helps, where the error tells.
+fn remedy(error: &str) -> &'static str {
+    let remedies = [
+        (
+            "belongs to another cluster",
+            ". Both need certificates of one authority: give them one --certs",
+        ),
+        (
+            "connection refused",
+            ". Nobody listens there: is the node running, and is this its port (`xpando-node names`)",
+        ),
+        ("timed out", ". Nothing answers there: a firewall, or no such host"),
+        ("no TLS within", ". Somebody listens there, but does not answer as a node"),
+    ];
+    let found = remedies.iter().find(|(part, _)| error.contains(part));
+    found.map_or("", |(_, remedy)| remedy)
 }
 
 fn lines(peer: &PeerStatus, asked: &NodeName) -> Vec<String> {
@@ -247,6 +356,28 @@ mod tests {
         ));
         assert!(text.contains("the way from here to it is cut"), "{text}");
         assert!(text.contains("dialed again and again at 10.0.0.2:4697"), "{text}");
+    }
+
+    #[test]
+    fn a_seed_is_explained_with_its_last_error_and_what_helps() {
+        let seed = |error: Option<&str>, node: Option<&str>, linked| SeedStatus {
+            seed: "db.example:4697".to_owned(),
+            address: Some(([10, 0, 0, 2], 4697).into()),
+            node: node.map(|name| name.parse().expect("valid")),
+            linked,
+            tried: Some("2026-01-02T03:04:05.678Z".to_owned()),
+            error: error.map(str::to_owned),
+        };
+        let line = |seed: &SeedStatus| seed_line(seed, &"a@h".parse().expect("valid"));
+        let refused = line(&seed(Some("connection refused"), None, false));
+        let begins = "a@h is to join at db.example:4697 (10.0.0.2:4697): tried last at 2026-01-02";
+        assert!(refused.starts_with(begins), "{refused}");
+        assert!(refused.contains("connection refused. It is tried again"), "{refused}");
+        assert!(refused.contains("is the node running"), "{refused}");
+        let linked = line(&seed(None, Some("b@h"), true));
+        assert!(linked.ends_with("b@h is there, and linked."), "{linked}");
+        let myself = line(&seed(Some("it is this node itself"), Some("a@h"), false));
+        assert!(myself.contains("it is this node itself"), "{myself}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -31,7 +31,8 @@ use crate::actors::topology_tracker::Matrix;
 use crate::gateway::gauges;
 use crate::gateway::history::{self, Asked, Merged};
 use crate::gateway::status::{
-    Change, Changes, Figures, NodeRecord, NodeStatus, PeerStatus, Sight, TopologyStatus, says,
+    Change, Changes, Figures, Joining, NodeRecord, NodeStatus, PeerStatus, Sight, TopologyStatus,
+    says,
 };
 use crate::io::clock;
 use crate::io::metrics::Metrics;
@@ -42,7 +43,9 @@ use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
 use crate::proto::topic::Topic;
 
 mod accept;
+mod clients;
 mod messages;
+pub use clients::Clients;
 
 /// Longest request line, in bytes.
 const MAX_REQUEST: u64 = 4096;
@@ -212,30 +215,6 @@ pub enum Line {
     Missed(u64),
 }
 
-/// The clients that are here.
-#[derive(Debug, Default)]
-pub struct Clients {
-    /// Sockets and long-polling sessions.
-    pub connected: AtomicUsize,
-    /// Topics that they have joined.
-    pub joined: AtomicUsize,
-    /// Changes when tokens were revoked; true once they are to go elsewhere.
-    pub news: watch::Sender<bool>,
-}
-
-impl Clients {
-    /// Sends all clients to other nodes and takes no more; or takes clients again.
-    pub fn drain(&self, draining: bool) {
-        self.news.send_replace(draining);
-    }
-
-    /// Whether clients are sent elsewhere.
-    #[must_use]
-    pub fn draining(&self) -> bool {
-        *self.news.borrow()
-    }
-}
-
 /// What the admin socket can read and do.
 #[derive(Clone)]
 pub struct Admin {
@@ -255,6 +234,8 @@ pub struct Admin {
     pub started: Instant,
     /// All peers.
     pub peers: watch::Receiver<View>,
+    /// What became of each `--join`, and where another process uses the node's name.
+    pub joining: Joining,
     /// Their vital signs.
     pub vitals: watch::Receiver<Vitals>,
     /// The link matrix.
@@ -314,6 +295,7 @@ impl Admin {
     pub fn status(&self) -> NodeStatus {
         let own = self.nodes.borrow().get(&self.name).cloned();
         let (specializations, metadata) = own.as_deref().map(says).unwrap_or_default();
+        let (seeds, namesake) = (self.joining)();
         NodeStatus {
             specializations,
             metadata,
@@ -327,6 +309,8 @@ impl Admin {
             degraded: self.degraded(),
             draining: self.clients.draining(),
             doubts_itself: self.vitals.borrow().health,
+            namesake,
+            seeds: seeds.into_iter().map(Into::into).collect(),
             majority: majority(&self.peers.borrow()),
             peers: self.peer_statuses(),
         }
@@ -629,6 +613,7 @@ mod tests {
             http: None,
             started: timer::now(),
             peers,
+            joining: Arc::new(|| (Vec::new(), None)),
             vitals: watch::channel(Vitals::default()).1,
             matrix: watch::channel(Arc::default()).1,
             nodes: watch::channel(Nodes::default()).1,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::actors::discovery::SeedRow;
 use crate::actors::event_log::{Kept, Part};
 use crate::actors::heartbeat_monitor::Vital;
 use crate::actors::link::RoundTrip;
@@ -52,10 +53,43 @@ pub struct NodeStatus {
     pub draining: bool,
     /// How much this node distrusts its own clock after a pause: 0, healthy, to 8.
     pub doubts_itself: u32,
+    /// Where another process uses its name, as it was heard of in the last 90 s.
+    pub namesake: Option<SocketAddr>,
+    /// The addresses it is to join at.
+    pub seeds: Vec<SeedStatus>,
     /// Whether it sees most of the cluster it knows.
     pub majority: Majority,
     /// Every other node it knows, by name.
     pub peers: Vec<PeerStatus>,
+}
+
+/// What became of each `--join`, and where another process uses the node's name.
+pub type Joining = Arc<dyn Fn() -> (Vec<SeedRow>, Option<SocketAddr>) + Send + Sync>;
+
+/// One `--join`, and one address behind it where there are some.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeedStatus {
+    /// As it was given, with the port.
+    pub seed: String,
+    /// Where that leads; null while it could not be looked up.
+    pub address: Option<SocketAddr>,
+    /// Who showed a certificate there last.
+    pub node: Option<NodeName>,
+    /// Whether that node is linked.
+    pub linked: bool,
+    /// When it was looked up or dialed last: RFC 3339, UTC.
+    pub tried: Option<String>,
+    /// What went wrong then.
+    pub error: Option<String>,
+}
+
+impl From<SeedRow> for SeedStatus {
+    fn from(row: SeedRow) -> Self {
+        let SeedRow { seed, address, node, linked, tried, error } = row;
+        let ago = |at: Instant| clock::wall() - timer::now().saturating_duration_since(at);
+        let tried = tried.map(|at| rfc3339(ago(at)));
+        Self { seed, address, node, linked, tried, error }
+    }
 }
 
 /// One peer.

@@ -40,7 +40,9 @@ use rustls::pki_types::PrivateKeyDer;
 
 use self::authority::AuthorityCertificate;
 pub use self::authority::{Authority, Validity};
-pub use self::certificate::{PeerIdentity, Verifier, server_name};
+pub use self::certificate::{
+    PeerIdentity, Verifier, claimed_cluster, cluster_of_server_name, server_name,
+};
 use self::disk::Layout;
 pub use self::disk::shell_word;
 pub(in crate::io) use self::disk::{Stamp, stamp};
@@ -320,6 +322,7 @@ pub struct Identity {
     authority: AuthorityCertificate,
     leaf: ArcSwap<Leaf>,
     key: Key,
+    certs: PathBuf,
 }
 
 /// A node's certificate, and what it says.
@@ -397,7 +400,7 @@ impl Identity {
         }
         let (name, id) = (name.clone(), peer.id);
         let leaf = ArcSwap::from_pointee(Leaf { der: leaf, peer });
-        Ok(Self { name, id, authority, leaf, key })
+        Ok(Self { name, id, authority, leaf, key, certs: layout.certs().to_owned() })
     }
 
     /// [`Identity::load`], and on a loopback name what a first start lacks: a development authority
@@ -457,6 +460,12 @@ impl Identity {
     #[must_use]
     pub fn name(&self) -> &NodeName {
         &self.name
+    }
+
+    /// The directory it was read from.
+    #[must_use]
+    pub fn certs(&self) -> &Path {
+        &self.certs
     }
 
     /// The id of the cluster.

@@ -1,4 +1,4 @@
-//! Seeds: the `HOST:PORT` of `--join`, and the addresses behind it.
+//! Seeds: the `HOST[:PORT]` of `--join`, and the addresses behind it.
 //!
 //! Names are looked up again each time, so that a seed may move; all addresses of a name count,
 //! IPv4 and IPv6.
@@ -6,6 +6,11 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+
+use crate::proto::membership::usable;
+
+/// The port of a node, unless it is told another.
+pub const PORT: u16 = 4697;
 
 /// A host name or address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +21,9 @@ pub struct Seed {
 
 /// Why a text is no seed. Nothing changed; whoever wrote it must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not HOST:PORT (for example 10.0.0.1:4697, db.example:4697 or [::1]:4697)")]
+#[error(
+    "{0:?} is not HOST or HOST:PORT of one machine (for example 10.0.0.1, db.example:4697 or [2001:db8::1]:4697)"
+)]
 pub struct SeedError(String);
 
 impl FromStr for Seed {
@@ -24,8 +31,11 @@ impl FromStr for Seed {
 
     fn from_str(text: &str) -> Result<Self, SeedError> {
         let error = || SeedError(text.to_owned());
-        let (host, port) = text.rsplit_once(':').ok_or_else(error)?;
-        let port: u16 = port.parse().ok().filter(|port| *port != 0).ok_or_else(error)?;
+        let bracketed_alone = text.starts_with('[') && text.ends_with(']');
+        let (host, port) = match text.rsplit_once(':').filter(|_| !bracketed_alone) {
+            Some((host, port)) => (host, port.parse().map_err(|_no_number| error())?),
+            None => (text, PORT),
+        };
         let host = match host.strip_prefix('[') {
             Some(rest) => {
                 let inner = rest.strip_suffix(']').ok_or_else(error)?;
@@ -36,7 +46,10 @@ impl FromStr for Seed {
         };
         let name = !host.is_empty() && host.len() <= 253 && !host.contains([' ', '/', '@', '[']);
         let bare_ipv6 = host.contains(':') && !text.starts_with('[');
-        if name && !bare_ipv6 { Ok(Self { host: host.to_owned(), port }) } else { Err(error()) }
+        // Nobody is at such an address, and a dial of 0.0.0.0 would reach this machine.
+        let nobody = host.parse().is_ok_and(|ip| !usable(SocketAddr::new(ip, port)));
+        let sound = name && !bare_ipv6 && port != 0 && !nobody;
+        if sound { Ok(Self { host: host.to_owned(), port }) } else { Err(error()) }
     }
 }
 
@@ -69,9 +82,31 @@ mod tests {
             let seed: Seed = good.parse().expect(good);
             assert_eq!(seed.to_string(), good);
         }
-        for bad in
-            ["", "h", "h:", ":1", "h:0", "h:70000", "::1:4697", "[x]:1", "[::1]", "a b:1", "a@h:1"]
+        for (short, whole) in
+            [("h", "h:4697"), ("10.0.0.1", "10.0.0.1:4697"), ("[::1]", "[::1]:4697")]
         {
+            assert_eq!(short.parse::<Seed>().expect(short).to_string(), whole);
+        }
+        for bad in [
+            "",
+            "h:",
+            ":1",
+            "h:0",
+            "h:70000",
+            "::1:4697",
+            "::1",
+            "[x]:1",
+            "[x]",
+            "[::1",
+            "a b:1",
+            "a@h:1",
+            "a@h",
+            "0.0.0.0:4697",
+            "0.0.0.0",
+            "[::]:1",
+            "224.0.0.1:1",
+            "255.255.255.255:1",
+        ] {
             assert_eq!(bad.parse::<Seed>(), Err(SeedError(bad.to_owned())));
         }
     }

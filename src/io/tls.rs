@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -16,17 +17,21 @@ use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::server::{
+    Acceptor, NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier,
+};
 use rustls::version::TLS13;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, PeerIncompatible, RootCertStore, ServerConfig,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
 
 use super::clock;
-use super::identity::{Identity, IdentityError, PeerIdentity, Subject, Verifier, server_name};
-use crate::proto::node::NodeName;
+use super::identity::{
+    Identity, IdentityError, PeerIdentity, Subject, Verifier, cluster_of_server_name, server_name,
+};
+use crate::proto::node::{ClusterId, NodeName};
 
 mod revocation;
 use revocation::{Called, Callers};
@@ -54,6 +59,17 @@ pub enum TlsError {
     /// The handshake failed.
     #[error("TLS handshake failed: {0}")]
     Handshake(#[source] io::Error),
+    /// The handshake failed because the two ends trust different authorities. Whose nodes belong together is for
+    /// the operator to say: both need certificates of one authority. What the peer says of itself is not proven.
+    #[error("belongs to another cluster (authority {theirs}; ours is {ours}, from {})", certs.display())]
+    OtherCluster {
+        /// The id of the peer's authority.
+        theirs: ClusterId,
+        /// The id of ours.
+        ours: ClusterId,
+        /// The directory that ours is in.
+        certs: PathBuf,
+    },
     /// The handshake was sound, but the peer showed no certificate.
     #[error("the peer showed no certificate")]
     NoCertificate,
@@ -70,6 +86,8 @@ pub enum TlsError {
 pub enum Cause {
     /// The peer's certificate is of another authority, or damaged.
     Untrusted,
+    /// The peer belongs to another cluster.
+    OtherCluster,
     /// The peer's certificate has expired.
     Expired,
     /// The peer's certificate is not valid yet: a clock is wrong.
@@ -100,6 +118,7 @@ impl Cause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Untrusted => "untrusted",
+            Self::OtherCluster => "other_cluster",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
             Self::Revoked => "revoked",
@@ -130,6 +149,7 @@ impl TlsError {
                 Cause::Other
             }
             Self::Handshake(error) => cause_of_io(error),
+            Self::OtherCluster { .. } => Cause::OtherCluster,
             Self::NoCertificate => Cause::NoCertificate,
             Self::Peer(error) => cause_of_identity(error),
         }
@@ -254,6 +274,7 @@ pub struct Tls {
     sides: Arc<ArcSwap<Sides>>,
     server_name: ServerName<'static>,
     verifier: Verifier,
+    certs: PathBuf,
 }
 
 impl Tls {
@@ -266,6 +287,7 @@ impl Tls {
             sides: Arc::new(ArcSwap::from_pointee(Sides::new(identity)?)),
             server_name: ServerName::try_from(server_name(identity.cluster()))?,
             verifier: identity.verifier(),
+            certs: identity.certs().to_owned(),
         })
     }
 
@@ -281,7 +303,7 @@ impl Tls {
     /// The handshake of the side that was called. Has no time limit of its own.
     ///
     /// # Errors
-    /// [`TlsError::Handshake`], [`TlsError::NoCertificate`], [`TlsError::Peer`] or
+    /// [`TlsError::Handshake`], [`TlsError::OtherCluster`], [`TlsError::NoCertificate`], [`TlsError::Peer`] or
     /// [`TlsError::Protocol`]; the stream is closed.
     pub async fn accept<S>(
         &self,
@@ -290,8 +312,16 @@ impl Tls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let acceptor = self.sides.load().acceptor.clone();
-        let stream = acceptor.accept(stream).await.map_err(TlsError::Handshake)?;
+        let server = Arc::clone(&self.sides.load().server);
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await;
+        let hello = hello.map_err(TlsError::Handshake)?;
+        // Whom the caller asks for tells which cluster it belongs to, before it refuses our certificate.
+        let wanted = hello.client_hello().server_name().and_then(cluster_of_server_name);
+        let accepted = hello.into_stream(server).await;
+        let stream = accepted.map_err(|error| {
+            let refused = matches!(cause_of_io(&error), Cause::RefusedByPeer | Cause::Untrusted);
+            self.failed(error, wanted.filter(|_| refused))
+        })?;
         let (_, session) = stream.get_ref();
         let peer = self.peer(session.alpn_protocol(), session.peer_certificates())?;
         Ok((stream, peer))
@@ -316,6 +346,7 @@ impl Tls {
             stock: Arc::clone(&sides.called) as Arc<dyn ServerCertVerifier>,
             verifier: self.verifier.clone(),
             revoked: OnceLock::new(),
+            foreign: OnceLock::new(),
         });
         let mut config = sides.client.clone();
         config.dangerous().set_certificate_verifier(Arc::clone(&judge) as _);
@@ -323,11 +354,19 @@ impl Tls {
         let connected = connector.connect(self.server_name.clone(), stream).await;
         let stream = connected.map_err(|error| match judge.revoked.get().cloned() {
             Some(name) => TlsError::Peer(IdentityError::Revoked { subject: Subject::Peer, name }),
-            None => TlsError::Handshake(error),
+            None => self.failed(error, judge.foreign.get().copied()),
         })?;
         let (_, session) = stream.get_ref();
         let peer = self.peer(session.alpn_protocol(), session.peer_certificates())?;
         Ok((stream, peer))
+    }
+
+    fn failed(&self, error: io::Error, theirs: Option<ClusterId>) -> TlsError {
+        let ours = self.verifier.cluster();
+        match theirs.filter(|theirs| *theirs != ours) {
+            Some(theirs) => TlsError::OtherCluster { theirs, ours, certs: self.certs.clone() },
+            None => TlsError::Handshake(error),
+        }
     }
 
     /// True when the certificate of this serial number is revoked by now.
@@ -358,7 +397,7 @@ impl fmt::Debug for Tls {
 
 /// Both sides of a handshake.
 struct Sides {
-    acceptor: TlsAcceptor,
+    server: Arc<ServerConfig>,
     /// For one call each, with a verifier of its own.
     client: ClientConfig,
     called: Arc<WebPkiServerVerifier>,
@@ -375,7 +414,7 @@ impl Sides {
             WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
                 .build()?;
         Ok(Self {
-            acceptor: TlsAcceptor::from(Arc::new(server_config(identity, &provider, &roots)?)),
+            server: Arc::new(server_config(identity, &provider, &roots)?),
             client: client_config(identity, provider, Arc::clone(&called))?,
             called,
         })
@@ -510,11 +549,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_cluster_is_untrusted_from_both_sides() {
-        let (ours, theirs) = (Cluster::new().node("a@h"), Cluster::new().node("a@h"));
-        let (connected, accepted) = shake(&ours, &theirs).await;
-        assert_eq!(connected.unwrap_err().cause(), Cause::Untrusted);
-        assert_eq!(accepted.unwrap_err().cause(), Cause::RefusedByPeer);
+    async fn both_sides_name_the_other_cluster_and_their_own() {
+        let clusters = [Cluster::new(), Cluster::new()];
+        let of = |it: &Cluster| it.identity("a@h", Validity::leaf(clock::wall()));
+        let [ours, theirs] = clusters.each_ref().map(of);
+        let tls = [&ours, &theirs].map(|identity| Tls::new(identity).unwrap());
+        let (connected, accepted) = shake(&tls[0], &tls[1]).await;
+        let says = |of: &Identity, own: &Identity| {
+            let certs = own.certs().display();
+            let (of, own) = (of.cluster(), own.cluster());
+            format!("belongs to another cluster (authority {of}; ours is {own}, from {certs})")
+        };
+        let (connected, accepted) = (connected.unwrap_err(), accepted.unwrap_err());
+        assert_eq!([connected.cause(), accepted.cause()], [Cause::OtherCluster; 2]);
+        assert_eq!(connected.to_string(), says(&theirs, &ours));
+        assert_eq!(accepted.to_string(), says(&ours, &theirs));
     }
 
     #[tokio::test]

@@ -41,13 +41,13 @@ impl Builder {
         }
     }
 
-    /// A node to join at, `HOST:PORT`; may be repeated.
+    /// A node to join at, `HOST` or `HOST:PORT`; may be repeated.
     pub fn join(mut self, seed: impl Into<String>) -> Self {
         self.join.push(seed.into());
         self
     }
 
-    /// The certificate directory. Default: `./certs` if it exists, else `$XDG_CONFIG_HOME/xpando/certs`.
+    /// The certificate directory. Default: `$XPANDO_CERTS`, else `$XDG_CONFIG_HOME/xpando/certs`.
     pub fn certs(mut self, directory: impl Into<PathBuf>) -> Self {
         self.certs = Some(directory.into());
         self
@@ -179,7 +179,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         let wrong = [
             (builder("nobody"), "node name \"nobody\" has no '@'"),
-            (builder("a@h").join("h"), "cannot join: \"h\" is not HOST:PORT"),
+            (builder("a@h").join("h:0"), "cannot join: \"h:0\" is not HOST or HOST:PORT"),
             (builder("a@h").listen("h:1"), "\"h:1\" is not ADDR:PORT"),
             (builder("a@h").advertise(""), "\"\" is not ADDR:PORT"),
             (builder("a@h").http("4000"), "\"4000\" is not ADDR:PORT"),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::gateway::http;
 use crate::io::identity::Identity;
-use crate::io::tcp;
 use crate::io::tls::Web;
+use crate::io::{addresses, tcp};
 use crate::node::{Config, PORT, StartError};
 use crate::proto::node::NodeName;
 
@@ -17,25 +17,41 @@ const PEERS: i32 = 128;
 /// Clients that may: when a node dies, all of its clients come to the others at once. The system has the last word.
 const CLIENTS: i32 = 4096;
 
-/// The addresses of the name's host.
-async fn hosts(name: &NodeName) -> Result<Vec<IpAddr>, StartError> {
+/// The address that a node of this name is at, by its host. Where that is none that other machines can use (Debian
+/// gives a host's own name 127.0.1.1), another of this machine's. `flag` is what says it better.
+async fn home(name: &NodeName, flag: &'static str) -> Result<IpAddr, StartError> {
     if let Some(ip) = name.host_ip() {
-        return Ok(vec![ip]);
+        return Ok(ip);
     }
     let found = tokio::net::lookup_host((name.host(), 0)).await;
-    let found = found.map_err(|source| StartError::Host { name: name.clone(), source })?;
+    let found = found.map_err(|source| StartError::Host { name: name.clone(), source, flag })?;
     let mut found: Vec<_> = found.map(|address| address.ip()).collect();
     found.sort_by_key(|ip| ip.is_ipv6());
-    Ok(found)
+    let usable = |ip: &&IpAddr| name.is_loopback() || addresses::useless(**ip).is_none();
+    if let Some(ip) = found.iter().find(usable) {
+        return Ok(*ip);
+    }
+    let ip = addresses::outward().map_err(|own| StartError::Home {
+        name: name.clone(),
+        found: found.clone(),
+        own,
+        flag,
+    })?;
+    tracing::warn!(
+        %name, is = ?found, chosen = %ip,
+        "the host of this node's name is no address that other machines can use: using another one of this machine. \
+         Pass {flag} ADDR:PORT, or correct /etc/hosts"
+    );
+    Ok(ip)
 }
 
 pub(super) async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr), StartError> {
     let (first, last) = match config.listen {
         Some(address) => (address, address.port()),
         None => {
-            let ip = hosts(&config.name).await?.first().copied();
+            let ip = home(&config.name, "--listen").await?;
             let last = if config.name.is_loopback() { PORT + NEXT_PORTS } else { PORT };
-            (SocketAddr::new(ip.unwrap_or(IpAddr::from([127, 0, 0, 1])), PORT), last)
+            (SocketAddr::new(ip, PORT), last)
         }
     };
     let listener = bind(first, last, PEERS);
@@ -49,11 +65,20 @@ pub(super) async fn advertise(
 ) -> Result<SocketAddr, StartError> {
     let mut address = config.advertise.unwrap_or(listen);
     if address.ip().is_unspecified() {
-        let host = hosts(&config.name).await?.into_iter().find(|ip| !ip.is_unspecified());
-        address.set_ip(host.ok_or(StartError::Advertise(address))?);
+        address.set_ip(home(&config.name, "--advertise").await?);
     }
     if address.port() == 0 {
         address.set_port(listen.port());
+    }
+    match addresses::useless(address.ip()) {
+        Some(_) if address.ip().is_loopback() && config.name.is_loopback() => {}
+        // Of use where a tunnel ends at this address on every machine.
+        Some(why) if address.ip().is_loopback() => tracing::warn!(
+            name = %config.name, %address, why,
+            "other nodes are told an address that does not lead here from another machine: pass --advertise ADDR:PORT"
+        ),
+        Some(why) => return Err(StartError::Advertise { address, why }),
+        None => {}
     }
     Ok(address)
 }

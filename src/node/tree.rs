@@ -22,6 +22,7 @@ use crate::actors::topology_tracker::{self, TopologyTracker};
 use crate::gateway::admin::Admin;
 use crate::gateway::channels::Channels;
 use crate::gateway::http::Http;
+use crate::gateway::status::Joining;
 use crate::io::identity::{Identity, Tokens};
 use crate::io::metrics::Metrics;
 use crate::io::sockets::AdminSocket;
@@ -63,7 +64,7 @@ pub(super) fn tree(
 ) -> (Tree, Arc<Channels>) {
     let Parts { metrics, myself, .. } = &parts;
     let (monitor, tracker) = (HeartbeatMonitor::new(metrics), TopologyTracker::new(metrics));
-    let roster = Roster::default();
+    let (discovery, roster) = (Discovery::new(metrics), Roster::default());
     let door = pubsub.clone();
     let fallen: supervisor::Ended = Arc::new(move |actor, why, restarted| {
         let (actor, why) = (actor.to_owned(), why.to_owned());
@@ -79,12 +80,6 @@ pub(super) fn tree(
         ended: fallen.clone(),
     };
     let log = EventLog::new(metrics);
-    let records = event_log::Setup {
-        store: parts.store.clone(),
-        journal: parts.journal.clone(),
-        pubsub: pubsub.clone(),
-        metrics: metrics.clone(),
-    };
     let (ended, store, registry) = (manager.clone(), parts.store.clone(), parts.registry.clone());
     let admin = Admin {
         name: config.name.clone(),
@@ -95,6 +90,7 @@ pub(super) fn tree(
         http: parts.http.as_ref().map(|(_, address, _)| *address),
         started: timer::now(),
         peers: manager.peers(),
+        joining: joining(config, manager, &discovery),
         vitals: monitor.vitals(),
         matrix: tracker.matrix(),
         nodes: registry.nodes(),
@@ -111,8 +107,8 @@ pub(super) fn tree(
         chaos: config.chaos,
     };
     let (one, rest) = (Strategy::OneForOne, Strategy::RestForOne);
-    let records = vec![log.child(records)];
-    let cluster = cluster(config, &parts, pubsub, manager, &monitor, &tracker);
+    let records = vec![log.child(recording(&parts, pubsub))];
+    let cluster = cluster(config, &parts, pubsub, manager, (&monitor, &tracker, &discovery));
     let router = ChannelRouter::new(pubsub, metrics);
     let anonymous = config.http.as_ref().map_or(&[][..], |http| &http.anonymous);
     let channels = Arc::new(Channels::new(&router, &admin, &parts.tokens, anonymous));
@@ -143,6 +139,26 @@ fn certificates(parts: &Parts) -> Arc<dyn Fn() -> Vec<(&'static str, SystemTime)
     })
 }
 
+/// What became of each `--join`, and where another process uses the node's name.
+fn joining(config: &Config, manager: &NodeManager, discovery: &Discovery) -> Joining {
+    let (discovery, name) = (discovery.clone(), config.name.clone());
+    let (peers, join) = (manager.peers(), manager.joining());
+    Arc::new(move || {
+        let join = join.borrow().clone();
+        let peers: Vec<_> = peers.borrow().iter().map(|row| row.peer.clone()).collect();
+        (discovery.seeds(&join, &peers, &name), join.namesake)
+    })
+}
+
+fn recording(parts: &Parts, pubsub: &PubSub) -> event_log::Setup {
+    event_log::Setup {
+        store: parts.store.clone(),
+        journal: parts.journal.clone(),
+        pubsub: pubsub.clone(),
+        metrics: parts.metrics.clone(),
+    }
+}
+
 fn routing(parts: &Parts, manager: &NodeManager) -> channel_router::Setup {
     let (peers, abusers) = (manager.peers(), manager.clone());
     channel_router::Setup {
@@ -158,11 +174,10 @@ fn cluster(
     parts: &Parts,
     pubsub: &PubSub,
     manager: &NodeManager,
-    monitor: &HeartbeatMonitor,
-    tracker: &TopologyTracker,
+    (monitor, tracker, discovery): (&HeartbeatMonitor, &TopologyTracker, &Discovery),
 ) -> Vec<Child> {
     let Parts { metrics, myself, .. } = parts;
-    let (link, discovery) = (Link::new(metrics), Discovery::new(metrics));
+    let link = Link::new(metrics);
     let registry = parts.registry.clone();
     let links = link::Setup {
         listener: parts.listener.clone(),
@@ -232,6 +247,7 @@ fn discovery_setup(
     pubsub: &PubSub,
 ) -> discovery::Setup {
     let (hinted, peers) = (manager.clone(), manager.peers());
+    let (all, join) = (manager.peers(), manager.joining());
     discovery::Setup {
         config: config.discovery,
         identity: parts.identity.clone(),
@@ -244,7 +260,10 @@ fn discovery_setup(
         hint: Arc::new(move |hint| match hint {
             Hint::Contact(contact, source) => hinted.hint(contact, source),
             Hint::Seed(address) => hinted.seed(address),
+            Hint::Namesake(address) => hinted.namesake(address),
         }),
+        peers: Arc::new(move || all.borrow().iter().map(|row| row.peer.clone()).collect()),
+        join: Arc::new(move || join.borrow().clone()),
         linked: Arc::new(move || linked(&peers.borrow())),
         pubsub: pubsub.clone(),
         metrics: parts.metrics.clone(),

@@ -1,4 +1,4 @@
-//! Which beacons to believe, and when to send our own and share what we know.
+//! Which beacons to believe, when to send our own and share what we know, and when to say that nobody is there.
 //!
 //! The machine behind Discovery. Invariants:
 //! 1. A beacon becomes a hint only after every screening verdict and the signature check passed.
@@ -7,6 +7,7 @@
 //! 4. Memory is bounded: at most [`SENDERS`] senders are remembered.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -31,6 +32,10 @@ pub struct Config {
     pub skew: Duration,
     /// Signatures checked per second at most.
     pub checks: u32,
+    /// How long a node may be without any link before that is said.
+    pub alone: Duration,
+    /// Wait until it is said again.
+    pub alone_again: Duration,
 }
 
 impl Default for Config {
@@ -41,6 +46,8 @@ impl Default for Config {
             share: Duration::from_secs(5),
             skew: Duration::from_secs(120),
             checks: 500,
+            alone: Duration::from_secs(10),
+            alone_again: Duration::from_secs(600),
         }
     }
 }
@@ -58,6 +65,8 @@ pub enum Verdict {
     Foreign,
     /// Our own, heard back.
     Echo,
+    /// Believed: another process uses our name.
+    Namesake,
     /// Heard before, or older than one heard before.
     Replayed,
     /// Sent too long ago, or in the future: a recording, or a clock that is off.
@@ -78,6 +87,7 @@ impl Verdict {
             Self::Version => "version",
             Self::Foreign => "foreign",
             Self::Echo => "echo",
+            Self::Namesake => "namesake",
             Self::Replayed => "replayed",
             Self::Stale => "stale",
             Self::Forged => "forged",
@@ -93,14 +103,64 @@ pub enum Output {
     Beacon(u64),
     /// Tell one random linked peer which peers are known.
     Share,
+    /// No node has been linked for this long, and that was announced before or not.
+    Alone(Duration, Announced),
+}
+
+/// Whether something is announced for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// It was not announced before.
+    Never,
+    /// It goes on.
+    Before,
+}
+
+/// This process, as its beacons have it.
+#[derive(Clone, Debug)]
+pub struct Own {
+    /// Its name.
+    pub name: NodeName,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Where others reach it.
+    pub address: SocketAddr,
+    /// When it began, in milliseconds since the Unix epoch: what was sent before is of an earlier life.
+    pub begun: u64,
+}
+
+/// What went over the air so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Air {
+    /// Beacons of this node.
+    pub sent: u64,
+    /// Beacons of other nodes that were believed.
+    pub heard: u64,
+    /// Beacons of other clusters.
+    pub foreign: u64,
+}
+
+/// Since when no node is linked.
+#[derive(Clone, Copy, Debug)]
+struct Alone {
+    since: Instant,
+    next: Instant,
+    announced: Announced,
+}
+
+impl Alone {
+    fn new(config: Config, now: Instant) -> Self {
+        Self { since: now, next: now + config.alone, announced: Announced::Never }
+    }
 }
 
 /// The machine.
 #[derive(Debug)]
 pub struct Discovery {
     config: Config,
-    me: NodeName,
-    cluster: ClusterId,
+    own: Own,
+    air: Air,
+    alone: Option<Alone>,
     heard: BTreeMap<NodeName, (Incarnation, u64)>,
     sequence: u64,
     beacon_at: Option<Instant>,
@@ -116,8 +176,7 @@ impl Discovery {
     #[must_use]
     pub fn new(
         config: Config,
-        me: NodeName,
-        cluster: ClusterId,
+        own: Own,
         beacons: bool,
         sequence: u64,
         now: Instant,
@@ -125,8 +184,9 @@ impl Discovery {
     ) -> Self {
         Self {
             config,
-            me,
-            cluster,
+            own,
+            air: Air::default(),
+            alone: Some(Alone::new(config, now)),
             heard: BTreeMap::new(),
             sequence,
             beacon_at: beacons.then_some(now),
@@ -144,10 +204,12 @@ impl Discovery {
     /// The [`Verdict`] that ends it.
     pub fn screen(&mut self, beacon: &Beacon, wall: u64, now: Instant) -> Result<(), Verdict> {
         let contact = &beacon.contact;
-        if beacon.cluster != self.cluster {
+        if beacon.cluster != self.own.cluster {
+            self.air.foreign += 1;
             return Err(Verdict::Foreign);
         }
-        if contact.name == self.me {
+        let echo = contact.address == self.own.address || beacon.sent < self.own.begun;
+        if contact.name == self.own.name && echo {
             return Err(Verdict::Echo);
         }
         if wall.abs_diff(beacon.sent) > u64::try_from(self.config.skew.as_millis()).unwrap_or(0) {
@@ -167,22 +229,44 @@ impl Discovery {
         if self.checks > self.config.checks { Err(Verdict::Flood) } else { Ok(()) }
     }
 
-    /// A screened beacon's signature holds: remember it.
-    pub fn believe(&mut self, beacon: &Beacon) {
+    /// A screened beacon's signature holds: remember it. The verdict is [`Verdict::Accepted`] or [`Verdict::Namesake`].
+    pub fn believe(&mut self, beacon: &Beacon) -> Verdict {
         let contact = &beacon.contact;
         self.heard.insert(contact.name.clone(), (contact.incarnation, beacon.sequence));
+        if contact.name == self.own.name {
+            return Verdict::Namesake;
+        }
+        self.air.heard += 1;
+        Verdict::Accepted
+    }
+
+    /// What went over the air so far.
+    #[must_use]
+    pub fn air(&self) -> Air {
+        self.air
+    }
+
+    /// Whether any node is linked.
+    pub fn linked(&mut self, any: bool, now: Instant) {
+        if any {
+            self.alone = None;
+        } else if self.alone.is_none() {
+            self.alone = Some(Alone::new(self.config, now));
+        }
     }
 
     /// When the machine wants its next [`Discovery::tick`].
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        self.beacon_at.map_or(self.share_at, |at| at.min(self.share_at))
+        let alone = self.alone.map(|alone| alone.next);
+        self.beacon_at.into_iter().chain(alone).fold(self.share_at, Instant::min)
     }
 
     /// What is due.
     pub fn tick(&mut self, now: Instant, out: &mut Vec<Output>) {
         if self.beacon_at.is_some_and(|at| at <= now) {
             self.sequence += 1;
+            self.air.sent += 1;
             out.push(Output::Beacon(self.sequence));
             let wait = self.rng.random_range(self.config.beacon_min..=self.config.beacon_max);
             self.beacon_at = Some(now + wait);
@@ -190,6 +274,11 @@ impl Discovery {
         if self.share_at <= now {
             out.push(Output::Share);
             self.share_at = now + self.config.share.mul_f64(self.rng.random_range(0.8..=1.2));
+        }
+        if let Some(alone) = self.alone.as_mut().filter(|alone| alone.next <= now) {
+            let since = now.saturating_duration_since(alone.since);
+            out.push(Output::Alone(since, alone.announced));
+            (alone.next, alone.announced) = (now + self.config.alone_again, Announced::Before);
         }
     }
 
@@ -209,9 +298,13 @@ mod tests {
     const WALL: u64 = 1_700_000_000_000;
 
     fn machine(beacons: bool, now: Instant) -> Discovery {
-        let me = "me@127.0.0.1".parse().expect("valid");
-        let rng = StdRng::seed_from_u64(4);
-        Discovery::new(Config::default(), me, KeyId([1; 16]), beacons, 0, now, rng)
+        let own = Own {
+            name: "me@127.0.0.1".parse().expect("valid"),
+            cluster: KeyId([1; 16]),
+            address: "127.0.0.1:4697".parse().expect("valid"),
+            begun: WALL - 1000,
+        };
+        Discovery::new(Config::default(), own, beacons, 0, now, StdRng::seed_from_u64(4))
     }
 
     fn beacon(name: &str, incarnation: u64, sequence: u64) -> Beacon {
@@ -242,6 +335,60 @@ mod tests {
         for off in [WALL - 120_001, WALL + 120_001] {
             assert_eq!(screen(&Beacon { sent: off, ..good.clone() }), Err(Verdict::Stale));
         }
+    }
+
+    #[test]
+    fn another_process_of_this_name_is_told_from_this_one_and_its_earlier_lives() {
+        let now = start();
+        let mut discovery = machine(true, now);
+        let elsewhere = |sent| {
+            let mut beacon = Beacon { sent, ..beacon("me@127.0.0.1", 1, 1) };
+            beacon.contact.address = "127.0.0.1:5000".parse().expect("valid");
+            beacon
+        };
+        assert_eq!(discovery.screen(&beacon("me@127.0.0.1", 1, 1), WALL, now), Err(Verdict::Echo));
+        assert_eq!(discovery.screen(&elsewhere(WALL - 1001), WALL, now), Err(Verdict::Echo));
+        let other = elsewhere(WALL);
+        assert_eq!(discovery.screen(&other, WALL, now), Ok(()));
+        assert_eq!(discovery.believe(&other), Verdict::Namesake);
+        assert_eq!(discovery.screen(&other, WALL, now), Err(Verdict::Replayed));
+        assert_eq!(discovery.air().heard, 0);
+    }
+
+    /// When the machine says that it is alone until `until`, in seconds since `since`.
+    fn alone(discovery: &mut Discovery, since: Instant, until: u64) -> Vec<(u64, u64, Announced)> {
+        let (mut said, mut out) = (Vec::new(), Vec::new());
+        loop {
+            let now = discovery.deadline();
+            if now > since + Duration::from_secs(until) {
+                return said;
+            }
+            discovery.tick(now, &mut out);
+            for output in out.drain(..) {
+                if let Output::Alone(alone, announced) = output {
+                    said.push(((now - since).as_secs(), alone.as_secs(), announced));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_node_without_links_says_so_after_ten_seconds_and_then_every_ten_minutes() {
+        let (now, again) = (start(), Announced::Before);
+        let first = (10, 10, Announced::Never);
+        let mut discovery = machine(true, now);
+        assert_eq!(
+            alone(&mut discovery, now, 1300),
+            [first, (610, 610, again), (1210, 1210, again)]
+        );
+        let later = now + Duration::from_secs(1300);
+        discovery.linked(true, later);
+        assert_eq!(alone(&mut discovery, later, 1300), []);
+        let lost = later + Duration::from_secs(1300);
+        discovery.linked(false, lost);
+        discovery.linked(false, lost + Duration::from_secs(5));
+        assert_eq!(alone(&mut discovery, lost, 60), [first], "from the loss on");
+        assert!(discovery.air().sent > 100 && discovery.air().heard == 0);
     }
 
     #[test]
@@ -307,6 +454,6 @@ mod tests {
         let mut silent = machine(false, now);
         out.clear();
         silent.tick(now + Duration::from_secs(60), &mut out);
-        assert_eq!(out, [Output::Share]);
+        assert_eq!(out, [Output::Share, Output::Alone(Duration::from_secs(60), Announced::Never)]);
     }
 }

@@ -90,12 +90,12 @@ pub enum Refusal {
     #[error("the hello names another cluster")]
     Cluster,
     /// A later life of that node is known, or another process with the same incarnation.
-    #[error("incarnation {known} of this node is known{}", if *linked { " and linked" } else { "" })]
+    #[error("incarnation {known} of this node is known{}", linked.map_or_else(String::new, |at| format!(" and linked, at {at}")))]
     Stale {
         /// The latest known incarnation.
         known: Incarnation,
-        /// Whether that life is linked at this moment.
-        linked: bool,
+        /// Where that life is linked at this moment.
+        linked: Option<SocketAddr>,
     },
     /// Both dialed at once, and the other connection wins.
     #[error("crossed dial: the other connection is kept")]
@@ -112,6 +112,12 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Another process uses the name of the refused node.
+    #[must_use]
+    pub fn is_of_namesake(self) -> bool {
+        matches!(self, Self::Stale { linked: Some(_), .. })
+    }
+
     /// The refusal as a metric label.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -321,6 +327,11 @@ pub enum Event {
         /// The address.
         address: SocketAddr,
     },
+    /// Another process uses this node's name: its peers link with one of the two.
+    NameInUse {
+        /// Where that process is.
+        address: SocketAddr,
+    },
     /// The node goes on under a higher incarnation, because peers know of a later life than its
     /// own data directory does.
     IncarnationRaised {
@@ -394,7 +405,7 @@ pub enum Event {
 
 impl Event {
     /// The types of events, as the API spells them.
-    pub const LABELS: [&str; 30] = [
+    pub const LABELS: [&str; 31] = [
         "peer_discovered",
         "peer_connecting",
         "peer_syncing",
@@ -413,6 +424,7 @@ impl Event {
         "certificate_refused",
         "dial_failed",
         "seed_is_myself",
+        "name_in_use",
         "incarnation_raised",
         "node_started",
         "node_stopping",
@@ -449,6 +461,7 @@ impl Event {
             Self::CertificateRefused { .. } => "certificate_refused",
             Self::DialFailed { .. } => "dial_failed",
             Self::SeedIsMyself { .. } => "seed_is_myself",
+            Self::NameInUse { .. } => "name_in_use",
             Self::IncarnationRaised { .. } => "incarnation_raised",
             Self::NodeStarted { .. } => "node_started",
             Self::NodeStopping => "node_stopping",
@@ -493,6 +506,7 @@ impl Event {
             Self::DialFailed { peer, .. } => peer.as_ref(),
             Self::Paused { .. }
             | Self::SeedIsMyself { .. }
+            | Self::NameInUse { .. }
             | Self::IncarnationRaised { .. }
             | Self::NodeStarted { .. }
             | Self::NodeStopping

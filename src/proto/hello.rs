@@ -110,7 +110,10 @@ mod tests {
             Greeting::Hello(hello()),
             Greeting::Welcome(hello()),
             Greeting::Confirm,
-            Greeting::Refuse(Refusal::Stale { known: Incarnation(8), linked: true }),
+            Greeting::Refuse(Refusal::Stale {
+                known: Incarnation(8),
+                linked: Some(([0xff; 16], 1).into()),
+            }),
         ] {
             let bytes = greeting.encode().expect("encodes");
             let (length, body) = bytes.split_at(2);

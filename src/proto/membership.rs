@@ -46,11 +46,14 @@ mod endings;
 mod forgotten;
 mod majority;
 mod peer;
+mod seed;
 mod words;
 use forgotten::met;
 pub use majority::Majority;
-use peer::{Live, Peer, Unnamed};
+use peer::{Live, Peer};
 pub use peer::{PeerView, usable};
+pub use seed::{JoinView, SeedView};
+use seed::{Namesake, Seed};
 pub use words::{AttemptId, Config, Failure, Input, LinkEnd, Output};
 
 /// An outbound attempt in progress.
@@ -75,7 +78,12 @@ pub struct Membership {
     peers: BTreeMap<NodeName, Peer>,
     /// The lives that are forgotten, of nodes that are no peers.
     forgotten: BTreeMap<NodeName, Incarnation>,
-    seeds: BTreeMap<SocketAddr, Unnamed>,
+    seeds: BTreeMap<SocketAddr, Seed>,
+    /// What this process says in its hellos: the number that no other process has, and its address.
+    own: Option<(u64, SocketAddr)>,
+    namesake: Namesake,
+    /// What each node was refused for last, and when that was announced.
+    refused: BTreeMap<NodeName, (Refusal, Instant)>,
     dialing: BTreeMap<AttemptId, Dialing>,
     next_attempt: u64,
     leaving: bool,
@@ -105,6 +113,9 @@ impl Membership {
             peers: BTreeMap::new(),
             forgotten: BTreeMap::new(),
             seeds: BTreeMap::new(),
+            own: None,
+            namesake: Namesake::default(),
+            refused: BTreeMap::new(),
             dialing: BTreeMap::new(),
             next_attempt: first_attempt,
             leaving: false,
@@ -142,13 +153,14 @@ impl Membership {
             }
             Input::Seed(address) => {
                 if usable(address) {
-                    self.seeds.entry(address).or_insert_with(|| Unnamed::new(now));
+                    self.seeds.entry(address).or_insert_with(|| Seed::new(now));
                 }
             }
+            Input::Namesake(address) => self.meet_namesake(address, now, out),
             Input::Connected(attempt, name) => self.connected(attempt, name, now, out),
             Input::Greeted(attempt, hello) => match self.greeted(attempt, &hello, now, out) {
                 Ok(()) => out.push(Output::Proceed(attempt)),
-                Err(refusal) => refuse(attempt, hello.name, refusal, out),
+                Err(refusal) => self.refuse(attempt, hello.name, refusal, now, out),
             },
             Input::Welcomed(attempt, hello) => self.welcomed(attempt, hello, now, out),
             Input::Confirmed(attempt) => self.confirmed(attempt, now, out),
@@ -156,6 +168,7 @@ impl Membership {
             Input::Ready(attempt) => {
                 if let Some((name, peer)) = self.linked_by(attempt) {
                     peer.ready(&name, now, out);
+                    self.refused.remove(&name);
                 }
             }
             Input::Ended(attempt, end) => self.ended(attempt, end, now, out),
@@ -181,10 +194,12 @@ impl Membership {
             Input::Tick => {}
         }
         self.bury(now);
+        self.namesake.expire(now);
         self.dial(now, out);
         let buried = self.peers.values().filter_map(|p| p.buried(self.config.tombstone)).min();
         let dial = (self.dialing.len() < self.config.dials).then(|| self.next_due()).flatten();
-        self.deadline = dial.map(|(at, _)| at).into_iter().chain(buried).min();
+        let due = dial.map(|(at, _)| at).into_iter().chain(buried);
+        self.deadline = due.chain(self.namesake.until()).min();
         true
     }
 
@@ -280,6 +295,10 @@ impl Membership {
             }
             return out.push(Output::Proceed(attempt));
         }
+        if dialing.target == Target::Seed && name == self.me {
+            // This process, or another of its name: the answer to the hello tells.
+            return out.push(Output::Proceed(attempt));
+        }
         self.dialing.remove(&attempt);
         if let Target::Peer(expected) = dialing.target {
             let found = Failure::Rejected(format!("{name} is there instead"));
@@ -287,10 +306,7 @@ impl Membership {
             self.peers.entry(expected).and_modify(|peer| peer.forget_address(address));
         }
         if let Some(seed) = self.seeds.get_mut(&address) {
-            if name == self.me && !seed.is_myself() {
-                out.push(Output::Announce(Event::SeedIsMyself { address }));
-            }
-            seed.identified(name.clone(), &self.me, now + self.config.backoff.cap);
+            seed.identified(name.clone(), now + self.config.backoff.cap);
         }
         let contact = Contact { name: name.clone(), address, incarnation: Incarnation(0) };
         self.hint(contact, Source::Seed, now, out);
@@ -317,7 +333,11 @@ impl Membership {
             return Err(Refusal::Leaving);
         }
         if *name == self.me {
-            return Err(Refusal::Myself);
+            let Some((_, at)) = self.own.filter(|(boot, _)| *boot != hello.boot) else {
+                return Err(Refusal::Myself);
+            };
+            self.meet_namesake(hello.advertise, now, out);
+            return Err(Refusal::Stale { known: self.incarnation, linked: Some(at) });
         }
         self.risen(hello)?;
         let crossed_wins = self.me < *name;
@@ -347,15 +367,19 @@ impl Membership {
     }
 
     fn welcomed(&mut self, attempt: AttemptId, hello: Hello, now: Instant, out: &mut Vec<Output>) {
-        let Some(Dialing { target: Target::Peer(name), address }) = self.dialing.remove(&attempt)
-        else {
+        let Some(Dialing { target, address }) = self.dialing.remove(&attempt) else {
             return out.push(Output::Abandon(attempt));
+        };
+        let Target::Peer(name) = target else {
+            out.push(Output::Abandon(attempt));
+            let there = Failure::Rejected("a node of this node's name is there".to_owned());
+            return self.seed_failed(address, there, now, out);
         };
         let Some(peer) = self.peers.get_mut(&name) else {
             return out.push(Output::Abandon(attempt));
         };
         if let Err(refusal) = peer.judge(&hello) {
-            refuse(attempt, name.clone(), refusal, out);
+            self.refuse(attempt, name.clone(), refusal, now, out);
             let cause = Failure::Rejected(format!("refused here: {refusal}"));
             return self.round(name, address, cause, now, out);
         }
@@ -389,14 +413,8 @@ impl Membership {
             // Its last greeting could not be written: it never became the link it was taken for.
             return self.ended(attempt, LinkEnd::Closed, now, out);
         }
-        // A crossed dial is the everyday end of two nodes that dialed at once.
-        let refused = if let Failure::RefusedBy(refusal) = failure { Some(refusal) } else { None };
-        let refused = refused.filter(|refusal| *refusal != Refusal::Crossed);
-        if let (Some(peer), Some(refusal)) = (self.name_of(attempt), refused) {
-            out.push(Output::Announce(Event::RefusedBy { peer, refusal }));
-        }
-        if let Failure::RefusedBy(Refusal::Stale { known, linked: false }) = failure {
-            self.renew(known, now, out);
+        if let Failure::RefusedBy(refusal) = failure {
+            self.refused_by(attempt, refusal, now, out);
         }
         if let Some(Dialing { target, address }) = self.dialing.remove(&attempt) {
             match target {
@@ -405,16 +423,7 @@ impl Membership {
                     self.round(name, address, found, now, out);
                 }
                 Target::Peer(name) => self.round(name, address, failure, now, out),
-                Target::Seed => {
-                    if let Some(seed) = self.seeds.get_mut(&address) {
-                        let wait = seed.backoff.fail(self.config.backoff, &mut self.rng);
-                        if seed.failed(&failure, wait, now) {
-                            let cause = failure.to_string();
-                            let event = Event::DialFailed { peer: None, address, cause };
-                            out.push(Output::Announce(event));
-                        }
-                    }
-                }
+                Target::Seed => self.seed_failed(address, failure, now, out),
             }
         } else if let Some(peer) = self.peers.values_mut().find(|p| p.inbound == Some(attempt)) {
             peer.inbound = None;
@@ -551,7 +560,7 @@ impl Membership {
                     (Target::Peer(name), address)
                 }
                 Err(address) => {
-                    self.seeds.entry(address).and_modify(Unnamed::dialed);
+                    self.seeds.entry(address).and_modify(|seed| seed.dialed(now));
                     (Target::Seed, address)
                 }
             };
@@ -576,13 +585,6 @@ impl Membership {
                 self.peers.iter().find(|(_, peer)| inbound(peer)).map(|(name, _)| name.clone())
             }
         }
-    }
-}
-
-fn refuse(attempt: AttemptId, peer: NodeName, refusal: Refusal, out: &mut Vec<Output>) {
-    out.push(Output::Refuse(attempt, refusal));
-    if refusal != Refusal::Crossed {
-        out.push(Output::Announce(Event::LinkRefused { peer, refusal }));
     }
 }
 

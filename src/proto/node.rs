@@ -227,6 +227,14 @@ impl KeyId {
         id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
         Self(id)
     }
+
+    /// The id that these 32 hexadecimal digits show.
+    #[must_use]
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let digits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let id = digits.then(|| u128::from_str_radix(text, 16).ok()).flatten()?;
+        Some(Self(id.to_be_bytes()))
+    }
 }
 
 impl fmt::Display for KeyId {
@@ -331,6 +339,15 @@ mod tests {
         }
         assert!(reason(&format!("{}@h", "a".repeat(64))).contains("1 to 63"));
         assert!(reason(&format!("a@{}", "h".repeat(300))).contains("too long"));
+    }
+
+    #[test]
+    fn an_id_is_read_as_it_is_shown() {
+        let id = KeyId([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0xab, 0xcd, 0xef, 14, 255]);
+        assert_eq!(KeyId::from_hex(&id.to_string()), Some(id));
+        for bad in ["", "00", &"0".repeat(33), &"g".repeat(32), &format!("+{}", "0".repeat(31))] {
+            assert_eq!(KeyId::from_hex(bad), None, "{bad:?}");
+        }
     }
 
     #[test]

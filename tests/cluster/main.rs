@@ -11,6 +11,7 @@
 mod kit;
 
 mod accounting;
+mod addresses;
 mod api;
 mod clients;
 mod clocks;
@@ -18,6 +19,7 @@ mod command_line;
 mod crossed_dials;
 mod dashboard;
 mod disks;
+mod embedding;
 mod everywhere;
 mod examples;
 mod flapping;
@@ -25,6 +27,7 @@ mod formation;
 mod gateway;
 mod hostile_beacons;
 mod hostile_links;
+mod joining;
 mod journal;
 mod lives;
 mod load;

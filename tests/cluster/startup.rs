@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::thread;
 
 use crate::kit::{Cluster, free_address, linked};
@@ -41,7 +42,8 @@ fn bad_names_are_bad_usage() {
 fn bad_options_are_bad_usage() {
     let cluster = Cluster::new();
     for (flag, value) in [
-        ("--join", "nowhere"),
+        ("--join", "no where"),
+        ("--join", "0.0.0.0:4697"),
         ("--join", "a:0"),
         ("--join", "::1:4697"),
         ("--listen", "127.0.0.1"),
@@ -106,8 +108,20 @@ fn a_seed_of_another_cluster_is_refused_by_both() {
     let other = cluster.path("other-certs");
     let x = cluster.node("x").certs(&other).start();
     let a = cluster.node("a").join(x.listen()).start();
-    a.logged("seed does not answer", &[("address", &x.listen().to_string()), ("cause", "TLS")]);
-    x.logged("connection refused", &[("from", "127.0.0.1")]);
+    let at = x.listen().to_string();
+    let [ours, theirs] = [&a, &x].map(|node| node.status().unwrap()["cluster"].clone());
+    let [ours, theirs] = [&ours, &theirs].map(|id| id.as_str().unwrap());
+    let says = |theirs, ours, certs: &Path| {
+        let certs = certs.display();
+        format!("belongs to another cluster (authority {theirs}; ours is {ours}, from {certs})")
+    };
+    let seen = says(theirs, ours, &cluster.certs());
+    a.logged("seed does not answer", &[("address", &at), ("cause", &seen)]);
+    let seen = says(ours, theirs, &other);
+    let refused = [("from", "127.0.0.1"), ("cause", "other_cluster"), ("detail", seen.as_str())];
+    x.logged("connection refused", &refused);
+    x.counts("xpando_connections_refused_total", "other_cluster", 2);
+    assert_eq!(x.count_logged("connection refused", &[]), 1, "once a minute");
     assert_eq!(x.status().unwrap()["peers"].as_array().unwrap().len(), 0);
 }
 

@@ -40,6 +40,8 @@ async fn world(change: impl FnOnce(&mut Setup)) -> World {
         remembered: Vec::new(),
         sequence: Arc::default(),
         hint: Arc::new(move |hint| drop(tx.send(hint))),
+        peers: Arc::new(Vec::new),
+        join: Arc::new(JoinView::default),
         linked: Arc::new(move || seen.lock().expect("no panic").clone()),
         pubsub: pubsub.clone(),
         metrics: metrics.clone(),
@@ -80,7 +82,7 @@ impl World {
     async fn contact(&mut self) -> (Contact, Source) {
         match next(&mut self.hints).await {
             Hint::Contact(contact, source) => (contact, source),
-            Hint::Seed(address) => panic!("a seed at {address}"),
+            Hint::Seed(address) | Hint::Namesake(address) => panic!("only {address}"),
         }
     }
 
@@ -135,7 +137,8 @@ async fn what_is_no_genuine_beacon_is_counted_and_no_hint() {
     world.hear(foreign, Verdict::Foreign).await;
     let claims = beacon::sealed(&genuine, stranger).expect("fits");
     world.hear(claims, Verdict::Forged).await;
-    let own = world.beacon(0, 1);
+    let mut own = world.beacon(0, 1);
+    own.contact.address = contact("a@127.0.0.1", 4000, 3).address;
     world.hear(world.sealed(0, &own), Verdict::Echo).await;
     for sent in [genuine.sent - 200_000, genuine.sent + 200_000] {
         let stale = Beacon { sent, ..genuine.clone() };
@@ -172,7 +175,7 @@ async fn the_remembered_and_the_seeds_are_hints_at_every_start() {
             match next(&mut world.hints).await {
                 Hint::Contact(contact, Source::Remembered) => known.push(contact),
                 Hint::Seed(address) => seeds.push(address.to_string()),
-                other @ Hint::Contact(..) => panic!("{other:?}"),
+                other @ (Hint::Contact(..) | Hint::Namesake(_)) => panic!("{other:?}"),
             }
         }
         assert_eq!(
@@ -186,7 +189,7 @@ async fn the_remembered_and_the_seeds_are_hints_at_every_start() {
     // The next life hears again, once the handle points at it.
     let probe = SocketAddr::from(([127, 0, 0, 1], 1));
     until("it hears", || {
-        world.discovery.handle.cast(Msg::Seed(probe));
+        world.discovery.handle.cast(Msg::LookedUp(0, Ok(vec![probe])));
         matches!(world.hints.try_recv(), Ok(Hint::Seed(address)) if address == probe)
     })
     .await;
@@ -326,4 +329,32 @@ async fn datagrams_on_the_socket_are_read_and_beacons_sent_count_up_across_lives
     let beacon = world.beacon(2, 1);
     socket().send_to(&world.sealed(2, &beacon), to).expect("sent");
     assert_eq!(world.contact().await, (beacon.contact, Source::Beacon), "the socket survives");
+}
+
+#[tokio::test]
+async fn another_process_of_this_name_is_heard_and_is_no_contact() {
+    let mut world = world(|_| {}).await;
+    let mut other = world.beacon(0, 1);
+    other.sent += 1000; // after this process began
+    world.hear(world.sealed(0, &other), Verdict::Namesake).await;
+    let Hint::Namesake(address) = next(&mut world.hints).await else { panic!("no word of it") };
+    assert_eq!(address, other.contact.address);
+    let forged = Beacon { sequence: 2, ..other };
+    world.hear(world.sealed(1, &forged), Verdict::Forged).await;
+}
+
+#[tokio::test]
+async fn what_became_of_each_seed_is_kept() {
+    let seed = |text: &str| text.parse::<Seed>().expect("valid");
+    let world = world(|setup| setup.seeds = vec![seed("127.0.0.1:9999"), seed("[::1]:9999")]).await;
+    let me = name("a@127.0.0.1");
+    let rows = || world.discovery.seeds(&JoinView::default(), &[], &me);
+    until("both are looked up", || rows().iter().all(|row| row.address.is_some())).await;
+    world.discovery.handle.cast(Msg::LookedUp(1, Err(std::io::Error::other("no such host"))));
+    until("one fails", || rows()[1].error.is_some()).await;
+    let told: Vec<_> = rows().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        ["127.0.0.1:9999: no answer yet", "[::1]:9999: cannot be looked up: no such host"]
+    );
 }

@@ -4,12 +4,12 @@
 //! not shown a certificate yet, beyond that the one that has waited longest goes, so that silent
 //! connections never keep a node out; running out of descriptors slows the loop and never ends it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -21,13 +21,12 @@ use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::io::tcp;
 use crate::io::tls::Cause;
+use crate::proto::notices::Notices;
 
 /// Connections that have not shown a certificate yet, at most; fewer where descriptors are scarce.
 const HALF_OPEN: usize = 256;
 /// Wait after a failed accept (out of descriptors, mostly).
 const PAUSE: Duration = Duration::from_millis(100);
-/// At most one log line per cause in this time; the rest is counted.
-const QUIET: Duration = Duration::from_secs(1);
 
 /// Inbound attempts are numbered across restarts of the actor.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -106,6 +105,10 @@ async fn greet(
                 let detail = "the caller refuses this node: its certificate is revoked";
                 return log.refused(Cause::RefusedAsRevoked.as_str(), Some(from), &detail);
             }
+            Ok(Err(error)) if error.cause() == Cause::OtherCluster => {
+                let detail = format!("the caller {error}");
+                return log.refused(Cause::OtherCluster.as_str(), Some(from), &detail);
+            }
             Ok(Err(error)) => return log.refused(error.cause().as_str(), Some(from), &error),
             Err(_elapsed) => {
                 return log.refused("silent", Some(from), &"no TLS handshake within the deadline");
@@ -129,16 +132,16 @@ async fn greet(
     go.send(()).unwrap_or(());
 }
 
-/// Counts every refused connection, and logs at most one a second per cause.
+/// Counts every refused connection, and logs at most one a minute per cause.
 #[derive(Debug)]
 pub(super) struct RefusalLog {
     metrics: Metrics,
-    last: Mutex<BTreeMap<&'static str, (Instant, u64)>>,
+    notices: Mutex<Notices>,
 }
 
 impl RefusalLog {
     fn new(metrics: Metrics) -> Self {
-        Self { metrics, last: Mutex::default() }
+        Self { metrics, notices: Mutex::default() }
     }
 
     pub(super) fn refused(
@@ -148,16 +151,10 @@ impl RefusalLog {
         detail: &dyn std::fmt::Display,
     ) {
         self.metrics.count(Count::Refused, cause);
-        let now = timer::now();
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let quiet = last.get(cause).is_some_and(|(at, _)| now - *at < QUIET);
-        if quiet {
-            last.entry(cause).and_modify(|(_, more)| *more += 1);
-            return;
-        }
-        let (_, more) = last.insert(cause, (now, 0)).unwrap_or((now, 0));
-        drop(last);
+        let due =
+            self.notices.lock().unwrap_or_else(PoisonError::into_inner).due(cause, timer::now());
+        let Some(unlogged) = due else { return };
         let from = from.map_or_else(|| "?".to_owned(), |from| from.to_string());
-        tracing::warn!(cause, %from, %detail, unlogged = more, "connection refused");
+        tracing::warn!(cause, %from, %detail, unlogged, "connection refused");
     }
 }

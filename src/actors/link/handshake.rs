@@ -222,6 +222,8 @@ fn unconnected(error: io::Error) -> Failure {
 fn failure_of(cause: Cause, detail: &dyn std::fmt::Display) -> Failure {
     if cause == Cause::Closed {
         Failure::Closed
+    } else if cause == Cause::OtherCluster {
+        Failure::OtherCluster(detail.to_string())
     } else if cause == Cause::RefusedAsRevoked {
         Failure::RefusedAsRevoked
     } else if cause == Cause::RefusedByPeer {

@@ -162,7 +162,10 @@ async fn an_inbound_attempt_becomes_a_link_and_a_bad_one_is_refused() {
     let late = AttemptId::Inbound(2);
     (world.tell)(Report::Greeted(late, old, b));
     let Command::Refuse(of, why) = world.link.next().await else { panic!("not refused") };
-    assert_eq!((of, why), (late, Refusal::Stale { known: Incarnation(1), linked: true }));
+    assert_eq!(
+        (of, why),
+        (late, Refusal::Stale { known: Incarnation(1), linked: Some(contact(B, 5000, 1).address) })
+    );
     (world.tell)(Report::Confirmed(AttemptId::Inbound(9)));
     assert!(matches!(world.link.next().await, Command::Abandon(AttemptId::Inbound(9))));
     world.status(Status::Online).await;
@@ -335,7 +338,7 @@ async fn a_raised_incarnation_is_used_announced_and_kept_by_the_next_life() {
     let attempt = world.dialed().await;
     (world.tell)(Report::Connected(attempt, name(B), world.ids[1].id()));
     world.proceeds(attempt).await;
-    let refusal = Refusal::Stale { known: Incarnation(7), linked: false };
+    let refusal = Refusal::Stale { known: Incarnation(7), linked: None };
     (world.tell)(Report::Failed(attempt, Failure::RefusedBy(refusal)));
     // Whatever was begun under the old incarnation ends.
     assert!(matches!(world.link.next().await, Command::Abandon(of) if of == attempt));
@@ -351,7 +354,7 @@ async fn a_raised_incarnation_is_used_announced_and_kept_by_the_next_life() {
     world.restart().await;
     world.hint();
     let attempt = world.dialed().await;
-    let refusal = Refusal::Stale { known: Incarnation(8), linked: false };
+    let refusal = Refusal::Stale { known: Incarnation(8), linked: None };
     (world.tell)(Report::Failed(attempt, Failure::RefusedBy(refusal)));
     until("raised", || world.incarnation.load(Ordering::Relaxed) == 9).await;
 }

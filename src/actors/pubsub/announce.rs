@@ -1,7 +1,8 @@
 //! Every event as one log line and one count.
 
 use crate::io::metrics::{Count, Metrics};
-use crate::proto::event::{Broken, Event, Reason, Revocable};
+use crate::proto::event::{Broken, Event, Reason, Refusal, Revocable};
+use crate::proto::node::NodeName;
 
 /// Logs an event once: state changes at INFO, what an operator must look at WARN, detours DEBUG.
 pub(super) fn log(event: &Event) {
@@ -44,9 +45,7 @@ pub(super) fn log(event: &Event) {
         Event::LinkRefused { peer, refusal } => {
             tracing::warn!(%peer, why = %refusal, "link refused");
         }
-        Event::RefusedBy { peer, refusal } => {
-            tracing::warn!(%peer, why = %refusal, "refused by the peer");
-        }
+        Event::RefusedBy { peer, refusal } => log_refused_by(peer, *refusal),
         Event::CertificateRefused { peer } => {
             tracing::warn!(
                 %peer,
@@ -60,6 +59,7 @@ pub(super) fn log(event: &Event) {
             tracing::warn!(%address, %cause, "seed does not answer as a node; will try again");
         }
         Event::SeedIsMyself { .. }
+        | Event::NameInUse { .. }
         | Event::IncarnationRaised { .. }
         | Event::NodeStarted { .. }
         | Event::NodeStopping
@@ -75,12 +75,27 @@ pub(super) fn log(event: &Event) {
     }
 }
 
+/// That another process has this node's name is logged by an event of its own.
+fn log_refused_by(peer: &NodeName, refusal: Refusal) {
+    if refusal.is_of_namesake() {
+        tracing::debug!(%peer, why = %refusal, "refused by the peer");
+    } else {
+        tracing::warn!(%peer, why = %refusal, "refused by the peer");
+    }
+}
+
 /// What happens to this node itself.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the caller logs all others")]
 fn log_of_itself(event: &Event) {
     match event {
         Event::SeedIsMyself { address } => {
             tracing::warn!(%address, "this --join address is this node itself; ignored");
+        }
+        Event::NameInUse { address } => {
+            tracing::warn!(
+                %address,
+                "another process uses this node's name: peers link with one of the two only. Stop one, or give it another name"
+            );
         }
         Event::IncarnationRaised { to } => {
             tracing::warn!(incarnation = %to, "peers know a later incarnation of this node than its data directory: going on above it");
@@ -140,18 +155,19 @@ pub(super) fn count(event: &Event, metrics: &Metrics) {
         }
         Event::LinkReplaced { .. } => metrics.count(Count::LinkEnded, "replaced"),
         Event::LinkLost { .. } => metrics.count(Count::LinkEnded, "lost"),
-        Event::LinkRefused { refusal, .. } => metrics.count(Count::Refused, refusal.label()),
         Event::PeerSuspected { .. } => metrics.count(Count::Heartbeat, "suspected"),
         Event::PeerCleared { .. } => metrics.count(Count::Heartbeat, "cleared"),
         Event::PeerSilent { .. } => metrics.count(Count::Heartbeat, "silent"),
         Event::Paused { .. } => metrics.count(Count::Heartbeat, "paused"),
         Event::PeerDiscovered { .. }
         | Event::PeerForgotten { .. }
+        | Event::LinkRefused { .. }
         | Event::RefusedBy { .. }
         | Event::CertificateRefused { .. }
         | Event::LinkChanged { .. }
         | Event::DialFailed { .. }
         | Event::SeedIsMyself { .. }
+        | Event::NameInUse { .. }
         | Event::IncarnationRaised { .. }
         | Event::NodeStarted { .. }
         | Event::NodeStopping

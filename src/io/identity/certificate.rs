@@ -31,6 +31,21 @@ pub fn server_name(cluster: ClusterId) -> String {
     format!("node.{cluster}.xpando.internal")
 }
 
+/// The cluster whose [`server_name`] this is.
+#[must_use]
+pub fn cluster_of_server_name(name: &str) -> Option<ClusterId> {
+    KeyId::from_hex(name.strip_prefix("node.")?.strip_suffix(".xpando.internal")?)
+}
+
+/// The cluster that a certificate says it belongs to. Nothing is proven by that.
+#[must_use]
+pub fn claimed_cluster(leaf: &CertificateDer<'_>) -> Option<ClusterId> {
+    let certificate = Certificate::parse(leaf).ok()?;
+    let names = certificate.x509.subject_alternative_name().ok()??;
+    let dns_of = |name| if let &GeneralName::DNSName(dns) = name { Some(dns) } else { None };
+    names.value.general_names.iter().filter_map(dns_of).find_map(cluster_of_server_name)
+}
+
 /// The URI that names a node in its certificate: `spiffe://<cluster>/node/<host>/<name>`.
 pub(super) fn spiffe_uri(cluster: ClusterId, name: &NodeName) -> String {
     format!("spiffe://{cluster}{}", name.spiffe_path())

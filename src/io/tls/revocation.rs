@@ -1,4 +1,5 @@
-//! What TLS checks of the other side: the stock rules, and then whether its certificate is revoked.
+//! What TLS checks of the other side: the stock rules, and then whether its certificate is revoked. Of a certificate
+//! that is refused, it keeps what the error of the handshake does not say.
 //!
 //! Invariant: nothing passes that the stock verifier refuses. The revocation list is the one that all
 //! verifiers of the identity share, read anew in each handshake: a list that arrives later needs no new
@@ -11,8 +12,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use crate::io::identity::Verifier;
-use crate::proto::node::NodeName;
+use crate::io::identity::{Verifier, claimed_cluster};
+use crate::proto::node::{ClusterId, NodeName};
 
 const REVOKED: Error = Error::InvalidCertificate(CertificateError::Revoked);
 
@@ -23,6 +24,8 @@ pub(super) struct Called {
     pub(super) verifier: Verifier,
     /// Whom the refused certificate names: the error of the handshake does not tell.
     pub(super) revoked: OnceLock<NodeName>,
+    /// The other cluster that the refused certificate is of, as it says.
+    pub(super) foreign: OnceLock<ClusterId>,
 }
 
 impl ServerCertVerifier for Called {
@@ -36,7 +39,13 @@ impl ServerCertVerifier for Called {
     ) -> Result<ServerCertVerified, Error> {
         let stock = &self.stock;
         let verified =
-            stock.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+            stock.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let verified = verified.inspect_err(|_refused| {
+            let ours = self.verifier.cluster();
+            if let Some(theirs) = claimed_cluster(end_entity).filter(|theirs| *theirs != ours) {
+                self.foreign.get_or_init(|| theirs);
+            }
+        })?;
         match self.verifier.revoked(end_entity) {
             Some(name) => {
                 self.revoked.get_or_init(|| name);

@@ -1,13 +1,68 @@
-//! How this node ends links on purpose: one that is worth nothing, or all of them.
+//! How this node refuses attempts, and ends links on purpose: one that is worth nothing, or all of them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::proto::event::{Event, Reason};
 use crate::proto::frame::Parting;
-use crate::proto::membership::{AttemptId, LARGEST_RAISE, Membership, Output};
+use crate::proto::hello::Refusal;
+use crate::proto::membership::{AttemptId, Failure, LARGEST_RAISE, Membership, Output};
 use crate::proto::node::{Incarnation, NodeName};
 
+/// A node that is refused again and again for one reason is announced this often.
+const REFUSED_AGAIN: Duration = Duration::from_secs(60);
+
 impl Membership {
+    /// Refuses an attempt, and announces that once a minute for each node.
+    pub(super) fn refuse(
+        &mut self,
+        attempt: AttemptId,
+        peer: NodeName,
+        refusal: Refusal,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) {
+        out.push(Output::Refuse(attempt, refusal));
+        // The dials of two nodes cross every day; what concerns this node's own name is announced otherwise.
+        if refusal == Refusal::Crossed || peer == self.me {
+            return;
+        }
+        let announced = self.refused.get(&peer);
+        if announced.is_none_or(|(last, at)| *last != refusal || now >= *at + REFUSED_AGAIN) {
+            if self.refused.len() >= self.config.peers {
+                self.refused.clear();
+            }
+            self.refused.insert(peer.clone(), (refusal, now));
+            out.push(Output::Announce(Event::LinkRefused { peer, refusal }));
+        }
+    }
+
+    /// The other side refuses this node in its hello.
+    pub(super) fn refused_by(
+        &mut self,
+        attempt: AttemptId,
+        refusal: Refusal,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) {
+        let failure = Failure::RefusedBy(refusal);
+        let news = |peer: &NodeName| {
+            self.peers.get(peer).is_none_or(|known| !known.has_reported(&failure))
+        };
+        // A crossed dial is the everyday end of two nodes that dialed at once.
+        let peer = self.name_of(attempt).filter(|_| refusal != Refusal::Crossed).filter(news);
+        out.extend(peer.map(|peer| Output::Announce(Event::RefusedBy { peer, refusal })));
+        match refusal {
+            Refusal::Stale { linked: Some(at), .. } => self.meet_namesake(at, now, out),
+            Refusal::Stale { known, linked: None } => self.renew(known, now, out),
+            Refusal::Name
+            | Refusal::Cluster
+            | Refusal::Crossed
+            | Refusal::Myself
+            | Refusal::Leaving
+            | Refusal::Unexpected => {}
+        }
+    }
+
     /// A link is worth nothing, whatever the kernel says: not heard for too long, or abused.
     pub(super) fn give_up(
         &mut self,

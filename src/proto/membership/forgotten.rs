@@ -50,7 +50,7 @@ impl Membership {
     pub(super) fn risen(&self, hello: &Hello) -> Result<(), Refusal> {
         match self.forgotten.get(&hello.name) {
             Some(known) if hello.incarnation < *known => {
-                Err(Refusal::Stale { known: *known, linked: false })
+                Err(Refusal::Stale { known: *known, linked: None })
             }
             _ => Ok(()),
         }

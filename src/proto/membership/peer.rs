@@ -1,6 +1,6 @@
-//! What the machine holds of one peer, and of one `--join` address.
+//! What the machine holds of one peer.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::proto::backoff::Backoff;
@@ -18,7 +18,9 @@ const HURRY: Duration = Duration::from_secs(1);
 /// True for an address that can be dialed: a real host and port.
 #[must_use]
 pub fn usable(address: SocketAddr) -> bool {
-    !address.ip().is_unspecified() && !address.ip().is_multicast() && address.port() != 0
+    let ip = address.ip().to_canonical();
+    let no_host = ip.is_unspecified() || ip.is_multicast() || ip == Ipv4Addr::BROADCAST;
+    !no_host && address.port() != 0
 }
 
 /// A peer, as others see it.
@@ -213,7 +215,10 @@ impl Peer {
         self.refused |= matches!(failure, Failure::Refused | Failure::Closed);
         self.rejected |= matches!(
             failure,
-            Failure::Rejected(_) | Failure::RefusedBy(_) | Failure::RefusedAsRevoked
+            Failure::Rejected(_)
+                | Failure::OtherCluster(_)
+                | Failure::RefusedBy(_)
+                | Failure::RefusedAsRevoked
         );
         self.revoked |= matches!(failure, Failure::Revoked(_));
         let at = self.addresses.iter().position(|a| *a == address);
@@ -243,9 +248,19 @@ impl Peer {
         self.status != Status::Offline || gone || round == Reason::Revoked
     }
 
-    /// It refuses this node for good: nothing that is heard of it makes another dial worth more.
+    /// It refuses this node for good, or until another process of this node's name is gone: nothing that is heard of it
+    /// makes another dial worth more.
     pub(super) fn bars_us(&self) -> bool {
-        self.reported == Some(Failure::RefusedAsRevoked)
+        let taken = Refusal::is_of_namesake;
+        match &self.reported {
+            Some(Failure::RefusedBy(refusal)) => taken(*refusal),
+            reported => *reported == Some(Failure::RefusedAsRevoked),
+        }
+    }
+
+    /// The last failure that was reported is this one.
+    pub(super) fn has_reported(&self, failure: &Failure) -> bool {
+        self.reported.as_ref() == Some(failure)
     }
 
     /// It was lost a moment ago, or is known to live again.
@@ -268,7 +283,8 @@ impl Peer {
             std::cmp::Ordering::Greater => Ok(()),
             std::cmp::Ordering::Equal if !other_process => Ok(()),
             std::cmp::Ordering::Equal | std::cmp::Ordering::Less => {
-                Err(Refusal::Stale { known: self.incarnation, linked: self.live.is_some() })
+                let linked = self.live.as_ref().map(|live| live.address);
+                Err(Refusal::Stale { known: self.incarnation, linked })
             }
         }
     }
@@ -365,73 +381,5 @@ impl Peer {
             (Status::Offline, Some(reason), _) => Event::PeerOffline { peer, reason },
             _ => Event::PeerConnecting { peer },
         }));
-    }
-}
-
-/// A `--join` address.
-#[derive(Debug)]
-pub(super) struct Unnamed {
-    next: Option<Instant>,
-    pub(super) backoff: Backoff,
-    known: Option<NodeName>,
-    myself: bool,
-    reported: Option<Failure>,
-}
-
-impl Unnamed {
-    pub(super) fn new(now: Instant) -> Self {
-        Self {
-            next: Some(now),
-            backoff: Backoff::default(),
-            known: None,
-            myself: false,
-            reported: None,
-        }
-    }
-
-    pub(super) fn is_myself(&self) -> bool {
-        self.myself
-    }
-
-    /// The certificate at this address says who lives there. From now on that peer's own dials
-    /// matter; the address is asked again, now and then, while the peer is not linked.
-    pub(super) fn identified(&mut self, name: NodeName, me: &NodeName, again: Instant) {
-        self.myself = name == *me;
-        self.known = Some(name);
-        self.backoff.reset();
-        self.reported = None;
-        self.next = Some(again);
-    }
-
-    pub(super) fn due(&self, linked: impl Fn(&NodeName) -> bool) -> Option<Instant> {
-        let served = self.myself || self.known.as_ref().is_some_and(linked);
-        self.next.filter(|_| !served)
-    }
-
-    pub(super) fn failed(&mut self, failure: &Failure, wait: Duration, now: Instant) -> bool {
-        self.next = Some(now + wait);
-        let news = self.reported.as_ref() != Some(failure);
-        self.reported = Some(failure.clone());
-        news
-    }
-
-    /// Nothing has gone wrong there yet.
-    pub(super) fn is_news(&self) -> bool {
-        self.reported.is_none()
-    }
-
-    /// The link of the peer at this address ended: that peer's own dials come first.
-    pub(super) fn leave_to(&mut self, peer: &NodeName, later: Instant) {
-        if self.known.as_ref() == Some(peer) && self.next.is_some() {
-            self.next = Some(later);
-        }
-    }
-
-    pub(super) fn dialed(&mut self) {
-        self.next = None;
-    }
-
-    pub(super) fn retry(&mut self, now: Instant) {
-        self.next = Some(now);
     }
 }

@@ -9,6 +9,7 @@
 
 mod alone;
 mod bugs;
+mod joining;
 mod random;
 mod revoked;
 mod rules;

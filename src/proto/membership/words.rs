@@ -57,6 +57,8 @@ pub enum Failure {
     Unreachable(String),
     /// Somebody answers, but not as a node of this cluster.
     Rejected(String),
+    /// A node of another cluster answers: which, and which is ours.
+    OtherCluster(String),
     /// The other side refused in the hello.
     RefusedBy(Refusal),
     /// The other side closed without a word.
@@ -75,6 +77,7 @@ impl Failure {
             Self::Refused => "refused",
             Self::Unreachable(_) => "unreachable",
             Self::Rejected(_) => "rejected",
+            Self::OtherCluster(_) => "other_cluster",
             Self::RefusedBy(refusal) => refusal.label(),
             Self::Closed => "closed",
             Self::Revoked(_) => "revoked",
@@ -103,6 +106,8 @@ pub enum Input {
     Hint(Contact, Source),
     /// A `--join` address, whose node's name is not known yet. May be repeated.
     Seed(SocketAddr),
+    /// Another process of this node's name was heard, at this address.
+    Namesake(SocketAddr),
     /// An outbound attempt read this name in the other side's certificate.
     Connected(AttemptId, NodeName),
     /// An inbound attempt brought a hello that matches its certificate.
@@ -167,7 +172,9 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Refused => f.write_str("connection refused"),
-            Self::Unreachable(detail) | Self::Rejected(detail) => f.write_str(detail),
+            Self::Unreachable(detail) | Self::Rejected(detail) | Self::OtherCluster(detail) => {
+                f.write_str(detail)
+            }
             Self::RefusedBy(refusal) => write!(f, "refused by the peer: {refusal}"),
             Self::Closed => f.write_str("closed by the other side during the handshake"),
             Self::Revoked(name) => write!(f, "the certificate of {name} is revoked"),

@@ -20,7 +20,7 @@ const SHOWN: usize = 80;
 pub(crate) struct Start {
     program: Command,
     pub(crate) name: String,
-    certs: PathBuf,
+    certs: Option<PathBuf>,
     data_dir: PathBuf,
     listen: Option<String>,
     beacons: bool,
@@ -35,7 +35,7 @@ impl Start {
         Self {
             program,
             name: name.to_owned(),
-            certs: dir.join("certs"),
+            certs: Some(dir.join("certs")),
             data_dir: dir.join(name.replace('/', "_")),
             listen: Some(listen.to_owned()),
             beacons: false,
@@ -74,7 +74,13 @@ impl Start {
     }
 
     pub(crate) fn certs(mut self, certs: &Path) -> Self {
-        self.certs = certs.to_owned();
+        self.certs = Some(certs.to_owned());
+        self
+    }
+
+    /// With its certificates where the program itself decides.
+    pub(crate) fn without_certs(mut self) -> Self {
+        self.certs = None;
         self
     }
 
@@ -125,7 +131,10 @@ impl Start {
         if !self.args.iter().any(|arg| arg == "--log") {
             self.program.args(["--log", "debug"]);
         }
-        self.program.arg("--certs").arg(&self.certs).arg("--data-dir").arg(&self.data_dir);
+        self.program.arg("--data-dir").arg(&self.data_dir);
+        if let Some(certs) = &self.certs {
+            self.program.arg("--certs").arg(certs);
+        }
         if let Some(listen) = &self.listen {
             self.program.args(["--listen", listen]);
         }

@@ -88,14 +88,16 @@ impl Life {
         let (me, now) = (world.nodes[node].name.clone(), world.local(node));
         let membership = membership::Config::default();
         let first = rng().random_range(1..=FIRST);
-        let (cluster, beacons) = (KeyId([7; 16]), world.weather.beacons);
+        let beacons = world.weather.beacons;
+        let (name, address) = (me.clone(), world.nodes[node].address);
+        let own = discovery::Own { name, cluster: KeyId([7; 16]), address, begun: 0 };
         let discovery = discovery::Config::default();
         Self {
             number,
             boot,
             incarnation,
             membership: Membership::new(membership, me.clone(), incarnation, 0, rng()),
-            discovery: Discovery::new(discovery, me.clone(), cluster, beacons, 0, now, rng()),
+            discovery: Discovery::new(discovery, own, beacons, 0, now, rng()),
             heartbeat: Heartbeat::new(heartbeat::Config::default(), me.clone()),
             topology: Topology::new(me.clone(), incarnation, first, now, world.wall(node), rng()),
             paused: false,
@@ -522,6 +524,7 @@ impl World {
         for output in out {
             match output {
                 discovery::Output::Beacon(sequence) => self.beacon(node, sequence),
+                discovery::Output::Alone(..) => {}
                 discovery::Output::Share => {
                     let linked = self.online(node);
                     let one = self.life_mut(node).discovery.pick(linked.len());

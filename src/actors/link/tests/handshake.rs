@@ -215,7 +215,7 @@ async fn a_hello_that_is_too_large_or_no_hello_is_counted() {
 #[tokio::test]
 async fn the_refusal_of_the_other_side_is_reported_with_its_reason() {
     let (mut node, id) = node_and_peer().await;
-    let stale = Refusal::Stale { known: Incarnation(8), linked: true };
+    let stale = Refusal::Stale { known: Incarnation(8), linked: Some(([127, 0, 0, 1], 9).into()) };
     let (listener, address) = listener().await;
     node.link.dial(OUT, address);
     let mut peer = Peer::accept(&id, &listener).await;
@@ -239,7 +239,7 @@ async fn the_refusal_of_the_other_side_is_reported_with_its_reason() {
 #[tokio::test]
 async fn our_refusal_is_told_to_the_other_side() {
     let (mut node, id) = node_and_peer().await;
-    let stale = Refusal::Stale { known: Incarnation(8), linked: false };
+    let stale = Refusal::Stale { known: Incarnation(8), linked: None };
     let mut peer = Peer::dial(&id, node.address).await;
     peer.say(&hello(&id)).await;
     let Report::Greeted(attempt, ..) = node.report().await else { panic!() };

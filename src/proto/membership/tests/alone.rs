@@ -140,18 +140,23 @@ fn thirty_seconds_up_forget_the_failures_before() {
 fn an_older_life_is_refused_and_told_why_and_hurts_no_link() {
     let mut desk = Desk::new(1);
     let live = desk.link(1, &hello(1, 4));
-    let (at, known, linked) = (AttemptId::Inbound(2), Incarnation(4), true);
+    let (at, known, linked) = (AttemptId::Inbound(2), Incarnation(4), Some(home(1)));
     let told = |linked| Output::Refuse(at, Refusal::Stale { known, linked });
     let other_boot = Hello { boot: 99, ..hello(1, 4) };
+    let mut announced = 0;
     for older in [hello(1, 3), other_boot.clone(), hello(1, 0)] {
         let out = desk.give(Input::Greeted(at, older));
         assert_eq!(out[0], told(linked));
-        assert!(matches!(out[1..], [Output::Announce(Event::LinkRefused { .. })]), "{out:?}");
+        announced += out
+            .iter()
+            .filter(|it| matches!(it, Output::Announce(Event::LinkRefused { .. })))
+            .count();
         assert_eq!((desk.known(1), desk.status(1).0), (known, Status::Online));
     }
+    assert_eq!(announced, 1, "once a minute");
     desk.give(Input::Ended(live, LinkEnd::TimedOut));
     for older in [hello(1, 3), other_boot] {
-        assert_eq!(desk.give(Input::Greeted(at, older))[0], told(false));
+        assert_eq!(desk.give(Input::Greeted(at, older))[0], told(None));
     }
     desk.hint(1, 2, Source::Beacon);
     assert_eq!(desk.known(1), known, "what is known never falls");
@@ -164,7 +169,7 @@ fn an_older_life_that_welcomes_is_refused_too() {
     let redial = dialed(&desk.give(Input::Ended(live, LinkEnd::Closed))).expect("redialed");
     desk.give(Input::Connected(redial, name(1)));
     let out = desk.give(Input::Welcomed(redial, hello(1, 3)));
-    let (known, linked) = (Incarnation(4), false);
+    let (known, linked) = (Incarnation(4), None);
     assert_eq!(out[0], Output::Refuse(redial, Refusal::Stale { known, linked }));
     assert_eq!(desk.status(1).0, Status::Offline);
     assert!(desk.machine.deadline().is_some(), "it is dialed again");
@@ -319,8 +324,10 @@ fn beacons_bring_a_dial_forward_but_not_more_than_once_a_second() {
 
 #[test]
 fn a_told_incarnation_is_believed_unless_it_is_absurd_or_old() {
-    let stale =
-        |known, linked| Failure::RefusedBy(Refusal::Stale { known: Incarnation(known), linked });
+    let stale = |known, linked: bool| {
+        let linked = linked.then(|| home(1));
+        Failure::RefusedBy(Refusal::Stale { known: Incarnation(known), linked })
+    };
     for (known, linked, raised) in [
         (7, false, Some(8)),
         (40, false, Some(41)),
@@ -454,7 +461,7 @@ fn who_greets_after_it_was_forgotten_is_a_new_peer_and_never_an_earlier_life() {
     desk.forget(1, 4);
     let early = AttemptId::Inbound(8);
     let out = desk.give(Input::Greeted(early, hello(1, 3)));
-    let stale = Refusal::Stale { known: Incarnation(4), linked: false };
+    let stale = Refusal::Stale { known: Incarnation(4), linked: None };
     assert_eq!(out[0], Output::Refuse(early, stale));
     assert!(!desk.knows(1));
     desk.link(9, &hello(1, 4));
@@ -493,6 +500,6 @@ fn a_forgotten_node_at_a_seed_is_a_peer_again() {
     let out = desk.give(Input::Welcomed(attempt, hello(1, 3)));
     assert!(out.contains(&Output::Refuse(
         attempt,
-        Refusal::Stale { known: Incarnation(4), linked: false }
+        Refusal::Stale { known: Incarnation(4), linked: None }
     )));
 }

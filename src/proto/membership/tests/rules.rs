@@ -179,8 +179,8 @@ fn older_lives_are_refused(
     let (Input::Greeted(attempt, hello) | Input::Welcomed(attempt, hello)) = input else { return };
     let Some(seen) = watched.peers.get(&hello.name) else { return };
     if hello.incarnation < seen.incarnation {
-        let stale = Refusal::Stale { known: seen.incarnation, linked: seen.live.is_some() };
-        let refused = out.contains(&Output::Refuse(*attempt, stale));
+        let is_stale = |it: &Output| matches!(it, Output::Refuse(of, Refusal::Stale { known, linked }) if of == attempt && *known == seen.incarnation && linked.is_some() == seen.live.is_some());
+        let refused = out.iter().any(is_stale);
         let gone = out.iter().any(|o| {
             *o == Output::Abandon(*attempt) || *o == Output::Refuse(*attempt, Refusal::Leaving)
         });

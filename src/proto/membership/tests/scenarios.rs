@@ -211,7 +211,8 @@ fn a_rolled_back_node_stays_out_while_its_other_life_is_linked_and_then_rises() 
         world.crash(1, true);
         let since = world.now;
         world.boot(1, Disk::RolledBack);
-        let refusal = Refusal::Stale { known: Incarnation(1), linked: true };
+        let linked = Some(world.nodes[1].address);
+        let refusal = Refusal::Stale { known: Incarnation(1), linked };
         let told = Event::RefusedBy { peer: name(0), refusal };
         let heard = |world: &World| world.events(1, since).contains(&&told);
         world.run_until(ms(100), heard, "it is told why");
