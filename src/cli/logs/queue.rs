@@ -6,7 +6,8 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
@@ -32,6 +33,14 @@ struct Shared {
     waiting: Mutex<Waiting>,
     news: Condvar,
     metrics: Metrics,
+    /// The thread that writes; what it tells of dropped lines finds room.
+    writer: OnceLock<ThreadId>,
+}
+
+impl Shared {
+    fn is_writer(&self) -> bool {
+        self.writer.get() == Some(&thread::current().id())
+    }
 }
 
 /// Takes log lines. Clones fill the same buffer.
@@ -53,11 +62,13 @@ impl Queue {
         out: impl Write + Send + 'static,
         metrics: &Metrics,
     ) -> io::Result<(Self, Writer)> {
-        let (waiting, news) = (Mutex::default(), Condvar::new());
-        let queue = Self(Arc::new(Shared { waiting, news, metrics: metrics.clone() }));
+        let (waiting, news, writer) = (Mutex::default(), Condvar::new(), OnceLock::new());
+        let shared = Shared { waiting, news, metrics: metrics.clone(), writer };
+        let queue = Self(Arc::new(shared));
         let (ends, ended) = channel::<()>();
         let lines = queue.clone();
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+        thread::Builder::new().name("log".to_owned()).spawn(move || {
+            lines.0.writer.get_or_init(|| thread::current().id());
             lines.write_to(out);
             drop(ends);
         })?;
@@ -70,7 +81,7 @@ impl Queue {
 
     fn put(&self, line: &[u8]) {
         let mut waiting = self.waiting();
-        if waiting.lines.len() + line.len() > ROOM {
+        if waiting.lines.len() + line.len() > ROOM && !self.0.is_writer() {
             waiting.dropped += 1;
             drop(waiting);
             return self.0.metrics.count(Count::LogLines, "unread");
@@ -139,7 +150,7 @@ fn write(out: &mut impl Write, lines: &[u8]) -> usize {
             Ok(0) => break,
             Ok(written) => done += written,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(RETRY),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY),
             Err(_gone_or_full) => break,
         }
     }
@@ -212,7 +223,7 @@ mod tests {
         let lost = dropped(&metrics, "unread");
         assert!(lost > 1000, "{lost}");
 
-        let reading = std::thread::spawn(move || read_all(reader));
+        let reading = thread::spawn(move || read_all(reader));
         thread.close(SOON);
         let text = reading.join().unwrap();
         let came: Vec<_> = text.lines().collect();
@@ -237,10 +248,11 @@ mod tests {
         let lines = tracing_subscriber::fmt().json().with_writer(queue.clone()).finish();
         // The writer's thread has no subscriber of its own, so its line comes by the process's.
         tracing::subscriber::set_global_default(lines).unwrap();
-        (0..2 * ROOM / 1000).for_each(|number| queue.put(&line(number)));
-        let reading = std::thread::spawn(move || read_all(reader));
+        // So many that the buffer is full again when there is something to tell.
+        (0..4 * ROOM / 1000).for_each(|number| queue.put(&line(number)));
+        let reading = thread::spawn(move || read_all(reader));
         while !queue.waiting().lines.is_empty() || queue.waiting().dropped > 0 {
-            std::thread::yield_now();
+            thread::yield_now();
         }
         thread.close(SOON);
         let text = reading.join().unwrap();
@@ -255,7 +267,7 @@ mod tests {
         let metrics = Metrics::default();
         let (queue, thread) = Queue::start(writer, &metrics).unwrap();
         (0..900).for_each(|number| queue.put(&line(number)));
-        let reading = std::thread::spawn(move || read_all(reader));
+        let reading = thread::spawn(move || read_all(reader));
         thread.close(SOON);
         assert_eq!(reading.join().unwrap().lines().count(), 900);
         assert_eq!(dropped(&metrics, "failed"), 0);
@@ -303,7 +315,7 @@ mod tests {
         let (queue, thread) = Queue::start(Full(writer, Some(3)), &metrics).unwrap();
         queue.put(b"first\n");
         while dropped(&metrics, "failed") == 0 {
-            std::thread::yield_now();
+            thread::yield_now();
         }
         queue.put(b"second\n");
         thread.close(SOON);
