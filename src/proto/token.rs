@@ -184,7 +184,7 @@ impl From<Grant> for String {
     }
 }
 
-/// What a token says. Times are whole seconds since 1970 (RFC 7519, 2, "NumericDate").
+/// What a token says. Times are whole seconds since 1970; fractions that were read are cut off.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Unchecked")]
 pub struct Claims {
@@ -207,15 +207,53 @@ pub struct Claims {
     pub topics: Vec<Grant>,
 }
 
+/// A time of a token as it is read: seconds since 1970, perhaps with a fraction (RFC 7519, 2, "NumericDate").
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum NumericDate {
+    /// Whole seconds.
+    Whole(u64),
+    /// With a fraction, or written with one.
+    Fraction(f64),
+}
+
+impl NumericDate {
+    /// The whole second that it is in, or with `up` the first whole second that is not before it. `None` for a time
+    /// before 1970 or after the year 9999.
+    #[must_use]
+    pub fn seconds(self, up: bool) -> Option<u64> {
+        let seconds = match self {
+            Self::Whole(seconds) => return Some(seconds).filter(|seconds| *seconds <= LAST),
+            Self::Fraction(seconds) if up => seconds.ceil(),
+            Self::Fraction(seconds) => seconds.floor(),
+        };
+        let representable = (0.0..=LAST as f64).contains(&seconds);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a whole number from 0 to the last second of the year 9999"
+        )]
+        representable.then_some(seconds as u64)
+    }
+}
+
+/// For whom a token is, as it is read: one name or a list of them (RFC 7519, 4.1.3).
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
 /// Claims as they are read.
 #[derive(Deserialize)]
 struct Unchecked {
     iss: String,
-    aud: String,
+    aud: Audience,
     sub: String,
     jti: String,
-    iat: u64,
-    exp: u64,
+    iat: NumericDate,
+    exp: NumericDate,
     role: Role,
     #[serde(default)]
     topics: Vec<Grant>,
@@ -226,6 +264,16 @@ impl TryFrom<Unchecked> for Claims {
 
     fn try_from(read: Unchecked) -> Result<Self, ClaimsError> {
         let Unchecked { iss, aud, sub, jti, iat, exp, role, topics } = read;
+        let aud = match aud {
+            Audience::One(one) => one,
+            // Ours if it is among them.
+            Audience::Many(many) => many.into_iter().reduce(|first, next| {
+                if next == AUDIENCE { next } else { first }
+            }).unwrap_or_default(),
+        };
+        // Downwards: a token never counts for longer than it claims.
+        let whole = |time: NumericDate| time.seconds(false).ok_or(ClaimsError::Lifetime);
+        let (iat, exp) = (whole(iat)?, whole(exp)?);
         let claims = Self { iss, aud, sub, jti, iat, exp, role, topics };
         claims.check().map(|()| claims)
     }
@@ -390,6 +438,8 @@ mod tests {
             let mut claims = sound.clone();
             change(&mut claims);
             let Claims { iss, aud, sub, jti, iat, exp, role, topics } = claims.clone();
+            let (aud, iat, exp) =
+                (Audience::One(aud), NumericDate::Whole(iat), NumericDate::Whole(exp));
             let read = Claims::try_from(Unchecked { iss, aud, sub, jti, iat, exp, role, topics });
             assert_eq!(read, claims.check().map(|()| claims.clone()), "what is read is checked");
             claims.check()
@@ -416,6 +466,41 @@ mod tests {
         {
             assert_eq!(times(iat, exp), Err(ClaimsError::Lifetime), "{iat} {exp}");
         }
+    }
+
+    #[test]
+    fn audience_and_times_have_the_types_of_the_standard() {
+        let read = |aud: &str, iat: &str, exp: &str| {
+            let text = format!(
+                r#"{{"iss":"c","aud":{aud},"sub":"a","jti":"1","iat":{iat},"exp":{exp},"role":"user"}}"#
+            );
+            serde_json::from_str(&text).map(|claims: Claims| (claims.aud, claims.iat, claims.exp))
+        };
+        let ours = |iat, exp| (AUDIENCE.to_owned(), iat, exp);
+        let one = "\"xpando\"";
+        assert_eq!(read(one, "100", "200").ok(), Some(ours(100, 200)));
+        for list in [r#"["xpando"]"#, r#"["a","xpando","b"]"#, r#"["xpando","a"]"#] {
+            assert_eq!(read(list, "100", "200").ok(), Some(ours(100, 200)), "{list}");
+        }
+        for list in ["[]", r#"["a","b"]"#] {
+            assert_ne!(read(list, "100", "200").expect("sound").0, AUDIENCE, "{list}");
+        }
+        assert_eq!(read(one, "100.9", "200.9").ok(), Some(ours(100, 200)), "cut off");
+        assert_eq!(read(one, "1e2", "2.0e2").ok(), Some(ours(100, 200)));
+        for (iat, exp) in [
+            ("-1", "200"),
+            ("-0.5", "200"),
+            ("100.2", "100.9"),
+            ("1e300", "2e300"),
+            ("100", "1e300"),
+            ("\"100\"", "200"),
+            ("100", "null"),
+        ] {
+            assert!(read(one, iat, exp).is_err(), "{iat} {exp}");
+        }
+        assert!(read("7", "100", "200").is_err() && read("[7]", "100", "200").is_err());
+        let up = |time: f64| NumericDate::Fraction(time).seconds(true);
+        assert_eq!((up(0.1), up(7.0), up(-0.5), up(f64::NAN)), (Some(1), Some(7), Some(0), None));
     }
 
     #[test]

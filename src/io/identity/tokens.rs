@@ -31,7 +31,7 @@ use super::IdentityError;
 use super::authority::AuthorityCertificate;
 use super::certificate::Verifier;
 use super::disk::{self, Layout, Stamp};
-use crate::proto::token::{AUDIENCE, Claims};
+use crate::proto::token::{AUDIENCE, Claims, NumericDate};
 
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 4 * 1024;
@@ -120,8 +120,8 @@ struct InForce {
 struct Received {
     #[serde(flatten)]
     claims: Claims,
-    /// Seconds since 1970. Tokens made here have none.
-    nbf: Option<u64>,
+    /// Tokens made here have none.
+    nbf: Option<NumericDate>,
 }
 
 impl Tokens {
@@ -163,8 +163,10 @@ impl Tokens {
         if now >= claims.expires() {
             return Err(TokenError::Expired);
         }
-        let begins = nbf.map(|nbf| UNIX_EPOCH.checked_add(Duration::from_secs(nbf)));
-        if begins.is_some_and(|begins| begins.is_none_or(|begins| now < begins)) {
+        let begins = |nbf: NumericDate| {
+            UNIX_EPOCH.checked_add(Duration::from_secs(nbf.seconds(true)?))
+        };
+        if nbf.is_some_and(|nbf| begins(nbf).is_none_or(|begins| now < begins)) {
             return Err(TokenError::NotYetValid);
         }
         if self.revoked(&claims.jti) {

@@ -209,6 +209,24 @@ fn every_claim_must_be_there_and_be_sound() {
 }
 
 #[test]
+fn audiences_and_times_are_read_as_the_standard_writes_them() {
+    let cluster = cluster();
+    for aud in [json!(["xpando"]), json!(["other", "xpando"])] {
+        assert!(cluster.with("aud", aud.clone()).is_ok(), "{aud}");
+    }
+    for aud in [json!(["other"]), json!([]), json!(["xpando "])] {
+        let verdict = cluster.with("aud", aud.clone());
+        assert_eq!(verdict, Err(TokenError::NotForUs), "{aud}");
+    }
+    let (now, half) = (seconds(cluster.now), 0.5);
+    assert!(cluster.with("exp", json!(now as f64 + 1.5)).is_ok());
+    assert_eq!(cluster.with("exp", json!(now as f64 + half)), Err(TokenError::Malformed));
+    assert!(cluster.with("iat", json!(now as f64 + half)).is_ok());
+    assert!(cluster.with("nbf", json!(now as f64 - half)).is_ok());
+    assert_eq!(cluster.with("nbf", json!(now as f64 + half)), Err(TokenError::NotYetValid));
+}
+
+#[test]
 fn only_ed25519_counts() {
     let cluster = cluster();
     let payload = cluster.payload();
