@@ -9,6 +9,7 @@
 //! | A client sends | It gets |
 //! |---|---|
 //! | a join with `{"deny":true}` or `{"crash":true}` | a refusal, from the handler or because that is lost |
+//! | a join with `{"wait": N}` | its answer after so many milliseconds; its other topics do not wait |
 //! | any other join | `{"welcome": who, "params": what it sent}` |
 //! | `echo` | the payload back, JSON or binary |
 //! | `fail` | an error with a reason |
@@ -31,7 +32,7 @@ use xpando_node::node::{Admission, Client, Doing, Handler, Node, Payload, Push, 
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The longest that `slow` waits.
+/// The longest that anything waits.
 const SLOWEST: u64 = 5_000;
 
 #[tokio::main]
@@ -75,6 +76,7 @@ impl Handler for ByName {
             if asks("crash") {
                 crash();
             }
+            tokio::time::sleep(pause(params, "wait")).await;
             // The node has checked the token, and that it allows this topic.
             let who = client.claims.as_ref().map_or("anonymous", |claims| &claims.sub);
             Ok(Map::from_iter([
@@ -91,7 +93,11 @@ impl Handler for ByName {
                 "fail" => Reaction::refuse("as you wish"),
                 "silent" => Reaction::Silent,
                 "slow" => {
-                    tokio::time::sleep(pause(&push.payload)).await;
+                    let told = match &push.payload {
+                        Payload::Json(json) => json.decode::<Value>().unwrap_or_default(),
+                        Payload::Binary(_) => Value::Null,
+                    };
+                    tokio::time::sleep(pause(&told, "ms")).await;
                     Reaction::Reply(push.payload.clone())
                 }
                 "shout" => Reaction::Broadcast,
@@ -107,12 +113,9 @@ impl Handler for ByName {
     }
 }
 
-/// What `slow` is to wait.
-fn pause(payload: &Payload) -> Duration {
-    let told = match payload {
-        Payload::Json(json) => json.decode::<Value>().ok().and_then(|it| it.get("ms")?.as_u64()),
-        Payload::Binary(_) => None,
-    };
+/// How long a client wants to wait.
+fn pause(told: &Value, name: &str) -> Duration {
+    let told = told.get(name).and_then(Value::as_u64);
     Duration::from_millis(told.unwrap_or_default().min(SLOWEST))
 }
 

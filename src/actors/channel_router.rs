@@ -56,7 +56,7 @@ impl Stamps {
         }
         let n = self.last.entry(topic.clone()).or_insert(0);
         *n += 1;
-        Stamp { epoch: self.epoch, n: *n }
+        Stamp { epoch: self.epoch, n: *n, tag: rand::random() }
     }
 }
 

@@ -260,7 +260,7 @@ mod tests {
         let json = |text: &'static str| {
             Payload::Json(Json::read(Bytes::from_static(text.as_bytes())).unwrap())
         };
-        let stamp = Stamp { epoch: 7, n: 9 };
+        let stamp = Stamp { epoch: 7, n: 9, tag: 11 };
         let envelope = |event, payload| Envelope::encode(stamp, event, &payload).unwrap();
         let message = shown(envelope("shout\u{1b}[1m", json("{\"body\":\"h\u{202e}i\"}")));
         assert_eq!(

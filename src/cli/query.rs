@@ -11,6 +11,7 @@ use serde::Serialize;
 use xpando_node::actors::timer;
 use xpando_node::gateway::admin::{Answer, Request};
 use xpando_node::gateway::status::{NodeStatus, PeerStatus, SeedStatus};
+use xpando_node::io::identity::NO_TOKEN_LIST;
 use xpando_node::io::sockets::{self, Registered};
 use xpando_node::proto::event::Status;
 use xpando_node::proto::membership::Majority;
@@ -118,6 +119,9 @@ pub(super) fn status(args: &StatusArgs, out: &mut dyn Write) -> anyhow::Result<(
     }
     if let Some(why) = &status.degraded {
         write_line!(out, "degraded: {why}")?;
+    }
+    if status.http.is_some() && !status.token_list {
+        write_line!(out, "clients with tokens are refused: {NO_TOKEN_LIST}")?;
     }
     if let Some(address) = status.namesake {
         write_line!(out, "another process uses this name at {address}: stop one of the two")?;

@@ -258,6 +258,8 @@ pub struct Admin {
     pub store: Arc<dyn Fn() -> Condition + Send + Sync>,
     /// Until when the certificates of this node are valid, by what they are for.
     pub certificates: Arc<dyn Fn() -> Vec<(&'static str, SystemTime)> + Send + Sync>,
+    /// Whether there is a list by which clients' tokens are verified.
+    pub token_list: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Peers that must be linked before the node calls itself ready.
     pub min_peers: usize,
     /// The actors.
@@ -308,6 +310,7 @@ impl Admin {
             uptime_s: timer::now().saturating_duration_since(self.started).as_secs(),
             degraded: self.degraded(),
             draining: self.clients.draining(),
+            token_list: (self.token_list)(),
             doubts_itself: self.vitals.borrow().health,
             namesake,
             seeds: seeds.into_iter().map(Into::into).collect(),
@@ -419,7 +422,7 @@ impl Admin {
     /// What keeps the node from being ready, by name: `true` is as it should be. (Its identity is there, or it
     /// would not run.)
     #[must_use]
-    pub fn checks(&self) -> [(&'static str, bool); 5] {
+    pub fn checks(&self) -> [(&'static str, bool); 6] {
         let online =
             self.peers.borrow().iter().filter(|row| row.peer.status == Status::Online).count();
         [
@@ -428,6 +431,7 @@ impl Admin {
             ("discovery", self.roster.names().contains(&"discovery")),
             ("peers", online >= self.min_peers),
             ("clients", !self.clients.draining()),
+            ("token_list", (self.token_list)()),
         ]
     }
 
@@ -623,6 +627,7 @@ mod tests {
             disconnect: Arc::new(|_node| {}),
             store: Arc::new(Condition::default),
             certificates: Arc::new(Vec::new),
+            token_list: Arc::new(|| true),
             min_peers: 0,
             roster: roster.clone(),
             chaos,

@@ -1,7 +1,8 @@
 //! Phoenix Channels for clients: what a client may do on which topic, whatever carries its frames.
 //!
-//! `client` drives the session machine for one client; `socket` and `longpoll` carry its frames; `handler` is what
-//! services add; `feed` publishes what happens in the cluster. The topics of every node:
+//! `client` drives the session machine for one client, `entrance` is its way into a topic; `socket` (on `websocket`)
+//! and `longpoll` carry its frames; `handler` is what services add; `feed` publishes what happens in the cluster;
+//! `penalty` knows whose bad tokens are answered late. The topics of every node:
 //!
 //! - `room:*`: whoever may join talks to everybody who joined, on every node, and sees who is there.
 //! - `network:updates`: `snapshot` at the join, then `change` for each event of this node's view, and `figures` of its
@@ -9,40 +10,44 @@
 //! - `node:heartbeat`: once a second a `heartbeat` of each node, as this one sees it.
 //! - `node:<name>`: `join`, `leave` and `heartbeat` of that node, and `data` to and from it.
 
-use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use crate::actors::channel_router::{ChannelRouter, Publisher};
 use crate::actors::timer;
 use crate::gateway::admin::Admin;
-use crate::gateway::refusal::Refusals;
+use crate::gateway::refusal::{Cause, Refusals};
 use crate::io::clock;
-use crate::io::identity::{TokenError, Tokens};
+use crate::io::identity::{NO_TOKEN_LIST, TokenError, Tokens};
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::token::Claims;
 use crate::proto::topic::{Pattern, Topic};
 
 pub(super) mod client;
+mod entrance;
 pub(super) mod feed;
 pub mod handler;
 pub(super) mod longpoll;
+mod penalty;
 pub(super) mod socket;
+mod websocket;
 
 use handler::Handlers;
+use penalty::Penalties;
 
-/// Bad tokens a second of one address that are answered at once.
-const BAD: u32 = 5;
-/// How long the answer to one more takes.
+/// How long the answer to a bad token takes that is shown too often.
 const SLOWED: Duration = Duration::from_secs(2);
+/// Refusals that are held back at once.
+const HELD_BACK: usize = 1024;
+/// KiB of frames whose joins are pending, of all clients together.
+const PENDING: usize = 64 * 1024;
 /// Clients that ask at once what a node sees.
 const VIEWS: usize = 16;
-/// Addresses whose bad tokens are counted.
-const ADDRESSES: usize = 10_000;
 
 /// What all clients of a node share.
 pub struct Channels {
@@ -54,9 +59,13 @@ pub struct Channels {
     pub(super) refusals: Refusals,
     /// Places for those who ask what a node sees.
     pub(super) views: Arc<Semaphore>,
+    /// Places for the frames of pending joins, one for each KiB.
+    pub(super) pending: Arc<Semaphore>,
     tokens: Tokens,
     anonymous: Vec<Pattern>,
-    bad: Mutex<BTreeMap<IpAddr, (Instant, u32)>>,
+    penalties: Mutex<Penalties>,
+    hasher: RandomState,
+    held_back: Semaphore,
     /// Joins of topics below `node:`.
     pub(super) watching: AtomicUsize,
     /// Joins of `network:updates`.
@@ -73,6 +82,14 @@ impl std::fmt::Debug for Channels {
 
 /// Why a client may not. The text is what it reads.
 pub(super) type Refusal = &'static str;
+
+/// A token that does not count.
+pub(super) struct Denied {
+    pub(super) reason: Refusal,
+    pub(super) cause: Cause,
+    /// The answer is to be held back, by [`Channels::hold_back`].
+    pub(super) late: bool,
+}
 
 impl Channels {
     /// Nobody is connected yet.
@@ -92,7 +109,10 @@ impl Channels {
             refusals: Refusals::new(&admin.metrics),
             tokens: tokens.clone(),
             anonymous: anonymous.to_vec(),
-            bad: Mutex::default(),
+            penalties: Mutex::default(),
+            hasher: RandomState::new(),
+            held_back: Semaphore::new(HELD_BACK),
+            pending: Arc::new(Semaphore::new(PENDING)),
             watching: AtomicUsize::new(0),
             observing: AtomicUsize::new(0),
             views: Arc::new(Semaphore::new(VIEWS)),
@@ -118,8 +138,17 @@ impl Channels {
         &self.handlers
     }
 
-    /// What a token says of its bearer. The answer to bad ones takes longer when there are many.
-    pub(super) async fn verify(&self, token: &str, from: IpAddr) -> Result<Arc<Claims>, Refusal> {
+    /// What a token says of its bearer. The answer to a bad one takes longer when it is shown too often.
+    pub(super) async fn verify(&self, token: &str, from: IpAddr) -> Result<Arc<Claims>, Denied> {
+        let verified = self.judge(token, from).await;
+        if verified.as_ref().is_err_and(|denied| denied.late) {
+            self.hold_back(SLOWED).await;
+        }
+        verified
+    }
+
+    /// What a token says of its bearer, at once.
+    pub(super) async fn judge(&self, token: &str, from: IpAddr) -> Result<Arc<Claims>, Denied> {
         let mut verified = self.tokens.verify(token, clock::wall());
         if verified == Err(TokenError::NoKey) {
             let tokens = self.tokens.clone();
@@ -132,37 +161,43 @@ impl Channels {
             Err(error) => error,
         };
         self.metrics.count(Count::Tokens, error.label());
-        if self.too_many_bad(from) {
+        let (reason, cause) = match error {
+            TokenError::Expired => ("token expired", Cause::Token),
+            TokenError::Revoked => ("token revoked", Cause::Token),
+            TokenError::NotYetValid => ("token not valid yet", Cause::Token),
+            TokenError::Malformed | TokenError::Signature | TokenError::NotForUs => {
+                ("unauthorized", Cause::Token)
+            }
+            TokenError::NoKey => ("this node cannot verify tokens", Cause::NoTokenList),
+        };
+        // What the authority has signed is no guess, and what cannot be verified here is not the client's fault.
+        let unsigned = matches!(error, TokenError::Malformed | TokenError::Signature);
+        let late = unsigned && self.is_late(token, from);
+        if late {
             self.metrics.count(Count::Tokens, "slowed");
-            tokio::time::sleep(SLOWED).await;
         }
-        Err(match error {
-            TokenError::Expired => "token expired",
-            TokenError::Revoked => "token revoked",
-            TokenError::Malformed
-            | TokenError::Signature
-            | TokenError::NotYetValid
-            | TokenError::NotForUs
-            | TokenError::NoKey => "unauthorized",
-        })
+        Err(Denied { reason, cause, late })
     }
 
-    /// Counts a bad token.
-    fn too_many_bad(&self, from: IpAddr) -> bool {
-        let now = timer::now();
-        let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
-        if bad.len() >= ADDRESSES && !bad.contains_key(&from) {
-            bad.retain(|_, (since, _)| now < *since + Duration::from_secs(1));
-            if bad.len() >= ADDRESSES {
-                return true;
-            }
+    /// Waits before a refusal that would be asked for again at once, unless as many wait as may.
+    pub(super) async fn hold_back(&self, long: Duration) {
+        if let Ok(_place) = self.held_back.try_acquire() {
+            tokio::time::sleep(long).await;
         }
-        let (since, count) = bad.entry(from).or_insert((now, 0));
-        if now >= *since + Duration::from_secs(1) {
-            (*since, *count) = (now, 0);
+    }
+
+    /// Counts a bad token; whether it is to be answered late.
+    fn is_late(&self, token: &str, from: IpAddr) -> bool {
+        let hash = self.hasher.hash_one(token);
+        let mut penalties = self.penalties.lock().unwrap_or_else(PoisonError::into_inner);
+        penalties.is_late(from, hash, timer::now())
+    }
+
+    /// Logs that no token can be verified, if that is so.
+    fn check_list(&self) {
+        if self.tokens.number().is_none() {
+            tracing::warn!(remedy = NO_TOKEN_LIST, "clients with tokens will be refused");
         }
-        *count += 1;
-        *count > BAD
     }
 
     /// Whether there is another list of revoked tokens than when this was asked last.

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::http::StatusCode;
 
 use crate::actors::timer;
+use crate::io::identity::NO_TOKEN_LIST;
 use crate::io::metrics::{Count, Metrics};
+use crate::proto::channel::Malformed;
 use crate::proto::notices::Notices;
 
 /// Characters of a log line that a client chooses.
@@ -43,8 +45,6 @@ pub(super) enum Cause {
     BodyTooLong,
     /// A request's body ended too soon.
     BodyBroken,
-    /// Frames of a poll are not frames.
-    Malformed,
     /// The client did not take its answer.
     Unread,
     /// A client speaks plain HTTP where TLS is spoken.
@@ -53,6 +53,16 @@ pub(super) enum Cause {
     NotHttp,
     /// A request's head is longer than it may be.
     HeadTooLong,
+    /// The node has no list by which it could verify tokens.
+    NoTokenList,
+    /// A join without a token, of a topic that needs one.
+    JoinWithoutToken,
+    /// The token does not allow this on this topic.
+    NotGranted,
+    /// More joins are pending than may be.
+    JoinsPending,
+    /// What a client sent is no frame.
+    Frame(Malformed),
     /// No more clients are taken, since the node is about to stop.
     Draining,
     /// There are as many clients as there may be.
@@ -144,12 +154,6 @@ impl Cause {
                 "the body ended too soon",
                 "look for a proxy that cuts requests short",
             ),
-            Self::Malformed => Facts(
-                "malformed",
-                Is::BAD_REQUEST,
-                "the body has something else than frames, or more than 100",
-                "use a client that speaks Phoenix Channels",
-            ),
             Self::Unread => Facts(
                 "unread",
                 Is::REQUEST_TIMEOUT,
@@ -179,6 +183,36 @@ impl Cause {
                 Is::UNAUTHORIZED,
                 "the token is not accepted",
                 "xpando-node token verify TOKEN tells why; ca/tokens must be that of the authority",
+            ),
+            Self::NoTokenList => Facts(
+                "no_token_list",
+                Is::UNAUTHORIZED,
+                "this node cannot verify tokens",
+                NO_TOKEN_LIST,
+            ),
+            Self::JoinWithoutToken => Facts(
+                "join_without_token",
+                Is::FORBIDDEN,
+                "this topic needs a token",
+                "give the client a token (xpando-node token create), or open the topic with --allow-anonymous PATTERN",
+            ),
+            Self::NotGranted => Facts(
+                "not_granted",
+                Is::FORBIDDEN,
+                "the token does not allow this on this topic",
+                "give the client a token with another --role or more --topics",
+            ),
+            Self::JoinsPending => Facts(
+                "joins_pending",
+                Is::SERVICE_UNAVAILABLE,
+                "too many joins are pending",
+                "look for a service whose handler admits clients slowly",
+            ),
+            Self::Frame(why) => Facts(
+                why.label(),
+                Is::BAD_REQUEST,
+                "what was sent is not a frame of Phoenix Channels",
+                "the client must keep the protocol and its bounds, which docs/CHANNELS.md lists",
             ),
             Self::Draining => Facts(
                 "draining",
@@ -220,6 +254,11 @@ impl Cause {
     /// What the client reads.
     pub(super) fn detail(self) -> &'static str {
         self.facts().2
+    }
+
+    /// Whether a client may read the remedy, too: not where that speaks of the node's own files.
+    pub(super) fn is_for_clients(self) -> bool {
+        self != Self::NoTokenList
     }
 
     /// What mends it, for the operator or the client's author.

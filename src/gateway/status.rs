@@ -51,6 +51,9 @@ pub struct NodeStatus {
     /// True while clients are sent to other nodes and no more are taken.
     #[serde(default)]
     pub draining: bool,
+    /// Whether it has a list by which clients' tokens are verified; without one all are refused.
+    #[serde(default)]
+    pub token_list: bool,
     /// How much this node distrusts its own clock after a pause: 0, healthy, to 8.
     pub doubts_itself: u32,
     /// Where another process uses its name, as it was heard of in the last 90 s.

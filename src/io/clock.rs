@@ -4,12 +4,44 @@
 //! crate asks for wall-clock time, so every decision that depends on it takes it as an argument.
 //! Durations between events are measured with the monotonic timer, never with this clock.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
 
 /// The first and the last second that RFC 3339 can write, as Unix time: years 0000 to 9999.
 const RFC3339_SECONDS: (i64, i64) = (-62_167_219_200, 253_402_300_799);
+
+/// By how much the wall clock must leave the monotonic one to count as set.
+const SET: Duration = Duration::from_millis(500);
+
+/// Notices when the wall clock was set, or has drifted as far: what waits for an instant of it must then wait anew.
+#[derive(Debug)]
+pub struct ClockWatch {
+    wall: SystemTime,
+    at: Instant,
+}
+
+impl ClockWatch {
+    /// Both clocks as they are now.
+    #[must_use]
+    pub fn new(wall: SystemTime, now: Instant) -> Self {
+        Self { wall, at: now }
+    }
+
+    /// Whether the wall clock was set since that was last so, by both clocks as they are now.
+    #[must_use]
+    pub fn was_set(&mut self, wall: SystemTime, now: Instant) -> bool {
+        let expected = self.wall.checked_add(now.saturating_duration_since(self.at));
+        let off = expected.map(|expected| {
+            wall.duration_since(expected).unwrap_or_else(|earlier| earlier.duration())
+        });
+        let set = off.is_none_or(|off| off > SET);
+        if set {
+            *self = Self::new(wall, now);
+        }
+        set
+    }
+}
 
 /// The current wall-clock time.
 #[must_use]
@@ -75,9 +107,24 @@ pub fn read_rfc3339(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_is_noticed_once() {
+        let second = Duration::from_secs(1);
+        let (wall, at) = (UNIX_EPOCH + 1000 * second, crate::proto::tests::start());
+        let mut watch = ClockWatch::new(wall, at);
+        assert!(!watch.was_set(wall + second, at + second));
+        assert!(!watch.was_set(wall + 2 * second + SET, at + 2 * second), "drift");
+        assert!(watch.was_set(wall + 10 * second, at + 3 * second), "set forwards");
+        assert!(!watch.was_set(wall + 11 * second, at + 4 * second));
+        assert!(watch.was_set(wall, at + 5 * second), "set backwards");
+        assert!(!watch.was_set(wall + second, at + 6 * second));
+        let slewed = (1..100).filter(|n: &u32| {
+            watch.was_set(wall + second + second.mul_f64(1.1) * *n, at + (6 + n) * second)
+        });
+        assert_eq!(slewed.count(), 16, "a tenth faster: each time that it is half a second off");
+    }
 
     #[test]
     fn instants_are_written_in_utc_with_milliseconds() {

@@ -51,7 +51,7 @@ pub use self::inventory::{CertificateInfo, CertificateKind, inventory};
 use self::key::Key;
 pub use self::revocation::{RevocationFile, Revoked};
 pub use self::signers::Signers;
-pub use self::tokens::{MAX_TOKEN, RevokedToken, TokenError, Tokens};
+pub use self::tokens::{MAX_TOKEN, NO_TOKEN_LIST, RevokedToken, TokenError, Tokens};
 use crate::io::clock::rfc3339;
 use crate::proto::node::{ClusterId, NodeId, NodeName};
 use crate::proto::token::ClaimsError;

@@ -64,8 +64,7 @@ pub(super) fn tree(
 ) -> (Tree, Arc<Channels>) {
     let Parts { metrics, myself, .. } = &parts;
     let (monitor, tracker) = (HeartbeatMonitor::new(metrics), TopologyTracker::new(metrics));
-    let (discovery, roster) = (Discovery::new(metrics), Roster::default());
-    let door = pubsub.clone();
+    let (discovery, roster, door) = (Discovery::new(metrics), Roster::default(), pubsub.clone());
     let fallen: supervisor::Ended = Arc::new(move |actor, why, restarted| {
         let (actor, why) = (actor.to_owned(), why.to_owned());
         door.announce(Event::ActorEnded { actor, why, restarted });
@@ -102,6 +101,7 @@ pub(super) fn tree(
         forget: Arc::new(move |node, life| registry.forget(node, life)),
         store: Arc::new(move || store.condition()),
         certificates: certificates(&parts),
+        token_list: token_list(&parts),
         min_peers: config.http.as_ref().map_or(0, |http| http.min_peers),
         roster: roster.clone(),
         chaos: config.chaos,
@@ -127,6 +127,12 @@ pub(super) fn tree(
         Child::supervisor(branch("gateway", Strategy::OneForAll, gateway)),
     ];
     (branch("root", rest, children), channels)
+}
+
+/// Whether there is a list by which clients' tokens are verified.
+fn token_list(parts: &Parts) -> Arc<dyn Fn() -> bool + Send + Sync> {
+    let tokens = parts.tokens.clone();
+    Arc::new(move || tokens.number().is_some())
 }
 
 /// Until when the certificates are valid.

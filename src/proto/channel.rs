@@ -3,7 +3,8 @@
 //! # Protocol
 //! Phoenix's serializers 2.0.0 (`[join_ref, ref, topic, event, payload]`, and binary frames with one byte
 //! for each length) and 1.0.0 (objects without `join_ref`), as the official clients speak them; `session`
-//! holds the rules of one socket, `envelope` what travels between nodes.
+//! holds the rules of one socket, `head` finds out whom to answer what is no frame, `envelope` is what travels
+//! between nodes.
 //!
 //! # Invariants
 //! 1. A [`Json`] that exists is one JSON value of at most [`DEPTH`] levels, so whoever passes it on need not
@@ -15,11 +16,16 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 pub mod envelope;
+pub mod head;
+mod json;
 pub mod session;
+
+pub use json::Json;
+use json::shallow;
 
 /// Longest frame, in bytes.
 pub const MAX_FRAME: usize = 1024 * 1024;
@@ -50,86 +56,6 @@ impl Dialect {
     }
 }
 
-/// One JSON value as text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Json(Bytes);
-
-impl Json {
-    /// `{}`.
-    #[must_use]
-    pub fn empty() -> Self {
-        Self(Bytes::from_static(b"{}"))
-    }
-
-    /// The text, if it is one JSON value, and not too deep.
-    #[must_use]
-    pub fn read(text: Bytes) -> Option<Self> {
-        let sound = serde_json::from_slice::<&RawValue>(&text).is_ok() && shallow(&text);
-        sound.then_some(Self(text))
-    }
-
-    /// A value as JSON; `null` when it does not serialize.
-    #[must_use]
-    pub fn of(value: &impl Serialize) -> Self {
-        let text = serde_json::to_vec(value).unwrap_or_else(|_unserializable| b"null".to_vec());
-        Self(text.into())
-    }
-
-    /// The value.
-    ///
-    /// # Errors
-    /// It is of another type.
-    pub fn decode<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
-        serde_json::from_slice(&self.0)
-    }
-
-    /// Whether it is an object.
-    #[must_use]
-    pub fn is_object(&self) -> bool {
-        self.0.trim_ascii_start().starts_with(b"{")
-    }
-
-    /// An object with the members of this one and then of another; of two with one name, readers take the
-    /// later. What is no object adds nothing.
-    #[must_use]
-    pub fn with(&self, other: &Self) -> Self {
-        let inner = |json: &Self| {
-            let text = json.0.trim_ascii();
-            let inner = text.strip_prefix(b"{").and_then(|text| text.strip_suffix(b"}"));
-            let begin = inner.unwrap_or_default().trim_ascii();
-            json.0.slice_ref(begin)
-        };
-        let (first, second) = (inner(self), inner(other));
-        let comma: &[u8] = if first.is_empty() || second.is_empty() { b"" } else { b"," };
-        Self([b"{", &first[..], comma, &second[..], b"}"].concat().into())
-    }
-
-    /// The text.
-    #[must_use]
-    pub fn as_bytes(&self) -> &Bytes {
-        &self.0
-    }
-}
-
-/// Whether brackets nest no deeper than [`DEPTH`], in a sound JSON text.
-fn shallow(text: &[u8]) -> bool {
-    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
-    for byte in text {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => quoted = !quoted,
-            b'[' | b'{' if !quoted => depth += 1,
-            b']' | b'}' if !quoted => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > DEPTH {
-            return false;
-        }
-    }
-    true
-}
-
 /// What an event carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
@@ -137,6 +63,17 @@ pub enum Payload {
     Json(Json),
     /// Bytes.
     Binary(Bytes),
+}
+
+impl Payload {
+    /// How many bytes it has.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        match self {
+            Self::Json(json) => json.as_bytes().len(),
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
 }
 
 /// A reference as the client wrote it: a JSON string or number.
@@ -185,6 +122,29 @@ pub enum Malformed {
     /// A binary frame of a kind that clients do not send.
     #[error("a binary frame of an unknown kind")]
     Kind,
+    /// It has more than [`MAX_FRAME`] bytes.
+    #[error("a frame has at most {MAX_FRAME} bytes")]
+    TooLong,
+    /// It came with more others in one request than are taken.
+    #[error("too many frames in one request")]
+    TooMany,
+}
+
+impl Malformed {
+    /// One word for programs.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Shape => "frame_shape",
+            Self::Reference => "frame_reference",
+            Self::Word => "frame_word",
+            Self::Deep => "frame_depth",
+            Self::Lengths => "frame_lengths",
+            Self::Kind => "frame_kind",
+            Self::TooLong => "frame_too_long",
+            Self::TooMany => "frames_too_many",
+        }
+    }
 }
 
 /// What a client says.
@@ -308,6 +268,8 @@ const BROADCAST: u8 = 2;
 pub enum Encoded {
     /// A text frame: UTF-8.
     Text(Bytes),
+    /// A text frame in two parts, of which many clients share the second.
+    Parts(Bytes, Bytes),
     /// A binary frame.
     Binary(Bytes),
 }
@@ -316,8 +278,10 @@ impl Encoded {
     /// Its length in bytes.
     #[must_use]
     pub fn length(&self) -> usize {
-        let (Self::Text(bytes) | Self::Binary(bytes)) = self;
-        bytes.len()
+        match self {
+            Self::Text(bytes) | Self::Binary(bytes) => bytes.len(),
+            Self::Parts(first, second) => first.len() + second.len(),
+        }
     }
 }
 
@@ -368,7 +332,22 @@ impl Say<'_> {
         }
     }
 
+    /// A text frame whose payload and end are a [`tail`], which is not copied. The payload in `self` has no effect.
+    #[must_use]
+    pub fn with_tail(&self, dialect: Dialect, topic: &str, tail: &Bytes) -> Encoded {
+        Encoded::Parts(self.before_payload(dialect, topic, 0).into(), tail.clone())
+    }
+
     fn text(&self, dialect: Dialect, topic: &str, payload: &Json) -> Vec<u8> {
+        let mut out = self.before_payload(dialect, topic, payload.0.len());
+        out.extend_from_slice(&payload.0);
+        out.extend(matches!(self, Self::Reply(..)).then_some(b'}'));
+        out.push(end(dialect));
+        out
+    }
+
+    /// A text frame up to its payload, with room for one of this length.
+    fn before_payload(&self, dialect: Dialect, topic: &str, length: usize) -> Vec<u8> {
         let (join_ref, reference, event, status) = match self {
             Self::Reply(join_ref, reference, outcome, _) => {
                 (*join_ref, *reference, "phx_reply", Some(outcome.label()))
@@ -377,7 +356,7 @@ impl Say<'_> {
             Self::Broadcast(event, _) => (None, None, *event, None),
             Self::End(join_ref, event, _) => (*join_ref, *join_ref, *event, None),
         };
-        let mut out = Vec::with_capacity(payload.0.len() + topic.len() + event.len() + 64);
+        let mut out = Vec::with_capacity(length + topic.len() + event.len() + 64);
         let reference = reference.map_or("null", |reference| &reference.0);
         match dialect {
             Dialect::V2 => {
@@ -399,9 +378,6 @@ impl Say<'_> {
         if let Some(status) = status {
             put(&mut out, &["{\"status\":\"", status, "\",\"response\":"]);
         }
-        out.extend_from_slice(&payload.0);
-        out.extend(status.map(|_| b'}'));
-        out.push(if dialect == Dialect::V2 { b']' } else { b'}' });
         out
     }
 
@@ -432,6 +408,17 @@ impl Say<'_> {
         out.extend_from_slice(data);
         Some(out.into())
     }
+}
+
+/// What closes a text frame.
+fn end(dialect: Dialect) -> u8 {
+    if dialect == Dialect::V2 { b']' } else { b'}' }
+}
+
+/// A payload, and the end of a text frame that is no reply.
+#[must_use]
+pub fn tail(dialect: Dialect, payload: &Json) -> Bytes {
+    [&payload.0[..], &[end(dialect)]].concat().into()
 }
 
 fn put(out: &mut Vec<u8>, words: &[&str]) {

@@ -1,7 +1,7 @@
 //! Replay: what a client missed on a topic, so that it can go on where it was, perhaps at another node.
 //!
 //! Every message of a topic bears a stamp: its publisher numbers what it says there 1, 2, 3 and so on,
-//! within one epoch of its own. A node that follows the topic keeps the last messages in a [`Log`]. A
+//! within one epoch of its own, and draws a tag for each. A node that follows the topic keeps the last messages in a [`Log`]. A
 //! client holds a [`Cursor`], which came with the last message it saw: per publisher, the latest stamp.
 //! A cursor stands for everything that its publishers said up to those stamps.
 //!
@@ -15,6 +15,7 @@
 //!                                                          and no other epoch was heard before
 //! the log never heard of the publisher, or not so far      Gap: it may come yet
 //! another epoch, trimmed, lost on the way                  Gap
+//! a tag that is not that of the message                    Gap: nobody was sent this cursor
 //! ```
 //! After an unknown loss the log has heard of nobody, and a cursor must show that it is later: it has
 //! seen something that this log took since. A publisher of which neither the cursor nor the log knows is
@@ -44,9 +45,9 @@ pub const BYTES: usize = 4 * 1024 * 1024;
 /// Publishers of a cursor, at most.
 pub const NODES: usize = 64;
 /// Longest text of a cursor, in bytes.
-pub const TEXT: usize = 4096;
+pub const TEXT: usize = 6144;
 /// What a publisher needs in that text beside its name, at most.
-const STAMP: usize = 31;
+const STAMP: usize = 48;
 
 /// Where in its publisher's sequence a message stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -55,10 +56,12 @@ pub struct Stamp {
     pub epoch: u32,
     /// From 1.
     pub n: u64,
+    /// Drawn at random for each message: only who was sent a cursor with it can name it.
+    pub tag: u64,
 }
 
-/// What somebody has seen of a topic: everything up to these stamps. As text `a@h/5f3a:12,b@h/1:7`:
-/// in order of names, epochs in hexadecimal, numbers in decimal; empty is nothing.
+/// What somebody has seen of a topic: everything up to these stamps. As text `a@h/5f3a:12:9c,b@h/1:7:e0`: in
+/// order of names, epochs and tags in hexadecimal, numbers in decimal; empty is nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursor(BTreeMap<NodeName, Stamp>);
 
@@ -78,7 +81,7 @@ impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().enumerate().try_for_each(|(at, (name, stamp))| {
             let comma = if at == 0 { "" } else { "," };
-            write!(f, "{comma}{name}/{:x}:{}", stamp.epoch, stamp.n)
+            write!(f, "{comma}{name}/{:x}:{}:{:x}", stamp.epoch, stamp.n, stamp.tag)
         })
     }
 }
@@ -98,8 +101,11 @@ impl FromStr for Cursor {
         let parts = text.split(',').filter(|_| !text.is_empty());
         let part = |part: &str| {
             let (name, stamp) = part.split_once('/')?;
-            let (epoch, n) = stamp.split_once(':')?;
-            let stamp = Stamp { epoch: u32::from_str_radix(epoch, 16).ok()?, n: n.parse().ok()? };
+            let (epoch, stamp) = stamp.split_once(':')?;
+            let (n, tag) = stamp.split_once(':')?;
+            let (epoch, tag) =
+                (u32::from_str_radix(epoch, 16).ok()?, u64::from_str_radix(tag, 16).ok()?);
+            let stamp = Stamp { epoch, n: n.parse().ok()?, tag };
             Some((name.parse().ok()?, stamp)).filter(|_| stamp.n > 0)
         };
         let seen: BTreeMap<_, _> = parts.map(part).collect::<Option<_>>().ok_or(NoCursor)?;
@@ -130,7 +136,7 @@ pub enum Gap {
     /// The cursor has seen what has not come here. It may be under way: to ask again may help.
     #[error("the cursor is ahead of this node")]
     Ahead,
-    /// Something after the cursor is not here any more, or never was.
+    /// Something after the cursor is not here any more, or never was; or nobody was sent this cursor.
     #[error("what came after the cursor is not here")]
     Lost,
 }
@@ -142,6 +148,8 @@ struct Held {
     start: u64,
     /// The first number held; one above the latest when none is.
     low: u64,
+    /// The tag of the number before it, where it was held.
+    below: Option<u64>,
     /// The epoch before this one.
     before: Option<u32>,
 }
@@ -150,6 +158,7 @@ struct Held {
 struct Kept<T> {
     from: NodeName,
     n: u64,
+    tag: u64,
     cost: usize,
     entry: T,
 }
@@ -212,12 +221,14 @@ impl<T> Log<T> {
             self.kept.retain(|kept| kept.from != *from);
             self.cost = self.kept.iter().map(|kept| kept.cost).sum();
             let before = last.map(|last| last.epoch).filter(|_| !follows).or(before);
-            self.heard.insert(from.clone(), Held { start: stamp.n, low: stamp.n, before });
+            let held = Held { start: stamp.n, low: stamp.n, below: None, before };
+            self.heard.insert(from.clone(), held);
         }
         self.latest.0.insert(from.clone(), stamp);
         let cost = cost.min(BYTES + 1);
         self.cost += cost;
-        self.kept.push_back(Kept { from: from.clone(), n: stamp.n, cost, entry });
+        let Stamp { n, tag, .. } = stamp;
+        self.kept.push_back(Kept { from: from.clone(), n, tag, cost, entry });
         self.trim();
         verdict
     }
@@ -227,7 +238,7 @@ impl<T> Log<T> {
             let Some(oldest) = self.kept.pop_front() else { return };
             self.cost -= oldest.cost;
             if let Some(held) = self.heard.get_mut(&oldest.from) {
-                held.low = oldest.n + 1;
+                (held.low, held.below) = (oldest.n + 1, Some(oldest.tag));
             }
         }
     }
@@ -266,6 +277,15 @@ impl<T> Log<T> {
         &self.latest
     }
 
+    /// The tag of a number of this publisher, if it is known here.
+    fn tag(&self, name: &NodeName, held: &Held, n: u64) -> Option<u64> {
+        if n < held.low {
+            return held.below.filter(|_| n + 1 == held.low);
+        }
+        let kept = self.kept.iter().rev().find(|kept| kept.n == n && kept.from == *name);
+        kept.map(|kept| kept.tag)
+    }
+
     /// What a cursor has not seen, in order. Nor has it seen anything that comes later.
     ///
     /// # Errors
@@ -276,7 +296,8 @@ impl<T> Log<T> {
             let Some((held, latest)) = self.heard.get(name).zip(self.latest.0.get(name)) else {
                 continue;
             };
-            if seen.epoch != latest.epoch || seen.n < held.low - 1 {
+            let forged = self.tag(name, held, seen.n).is_some_and(|tag| tag != seen.tag);
+            if seen.epoch != latest.epoch || seen.n < held.low - 1 || forged {
                 return Err(Gap::Lost);
             }
             later |= seen.n >= held.start;

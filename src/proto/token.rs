@@ -267,9 +267,10 @@ impl TryFrom<Unchecked> for Claims {
         let aud = match aud {
             Audience::One(one) => one,
             // Ours if it is among them.
-            Audience::Many(many) => many.into_iter().reduce(|first, next| {
-                if next == AUDIENCE { next } else { first }
-            }).unwrap_or_default(),
+            Audience::Many(many) => many
+                .into_iter()
+                .reduce(|first, next| if next == AUDIENCE { next } else { first })
+                .unwrap_or_default(),
         };
         // Downwards: a token never counts for longer than it claims.
         let whole = |time: NumericDate| time.seconds(false).ok_or(ClaimsError::Lifetime);

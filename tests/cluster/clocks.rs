@@ -1,12 +1,14 @@
 //! Wall clocks that jump while nodes run: what happened may be dated wrongly, nothing else changes.
 //! The clock that measures time goes on as ever.
 
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio_tungstenite::tungstenite::{self, Message};
 use xpando_node::io::clock;
 
 use crate::kit::{Cluster, Node, Start, during, linked, row, skip, until};
@@ -102,6 +104,33 @@ fn a_wall_clock_that_jumps_by_an_hour_changes_no_link() {
         }
     }
     end([b, c]);
+}
+
+#[test]
+fn a_joined_client_ends_with_its_token_when_the_clock_passes_that() {
+    let Some(library) = libfaketime() else { return };
+    let cluster = Cluster::new();
+    let wall = Wall::of(&cluster, "a");
+    let a = wall.shown_to(cluster.node("a"), &library).start();
+    let args = ["token", "create", "--sub", "x", "--ttl", "1h", "--certs", "certs"];
+    let token = cluster.print(&args);
+    let stream = TcpStream::connect(a.http()).unwrap();
+    // Shorter than any wake-up that a quiet client gets.
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let address = format!("ws://{}/socket/websocket?vsn=2.0.0&token={}", a.http(), token.trim());
+    let (mut socket, _answer) = tungstenite::client(address, stream).unwrap();
+    socket.send(Message::text(r#"["1","1","room:1","phx_join",{}]"#)).unwrap();
+    let mut next = |event: &str| loop {
+        let text = socket.read().unwrap().into_text().unwrap();
+        let frame: Value = serde_json::from_str(&text).unwrap();
+        if frame[3] == event {
+            return frame;
+        }
+    };
+    assert_eq!(next("phx_reply")[4]["status"], "ok");
+    wall.set(2);
+    assert_eq!(next("phx_error")[4]["reason"], "token expired");
+    assert_eq!(a.terminate(), Some(0));
 }
 
 /// Certificates are valid from an hour before they were made, so such clocks still agree on them.

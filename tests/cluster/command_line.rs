@@ -70,6 +70,7 @@ fn status_as_json_has_exactly_the_documented_keys() {
         "metadata",
         "degraded",
         "draining",
+        "token_list",
         "doubts_itself",
         "majority",
         "peers",

@@ -23,7 +23,7 @@ fn directory(node: &Node) -> String {
 /// A message as the gateway publishes it for a client.
 fn of_a_client(event: &str, text: &str) -> Bytes {
     let json = Json::read(serde_json::to_vec(&serde_json::json!({ "body": text })).unwrap().into());
-    let stamp = Stamp { epoch: 1, n: 1 };
+    let stamp = Stamp { epoch: 1, n: 1, tag: 1 };
     Envelope::encode(stamp, event, &Payload::Json(json.unwrap())).unwrap()
 }
 

@@ -97,8 +97,25 @@ fn a_running_node_reads_each_new_list() {
     let away = cluster.path("tokens-away");
     std::fs::rename(&list, &away).unwrap();
     let a = cluster.node("a").start();
+    // Where clients are served, all that show a token would be refused.
+    let told = a.logged("clients with tokens will be refused", &[("remedy", "copy ca/tokens")]);
+    assert_eq!(told["level"], "WARN");
+    assert_eq!(a.status().unwrap()["token_list"], false);
+    assert!(
+        a.ask(&["status"])
+            .unwrap()
+            .contains("clients with tokens are refused: this node has no token list")
+    );
+    let ready = a.asks("GET /health/ready", &[]);
+    assert_eq!(ready.problem(503), "not ready: token_list");
+    let refused = a.asks("GET /api/status", &[("Authorization", "Bearer a.b.c")]);
+    assert_eq!(refused.problem(401), "this node cannot verify tokens");
+    a.logged("client refused", &[("cause", "no_token_list"), ("remedy", "copy ca/tokens")]);
+    a.counts("xpando_clients_refused_total", "no_token_list", 0);
     std::fs::rename(&away, &list).unwrap();
     a.logged("new token list", &[("revoked", "0")]);
+    assert_eq!(a.status().unwrap()["token_list"], true);
+    assert_eq!(a.asks("GET /health/ready", &[]).status, 200);
     print(&cluster, &["revoke", "1"]);
     a.logged("new token list", &[("revoked", "1")]);
     a.counts("xpando_revocation_lists_total", "tokens_loaded", 0);

@@ -19,6 +19,7 @@ import * as longpoll from "./checks/longpoll.mjs";
 import * as losses from "./checks/losses.mjs";
 import * as resume from "./checks/resume.mjs";
 import * as rights from "./checks/rights.mjs";
+import * as storms from "./checks/storms.mjs";
 
 const [program, example, option, only] = process.argv.slice(2);
 if (!program || !example || (option && option !== "--only")) {
@@ -50,7 +51,7 @@ console.log("five nodes are linked");
 const suite = new Suite(cluster, only);
 await acquainted.run(suite, world);
 // What waits for a minute runs beside what does not, on nodes a, s and t; what kills b and c comes last.
-const quiet = [idle.run(suite, world), longpoll.run(suite, world)];
+const quiet = [idle.run(suite, world), longpoll.run(suite, world), storms.run(suite, world)];
 const lanes = Object.entries(libraries).map(([version, library]) => clients.run(suite, world, version, library));
 await Promise.all([...lanes, frames.run(suite, world), resume.run(suite, world), rights.run(suite, world)]);
 await clients.slow(suite, world);

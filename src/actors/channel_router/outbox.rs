@@ -44,10 +44,10 @@ impl Close {
     pub const RESTART: Self = Self { code: 1012, reason: "the node is stopping" };
     /// Nothing was heard of the client for too long.
     pub const IDLE: Self = Self { code: 1002, reason: "idle for too long" };
-    /// What it sent is no frame.
-    pub const MALFORMED: Self = Self { code: 1007, reason: "malformed frame" };
-    /// What it sent is too long.
-    pub const TOO_LONG: Self = Self { code: 1009, reason: "frame too long" };
+    /// What it sent as text is not UTF-8.
+    pub const NOT_TEXT: Self = Self { code: 1007, reason: "a text frame that is not UTF-8" };
+    /// What it sent is no WebSocket frame.
+    pub const PROTOCOL: Self = Self { code: 1002, reason: "not a WebSocket frame" };
 }
 
 #[derive(Debug, Default)]
@@ -196,7 +196,7 @@ mod tests {
         let mut frames = Vec::new();
         assert_eq!(outbox.try_next(&mut frames), Some(Next::Frames));
         let tag = |frame: &Encoded| match frame {
-            Encoded::Binary(bytes) | Encoded::Text(bytes) => bytes[0],
+            Encoded::Binary(bytes) | Encoded::Text(bytes) | Encoded::Parts(bytes, _) => bytes[0],
         };
         frames.iter().map(tag).collect()
     }

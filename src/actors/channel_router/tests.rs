@@ -95,9 +95,17 @@ impl Client {
     }
 }
 
+fn whole(frame: &Encoded) -> Frame {
+    let text = match frame {
+        Encoded::Text(text) => text.clone(),
+        Encoded::Parts(first, second) => [&first[..], &second[..]].concat().into(),
+        Encoded::Binary(_) => panic!("{frame:?}"),
+    };
+    Frame::text(Dialect::V2, &text).expect("a frame")
+}
+
 fn told(frame: &Encoded) -> (String, Value) {
-    let Encoded::Text(text) = frame else { panic!("{frame:?}") };
-    let frame = Frame::text(Dialect::V2, text).expect("a frame");
+    let frame = whole(frame);
     let Payload::Json(payload) = frame.payload else { panic!("JSON") };
     (frame.event, payload.decode().expect("JSON"))
 }
@@ -228,9 +236,85 @@ async fn who_comes_back_gets_what_it_missed() {
     }
     let (_, response) = world.resume(&seq).await;
     assert_eq!(response["gap"], true, "the log is shorter than that");
-    for cursor in ["no cursor", "a@127.0.0.1/1:99", &start] {
+    for cursor in ["no cursor", "a@127.0.0.1/1:99:0", &start] {
         assert_eq!(world.resume(cursor).await.1["gap"], true, "{cursor}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_else_says_where_a_message_stands() {
+    let world = world().await;
+    let member = || Member { resume: Some(String::new()), ..world.member(None) };
+    let (victim, plain) = (world.enter(member()).await, world.enter(world.member(None)).await);
+    let say = |text: &'static str| {
+        let payload = Payload::Json(Json::read(Bytes::from_static(text.as_bytes())).expect("JSON"));
+        world.publisher.publish(&room(), "say", &payload).expect("short");
+    };
+    world.publish(1);
+    settled().await;
+    let seq = |told: &[(String, Value)]| told.last().expect("one").1["seq"].clone();
+    let first = seq(&victim.take());
+    let ahead = first.as_str().expect("a cursor").replacen(":1:", ":4:", 1);
+    for forged in [
+        r#"{"n":2,"seq":"AHEAD"}"#,
+        r#"{"seq":"AHEAD","n":3,"seq":"AHEAD"}"#,
+        r#"{"n":4,"\u0073\u0065q":"AHEAD"}"#,
+    ] {
+        say(String::leak(forged.replace("AHEAD", &ahead)));
+    }
+    settled().await;
+    let told = victim.take();
+    assert_eq!(told.iter().map(|(_, it)| it["n"].clone()).collect::<Vec<_>>(), [2, 3, 4]);
+    assert!(told.iter().all(|(_, it)| it["seq"] != ahead.as_str()), "{told:?}");
+    assert_eq!(plain.take().pop().map(|(_, it)| it["n"].clone()), Some(4.into()));
+    // What comes without an envelope has no number, and no say either.
+    world.pubsub.local_broadcast(&room(), format!("{{\"seq\":\"{ahead}\"}}")).expect("short");
+    settled().await;
+    assert_eq!(victim.take(), [("message".to_owned(), json!({}))]);
+    // Who goes on from what it was told misses nothing; a forged place is a gap.
+    world.router.leave(room(), victim.id);
+    (5..=7).for_each(|n| world.publish(n));
+    settled().await;
+    let (_, response) = world.resume(seq(&told).as_str().expect("a cursor")).await;
+    assert_eq!(response["replayed"], 3);
+    assert_eq!(world.resume(&ahead).await.1["gap"], true);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_for_one_join_has_its_reference() {
+    let world = world().await;
+    let join =
+        Frame::text(Dialect::V2, &Bytes::from_static(b"[\"6\",\"6\",\"room:1\",\"phx_join\",{}]"));
+    let join_ref = join.expect("a frame").join_ref;
+    assert!(join_ref.is_some());
+    let member = |resume: &str| Member {
+        join_ref: join_ref.clone(),
+        resume: Some(resume.to_owned()),
+        greeting: Some(Box::new(|| vec![("hello", Payload::Json(Json::empty()))])),
+        ..world.member(Some("anna"))
+    };
+    let frames = |client: &Client| {
+        let mut frames = Vec::new();
+        client.outbox.try_next(&mut frames);
+        frames.iter().map(whole).collect::<Vec<_>>()
+    };
+    let first = world.enter(member("")).await;
+    world.publish(1);
+    world.publish(2);
+    settled().await;
+    let told = frames(&first);
+    let seq = told.iter().find(|frame| frame.event == "say").map(|frame| match &frame.payload {
+        Payload::Json(json) => json.decode::<Value>().expect("JSON")["seq"].clone(),
+        Payload::Binary(_) => panic!("JSON"),
+    });
+    let again = world.enter(member(seq.expect("one").as_str().expect("a cursor"))).await;
+    settled().await;
+    for frame in told.iter().chain(&frames(&again)) {
+        let all = frame.event == "presence_diff" || told.contains(frame) && frame.event == "say";
+        assert_eq!(frame.join_ref.is_none(), all, "{frame:?}");
+    }
+    let events: Vec<_> = told.iter().map(|frame| frame.event.as_str()).collect();
+    assert_eq!(events, ["phx_reply", "hello", "presence_state", "say", "say"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,11 +4,12 @@
 //! the members' outboxes, the log that a member may resume from, and the presence that members are told.
 //! Invariants:
 //! 1. A member gets the reply to its join first, then what it asks for of the past, then every message from that
-//!    moment on, once and in order.
+//!    moment on, once and in order. What is for its join alone has the join's reference.
 //! 2. A message is encoded once for all members that want it alike.
 //! 3. Presence takes at most [`RATE`] bytes a second of a topic: changes that come faster are told together, and
 //!    newcomers wait for the state. A member is told changes only after the state that they change.
 //! 4. When the router is gone, the members are told to join again.
+//! 5. What a client publishes cannot say where a message stands: a member that resumes gets no `seq` but ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +25,7 @@ use crate::actors::pubsub::{Message, Received, Subscription};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::channel::envelope::Envelope;
-use crate::proto::channel::{Dialect, Encoded, Json, Outcome, Payload, Ref, Say, reason};
+use crate::proto::channel::{Dialect, Encoded, Json, Outcome, Payload, Ref, Say, reason, tail};
 use crate::proto::presence::{self as entry, Entry};
 use crate::proto::replay::{Cursor, Log, Verdict};
 use crate::proto::topic::Topic;
@@ -39,6 +40,9 @@ pub(super) const LOGGED: usize = 64 * 1024 * 1024;
 const START: &str = "+";
 /// Bytes of presence a second.
 const RATE: usize = 64 * 1024 * 1024;
+/// What the answer to a join says of the past, and messages of where they stand: nobody else says it.
+const OWN: [&str; 3] = [SEQ, "replayed", "gap"];
+const SEQ: &str = "seq";
 /// Between two changes of presence that are told.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -212,6 +216,9 @@ impl Hall {
         let topic = self.topic.as_str();
         let missed = member.resume.as_deref().map(|cursor| self.missed(cursor));
         let mut response = std::mem::take(&mut member.response);
+        if member.resume.is_some() {
+            response.retain(|name, _| !OWN.contains(&name.as_str()));
+        }
         // Who resumes stands where the last message says that it got.
         let (replay, stands) = match missed {
             None => (Vec::new(), false),
@@ -226,13 +233,14 @@ impl Hall {
             }
         };
         if stands {
-            response.insert("seq".into(), self.cursor().into());
+            response.insert(SEQ.into(), self.cursor().into());
         }
         let (join_ref, reference) = (member.join_ref.as_ref(), member.reference.as_ref());
         let payload = Payload::Json(Json::of(&response));
         let reply = Say::Reply(join_ref, reference, Outcome::Ok, &payload);
         let mut frames: Vec<_> = reply.encode(member.dialect, topic).into_iter().collect();
-        frames.extend(replay.iter().flat_map(|kept| self.frames(kept, member.dialect, true)));
+        let frames_of = |kept: &Arc<Kept>| self.frames(kept, member.dialect, true, Some(join_ref));
+        frames.extend(replay.iter().flat_map(frames_of));
         for (event, payload) in member.greeting.take().map(|make| make()).unwrap_or_default() {
             let push = Say::Push(member.join_ref.as_ref(), event, &payload);
             frames.extend(push.encode(member.dialect, topic));
@@ -282,8 +290,9 @@ impl Hall {
         let mut shapes = Shapes::default();
         for member in self.members.values() {
             let (dialect, numbered) = (member.dialect, member.resume.is_some());
-            let make =
-                || heard.iter().flat_map(|kept| self.frames(kept, dialect, numbered)).collect();
+            let make = || {
+                heard.iter().flat_map(|kept| self.frames(kept, dialect, numbered, None)).collect()
+            };
             let frames = shapes.of((dialect, numbered), make);
             member.outbox.push(frames.iter().cloned(), member.slow);
         }
@@ -321,22 +330,38 @@ impl Hall {
         self.shared.count(before, self.log.cost());
     }
 
-    /// A message for members that are told where it stands, or not: in the payload if that is an object,
-    /// otherwise in an event `seq` that follows it.
-    fn frames(&self, kept: &Kept, dialect: Dialect, numbered: bool) -> Vec<Encoded> {
+    /// A message, for one join or, without one, for all members. Those who are told where it stands (`numbered`) are
+    /// told so in the payload if that is an object, otherwise in an event `seq` that follows it; what a publisher
+    /// said under that name is left out for them.
+    fn frames(
+        &self,
+        kept: &Kept,
+        dialect: Dialect,
+        numbered: bool,
+        join: Option<Option<&Ref>>,
+    ) -> Vec<Encoded> {
         let encode = |event: &str, payload: &Payload| {
-            Say::Broadcast(event, payload).encode(dialect, self.topic.as_str())
+            let say = match join {
+                Some(join_ref) => Say::Push(join_ref, event, payload),
+                None => Say::Broadcast(event, payload),
+            };
+            say.encode(dialect, self.topic.as_str())
         };
-        let Some(cursor) = kept.cursor.get().filter(|_| numbered) else {
-            return encode(&kept.event, &kept.payload).into_iter().collect();
+        let object = match &kept.payload {
+            Payload::Json(json) if numbered && json.is_object() => Some(json),
+            Payload::Json(_) | Payload::Binary(_) => None,
         };
-        let seq = Json::of(&serde_json::json!({ "seq": cursor }));
-        match &kept.payload {
-            Payload::Json(json) if json.is_object() => {
-                encode(&kept.event, &Payload::Json(seq.with(json))).into_iter().collect()
+        match (kept.cursor.get().filter(|_| numbered), object) {
+            (None, None) => encode(&kept.event, &kept.payload).into_iter().collect(),
+            (None, Some(json)) => {
+                encode(&kept.event, &Payload::Json(json.without(SEQ))).into_iter().collect()
             }
-            Payload::Json(_) | Payload::Binary(_) => {
-                let seq = encode("seq", &Payload::Json(seq));
+            (Some(cursor), Some(json)) => {
+                let payload = Payload::Json(json.with(SEQ, cursor));
+                encode(&kept.event, &payload).into_iter().collect()
+            }
+            (Some(cursor), None) => {
+                let seq = encode(SEQ, &Payload::Json(Json::empty().with(SEQ, cursor)));
                 [encode(&kept.event, &kept.payload), seq].into_iter().flatten().collect()
             }
         }
@@ -459,29 +484,33 @@ impl Present {
         let newcomers = std::mem::take(&mut self.newcomers);
         let (joins, leaves) = (std::mem::take(&mut self.joins), std::mem::take(&mut self.leaves));
         let mut spent = 0;
-        let mut say = |event: &str, value: Json, to: &mut dyn Iterator<Item = &Member>| {
-            let (payload, mut shapes) = (Payload::Json(value), Shapes::default());
-            for member in to {
-                let say = Say::Broadcast(event, &payload);
-                let make = || say.encode(member.dialect, topic.as_str()).into_iter().collect();
-                let frames = shapes.of((member.dialect, false), make);
-                spent += frames.iter().map(Encoded::length).sum::<usize>();
-                member.outbox.push(frames.iter().cloned(), member.slow);
-            }
+        let mut give = |member: &Member, frames: &[Encoded]| {
+            spent += frames.iter().map(Encoded::length).sum::<usize>();
+            member.outbox.push(frames.iter().cloned(), member.slow);
         };
         if joins.len() + leaves.len() > 0 {
             let diff = Json::of(&Diff { joins: listed(&joins), leaves: listed(&leaves) });
+            let (payload, mut shapes) = (Payload::Json(diff), Shapes::default());
             let told =
                 |member: &&Member| member.presence.is_some() && !newcomers.contains(&member.id);
-            say("presence_diff", diff, &mut members.values().map(Box::as_ref).filter(told));
+            for member in members.values().map(Box::as_ref).filter(told) {
+                let say = Say::Broadcast("presence_diff", &payload);
+                let make = || say.encode(member.dialect, topic.as_str()).into_iter().collect();
+                give(member, shapes.of((member.dialect, false), make));
+            }
         }
         if !newcomers.is_empty() {
             let state = Json::of(&listed(&self.state));
-            say(
-                "presence_state",
-                state,
-                &mut newcomers.iter().filter_map(|id| members.get(id).map(Box::as_ref)),
-            );
+            let payload = Payload::Json(state.clone());
+            // Each join has a reference of its own, before a state that all of them share.
+            let tails = [Dialect::V1, Dialect::V2].map(|dialect| (dialect, tail(dialect, &state)));
+            for member in newcomers.iter().filter_map(|id| members.get(id)) {
+                let say = Say::Push(member.join_ref.as_ref(), "presence_state", &payload);
+                let tail = tails.iter().find(|(dialect, _)| *dialect == member.dialect);
+                let frame =
+                    tail.map(|(dialect, tail)| say.with_tail(*dialect, topic.as_str(), tail));
+                give(member, frame.as_slice());
+            }
         }
         let pause = Duration::from_secs_f64(spent as f64 / RATE as f64);
         self.next = (spent > 0).then(|| now + pause.max(TICK));

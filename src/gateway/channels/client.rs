@@ -1,60 +1,53 @@
-//! One client: its session, what it has joined, and by what right.
+//! One client: its session, what it has joined, and what it does there.
 //!
 //! Whatever carries the frames owns a [`Client`], gives it each frame, and sends what its outbox has. Invariants:
-//! 1. Frames of one client take effect in their order; a join is over, one way or the other, before the next.
-//! 2. A join has a right of its own: the token it brought, or else its socket's. It ends with that right.
-//! 3. A dropped client has left all its topics.
+//! 1. Nothing here waits: joins are settled elsewhere (`entrance`), and their news comes back with a wake-up.
+//! 2. Frames of one topic take effect in their order; those for a pending join wait for it, within bounds.
+//! 3. A join ends with its right.
+//! 4. A dropped client has left all its topics.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
-use super::handler::{self, Handler, Reaction};
-use super::{Channels, Refusal};
+use super::entrance::{Entrance, Herald, Kind, Live, News, Place};
+use super::{Channels, Refusal, handler};
 use crate::actors::channel_router::outbox::{Outbox, Slow};
-use crate::actors::channel_router::{Greeting, Member};
 use crate::actors::timer;
+use crate::gateway::refusal::Cause;
 use crate::gateway::sight;
 use crate::io::clock;
 use crate::io::metrics::Count;
-use crate::proto::channel::session::{Ask, Join, Session};
-use crate::proto::channel::{Dialect, Frame, Json, Outcome, Payload, Ref, Say, reason};
+use crate::proto::channel::head::Head;
+use crate::proto::channel::session::{Ask, Join, SOCKET, Session};
+use crate::proto::channel::{Dialect, Frame, Json, Malformed, Outcome, Payload, Ref, Say, reason};
 use crate::proto::node::NodeName;
-use crate::proto::replay;
 use crate::proto::token::{Claims, Verb};
 use crate::proto::topic::Topic;
 
-/// How long a join may take.
-const JOIN: Duration = Duration::from_secs(10);
-/// Events that may wait for a handler.
-const WAITING: usize = 64;
-
+/// KiB of one client's frames whose joins are pending: its hundred joins, and a frame of any length.
+const PENDING: usize = 2 * 1024;
 /// The node's own events on `network:updates`.
 const OWN: [&str; 3] = ["snapshot", "change", "figures"];
 
-/// Where events for a handler go.
-type Pushes = mpsc::Sender<(handler::Push, Option<Ref>)>;
-
-/// What a topic is.
-enum Kind {
-    Room,
-    Network,
-    Node,
-    Service(Pushes),
+/// A join that is not settled.
+struct Pending {
+    task: tokio::task::AbortHandle,
+    reference: Option<Ref>,
+    /// What came for it meanwhile.
+    waiting: Vec<(Frame, Place)>,
 }
 
-/// A join that lives.
-struct Live {
-    member: u64,
-    join: Join,
-    claims: Option<Arc<Claims>>,
-    kind: Kind,
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// One client.
@@ -65,16 +58,10 @@ pub(in crate::gateway) struct Client {
     from: IpAddr,
     claims: Option<Arc<Claims>>,
     live: BTreeMap<u64, Live>,
-    /// Joins whose handler has ended them.
-    ended: (mpsc::UnboundedSender<Join>, mpsc::UnboundedReceiver<Join>),
-}
-
-/// A join that is about to be.
-struct Entry {
-    join: Join,
-    reference: Option<Ref>,
-    params: Value,
-    claims: Option<Arc<Claims>>,
+    pending: BTreeMap<u64, Pending>,
+    places: Arc<Semaphore>,
+    herald: Herald,
+    news: mpsc::UnboundedReceiver<News>,
 }
 
 impl Client {
@@ -85,6 +72,7 @@ impl Client {
         claims: Option<Arc<Claims>>,
     ) -> Self {
         channels.admin.clients.connected.fetch_add(1, Ordering::Relaxed);
+        let (sender, news) = mpsc::unbounded_channel();
         Self {
             channels: channels.clone(),
             session: Session::new(dialect),
@@ -92,7 +80,10 @@ impl Client {
             from,
             claims,
             live: BTreeMap::new(),
-            ended: mpsc::unbounded_channel(),
+            pending: BTreeMap::new(),
+            places: Arc::new(Semaphore::new(PENDING)),
+            herald: Herald { news: sender, wake: Arc::default() },
+            news,
         }
     }
 
@@ -104,9 +95,46 @@ impl Client {
         self.session.dialect()
     }
 
+    /// Notified when [`Client::sweep`] has something to do.
+    pub(in crate::gateway) fn wake(&self) -> Arc<Notify> {
+        self.herald.wake.clone()
+    }
+
     /// Takes a frame.
-    pub(in crate::gateway) async fn hear(&mut self, frame: Frame) {
+    pub(in crate::gateway) fn hear(&mut self, frame: Frame) {
         self.sweep();
+        self.take(frame);
+    }
+
+    /// Answers what is no frame, as far as it can be made out: a client repeats what is not answered.
+    pub(in crate::gateway) fn refuse(&self, head: &Head, why: Malformed) {
+        let topic = head.topic.as_deref().unwrap_or(SOCKET);
+        self.channels.refusals.note(Cause::Frame(why), self.from, topic);
+        let (join_ref, reference) = (head.join_ref.as_ref(), head.reference.as_ref());
+        let why = reason(&why.to_string());
+        let reply = Say::Reply(join_ref, reference, Outcome::Error, &why);
+        // One that does not read what it is answered loses the answers, not the connection.
+        self.outbox.push(reply.encode(self.session.dialect(), topic), Slow::DropOldest);
+    }
+
+    /// Takes notice of what tasks have told.
+    pub(in crate::gateway) fn sweep(&mut self) {
+        while let Ok(news) = self.news.try_recv() {
+            match news {
+                News::Settled(join, settled) => self.settle(&join, settled),
+                News::Ended(join, crashed) if self.live.contains_key(&join.number) => {
+                    if crashed {
+                        self.end(&join, "phx_error", &reason("channel_crash"));
+                    } else {
+                        self.forget(&join);
+                    }
+                }
+                News::Ended(..) => {} // its join was refused, or is over
+            }
+        }
+    }
+
+    fn take(&mut self, frame: Frame) {
         match self.session.hear(&frame) {
             Ask::Ignore => {}
             Ask::Answer(join_ref, outcome, why) => {
@@ -119,9 +147,10 @@ impl Client {
                 if let Some(before) = before {
                     self.end(&before, "phx_close", &empty());
                 }
-                self.join(frame, join).await;
+                self.join(frame, join);
             }
             Ask::Push(join) => self.push(frame, &join),
+            Ask::Wait(join) => self.wait(frame, &join),
             Ask::Leave(join) => {
                 self.gone(&join);
                 self.reply(&join, frame.reference.as_ref(), Outcome::Ok, &empty());
@@ -130,21 +159,6 @@ impl Client {
                     &Say::End(join.join_ref.as_ref(), "phx_close", &empty()),
                 );
             }
-        }
-    }
-
-    /// Forgets joins that their handlers have ended.
-    pub(in crate::gateway) fn sweep(&mut self) {
-        while let Ok(join) = self.ended.1.try_recv() {
-            self.forget(&join);
-        }
-    }
-
-    /// Waits until a handler has ended a join, and forgets it.
-    pub(in crate::gateway) async fn swept(&mut self) {
-        // There is always a sender: the client's own.
-        if let Some(join) = self.ended.1.recv().await {
-            self.forget(&join);
         }
     }
 
@@ -189,187 +203,79 @@ impl Client {
         self.say(join.topic.as_str(), &Say::End(join.join_ref.as_ref(), event, why));
     }
 
-    /// Where a join is counted.
-    fn counts(&self, kind: &Kind) -> impl Iterator<Item = &AtomicUsize> {
-        let more = match kind {
-            Kind::Node => Some(&self.channels.watching),
-            Kind::Network => Some(&self.channels.observing),
-            Kind::Room | Kind::Service(_) => None,
-        };
-        [&self.channels.admin.clients.joined].into_iter().chain(more)
-    }
-
-    /// A join is no more: others must not see it any longer.
+    /// A join is no more, pending or not: others must not see it any longer.
     fn gone(&mut self, join: &Join) {
-        if let Some(live) = self.live.remove(&join.number) {
-            self.channels.router.leave(live.join.topic.clone(), live.member);
-            for count in self.counts(&live.kind) {
-                count.fetch_sub(1, Ordering::Relaxed);
+        self.live.remove(&join.number);
+        self.pending.remove(&join.number);
+    }
+
+    /// Room for a frame that has to wait.
+    fn place(&self, payload: &Payload) -> Option<Place> {
+        let kib = u32::try_from(1 + payload.length() / 1024).ok()?;
+        let own = self.places.clone().try_acquire_many_owned(kib).ok()?;
+        let of_all = self.channels.pending.clone().try_acquire_many_owned(kib).ok()?;
+        Some([own, of_all])
+    }
+
+    fn join(&mut self, frame: Frame, join: Join) {
+        let Some(place) = self.place(&frame.payload) else {
+            self.channels.refusals.note(Cause::JoinsPending, self.from, join.topic.as_str());
+            self.session.ended(&join);
+            return self.refuse_join(
+                &join,
+                frame.reference.as_ref(),
+                &json!({ "reason": "overloaded" }),
+            );
+        };
+        let entrance = Entrance {
+            channels: self.channels.clone(),
+            join: join.clone(),
+            reference: frame.reference.clone(),
+            dialect: self.session.dialect(),
+            outbox: self.outbox.clone(),
+            herald: self.herald.clone(),
+            from: self.from,
+            claims: self.claims.clone(),
+        };
+        let task = entrance.open(frame.payload, place);
+        let pending = Pending { task, reference: frame.reference, waiting: Vec::new() };
+        self.pending.insert(join.number, pending);
+    }
+
+    fn wait(&mut self, frame: Frame, join: &Join) {
+        let place = self.place(&frame.payload);
+        match (self.pending.get_mut(&join.number), place) {
+            (Some(pending), Some(place)) => pending.waiting.push((frame, place)),
+            (None, _) | (_, None) => {
+                let why = reason("overloaded");
+                self.reply(join, frame.reference.as_ref(), Outcome::Error, &why);
             }
         }
     }
 
-    async fn join(&mut self, frame: Frame, join: Join) {
-        let reference = frame.reference.clone();
-        let refused = match tokio::time::timeout(JOIN, self.admit(frame, &join)).await {
-            Ok(Ok(())) => {
+    /// A pending join is granted or refused; what waited for it goes on.
+    fn settle(&mut self, join: &Join, settled: Result<Live, Value>) {
+        let Some(mut pending) = self.pending.remove(&join.number) else { return };
+        match settled {
+            Ok(live) => {
                 self.channels.metrics.count(Count::Channels, "joined");
-                return self.session.joined(&join);
+                self.session.joined(join);
+                self.live.insert(join.number, live);
             }
-            Ok(Err(refused)) => refused,
-            Err(_elapsed) => json!({ "reason": "join timeout" }),
-        };
+            Err(response) => {
+                self.session.ended(join);
+                self.refuse_join(join, pending.reference.as_ref(), &response);
+            }
+        }
+        for (frame, _place) in std::mem::take(&mut pending.waiting) {
+            self.take(frame);
+        }
+    }
+
+    fn refuse_join(&self, join: &Join, reference: Option<&Ref>, response: &Value) {
         self.channels.metrics.count(Count::Channels, "join_refused");
-        self.gone(&join);
-        let response = Payload::Json(Json::of(&refused));
-        self.reply(&join, reference.as_ref(), Outcome::Error, &response);
-    }
-
-    async fn admit(&mut self, frame: Frame, join: &Join) -> Result<(), Value> {
-        let refused = |why: &str| json!({ "reason": why });
-        let Payload::Json(params) = &frame.payload else { return Err(refused("unmatched topic")) };
-        let params: Value = params.decode().unwrap_or_default();
-        let claims = self.right(&join.topic, &params).await.map_err(refused)?;
-        let entry = Entry { join: join.clone(), reference: frame.reference, params, claims };
-        let topic = join.topic.as_str();
-        let mut member = self.member(&entry);
-        let kind = if topic == "network:updates" {
-            (member.slow, member.greeting) = (Slow::DropOldest, Some(self.snapshot()));
-            Kind::Network
-        } else if let Some(name) = topic.strip_prefix("node:") {
-            member.slow = Slow::DropOldest;
-            if topic != Topic::node_heartbeat().as_str() {
-                let name = name.parse().map_err(|_no_node| refused("unmatched topic"))?;
-                member.greeting = Some(self.about(name));
-            }
-            Kind::Node
-        } else if let Some(handler) = self.channels.handlers.of(&join.topic) {
-            let (response, pushes) = self.serve(&entry, handler.clone()).await?;
-            member.response = response;
-            member.presence = handler.presence().then(|| self.shown(&entry, member.id));
-            Kind::Service(pushes)
-        } else if topic.starts_with("room:") {
-            member.presence = Some(self.shown(&entry, member.id));
-            Kind::Room
-        } else {
-            return Err(refused("unmatched topic"));
-        };
-        for count in self.counts(&kind) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-        let live = Live { member: member.id, join: join.clone(), claims: entry.claims, kind };
-        self.live.insert(join.number, live);
-        // Taken out again by whoever waits too long for it.
-        match self.channels.router.join(join.topic.clone(), member).await {
-            true => Ok(()),
-            false => Err(refused("join crashed")),
-        }
-    }
-
-    /// By what right a client joins a topic.
-    async fn right(&self, topic: &Topic, params: &Value) -> Result<Option<Arc<Claims>>, Refusal> {
-        let claims = match params.get("token").and_then(Value::as_str) {
-            Some(token) => Some(self.channels.verify(token, self.from).await?),
-            None => self.claims.clone(),
-        };
-        let Some(claims) = claims else {
-            return if self.channels.anonymous(topic) { Ok(None) } else { Err("unauthorized") };
-        };
-        if let Some(why) = self.channels.outlived(&claims) {
-            return Err(why);
-        }
-        if claims.allows(Verb::Join, topic) { Ok(Some(claims)) } else { Err("unauthorized") }
-    }
-
-    fn member(&self, entry: &Entry) -> Member {
-        let resume = entry.params.get("last_seq").map(|seq| match seq {
-            Value::Null => String::new(),
-            Value::String(cursor) if cursor.len() <= replay::TEXT => cursor.clone(),
-            Value::Number(zero) if zero.as_u64() == Some(0) => String::new(),
-            // No cursor of ours: there is a gap.
-            Value::Bool(_)
-            | Value::Number(_)
-            | Value::String(_)
-            | Value::Array(_)
-            | Value::Object(_) => "?".to_owned(),
-        });
-        Member {
-            id: self.channels.router.number(),
-            join_ref: entry.join.join_ref.clone(),
-            reference: entry.reference.clone(),
-            dialect: self.session.dialect(),
-            outbox: self.outbox.clone(),
-            slow: Slow::Disconnect,
-            response: Map::new(),
-            resume,
-            presence: None,
-            greeting: None,
-            ready: None,
-        }
-    }
-
-    /// Under what key others see a client, and what they see.
-    fn shown(&self, entry: &Entry, member: u64) -> (String, String) {
-        let node = &self.channels.admin.name;
-        let key = match &entry.claims {
-            Some(claims) => claims.sub.clone(),
-            None => format!("anonymous:{member:x}@{node}"),
-        };
-        let since = clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let meta = json!({ "node": node, "online_at": since.as_secs() });
-        (key, meta.to_string())
-    }
-
-    fn snapshot(&self) -> Greeting {
-        let channels = self.channels.clone();
-        Box::new(move || {
-            let (status, topology) = (channels.admin.status(), channels.admin.topology());
-            let snapshot = json!({ "status": status, "topology": topology });
-            vec![("snapshot", Payload::Json(Json::of(&snapshot)))]
-        })
-    }
-
-    fn about(&self, name: NodeName) -> Greeting {
-        let channels = self.channels.clone();
-        Box::new(move || {
-            let beat = super::feed::beat(&channels.admin, &name);
-            vec![("snapshot", Payload::Json(Json::of(&beat)))]
-        })
-    }
-
-    /// Asks a service's handler, and gives it a task for this client's events.
-    async fn serve(
-        &self,
-        entry: &Entry,
-        handler: Arc<dyn Handler>,
-    ) -> Result<(Map<String, Value>, Pushes), Value> {
-        let client = handler::Client {
-            topic: entry.join.topic.clone(),
-            claims: entry.claims.clone(),
-            publisher: self.channels.publisher.clone(),
-        };
-        let (asked, who, params) = (handler.clone(), client.clone(), entry.params.clone());
-        let answer = tokio::spawn(async move { asked.join(&who, &params).await }).await;
-        let Ok(answer) = answer else { return Err(json!({ "reason": "join crashed" })) };
-        let response = answer?;
-        let (pushes, waiting) = mpsc::channel(WAITING);
-        let served = Served {
-            handler,
-            client,
-            join: entry.join.clone(),
-            dialect: self.session.dialect(),
-            outbox: self.outbox.clone(),
-        };
-        let (over, join) = (self.ended.0.clone(), entry.join.clone());
-        tokio::spawn(async move {
-            let (told, crashed) =
-                (served.clone(), tokio::spawn(served.run(waiting)).await.is_err());
-            if crashed {
-                told.end("phx_error", &reason("channel_crash"));
-            }
-            drop(over.send(join)); // a client that is gone needs no word of it
-        });
-        Ok((response, pushes))
+        let response = Payload::Json(Json::of(response));
+        self.reply(join, reference, Outcome::Error, &response);
     }
 
     fn push(&mut self, frame: Frame, join: &Join) {
@@ -386,7 +292,10 @@ impl Client {
                 Ok(()) => return,
                 Err(why) => Err(why),
             },
-            (_, None, false) => Err("unauthorized"),
+            (_, None, false) => {
+                self.channels.refusals.note(Cause::NotGranted, self.from, join.topic.as_str());
+                Err("unauthorized")
+            }
             (Kind::Service(pushes), None, true) => {
                 let push = handler::Push { event: frame.event, payload: frame.payload };
                 match pushes.try_send((push, frame.reference.clone())) {
@@ -462,55 +371,7 @@ fn publish(
 
 impl Drop for Client {
     fn drop(&mut self) {
-        let joins: Vec<_> = self.live.values().map(|live| live.join.clone()).collect();
-        joins.iter().for_each(|join| self.gone(join));
         self.channels.admin.clients.connected.fetch_sub(1, Ordering::Relaxed);
         self.outbox.close(crate::actors::channel_router::outbox::Close::RESTART);
-    }
-}
-
-/// A client as a service's handler has it.
-#[derive(Clone)]
-struct Served {
-    handler: Arc<dyn Handler>,
-    client: handler::Client,
-    join: Join,
-    dialect: Dialect,
-    outbox: Outbox,
-}
-
-impl Served {
-    async fn run(self, mut waiting: mpsc::Receiver<(handler::Push, Option<Ref>)>) {
-        while let Some((push, reference)) = waiting.recv().await {
-            let reply = |outcome, response: &Payload| {
-                let join_ref = self.join.join_ref.as_ref();
-                self.say(&Say::Reply(join_ref, reference.as_ref(), outcome, response));
-            };
-            match self.handler.push(&self.client, &push).await {
-                Reaction::Reply(response) => reply(Outcome::Ok, &response),
-                Reaction::Refuse(response) => reply(Outcome::Error, &response),
-                Reaction::Silent => {}
-                Reaction::Broadcast => {
-                    let publisher = &self.client.publisher;
-                    match publisher.publish(&self.client.topic, &push.event, &push.payload) {
-                        Ok(_spread) => reply(Outcome::Ok, &empty()),
-                        Err(_long) => reply(Outcome::Error, &reason("too long")),
-                    }
-                }
-                Reaction::Close => {
-                    self.end("phx_close", &empty());
-                    break;
-                }
-            }
-        }
-        self.handler.left(&self.client).await;
-    }
-
-    fn end(&self, event: &str, why: &Payload) {
-        self.say(&Say::End(self.join.join_ref.as_ref(), event, why));
-    }
-
-    fn say(&self, what: &Say<'_>) {
-        self.outbox.push(what.encode(self.dialect, self.join.topic.as_str()), Slow::Disconnect);
     }
 }

@@ -12,19 +12,23 @@ use serde_json::{Value, json};
 
 use super::Channels;
 use crate::actors::pubsub::Noted;
+use crate::actors::timer;
 use crate::gateway::admin::Admin;
 use crate::gateway::status::{Change, Figures, What};
+use crate::io::clock::{self, ClockWatch};
 use crate::proto::channel::{Json, Payload};
 use crate::proto::event::Event;
 use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
 
-/// Between two beats of a node, and two looks at revoked tokens.
+/// Between two beats of a node, and two looks at revoked tokens and at the wall clock.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// Publishes until the node ends.
 pub(in crate::gateway) async fn run(channels: Arc<Channels>) -> io::Result<()> {
+    channels.check_list();
     let mut events = channels.admin.pubsub.trail().follow();
+    let mut clock = ClockWatch::new(clock::wall(), timer::now());
     let mut ticks = tokio::time::interval(BEAT);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -34,7 +38,10 @@ pub(in crate::gateway) async fn run(channels: Arc<Channels>) -> io::Result<()> {
                 Some(news) => tell(&channels, news),
             },
             _ = ticks.tick() => {
-                channels.admin.clients.news.send_if_modified(|stopping| !*stopping && channels.tokens_changed());
+                // Rights end by the wall clock: whoever waits for the end of one waits anew.
+                let clock_set = clock.was_set(clock::wall(), timer::now());
+                let news = channels.tokens_changed() || clock_set;
+                channels.admin.clients.news.send_if_modified(|stopping| !*stopping && news);
                 if channels.watching.load(Ordering::Relaxed) > 0 {
                     beats(&channels);
                 }

@@ -7,9 +7,11 @@
 //! # Invariants
 //! 1. A session that is not polled for [`LIFE`] is over.
 //! 2. What one poll brings is at most what the client's outbox holds.
+//! 3. A client that comes back at once and does the same again is not told to: what is no frame is answered, and the
+//!    end of a session for being too slow is told late.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -22,11 +24,13 @@ use tokio::sync::Notify;
 
 use super::Channels;
 use super::client::Client;
-use crate::actors::channel_router::outbox::{Next, Outbox};
+use super::socket::HOLD;
+use crate::actors::channel_router::outbox::{Close, Next, Outbox};
 use crate::actors::timer;
 use crate::gateway::refusal::Cause;
 use crate::io::metrics::Count;
-use crate::proto::channel::{Encoded, Frame, MAX_FRAME, Malformed};
+use crate::proto::channel::head::{HEAD, Head};
+use crate::proto::channel::{Dialect, Encoded, Frame, MAX_FRAME, Malformed};
 
 /// How long a poll waits for something to say.
 const WAIT: Duration = Duration::from_secs(10);
@@ -49,7 +53,8 @@ pub(in crate::gateway) enum Poll {
     Messages(String, Vec<String>),
     /// Nothing waited.
     Nothing(String),
-    /// Its frames were taken.
+    /// Its frames were taken; what of them is none is answered as a message, for a client whose post fails begins
+    /// a new session at once.
     Taken,
 }
 
@@ -60,13 +65,13 @@ pub(in crate::gateway) struct Sessions(Mutex<HashMap<String, Arc<Session>>>);
 /// A client that polls.
 pub(in crate::gateway) struct Session {
     token: String,
-    client: tokio::sync::Mutex<Client>,
+    client: Mutex<Client>,
     outbox: Outbox,
     /// Held while a body of the client's is read and looked at.
     posting: tokio::sync::Mutex<()>,
     polled: Mutex<Instant>,
-    /// The client has said or taken something: its rights and joins may be others.
-    heard: Notify,
+    /// The client has said or taken something, or has news: its rights and joins may be others.
+    heard: Arc<Notify>,
 }
 
 impl Sessions {
@@ -81,10 +86,9 @@ impl Sessions {
         channels: &Arc<Channels>,
     ) -> Poll {
         let token = format!("{:032x}", rand::random::<u128>());
-        let outbox = client.outbox().clone();
-        let client = tokio::sync::Mutex::new(client);
-        let polled = Mutex::new(timer::now());
-        let (posting, heard) = (tokio::sync::Mutex::default(), Notify::new());
+        let (outbox, heard) = (client.outbox().clone(), client.wake());
+        let (client, polled) = (Mutex::new(client), Mutex::new(timer::now()));
+        let posting = tokio::sync::Mutex::default();
         let session = Session { token: token.clone(), client, outbox, posting, polled, heard };
         let session = Arc::new(session);
         let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,7 +119,7 @@ impl Session {
                 return;
             }
             let soon = timer::now() + Duration::from_secs(1);
-            let right = self.client.lock().await.deadline();
+            let right = self.client().deadline();
             let next = right.map_or(over, |right| over.min(right.max(soon)));
             tokio::select! {
                 () = tokio::time::sleep_until(next.into()) => {}
@@ -126,10 +130,14 @@ impl Session {
                     }
                 }
             }
-            let mut client = self.client.lock().await;
+            let mut client = self.client();
             client.sweep();
             client.expire();
         }
+    }
+
+    fn client(&self) -> MutexGuard<'_, Client> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn touch(&self) {
@@ -145,10 +153,18 @@ impl Session {
         self.touch();
         match next {
             Err(_elapsed) => Poll::Nothing(self.token.clone()),
-            Ok(Next::Close(_)) => Poll::Gone(String::new()),
+            Ok(Next::Close(close)) => {
+                if close == Close::SLOW {
+                    tokio::time::sleep(HOLD).await;
+                }
+                Poll::Gone(String::new())
+            }
             Ok(Next::Frames) => {
                 let text = |frame| match frame {
                     Encoded::Text(text) => String::from_utf8(text.to_vec()).ok(),
+                    Encoded::Parts(first, second) => {
+                        String::from_utf8([first, second].concat()).ok()
+                    }
                     Encoded::Binary(_) => None, // the protocol has no way to say it
                 };
                 Poll::Messages(self.token.clone(), frames.into_iter().filter_map(text).collect())
@@ -162,7 +178,7 @@ impl Session {
     }
 
     /// Takes the client's frames.
-    pub(in crate::gateway) async fn take(&self, headers: &HeaderMap, body: &Bytes) -> Poll {
+    pub(in crate::gateway) fn take(&self, headers: &HeaderMap, body: &Bytes) -> Poll {
         let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let lines: Vec<_> = match kind {
             Some(kind) if kind.starts_with("application/x-ndjson") => {
@@ -170,27 +186,40 @@ impl Session {
             }
             Some(_) | None => vec![&body[..]],
         };
-        if lines.len() > LINES || lines.iter().any(|line| line.len() > MAX_FRAME * 4 / 3 + 4) {
-            return Poll::Refused(Cause::Malformed);
-        }
-        let mut client = self.client.lock().await;
-        self.heard.notify_one(); // looked at when the client is free again
-        for line in lines {
-            let frame = match line.first() {
-                Some(b'[' | b'{') => Frame::text(client.dialect(), &body.slice_ref(line)),
-                Some(_) | None => match BASE64_STANDARD.decode(line) {
-                    Ok(bytes) => Frame::binary(&bytes.into()),
-                    Err(_text) => Err(Malformed::Shape),
-                },
-            };
-            match frame {
-                Ok(frame) => client.hear(frame).await,
-                Err(Malformed::Kind) => {}
-                Err(_malformed) => return Poll::Refused(Cause::Malformed),
+        let mut client = self.client();
+        for (at, line) in lines.into_iter().enumerate() {
+            match read(client.dialect(), &body.slice_ref(line)) {
+                Ok(frame) if at < LINES => client.hear(frame),
+                Ok(Frame { join_ref, reference, topic, .. }) => {
+                    let head = Head { join_ref, reference, topic: Some(topic) };
+                    client.refuse(&head, Malformed::TooMany);
+                }
+                Err((head, why)) => client.refuse(&head, why),
             }
         }
+        drop(client);
+        self.heard.notify_one();
         Poll::Taken
     }
+}
+
+/// The frame of a line: text, or Base64 of a binary one.
+fn read(dialect: Dialect, line: &Bytes) -> Result<Frame, (Head, Malformed)> {
+    let begin = line.slice(..line.len().min(HEAD));
+    if matches!(line.first(), Some(b'[' | b'{')) {
+        if line.len() > MAX_FRAME {
+            return Err((Head::text(dialect, &begin), Malformed::TooLong));
+        }
+        return Frame::text(dialect, line).map_err(|why| (Head::text(dialect, line), why));
+    }
+    if line.len() > MAX_FRAME.div_ceil(3) * 4 {
+        let whole = begin.slice(..begin.len() / 4 * 4);
+        let begin = BASE64_STANDARD.decode(whole).unwrap_or_default();
+        return Err((Head::binary(&begin), Malformed::TooLong));
+    }
+    let bytes = BASE64_STANDARD.decode(line);
+    let bytes: Bytes = bytes.map_err(|_text| (Head::default(), Malformed::Shape))?.into();
+    Frame::binary(&bytes).map_err(|why| (Head::binary(&bytes), why))
 }
 
 /// The answer. Clients go by the status in its body, and know 200, 204, 403, 410 and 500 there: 403 ends a try, 500
@@ -203,14 +232,16 @@ pub(in crate::gateway) fn answer(poll: &Poll) -> Response {
                 (usual, 500)
             } else if posted.contains(cause) {
                 (usual, usual.as_u16())
-            } else if [Cause::Malformed, Cause::BodyBroken].contains(cause) {
+            } else if *cause == Cause::BodyBroken {
                 (StatusCode::OK, 400)
             } else {
                 (StatusCode::OK, 403)
             };
-            let (cause, detail, remedy) = (cause.label(), cause.detail(), cause.remedy());
-            let body =
-                json!({ "status": code, "cause": cause, "detail": detail, "remedy": remedy });
+            let mut body =
+                json!({ "status": code, "cause": cause.label(), "detail": cause.detail() });
+            if cause.is_for_clients() {
+                body["remedy"] = cause.remedy().into();
+            }
             (status, body)
         }
         Poll::Gone(token) if token.is_empty() => {

@@ -6,26 +6,26 @@
 //! 2. It is never closed with 1000, after which old clients do not come back.
 //! 3. Whoever is told to go can read why: what the client still says is read and thrown away, up to [`REST`] and for
 //!    [`PART`], for a stream that is dropped with something unread on it is reset, and the reason lost.
+//! 4. What a client sends wrong does not end its connection, but where the WebSocket itself is broken. It connects
+//!    anew at once and does the same again, so a connection that is ended for what its client does is ended [`HOLD`]
+//!    later.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::Channels;
 use super::client::Client;
+use super::websocket::{self, BINARY, BUFFER, Broken, CLOSE, Incoming, Message, PING, PONG, TEXT};
 use crate::actors::channel_router::outbox::{Close, Next};
 use crate::actors::timer;
 use crate::io::metrics::Count;
-use crate::proto::channel::{Encoded, Frame, MAX_FRAME, Malformed};
+use crate::proto::channel::head::Head;
+use crate::proto::channel::{Encoded, Frame, Malformed};
 
 /// A client that says nothing for so long is disconnected.
 pub(in crate::gateway) const IDLE: Duration = Duration::from_secs(60);
@@ -33,67 +33,65 @@ pub(in crate::gateway) const IDLE: Duration = Duration::from_secs(60);
 const ASK: Duration = Duration::from_secs(30);
 /// A client that takes nothing for so long is disconnected.
 const TAKE: Duration = Duration::from_secs(10);
+/// Between what a client did and the end of its connection for it: at most fifteen connections a minute.
+pub(super) const HOLD: Duration = Duration::from_secs(4);
 /// How long a client that is to go may go on talking.
 const PART: Duration = Duration::from_secs(2);
 /// Bytes that it may say meanwhile: several of the longest frames.
 const REST: u64 = 16 * 1024 * 1024;
 
-/// Bytes that are read at once, and that small frames are gathered in. More is taken as it is needed, and kept no
-/// longer than that.
-const BUFFER: usize = 4 * 1024;
-
-type WebSocket = WebSocketStream<TokioIo<Upgraded>>;
+type Stream = TokioIo<Upgraded>;
 
 /// Serves a client until it goes, or is to go.
 pub(in crate::gateway) async fn run(stream: Upgraded, client: Client, channels: Arc<Channels>) {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(BUFFER)
-        .write_buffer_size(0)
-        .max_frame_size(Some(MAX_FRAME))
-        .max_message_size(Some(MAX_FRAME));
-    let stream = TokioIo::new(stream);
-    let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+    let mut stream = TokioIo::new(stream);
     channels.metrics.count(Count::Channels, "connected");
-    let mut session = Connection { client, heard: timer::now(), asked: false };
-    let news = channels.admin.clients.news.subscribe();
-    if let Some(close) = session.serve(&mut socket, news).await {
+    let heard = timer::now();
+    let mut connection = Connection { client, incoming: Incoming::default(), heard, asked: false };
+    let mut news = channels.admin.clients.news.subscribe();
+    if let Some(close) = connection.serve(&mut stream, &mut news).await {
         channels.metrics.count(Count::Channels, ended(close));
-        drop(session);
-        part(socket, close).await;
-    } else {
-        // The answer to the client's own close.
-        drop(tokio::time::timeout(TAKE, socket.flush()).await);
+        drop(connection);
+        if [Close::SLOW, Close::NOT_TEXT, Close::PROTOCOL].contains(&close) {
+            hold(&mut news).await;
+        }
+        part(stream, close).await;
     }
     channels.metrics.count(Count::Channels, "disconnected");
 }
 
+/// Waits for [`HOLD`], or until the node stops.
+async fn hold(news: &mut watch::Receiver<bool>) {
+    let stopping = async { while news.changed().await.is_ok() && !*news.borrow_and_update() {} };
+    drop(tokio::time::timeout(HOLD, stopping).await);
+}
+
 /// Closes, and hears the client out.
-async fn part(mut socket: WebSocket, close: Close) {
-    let (code, reason) = (CloseCode::from(close.code), Utf8Bytes::from_static(close.reason));
+async fn part(mut stream: Stream, close: Close) {
+    let payload = [&close.code.to_be_bytes(), close.reason.as_bytes()].concat();
     let told = async {
-        socket.send(Message::Close(Some(CloseFrame { code, reason }))).await.ok()?;
-        socket.get_mut().shutdown().await.ok()
+        put(&mut stream, CLOSE, &payload).await?;
+        stream.shutdown().await.ok()
     };
     // Whoever does not take even this is gone all the same.
     if let Ok(Some(())) = tokio::time::timeout(TAKE, told).await {
-        // After an error the library reads no more.
-        let mut rest = socket.into_inner().take(REST);
+        let mut rest = stream.take(REST);
         drop(tokio::time::timeout(PART, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await);
     }
 }
 
 fn ended(close: Close) -> &'static str {
-    match close.code {
-        1002 => "closed_idle",
-        1007 => "closed_malformed",
-        1009 => "closed_too_long",
-        1013 => "closed_slow",
+    match close {
+        Close::IDLE => "closed_idle",
+        Close::PROTOCOL | Close::NOT_TEXT => "closed_malformed",
+        Close::SLOW => "closed_slow",
         _ => "closed_stopping",
     }
 }
 
 struct Connection {
     client: Client,
+    incoming: Incoming,
     heard: Instant,
     asked: bool,
 }
@@ -102,32 +100,30 @@ impl Connection {
     /// How it is to be closed; `None` when it is closed already.
     async fn serve(
         &mut self,
-        socket: &mut WebSocket,
-        mut news: watch::Receiver<bool>,
+        stream: &mut Stream,
+        news: &mut watch::Receiver<bool>,
     ) -> Option<Close> {
         let mut frames = Vec::new();
         let sleep = tokio::time::sleep_until(self.due().into());
         let mut sleep = std::pin::pin!(sleep);
-        let outbox = self.client.outbox().clone();
+        let (outbox, wake) = (self.client.outbox().clone(), self.client.wake());
         loop {
             tokio::select! {
                 next = outbox.next(&mut frames) => match next {
                     Next::Close(close) => return Some(close),
-                    Next::Frames => send(socket, &mut frames).await?,
+                    Next::Frames => {
+                        send(stream, &mut frames).await?;
+                        continue;
+                    }
                 },
-                message = socket.next() => {
-                    if let Err(close) = self.hear(message?).await {
-                        return close;
-                    }
-                    // A join may have brought a right that ends sooner.
-                    let due = self.due();
-                    if due < sleep.deadline().into_std() {
-                        sleep.as_mut().reset(due.into());
-                    }
-                }
-                () = self.client.swept() => {}
+                message = self.incoming.read(stream) => match message {
+                    Ok(message) => self.hear(message?, stream).await?,
+                    Err(Broken::Protocol) => return Some(Close::PROTOCOL),
+                    Err(Broken::NotText) => return Some(Close::NOT_TEXT),
+                },
+                () = wake.notified() => self.client.sweep(),
                 () = &mut sleep => {
-                    if let Some(close) = self.tick(socket).await? {
+                    if let Some(close) = self.tick(stream).await? {
                         return Some(close);
                     }
                     sleep.as_mut().reset(self.due().into());
@@ -138,6 +134,11 @@ impl Connection {
                     }
                     self.client.expire();
                 }
+            }
+            // A join may have brought a right that ends sooner, or the clock was set.
+            let due = self.due();
+            if due < sleep.deadline().into_std() {
+                sleep.as_mut().reset(due.into());
             }
         }
     }
@@ -150,7 +151,7 @@ impl Connection {
     }
 
     /// What is due; `None` when the client is gone.
-    async fn tick(&mut self, socket: &mut WebSocket) -> Option<Option<Close>> {
+    async fn tick(&mut self, stream: &mut Stream) -> Option<Option<Close>> {
         let now = timer::now();
         self.client.expire();
         if self.heard + IDLE <= now {
@@ -158,55 +159,73 @@ impl Connection {
         }
         if self.heard + ASK <= now && !self.asked {
             self.asked = true;
-            let ping = socket.send(Message::Ping(bytes::Bytes::new()));
-            tokio::time::timeout(TAKE, ping).await.ok()?.ok()?;
+            tokio::time::timeout(TAKE, put(stream, PING, b"")).await.ok()??;
         }
         Some(None)
     }
 
-    async fn hear(&mut self, message: Result<Message, Error>) -> Result<(), Option<Close>> {
+    /// Takes a message; `None` when the client is gone.
+    async fn hear(&mut self, message: Message, stream: &mut Stream) -> Option<()> {
         // An answer to our question is no word of the client's own.
-        if !matches!(message, Ok(Message::Pong(_))) {
+        if message != Message::Pong {
             (self.heard, self.asked) = (timer::now(), false);
         }
-        let frame = match message {
-            Ok(Message::Text(text)) => {
-                Frame::text(self.client.dialect(), &bytes::Bytes::from(text))
+        let dialect = self.client.dialect();
+        let read = match &message {
+            Message::Text(text) => {
+                Frame::text(dialect, text).map_err(|why| (Head::text(dialect, text), why))
             }
-            Ok(Message::Binary(bytes)) => Frame::binary(&bytes),
-            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => return Ok(()),
-            Ok(Message::Close(_)) => return Err(None),
-            Err(error) => return Err(broken(&error)),
+            Message::Binary(bytes) => {
+                Frame::binary(bytes).map_err(|why| (Head::binary(bytes), why))
+            }
+            Message::TooLong { text: true, begin } => {
+                Err((Head::text(dialect, begin), Malformed::TooLong))
+            }
+            Message::TooLong { text: false, begin } => {
+                Err((Head::binary(begin), Malformed::TooLong))
+            }
+            Message::Ping(payload) => {
+                return tokio::time::timeout(TAKE, put(stream, PONG, payload)).await.ok()?;
+            }
+            Message::Pong => return Some(()),
+            Message::Close => {
+                // The answer to the client's own close; whoever does not wait for it is gone all the same.
+                drop(tokio::time::timeout(TAKE, put(stream, CLOSE, b"")).await);
+                return None;
+            }
         };
-        match frame {
-            Ok(frame) => self.client.hear(frame).await,
-            // Other dialects have kinds of their own.
-            Err(Malformed::Kind) => {}
-            Err(_malformed) => return Err(Some(Close::MALFORMED)),
+        match read {
+            Ok(frame) => self.client.hear(frame),
+            Err((head, why)) => self.client.refuse(&head, why),
         }
-        Ok(())
+        Some(())
     }
 }
 
-/// How to answer what is no WebSocket message; `None` when nobody is left to answer.
-fn broken(error: &Error) -> Option<Close> {
-    if matches!(error, Error::Capacity(_)) {
-        return Some(Close::TOO_LONG);
-    }
-    matches!(error, Error::Utf8(_) | Error::Protocol(_)).then_some(Close::MALFORMED)
+/// Sends a short frame.
+async fn put(stream: &mut Stream, kind: u8, payload: &[u8]) -> Option<()> {
+    let mut frame = Vec::with_capacity(payload.len() + 4);
+    websocket::head(&mut frame, kind, payload.len());
+    frame.extend_from_slice(payload);
+    stream.write_all(&frame).await.ok()?;
+    stream.flush().await.ok()
 }
 
 /// Sends what there is, in as few writes as possible. Frames that many clients get are not copied for each: what a
 /// crowd has to wait for would be held once for every one of them.
-async fn send(socket: &mut WebSocket, frames: &mut Vec<Encoded>) -> Option<()> {
+async fn send(stream: &mut Stream, frames: &mut Vec<Encoded>) -> Option<()> {
     let sending = async {
-        // What the library has to say is whole before anything else is said on its stream.
-        socket.flush().await.ok()?;
-        let stream = socket.get_mut();
         let mut gathered = Vec::with_capacity(BUFFER);
         for frame in std::mem::take(frames) {
-            let (Encoded::Text(payload) | Encoded::Binary(payload)) = &frame;
-            head(&mut gathered, matches!(frame, Encoded::Text(_)), payload.len());
+            let kind = if matches!(frame, Encoded::Binary(_)) { BINARY } else { TEXT };
+            websocket::head(&mut gathered, kind, frame.length());
+            let payload = match &frame {
+                Encoded::Text(payload) | Encoded::Binary(payload) => payload,
+                Encoded::Parts(first, second) => {
+                    gathered.extend_from_slice(first);
+                    second
+                }
+            };
             if payload.len() < BUFFER {
                 gathered.extend_from_slice(payload);
             }
@@ -222,38 +241,4 @@ async fn send(socket: &mut WebSocket, frames: &mut Vec<Encoded>) -> Option<()> {
         stream.flush().await.ok()
     };
     tokio::time::timeout(TAKE, sending).await.ok()?
-}
-
-/// The head of a frame that is a whole message of a server (RFC 6455, 5.2).
-fn head(out: &mut Vec<u8>, text: bool, length: usize) {
-    out.push(if text { 0x81 } else { 0x82 });
-    match (u8::try_from(length), u16::try_from(length)) {
-        (Ok(short), _) if short < 126 => out.push(short),
-        (_, Ok(length)) => {
-            out.push(126);
-            out.extend_from_slice(&length.to_be_bytes());
-        }
-        (_, Err(_long)) => {
-            out.push(127);
-            out.extend_from_slice(&(length as u64).to_be_bytes());
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn heads_say_how_long_a_message_is() {
-        let of = |text, length| {
-            let mut out = Vec::new();
-            head(&mut out, text, length);
-            out
-        };
-        assert_eq!(of(true, 125), [0x81, 125]);
-        assert_eq!(of(false, 126), [0x82, 126, 0, 126]);
-        assert_eq!(of(true, 0xffff), [0x81, 126, 0xff, 0xff]);
-        assert_eq!(of(true, 0x1_0000), [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
-    }
 }

@@ -139,7 +139,7 @@ impl Asked {
             return if everybody { Ok(()) } else { Err(refuse(Cause::NoToken, "")) };
         };
         let verified = site.channels.verify(token, self.from.address).await;
-        let claims = verified.map_err(|why| refuse(Cause::Token, why).detail(why))?;
+        let claims = verified.map_err(|it| refuse(it.cause, it.reason).detail(it.reason))?;
         let role = claims.role;
         let missing = match right {
             Right::Read if claims.allows(Verb::Join, &topic) => return Ok(()),

@@ -43,9 +43,11 @@ impl Problem {
 
 impl From<Cause> for Problem {
     fn from(cause: Cause) -> Self {
-        Self::new(cause.status(), cause.detail())
-            .with("cause", cause.label().into())
-            .with("remedy", cause.remedy().into())
+        let problem = Self::new(cause.status(), cause.detail()).with("cause", cause.label().into());
+        match cause.is_for_clients() {
+            true => problem.with("remedy", cause.remedy().into()),
+            false => problem,
+        }
     }
 }
 

@@ -127,10 +127,10 @@ impl Site {
         };
         match self.channels.verify(token, from.address).await {
             Ok(claims) => Ok((dialect, Some(claims))),
-            Err(why) => {
-                let (cause, problem) = refuse(Cause::Token, why);
+            Err(denied) => {
+                let (cause, problem) = refuse(denied.cause, denied.reason);
                 // Not 401: to a browser that is a question for a name and password.
-                Err((cause, problem.status(StatusCode::FORBIDDEN).detail(why)))
+                Err((cause, problem.status(StatusCode::FORBIDDEN).detail(denied.reason)))
             }
         }
     }
@@ -213,7 +213,7 @@ impl Site {
                 let turn = tokio::time::timeout(READ, session.turn()).await;
                 let _turn = turn.map_err(|_elapsed| refuse(Cause::TooManyBodies))?;
                 let (body, _place) = self.bodies.read(body).await.map_err(refuse)?;
-                Ok(session.take(headers, &body).await)
+                Ok(session.take(headers, &body))
             }
             (&Method::GET, None) => {
                 // A token of ours has two dots; one of a session that is over has none.

@@ -33,6 +33,8 @@ use super::certificate::Verifier;
 use super::disk::{self, Layout, Stamp};
 use crate::proto::token::{AUDIENCE, Claims, NumericDate};
 
+/// What is wrong where no token can be verified, and what mends it.
+pub const NO_TOKEN_LIST: &str = "this node has no token list: copy ca/tokens beside ca/cert.pem from the host that has the authority's key";
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 4 * 1024;
 
@@ -163,9 +165,8 @@ impl Tokens {
         if now >= claims.expires() {
             return Err(TokenError::Expired);
         }
-        let begins = |nbf: NumericDate| {
-            UNIX_EPOCH.checked_add(Duration::from_secs(nbf.seconds(true)?))
-        };
+        let begins =
+            |nbf: NumericDate| UNIX_EPOCH.checked_add(Duration::from_secs(nbf.seconds(true)?));
         if nbf.is_some_and(|nbf| begins(nbf).is_none_or(|begins| now < begins)) {
             return Err(TokenError::NotYetValid);
         }

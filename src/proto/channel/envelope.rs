@@ -1,7 +1,7 @@
 //! What a channel message is between nodes: an event and its payload, numbered by its publisher.
 //!
 //! ```text
-//! C1 01 | epoch u32 | n u64 | kind u8 (0 JSON, 1 binary) | length of event u8 | event | payload
+//! C1 02 | epoch u32 | n u64 | tag u64 | kind u8 (0 JSON, 1 binary) | length of event u8 | event | payload
 //! ```
 //!
 //! Numbers are big-endian. `C1` begins no UTF-8 text, so a payload that somebody published on the topic
@@ -16,8 +16,8 @@ use crate::proto::replay::Stamp;
 
 /// The event of what was published without an envelope.
 const PLAIN: &str = "message";
-const MAGIC: [u8; 2] = [0xC1, 1];
-const HEAD: usize = 16;
+const MAGIC: [u8; 2] = [0xC1, 2];
+const HEAD: usize = 24;
 
 /// A channel message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,7 @@ impl Envelope {
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&stamp.epoch.to_be_bytes());
         out.extend_from_slice(&stamp.n.to_be_bytes());
+        out.extend_from_slice(&stamp.tag.to_be_bytes());
         out.extend_from_slice(&[kind, length]);
         out.extend_from_slice(event.as_bytes());
         out.extend_from_slice(data);
@@ -62,6 +63,7 @@ impl Envelope {
         };
         let (epoch, rest) = rest.split_first_chunk()?;
         let (n, rest) = rest.split_first_chunk()?;
+        let (tag, rest) = rest.split_first_chunk()?;
         let ([kind, length], rest) = rest.split_first_chunk()?;
         let (event, data) = rest.split_at_checked(usize::from(*length))?;
         let event = std::str::from_utf8(event).ok()?;
@@ -74,7 +76,8 @@ impl Envelope {
             1 => Payload::Binary(data),
             _ => return None,
         };
-        let stamp = Stamp { epoch: u32::from_be_bytes(*epoch), n: u64::from_be_bytes(*n) };
+        let (n, tag) = (u64::from_be_bytes(*n), u64::from_be_bytes(*tag));
+        let stamp = Stamp { epoch: u32::from_be_bytes(*epoch), n, tag };
         Some(Self { stamp: Some(stamp), event: event.to_owned(), payload })
     }
 }
@@ -84,7 +87,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const STAMP: Stamp = Stamp { epoch: 7, n: 9 };
+    const STAMP: Stamp = Stamp { epoch: 7, n: 9, tag: 11 };
 
     fn json(text: &'static str) -> Payload {
         Payload::Json(Json::read(Bytes::from_static(text.as_bytes())).expect("JSON"))
@@ -115,11 +118,11 @@ mod tests {
             bytes[at] = byte;
             Envelope::decode(&bytes.into())
         };
-        assert_eq!(with(14, 2), None, "unknown kind");
-        assert_eq!(with(15, 200), None, "a length that lies");
-        assert_eq!(with(15, 0), None, "no event");
-        assert_eq!(with(16, 0xff), None, "not UTF-8");
-        assert_eq!(with(21, b'x'), None, "not JSON");
+        assert_eq!(with(22, 2), None, "unknown kind");
+        assert_eq!(with(23, 200), None, "a length that lies");
+        assert_eq!(with(23, 0), None, "no event");
+        assert_eq!(with(24, 0xff), None, "not UTF-8");
+        assert_eq!(with(29, b'x'), None, "not JSON");
         assert_eq!(Envelope::decode(&Bytes::from(sound[..10].to_vec())), None, "cut short");
         let close = Envelope::encode(STAMP, "phx_close", &json("{}")).expect("short");
         assert_eq!(Envelope::decode(&close), None, "the protocol's own event");

@@ -3,10 +3,10 @@
 //! # Protocol
 //! A join has the client's `join_ref` (in V1 its `ref`) and a number of ours. Later frames belong to it when
 //! they carry the same `join_ref` or none; others are of a join that is over, and ignored. Joining a topic
-//! again ends the join before. Source: Phoenix.Socket and Phoenix.Channel.Server 1.8.
+//! again ends the join before, also one that is still pending; events for a pending join wait for it. Source: Phoenix.Socket and Phoenix.Channel.Server 1.8.
 //!
 //! # Invariants
-//! 1. A topic is joined at most once, and at most [`MOST`] are.
+//! 1. A topic is joined at most once, and at most [`MOST`] are, those that are pending among them.
 //! 2. Every request gets one reply: from here, or from whoever performs what [`Session::hear`] asks for.
 
 use std::collections::BTreeMap;
@@ -16,8 +16,8 @@ use crate::proto::topic::Topic;
 
 /// Topics of one socket.
 pub const MOST: usize = 100;
-/// The topic of the socket itself.
-const SOCKET: &str = "phoenix";
+/// The topic of the socket itself: heartbeats, and answers to what has no topic.
+pub const SOCKET: &str = "phoenix";
 
 /// Whether an event is the protocol's own: nobody may publish it.
 #[must_use]
@@ -41,11 +41,13 @@ pub struct Join {
 pub enum Ask {
     /// Answer it so, with this `join_ref`.
     Answer(Option<Ref>, Outcome, &'static str),
-    /// Let the client join, or refuse it; tell [`Session::joined`] when it may. The earlier join of this
-    /// topic, if there is one, is over: end it with `phx_close`.
+    /// Let the client join, or refuse it; [`Session::joined`] or [`Session::ended`] settles it. The earlier join of
+    /// this topic, if there is one, is over: end it with `phx_close`.
     Join(Join, Option<Join>),
     /// An event for a join.
     Push(Join),
+    /// An event for a join that is pending: to be heard again when that is settled.
+    Wait(Join),
     /// The join is over at the client's wish: answer, then `phx_close`.
     Leave(Join),
     /// Nothing: it is of a join that is over.
@@ -56,8 +58,14 @@ pub enum Ask {
 #[derive(Debug)]
 pub struct Session {
     dialect: Dialect,
-    joins: BTreeMap<Topic, Join>,
+    joins: BTreeMap<Topic, Entry>,
     numbers: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    join: Join,
+    pending: bool,
 }
 
 impl Session {
@@ -83,7 +91,8 @@ impl Session {
             };
         }
         let current = self.joins.iter().find(|(topic, _)| topic.as_str() == frame.topic);
-        let current = current.map(|(_, join)| join.clone());
+        let pending = current.is_some_and(|(_, entry)| entry.pending);
+        let current = current.map(|(_, entry)| entry.join.clone());
         match (frame.event.as_str(), current) {
             ("phx_join", before) => self.join(frame, before),
             ("phx_leave", None) => Ask::Answer(frame.join_ref.clone(), Outcome::Ok, ""),
@@ -96,6 +105,7 @@ impl Session {
             (event, Some(join)) if reserved(event) => {
                 Ask::Answer(join.join_ref, Outcome::Error, "reserved event")
             }
+            (_, Some(join)) if pending => Ask::Wait(join),
             (_, Some(join)) => Ask::Push(join),
         }
     }
@@ -111,28 +121,31 @@ impl Session {
         if before.is_none() && self.joins.len() >= MOST {
             return Ask::Answer(join_ref, Outcome::Error, "too many channels joined");
         }
-        self.joins.remove(&topic);
         self.numbers += 1;
-        Ask::Join(Join { number: self.numbers, join_ref, topic }, before)
+        let join = Join { number: self.numbers, join_ref, topic: topic.clone() };
+        self.joins.insert(topic, Entry { join: join.clone(), pending: true });
+        Ask::Join(join, before)
     }
 
-    /// The client may join.
-    pub fn joined(&mut self, join: &Join) {
-        self.joins.insert(join.topic.clone(), join.clone());
+    /// A pending join was granted; false when it is over already.
+    pub fn joined(&mut self, join: &Join) -> bool {
+        let entry = self.joins.get_mut(&join.topic);
+        let entry = entry.filter(|entry| entry.join.number == join.number);
+        entry.map(|entry| entry.pending = false).is_some()
     }
 
-    /// A join has ended by itself; false when it had already.
+    /// A join was refused, or has ended by itself; false when it had already.
     pub fn ended(&mut self, join: &Join) -> bool {
-        let current = self.joins.get(&join.topic).is_some_and(|it| it.number == join.number);
+        let current = self.joins.get(&join.topic).is_some_and(|it| it.join.number == join.number);
         if current {
             self.joins.remove(&join.topic);
         }
         current
     }
 
-    /// The joins that live, by topic.
+    /// The joins that live or are pending, by topic.
     pub fn joins(&self) -> impl Iterator<Item = &Join> + '_ {
-        self.joins.values()
+        self.joins.values().map(|entry| &entry.join)
     }
 }
 

@@ -153,6 +153,18 @@ fn binary_is_said_as_clients_expect_and_not_at_all_in_v1() {
         assert_eq!(said.encode(Dialect::V2, "room:1"), Some(Encoded::Binary(hex(expected))));
         assert_eq!(said.encode(Dialect::V1, "room:1"), None);
     }
+    let (dialect, state) = (Dialect::V2, json(r#"{"x":1}"#));
+    let Payload::Json(shared) = &state else { panic!("JSON") };
+    for dialect in [dialect, Dialect::V1] {
+        let push = Say::Push(join_ref, "presence_state", &state);
+        let Encoded::Parts(first, second) =
+            push.with_tail(dialect, "room:1", &tail(dialect, shared))
+        else {
+            panic!("parts")
+        };
+        let whole = text(push.encode(dialect, "room:1"));
+        assert_eq!([&first[..], &second[..]].concat(), whole.into_bytes());
+    }
     assert_eq!(Say::Broadcast(&"e".repeat(256), &data).encode(Dialect::V2, "t"), None);
 }
 
@@ -213,11 +225,45 @@ fn a_topic_joined_again_ends_the_join_before() {
     let Ask::Join(second, Some(before)) = again else { panic!("{again:?}") };
     assert_eq!(before, first);
     assert_ne!(second.number, first.number);
-    assert_eq!(socket.hear(r#"["6","7","room:1","ev",{}]"#), error("unmatched topic"), "not yet");
-    socket.0.joined(&second);
+    let early = socket.hear(r#"["6","7","room:1","ev",{}]"#);
+    assert_eq!(early, Ask::Wait(second.clone()), "not yet");
+    assert_eq!(socket.hear(r#"["3","7","room:1","ev",{}]"#), Ask::Ignore, "of the join before");
+    assert!(!socket.0.joined(&first), "that is over");
+    assert!(socket.0.joined(&second));
     assert!(!socket.0.ended(&first), "the first join's end is not the second's");
     assert_eq!(socket.hear(r#"["6","7","room:1","ev",{}]"#), Ask::Push(second.clone()));
     assert!(socket.0.ended(&second) && !socket.0.ended(&second));
+}
+
+#[test]
+fn a_pending_join_can_be_left_joined_again_or_refused() {
+    let mut socket = Socket::new();
+    let ask = |socket: &mut Socket, its: &str| {
+        let asked = socket.hear(&format!(r#"["{its}","{its}","room:1","phx_join",{{}}]"#));
+        let Ask::Join(join, before) = asked else { panic!("{asked:?}") };
+        (join, before)
+    };
+    let (first, none) = ask(&mut socket, "1");
+    assert_eq!(none, None);
+    let (second, before) = ask(&mut socket, "2");
+    assert_eq!(before, Some(first.clone()));
+    assert!(!socket.0.joined(&first) && !socket.0.ended(&first), "it is over");
+    let reserved = socket.hear(r#"["2","3","room:1","phx_close",{}]"#);
+    assert_eq!(reserved, Ask::Answer(reference("2"), Outcome::Error, "reserved event"));
+    assert_eq!(socket.hear(r#"["1","3","room:1","phx_leave",{}]"#), Ask::Ignore);
+    assert_eq!(socket.hear(r#"["2","3","room:1","phx_leave",{}]"#), Ask::Leave(second.clone()));
+    assert!(!socket.0.joined(&second), "it was left meanwhile");
+    assert_eq!(socket.hear(r#"["2","4","room:1","ev",{}]"#), error("unmatched topic"));
+    let (third, _) = ask(&mut socket, "5");
+    assert!(socket.0.ended(&third), "refused");
+    assert_eq!(socket.hear(r#"["5","6","room:1","ev",{}]"#), error("unmatched topic"));
+    // The pending ones are among the hundred.
+    for at in 0..session::MOST {
+        let asked = socket.hear(&format!(r#"["{at}","{at}","room:p{at}","phx_join",{{}}]"#));
+        assert!(matches!(asked, Ask::Join(_, None)), "{asked:?}");
+    }
+    let many = socket.hear(r#"["a","a","room:x","phx_join",{}]"#);
+    assert_eq!(many, Ask::Answer(reference("a"), Outcome::Error, "too many channels joined"));
 }
 
 #[test]
@@ -228,7 +274,7 @@ fn a_socket_has_a_hundred_topics() {
     assert_eq!(many, Ask::Answer(reference("a"), Outcome::Error, "too many channels joined"));
     let again = socket.hear(r#"["b","b","room:7","phx_join",{}]"#);
     assert!(matches!(again, Ask::Join(_, Some(_))), "one of the hundred: {again:?}");
-    assert_eq!(socket.0.joins().count(), 99);
+    assert_eq!(socket.0.joins().count(), 100, "that one is pending");
 }
 
 #[test]

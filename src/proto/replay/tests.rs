@@ -13,8 +13,17 @@ fn name(text: &str) -> NodeName {
     text.parse().expect("valid")
 }
 
+/// The tag of every message here, unless a test says otherwise.
+const TAG: u64 = 0xf;
+
+/// A cursor of messages with that tag: `a@h/1:3` is `a@h/1:3:f`.
 fn cursor(text: &str) -> Cursor {
-    text.parse().expect(text)
+    tagged(text).parse().expect(text)
+}
+
+fn tagged(text: &str) -> String {
+    let parts = text.split(',').filter(|_| !text.is_empty());
+    parts.map(|part| format!("{part}:{TAG:x}")).collect::<Vec<_>>().join(",")
 }
 
 /// A log that took these, such as `a1:5` for number 5 of epoch 1 of `a@h`.
@@ -29,7 +38,8 @@ fn log(entries: &str) -> Log<String> {
 fn push(log: &mut Log<String>, entry: &str) -> Verdict {
     let (head, n) = entry.split_once(':').expect("a number");
     let (from, epoch) = head.split_at(1);
-    let stamp = Stamp { epoch: epoch.parse().expect("an epoch"), n: n.parse().expect("a number") };
+    let (epoch, n) = (epoch.parse().expect("an epoch"), n.parse().expect("a number"));
+    let stamp = Stamp { epoch, n, tag: TAG };
     log.push(&name(&format!("{from}@h")), stamp, 1, entry.to_owned())
 }
 
@@ -45,7 +55,7 @@ fn ok(text: &str) -> Result<String, Gap> {
 #[test]
 fn the_rest_after_a_cursor_comes_in_order() {
     let log = log("a1:1 b2:1 a1:2 a1:3 b2:2");
-    assert_eq!(log.cursor().to_string(), "a@h/1:3,b@h/2:2");
+    assert_eq!(log.cursor().to_string(), tagged("a@h/1:3,b@h/2:2"));
     assert_eq!(after(&log, ""), ok("a1:1 b2:1 a1:2 a1:3 b2:2"));
     assert_eq!(after(&log, "a@h/1:1"), ok("b2:1 a1:2 a1:3 b2:2"));
     assert_eq!(after(&log, "a@h/1:2,b@h/2:1"), ok("a1:3 b2:2"));
@@ -79,7 +89,7 @@ fn what_came_before_is_ignored_and_a_hole_is_told() {
     for never in ["c1:0", "c1:18446744073709551615"] {
         assert_eq!(push(&mut log, never), Ignored);
     }
-    assert_eq!(log.cursor().to_string(), "a@h/1:7,b@h/1:1");
+    assert_eq!(log.cursor().to_string(), tagged("a@h/1:7,b@h/1:1"));
 }
 
 #[test]
@@ -121,7 +131,7 @@ fn after_an_unknown_loss_only_what_is_later_counts() {
 #[test]
 fn the_log_is_bounded_in_entries_and_bytes() {
     let mut entries: Log<u64> = Log::new();
-    let stamp = |n| Stamp { epoch: 1, n };
+    let stamp = |n| Stamp { epoch: 1, n, tag: TAG };
     for n in 1..=600 {
         entries.push(&name("a@h"), stamp(n), 0, n);
     }
@@ -141,7 +151,7 @@ fn the_log_is_bounded_in_entries_and_bytes() {
     assert_eq!(rest(&bytes, 4), Err(Gap::Lost));
     assert_eq!(bytes.push(&name("a@h"), stamp(10), usize::MAX, 10), Verdict::New);
     assert_eq!((rest(&bytes, 9), rest(&bytes, 10)), (Err(Gap::Lost), Ok(vec![])));
-    assert_eq!(bytes.cursor().to_string(), "a@h/1:10");
+    assert_eq!(bytes.cursor().to_string(), tagged("a@h/1:10"));
     // What a hole made useless costs nothing.
     for n in 11..=14 {
         bytes.push(&name("a@h"), stamp(n), BYTES / 4, n);
@@ -152,43 +162,76 @@ fn the_log_is_bounded_in_entries_and_bytes() {
 }
 
 #[test]
+fn a_cursor_with_another_tag_is_nobodys() {
+    let mut entries: Log<u64> = Log::new();
+    let tag = |n: u64| n * 1000;
+    for n in 1..=600 {
+        entries.push(&name("a@h"), Stamp { epoch: 1, n, tag: tag(n) }, 0, n);
+    }
+    let rest = |n: u64, tag: u64| {
+        let cursor: Cursor = format!("a@h/1:{n}:{tag:x}").parse().expect("a cursor");
+        entries.after(&cursor).map(Iterator::count)
+    };
+    // The latest, one in between, the first that is held, and the one before it.
+    for n in [600, 300, 89, 88] {
+        assert_eq!(rest(n, tag(n)), Ok(600 - usize::try_from(n).expect("small")), "{n}");
+        for other in [0, tag(n) + 1, tag(n - 1), u64::MAX] {
+            assert_eq!(rest(n, other), Err(Gap::Lost), "{n} with {other}");
+        }
+    }
+    assert_eq!(rest(601, tag(601)), Err(Gap::Ahead));
+}
+
+#[test]
 fn a_cursor_has_one_short_text() {
-    for good in ["", "a@h/5f3a:12,b@h/1:7", "a@::1/0:1", "a@h/ffffffff:18446744073709551615"] {
-        assert_eq!(cursor(good).to_string(), good);
+    for good in [
+        "",
+        "a@h/5f3a:12:9c,b@h/1:7:0",
+        "a@::1/0:1:1",
+        "a@h/ffffffff:18446744073709551615:ffffffffffffffff",
+    ] {
+        assert_eq!(good.parse().map(|cursor: Cursor| cursor.to_string()), Ok(good.to_owned()));
     }
     for bad in [
         ",",
         "a@h",
         "a@h/1",
-        "a@h/1:",
-        "a@h/:1",
-        "a@h/1:0",
-        "a@h/1:01",
-        "a@h/01:1",
-        "a@h/A:1",
-        "a@h/+1:1",
-        "a@h/1:+1",
-        "a@h/100000000:1",
-        "a@h/1:18446744073709551616",
-        "a/1:1",
-        "b@h/1:1,a@h/1:1",
-        "a@h/1:1,a@h/1:2",
-        "a@h/1:1,",
-        " a@h/1:1",
-        "a@H/1:1",
-        "ä@h/1:1",
+        "a@h/1:1",
+        "a@h/1::1",
+        "a@h/:1:1",
+        "a@h/1:1:",
+        "a@h/1:0:1",
+        "a@h/1:01:1",
+        "a@h/01:1:1",
+        "a@h/1:1:01",
+        "a@h/A:1:1",
+        "a@h/1:1:A",
+        "a@h/+1:1:1",
+        "a@h/1:+1:1",
+        "a@h/1:1:+1",
+        "a@h/100000000:1:1",
+        "a@h/1:18446744073709551616:1",
+        "a@h/1:1:10000000000000000",
+        "a/1:1:1",
+        "b@h/1:1:1,a@h/1:1:1",
+        "a@h/1:1:1,a@h/1:2:1",
+        "a@h/1:1:1,",
+        " a@h/1:1:1",
+        "a@H/1:1:1",
+        "ä@h/1:1:1",
     ] {
         assert_eq!(bad.parse::<Cursor>(), Err(NoCursor), "{bad:?}");
     }
     let many = |count: usize, pad: usize| {
         let pad = "x".repeat(pad);
-        (10..10 + count).map(|n| format!("n{n}{pad}@h/1:1")).collect::<Vec<_>>().join(",")
+        let stamp = "ffffffff:18446744073709551615:ffffffffffffffff";
+        (10..10 + count).map(|n| format!("n{n}{pad}@h/{stamp}")).collect::<Vec<_>>().join(",")
     };
     assert!(many(NODES, 0).parse::<Cursor>().is_ok());
     assert_eq!(many(NODES + 1, 0).parse::<Cursor>(), Err(NoCursor));
-    assert!(many(63, 56).len() > TEXT && many(63, 55).len() <= TEXT);
-    assert_eq!(many(63, 56).parse::<Cursor>(), Err(NoCursor));
-    assert!(many(63, 55).parse::<Cursor>().is_ok());
+    assert!(many(63, 45).len() > TEXT && many(63, 44).len() <= TEXT);
+    assert_eq!(many(63, 45).parse::<Cursor>(), Err(NoCursor));
+    assert!(many(63, 44).parse::<Cursor>().is_ok());
 }
 
 #[test]
@@ -196,7 +239,7 @@ fn more_publishers_than_a_cursor_holds_are_an_unknown_loss() {
     for (pad, fit) in [(0, NODES), (58, TEXT / (63 + 2 + STAMP))] {
         let mut log: Log<usize> = Log::new();
         let publisher = |at: usize| name(&format!("n{at:04}{}@h", "x".repeat(pad)));
-        let stamp = Stamp { epoch: u32::MAX, n: u64::MAX - 1 };
+        let stamp = Stamp { epoch: u32::MAX, n: u64::MAX - 1, tag: u64::MAX };
         for at in 0..fit {
             assert_eq!(log.push(&publisher(at), stamp, 1, at), Verdict::New);
         }
@@ -280,7 +323,10 @@ impl World {
         match step {
             Step::Publish(p) => {
                 let last = self.said[p].last().filter(|last| last.epoch == self.epochs[p]);
-                let stamp = Stamp { epoch: self.epochs[p], n: last.map_or(1, |last| last.n + 1) };
+                let n = last.map_or(1, |last| last.n + 1);
+                // No two messages of a publisher have the same.
+                let stamp =
+                    Stamp { epoch: self.epochs[p], n, tag: n << 8 | u64::from(self.epochs[p]) };
                 let said = (p, self.said[p].len(), stamp);
                 self.said[p].push(stamp);
                 self.sites.iter_mut().for_each(|site| site.ways[p].push_back(said));
@@ -339,7 +385,8 @@ impl World {
     }
 
     fn go(&mut self, l: usize) {
-        let (site, cursor) = (&self.sites[l], cursor(&self.cursor));
+        let cursor: Cursor = self.cursor.parse().expect("a cursor");
+        let site = &self.sites[l];
         let answer: Result<Vec<Said>, Gap> =
             site.log.after(&cursor).map(|rest| rest.copied().collect());
         let own = self.origin.0 == l && self.origin.1 == site.forgot;
@@ -389,7 +436,10 @@ impl World {
             let from = match (seen, took().next()) {
                 (Some(stamp), _) => place(stamp).expect("it was said") + 1,
                 // Of the first epoch that was heard here, everything.
-                (None, Some(first)) => place(&Stamp { n: 1, ..first.2 }).expect("it was said"),
+                (None, Some(first)) => {
+                    let begins = |said: &Stamp| said.n == 1 && said.epoch == first.2.epoch;
+                    self.said[p].iter().position(begins).expect("it was said")
+                }
                 (None, None) => continue,
             };
             let head = took().next_back().expect("a publisher that the cursor names is known").1;
@@ -414,7 +464,7 @@ proptest! {
     }
 
     #[test]
-    fn only_its_own_text_is_a_cursor(text in "[a-c@h/:,0-2x]{0,24}|(([a-c]@h|a@::1)/[0-3]:[0-3],?){0,4}") {
+    fn only_its_own_text_is_a_cursor(text in "[a-c@h/:,0-2x]{0,24}|(([a-c]@h|a@::1)/[0-3]:[0-3]:[0-9a-f],?){0,4}") {
         if let Ok(cursor) = text.parse::<Cursor>() {
             prop_assert_eq!(cursor.to_string(), text);
         }

@@ -206,7 +206,8 @@ impl Node {
         ready["http"].as_str().unwrap().parse().unwrap()
     }
 
-    fn ask(&self, args: &[&str]) -> Result<String, String> {
+    /// What the program prints of this node; otherwise its complaint.
+    pub(crate) fn ask(&self, args: &[&str]) -> Result<String, String> {
         let mut program = Command::new(super::PROGRAM);
         program.env_clear().args(args).arg("--data-dir").arg(&self.data_dir);
         let output = program.output().unwrap();

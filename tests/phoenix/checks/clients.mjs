@@ -194,20 +194,20 @@ async function back(client, channel, code) {
 // How the server ends a connection while it goes on; the client comes back each time. (Those of a node that ends, 1006
 // and 1012, are in `losses`, the idle one in `idle`.)
 async function causes(check, library, { a, params }) {
-  await check("closed for a malformed frame: 1007, and back again", async (place) => {
+  await check("closed for text that is not UTF-8: 1007, and back again", async (place) => {
     const client = place.client(library, a, { params });
     const channel = await client.joined(place.room());
-    client.wire._sender.send(Buffer.from("[1,2,3"), { fin: true, opcode: 1, mask: true, binary: false, compress: false });
+    client.wire._sender.send(Buffer.from([0x5b, 0xff]), { fin: true, opcode: 1, mask: true, binary: false, compress: false });
     await back(client, channel, 1007);
   });
 
-  await check("closed for a frame that is too long: 1009, and back again", async (place) => {
+  await check("a frame that is too long is refused, and nothing else changes", async (place) => {
     const client = place.client(library, a, { params });
     const channel = await client.joined(place.room());
-    channel.push("say", { text: "x".repeat(1_100_000) }, 100);
-    await back(client, channel, 1009);
+    same(await push(channel, "say", { text: "x".repeat(1_100_000) }), { status: "error", response: { reason: "a frame has at most 1048576 bytes" } });
+    same((await push(channel, "after")).status, "ok");
+    same([client.closes, channel.errors], [[], []]);
   });
-
 }
 
 // One release after the other: it is the node's own counter that tells when one was too slow.

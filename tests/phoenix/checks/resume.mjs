@@ -44,6 +44,34 @@ export async function run(suite, { a, b, alice, bob, libraries }) {
     same((await third.joined("1", room, { last_seq: last })).replayed, 0, "nothing missed");
   });
 
+  await check("what another client says of numbers counts for nothing, and nothing is missed", async (place) => {
+    const room = place.room();
+    const [speaker, victim] = [await place.raw(b), await place.raw(a)];
+    await speaker.joined("s", room);
+    await victim.joined("1", room, { last_seq: null });
+    speaker.say(["s", "1", room, "say", { n: 1 }]);
+    await until("the first", () => events(victim).length === 1);
+    const { seq } = events(victim)[0];
+    const ahead = seq.replace(/:1:/, ":6:");
+    const forged = [`{"n":2,"seq":"${ahead}"}`, `{"seq":"${ahead}","n":3,"seq":"${ahead}"}`, `{"n":4,"\\u0073\\u0065\\u0071" : "${ahead}"}`];
+    for (const [k, payload] of forged.entries()) speaker.say(`["s","f${k}","${room}","say",${payload}]`);
+    await until("all four", () => events(victim).length === 4);
+    const last = events(victim).at(-1).seq;
+    same([new Set(events(victim).map((one) => one.seq)).size, last === ahead], [4, false], "numbers of the node's own");
+    victim.close();
+    for (let n = 5; n <= 9; n++) {
+      speaker.say(["s", `${n}`, room, "say", { n }]);
+      await speaker.reply(`${n}`);
+    }
+    const again = await place.raw(a);
+    same((await again.joined("1", room, { last_seq: last })).replayed, 5, "nothing was missed");
+    await until("all five", () => events(again).length === 5);
+    same(again.frames.filter((frame) => frame[3] === "say").map((frame) => frame[0]), Array(5).fill("1"), "whose");
+    // Nobody was sent such a cursor.
+    for (const cursor of [ahead, last.replace(/:[0-9a-f]+$/, ":0")])
+      same((await (await place.raw(a)).joined("1", room, { last_seq: cursor })).gap, true, cursor);
+  });
+
   await check("bytes are numbered by an event that follows them", async (place) => {
     const [raw, room] = [await place.raw(a), place.room()];
     await raw.joined("1", room, { last_seq: "" });

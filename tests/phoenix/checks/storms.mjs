@@ -1,0 +1,173 @@
+// Pages that do something wrong and go on doing it, with the official clients over both transports: none of them comes
+// back more than twenty times in a minute, and what else a page does goes on. Runs for a minute, beside everything else.
+import { createRequire } from "node:module";
+import { demand, push, Raw, address, same, show, sleep, until } from "../kit.mjs";
+
+const MINUTE = 60_000;
+const MOST = 20; // connections of a page in a minute
+const require = createRequire(import.meta.url);
+
+// What the older releases poll with; Node has none.
+class Request {
+  open(method, url) { Object.assign(this, { method, url, headers: {} }); }
+  setRequestHeader(name, value) { this.headers[name] = value; }
+  abort() { this.stop?.abort(); }
+  send(body) {
+    this.stop = new AbortController();
+    const clock = setTimeout(() => { this.stop.abort(); this.ontimeout?.(); }, this.timeout || 60_000);
+    const { method, headers } = this;
+    fetch(this.url, { method, headers, body: body ?? undefined, signal: this.stop.signal }).then(async (answer) => {
+      Object.assign(this, { responseText: await answer.text(), status: answer.status, readyState: 4 });
+      this.onreadystatechange?.();
+    }).catch((error) => { if (error.name !== "AbortError") this.onerror?.(); }).finally(() => clearTimeout(clock));
+  }
+}
+
+// A release as a browser has it: it looks for what it needs when it is loaded.
+function browsers(name) {
+  globalThis.self = Object.assign(Object.create(globalThis), { XMLHttpRequest: Request });
+  delete require.cache[require.resolve(name)];
+  const library = require(name);
+  delete globalThis.self;
+  return library.LongPoll;
+}
+
+// What a page does wrong: the options of its socket, a channel that it joins, or something that it does again and again.
+function wrongs({ expired, alice }) {
+  const deep = JSON.parse("[".repeat(200) + "]".repeat(200));
+  const raw = (bytes, binary = false) => ({ wire }) => wire?.readyState === 1 && wire._sender.send(bytes, { fin: true, mask: true, binary, compress: false });
+  const junk = (text) => ({ wire }) => wire?.readyState === 1 && wire._socket.write(Buffer.from(text, "latin1"));
+  const good = { params: { token: alice } };
+  return {
+    "a topic of 300 bytes": { ...good, joins: [`room:${"x".repeat(300)}`] },
+    "an empty topic": { ...good, joins: [""] },
+    "a topic that it may not join": { ...good, joins: ["network:updates"] },
+    "a topic that is nobody's": { ...good, joins: ["nobody:1"] },
+    "an expired token in a join": { ...good, joins: ["room:expired", { token: expired }] },
+    "a bad token in a join": { ...good, joins: ["room:bad", { token: "x.y.z" }] },
+    "a join that nests too deep": { ...good, joins: ["room:deep", { deep }] },
+    "a join that is too long": { ...good, joins: ["room:long", { text: "x".repeat(1_100_000) }], every: 10_000 },
+    "a frame that is too long": { ...good, every: 10_000, does: (_, fine) => fine.push("say", { text: "x".repeat(1_100_000) }) },
+    "an event of 300 bytes": { ...good, does: (_, fine) => fine.push("e".repeat(300), {}) },
+    "text that is no frame": { ...good, sockets: true, does: raw(Buffer.from("[1,2,3")) },
+    "bytes of an unknown kind": { ...good, sockets: true, does: raw(Buffer.from("0301010b0500016161", "hex"), true) },
+    "bytes whose lengths lie": { ...good, sockets: true, does: raw(Buffer.from("00ffffffff", "hex"), true) },
+    "text that is not UTF-8": { ...good, sockets: true, comesBack: true, does: raw(Buffer.from([0x5b, 0xff, 0x5d])) },
+    "a frame with a reserved bit": { ...good, sockets: true, comesBack: true, does: junk("\xc1\x80\0\0\0\0") },
+    "a bad token": { params: { token: "bad.bad.bad" }, refused: true },
+    "an expired token": { params: { token: expired }, refused: true },
+    "a version that nobody speaks": { ...good, vsn: "9.0.0", refused: true },
+  };
+}
+
+export async function run(suite, world) {
+  const { cluster, a, alice, libraries } = world;
+  const expired = await cluster.token("late", "--ttl", "1s");
+  await sleep(1_500);
+  await pending(suite, world, expired);
+  const checks = [];
+  for (const [version, library] of Object.entries(libraries)) {
+    const LongPoll = version.startsWith("1.8") ? library.LongPoll : browsers(`phoenix-${version.slice(0, 3)}`);
+    for (const [name, wrong] of Object.entries(wrongs({ expired, alice }))) {
+      checks.push(suite.check(`storms: ${version} ${name}`, (place) => storm(place, { a, library, ...wrong })));
+      if (!wrong.sockets)
+        checks.push(suite.check(`storms: ${version} polling, ${name}`, (place) => storm(place, { a, library, LongPoll, ...wrong })));
+    }
+  }
+  await Promise.all(checks);
+}
+
+async function storm(place, { a, library, LongPoll, params, vsn, joins, does, every = 1_500, refused, comesBack }) {
+  let sessions = 0;
+  class Poll extends (LongPoll ?? Object) {
+    constructor(...args) { super(...args); sessions++; }
+  }
+  const began = performance.now();
+  const client = place.client(library, a, { params, ...(vsn && { vsn }), ...(LongPoll && { transport: Poll }) });
+  const connections = () => (LongPoll ? sessions : client.attempts);
+  const fine = refused ? undefined : await client.joined(place.room());
+  const bad = joins && client.channel(...joins);
+  if (bad) {
+    const { status, response } = await client.join(bad);
+    same(status, "error", `the join: ${show(response).slice(0, 99)}`);
+    demand(typeof response.reason === "string" && response.reason, "no reason is given");
+  }
+  let answered = 0;
+  while (performance.now() - began < MINUTE) {
+    does?.(client, fine);
+    if (fine && !comesBack) {
+      same((await push(fine, "say", { x: 1 })).status, "ok", "its other channel");
+      answered++;
+    }
+    demand(connections() <= MOST, () => `${connections()} connections after ${Math.round(performance.now() - began)} ms`);
+    await sleep(Math.min(every, MINUTE - (performance.now() - began)));
+  }
+  if (refused) return demand(connections() >= 5, () => `only ${connections()} connections`);
+  if (comesBack) {
+    demand(connections() >= 2, "it never came back");
+    return;
+  }
+  same([connections(), client.closes, fine.errors], [1, [], []], "connections, closes and errors");
+  demand(answered >= 5, () => `only ${answered} answers on its other channel`);
+}
+
+// What takes its time holds up nothing else on the same socket.
+async function pending(suite, { a, s, alice }, expired) {
+  const joined = (raw, prefix) => raw.frames.filter((frame) => frame[3] === "phx_reply" && String(frame[1]).startsWith(prefix));
+  // How long beats and another topic wait while `joins` are pending, and what becomes of those.
+  async function beside(place, node, other, joins, refusals) {
+    const raw = await place.raw(node, { token: alice });
+    await raw.joined("o", other);
+    for (const [k, [topic, params]] of joins.entries()) raw.say([`j${k}`, `j${k}`, topic, "phx_join", params]);
+    const began = performance.now();
+    let slowest = 0;
+    for (let n = 0; n < 20 || joined(raw, "j").length < joins.length; n++) {
+      const asked = performance.now();
+      raw.say([null, `b${n}`, "phoenix", "heartbeat", {}]).say(["o", `p${n}`, other, "echo", {}]);
+      await until("both answers", () => [`b${n}`, `p${n}`].every((ref) => raw.frames.some((frame) => frame[1] === ref)));
+      slowest = Math.max(slowest, performance.now() - asked);
+      demand(performance.now() - began < 15_000, () => `${joined(raw, "j").length} of ${joins.length} answered`);
+      await sleep(50);
+    }
+    demand(slowest < 1_500, `others waited for ${Math.round(slowest)} ms`);
+    const answers = joined(raw, "j").map((frame) => frame[4]);
+    same([answers.length, answers.filter(refusals).length], [joins.length, joins.length], "joins answered and as expected");
+    return { raw, took: performance.now() - began };
+  }
+  const many = (params) => Array.from({ length: 45 }, (_, k) => [`room:pending${k}`, params]);
+  await suite.check("pending: 45 joins with an expired token delay nothing, and are answered at once", async (place) => {
+    const { took } = await beside(place, a, place.room(), many({ token: expired }), ({ status, response }) => status === "error" && response.reason === "token expired");
+    demand(took < 4_000, `it took ${Math.round(took)} ms`);
+  });
+  await suite.check("pending: 45 joins with a bad token delay nothing else", (place) =>
+    beside(place, a, place.room(), many({ token: "x.y.z" }), ({ status, response }) => status === "error" && response.reason === "unauthorized"));
+  await suite.check("pending: a handler that takes its time holds up its own topic alone, whose frames wait in order", async (place) => {
+    const slow = Array.from({ length: 5 }, (_, k) => [`test:slow${k}`, { wait: 2_000 }]);
+    const { raw } = await beside(place, s, "test:quick", slow, ({ status }) => status === "ok");
+    raw.say(["x", "x", "test:ordered", "phx_join", { wait: 500 }]);
+    for (let n = 0; n < 5; n++) raw.say(["x", `x${n}`, "test:ordered", "echo", { n }]);
+    await raw.reply("x4");
+    same(joined(raw, "x").map((frame) => frame[1]), ["x", "x0", "x1", "x2", "x3", "x4"], "the order of the replies");
+    // Left and joined again while pending: only the last one lives.
+    raw.say(["y", "y", "test:again", "phx_join", { wait: 3_000 }]).say(["y", "yl", "test:again", "phx_leave", {}]);
+    raw.say(["z", "z", "test:again", "phx_join", { wait: 3_000 }]).say(["w", "w", "test:again", "phx_join", {}]);
+    same((await raw.reply("yl"))[4].status, "ok", "the leave");
+    same((await raw.reply("w"))[4].status, "ok", "the last join");
+    raw.say(["w", "w1", "test:again", "echo", {}]);
+    same((await raw.reply("w1"))[4].status, "ok");
+    await sleep(3_500);
+    same(joined(raw, "y").concat(joined(raw, "z")).map((frame) => frame[1]).filter((ref) => ref !== "yl"), [], "late answers");
+  });
+  await suite.check("pending: a bad token behind the same address makes no other one wait", async (place) => {
+    const took = async (token) => {
+      const raw = await place.raw(a);
+      const began = performance.now();
+      raw.say(["1", "1", "room:shared", "phx_join", { token }]);
+      same((await raw.reply("1"))[4].status, "error", token);
+      return performance.now() - began;
+    };
+    const [same_, other] = await Promise.all([Promise.all(Array.from({ length: 12 }, () => took("q.q.q"))), took("r.r.r")]);
+    demand(Math.max(...same_) > 1_500, "one that is repeated is answered late");
+    demand(other < 1_500, `another one took ${Math.round(other)} ms`);
+  });
+}
