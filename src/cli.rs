@@ -13,6 +13,7 @@ use xpando_node::io::places;
 mod ask;
 mod bench;
 mod cert;
+mod env;
 mod events;
 mod fields;
 mod labels;
@@ -105,7 +106,7 @@ enum Command {
 
 /// Reads the command line and runs it.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = env::parse();
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

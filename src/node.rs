@@ -110,14 +110,16 @@ const KEEP: Duration = Duration::from_secs(2);
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Why a node did not start. Whatever had been opened is closed again; the operator must act.
-#[derive(Debug, thiserror::Error)]
+///
+/// Its `Debug` is its text, which is what a `main` that returns it prints.
+#[derive(thiserror::Error)]
 pub enum StartError {
     /// The node's name.
     #[error(transparent)]
     Name(#[from] NameError),
     /// An address to join at.
     #[error("cannot join: {0}")]
-    Join(#[from] SeedError),
+    Join(SeedError),
     /// What is given to [`Builder::listen`], [`Builder::advertise`] or [`Builder::http`].
     #[error("{0:?} is not ADDR:PORT (for example 10.0.0.1:4697 or [::1]:4697)")]
     Address(String),
@@ -137,12 +139,12 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The host of the node's name is unknown here.
-    #[error("the host of {name} cannot be looked up: {source}; pass {flag} ADDR:PORT")]
+    #[error("the host of {name} cannot be looked up: {cause}; pass {flag} ADDR:PORT")]
     Host {
         /// The node's name.
         name: NodeName,
         /// What the system says.
-        source: std::io::Error,
+        cause: std::io::Error,
         /// What says where the node is.
         flag: &'static str,
     },
@@ -162,12 +164,12 @@ pub enum StartError {
         flag: &'static str,
     },
     /// The address to listen on.
-    #[error("cannot listen on {address}: {source}; choose another with --listen")]
+    #[error("cannot listen on {address}: {cause}; choose another with --listen")]
     Listen {
         /// The address.
         address: SocketAddr,
         /// What the system says.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// `--advertise` or `--listen` leaves no address that others could dial.
     #[error("others cannot dial {address} ({why}): pass --advertise ADDR:PORT")]
@@ -179,14 +181,14 @@ pub enum StartError {
     },
     /// The admin socket.
     #[error("the admin socket: {0}")]
-    Admin(#[from] SocketError),
+    Admin(SocketError),
     /// The address for HTTP clients.
-    #[error("cannot listen for clients on {address}: {source}; choose another with --http")]
+    #[error("cannot listen for clients on {address}: {cause}; choose another with --http")]
     Http {
         /// The address.
         address: SocketAddr,
         /// What the system says.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The certificate for HTTP clients.
     #[error(transparent)]
@@ -197,6 +199,24 @@ pub enum StartError {
     /// An actor failed at its first start.
     #[error("cannot start: {0}")]
     Spawn(String),
+}
+
+impl std::fmt::Debug for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<SocketError> for StartError {
+    fn from(error: SocketError) -> Self {
+        Self::Admin(error)
+    }
+}
+
+impl From<SeedError> for StartError {
+    fn from(error: SeedError) -> Self {
+        Self::Join(error)
+    }
 }
 
 /// A running node. It is a [`Door`] with everything behind it.

@@ -137,6 +137,13 @@ fn offences(path: &str, text: &str, manifest: &str) -> Vec<String> {
     for (line, name) in modules.filter(|(_, name)| EMPTY_NAMES.contains(name)) {
         say(line, format!("a module is named after what it holds, not `{name}`"));
     }
+    for line in doubled_causes(text).filter(|_| names[0] == "src") {
+        say(
+            line,
+            "a cause is in an error's text or its `source`, not in both: it is printed twice"
+                .into(),
+        );
+    }
     for t in source.code.windows(2).filter(|t| t[0].text == "[" && t[1].text == "ignore") {
         say(t[1].line, "a test runs or is removed, it is not ignored".into());
     }
@@ -158,6 +165,17 @@ fn offences(path: &str, text: &str, manifest: &str) -> Vec<String> {
         rule.into_iter().for_each(|rule| say(named.line, rule));
     }
     found
+}
+
+/// The lines of errors whose text holds what is their `source()` too.
+fn doubled_causes(text: &str) -> impl Iterator<Item = usize> {
+    text.match_indices("#[error(").filter_map(|(at, _)| {
+        let (words, rest) = text[at..].split_once(")]")?;
+        let variant = rest.split_once(",\n").map_or(rest, |(variant, _)| variant);
+        let chained = variant.contains("#[from]") || variant.contains("#[source]");
+        let doubled = words.contains("{source") || words.contains("{0") && chained;
+        doubled.then(|| text[..at].lines().count() + 1)
+    })
 }
 
 /// Whether a module prints what may be text of others. The benchmarks print figures.
@@ -504,6 +522,15 @@ mod tests {
         bad("never for a fixed time", "tests/cluster/main.rs", "fn f() { time::sleep(SECOND) }");
         good("tests/cluster/kit.rs", "use std::thread; fn poll() { thread::sleep(TICK) }");
         good("src/io.rs", "async fn f() { tokio::time::sleep(SECOND).await }");
+    }
+
+    #[test]
+    fn a_cause_is_printed_once() {
+        let rule = "printed twice";
+        bad(rule, "src/io.rs", "#[error(\"x: {0}\")] X(#[from] Y),");
+        bad(rule, "src/io.rs", "#[error(\"x: {source}\")] X { source: Y },");
+        good("src/io.rs", "#[error(\"x: {0}\")] X(Y),");
+        good("src/io.rs", "#[error(transparent)] X(#[from] Y),");
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl LogArgs {
         let quiet = if self.log.contains("ractor") { String::new() } else { format!(",{QUIET}") };
         let filter = EnvFilter::builder()
             .parse(format!("{}{quiet}", self.log))
-            .with_context(|| format!("--log {:?}", self.log))?;
+            .with_context(|| format!("--log (XPANDO_LOG) {:?}", self.log))?;
         // A descriptor of its own: nobody waits for a lock that the writer holds while nobody reads.
         let stderr = std::io::stderr().as_fd().try_clone_to_owned().context("standard error")?;
         let (queue, writer) = Queue::start(File::from(stderr), metrics).context("the log")?;

@@ -189,7 +189,7 @@ fn seeds(seeds: &[SeedStatus]) -> Columns {
     table
 }
 
-fn majority(seen: &Majority) -> String {
+pub(super) fn majority(seen: &Majority) -> String {
     let Majority { held, here, known, missing } = seen;
     let word = if *held { "the majority" } else { "NOT the majority" };
     let missing: Vec<&str> = missing.iter().map(NodeName::as_str).collect();

@@ -16,6 +16,7 @@ use xpando_node::proto::node::NodeName;
 
 use super::ask::{Which, ask, status_of, unexpected};
 use super::output::write_line;
+use super::query::{majority, uptime};
 use super::watch::described;
 
 /// Events of the peer that are shown.
@@ -69,13 +70,16 @@ pub(super) fn why(args: &WhyArgs, out: &mut dyn Write) -> anyhow::Result<()> {
             }
         },
     };
-    if name == status.name {
-        bail!("{name} is the node that is asked: `xpando-node status` shows it")
-    }
-    let Some(peer) = status.peers.iter().find(|peer| peer.name == name) else {
-        bail!("{} knows of no {name}", status.name)
+    let peer = status.peers.iter().find(|peer| peer.name == name);
+    let told = match peer {
+        _ if name == status.name => own(&status),
+        Some(peer) => lines(peer, &status.name),
+        None => bail!(
+            "{} knows of no {name}; `xpando-node nodes` lists the nodes that it knows",
+            status.name
+        ),
     };
-    for line in lines(peer, &status.name) {
+    for line in told {
         write_line!(out, "{line}")?;
     }
     let asked = Asked { limit: SHOWN, node: Some(name), ..Asked::default() };
@@ -89,6 +93,27 @@ pub(super) fn why(args: &WhyArgs, out: &mut dyn Write) -> anyhow::Result<()> {
         write_line!(out, "  {}", described(change))?;
     }
     Ok(())
+}
+
+/// The node that is asked about itself.
+fn own(status: &NodeStatus) -> Vec<String> {
+    let NodeStatus { name, incarnation, listen, .. } = status;
+    let mut lines = vec![
+        format!("{name} is that node itself: no peer of its own."),
+        format!(
+            "It runs as incarnation {incarnation} for {}, listens on {listen}, and {}.",
+            uptime(status.uptime_s),
+            majority(&status.majority)
+        ),
+    ];
+    lines.extend(status.degraded.as_ref().map(|why| format!("It is degraded: {why}.")));
+    if status.draining {
+        lines.push("It sends clients to other nodes.".to_owned());
+    }
+    if status.doubts_itself > 0 {
+        lines.push("It was paused lately, and waits longer before it doubts others.".to_owned());
+    }
+    lines
 }
 
 /// The one peer with this short name.

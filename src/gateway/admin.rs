@@ -510,7 +510,7 @@ async fn talk(admin: &Admin, stream: UnixStream) -> std::io::Result<()> {
         }
         Request::Call { to, within, bytes } => {
             let within = Duration::from_millis(within);
-            messages::call(&admin.pubsub, &to, within, bytes, (reader, writer)).await
+            messages::call(admin, &to, within, bytes, (reader, writer)).await
         }
         Request::Subscribe { pattern } => {
             messages::subscribe(&admin.pubsub, &pattern, (reader, writer)).await

@@ -95,14 +95,14 @@ impl fmt::Display for Subject {
 pub enum IdentityError {
     /// A file or directory could not be read or written. What stood at `path` still stands; of
     /// several files, those before it may have been written, and the same call completes them.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {cause}", path.display())]
     Io {
         /// What was attempted.
         action: &'static str,
         /// On which file or directory.
         path: PathBuf,
         /// What the operating system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A file that is needed is not there.
     #[error("{} is missing: {fix}", path.display())]
@@ -125,6 +125,12 @@ pub enum IdentityError {
         /// What makes it private.
         fix: String,
     },
+    /// A private key is encrypted: a node starts without anybody who types a passphrase.
+    #[error(
+        "the private key {path} is encrypted, and nobody types its passphrase when a node starts: run `openssl pkey -in {path} -out {path}.plain`, `chmod 600` that file and put it in its place",
+        path = .0.display()
+    )]
+    EncryptedKey(PathBuf),
     /// A private key's file holds no sound key of its kind in PKCS#8.
     #[error("the private key {} is damaged: {fix}", path.display())]
     DamagedKey {

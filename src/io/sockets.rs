@@ -29,14 +29,14 @@ const DESCRIPTORS: &str = "/proc/self/fd";
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// The system refused. A node that runs tries again; else the operator acts.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {cause}", path.display())]
     Io {
         /// What was attempted.
         action: &'static str,
         /// On which file or directory.
         path: PathBuf,
         /// What the operating system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The runtime directory is somebody else's; nothing changed; the operator removes it.
     #[error(
@@ -55,7 +55,7 @@ pub enum SocketError {
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SocketError {
     let path = path.to_owned();
-    move |source| SocketError::Io { action, path, source }
+    move |cause| SocketError::Io { action, path, cause }
 }
 
 /// A node that registered on this machine; it may be gone since.

@@ -49,12 +49,12 @@ pub enum StoreError {
     #[error("{0} is in use: a node with this data directory is already running")]
     InUse(PathBuf),
     /// The directory cannot be made or written; nothing changed; the operator must act.
-    #[error("data directory {path} is not usable: {source}; choose another with --data-dir")]
+    #[error("data directory {path} is not usable: {cause}; choose another with --data-dir")]
     Directory {
         /// The directory.
         path: PathBuf,
         /// What the system says.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// Others may write the directory, and so put files of their own there: nothing changed; the operator must act.
     #[error(
@@ -92,13 +92,25 @@ pub enum StoreError {
     Foreign(String),
     /// The chain is not as it was written: nothing changed; the operator decides what to make of it.
     #[error("the trail is not as it was written: {0}")]
-    Chain(#[from] Fault),
+    Chain(Fault),
     /// A record cannot be kept: nothing changed; the caller is at fault.
     #[error("a record cannot be kept: {0}")]
-    Record(#[from] CodecError),
+    Record(CodecError),
     /// The node's key did not sign: nothing changed; the caller tries again later.
     #[error("the trail cannot be signed: {0}")]
     Signing(String),
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        Self::Chain(fault)
+    }
+}
+
+impl From<CodecError> for StoreError {
+    fn from(error: CodecError) -> Self {
+        Self::Record(error)
+    }
 }
 
 /// What opening found.
@@ -252,7 +264,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::InUse`], [`StoreError::Directory`], [`StoreError::OpenDirectory`], [`StoreError::Newer`].
     pub fn open(directory: &Path, now: SystemTime) -> Result<(Self, Opened), StoreError> {
-        let unusable = |source| StoreError::Directory { path: directory.to_owned(), source };
+        let unusable = |cause| StoreError::Directory { path: directory.to_owned(), cause };
         let made = modes::make_directory(directory).map_err(unusable)?;
         if let Some(mode) = modes::open_to_others(directory).map_err(unusable)? {
             return Err(StoreError::OpenDirectory { path: directory.to_owned(), mode });
@@ -287,7 +299,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::InUse`], [`StoreError::Directory`], [`StoreError::Newer`], [`StoreError::Damaged`].
     pub fn inspect(directory: &Path) -> Result<Self, StoreError> {
-        let unusable = |source| StoreError::Directory { path: directory.to_owned(), source };
+        let unusable = |cause| StoreError::Directory { path: directory.to_owned(), cause };
         std::fs::metadata(directory.join(place::FILE)).map_err(unusable)?;
         let mut inside = Inside { looking: true, suspect: true, ..Inside::default() };
         let place = Place::Directory(directory.to_owned());

@@ -47,18 +47,18 @@ const ALPN: &[u8] = b"xpando/1";
 pub enum TlsError {
     /// The identity cannot be used for TLS. Nothing changed; the operator makes a new certificate.
     #[error("the certificate cannot be used for TLS: {0}")]
-    Config(#[from] rustls::Error),
+    Config(rustls::Error),
     /// The authority's certificate cannot be used for TLS. Nothing changed; the operator makes a
     /// new authority.
     #[error("the authority's certificate cannot be used for TLS: {0}")]
-    Authority(#[from] VerifierBuilderError),
+    Authority(VerifierBuilderError),
     /// The cluster's name cannot be asked for. Nothing changed; it cannot happen with a cluster's
     /// id in hexadecimal.
     #[error("the cluster's name is no DNS name: {0}")]
-    ServerName(#[from] InvalidDnsNameError),
+    ServerName(InvalidDnsNameError),
     /// The handshake failed.
     #[error("TLS handshake failed: {0}")]
-    Handshake(#[source] io::Error),
+    Handshake(io::Error),
     /// The handshake failed because the two ends trust different authorities. Whose nodes belong together is for
     /// the operator to say: both need certificates of one authority. What the peer says of itself is not proven.
     #[error("belongs to another cluster (authority {theirs}; ours is {ours}, from {})", certs.display())]
@@ -79,6 +79,12 @@ pub enum TlsError {
     /// The handshake was sound, but the peer speaks another protocol inside it.
     #[error("the peer does not speak {} inside TLS", String::from_utf8_lossy(ALPN))]
     Protocol,
+}
+
+impl From<rustls::Error> for TlsError {
+    fn from(error: rustls::Error) -> Self {
+        Self::Config(error)
+    }
 }
 
 /// Why a stream failed, as a fixed word for logs and metrics.
@@ -196,6 +202,7 @@ fn cause_of_identity(error: &IdentityError) -> Cause {
         | IdentityError::Missing { .. }
         | IdentityError::KeyExposed { .. }
         | IdentityError::DamagedKey { .. }
+        | IdentityError::EncryptedKey(_)
         | IdentityError::KeyMismatch { .. }
         | IdentityError::DamagedRevocations { .. }
         | IdentityError::DamagedTokens { .. }
@@ -285,7 +292,8 @@ impl Tls {
     pub fn new(identity: &Identity) -> Result<Self, TlsError> {
         Ok(Self {
             sides: Arc::new(ArcSwap::from_pointee(Sides::new(identity)?)),
-            server_name: ServerName::try_from(server_name(identity.cluster()))?,
+            server_name: ServerName::try_from(server_name(identity.cluster()))
+                .map_err(TlsError::ServerName)?,
             verifier: identity.verifier(),
             certs: identity.certs().to_owned(),
         })
@@ -412,7 +420,8 @@ impl Sides {
         let roots = Arc::new(roots);
         let called =
             WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
-                .build()?;
+                .build()
+                .map_err(TlsError::Authority)?;
         Ok(Self {
             server: Arc::new(server_config(identity, &provider, &roots)?),
             client: client_config(identity, provider, Arc::clone(&called))?,
@@ -428,7 +437,8 @@ fn server_config(
 ) -> Result<ServerConfig, TlsError> {
     let clients =
         WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
-            .build()?;
+            .build()
+            .map_err(TlsError::Authority)?;
     let clients: Arc<dyn ClientCertVerifier> =
         Arc::new(Callers { stock: clients, verifier: identity.verifier() });
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))

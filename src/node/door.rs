@@ -42,6 +42,7 @@
 //! # }
 //! ```
 
+use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
@@ -65,7 +66,9 @@ use crate::proto::outbox::MAX_MESSAGE;
 use crate::proto::topic::{Address, AddressError};
 
 /// Why the door did not do what it was asked to.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+///
+/// Its `Debug` is its text, which is what a `main` that returns it prints.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DoorError {
     /// The text is no topic, pattern, name or address. Nothing was done; the caller must correct it.
     #[error("{given:?}: {why}")]
@@ -99,6 +102,12 @@ pub enum DoorError {
     /// The name is not served. Nothing was done.
     #[error(transparent)]
     Serve(#[from] ServeError),
+}
+
+impl fmt::Debug for DoorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// A service's door. Clones lead through the same one.

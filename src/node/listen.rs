@@ -24,7 +24,7 @@ async fn home(name: &NodeName, flag: &'static str) -> Result<IpAddr, StartError>
         return Ok(ip);
     }
     let found = tokio::net::lookup_host((name.host(), 0)).await;
-    let found = found.map_err(|source| StartError::Host { name: name.clone(), source, flag })?;
+    let found = found.map_err(|cause| StartError::Host { name: name.clone(), cause, flag })?;
     let mut found: Vec<_> = found.map(|address| address.ip()).collect();
     found.sort_by_key(|ip| ip.is_ipv6());
     let usable = |ip: &&IpAddr| name.is_loopback() || addresses::useless(**ip).is_none();
@@ -56,7 +56,7 @@ pub(super) async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr),
     };
     let listener = bind(first, last, PEERS);
     let bound = listener.and_then(|listener| listener.local_addr().map(|at| (listener, at)));
-    bound.map_err(|source| StartError::Listen { address: first, source })
+    bound.map_err(|cause| StartError::Listen { address: first, cause })
 }
 
 pub(super) async fn advertise(
@@ -100,8 +100,7 @@ pub(super) fn clients(config: &http::Config) -> Result<Clients, StartError> {
     let own = web.is_none() && !config.plain && !first.ip().is_loopback();
     let bound =
         bind(first, last, CLIENTS).and_then(|it| it.local_addr().map(|at| (Arc::new(it), at)));
-    let (listener, address) =
-        bound.map_err(|source| StartError::Http { address: first, source })?;
+    let (listener, address) = bound.map_err(|cause| StartError::Http { address: first, cause })?;
     Ok(Clients { listener, address, web, own })
 }
 

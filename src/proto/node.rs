@@ -21,7 +21,7 @@ pub const MAX_NAME: usize = 255;
 
 /// A node's full name, `name@host`.
 ///
-/// `name` is 1–63 of `A–Z a–z 0–9 . _ -`; `host` is a DNS name, an IPv4 address, or an IPv6
+/// `name` is 1–63 of `A–Z a–z 0–9 . _ -` and does not begin with `-`; `host` is a DNS name, an IPv4 address, or an IPv6
 /// address without brackets or zone. The host is kept in lower case and IP addresses in their
 /// canonical spelling, so that equal names are equal strings.
 ///
@@ -50,6 +50,9 @@ pub enum NameError {
         "node name {0:?}: the part before '@' may have only letters, digits, '.', '_' and '-' (found {1:?})"
     )]
     ShortCharacter(String, char),
+    /// The part before the `@` begins with a `-`: commands would take the name for an option.
+    #[error("node name {0:?}: a name does not begin with '-'")]
+    Dash(String),
     /// The part after the `@` is neither a host name nor an IP address.
     #[error("node name {0:?}: the part after '@' is neither a host name nor an IP address")]
     Host(String),
@@ -143,6 +146,9 @@ impl FromStr for NodeName {
         let allowed = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if let Some(bad) = short.chars().find(|c| !allowed(c)) {
             return Err(NameError::ShortCharacter(text.to_owned(), bad));
+        }
+        if short.starts_with('-') {
+            return Err(NameError::Dash(text.to_owned()));
         }
         if matches!(short, "." | "..") {
             return Err(NameError::ShortCharacter(text.to_owned(), '.'));
@@ -334,6 +340,8 @@ mod tests {
             ("a@-h", "neither"),
             ("ä@h", "'ä'"),
             ("a@h\n", "neither"),
+            ("-a@h", "begin with '-'"),
+            ("--name@h", "begin with '-'"),
         ] {
             assert!(reason(bad).contains(says), "{bad:?} gave {}", reason(bad));
         }

@@ -54,7 +54,7 @@ pub enum ClaimsError {
     Verbs(String),
     /// What stands before it.
     #[error("a grant names a topic or a pattern, such as room:1 or room:*: {0}")]
-    Pattern(#[from] TopicError),
+    Pattern(TopicError),
     /// The claim `sub`.
     #[error("a subject has 1 to {MAX_SUBJECT} bytes without control characters")]
     Subject,
@@ -166,7 +166,7 @@ impl FromStr for Grant {
             Some((pattern, "join+push" | "push+join")) => (pattern, Verbs::Both),
             Some((_, other)) => return Err(ClaimsError::Verbs(other.to_owned())),
         };
-        Ok(Self { pattern: pattern.parse()?, verbs })
+        Ok(Self { pattern: pattern.parse().map_err(ClaimsError::Pattern)?, verbs })
     }
 }
 

@@ -2,7 +2,7 @@
 //! and the names under which nodes serve requests.
 //!
 //! Invariants: a [`Topic`] that exists is 1–255 bytes of printable UTF-8 without spaces or `*`; a
-//! [`Name`] likewise and without `@`.
+//! [`Name`] likewise, without `@` and without `-` at its beginning, where commands expect options.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,7 +23,7 @@ pub struct Topic(Arc<str>);
 /// Why a text is not a topic. Nothing changed; whoever supplied it must correct it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a topic or name has 1 to {MAX_TOPIC} bytes, without spaces, control characters or `*`; a name has no `@`"
+    "a topic or name has 1 to {MAX_TOPIC} bytes, without spaces, control characters or `*`; a name has no `@` and does not begin with `-`"
 )]
 pub struct TopicError;
 
@@ -211,7 +211,8 @@ impl FromStr for Name {
     type Err = TopicError;
 
     fn from_str(text: &str) -> Result<Self, TopicError> {
-        if plain(text) && !text.contains('@') { Ok(Self(text.into())) } else { Err(TopicError) }
+        let sound = plain(text) && !text.contains('@') && !text.starts_with('-');
+        if sound { Ok(Self(text.into())) } else { Err(TopicError) }
     }
 }
 
@@ -307,6 +308,8 @@ mod tests {
         assert_eq!((on.name.as_str(), on.node), ("work", "b@127.0.0.1".parse().ok()));
         assert_eq!("work".parse::<Address>().expect("valid").node, None);
         assert!(matches!("work@b".parse::<Address>(), Err(AddressError::Node(_))));
-        assert!(matches!("@b@h".parse::<Address>(), Err(AddressError::Name(_))));
+        for bad in ["@b@h", "-work", "--timeout=1"] {
+            assert!(matches!(bad.parse::<Address>(), Err(AddressError::Name(_))), "{bad}");
+        }
     }
 }

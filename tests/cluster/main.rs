@@ -55,3 +55,4 @@ mod tokens;
 mod top;
 mod topology;
 mod unread;
+mod wording;

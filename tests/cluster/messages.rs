@@ -153,9 +153,13 @@ fn calls_bring_the_reply_or_say_why_not() {
     for to in ["xpando:echo".to_owned(), format!("xpando:echo@{}", a.name)] {
         assert_eq!(call(&to, b"x").stdout, b"x");
     }
-    fails(&call(&format!("nothing@{}", full("b")), b"x"), 1, "no such name");
-    fails(&call("nothing", b"x"), 1, "no such name");
-    fails(&call(&format!("xpando:echo@{}", full("nobody")), b"x"), 1, "not connected");
+    fails(&call(&format!("nothing@{}", full("b")), b"x"), 1, "b@127.0.0.1 serves no nothing\n");
+    fails(&call("nothing", b"x"), 1, "no node that a@127.0.0.1 is linked with serves nothing\n");
+    fails(
+        &call(&format!("xpando:echo@{}", full("nobody")), b"x"),
+        1,
+        "no node nobody@127.0.0.1 is known",
+    );
     b.signal(Signal::STOP);
     let hurried = a.run(&["call", "--timeout", "0.3", &at_b, "x"], b"");
     b.signal(Signal::CONT);

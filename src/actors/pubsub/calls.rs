@@ -45,10 +45,10 @@ const WATCHES: usize = 65_536;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// There is no link to the node. Nothing was sent.
-    #[error("not connected")]
+    #[error("there is no link to the node")]
     NotConnected,
     /// Nobody serves this name there, or, without a node, anywhere. Nothing was done.
-    #[error("no such name")]
+    #[error("nobody serves this name")]
     NoSuchName,
     /// Too much is under way, here or there. Nothing was done; try later.
     #[error("overloaded")]

@@ -184,7 +184,7 @@ pub fn shell_word(path: &Path) -> String {
 /// Turns an I/O error into ours: `cannot <action> <path>: <why>`.
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
     let path = path.to_owned();
-    move |source| IdentityError::Io { action, path, source }
+    move |cause| IdentityError::Io { action, path, cause }
 }
 
 /// Refuses a directory that others may write.
@@ -335,8 +335,13 @@ pub(super) fn read_secret<K>(
         let fix = private_fix(path, owner);
         return Err(IdentityError::KeyExposed { path: path.to_owned(), mode, fix });
     }
-    parse(&read(file, path, MAX_FILE)?)
-        .ok_or_else(|| IdentityError::DamagedKey { path: path.to_owned(), fix: fix.damaged })
+    let pem = read(file, path, MAX_FILE)?;
+    // PKCS#8's label, or the header of older forms (RFC 7468, 11; RFC 1421, 4.6.1.1).
+    let is_encrypted = || pem.windows(9).any(|part| part == b"ENCRYPTED");
+    parse(&pem).ok_or_else(|| match is_encrypted() {
+        true => IdentityError::EncryptedKey(path.to_owned()),
+        false => IdentityError::DamagedKey { path: path.to_owned(), fix: fix.damaged },
+    })
 }
 
 /// The first certificate in a file, not yet checked.

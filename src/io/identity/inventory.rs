@@ -85,7 +85,7 @@ pub fn inventory(certs: &Path) -> Result<Vec<CertificateInfo>, IdentityError> {
 
 /// The nodes that have a directory, sorted. Other entries are none of ours.
 fn nodes(certs: &Path) -> Result<Vec<NodeName>, IdentityError> {
-    let failed = |source| IdentityError::Io { action: "list", path: certs.to_owned(), source };
+    let failed = |cause| IdentityError::Io { action: "list", path: certs.to_owned(), cause };
     let entries = match fs::read_dir(certs) {
         Ok(entries) => entries,
         Err(gone) if gone.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

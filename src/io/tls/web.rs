@@ -22,12 +22,12 @@ use crate::io::identity::{Identity, Look, Stamp, Validity, stamp};
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
     /// A file is not there, or holds something else.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {cause}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: pem::Error,
+        cause: pem::Error,
     },
     /// The key needs a passphrase.
     #[error(
@@ -47,16 +47,22 @@ pub enum WebError {
         key: PathBuf,
     },
     /// The library does not take the certificate or the key.
-    #[error("the certificate {} and its key cannot be used: {source}", certificate.display())]
+    #[error("the certificate {} and its key cannot be used: {cause}", certificate.display())]
     Unusable {
         /// The certificate's file.
         certificate: PathBuf,
         /// What the library says.
-        source: rustls::Error,
+        cause: rustls::Error,
     },
     /// The library does not take the node's own certificate.
     #[error("the node's certificate cannot be used for clients: {0}")]
-    Node(#[from] rustls::Error),
+    Node(rustls::Error),
+}
+
+impl From<rustls::Error> for WebError {
+    fn from(error: rustls::Error) -> Self {
+        Self::Node(error)
+    }
 }
 
 /// Where certificate and key come from.
@@ -179,7 +185,7 @@ fn of_node(identity: &Identity) -> Result<Served, WebError> {
 fn of_files(certificate: &Path, key: &Path) -> Result<Served, WebError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
-        |source| WebError::File { path, source }
+        |cause| WebError::File { path, cause }
     };
     let chain = CertificateDer::pem_file_iter(certificate).map_err(failed(certificate))?;
     let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(failed(certificate))?;
@@ -199,7 +205,7 @@ fn of_files(certificate: &Path, key: &Path) -> Result<Served, WebError> {
         if error == mismatch {
             WebError::Mismatch { certificate: certificate.into(), key: key.into() }
         } else {
-            WebError::Unusable { certificate: certificate.into(), source: error }
+            WebError::Unusable { certificate: certificate.into(), cause: error }
         }
     })
 }
