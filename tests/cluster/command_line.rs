@@ -73,6 +73,8 @@ fn status_as_json_has_exactly_the_documented_keys() {
         "token_list",
         "doubts_itself",
         "majority",
+        "namesake",
+        "seeds",
         "peers",
     ]);
     assert_eq!(keys(&status), expected);

@@ -168,7 +168,7 @@ export async function run(suite, { a, b, s, t, alice, bob }, version, library) {
   });
 
   await check("heartbeats are answered, one by one", async (place) => {
-    const client = place.client(library, a, { params, heartbeatIntervalMs: 50 });
+    const client = place.client(library, a, { params, heartbeatIntervalMs: 300 });
     await until("five answers", () => client.got.filter((frame) => frame[2] === "phoenix").length >= 5);
     same(client.closes, []);
     same(client.got[0], [null, client.sent[0][1], "phoenix", "phx_reply", { status: "ok", response: {} }]);
