@@ -13,6 +13,8 @@ use crate::io::metrics::{Count, Metrics};
 use crate::proto::channel::Malformed;
 use crate::proto::notices::Notices;
 
+/// Seconds after which to try again what is refused with 503.
+pub(super) const RETRY: &str = "10";
 /// Characters of a log line that a client chooses.
 const MAX_ABOUT: usize = 120;
 

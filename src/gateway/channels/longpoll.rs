@@ -27,7 +27,7 @@ use super::client::Client;
 use super::socket::HOLD;
 use crate::actors::channel_router::outbox::{Close, Next, Outbox};
 use crate::actors::timer;
-use crate::gateway::refusal::Cause;
+use crate::gateway::refusal::{Cause, RETRY};
 use crate::io::metrics::Count;
 use crate::proto::channel::head::{HEAD, Head};
 use crate::proto::channel::{Dialect, Encoded, Frame, MAX_FRAME, Malformed};
@@ -262,5 +262,8 @@ pub(in crate::gateway) fn answer(poll: &Poll) -> Response {
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY));
+    }
     answer
 }

@@ -4,10 +4,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use crate::gateway::refusal::Cause;
-
-/// Seconds after which to try again what is refused for a while.
-const RETRY: &str = "10";
+use crate::gateway::refusal::{Cause, RETRY};
 
 /// An answer that says what went wrong.
 #[derive(Debug)]
