@@ -5,6 +5,7 @@ pub mod channels;
 mod gauges;
 pub mod history;
 pub mod http;
+mod places;
 mod refusal;
 pub mod sight;
 pub mod status;

@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod beacon;
 pub mod clock;
 pub mod identity;
+pub mod limits;
 pub mod metrics;
 pub mod modes;
 pub mod places;

@@ -6,6 +6,7 @@
 
 #![deny(clippy::indexing_slicing)]
 
+pub mod admission;
 pub mod backoff;
 pub mod beacon;
 pub mod chain;
@@ -25,11 +26,13 @@ pub mod notices;
 pub mod outbox;
 pub mod presence;
 pub mod printable;
+pub mod proxies;
 pub mod questions;
 pub mod quota;
 pub mod registry;
 pub mod replay;
 pub mod restart;
+pub mod share;
 pub mod talk;
 pub mod token;
 pub mod topic;

@@ -15,7 +15,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("*", "*", &["tests"]), // what the unit tests of a floor share, on its front page
     ("cli", "*", &["*"]),
     ("node", "*", &["*"]),
-    ("gateway", "*", &["refusal", "status"]), // what clients are refused; the words of the API
+    ("gateway", "*", &["places", "refusal", "status"]), // what clients have, and are refused; the words of the API
     ("gateway", "admin", &["gauges", "history"]),
     ("gateway", "channels", &["admin", "sight"]), // what can be read of the nodes
     ("gateway", "gauges", &["admin"]),

@@ -16,6 +16,7 @@ use xpando_node::io::seeds::Seed;
 use xpando_node::io::store::Limits;
 use xpando_node::node::{Config, Node};
 use xpando_node::proto::node::NodeName;
+use xpando_node::proto::proxies::Cidr;
 use xpando_node::proto::registry::{Pair, Profile, Specialization};
 use xpando_node::proto::topic::Pattern;
 
@@ -124,6 +125,11 @@ struct HttpArgs {
     #[arg(long, value_name = "PATTERN", env = "XPANDO_ALLOW_ANONYMOUS", value_delimiter = ',')]
     allow_anonymous: Vec<Pattern>,
 
+    /// Proxies that say whose requests they pass on, in X-Forwarded-For or Forwarded: ADDRESS or ADDRESS/BITS; may be
+    /// repeated
+    #[arg(long, value_name = "CIDR", env = "XPANDO_TRUST_PROXY", value_delimiter = ',')]
+    trust_proxy: Vec<Cidr>,
+
     /// Peers that must be linked before /health/ready says so
     #[arg(long, value_name = "N", env = "XPANDO_MIN_PEERS", default_value_t = 0)]
     min_peers: usize,
@@ -138,6 +144,7 @@ impl HttpArgs {
             origins: self.http_origin,
             prefix: self.http_prefix,
             anonymous: self.allow_anonymous,
+            proxies: self.trust_proxy,
             min_peers: self.min_peers,
         };
         (!self.no_http).then_some(config)

@@ -33,6 +33,7 @@ mod entrance;
 pub(super) mod feed;
 pub mod handler;
 pub(super) mod longpoll;
+mod metered;
 mod penalty;
 pub(super) mod socket;
 mod websocket;

@@ -67,12 +67,20 @@ pub(super) enum Cause {
     Frame(Malformed),
     /// No more clients are taken, since the node is about to stop.
     Draining,
-    /// There are as many clients as there may be.
+    /// All places are taken by clients that are entitled to them.
     TooManyClients,
     /// As many follow the events as may.
     TooManyReaders,
     /// As many bodies are being read as may.
     TooManyBodies,
+    /// The client's address has as many places as it may.
+    TooManyOfAddress,
+    /// A client that was entitled to nothing yet gave its place to another.
+    Evicted,
+    /// A client showed neither a token nor a join in time.
+    Unentitled,
+    /// The memory that this node may use is nearly used up.
+    Memory,
 }
 
 /// What is known of a cause: its label in metrics and logs, the answer's status, what the client reads, what mends it.
@@ -226,7 +234,31 @@ impl Cause {
                 "too_many_clients",
                 Is::SERVICE_UNAVAILABLE,
                 "this node has as many clients as it may",
-                "spread the clients over more nodes",
+                "spread the clients over more nodes, or allow the process more open files (ulimit -n, LimitNOFILE=)",
+            ),
+            Self::TooManyOfAddress => Facts(
+                "too_many_of_address",
+                Is::SERVICE_UNAVAILABLE,
+                "there are too many clients from this address",
+                "if it is a proxy of yours, name it with --trust-proxy",
+            ),
+            Self::Evicted => Facts(
+                "evicted",
+                Is::SERVICE_UNAVAILABLE,
+                "a connection without a token or a join gave its place to another client",
+                "look for the address that opens many connections, and shut it out before the node",
+            ),
+            Self::Unentitled => Facts(
+                "unentitled",
+                Is::FORBIDDEN,
+                "neither a token was accepted nor a topic joined within 10 s",
+                "let the client show a token, or join a topic of --allow-anonymous",
+            ),
+            Self::Memory => Facts(
+                "memory",
+                Is::SERVICE_UNAVAILABLE,
+                "this node has no memory for more clients",
+                "raise the limit of its cgroup (or ulimit -v), or spread the clients over more nodes",
             ),
             Self::TooManyReaders => Facts(
                 "too_many_readers",

@@ -10,6 +10,7 @@ use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
 use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use rustix::net::RecvFlags;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
@@ -33,13 +34,6 @@ pub fn listen(address: SocketAddr, waiting: i32) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// How many descriptors this process may have open; `None` when there is no limit.
-#[must_use]
-pub fn descriptors() -> Option<usize> {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.and_then(|most| usize::try_from(most).ok())
-}
-
 /// Small messages leave at once, and those that get lost are sent again without ever longer waits (as
 /// long as few are under way), which on a bad line would look like a dead peer; a cut network is
 /// noticed by the kernel.
@@ -53,6 +47,14 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_thin_linear_timeouts(true)?;
     let keepalive = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE).with_retries(3);
     socket.set_tcp_keepalive(&keepalive)
+}
+
+/// The first bytes that have arrived and were not read yet; none when there are none, or the connection is gone.
+#[must_use]
+pub fn peek(stream: &TcpStream) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    rustix::net::recv(stream, &mut bytes, flags).map_or([0; 16], |_| bytes)
 }
 
 /// What the kernel knows of a connection.

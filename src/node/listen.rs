@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crate::gateway::http;
 use crate::io::identity::Identity;
 use crate::io::tls::Web;
-use crate::io::{addresses, tcp};
+use crate::io::{addresses, limits, tcp};
 use crate::node::{Config, PORT, StartError};
+use crate::proto::admission::Descriptors;
 use crate::proto::node::NodeName;
 
 /// On loopback, how many ports after the usual one are tried.
@@ -45,7 +46,21 @@ async fn home(name: &NodeName, flag: &'static str) -> Result<IpAddr, StartError>
     Ok(ip)
 }
 
+/// Raises the limit of the whole process: what nothing else needs of it, clients may have.
+fn raise_descriptors() {
+    let number =
+        |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |it| it.to_string());
+    match limits::raise_descriptors() {
+        Ok((was, is)) => {
+            let clients = Descriptors::shares(limits::descriptors()).clients;
+            tracing::info!(was = number(was), is = number(is), clients, "limit of open files");
+        }
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
+}
+
 pub(super) async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr), StartError> {
+    raise_descriptors();
     let (first, last) = match config.listen {
         Some(address) => (address, address.port()),
         None => {

@@ -31,6 +31,7 @@ use crate::io::tls::{Tls, Web};
 use crate::node::{Config, records};
 use crate::proto::event::{Event, Status};
 use crate::proto::node::{Contact, NodeName};
+use crate::proto::proxies::Proxies;
 use crate::proto::registry::Profile;
 use crate::proto::restart::{Intensity, Strategy};
 
@@ -117,8 +118,8 @@ pub(super) fn tree(
     if let (Some((listener, _, web)), Some(http)) = (&parts.http, &config.http) {
         let (listener, web) = (listener.clone(), web.clone());
         let (origins, prefix) = (http.origins.clone(), http.prefix.clone());
-        let channels = channels.clone();
-        gateway.extend(Http { listener, web, origins, prefix, channels }.children());
+        let (proxies, channels) = (Proxies::new(http.proxies.clone()), channels.clone());
+        gateway.extend(Http { listener, web, origins, prefix, proxies, channels }.children());
     }
     let children = vec![
         pubsub.child(),

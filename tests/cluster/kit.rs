@@ -19,6 +19,7 @@ use xpando_node::io::{beacon, clock};
 use xpando_node::proto::node::NodeName;
 
 pub(crate) mod client;
+pub(crate) mod crowd;
 pub(crate) mod disk;
 pub(crate) mod example;
 pub(crate) mod http;

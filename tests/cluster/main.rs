@@ -17,6 +17,7 @@ mod clients;
 mod clocks;
 mod command_line;
 mod crossed_dials;
+mod crowd;
 mod dashboard;
 mod disks;
 mod embedding;

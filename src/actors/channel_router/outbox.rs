@@ -44,6 +44,8 @@ impl Close {
     pub const RESTART: Self = Self { code: 1012, reason: "the node is stopping" };
     /// Nothing was heard of the client for too long.
     pub const IDLE: Self = Self { code: 1002, reason: "idle for too long" };
+    /// It has shown neither a token nor a join for too long.
+    pub const UNENTITLED: Self = Self { code: 1008, reason: "neither a token nor a join" };
     /// What it sent as text is not UTF-8.
     pub const NOT_TEXT: Self = Self { code: 1007, reason: "a text frame that is not UTF-8" };
     /// What it sent is no WebSocket frame.

@@ -1,6 +1,6 @@
 //! The accept loop: strangers at the door.
 //!
-//! Invariants: each connection has its own task and a deadline; at most [`HALF_OPEN`] of them have
+//! Invariants: each connection has its own task and a deadline; at most [`Descriptors::half_open`] of them have
 //! not shown a certificate yet, beyond that the one that has waited longest goes, so that silent
 //! connections never keep a node out; running out of descriptors slows the loop and never ends it.
 
@@ -19,12 +19,11 @@ use crate::actors::link::{AttemptId, Msg, Setup, handshake, send};
 use crate::actors::supervisor::Address;
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
-use crate::io::tcp;
 use crate::io::tls::Cause;
+use crate::io::{limits, tcp};
+use crate::proto::admission::Descriptors;
 use crate::proto::notices::Notices;
 
-/// Connections that have not shown a certificate yet, at most; fewer where descriptors are scarce.
-const HALF_OPEN: usize = 256;
 /// Wait after a failed accept (out of descriptors, mostly).
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -63,10 +62,8 @@ struct HalfOpen {
 }
 
 impl HalfOpen {
-    /// Strangers get at most a quarter of the descriptors that this process may have.
     fn new() -> Self {
-        let quarter = tcp::descriptors().map_or(HALF_OPEN, |most| most / 4);
-        let most = HALF_OPEN.min(quarter).max(1);
+        let most = Descriptors::shares(limits::descriptors()).half_open;
         Self { most, tasks: JoinSet::new(), waiting: VecDeque::new() }
     }
 

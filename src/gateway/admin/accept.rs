@@ -9,6 +9,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{Admin, talk};
+use crate::actors::timer;
+use crate::io::metrics::Count;
+use crate::proto::notices::Notices;
 
 /// Wait after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -31,13 +34,18 @@ pub(super) async fn serve(
 }
 
 async fn accept(admin: &Admin, listener: &UnixListener, clients: &mut JoinSet<()>) {
+    let mut notices = Notices::default();
     loop {
         while clients.try_join_next().is_some() {}
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of descriptors, mostly. Who asks waits; the node goes on.
-                tracing::debug!(%error, "admin socket");
+                admin.metrics.count(Count::ClientsRefused, "accept_admin");
+                if let Some(left_out) = notices.due("accept", timer::now()) {
+                    let remedy = "allow the process more open files (ulimit -n, LimitNOFILE=)";
+                    tracing::warn!(%error, remedy, left_out, "the admin socket cannot accept");
+                }
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }

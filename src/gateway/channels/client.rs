@@ -7,7 +7,6 @@
 //! 4. A dropped client has left all its topics.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -20,6 +19,7 @@ use super::entrance::{Entrance, Herald, Kind, Live, News, Place};
 use super::{Channels, Refusal, handler};
 use crate::actors::channel_router::outbox::{Outbox, Slow};
 use crate::actors::timer;
+use crate::gateway::places;
 use crate::gateway::refusal::Cause;
 use crate::gateway::sight;
 use crate::io::clock;
@@ -55,7 +55,7 @@ pub(in crate::gateway) struct Client {
     channels: Arc<Channels>,
     session: Session,
     outbox: Outbox,
-    from: IpAddr,
+    place: places::Place,
     claims: Option<Arc<Claims>>,
     live: BTreeMap<u64, Live>,
     pending: BTreeMap<u64, Pending>,
@@ -68,16 +68,19 @@ impl Client {
     pub(in crate::gateway) fn new(
         channels: &Arc<Channels>,
         dialect: Dialect,
-        from: IpAddr,
+        place: places::Place,
         claims: Option<Arc<Claims>>,
     ) -> Self {
+        if let Some(claims) = &claims {
+            place.entitle(Some(claims));
+        }
         channels.admin.clients.connected.fetch_add(1, Ordering::Relaxed);
         let (sender, news) = mpsc::unbounded_channel();
         Self {
             channels: channels.clone(),
             session: Session::new(dialect),
             outbox: Outbox::default(),
-            from,
+            place,
             claims,
             live: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -89,6 +92,11 @@ impl Client {
 
     pub(in crate::gateway) fn outbox(&self) -> &Outbox {
         &self.outbox
+    }
+
+    /// What its connection or session has at the gateway.
+    pub(in crate::gateway) fn place(&self) -> &places::Place {
+        &self.place
     }
 
     pub(in crate::gateway) fn dialect(&self) -> Dialect {
@@ -109,7 +117,7 @@ impl Client {
     /// Answers what is no frame, as far as it can be made out: a client repeats what is not answered.
     pub(in crate::gateway) fn refuse(&self, head: &Head, why: Malformed) {
         let topic = head.topic.as_deref().unwrap_or(SOCKET);
-        self.channels.refusals.note(Cause::Frame(why), self.from, topic);
+        self.channels.refusals.note(Cause::Frame(why), self.place.address(), topic);
         let (join_ref, reference) = (head.join_ref.as_ref(), head.reference.as_ref());
         let why = reason(&why.to_string());
         let reply = Say::Reply(join_ref, reference, Outcome::Error, &why);
@@ -210,7 +218,7 @@ impl Client {
     }
 
     /// Room for a frame that has to wait.
-    fn place(&self, payload: &Payload) -> Option<Place> {
+    fn room(&self, payload: &Payload) -> Option<Place> {
         let kib = u32::try_from(1 + payload.length() / 1024).ok()?;
         let own = self.places.clone().try_acquire_many_owned(kib).ok()?;
         let of_all = self.channels.pending.clone().try_acquire_many_owned(kib).ok()?;
@@ -218,8 +226,12 @@ impl Client {
     }
 
     fn join(&mut self, frame: Frame, join: Join) {
-        let Some(place) = self.place(&frame.payload) else {
-            self.channels.refusals.note(Cause::JoinsPending, self.from, join.topic.as_str());
+        let Some(place) = self.room(&frame.payload) else {
+            self.channels.refusals.note(
+                Cause::JoinsPending,
+                self.place.address(),
+                join.topic.as_str(),
+            );
             self.session.ended(&join);
             return self.refuse_join(
                 &join,
@@ -234,7 +246,7 @@ impl Client {
             dialect: self.session.dialect(),
             outbox: self.outbox.clone(),
             herald: self.herald.clone(),
-            from: self.from,
+            from: self.place.address(),
             claims: self.claims.clone(),
         };
         let task = entrance.open(frame.payload, place);
@@ -243,7 +255,7 @@ impl Client {
     }
 
     fn wait(&mut self, frame: Frame, join: &Join) {
-        let place = self.place(&frame.payload);
+        let place = self.room(&frame.payload);
         match (self.pending.get_mut(&join.number), place) {
             (Some(pending), Some(place)) => pending.waiting.push((frame, place)),
             (None, _) | (_, None) => {
@@ -259,6 +271,7 @@ impl Client {
         match settled {
             Ok(live) => {
                 self.channels.metrics.count(Count::Channels, "joined");
+                self.place.entitle(live.claims.as_deref());
                 self.session.joined(join);
                 self.live.insert(join.number, live);
             }
@@ -293,7 +306,11 @@ impl Client {
                 Err(why) => Err(why),
             },
             (_, None, false) => {
-                self.channels.refusals.note(Cause::NotGranted, self.from, join.topic.as_str());
+                self.channels.refusals.note(
+                    Cause::NotGranted,
+                    self.place.address(),
+                    join.topic.as_str(),
+                );
                 Err("unauthorized")
             }
             (Kind::Service(pushes), None, true) => {

@@ -6,11 +6,13 @@
 //!
 //! # Invariants
 //! 1. A session that is not polled for [`LIFE`] is over.
-//! 2. What one poll brings is at most what the client's outbox holds.
-//! 3. A client that comes back at once and does the same again is not told to: what is no frame is answered, and the
+//! 2. Sessions have places of their own, by the same rules as connections.
+//! 3. What one poll brings is at most what the client's outbox holds.
+//! 4. A client that comes back at once and does the same again is not told to: what is no frame is answered, and the
 //!    end of a session for being too slow is told late.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,10 +29,13 @@ use super::client::Client;
 use super::socket::HOLD;
 use crate::actors::channel_router::outbox::{Close, Next, Outbox};
 use crate::actors::timer;
+use crate::gateway::places::{Place, Places, Shares};
 use crate::gateway::refusal::{Cause, RETRY};
 use crate::io::metrics::Count;
+use crate::proto::admission::{Limits, NoPlace};
 use crate::proto::channel::head::{HEAD, Head};
 use crate::proto::channel::{Dialect, Encoded, Frame, MAX_FRAME, Malformed};
+use crate::proto::share::FRAME;
 
 /// How long a poll waits for something to say.
 const WAIT: Duration = Duration::from_secs(10);
@@ -59,12 +64,15 @@ pub(in crate::gateway) enum Poll {
 }
 
 /// The sessions of a node.
-#[derive(Default)]
-pub(in crate::gateway) struct Sessions(Mutex<HashMap<String, Arc<Session>>>);
+pub(in crate::gateway) struct Sessions {
+    all: Mutex<HashMap<String, Arc<Session>>>,
+    places: Arc<Places>,
+}
 
 /// A client that polls.
 pub(in crate::gateway) struct Session {
     token: String,
+    place: Place,
     client: Mutex<Client>,
     outbox: Outbox,
     /// Held while a body of the client's is read and looked at.
@@ -75,8 +83,22 @@ pub(in crate::gateway) struct Session {
 }
 
 impl Sessions {
+    pub(in crate::gateway) fn new(shares: &Arc<Shares>) -> Arc<Self> {
+        let places = Places::new(Limits::of(SESSIONS), shares);
+        Arc::new(Self { all: Mutex::default(), places })
+    }
+
+    /// A place for a session of a client at this address.
+    pub(in crate::gateway) fn place(&self, from: IpAddr) -> Result<Place, Cause> {
+        match self.places.open(from, false) {
+            Ok((place, _evicted)) => Ok(place),
+            Err(NoPlace::Full) => Err(Cause::TooManyClients),
+            Err(NoPlace::Address) => Err(Cause::TooManyOfAddress),
+        }
+    }
+
     pub(in crate::gateway) fn find(&self, token: &str) -> Option<Arc<Session>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(token).cloned()
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).get(token).cloned()
     }
 
     /// A new session, which ends by itself.
@@ -87,21 +109,28 @@ impl Sessions {
     ) -> Poll {
         let token = format!("{:032x}", rand::random::<u128>());
         let (outbox, heard) = (client.outbox().clone(), client.wake());
+        let place = client.place().clone();
         let (client, polled) = (Mutex::new(client), Mutex::new(timer::now()));
-        let posting = tokio::sync::Mutex::default();
-        let session = Session { token: token.clone(), client, outbox, posting, polled, heard };
+        let (posting, own) = (tokio::sync::Mutex::default(), token.clone());
+        let session = Session { token: own, place, client, outbox, posting, polled, heard };
         let session = Arc::new(session);
-        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if sessions.len() >= SESSIONS {
-            return Poll::Refused(Cause::TooManyClients);
-        }
+        let mut sessions = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.insert(token.clone(), session.clone());
         drop(sessions);
         channels.metrics.count(Count::Channels, "connected");
         let (all, channels, gone) = (self.clone(), channels.clone(), token.clone());
         tokio::spawn(async move {
-            session.live(&channels).await;
-            all.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&gone);
+            tokio::select! {
+                () = session.live(&channels) => {}
+                () = session.place.evicted() => {
+                    channels.refusals.note(Cause::Evicted, session.place.address(), "long polling");
+                }
+                () = session.place.overdue() => {
+                    channels.refusals.note(Cause::Unentitled, session.place.address(), "long polling");
+                }
+            }
+            session.outbox.close(Close::UNENTITLED);
+            all.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&gone);
             channels.metrics.count(Count::Channels, "disconnected");
         });
         Poll::Gone(token)
@@ -109,6 +138,10 @@ impl Sessions {
 }
 
 impl Session {
+    pub(in crate::gateway) fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Returns when the session is over.
     async fn live(&self, channels: &Channels) {
         let mut news = channels.admin.clients.news.subscribe();
@@ -201,6 +234,12 @@ impl Session {
         self.heard.notify_one();
         Poll::Taken
     }
+}
+
+/// What a body takes of its client's share.
+pub(in crate::gateway) fn cost(body: &Bytes) -> u64 {
+    let lines = body.split(|byte| *byte == b'\n').count() as u64;
+    body.len() as u64 + lines * FRAME
 }
 
 /// The frame of a line: text, or Base64 of a binary one.

@@ -20,9 +20,11 @@ use tokio::sync::watch;
 
 use super::Channels;
 use super::client::Client;
+use super::metered::Metered;
 use super::websocket::{self, BINARY, BUFFER, Broken, CLOSE, Incoming, Message, PING, PONG, TEXT};
 use crate::actors::channel_router::outbox::{Close, Next};
 use crate::actors::timer;
+use crate::gateway::refusal::Cause;
 use crate::io::metrics::Count;
 use crate::proto::channel::head::Head;
 use crate::proto::channel::{Encoded, Frame, Malformed};
@@ -40,16 +42,20 @@ const PART: Duration = Duration::from_secs(2);
 /// Bytes that it may say meanwhile: several of the longest frames.
 const REST: u64 = 16 * 1024 * 1024;
 
-type Stream = TokioIo<Upgraded>;
+type Stream = Metered<TokioIo<Upgraded>>;
 
 /// Serves a client until it goes, or is to go.
 pub(in crate::gateway) async fn run(stream: Upgraded, client: Client, channels: Arc<Channels>) {
-    let mut stream = TokioIo::new(stream);
+    let mut stream = Metered::new(TokioIo::new(stream), client.place().clone());
     channels.metrics.count(Count::Channels, "connected");
     let heard = timer::now();
     let mut connection = Connection { client, incoming: Incoming::default(), heard, asked: false };
     let mut news = channels.admin.clients.news.subscribe();
     if let Some(close) = connection.serve(&mut stream, &mut news).await {
+        if close == Close::UNENTITLED {
+            let from = connection.client.place().address();
+            channels.refusals.note(Cause::Unentitled, from, "");
+        }
         channels.metrics.count(Count::Channels, ended(close));
         drop(connection);
         if [Close::SLOW, Close::NOT_TEXT, Close::PROTOCOL].contains(&close) {
@@ -85,6 +91,7 @@ fn ended(close: Close) -> &'static str {
         Close::IDLE => "closed_idle",
         Close::PROTOCOL | Close::NOT_TEXT => "closed_malformed",
         Close::SLOW => "closed_slow",
+        Close::UNENTITLED => "closed_unentitled",
         _ => "closed_stopping",
     }
 }
@@ -117,7 +124,11 @@ impl Connection {
                     }
                 },
                 message = self.incoming.read(stream) => match message {
-                    Ok(message) => self.hear(message?, stream).await?,
+                    Ok(message) => {
+                        self.hear(message?, stream).await?;
+                        // Many short frames are read at once: others have their turn between them.
+                        tokio::task::consume_budget().await;
+                    }
                     Err(Broken::Protocol) => return Some(Close::PROTOCOL),
                     Err(Broken::NotText) => return Some(Close::NOT_TEXT),
                 },
@@ -147,13 +158,18 @@ impl Connection {
         let quiet = self.heard + if self.asked { IDLE } else { ASK };
         // Rights may end earlier than this was last asked for.
         let soon = timer::now() + Duration::from_secs(1);
-        self.client.deadline().map_or(quiet, |right| quiet.min(right.max(soon)))
+        let first =
+            [self.client.deadline(), self.client.place().deadline()].into_iter().flatten().min();
+        first.map_or(quiet, |first| quiet.min(first.max(soon)))
     }
 
     /// What is due; `None` when the client is gone.
     async fn tick(&mut self, stream: &mut Stream) -> Option<Option<Close>> {
         let now = timer::now();
         self.client.expire();
+        if self.client.place().deadline().is_some_and(|deadline| deadline <= now) {
+            return Some(Some(Close::UNENTITLED));
+        }
         if self.heard + IDLE <= now {
             return Some(Some(Close::IDLE));
         }

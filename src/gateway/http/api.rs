@@ -136,14 +136,24 @@ impl Asked {
         let refuse = |cause, about: &str| site.refuse(cause, &self.from, about);
         let Some(token) = bearer(&self.headers) else {
             let everybody = right == Right::Read && site.channels.anonymous(&topic);
-            return if everybody { Ok(()) } else { Err(refuse(Cause::NoToken, "")) };
+            if !everybody {
+                return Err(refuse(Cause::NoToken, ""));
+            }
+            self.from.place.entitle(None);
+            return Ok(());
         };
         let verified = site.channels.verify(token, self.from.address).await;
         let claims = verified.map_err(|it| refuse(it.cause, it.reason).detail(it.reason))?;
         let role = claims.role;
+        let may = match right {
+            Right::Read => claims.allows(Verb::Join, &topic),
+            Right::Change => role == Role::Admin,
+        };
+        if may {
+            self.from.place.entitle(Some(&claims));
+            return Ok(());
+        }
         let missing = match right {
-            Right::Read if claims.allows(Verb::Join, &topic) => return Ok(()),
-            Right::Change if role == Role::Admin => return Ok(()),
             Right::Read if role == Role::User => {
                 format!("the token's role is {role}: reading needs node_operator or admin")
             }

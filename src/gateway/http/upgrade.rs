@@ -57,13 +57,13 @@ pub(super) async fn websocket(
     };
     let protocol = offers(&head.headers).any(|offer| offer == PROTOCOL);
     let (channels, place) = (site.channels, from.place);
-    let client = Client::new(&channels, dialect, from.address, claims);
+    let client = Client::new(&channels, dialect, place.clone(), claims);
     tokio::spawn(async move {
-        // A client that goes before its answer is nobody's loss.
-        if let Ok(stream) = upgrading.await {
-            socket::run(stream, client, channels).await;
+        tokio::select! {
+            () = place.evicted() => {}
+            // A client that goes before its answer is nobody's loss.
+            () = async { if let Ok(stream) = upgrading.await { socket::run(stream, client, channels).await } } => {}
         }
-        drop(place);
     });
     let mut answer = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let headers = answer.headers_mut();
@@ -108,6 +108,8 @@ impl Site {
         let token = params.get("token").map(String::as_str).or_else(|| bearer(headers));
         let token = token.map(str::to_owned).or_else(|| offered(headers));
         let (dialect, claims) = self.rights(&params, token.as_deref(), from).await?;
+        let place = from.place.attribute(from.address);
+        place.map_err(|_crowded| refuse(Cause::TooManyOfAddress, ""))?;
         Ok(Admitted { accept, dialect, claims })
     }
 
@@ -207,20 +209,27 @@ impl Site {
         let given = |it: &&str| !it.is_empty();
         let session = header("x-phoenix-longpoll-token").filter(given).or(token);
         let known = session.and_then(|session| self.polls.find(session));
+        if let Some(session) = &known {
+            from.place.entitle_as(session.place());
+        }
         match (&head.method, known) {
             (&Method::GET, Some(session)) => Ok(session.poll().await),
             (&Method::POST, Some(session)) => {
                 let turn = tokio::time::timeout(READ, session.turn()).await;
                 let _turn = turn.map_err(|_elapsed| refuse(Cause::TooManyBodies))?;
-                let (body, _place) = self.bodies.read(body).await.map_err(refuse)?;
-                Ok(session.take(headers, &body))
+                let (body, place) = self.bodies.read(body).await.map_err(refuse)?;
+                let (poll, cost) = (session.take(headers, &body), longpoll::cost(&body));
+                drop((body, place)); // nothing that others need is held while this one waits
+                session.place().pay(from.address, cost).await;
+                Ok(poll)
             }
             (&Method::GET, None) => {
                 // A token of ours has two dots; one of a session that is over has none.
                 let token = token.filter(|it| it.contains('.')).or_else(|| bearer(headers));
                 let token = token.or_else(|| header("x-phoenix-authtoken"));
                 let (dialect, claims) = self.rights(&params, token, from).await?;
-                let client = Client::new(&self.channels, dialect, from.address, claims);
+                let place = self.polls.place(from.address).map_err(refuse)?;
+                let client = Client::new(&self.channels, dialect, place, claims);
                 Ok(self.polls.open(client, &self.channels))
             }
             (&Method::POST, None) => Ok(Poll::Gone(String::new())),
