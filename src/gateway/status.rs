@@ -59,6 +59,7 @@ pub struct NodeStatus {
     /// Where another process uses its name, as it was heard of in the last 90 s.
     pub namesake: Option<SocketAddr>,
     /// The addresses it is to join at.
+    #[serde(default)]
     pub seeds: Vec<SeedStatus>,
     /// Whether it sees most of the cluster it knows.
     pub majority: Majority,

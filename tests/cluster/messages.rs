@@ -175,7 +175,7 @@ fn benchmarks_are_obeyed_only_where_the_operator_says_so() {
     linked(&[&a, &b]);
     let order =
         |to: &str| b.run(&["call", &format!("xpando:bench@{}", full(to)), "-"], b"\"Seen\"");
-    fails(&order("a"), 1, "no such name");
+    fails(&order("a"), 1, "a@127.0.0.1 serves no xpando:bench");
     assert!(order("b").status.success());
     let refused = b.run(&["bench", "cast", "--to", &full("a"), "--seconds", "0.1"], b"");
     fails(&refused, 1, "start each of these nodes with --bench");

@@ -67,7 +67,7 @@ fn a_bad_value_names_the_variable_that_it_came_from() {
     for (variable, value, args) in [
         ("XPANDO_NAME", "nobody", &[][..]),
         ("XPANDO_NAME", "nobody", &["status"]),
-        ("XPANDO_JOIN", "127.0.0.1", &node),
+        ("XPANDO_JOIN", "127.0.0.1:x", &node),
         ("XPANDO_LISTEN", "127.0.0.1", &node),
         ("XPANDO_HTTP", "here", &node),
         ("XPANDO_MIN_PEERS", "many", &node),
@@ -84,8 +84,8 @@ fn a_bad_value_names_the_variable_that_it_came_from() {
     let (code, _, err) = told(&run("XPANDO_LOG", "=,=", &node));
     assert!(code == Some(1) && err.contains("XPANDO_LOG"), "{err}");
     // The flag goes before the variable, and is what is wrong then.
-    let (_, _, err) = told(&run("XPANDO_JOIN", "x", &["--name", "a@127.0.0.1", "--join", "y"]));
-    assert!(!err.contains("XPANDO_JOIN (") && err.contains("'y' for '--join"), "{err}");
+    let (_, _, err) = told(&run("XPANDO_JOIN", "a:x", &["--name", "a@127.0.0.1", "--join", "b:y"]));
+    assert!(!err.contains("XPANDO_JOIN (") && err.contains("'b:y' for '--join"), "{err}");
 }
 
 #[test]
