@@ -139,7 +139,9 @@ impl<'a> Left<'a> {
 
     /// A subcommand about it.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
-        self.cluster.run(&[args, &["--data-dir", self.dir.to_str().unwrap()]].concat())
+        let mut program = self.cluster.command();
+        program.env("XPANDO_CERTS", self.cluster.certs());
+        program.args(args).arg("--data-dir").arg(&self.dir).output().unwrap()
     }
 
     /// [`Node::events`].
