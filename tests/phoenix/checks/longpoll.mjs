@@ -73,17 +73,21 @@ const ask = async (node, params, options) => {
 };
 const ndjson = (lines) => ({ method: "POST", headers: { "content-type": "application/x-ndjson" }, body: lines.join("\n") });
 
-async function bare(suite, { a }) {
+async function bare(suite, { a, alice }) {
   const check = (name, body) => suite.check(`longpoll: ${name}`, body);
   const begin = async () => (await ask(a, {})).token;
 
   await check("the first poll opens a session, the second waits for 10 s at most", async () => {
-    const opened = await ask(a, {});
+    const opened = await ask(a, { token: alice });
     same([opened.status, opened.messages, typeof opened.token], [410, [], "string"]);
     const began = performance.now();
     const nothing = await ask(a, { token: opened.token });
     same(nothing, { status: 204, token: opened.token, messages: [] });
     demand(performance.now() - began > 8_000, "it did not wait");
+  });
+
+  await check("a session without a token or a join is over after 10 s", async () => {
+    same(await ask(a, { token: await begin() }), { status: 410, messages: [] });
   });
 
   await check("lines of a post, and messages as texts", async () => {
