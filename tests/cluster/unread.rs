@@ -2,7 +2,7 @@
 
 use std::io::{BufReader, Read as _, Write as _};
 
-use crate::kit::http::head;
+use crate::kit::http::{head, token};
 use crate::kit::stranger::dial;
 use crate::kit::{Cluster, until};
 
@@ -11,7 +11,9 @@ fn a_client_that_stops_is_let_go() {
     let cluster = Cluster::new();
     let a = cluster.node("a").start();
     let poll = "/socket/longpoll?vsn=2.0.0";
-    let opened = a.asks(&format!("GET {poll}"), &[]).json();
+    // With a right: a client without one is let go before its body is due.
+    let user = token(&cluster, "user");
+    let opened = a.asks(&format!("GET {poll}&token={user}"), &[]).json();
     let token = opened["token"].as_str().unwrap();
 
     // One stops in its body, another reads none of its answers.
