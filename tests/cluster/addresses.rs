@@ -11,7 +11,8 @@ set -e
 ip link set lo up
 number=0
 for address in $ADDRESSES; do
-    ip link add "d$number" type dummy
+    ip link add "d$number" type veth peer name "p$number"
+    ip link set "p$number" up
     ip address add "$address" dev "d$number"
     ip link set "d$number" up
     number=$((number + 1))
@@ -25,7 +26,6 @@ const NAME: &str = "a@debian.example";
 fn debian(cluster: &Cluster, addresses: &str) -> Option<Command> {
     let hosts = cluster.path("hosts");
     fs::write(&hosts, "127.0.0.1 localhost\n127.0.1.1 debian.example\n").unwrap();
-    cluster.issue(NAME);
     let machine = || {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--net", "sh", "-c", MACHINE]);
@@ -42,6 +42,7 @@ fn debian(cluster: &Cluster, addresses: &str) -> Option<Command> {
 #[test]
 fn a_host_whose_name_leads_to_loopback_is_reached_at_its_own_address() {
     let cluster = Cluster::new();
+    cluster.issue(NAME);
     let Some(machine) = debian(&cluster, "10.9.8.7/24") else { return };
     let a = cluster.node(NAME).default_port().through(machine).start();
     assert_eq!(a.listen().to_string(), "10.9.8.7:4697");
@@ -54,6 +55,7 @@ fn a_host_whose_name_leads_to_loopback_is_reached_at_its_own_address() {
 #[test]
 fn where_nothing_tells_the_address_the_remedy_is_named() {
     let cluster = Cluster::new();
+    cluster.issue(NAME);
     let Some(machine) = debian(&cluster, "10.9.8.7/24 10.9.9.7/24") else { return };
     let ended = cluster.node(NAME).default_port().through(machine).ends();
     ended.said(1, &["127.0.1.1", "--listen ADDR:PORT", "10.9.8.7, 10.9.9.7"]);
