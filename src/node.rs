@@ -42,7 +42,7 @@ use tokio::sync::oneshot;
 use crate::actors::channel_router;
 use crate::actors::discovery;
 use crate::actors::event_log::Journal;
-use crate::actors::files::Files;
+use crate::actors::files::{self, Files};
 use crate::actors::link::Myself;
 use crate::actors::node_manager::NodeManager;
 use crate::actors::pubsub::PubSub;
@@ -51,7 +51,7 @@ use crate::actors::supervisor::{self, Root};
 use crate::gateway::admin::Admin;
 use crate::gateway::channels::Channels;
 use crate::gateway::{history, sight};
-use crate::io::identity::{Identity, IdentityError, Made};
+use crate::io::identity::{Identity, IdentityError, Made, Tokens};
 use crate::io::places::NoPlace;
 use crate::io::seeds::SeedError;
 use crate::io::sockets::{AdminSocket, SocketError};
@@ -305,7 +305,7 @@ impl Node {
         let interface = beacon::interface(advertise.ip());
         let parts = Parts {
             socket: config.beacons.then(|| discovery::socket(interface)).flatten(),
-            tokens: identity.tokens(&config.certs),
+            tokens: tokens(&config, &identity, &pubsub),
             identity,
             files: Files::new(&metrics),
             listener: Arc::new(listener),
@@ -460,6 +460,13 @@ fn identity(config: &Config) -> Result<Identity, IdentityError> {
         Made::Nothing => {}
     }
     Ok(identity)
+}
+
+/// What judges clients' tokens, by the list that is there now.
+fn tokens(config: &Config, identity: &Identity, pubsub: &PubSub) -> Tokens {
+    let tokens = identity.tokens(&config.certs);
+    files::report_tokens(tokens.look(), pubsub, &config.metrics);
+    tokens
 }
 
 /// The first events of a life.

@@ -20,7 +20,7 @@ use crate::actors::pubsub::PubSub;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::clock;
-use crate::io::identity::{Identity, IdentityFiles, Look, RevocationFile, Tokens};
+use crate::io::identity::{Identity, IdentityError, IdentityFiles, Look, RevocationFile, Tokens};
 use crate::io::metrics::{Count, Metrics};
 use crate::io::sockets::{AdminSocket, Renewed};
 use crate::io::tls::{Tls, Web};
@@ -69,7 +69,11 @@ enum Part {
 type List = Result<Option<usize>, String>;
 
 enum Found {
-    Certs { certificates: List, tokens: List, own: Result<Look<SystemTime>, String> },
+    Certs {
+        certificates: List,
+        tokens: Result<Option<usize>, IdentityError>,
+        own: Result<Look<SystemTime>, String>,
+    },
     Web(Result<Look<()>, String>),
     Admin(Result<Vec<Renewed>, String>),
 }
@@ -84,7 +88,7 @@ impl Setup {
         match part {
             Part::Certs => Found::Certs {
                 certificates: self.lists.look().map_err(|error| error.to_string()),
-                tokens: self.tokens.look().map_err(|error| error.to_string()),
+                tokens: self.tokens.look(),
                 own: self.look_at_own(),
             },
             Part::Web => {
@@ -135,6 +139,27 @@ impl Files {
     /// Looks at all files at once.
     pub fn look(&self) {
         self.handle.cast(Msg::Look);
+    }
+}
+
+/// Announces and counts what a look at the token list found. A node looks first before it starts, so
+/// that no client comes before the list.
+pub fn report_tokens(
+    found: Result<Option<usize>, IdentityError>,
+    pubsub: &PubSub,
+    metrics: &Metrics,
+) {
+    match found {
+        Ok(None) => {}
+        Ok(Some(tokens)) => {
+            metrics.count(Count::Revocations, "tokens_loaded");
+            pubsub.announce(Event::TokensRevoked { tokens });
+        }
+        Err(error) => {
+            metrics.count(Count::Revocations, "tokens_refused");
+            let (list, why) = (Revocable::Tokens, error.to_string());
+            pubsub.announce(Event::RevocationsRefused { list, why });
+        }
     }
 }
 
@@ -233,24 +258,6 @@ impl Inside {
         }
     }
 
-    fn refused(&self, list: Revocable, why: String) {
-        self.setup.pubsub.announce(Event::RevocationsRefused { list, why });
-    }
-
-    fn looked_at_tokens(&self, found: List) {
-        match found {
-            Ok(None) => {}
-            Ok(Some(tokens)) => {
-                self.setup.metrics.count(Count::Revocations, "tokens_loaded");
-                self.setup.pubsub.announce(Event::TokensRevoked { tokens });
-            }
-            Err(error) => {
-                self.setup.metrics.count(Count::Revocations, "tokens_refused");
-                self.refused(Revocable::Tokens, error);
-            }
-        }
-    }
-
     fn looked(&self, found: List) {
         match found {
             Ok(None) => {}
@@ -262,7 +269,8 @@ impl Inside {
             }
             Err(error) => {
                 self.setup.metrics.count(Count::Revocations, "refused");
-                self.refused(Revocable::Certificates, error);
+                let (list, why) = (Revocable::Certificates, error);
+                self.setup.pubsub.announce(Event::RevocationsRefused { list, why });
             }
         }
     }
@@ -298,7 +306,7 @@ impl Process for Inside {
                 match found {
                     Found::Certs { certificates, tokens, own } => {
                         self.looked(certificates);
-                        self.looked_at_tokens(tokens);
+                        report_tokens(tokens, &self.setup.pubsub, &self.setup.metrics);
                         self.looked_at_own(own);
                         self.warn_of_ends();
                     }

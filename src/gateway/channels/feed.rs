@@ -24,12 +24,9 @@ use crate::proto::topic::Topic;
 /// Between two beats of a node, and two looks at revoked tokens and at the wall clock.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// Beats after which a token list that is there has been read.
-const LOOKED: u32 = 5;
-
 /// Publishes until the node ends.
 pub(in crate::gateway) async fn run(channels: Arc<Channels>) -> io::Result<()> {
-    let mut unchecked = LOOKED;
+    channels.check_list();
     let mut events = channels.admin.pubsub.trail().follow();
     let mut clock = ClockWatch::new(clock::wall(), timer::now());
     let mut ticks = tokio::time::interval(BEAT);
@@ -41,10 +38,6 @@ pub(in crate::gateway) async fn run(channels: Arc<Channels>) -> io::Result<()> {
                 Some(news) => tell(&channels, news),
             },
             _ = ticks.tick() => {
-                unchecked = unchecked.saturating_sub(1);
-                if unchecked == 1 {
-                    channels.check_list();
-                }
                 // Rights end by the wall clock: whoever waits for the end of one waits anew.
                 let clock_set = clock.was_set(clock::wall(), timer::now());
                 let news = channels.tokens_changed() || clock_set;
