@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::place::FILE;
 use super::*;
-use crate::proto::chain::{Record, Verified};
+use crate::proto::chain::{Record, Tip, Verified};
 use crate::proto::event::{Reason, Status};
 use crate::proto::hlc::Stamp;
 use crate::proto::node::{Contact, KeyId};
@@ -158,6 +158,29 @@ fn simulated(disk: &Disk) -> (Store, Opened) {
 /// The files of schemas 1 and 2 that earlier versions of this program wrote: three lives, three peers, one of which is
 /// at another address than its name says; in the second also five records, and a signed head.
 const SCHEMAS: [&[u8]; 2] = [include_bytes!("tests/v1.redb"), include_bytes!("tests/v2.redb")];
+
+/// The bytes that a build with postcard 1.1 stored: a build with another version reads that file as its own.
+#[test]
+fn values_are_stored_as_the_same_bytes_as_ever() {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (node, stamp) =
+        ("a@h".parse::<NodeName>().expect("valid"), Stamp { millis: 300, count: 2 });
+    let record = Record { stamp, node: Some(node.clone()), ..record(7) }.to_bytes().expect("plain");
+    let tip = Tip::genesis(&node).then(&record);
+    let trail = schema::TrailState { node, tip, bytes: 70_000 };
+    let state = schema::State { incarnation: Incarnation(9), trail: Some(trail) };
+    let state = schema::sealed(&state).ok().expect("plain");
+    let node = schema::sealed(&known("a@h", 4697, 5)).ok().expect("plain");
+    let whole = schema::sealed(&whole("d@h")).ok().expect("plain");
+    let checksum = &whole[whole.len() - 8..];
+    let stored = [
+        "02070701ac02020670617573656401036140681d7b226576656e74223a22706175736564222c226d696c6c6973223a377d",
+        "0209010361406801ff4457e0f351845d54838f9833546962f30c33da2e5cac53496735ae91c15080f0a20467765e6eaa9bf725",
+        "02036140680000000001000188270001007f000001d9240000000000000000b49f2cc8ff980125",
+        "34cf880e059bd996",
+    ];
+    assert_eq!([&record, &state, &node, checksum].map(hex), stored);
+}
 
 #[test]
 fn files_of_earlier_schemas_are_read_and_become_ones_of_this() {
