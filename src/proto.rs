@@ -32,6 +32,7 @@ pub mod quota;
 pub mod registry;
 pub mod replay;
 pub mod restart;
+pub mod rows;
 pub mod share;
 pub mod talk;
 pub mod token;

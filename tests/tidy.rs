@@ -30,6 +30,8 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("proto", "chain", &["hlc"]),
     ("proto", "membership", &["hello", "frame"]),
     ("proto", "discovery", &["beacon"]),
+    ("proto", "registry", &["rows"]),
+    ("proto", "topology", &["rows"]),
     ("proto", "channel", &["replay"]),
     ("proto", "outbox", &["frame"]),
     ("proto", "talk", &["interest", "outbox"]),

@@ -29,7 +29,7 @@ use crate::proto::codec;
 use crate::proto::event::{Event, Reason, Status};
 use crate::proto::frame::MAX_PAYLOAD;
 use crate::proto::node::{Incarnation, NodeId, NodeName};
-use crate::proto::registry::{Entry, Input, MOST, Output, Profile, Registry as Machine};
+use crate::proto::registry::{Entry, Input, MAX_ROWS, Output, Profile, Registry as Machine, State};
 use crate::proto::topic::Topic;
 
 /// Changes come in bursts: they are looked at, and written, together.
@@ -222,13 +222,13 @@ impl Inside {
                     Err(error) => tracing::error!(%error, "a registry word cannot be encoded"),
                 },
                 Output::Changed(node) => {
-                    if self.machine.entry(&node).is_none() {
+                    if self.machine.row(&node).is_none() {
                         (self.setup.revive)(node.clone());
                     }
                     self.changed.insert(node);
                     self.soon();
                 }
-                Output::Forgotten { origin, incarnation, known } => {
+                Output::Gone { origin, incarnation, known } => {
                     self.forgotten.push((origin, incarnation, known));
                 }
                 Output::Revived(node) => (self.setup.revive)(node),
@@ -294,7 +294,7 @@ impl Inside {
         self.publish.send_if_modified(|view| {
             let mut nodes = BTreeMap::clone(view);
             for name in &changed {
-                match machine.entry(name) {
+                match machine.row(name) {
                     Some(entry) => {
                         let known = nodes.get(name).map(Arc::as_ref);
                         nodes.insert(name.clone(), Arc::new(with_entry(known, entry, now)));
@@ -307,7 +307,7 @@ impl Inside {
             for peer in seen {
                 let known = nodes.get(&peer.name).map(Arc::as_ref);
                 let heard = peer.heard.map(|heard| ago(now, at, heard));
-                let room = nodes.len() < 2 * MOST;
+                let room = nodes.len() < 2 * MAX_ROWS;
                 let Some((known, matters)) = with_sight(known, peer, heard, (now, touch), room)
                 else {
                     continue;
@@ -390,7 +390,7 @@ impl Inside {
 
 /// A node of which this word is known now. One that is forgotten, or comes back from there, is a new one.
 fn with_entry(known: Option<&Known>, entry: &Entry, now: u64) -> Known {
-    let kept = known.filter(|known| entry.forgotten_at().is_none() && !known.is_forgotten());
+    let kept = known.filter(|known| entry.gone_at().is_none() && !known.is_forgotten());
     let mut known = kept.cloned().unwrap_or_else(|| Known::new(entry.origin.clone(), now));
     known.incarnation = known.incarnation.max(entry.incarnation);
     known.entry = Some(entry.clone());
@@ -462,10 +462,11 @@ impl Process for Inside {
         let incarnation = Incarnation(setup.incarnation.load(Ordering::Relaxed));
         let now = timer::now();
         let nodes = publish.borrow().clone();
-        let me = (setup.name.clone(), incarnation, setup.profile.clone());
-        let (first, wall) = (rand::random_range(1..=FIRST), clock::millis());
+        let (version, wall) = (rand::random_range(1..=FIRST), clock::millis());
+        let state = State::Live(setup.profile.clone());
+        let own = Entry { origin: setup.name.clone(), incarnation, version, state };
         let remembered = nodes.values().filter_map(|known| known.entry.clone());
-        let machine = Machine::new(me, first, remembered, now, wall, rand::make_rng());
+        let machine = Machine::new(own, remembered, now, wall, rand::make_rng());
         let own = Known {
             id: Some(setup.id),
             status: Some(Status::Online),
@@ -506,7 +507,7 @@ impl Process for Inside {
             Msg::Said(delivery) => self.said(delivery),
             Msg::Forget(node, life) => {
                 self.look(); // one that is linked by now is not forgotten
-                self.input(Input::Forget(node, life));
+                self.input(Input::Gone(node, life));
                 self.look();
             }
             Msg::Rated(node) => {

@@ -26,7 +26,7 @@ use crate::proto::event::{Event, Reason, Status};
 use crate::proto::frame::MAX_PAYLOAD;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::topic::Topic;
-use crate::proto::topology::{Cell, Input, Origin, Output, Topology};
+use crate::proto::topology::{Cell, Cells, Input, Output, Row, Topology};
 
 /// How often measurements are looked at without any event.
 const LOOK: Duration = Duration::from_secs(1);
@@ -57,7 +57,7 @@ pub struct Matrix {
     pub agreement: u64,
     /// Since when a linked peer has lacked rows that this node has, if one does.
     pub apart: Option<Instant>,
-    rows: BTreeMap<NodeName, Arc<Origin>>,
+    rows: BTreeMap<NodeName, Arc<Row>>,
     /// The latest known lives of the peers of this node.
     lives: BTreeMap<NodeName, Incarnation>,
     /// Nodes that are not shown, whoever still speaks of them.
@@ -67,14 +67,14 @@ pub struct Matrix {
 impl Matrix {
     /// Every known side of a link, in the order of the two names.
     pub fn edges(&self) -> impl Iterator<Item = Edge<'_>> {
-        let edges = self.rows.iter().flat_map(|(from, row)| edges(from, &row.cells));
+        let edges = self.rows.iter().flat_map(|(from, row)| edges(from, row.cells()));
         edges.filter(|edge| ![edge.from, edge.to].iter().any(|node| self.forgotten.contains(*node)))
     }
 
     /// Every node that has a row or is in one, with its latest known life.
     #[must_use]
     pub fn nodes(&self) -> BTreeMap<NodeName, Incarnation> {
-        let life = |(name, row): (&NodeName, &Arc<Origin>)| (name.clone(), row.incarnation);
+        let life = |(name, row): (&NodeName, &Arc<Row>)| (name.clone(), row.incarnation);
         let rows = self.rows.iter().filter(|(name, _)| !self.forgotten.contains(*name));
         let mut nodes: BTreeMap<_, _> = rows.map(life).collect();
         for edge in self.edges().filter(|edge| !self.rows.contains_key(edge.to)) {
@@ -85,10 +85,7 @@ impl Matrix {
     }
 }
 
-fn edges<'a>(
-    from: &'a NodeName,
-    cells: &'a BTreeMap<NodeName, Cell>,
-) -> impl Iterator<Item = Edge<'a>> {
+fn edges<'a>(from: &'a NodeName, cells: &'a Cells) -> impl Iterator<Item = Edge<'a>> {
     cells.iter().map(move |(to, cell)| Edge { from, to, cell })
 }
 
@@ -177,9 +174,10 @@ impl Inside {
                     }
                     Err(error) => tracing::error!(%error, "a topology word cannot be encoded"),
                 },
-                Output::Changed => {
+                Output::Changed(_) => {
                     self.show_at.get_or_insert(timer::now() + BURST);
                 }
+                Output::Gone { .. } | Output::Revived(_) => {}
                 Output::Charge(peer, rule) => {
                     self.setup.metrics.count(Count::Topology, rule);
                     tracing::debug!(%peer, rule, "a peer's word about the topology breaks a rule");
@@ -194,7 +192,7 @@ impl Inside {
 
     /// Shows the matrix, and tells what is new in other nodes' rows.
     fn show(&self) {
-        let rows = self.machine.rows().map(|(name, row)| (name.clone(), row.clone())).collect();
+        let rows = self.machine.rows().map(|row| (row.origin.clone(), row.clone())).collect();
         let lives =
             self.sides.iter().map(|(name, side)| (name.clone(), side.incarnation)).collect();
         let (version, agreement) = (self.machine.version(), self.machine.agreement());
@@ -218,7 +216,10 @@ impl Inside {
         let sides = self.sides.clone();
         let gone: BTreeSet<_> = before.keys().filter(|peer| !sides.contains_key(*peer)).collect();
         for peer in gone {
-            self.input(Input::Forget(peer.clone()));
+            if self.linked.remove(peer).is_some() {
+                self.input(Input::Unlinked(peer.clone()));
+            }
+            self.input(Input::Own(vec![(peer.clone(), None)]));
         }
         let mut cells = Vec::with_capacity(sides.len());
         for (peer, side) in sides {
@@ -234,9 +235,9 @@ impl Inside {
             let left = side.cell.reason == Some(Reason::Left);
             let news = before.get(&peer).is_none_or(|old| old.cell.reason != side.cell.reason);
             if left && news {
-                self.input(Input::Left(peer.clone(), side.incarnation));
+                self.input(Input::Gone(peer.clone(), side.incarnation));
             }
-            cells.push((peer, side.cell));
+            cells.push((peer, Some(side.cell)));
         }
         self.input(Input::Own(cells));
         let apart = self.machine.apart();
@@ -256,7 +257,7 @@ impl Inside {
         self.look();
         let row = self.machine.row_of(&node).map(|row| row.incarnation);
         if let Some(life) = side.max(row).filter(|_| !self.sides.contains_key(&node)) {
-            self.input(Input::Left(node, life));
+            self.input(Input::Gone(node, life));
         }
         self.show();
     }
@@ -278,8 +279,8 @@ fn changes(before: &Matrix, after: &Matrix, me: &NodeName) -> Vec<Event> {
         if old.is_some_and(|old| Arc::ptr_eq(old, row)) {
             continue;
         }
-        for Edge { from, to, cell } in edges(from, &row.cells) {
-            let same = old.and_then(|old| old.cells.get(to)).map(says) == Some(says(cell));
+        for Edge { from, to, cell } in edges(from, row.cells()) {
+            let same = old.and_then(|old| old.cells().get(to)).map(says) == Some(says(cell));
             if !same {
                 let (from, to) = (from.clone(), to.clone());
                 let (state, suspect, reason) = says(cell);

@@ -37,7 +37,7 @@ use self::place::{Id, Place};
 use self::schema::{NODES, State};
 
 /// Nodes that are remembered at most: those seen last.
-const MOST: usize = 2 * registry::MOST;
+const MOST: usize = 2 * registry::MAX_ROWS;
 
 /// How long writes must succeed after one that failed, before the store counts as sound: on a full disk small ones do.
 const STEADY: Duration = Duration::from_secs(10);

@@ -50,7 +50,7 @@ use crate::proto::event::{Event, Reason, Status};
 use crate::proto::frame::Parting;
 use crate::proto::membership::PeerView;
 use crate::proto::node::{Incarnation, NameError, NodeName};
-use crate::proto::registry::{Entry, Profile, ProfileError, What};
+use crate::proto::registry::{Entry, Profile, ProfileError, State};
 
 /// The life that every mock node is in.
 const LIFE: Incarnation = Incarnation(1);
@@ -109,9 +109,9 @@ impl Mesh {
     /// [`ProfileError`]; then nothing changed.
     pub fn specialize(&mut self, node: &Door, words: &[&str]) -> Result<(), ProfileError> {
         let words = words.iter().map(|word| word.parse()).collect::<Result<Vec<_>, _>>()?;
-        let what = What::Profile(Profile::new(words, [], clock::millis())?);
+        let state = State::Live(Profile::new(words, [], clock::millis())?);
         let origin = node.name().clone();
-        let entry = Entry { origin, incarnation: LIFE, version: 1, what };
+        let entry = Entry { origin, incarnation: LIFE, version: 1, state };
         for registry in self.registries.values() {
             registry.imagine(node.name(), |known| known.entry = Some(entry.clone()));
         }

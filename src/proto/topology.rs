@@ -1,133 +1,213 @@
 //! Who sees whom: the directed link matrix of the whole cluster, as this node knows it.
 //!
-//! The machine behind TopologyTracker. Every node is the origin of one row: a cell for each peer it
-//! knows, with the state of its side of the link. A row has a version, (incarnation, version), that
-//! rises lexicographically; the view is the set of the latest rows.
+//! The machine behind TopologyTracker: a table of [`rows`](super::rows). Every node is the origin of one row: a cell for
+//! each peer it knows, with the state of its side of the link. The exchange, its bounds and its invariants are those of
+//! rows; what is said here is what the topology adds.
 //!
-//! # How a change travels
+//! # What is its own
 //! ```text
-//! own change   Delta to every linked peer (one for all of a burst); one that does not fit is answered with Want, Want with Rows
-//! no link      of those who heard it first-hand and reach such a peer, three name it in News
-//! second-hand  whoever took a relayed row names it in News to up to three peers without that link
-//! lost words   a Digest to one random peer about every second, and to every peer every 30 s
+//! measurements  a round trip that changed by more than half travels at most every 10 s and peer; a state, a doubt and
+//!               a reason travel at once
+//! no link       of those who heard a row first-hand and reach a peer that its origin does not, three name it there:
+//!               the first ones after that peer on the ring of names
+//! what left     every node makes the tombstone by itself; for 24 h it keeps that life and earlier ones away, for its
+//!               first hour others are informed of it; a proven link to that life overrules it
 //! ```
-//! A receiver of a digest wants what is newer at the sender, and names in News what is newer at its
-//! own side. Rows go only to who wants them, and each is wanted of one peer at a time, so that a node
-//! that joins gets the matrix once, not once from everybody.
-//!
-//! # What left
-//! A tombstone is version `u64::MAX` of the life that left. For its first hour it travels as a row
-//! does; for 24 h it keeps that life and earlier ones away. A proven link to that life overrules it.
 //!
 //! # Invariants
-//! 1. The row of a linked origin comes from that origin alone, and of the life that is linked.
-//! 2. A relayed row only raises (incarnation, version); a later life replaces a row at once.
-//! 3. Nobody writes our own row; a claim to a later version of it makes us go on above the claim.
-//! 4. What left does not come back within 24 h, except in a later life or on a link.
-//! 5. Memory is bounded: 1024 origins, 1024 cells a row, one open question an origin; each word we
-//!    send encodes below 48 KiB, and one answer holds at most about 1 MiB.
-//! 6. An idle node sends one digest about every second, and one to each peer every 30 s.
+//! 1. A cell of our row differs from the last input in measurements alone.
+//! 2. A row has at most 1024 cells, and no time more than a day ahead.
+//! 3. What left does not come back within 24 h, except in a later life or on a link.
+//! 4. A linked life has a row, if need be an empty one; that of an earlier life is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
+use serde::{Deserialize, Serialize};
 
+use crate::proto::codec;
 use crate::proto::event::{Reason, Status};
 use crate::proto::node::{Incarnation, NodeName};
-use crate::proto::quota::Quota;
+use crate::proto::rows::{self, HEAD, MAX_ROWS, MAX_WORD, Rows, State, Table, Tombstones};
 
-mod exchange;
-mod words;
-pub use words::{Cell, Input, Mark, Origin, Output, Row, Word};
-
-/// Origins, cells of a row and entries of a word, at most.
-pub const MOST: usize = 1024;
-/// A version or incarnation this far above the known one is absurd.
-const JUMP: u64 = 1 << 32;
-/// Each word encodes below this many bytes.
-const WORD: usize = 48 * 1024;
-/// One answer has about this many bytes at most.
-const ANSWER: usize = 1024 * 1024;
-/// Rows wanted in one word.
-const WANTS: usize = 256;
-/// How many tell a peer that the origin does not reach.
-const RELAYS: usize = 3;
-const DIGEST: Duration = Duration::from_secs(1);
-const FULL: Duration = Duration::from_secs(30);
-/// News is collected for this long.
-const HOLD: Duration = Duration::from_millis(50);
-/// An unanswered Want is repeated after this time, twice.
-const RETRY: Duration = Duration::from_secs(1);
-/// The same row is not sent to the same peer again within this time.
-const REPEAT: Duration = Duration::from_millis(500);
-/// Between two measurements of one peer that are told.
+/// Between two measurements of one peer that travel.
 const MEASURE: Duration = Duration::from_secs(10);
-const TOMBSTONE: Duration = Duration::from_secs(24 * 3600);
-/// A tombstone this young is told to others.
-const MOURNED: Duration = Duration::from_secs(3600);
-/// So many charges within a minute are put up with.
-const CHARGES: u32 = 16;
-/// A `since` further ahead than this, in milliseconds, is not believed.
-const FUTURE: u64 = 24 * 3600 * 1000;
 
-#[derive(Debug)]
-struct Link {
-    incarnation: Incarnation,
-    /// What was sent to it lately.
-    answered: BTreeMap<NodeName, (Incarnation, u64, Instant)>,
-    cut: bool,
-    /// Since when it has lacked rows that are known here.
-    apart: Option<Instant>,
+/// One node's side of one link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cell {
+    /// The peer's status.
+    pub state: Status,
+    /// Whether it is doubted.
+    pub suspect: bool,
+    /// Round trip in microseconds, when it was measured.
+    pub rtt: Option<u32>,
+    /// Suspicion level times 100.
+    pub phi: u32,
+    /// Since when the state holds, in milliseconds since 1970 by the origin's clock.
+    pub since: u64,
+    /// Why it is offline.
+    pub reason: Option<Reason>,
 }
 
-/// An open question.
-#[derive(Debug)]
-struct Ask {
-    via: NodeName,
-    at: Instant,
-    need: (Incarnation, u64),
-    tries: u32,
+impl Cell {
+    /// What is not a measurement.
+    fn standing(&self) -> (Status, bool, Option<Reason>) {
+        (self.state, self.suspect, self.reason)
+    }
+
+    fn is_up(&self) -> bool {
+        self.state == Status::Online
+    }
 }
 
-/// A long row of which the parts before `next` have arrived.
+/// A node's side of its links.
+pub type Cells = BTreeMap<NodeName, Cell>;
+/// Cells of a row that differ; `None` is gone.
+pub type Changes = Vec<(NodeName, Option<Cell>)>;
+/// The latest known row of an origin.
+pub type Row = rows::Row<Cells>;
+/// What trackers send each other.
+pub type Word = rows::Word<Cells, Changes>;
+/// What the machine receives. Its own cells are the states of this node's side of its links, peer by peer; give every
+/// measurement, few travel. `None` for a peer that is known no more.
+pub type Input = rows::Input<Cells, Changes>;
+/// What the machine wants done.
+pub type Output = rows::Output<Cells, Changes>;
+
+impl Row {
+    /// The cell for each peer that the origin knows.
+    #[must_use]
+    pub fn cells(&self) -> &Cells {
+        static NONE: Cells = Cells::new();
+        self.value().unwrap_or(&NONE)
+    }
+}
+
+/// The table of the topology.
 #[derive(Debug)]
-struct Partial {
-    via: NodeName,
-    of: (Incarnation, u64, u16),
-    next: u16,
-    cells: BTreeMap<NodeName, Cell>,
+pub struct Links;
+
+impl Table for Links {
+    type Value = Cells;
+    type Change = Changes;
+
+    const DIGEST: Duration = Duration::from_secs(1);
+    const ROUND: Option<Duration> = Some(Duration::from_secs(30));
+    const FIRST_DIGEST: Duration = Duration::from_millis(50);
+    const RETRY: Duration = Duration::from_secs(1);
+    const RELAYS: usize = 3;
+    const TOMBSTONES: Tombstones = Tombstones::Final;
+    const TOMBSTONE: Duration = Duration::from_secs(24 * 3600);
+
+    fn size(cells: &Cells) -> usize {
+        cells.keys().map(|name| name.as_str().len() + 27).sum()
+    }
+
+    fn length(changes: &Changes) -> usize {
+        changes.len()
+    }
+
+    fn parts(cells: &Cells, limit: usize) -> Vec<Changes> {
+        let cells = cells.iter().map(|(peer, cell)| (peer.clone(), Some(cell.clone())));
+        codec::chunks(MAX_ROWS, cells, limit, change_size)
+    }
+
+    fn apply(cells: &mut Cells, changes: Changes, latest: u64) -> Option<&'static str> {
+        let mut broken = None;
+        for (peer, cell) in changes {
+            match cell {
+                None => drop(cells.remove(&peer)),
+                Some(mut cell) if cells.len() < MAX_ROWS || cells.contains_key(&peer) => {
+                    broken = broken.or(clamp(&mut cell, latest));
+                    cells.insert(peer, cell);
+                }
+                Some(_) => broken = Some("too many cells"),
+            }
+        }
+        broken
+    }
+
+    fn bound(cells: &mut Cells, latest: u64) -> Option<&'static str> {
+        let mut broken = None;
+        while cells.len() > MAX_ROWS {
+            cells.pop_last();
+            broken = Some("too many cells");
+        }
+        cells.values_mut().fold(broken, |broken, cell| broken.or(clamp(cell, latest)))
+    }
+
+    /// Linked peers that the origin does not reach. Of a row that came first-hand, those that it is on this node to
+    /// inform.
+    fn relays(rows: &Rows<Self>, row: &Row, source: &NodeName) -> Vec<NodeName> {
+        let first_hand = *source == row.origin;
+        // Both in order of names: one walk along them instead of a search for each peer.
+        let mut cells = row.cells().iter().peekable();
+        let mut reaches = |peer: &NodeName| {
+            while cells.next_if(|(name, _)| *name < peer).is_some() {}
+            cells.peek().is_some_and(|(name, cell)| *name == peer && cell.is_up())
+        };
+        let lacks = |peer: &&NodeName| {
+            !reaches(peer)
+                && **peer != row.origin
+                && *peer != source
+                && (!first_hand || on_duty(rows, row, peer))
+        };
+        rows.peers().filter(lacks).cloned().collect()
+    }
+
+    /// The row of an origin that nobody reaches.
+    fn spare(rows: &Rows<Self>) -> Option<NodeName> {
+        let cells = rows.rows().flat_map(|row| row.cells());
+        let seen = cells.filter(|(_, cell)| cell.state != Status::Offline).map(|(to, _)| to);
+        let seen: BTreeSet<&NodeName> = seen.chain(rows.peers()).chain([&rows.me]).collect();
+        rows.rows().map(|row| &row.origin).find(|origin| !seen.contains(origin)).cloned()
+    }
+}
+
+fn clamp(cell: &mut Cell, latest: u64) -> Option<&'static str> {
+    let ahead = cell.since > latest;
+    cell.since = cell.since.min(latest);
+    ahead.then_some("time in the far future")
+}
+
+/// What a cell needs on the wire, at most.
+fn change_size((name, _): &(NodeName, Option<Cell>)) -> usize {
+    name.as_str().len() + 28
+}
+
+/// Whether this node is one of the three that name that row to `peer`: the first ones after it, on the ring of names,
+/// of those that the origin and the peer both reach.
+fn on_duty(rows: &Rows<Links>, row: &Row, peer: &NodeName) -> bool {
+    let Some(reach) = rows.row(peer) else { return true };
+    let after = (Bound::Excluded(peer), Bound::Unbounded);
+    let (segment, wrapped) = if *peer < rows.me {
+        (row.cells().range::<NodeName, _>((after.0, Bound::Excluded(&rows.me))), None)
+    } else {
+        let before = row.cells().range::<NodeName, _>(..&rows.me);
+        (row.cells().range::<NodeName, _>(after), Some(before))
+    };
+    let between = segment.chain(wrapped.into_iter().flatten());
+    let both = between
+        .filter(|(name, cell)| cell.is_up() && reach.cells().get(*name).is_some_and(Cell::is_up));
+    both.take(Links::RELAYS).count() < Links::RELAYS
 }
 
 /// The machine.
 #[derive(Debug)]
 pub struct Topology {
-    me: NodeName,
-    /// Shared with whoever shows them: a change of one copies that one.
-    rows: BTreeMap<NodeName, Arc<Origin>>,
-    tombs: BTreeMap<NodeName, (Incarnation, Instant)>,
-    links: BTreeMap<NodeName, Link>,
-    asks: BTreeMap<NodeName, Ask>,
-    partials: BTreeMap<NodeName, Partial>,
-    charges: Quota,
-    /// When a cell of ours was last told, and a measurement that waits for its turn.
-    told: BTreeMap<NodeName, (Instant, Option<Cell>)>,
-    /// Origins to tell of, and who told us.
-    fresh: BTreeMap<NodeName, NodeName>,
-    news_at: Option<Instant>,
-    next_digest: Instant,
-    next_full: Instant,
-    corrected: Option<Instant>,
-    wall: (u64, Instant),
+    rows: Rows<Links>,
+    /// When a cell of ours last travelled, and a measurement that waits for its turn.
+    announced: BTreeMap<NodeName, (Instant, Option<Cell>)>,
     version: u64,
-    rng: StdRng,
 }
 
 impl Topology {
-    /// A node that sees nobody yet. `wall` is in milliseconds since 1970. `first` is the first version
-    /// of its row, above 0: draw it. Where a life goes on without its memory (a rolled-back disk, a
-    /// restarted actor), two rows that count from 1 would come to bear one mark and differ for ever.
+    /// A node that sees nobody yet. `wall` is in milliseconds since 1970; draw `first`, the first version of its row,
+    /// above 0 (see [`Rows::new`]).
     #[must_use]
     pub fn new(
         me: NodeName,
@@ -137,41 +217,26 @@ impl Topology {
         wall: u64,
         rng: StdRng,
     ) -> Self {
-        let own = Origin { incarnation, version: first, cells: BTreeMap::new() };
-        Self {
-            rows: BTreeMap::from([(me.clone(), Arc::new(own))]),
-            me,
-            tombs: BTreeMap::new(),
-            links: BTreeMap::new(),
-            asks: BTreeMap::new(),
-            partials: BTreeMap::new(),
-            charges: Quota::new(CHARGES),
-            told: BTreeMap::new(),
-            fresh: BTreeMap::new(),
-            news_at: None,
-            next_digest: now + DIGEST,
-            next_full: now + FULL,
-            corrected: None,
-            wall: (wall, now),
-            version: 1,
-            rng,
-        }
+        let state = State::Live(Cells::new());
+        let own = Row { origin: me, incarnation, version: first, state };
+        let rows = Rows::new(own, [], now, wall, rng);
+        Self { rows, announced: BTreeMap::new(), version: 1 }
     }
 
-    /// The latest rows, this node's own among them.
-    pub fn rows(&self) -> impl Iterator<Item = (&NodeName, &Arc<Origin>)> {
-        self.rows.iter()
+    /// The latest rows, this node's own among them, without those of whom left.
+    pub fn rows(&self) -> impl Iterator<Item = &Arc<Row>> {
+        self.rows.rows().filter(|row| row.value().is_some())
     }
 
-    /// The latest row of an origin.
+    /// The latest row of an origin, unless it left.
     #[must_use]
-    pub fn row_of(&self, origin: &NodeName) -> Option<&Origin> {
-        self.rows.get(origin).map(Arc::as_ref)
+    pub fn row_of(&self, origin: &NodeName) -> Option<&Row> {
+        self.rows.row(origin).filter(|row| row.value().is_some())
     }
 
     /// Every known cell: from whom, to whom, what.
     pub fn matrix(&self) -> impl Iterator<Item = (&NodeName, &NodeName, &Cell)> {
-        self.rows.iter().flat_map(|(from, row)| row.cells.iter().map(move |(to, c)| (from, to, c)))
+        self.rows().flat_map(|row| row.cells().iter().map(move |(to, c)| (&row.origin, to, c)))
     }
 
     /// Counts the changes of the view.
@@ -180,407 +245,81 @@ impl Topology {
         self.version
     }
 
-    /// Equal on two nodes that know the same rows: FNV-1a over (origin, incarnation, version).
+    /// Equal on two nodes that know the same rows.
     #[must_use]
     pub fn agreement(&self) -> u64 {
-        let rows = self.rows.iter().flat_map(|(name, row)| {
-            let numbers = [row.incarnation.0, row.version];
-            name.as_str().bytes().chain([0]).chain(numbers.into_iter().flat_map(u64::to_be_bytes))
-        });
-        rows.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+        self.rows.agreement()
     }
 
     /// Since when a linked peer has lacked rows that are known here, if one does.
     #[must_use]
     pub fn apart(&self) -> Option<Instant> {
-        self.links.values().filter_map(|link| link.apart).min()
+        self.rows.apart()
     }
 
     /// When the machine wants its next [`Input::Tick`].
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let tombs = self.tombs.values().map(|(_, at)| *at + TOMBSTONE).min();
-        let linked = !self.links.is_empty();
-        let rounds = linked.then(|| self.next_digest.min(self.next_full));
-        let asks = self.asks.values().map(|ask| ask.at + RETRY).min();
-        [tombs, rounds, asks, self.news_at].into_iter().flatten().min()
+        self.rows.deadline()
     }
 
     /// Takes one input and appends what follows from it.
     pub fn handle(&mut self, input: Input, now: Instant, out: &mut Vec<Output>) {
-        let before = self.version;
-        match input {
-            Input::Own(cells) => self.own(cells, now, out),
-            Input::Forget(peer) => {
-                self.told.remove(&peer);
-                if self.rows.get(&self.me).is_some_and(|own| own.cells.contains_key(&peer)) {
-                    self.change(1, vec![(peer, None)], out);
-                }
+        let before = out.len();
+        if let Input::Own(cells) = input {
+            self.own(cells, now, out);
+        } else {
+            if matches!(input, Input::Tick { .. }) {
+                self.own(self.measured(now), now, out);
             }
-            Input::Linked(peer, incarnation) => self.linked(peer, incarnation, now, out),
-            Input::Unlinked(peer) => {
-                self.links.remove(&peer);
-                self.partials.retain(|_, partial| partial.via != peer);
-                // What it owed us, another one may have.
-                self.asks.retain(|_, ask| ask.via != peer);
-                self.next_digest = self.next_digest.min(now + HOLD);
-            }
-            Input::Received(from, word) => {
-                if self.links.get(&from).is_some_and(|link| !link.cut) {
-                    self.received(&from, word, now, out);
-                }
-            }
-            Input::Left(origin, incarnation) => {
-                if origin != self.me {
-                    self.bury(origin, incarnation, now);
-                }
-            }
-            Input::Renewed(incarnation) => {
-                if let Some(own) = self.rows.get_mut(&self.me).map(Arc::make_mut) {
-                    own.incarnation = own.incarnation.max(incarnation);
-                }
-                self.change(2, Vec::new(), out);
-            }
-            Input::Tick { wall } => self.tick(wall, now, out),
+            self.rows.handle(input, now, out);
         }
-        if self.version != before {
-            out.push(Output::Changed);
-        }
+        let changed = |output: &&Output| matches!(output, Output::Changed(_));
+        self.version += out.iter().skip(before).filter(changed).map(|_| 1).sum::<u64>();
     }
 
-    /// Takes what is news among these cells, and tells of all of it at once.
-    fn own(&mut self, cells: Vec<(NodeName, Cell)>, now: Instant, out: &mut Vec<Output>) {
-        let known = self.rows.get(&self.me).map_or(0, |own| own.cells.len());
-        let (mut room, mut news) = (MOST.saturating_sub(known), Vec::new());
+    /// Measurements whose turn has come.
+    fn measured(&self, now: Instant) -> Changes {
+        let waiting = self.announced.iter().filter(|(_, (at, _))| now >= *at + MEASURE);
+        let waiting = waiting.filter_map(|(peer, (_, cell))| Some((peer.clone(), cell.clone()?)));
+        waiting.map(|(peer, cell)| (peer, Some(cell))).collect()
+    }
+
+    /// Takes what is news among these cells, and sends all of it at once.
+    fn own(&mut self, cells: Changes, now: Instant, out: &mut Vec<Output>) {
+        let Self { rows, announced, .. } = self;
+        let Some(own) = rows.row(&rows.me).map(Row::cells) else { return };
+        let (mut room, mut news) = (MAX_ROWS.saturating_sub(own.len()), Vec::new());
         for (peer, cell) in cells {
-            let old = self.rows.get(&self.me).and_then(|own| own.cells.get(&peer));
-            let fresh = old.is_none();
-            if fresh && room == 0 {
+            let old = own.get(&peer);
+            let Some(cell) = cell else {
+                announced.remove(&peer);
+                news.extend(old.map(|_| (peer, None)));
                 continue;
-            }
-            let measured = old.filter(|old| says(old) == says(&cell));
-            let told = self.told.get(&peer).map(|(at, _)| *at);
-            if let Some(old) = measured {
-                let late = told.is_none_or(|at| now >= at + MEASURE);
+            };
+            if let Some(old) = old.filter(|old| old.standing() == cell.standing()) {
+                let last = announced.get(&peer).map(|(at, _)| *at);
+                let early = last.is_some_and(|at| now < at + MEASURE);
                 let moved = moved(old.rtt, cell.rtt);
-                if !moved || !late {
-                    // A measurement that came too early is told in its time, unless it passes.
+                if !moved || early {
+                    // A measurement that came too early travels in its time, unless it passes.
                     let waits = moved.then_some(cell);
-                    self.told.entry(peer).and_modify(|told| told.1 = waits);
+                    announced.entry(peer).and_modify(|last| last.1 = waits);
                     continue;
                 }
+            } else if old.is_none() {
+                if room == 0 {
+                    continue;
+                }
+                room -= 1;
             }
-            room -= usize::from(fresh);
-            self.told.insert(peer.clone(), (now, None));
+            announced.insert(peer.clone(), (now, None));
             news.push((peer, Some(cell)));
         }
-        exchange::deltas(news).into_iter().for_each(|news| self.change(1, news, out));
-    }
-
-    /// Raises our version and tells every linked peer; by more than one, nobody's copy fits.
-    fn change(&mut self, by: u64, cells: Vec<(NodeName, Option<Cell>)>, out: &mut Vec<Output>) {
-        let Some(own) = self.rows.get_mut(&self.me).map(Arc::make_mut) else { return };
-        own.version = own.version.saturating_add(by).min(u64::MAX - 1);
-        for (peer, cell) in cells.clone() {
-            match cell {
-                Some(cell) => drop(own.cells.insert(peer, cell)),
-                None => drop(own.cells.remove(&peer)),
-            }
-        }
-        let word = Word::Delta {
-            origin: self.me.clone(),
-            incarnation: own.incarnation,
-            from: own.version.saturating_sub(1),
-            to: own.version,
-            cells,
-        };
-        self.version += 1;
-        out.extend(self.links.keys().map(|peer| Output::Send(peer.clone(), word.clone())));
-    }
-
-    fn linked(&mut self, peer: NodeName, life: Incarnation, now: Instant, out: &mut Vec<Output>) {
-        if peer == self.me {
-            return;
-        }
-        self.tombs.retain(|name, (left, _)| *name != peer || *left > life);
-        let known = self.rows.get(&peer).is_some_and(|row| row.incarnation >= life);
-        if !known && !self.tombs.contains_key(&peer) && self.room(&peer) {
-            let row = Origin { incarnation: life, version: 0, cells: BTreeMap::new() };
-            self.rows.insert(peer.clone(), Arc::new(row));
-            self.version += 1;
-        }
-        if self.links.is_empty() {
-            self.next_digest = now + DIGEST; // nothing was due while there was nobody
-            self.next_full = now + FULL;
-        }
-        self.asks.remove(&peer); // from now on it answers itself
-        let link = Link { incarnation: life, answered: BTreeMap::new(), cut: false, apart: None };
-        self.links.insert(peer.clone(), link);
-        self.send_digest(&peer, now, out);
-    }
-
-    fn received(&mut self, from: &NodeName, word: Word, now: Instant, out: &mut Vec<Output>) {
-        let length = match &word {
-            Word::Delta { cells, .. } => cells.len(),
-            Word::Digest { marks, .. } | Word::News(marks) => marks.len(),
-            Word::Rows(rows) => rows.len(),
-            Word::Want(names) => names.len(),
-        };
-        if length > MOST {
-            return self.charge(from, "too many in one word", now, out);
-        }
-        match word {
-            Word::Delta { origin, incarnation, from: base, to, cells } => {
-                if origin != *from {
-                    return self.charge(from, "delta of another origin", now, out);
-                }
-                let marks = vec![(origin, incarnation, to)];
-                if self.delta(from, (incarnation, base, to), cells, now, out) {
-                    self.learn(from, marks, now, out);
-                }
-            }
-            Word::Digest { after, marks, more } => {
-                self.compare(from, after, &marks, more, now, out);
-                self.learn(from, marks, now, out);
-            }
-            Word::News(marks) => self.learn(from, marks, now, out),
-            Word::Want(names) => self.answer(from, &names, now, out),
-            Word::Rows(rows) => {
-                for row in rows {
-                    if self.links.get(from).is_none_or(|link| link.cut) {
-                        return;
-                    }
-                    self.row(from, row, now, out);
-                }
-            }
+        for news in codec::chunks(MAX_ROWS, news, MAX_WORD - HEAD, change_size) {
+            rows.handle(Input::Own(news), now, out);
         }
     }
-
-    /// Applies a delta that fits; says whether it is news that does not fit.
-    fn delta(
-        &mut self,
-        from: &NodeName,
-        (life, base, to): (Incarnation, u64, u64),
-        cells: Vec<(NodeName, Option<Cell>)>,
-        now: Instant,
-        out: &mut Vec<Output>,
-    ) -> bool {
-        let wall = self.wall(now);
-        let Some(row) = self.rows.get_mut(from) else { return true };
-        if row.incarnation != life || row.version != base || to <= base || to - base > JUMP {
-            return true;
-        }
-        if self.links.get(from).is_none_or(|link| link.incarnation != life) || to == u64::MAX {
-            return true;
-        }
-        let added = || {
-            let new = |(name, cell): &&(NodeName, Option<Cell>)| {
-                cell.is_some() && !row.cells.contains_key(name)
-            };
-            cells.iter().filter(new).count()
-        };
-        if row.cells.len() + cells.len() > MOST && row.cells.len() + added() > MOST {
-            self.charge(from, "too many cells", now, out);
-            return false;
-        }
-        let row = Arc::make_mut(row);
-        row.version = to;
-        let mut ahead = false;
-        for (peer, cell) in cells {
-            match cell {
-                Some(cell) => {
-                    ahead |= cell.since > wall.saturating_add(FUTURE);
-                    row.cells.insert(peer, exchange::clamp(cell, wall));
-                }
-                None => drop(row.cells.remove(&peer)),
-            }
-        }
-        if ahead {
-            self.charge(from, "time in the far future", now, out);
-        }
-        self.taken(from, from, now, out);
-        false
-    }
-
-    /// A row was raised: the view changed, a question may be answered, and others may need it.
-    fn taken(&mut self, origin: &NodeName, from: &NodeName, now: Instant, out: &mut Vec<Output>) {
-        self.version += 1;
-        let known = self.known(origin);
-        if let Some(ask) = self.asks.remove(origin)
-            && known < Some(ask.need)
-            && origin != from
-            && self.links.contains_key(&ask.via)
-        {
-            // Meanwhile a later one was heard of.
-            out.push(Output::Send(ask.via.clone(), Word::Want(vec![origin.clone()])));
-            self.asks.insert(origin.clone(), Ask { at: now, ..ask });
-        }
-        self.fresh.insert(origin.clone(), from.clone());
-        self.hold(now);
-    }
-
-    /// Wants what is newer at the sender.
-    fn learn(
-        &mut self,
-        from: &NodeName,
-        mut marks: Vec<Mark>,
-        now: Instant,
-        out: &mut Vec<Output>,
-    ) {
-        // Almost all of almost every digest is known. Both are in order of names; of a list that is
-        // not, more is looked at below.
-        let mut rows = self.rows.iter().peekable();
-        marks.retain(|(origin, life, version)| {
-            while rows.next_if(|(name, _)| *name < origin).is_some() {}
-            let row = rows.peek().filter(|(name, _)| *name == origin);
-            row.is_none_or(|(_, row)| (row.incarnation, row.version) != (*life, *version))
-        });
-        let (mut wanted, mut absurd) = (Vec::new(), false);
-        for (origin, life, version) in marks {
-            let mark = (life, version);
-            if origin == self.me {
-                self.claimed(mark, now, out);
-                continue;
-            }
-            let linked = self.links.get(&origin).map(|link| link.incarnation);
-            let allowed = match linked {
-                // A later life than the linked one: its link is not reported yet.
-                Some(_) if origin == *from => version != u64::MAX,
-                _ => true,
-            };
-            if !allowed || self.absurd(&origin, mark) {
-                absurd = true;
-            } else if self.newer(&origin, mark) && linked.is_none_or(|linked| life == linked) {
-                self.want(from, origin, mark, now, &mut wanted, out);
-            }
-        }
-        exchange::want(from, wanted, out);
-        if absurd {
-            self.charge(from, "absurd version", now, out);
-        }
-    }
-
-    fn want(
-        &mut self,
-        from: &NodeName,
-        origin: NodeName,
-        need: (Incarnation, u64),
-        now: Instant,
-        wanted: &mut Vec<NodeName>,
-        out: &mut Vec<Output>,
-    ) {
-        if let Some(ask) = self.asks.get_mut(&origin) {
-            if need > ask.need {
-                ask.need = need;
-                if !self.links.contains_key(&origin) {
-                    ask.via = from.clone();
-                }
-            }
-            return;
-        }
-        if self.asks.len() >= MOST || wanted.len() >= WANTS {
-            return;
-        }
-        if origin != *from && self.links.contains_key(&origin) {
-            // It shall tell us itself, and hear what is said of it.
-            if need.1 != u64::MAX {
-                let mark = (origin.clone(), need.0, need.1);
-                out.push(Output::Send(origin.clone(), Word::News(vec![mark])));
-                out.push(Output::Send(origin.clone(), Word::Want(vec![origin.clone()])));
-                let ask = Ask { via: origin.clone(), at: now, need, tries: 2 };
-                self.asks.insert(origin, ask);
-            }
-            return;
-        }
-        wanted.push(origin.clone());
-        self.asks.insert(origin, Ask { via: from.clone(), at: now, need, tries: 0 });
-    }
-
-    /// Others have a later version of our row than we do: ours was lost, or theirs is forged.
-    fn claimed(
-        &mut self,
-        (life, version): (Incarnation, u64),
-        now: Instant,
-        out: &mut Vec<Output>,
-    ) {
-        let Some(own) = self.rows.get_mut(&self.me).map(Arc::make_mut) else { return };
-        let above = life >= own.incarnation && version > own.version && version != u64::MAX;
-        let rests = self.corrected.is_some_and(|at| now < at + DIGEST);
-        if above && !rests && version - own.version <= JUMP {
-            own.version = version;
-            self.corrected = Some(now);
-            self.change(2, Vec::new(), out);
-        }
-    }
-
-    fn known(&self, origin: &NodeName) -> Option<(Incarnation, u64)> {
-        let row = self.rows.get(origin).map(|row| (row.incarnation, row.version));
-        row.or_else(|| self.tombs.get(origin).map(|(left, _)| (*left, u64::MAX)))
-    }
-
-    fn newer(&self, origin: &NodeName, mark: (Incarnation, u64)) -> bool {
-        self.known(origin).is_none_or(|known| mark > known)
-    }
-
-    fn absurd(&self, origin: &NodeName, (life, version): (Incarnation, u64)) -> bool {
-        let (known, base) = self.known(origin).unwrap_or_default();
-        let base = if known == life { base } else { 0 };
-        life.0 > known.0.saturating_add(JUMP)
-            || version > base.saturating_add(JUMP) && version != u64::MAX
-    }
-
-    /// That life and earlier ones of a node are gone.
-    fn bury(&mut self, origin: NodeName, life: Incarnation, now: Instant) {
-        let row = self.rows.get(&origin).map(|row| row.incarnation);
-        if row.is_some_and(|row| row > life) || !self.newer(&origin, (life, u64::MAX)) {
-            return;
-        }
-        let oldest = self.tombs.iter().min_by_key(|(_, (_, at))| *at).map(|(name, _)| name.clone());
-        if let Some(oldest) = oldest.filter(|_| self.tombs.len() >= MOST) {
-            self.tombs.remove(&oldest);
-        }
-        self.asks.remove(&origin);
-        self.partials.remove(&origin);
-        if self.rows.remove(&origin).is_some() {
-            self.version += 1;
-        }
-        self.tombs.insert(origin, (life, now));
-    }
-
-    fn tick(&mut self, wall: u64, now: Instant, out: &mut Vec<Output>) {
-        self.wall = (wall, now);
-        self.tombs.retain(|_, (_, at)| now < *at + TOMBSTONE);
-        let due = |(peer, (at, cell)): (&NodeName, &(Instant, Option<Cell>))| {
-            let cell = cell.as_ref().filter(|_| now >= *at + MEASURE)?;
-            Some((peer.clone(), cell.clone()))
-        };
-        let due: Vec<(NodeName, Cell)> = self.told.iter().filter_map(due).collect();
-        self.own(due, now, out);
-        self.exchange(now, out);
-    }
-
-    fn charge(&mut self, peer: &NodeName, what: &'static str, now: Instant, out: &mut Vec<Output>) {
-        out.push(Output::Charge(peer.clone(), what));
-        if !self.charges.spend(peer, now)
-            && let Some(link) = self.links.get_mut(peer).filter(|link| !link.cut)
-        {
-            link.cut = true;
-            out.push(Output::Cut(peer.clone()));
-        }
-    }
-
-    /// This node's wall clock, in milliseconds since 1970.
-    fn wall(&self, now: Instant) -> u64 {
-        let since = now.saturating_duration_since(self.wall.1).as_millis();
-        self.wall.0.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
-    }
-}
-
-/// What a cell says beside its measurements.
-fn says(cell: &Cell) -> (Status, bool, Option<Reason>) {
-    (cell.state, cell.suspect, cell.reason)
 }
 
 /// Whether a round trip changed by more than half, and by more than a millisecond.

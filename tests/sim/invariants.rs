@@ -303,7 +303,7 @@ fn paused_node_accuses_nobody(world: &World, node: usize, peer: &NodeName) {
 /// Whose rows an input can change.
 pub(crate) fn concerned(input: &topology::Input) -> Vec<NodeName> {
     match input {
-        topology::Input::Linked(peer, _) | topology::Input::Left(peer, _) => vec![peer.clone()],
+        topology::Input::Linked(peer, _) | topology::Input::Gone(peer, _) => vec![peer.clone()],
         topology::Input::Received(_, topology::Word::Delta { origin, .. }) => vec![origin.clone()],
         topology::Input::Received(_, topology::Word::Rows(rows)) => {
             rows.iter().map(|row| row.origin.clone()).collect()
@@ -367,7 +367,7 @@ pub(crate) fn after_look(world: &mut World, node: usize, changed: &[NodeName]) {
         for (peer, (incarnation, cell)) in changed.iter().map(|peer| (peer, &life.sides[peer])) {
             incarnation_never_falls(world, watched, peer, *incarnation);
             changes_are_announced(world, watched, peer, cell.state);
-            let told = own.and_then(|row| row.cells.get(peer));
+            let told = own.and_then(|row| row.cells().get(peer));
             let same = |told: &topology::Cell| {
                 (told.state, told.suspect, told.reason) == (cell.state, cell.suspect, cell.reason)
             };

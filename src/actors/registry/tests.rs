@@ -5,7 +5,7 @@ use crate::actors::pubsub::tests::{Wire, parts};
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{counted, name, run, until};
 use crate::proto::node::KeyId;
-use crate::proto::registry::{What, Word};
+use crate::proto::registry::{State, Word};
 use std::sync::Mutex;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -78,8 +78,8 @@ fn seen(of: &str, status: Status, port: u16) -> Seen {
 }
 
 fn entry(of: &str, life: u64, version: u64, what: &str) -> Entry {
-    let what = What::Profile(does(what));
-    Entry { origin: name(of), incarnation: Incarnation(life), version, what }
+    let state = State::Live(does(what));
+    Entry { origin: name(of), incarnation: Incarnation(life), version, state }
 }
 
 impl World {
@@ -129,7 +129,7 @@ impl World {
 async fn a_peer_is_remembered_with_what_it_says_and_where_it_was() {
     let world = world(vec![]).await;
     until("b is stored", || world.stored(B).is_some()).await;
-    world.hears(&Word::Entries(vec![entry(B, 7, 1, "nlp")]));
+    world.hears(&Word::Rows(vec![entry(B, 7, 1, "nlp")]));
     until("its profile is stored", || world.stored(B).is_some_and(|b| b.does("nlp"))).await;
     let parted = Seen { reason: Some(Reason::Left), ..seen(B, Status::Offline, 1000) };
     world.sees(parted);
@@ -150,7 +150,7 @@ async fn a_peer_is_remembered_with_what_it_says_and_where_it_was() {
 async fn who_was_never_linked_is_not_remembered_and_who_others_know_is() {
     let world = world(vec![]).await;
     world.sees(seen("c@h", Status::Offline, 9));
-    world.hears(&Word::Entries(vec![entry(X, 4, 1, "gpu")]));
+    world.hears(&Word::Rows(vec![entry(X, 4, 1, "gpu")]));
     until("x is stored", || world.stored(X).is_some()).await;
     let x = world.known(X).expect("known");
     assert_eq!((x.does("gpu"), x.status, x.last_seen, x.incarnation.0), (true, None, None, 4));
@@ -161,7 +161,7 @@ async fn who_was_never_linked_is_not_remembered_and_who_others_know_is() {
 async fn a_forgotten_node_is_told_of_shown_no_more_and_stays_so_on_disk() {
     let mut world = world(vec![]).await;
     world.sees(seen(X, Status::Online, 5));
-    world.hears(&Word::Entries(vec![entry(X, 7, 4, "gpu")]));
+    world.hears(&Word::Rows(vec![entry(X, 7, 4, "gpu")]));
     until("x is known", || world.known(X).is_some()).await;
     world.registry.forget(name(X), Incarnation(7)); // linked: nothing happens
     world.closed().await;
@@ -176,11 +176,11 @@ async fn a_forgotten_node_is_told_of_shown_no_more_and_stays_so_on_disk() {
     let x = world.known(X).expect("its tombstone");
     assert!(x.is_forgotten() && x.addresses.is_empty() && x.reputation == 0.0);
     assert!(!world.registry.rate(&name(X), 1.0), "nobody to rate");
-    let tombs = |word: &Word| matches!(word, Word::Entries(e) if e[0].forgotten_at().is_some());
+    let tombs = |word: &Word| matches!(word, Word::Rows(e) if e[0].gone_at().is_some());
     until("b is told", || world.words().iter().any(tombs)).await;
     until("it is stored", || world.stored(X).is_some_and(|x| x.is_forgotten())).await;
     // Its next life is a new node.
-    world.hears(&Word::Entries(vec![entry(X, 8, 1, "new")]));
+    world.hears(&Word::Rows(vec![entry(X, 8, 1, "new")]));
     until("it is back", || world.does(X, "new")).await;
     assert_eq!(world.said.try_recv().as_deref(), Ok("revive x@h"));
 }
@@ -207,7 +207,7 @@ async fn an_earlier_run_is_remembered_as_offline_and_after_a_restart_nothing_is_
     };
     let mut world = world(vec![remembered]).await;
     assert_eq!(world.known(X).and_then(|x| x.status), Some(Status::Offline));
-    world.hears(&Word::Entries(vec![entry(B, 7, 1, "nlp")]));
+    world.hears(&Word::Rows(vec![entry(B, 7, 1, "nlp")]));
     until("b is known", || world.does(B, "nlp")).await;
     let version = |world: &World| world.known(A).and_then(|a| a.entry).map(|entry| entry.version);
     let before = version(&world);
@@ -216,7 +216,7 @@ async fn an_earlier_run_is_remembered_as_offline_and_after_a_restart_nothing_is_
     until("restarted", || counted(&world.metrics, "actor_restarts", "registry") == 1).await;
     until("it speaks above its last word", || version(&world) > before).await;
     assert!(world.does(B, "nlp") && world.does(X, "gpu"));
-    let own = |word: &Word| matches!(word, Word::Entries(e) if e[0].origin == name(A));
+    let own = |word: &Word| matches!(word, Word::Rows(e) if e[0].origin == name(A));
     until("and tells b", || world.words().iter().any(own)).await;
     until("all is written", || world.stored(X).is_some() && world.stored(B).is_some()).await;
 }

@@ -91,8 +91,8 @@ impl World {
 
 /// What b says first of its own row.
 fn delta(from: u64, to: u64) -> Word {
-    let cells = vec![(name(A), Some(cell(Status::Online)))];
-    Word::Delta { origin: name(B), incarnation: Incarnation(3), from, to, cells }
+    let change = vec![(name(A), Some(cell(Status::Online)))];
+    Word::Delta { origin: name(B), incarnation: Incarnation(3), from, to, change }
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,13 +127,13 @@ async fn a_peer_s_row_is_shown_with_its_life() {
 async fn a_forgotten_node_is_neither_seen_nor_heard_whoever_speaks_of_it() {
     let world = world().await;
     world.said(&delta(0, 1));
-    let cells = vec![(name("c@h"), Some(cell(Status::Offline)))];
+    let change = vec![(name("c@h"), Some(cell(Status::Offline)))];
     world.said(&Word::Delta {
         origin: name(B),
         incarnation: Incarnation(3),
         from: 1,
         to: 2,
-        cells,
+        change,
     });
     settled().await;
     assert!(world.edge(B, "c@h").is_some());
@@ -178,7 +178,11 @@ async fn after_a_restart_the_own_row_is_there_and_the_others_are_asked_for() {
     world.words();
     assert!(world.roster.kill("topology_tracker"));
     settled().await;
+    settled().await; // b's first digest is due
     assert_eq!(world.edge(A, B), Some(cell(Status::Online)));
     assert_eq!(world.edge(B, A), None, "b's row comes with its next words");
-    assert!(matches!(world.words()[..], [Word::Digest { .. }, ..]), "b is told what is known");
+    let words = world.words();
+    assert!(matches!(words[..], [Word::Rows(_), ..]), "b gets its row: {words:?}");
+    let digest = |word: &Word| matches!(word, Word::Digest(_));
+    assert!(words.iter().any(digest), "and can see what is missing here: {words:?}");
 }

@@ -60,7 +60,7 @@ impl Known {
     /// What it says of itself, as far as that is known.
     #[must_use]
     pub fn profile(&self) -> Option<&Profile> {
-        self.entry.as_ref().and_then(Entry::profile)
+        self.entry.as_ref().and_then(Entry::value)
     }
 
     /// Whether it has this specialization.
@@ -73,7 +73,7 @@ impl Known {
     /// Whether it is forgotten.
     #[must_use]
     pub fn is_forgotten(&self) -> bool {
-        self.entry.as_ref().is_some_and(|entry| entry.forgotten_at().is_some())
+        self.entry.as_ref().is_some_and(|entry| entry.gone_at().is_some())
     }
 
     /// A link to it worked there.

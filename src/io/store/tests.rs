@@ -11,7 +11,7 @@ use crate::proto::chain::{Record, Tip, Verified};
 use crate::proto::event::{Reason, Status};
 use crate::proto::hlc::Stamp;
 use crate::proto::node::{Contact, KeyId};
-use crate::proto::registry::{Pair, Profile, What};
+use crate::proto::registry::{Pair, Profile};
 
 mod chain;
 mod crash;
@@ -35,12 +35,12 @@ fn whole(name: &str) -> Known {
     let words = (0..32).map(|n| format!("{n:02}{}", "s".repeat(62)).parse().expect("a word"));
     let pairs = ["k", "l"].map(|key| Pair::new(key, "x".repeat(2047)).expect("a pair"));
     let name: NodeName = name.parse().expect("valid");
-    let what = What::Profile(Profile::new(words, pairs, 7).expect("within the bounds"));
+    let state = registry::State::Live(Profile::new(words, pairs, 7).expect("within the bounds"));
     let (origin, incarnation) = (name.clone(), Incarnation(u64::MAX));
     let addresses = (1..=8).map(|port| ([0xff_u16; 8], port).into());
     Known {
         id: Some(KeyId([7; 16])),
-        entry: Some(registry::Entry { origin, incarnation, version: u64::MAX, what }),
+        entry: Some(registry::Entry { origin, incarnation, version: u64::MAX, state }),
         status: Some(Status::Offline),
         reason: Some(Reason::Left),
         incarnation,
@@ -93,8 +93,8 @@ fn addresses_that_worked_come_newest_first_and_lead_to_nobody_forgotten() {
     let ports = |node: &Known| node.contacts().map(|it| it.address.port()).collect::<Vec<_>>();
     assert_eq!(ports(&node), [5, 9, 8, 7, 6, 4, 3, 2]);
     let (origin, incarnation) = (node.name.clone(), Incarnation(1));
-    let what = What::Forgotten { at: 1 };
-    node.entry = Some(registry::Entry { origin, incarnation, version: 2, what });
+    let state = registry::State::Gone { at: 1 };
+    node.entry = Some(registry::Entry { origin, incarnation, version: 2, state });
     assert_eq!(ports(&node), [0; 0]);
 }
 

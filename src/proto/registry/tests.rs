@@ -3,36 +3,32 @@
 #![allow(clippy::indexing_slicing, reason = "an index that is off is a failed test")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test looks for what it is about")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use rand::rngs::StdRng;
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
-use super::exchange::{ANSWER, WORD};
 use super::*;
 use crate::proto::codec;
+use crate::proto::node::Incarnation;
+use crate::proto::rows::network::{self, FAIR, Network, WALL, Weather};
+use crate::proto::rows::network::{life, ms, name, node};
+use crate::proto::rows::{
+    FUTURE, MAX_ANSWER, MAX_CHARGES, MAX_JUMP, MAX_WORD, RAISE, SWEEP, YOUNG, row_size,
+};
 use crate::proto::tests::start;
 
 mod world;
 
-const WALL: u64 = 1_800_000_000_000;
+type Alone = network::Alone<Registry>;
 
-fn name(text: &str) -> NodeName {
-    text.parse().expect("valid")
-}
+/// Between two answers of one kind to one peer.
+const REPEAT: Duration = Profiles::RETRY.checked_div(2).expect("not by 0");
 
-fn life(at: u64) -> Incarnation {
-    Incarnation(at)
-}
-
-fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-fn mark(life: u64, version: u64, forgotten: bool) -> Mark {
-    Mark { incarnation: Incarnation(life), version, forgotten }
+fn mark(life: u64, version: u64, gone: bool) -> Mark {
+    Mark { incarnation: Incarnation(life), version, gone }
 }
 
 /// Does this one thing.
@@ -50,18 +46,12 @@ fn longest() -> Profile {
 }
 
 fn entry(of: &str, at: u64, version: u64, what: &str) -> Entry {
-    let what = What::Profile(does(what));
-    Entry { origin: name(of), incarnation: life(at), version, what }
+    let state = State::Live(does(what));
+    Entry { origin: name(of), incarnation: life(at), version, state }
 }
 
 fn tomb(of: &str, at: u64, version: u64) -> Entry {
-    Entry { what: What::Forgotten { at: WALL }, ..entry(of, at, version, "x") }
-}
-
-/// One machine, driven by hand.
-struct Alone {
-    machine: Registry,
-    now: Instant,
+    Entry { state: State::Gone { at: WALL }, ..entry(of, at, version, "x") }
 }
 
 impl Alone {
@@ -71,38 +61,17 @@ impl Alone {
     }
 
     fn remembering(peers: &[&str], entries: impl IntoIterator<Item = Entry>) -> Self {
-        let now = start();
-        let me = (name("a@h"), life(3), does("a"));
-        let machine = Registry::new(me, 1, entries, now, WALL, StdRng::seed_from_u64(1));
-        let mut alone = Self { machine, now };
-        for peer in peers {
-            alone.input(Input::Linked(name(peer), life(7)));
-        }
-        alone
-    }
-
-    fn input(&mut self, input: Input) -> Vec<Output> {
-        let mut out = Vec::new();
-        self.machine.handle(input, self.now, &mut out);
-        out
-    }
-
-    fn hears(&mut self, from: &str, word: Word) -> Vec<Output> {
-        self.input(Input::Received(name(from), word))
+        let (now, rng) = (start(), StdRng::seed_from_u64(1));
+        let machine = Registry::new(entry("a@h", 3, 1, "a"), entries, now, WALL, rng);
+        Self::linked(machine, now, peers)
     }
 
     fn told(&mut self, from: &str, entry: Entry) -> Vec<Output> {
-        self.hears(from, Word::Entries(vec![entry]))
-    }
-
-    fn tick(&mut self, after: Duration) -> Vec<Output> {
-        self.now += after;
-        let wall = self.machine.wall.0 + millis(after);
-        self.input(Input::Tick { wall })
+        self.hears(from, Word::Rows(vec![entry]))
     }
 
     fn mark(&self, of: &str) -> Option<Mark> {
-        self.machine.entry(&name(of)).map(Entry::mark)
+        self.machine.row(&name(of)).map(Entry::mark)
     }
 }
 
@@ -124,16 +93,19 @@ fn charged(out: &[Output]) -> Vec<&'static str> {
 }
 
 #[test]
-fn a_peer_that_links_is_told_what_we_are_and_asked_what_it_is() {
+fn a_peer_that_links_is_sent_what_we_are_and_soon_a_digest() {
     let mut a = Alone::new(&[]);
-    let own = Word::Entries(vec![entry("a@h", 3, 1, "a")]);
+    let own = [Word::Rows(vec![entry("a@h", 3, 1, "a")])];
     let first = a.input(Input::Linked(name("b@h"), life(7)));
-    assert_eq!(sent(&first, "b@h"), [own.clone(), Word::Want(vec![name("b@h")])]);
+    assert_eq!(sent(&first, "b@h"), own);
+    // Its own first word may have come too early to be heard: then the digests differ.
+    let digest = Word::Digest(a.machine.agreement());
+    assert_eq!(sent(&a.tick(2 * Profiles::FIRST_DIGEST), "b@h"), [digest]);
     a.told("b@h", entry("b@h", 7, 5, "b"));
     assert_eq!(a.mark("b@h"), Some(mark(7, 5, false)));
     a.input(Input::Unlinked(name("b@h")));
     let again = a.input(Input::Linked(name("b@h"), life(7)));
-    assert_eq!(sent(&again, "b@h"), [own], "what is known is not asked for");
+    assert_eq!(sent(&again, "b@h"), own, "what is known is not asked for");
 }
 
 #[test]
@@ -162,18 +134,18 @@ fn a_mark_only_rises() {
     for old in [entry("x@h", 5, 1, "other"), entry("x@h", 4, 900, "x"), tomb("x@h", 4, 900)] {
         assert_eq!(a.told("b@h", old), []);
     }
-    assert_eq!(a.machine.entry(&name("x@h")), Some(&entry("x@h", 5, 1, "x")));
+    assert_eq!(a.machine.row(&name("x@h")), Some(&entry("x@h", 5, 1, "x")));
 }
 
 #[test]
 fn a_forgotten_node_is_told_of_at_once_and_passed_on_once() {
     let mut a = Alone::new(&["b@h", "c@h"]);
     a.told("b@h", entry("x@h", 4, 5, "x"));
-    let out = a.input(Input::Forget(name("x@h"), life(4)));
-    let word = [Word::Entries(vec![tomb("x@h", 4, 6)])];
+    let out = a.input(Input::Gone(name("x@h"), life(4)));
+    let word = [Word::Rows(vec![tomb("x@h", 4, 6)])];
     assert_eq!([sent(&out, "b@h"), sent(&out, "c@h")], [word.clone(), word.clone()]);
     let x = name("x@h");
-    let forgotten = Output::Forgotten { origin: x.clone(), incarnation: life(4), known: true };
+    let forgotten = Output::Gone { origin: x.clone(), incarnation: life(4), known: true };
     assert!(out.contains(&forgotten), "{out:?}");
 
     let mut other = Alone::new(&["b@h", "c@h"]);
@@ -187,21 +159,21 @@ fn a_forgotten_node_is_told_of_at_once_and_passed_on_once() {
     late.tick(YOUNG + ms(1));
     let out = late.told("b@h", tomb("x@h", 4, 6));
     assert_eq!(sent(&out, "c@h"), []);
-    assert!(out.contains(&Output::Forgotten { origin: x, incarnation: life(4), known: false }));
+    assert!(out.contains(&Output::Gone { origin: x, incarnation: life(4), known: false }));
 }
 
 #[test]
 fn forgetting_beats_what_a_node_says_that_was_away() {
     let mut a = Alone::new(&["b@h"]);
     a.told("b@h", entry("x@h", 4, 5, "x"));
-    a.input(Input::Forget(name("x@h"), life(4)));
+    a.input(Input::Gone(name("x@h"), life(4)));
     assert_eq!(a.told("b@h", entry("x@h", 4, 5, "x")), []);
     assert_eq!(a.mark("x@h"), Some(mark(4, 6, true)));
     // What it told of the same version counts less, too.
     assert_eq!(a.told("b@h", entry("x@h", 4, 6, "x")), []);
     let out = a.told("b@h", entry("x@h", 5, 1, "x"));
     assert!(out.contains(&Output::Revived(name("x@h"))), "a later life: {out:?}");
-    let again = a.input(Input::Forget(name("x@h"), life(9)));
+    let again = a.input(Input::Gone(name("x@h"), life(9)));
     assert_eq!(a.mark("x@h"), Some(mark(9, 1, true)), "the later life of the two");
     assert!(!again.is_empty());
 }
@@ -209,18 +181,18 @@ fn forgetting_beats_what_a_node_says_that_was_away() {
 #[test]
 fn the_forgotten_one_that_lives_speaks_up() {
     let mut a = Alone::new(&["b@h", "c@h"]);
-    let said = |version| Word::Entries(vec![entry("a@h", 3, version, "a")]);
+    let said = |version| Word::Rows(vec![entry("a@h", 3, version, "a")]);
     let out = a.told("b@h", tomb("a@h", 3, 2));
     assert_eq!([sent(&out, "b@h"), sent(&out, "c@h")], [[said(3)], [said(3)]]);
     let news = |version| Word::News(vec![(name("a@h"), mark(3, version, true))]);
     assert_eq!(a.hears("b@h", news(2)), [], "it is above that already");
     assert_eq!(a.hears("b@h", news(8)), [], "one word a second");
-    a.tick(REPEAT);
+    a.tick(RAISE);
     assert_eq!(sent(&a.hears("b@h", news(8)), "c@h"), [said(9)]);
     // A later life is for others to tell it of.
     assert_eq!(a.hears("b@h", Word::News(vec![(name("a@h"), mark(4, 1, false))])), []);
     let out = a.input(Input::Renewed(life(5)));
-    assert_eq!(sent(&out, "b@h"), [Word::Entries(vec![entry("a@h", 5, 10, "a")])]);
+    assert_eq!(sent(&out, "b@h"), [Word::Rows(vec![entry("a@h", 5, 10, "a")])]);
 }
 
 #[test]
@@ -231,23 +203,23 @@ fn a_link_overrules_a_tombstone() {
     assert_eq!(sent(&out, "b@h")[0], news, "so that it speaks up");
     let out = a.told("b@h", entry("b@h", 7, 5, "b"));
     assert!(out.contains(&Output::Revived(name("b@h"))), "{out:?}");
-    assert_eq!(a.input(Input::Forget(name("b@h"), life(7))), [], "a linked node is not forgotten");
-    assert_eq!(a.input(Input::Forget(name("a@h"), life(3))), [], "nor is this one");
+    assert_eq!(a.input(Input::Gone(name("b@h"), life(7))), [], "a linked node is not forgotten");
+    assert_eq!(a.input(Input::Gone(name("a@h"), life(3))), [], "nor is this one");
 }
 
 #[test]
 fn forged_words_are_charged_and_cost_the_link() {
     let mut a = Alone::new(&["b@h"]);
-    let far = entry("x@h", 4, JUMP + 1, "x");
+    let far = entry("x@h", 4, MAX_JUMP + 1, "x");
     assert_eq!(charged(&a.told("b@h", far.clone())), ["absurd mark"]);
-    assert_eq!(charged(&a.told("b@h", entry("x@h", JUMP + 1, 1, "x"))), ["absurd mark"]);
+    assert_eq!(charged(&a.told("b@h", entry("x@h", MAX_JUMP + 1, 1, "x"))), ["absurd mark"]);
     assert_eq!(charged(&a.told("b@h", tomb("x@h", 1, u64::MAX))), ["absurd mark"]);
     let news = Word::News(vec![(name("x@h"), far.mark())]);
     assert_eq!(charged(&a.hears("b@h", news)), ["absurd mark"]);
-    let many = Word::Want(vec![name("x@h"); MOST + 1]);
+    let many = Word::Want(vec![name("x@h"); MAX_ROWS + 1]);
     assert_eq!(charged(&a.hears("b@h", many)), ["too many in one word"]);
     assert_eq!(a.mark("x@h"), None);
-    let cut = (5..CHARGES).flat_map(|_| a.told("b@h", far.clone())).collect::<Vec<_>>();
+    let cut = (5..MAX_CHARGES).flat_map(|_| a.told("b@h", far.clone())).collect::<Vec<_>>();
     assert!(!cut.contains(&Output::Cut(name("b@h"))));
     assert!(a.told("b@h", far).contains(&Output::Cut(name("b@h"))));
     assert_eq!(a.hears("b@h", Word::Digest(0)), [], "and it is heard no more");
@@ -257,7 +229,7 @@ fn forged_words_are_charged_and_cost_the_link() {
 #[test]
 fn answers_are_bounded_and_not_repeated() {
     let entries = (0..900).map(|n| Entry {
-        what: What::Profile(longest()),
+        state: State::Live(longest()),
         ..entry(&format!("x{n}@{}", "h".repeat(60)), 1, 1, "x")
     });
     let mut a = Alone::remembering(&["b@h"], entries);
@@ -269,19 +241,19 @@ fn answers_are_bounded_and_not_repeated() {
         .sum();
     assert_eq!((marks, words.len() > 1), (901, true));
     assert_eq!(a.hears("b@h", Word::Digest(0)), [], "once a second");
-    let names: Vec<_> = a.machine.entries().map(|entry| entry.origin.clone()).collect();
+    let names: Vec<_> = a.machine.rows().map(|entry| entry.origin.clone()).collect();
     let out = a.hears("b@h", Word::Want(names.clone()));
     let words = sent(&out, "b@h");
     let mut total = 0;
     for word in &words {
         let long = codec::encode(word).expect("encodes").len();
-        assert!(long < WORD, "{long}");
+        assert!(long < MAX_WORD, "{long}");
         total += long;
     }
-    assert!((ANSWER / 2..ANSWER + WORD).contains(&total), "{total}");
+    assert!((MAX_ANSWER / 2..MAX_ANSWER + MAX_WORD).contains(&total), "{total}");
     let had = |words: &[Word]| -> BTreeSet<NodeName> {
         let entries = words.iter().flat_map(|word| match word {
-            Word::Entries(entries) => entries.clone(),
+            Word::Rows(entries) => entries.clone(),
             _ => vec![],
         });
         entries.map(|entry| entry.origin).collect()
@@ -295,31 +267,42 @@ fn answers_are_bounded_and_not_repeated() {
 }
 
 #[test]
-fn a_peer_is_sent_what_its_marks_lack_as_far_as_they_reach() {
+fn what_a_peer_s_marks_lack_is_named_as_far_as_they_reach_and_sent_to_who_wants_it() {
     let known = ["f@h", "g@h", "x@h"].map(|of| entry(of, 1, 5, "x"));
     let mut a = Alone::remembering(&["b@h"], known.clone());
     let marks = vec![(name("f@h"), mark(1, 5, false)), (name("g@h"), mark(1, 4, false))];
     let word = |more| Word::Marks { after: Some(name("b@h")), marks: marks.clone(), more };
-    let [_, g, x] = known.map(|entry| Word::Entries(vec![entry]));
-    assert_eq!(sent(&a.hears("b@h", word(true)), "b@h"), [g], "of the rest it says nothing");
-    assert_eq!(sent(&a.hears("b@h", word(false)), "b@h"), [x], "it has no more");
+    let news = |of: &[&Entry]| {
+        Word::News(of.iter().map(|entry| (entry.origin.clone(), entry.mark())).collect())
+    };
+    let [_, g, x] = known;
+    let named = sent(&a.hears("b@h", word(true)), "b@h");
+    assert_eq!(named, [news(&[&g])], "of the rest it says nothing");
+    let named = sent(&a.hears("b@h", word(false)), "b@h");
+    assert_eq!(named, [news(&[&g, &x])], "it has no more");
+    let wants = Word::Want(vec![g.origin.clone()]);
+    assert_eq!(sent(&a.hears("b@h", wants), "b@h"), [Word::Rows(vec![g])]);
 }
 
 #[test]
-fn what_is_asked_of_one_is_not_asked_of_another() {
+fn what_is_asked_of_one_is_not_asked_of_another_until_it_is_late() {
     let mut a = Alone::new(&["b@h", "c@h"]);
     let news = || Word::News(vec![(name("x@h"), mark(1, 1, false))]);
     assert_eq!(sent(&a.hears("b@h", news()), "b@h"), [Word::Want(vec![name("x@h")])]);
     assert_eq!(a.hears("c@h", news()), []);
-    a.tick(RETRY);
-    assert_eq!(sent(&a.hears("c@h", news()), "c@h"), [Word::Want(vec![name("x@h")])]);
+    let late = a.tick(Profiles::RETRY);
+    let again = Word::Want(vec![name("x@h")]);
+    assert_eq!(
+        (sent(&late, "b@h").contains(&again), sent(&late, "c@h").contains(&again)),
+        (false, true)
+    );
 }
 
 #[test]
 fn tombstones_make_room_and_end() {
-    let profiles = (0..MOST - 3).map(|n| entry(&format!("x{n}@h"), 1, 1, "x"));
+    let profiles = (0..MAX_ROWS - 3).map(|n| entry(&format!("x{n}@h"), 1, 1, "x"));
     let old =
-        |of: &str, age: u64| Entry { what: What::Forgotten { at: WALL - age }, ..tomb(of, 1, 1) };
+        |of: &str, age: u64| Entry { state: State::Gone { at: WALL - age }, ..tomb(of, 1, 1) };
     let tombs = [old("t1@h", 5), old("t2@h", 9)];
     let mut a = Alone::remembering(&["b@h"], profiles.chain(tombs));
     a.told("b@h", entry("new@h", 1, 1, "x"));
@@ -328,18 +311,18 @@ fn tombstones_make_room_and_end() {
     assert_eq!(a.told("b@h", entry("newest@h", 1, 1, "x")), [], "there is no room");
     let news = Word::News(vec![(name("newest@h"), mark(1, 1, false))]);
     assert_eq!(a.hears("b@h", news), [], "so it is not asked for");
-    assert_eq!(a.machine.entries.len(), MOST);
+    assert_eq!(a.machine.rows.len(), MAX_ROWS);
 
     let mut a = Alone::remembering(&["b@h"], [old("t1@h", 5)]);
-    a.tick(TOMBSTONE - SWEEP);
+    a.tick(Profiles::TOMBSTONE - SWEEP);
     assert!(a.mark("t1@h").is_some());
     let out = a.tick(SWEEP);
     assert!(out.contains(&Output::Changed(name("t1@h"))) && a.mark("t1@h").is_none());
     assert_eq!(a.told("b@h", old("t1@h", 5)), [], "what is over does not come back");
-    let ahead = Entry { what: What::Forgotten { at: u64::MAX }, ..tomb("t3@h", 1, 1) };
+    let ahead = Entry { state: State::Gone { at: u64::MAX }, ..tomb("t3@h", 1, 1) };
     a.told("b@h", ahead);
-    let at = a.machine.entry(&name("t3@h")).and_then(Entry::forgotten_at).expect("taken");
-    assert_eq!(at, a.machine.wall.0 + millis(FUTURE), "nor does it stay for ever");
+    let at = a.machine.row(&name("t3@h")).and_then(Entry::gone_at).expect("taken");
+    assert_eq!(at, a.machine.wall.0 + FUTURE, "nor does it stay for ever");
 }
 
 #[test]
@@ -356,7 +339,9 @@ fn alone_or_forgotten_by_nobody_nothing_is_due() {
     assert_eq!(a.machine.deadline(), None);
     a.input(Input::Linked(name("b@h"), life(7)));
     let early = a.machine.deadline().expect("a digest");
-    assert!((a.now + EARLY / 2..=a.now + EARLY * 2).contains(&early));
+    assert!(
+        (a.now + Profiles::FIRST_DIGEST / 2..=a.now + Profiles::FIRST_DIGEST * 2).contains(&early)
+    );
     let out = a.tick(early - a.now);
     assert_eq!(sent(&out, "b@h"), [Word::Digest(a.machine.agreement())]);
     let next = a.machine.deadline().expect("a digest") - a.now;
@@ -366,9 +351,9 @@ fn alone_or_forgotten_by_nobody_nothing_is_due() {
 #[test]
 fn the_longest_entry_fits_the_word_and_its_estimate() {
     let long = format!("{}@{}", "n".repeat(63), ["h".repeat(60).as_str(); 3].join("."));
-    let what = What::Profile(longest());
-    let entry = Entry { what, ..entry(&long, u64::MAX, u64::MAX, "x") };
-    let bytes = codec::encode(&Word::Entries(vec![entry.clone()])).expect("encodes").len();
-    assert!(bytes < WORD / 3, "{bytes}");
-    assert!(bytes <= super::exchange::entry_size(&entry) + 2);
+    let state = State::Live(longest());
+    let entry = Entry { state, ..entry(&long, u64::MAX, u64::MAX, "x") };
+    let bytes = codec::encode(&Word::Rows(vec![entry.clone()])).expect("encodes").len();
+    assert!(bytes < MAX_WORD / 3, "{bytes}");
+    assert!(bytes <= row_size::<Profiles>(&entry) + 2);
 }

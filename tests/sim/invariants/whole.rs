@@ -33,8 +33,8 @@ pub(crate) fn nodes_agree(world: &World, nodes: &[usize]) -> Result<(), String> 
     let below: BTreeSet<_> = nodes.iter().copied().filter(below).collect();
     let marks = |of: usize| -> BTreeSet<_> {
         let rows = world.life(of).topology.rows();
-        let rows = rows.filter(|(name, _)| !below.contains(&world.index(name)));
-        rows.map(|(name, row)| (name, row.incarnation, row.version)).collect()
+        let rows = rows.filter(|row| !below.contains(&world.index(&row.origin)));
+        rows.map(|row| (&row.origin, row.mark())).collect()
     };
     let same = world.life(*first).topology.agreement();
     for a in nodes {

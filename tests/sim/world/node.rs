@@ -437,7 +437,10 @@ impl World {
                 topology::Output::Cut(peer) => {
                     self.member(node, membership::Input::Misbehaved(peer));
                 }
-                topology::Output::Changed | topology::Output::Charge(..) => {}
+                topology::Output::Changed(_)
+                | topology::Output::Gone { .. }
+                | topology::Output::Revived(_)
+                | topology::Output::Charge(..) => {}
             }
         }
     }
@@ -479,7 +482,10 @@ impl World {
         let sides = self.sides(node);
         let before = std::mem::replace(&mut self.life_mut(node).sides, sides.clone());
         for peer in before.keys().filter(|peer| !sides.contains_key(*peer)) {
-            self.track(node, topology::Input::Forget(peer.clone()));
+            if self.life_mut(node).linked.remove(peer).is_some() {
+                self.track(node, topology::Input::Unlinked(peer.clone()));
+            }
+            self.track(node, topology::Input::Own(vec![(peer.clone(), None)]));
         }
         let mut cells = Vec::with_capacity(sides.len());
         let mut olds = before.iter().peekable();
@@ -502,9 +508,9 @@ impl World {
             let left = cell.reason == Some(Reason::Left);
             let news = old.is_none_or(|(_, old)| old.reason != cell.reason);
             if left && news {
-                self.track(node, topology::Input::Left(peer.clone(), life));
+                self.track(node, topology::Input::Gone(peer.clone(), life));
             }
-            cells.push((peer, cell));
+            cells.push((peer, Some(cell)));
         }
         self.track(node, topology::Input::Own(cells));
         let next = self.local(node) + LOOK;

@@ -1,76 +1,46 @@
 //! Many registries in one thread: links that come and go, words that are late or lost, nodes that are forgotten.
 
+use std::ops::{Deref, DerefMut};
+
 use super::*;
 
-#[derive(Clone, Copy)]
-struct Weather {
-    loss: f64,
-    /// Delays in milliseconds; words of one link overtake each other.
-    slowest: u64,
-}
-
-const FAIR: Weather = Weather { loss: 0.0, slowest: 20 };
-const FOUL: Weather = Weather { loss: 0.2, slowest: 300 };
-
-fn node(at: usize) -> NodeName {
-    name(&format!("n{at:03}@h"))
-}
-
-enum Event {
-    Word { from: usize, to: usize, link: u64, word: Word },
-    Tick(usize),
-}
+const FOUL: Weather = Weather { loss: 0.2, twice: 0.0, slowest: 300, mixed: true };
 
 struct World {
-    /// `None` while it is down.
-    nodes: Vec<Option<Registry>>,
+    net: Network<Registry>,
     /// What each has on disk.
     disks: Vec<Vec<Entry>>,
-    lives: Vec<u64>,
-    /// Links up, and which of the links of that pair it is.
-    links: BTreeMap<(usize, usize), u64>,
-    queue: BTreeMap<(Instant, u64), Event>,
-    seq: u64,
-    now: Instant,
-    start: Instant,
-    rng: StdRng,
-    weather: Weather,
-    seed: u64,
-    words: usize,
+}
+
+impl Deref for World {
+    type Target = Network<Registry>;
+
+    fn deref(&self) -> &Network<Registry> {
+        &self.net
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Network<Registry> {
+        &mut self.net
+    }
 }
 
 impl World {
     fn new(nodes: usize, seed: u64, weather: Weather) -> Self {
-        let now = start();
-        let mut world = Self {
-            nodes: (0..nodes).map(|_| None).collect(),
-            disks: vec![Vec::new(); nodes],
-            lives: vec![0; nodes],
-            links: BTreeMap::new(),
-            queue: BTreeMap::new(),
-            seq: 0,
-            now,
-            start: now,
-            rng: StdRng::seed_from_u64(seed),
-            weather,
-            seed,
-            words: 0,
-        };
+        let net = Network::new(nodes, seed, Weather { mixed: true, ..weather });
+        let mut world = Self { net, disks: vec![Vec::new(); nodes] };
         (0..nodes).for_each(|at| world.boot(at));
         world
     }
 
-    fn wall(&self) -> u64 {
-        WALL + millis(self.now - self.start)
-    }
-
     /// The next life of a node, with what it remembers.
     fn boot(&mut self, at: usize) {
-        self.lives[at] += 1;
-        let rng = StdRng::seed_from_u64(self.rng.next_u64());
-        let me = (node(at), life(self.lives[at]), does(&format!("s{at}-{}", self.lives[at])));
-        let remembered = self.disks[at].clone();
-        self.nodes[at] = Some(Registry::new(me, 1, remembered, self.now, self.wall(), rng));
+        let (now, wall, remembered) = (self.now, self.wall(), self.disks[at].clone());
+        self.next_life(at, |life, rng| {
+            let own = entry(node(at).as_str(), life.0, 1, &format!("s{at}-{}", life.0));
+            Registry::new(own, remembered, now, wall, rng)
+        });
     }
 
     fn down(&mut self, at: usize) {
@@ -78,81 +48,13 @@ impl World {
             self.link(at, other, false);
         }
         let machine = self.nodes[at].take().expect("it is up");
-        self.disks[at] = machine.entries().cloned().collect();
-    }
-
-    fn push(&mut self, at: Instant, event: Event) {
-        self.seq += 1;
-        self.queue.insert((at, self.seq), event);
-    }
-
-    fn input(&mut self, at: usize, input: Input) {
-        let Some(machine) = &mut self.nodes[at] else { return };
-        let before: Vec<_> =
-            machine.entries().map(|entry| (entry.origin.clone(), entry.mark())).collect();
-        let mut out = Vec::new();
-        machine.handle(input, self.now, &mut out);
-        for (name, mark) in before {
-            let after = machine.entry(&name).map(Entry::mark);
-            assert!(after >= Some(mark), "seed {}: {name} fell at n{at}", self.seed);
-        }
-        if let Some(deadline) = machine.deadline() {
-            self.push(deadline, Event::Tick(at));
-        }
-        for output in out {
-            match output {
-                Output::Send(to, word) => self.send(at, &to, word),
-                Output::Changed(_) | Output::Forgotten { .. } | Output::Revived(_) => {}
-                bad => panic!("seed {}: honest nodes, but n{at} says {bad:?}", self.seed),
-            }
-        }
-    }
-
-    fn send(&mut self, from: usize, to: &NodeName, word: Word) {
-        let to: usize = to.short()[1..].parse().expect("a number");
-        let link = self.links.get(&(from, to)).copied();
-        let link = link.unwrap_or_else(|| panic!("seed {}: n{from} has no n{to}", self.seed));
-        self.words += 1;
-        if !self.rng.random_bool(self.weather.loss) {
-            let at = self.now + ms(self.rng.random_range(1..=self.weather.slowest));
-            self.push(at, Event::Word { from, to, link, word });
-        }
-    }
-
-    fn run(&mut self, time: Duration) {
-        let end = self.now + time;
-        while let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= end) {
-            self.now = entry.key().0.max(self.now);
-            match entry.remove() {
-                Event::Word { from, to, link, word } => {
-                    if self.links.get(&(from, to)) == Some(&link) {
-                        self.input(to, Input::Received(node(from), word));
-                    }
-                }
-                Event::Tick(at) => {
-                    let due = self.nodes[at].as_ref().and_then(Registry::deadline);
-                    if due.is_some_and(|due| due <= self.now) {
-                        self.input(at, Input::Tick { wall: self.wall() });
-                    }
-                }
-            }
-        }
-        self.now = end;
+        self.disks[at] = machine.rows().map(|row| Entry::clone(row)).collect();
     }
 
     /// Both sides of a link come or go; one side may learn it a little later.
     fn link(&mut self, a: usize, b: usize, up: bool) {
-        let runs = self.nodes[a].is_some() && self.nodes[b].is_some();
-        if a == b || self.links.contains_key(&(a, b)) == up || up && !runs {
+        if !self.connect(a, b, up) {
             return;
-        }
-        self.seq += 1;
-        for (from, to) in [(a, b), (b, a)] {
-            if up {
-                self.links.insert((from, to), self.seq);
-            } else {
-                self.links.remove(&(from, to));
-            }
         }
         let late = ms(self.rng.random_range(0..30));
         for (from, to) in [(a, b), (b, a)] {
@@ -178,9 +80,9 @@ impl World {
     /// Every running node says the same of this one, and what. (Two that have it forgotten at once do not by the same
     /// clock; nothing follows from that but when it ends.)
     fn agreed(&self, of: usize) -> Option<(Mark, Option<Profile>)> {
-        let says = |entry: &Entry| (entry.mark(), entry.profile().cloned());
+        let says = |entry: &Entry| (entry.mark(), entry.value().cloned());
         let nodes = self.nodes.iter().flatten();
-        let mut said: Vec<_> = nodes.map(|it| it.entry(&node(of)).map(says)).collect();
+        let mut said: Vec<_> = nodes.map(|it| it.row(&node(of)).map(says)).collect();
         said.dedup();
         assert!(said.len() <= 1, "seed {}: of n{of} {said:?}", self.seed);
         said.pop().flatten() // nobody may be up
@@ -193,7 +95,7 @@ impl World {
     }
 
     fn forgotten(&self, of: usize) -> bool {
-        self.agreed(of).is_some_and(|(mark, _)| mark.forgotten)
+        self.agreed(of).is_some_and(|(mark, _)| mark.gone)
     }
 }
 
@@ -220,7 +122,7 @@ fn a_forgotten_node_is_forgotten_everywhere_at_once() {
     world.run(ms(3000));
     world.down(7);
     world.words = 0;
-    world.input(3, Input::Forget(node(7), life(1)));
+    world.input(3, Input::Gone(node(7), life(1)));
     world.run(ms(100));
     assert!(world.forgotten(7));
     assert!(world.words <= 29 * 29, "{} words", world.words);
@@ -233,7 +135,7 @@ fn in_a_chain_a_tombstone_goes_from_node_to_node() {
     world.run(Duration::from_secs(300));
     world.all_agree();
     world.down(11);
-    world.input(0, Input::Forget(node(11), life(1)));
+    world.input(0, Input::Gone(node(11), life(1)));
     world.run(ms(11 * 20));
     assert!(world.forgotten(11));
 }
@@ -249,10 +151,10 @@ fn who_was_away_learns_of_a_tombstone_and_brings_nobody_back() {
         world.down(1);
         world.down(2);
         world.run(ms(500));
-        world.input(4, Input::Forget(node(2), life(1)));
+        world.input(4, Input::Gone(node(2), life(1)));
         world.run(Duration::from_secs(60));
-        let of_cut = world.nodes[0].as_ref().and_then(|it| it.entry(&node(2)));
-        assert!(of_cut.is_some_and(|entry| entry.profile().is_some()), "seed {seed}: it was away");
+        let of_cut = world.nodes[0].as_ref().and_then(|it| it.row(&node(2)));
+        assert!(of_cut.is_some_and(|entry| entry.value().is_some()), "seed {seed}: it was away");
         world.boot(1);
         world.mesh(0..6);
         world.run(Duration::from_secs(300));
@@ -274,13 +176,13 @@ fn the_forgotten_one_that_lives_is_back_everywhere() {
         // Node 0 sees all but node 4, which others are linked with.
         (0..4).for_each(|a| (0..5).for_each(|b| world.link(a, b, (a, b) != (0, 4))));
         world.run(Duration::from_secs(200));
-        world.input(0, Input::Forget(node(4), life(1)));
+        world.input(0, Input::Gone(node(4), life(1)));
         world.run(Duration::from_secs(300));
         assert!(!world.forgotten(4), "seed {seed}");
         world.all_agree();
         // It was away itself, and in the same life all the time.
         (0..4).for_each(|other| world.link(4, other, false));
-        world.input(1, Input::Forget(node(4), life(1)));
+        world.input(1, Input::Gone(node(4), life(1)));
         world.run(Duration::from_secs(120));
         world.link(4, 2, true);
         world.run(Duration::from_secs(300));
@@ -333,7 +235,7 @@ proptest! {
                 },
                 Act::Forget(by, of) => {
                     let life = life(world.lives[of]);
-                    world.input(by, Input::Forget(node(of), life));
+                    world.input(by, Input::Gone(node(of), life));
                 }
                 Act::Wait(time) => world.run(ms(time)),
             }

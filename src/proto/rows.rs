@@ -1,0 +1,525 @@
+//! Anti-entropy: a table with one row for each origin, brought to every node.
+//!
+//! The machine under [`topology`](super::topology) and [`registry`](super::registry). Every node is the origin of one
+//! row, and the only one that writes it. A row has a mark, (incarnation, version, tombstone), that rises
+//! lexicographically; the later mark wins, wherever it comes from. What a row says is opaque here: a [`Table`] knows
+//! its size, how a change applies to it, and who needs it relayed.
+//!
+//! # How a row travels
+//! ```text
+//! new link     the whole own row; a Digest a little later
+//! own change   a Delta to every linked peer; a receiver that it does not fit wants the row
+//! raised row   the whole own row to every linked peer, where others have a later mark of it than this node
+//! no link      (where the table relays) of those who heard it first-hand, the table's choice name it in News;
+//!              each that took it second-hand names it in News to up to three peers that the table chooses
+//! lost words   a Digest, one hash over all marks, to one random peer in every period: on another hash the receiver
+//!              answers with its Marks; the receiver of Marks wants what is newer there, and names in News what is
+//!              newer here
+//! ```
+//! Beyond the own row and fresh tombstones, rows go only to nodes that want them, and each is wanted of one peer at a
+//! time: a node that joins gets each row about once. An unanswered Want is repeated twice, to the peer that named that row
+//! last. A row that is too long for a word travels in parts, in order.
+//!
+//! # What is gone
+//! A tombstone is a row without a value. Where [`Tombstones::Final`], it is the last version of its life: a proven link
+//! to that life overrules it, and others are informed of it for an hour. Where [`Tombstones::Outbid`], it is one version
+//! above what was known: its origin, if it lives, goes on above it, and each node that learns of it within its first
+//! hour passes it on at once. When there is no room, the oldest tombstone goes first.
+//!
+//! # Invariants
+//! 1. The row of a linked origin comes from that origin alone, and of the life that is linked.
+//! 2. A mark only rises, until the row is dropped: a tombstone at its end or for room, a row that the table can spare
+//!    for room. (A link overrules a final tombstone.)
+//! 3. Nobody writes our own row; a later claim to it makes us go on above the claim, at most once a second.
+//! 4. Memory is bounded: 1024 rows, one open question an origin; each word we send encodes below 48 KiB, one answer
+//!    holds at most about 1 MiB, and the same row is not sent twice to the same peer in answer to wants within
+//!    half of `RETRY`.
+//! 5. An idle node sends one digest of a few bytes in about every `DIGEST`, and one to each peer in every `ROUND`.
+//! 6. Each rule that a peer breaks is charged; past 16 a minute it is cut off, and heard no more on that link.
+//!
+//! Sources: Demers et al., "Epidemic algorithms for replicated database maintenance" (rumour and anti-entropy, death
+//! certificates); van Renesse et al., "Efficient reconciliation and flow control for anti-entropy protocols" (versions
+//! by origin, digests first); Cassandra's gossip (generation and version).
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::proto::node::{Incarnation, NodeName};
+use crate::proto::quota::Quota;
+
+mod exchange;
+#[cfg(test)]
+pub(super) mod network;
+mod words;
+#[cfg(test)]
+pub(super) use exchange::{MAX_ANSWER, row_size};
+pub use words::{Input, Mark, Output, Row, State, Word};
+
+/// Rows of a table, and entries of a word, at most.
+pub const MAX_ROWS: usize = 1024;
+/// A time further ahead than this, in milliseconds, is not believed.
+pub(super) const FUTURE: u64 = 24 * 3600 * 1000;
+/// A version or incarnation this far above the known one is absurd.
+pub(super) const MAX_JUMP: u64 = 1 << 32;
+/// Each word encodes below this many bytes.
+pub(super) const MAX_WORD: usize = 48 * 1024;
+/// What a word needs beside its items, at most.
+pub(super) const HEAD: usize = 320;
+/// News is collected, and a digest after a lost link waits, for this long.
+const HOLD: Duration = Duration::from_millis(50);
+/// Between two raises of the own row that others' claims cause.
+pub(super) const RAISE: Duration = Duration::from_secs(1);
+/// A tombstone this young is passed on.
+pub(super) const YOUNG: Duration = Duration::from_secs(3600);
+/// The age of tombstones is looked at so often, when nothing else is due.
+pub(super) const SWEEP: Duration = Duration::from_secs(3600);
+/// Rules that a peer may break within a minute.
+pub(super) const MAX_CHARGES: u32 = 16;
+
+/// What a tombstone does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tombstones {
+    /// It ends that life: no version is later. A link proves that the life goes on; from then on there is an empty row
+    /// until the origin sends its own. Every node makes its own tombstones, so they are no part of the hash.
+    Final,
+    /// It is one version above the known one, for everybody to keep; an origin that lives goes on above it.
+    Outbid,
+}
+
+/// What one table holds, and how it is kept.
+pub trait Table: Debug + Sized {
+    /// What an origin states; the default is what is known of one that has stated nothing.
+    type Value: Clone + Debug + Default + PartialEq;
+    /// A change of an own row, or a part of a long one.
+    type Change: Clone + Debug + PartialEq;
+
+    /// One random peer gets a digest in about every such period.
+    const DIGEST: Duration;
+    /// Every peer gets a digest in every such period.
+    const ROUND: Option<Duration>;
+    /// A newly linked peer gets its first digest about this long after the own row.
+    const FIRST_DIGEST: Duration;
+    /// An unanswered want is repeated after this time.
+    const RETRY: Duration;
+    /// Peers to which each node that takes a row second-hand names it; nothing is relayed when 0.
+    const RELAYS: usize;
+    /// What a tombstone does.
+    const TOMBSTONES: Tombstones;
+    /// How long a tombstone is kept.
+    const TOMBSTONE: Duration;
+
+    /// Bytes that a value needs on the wire, at most.
+    fn size(value: &Self::Value) -> usize;
+
+    /// Entries of a change.
+    fn length(change: &Self::Change) -> usize;
+
+    /// A long value as changes of at most `limit` bytes each that make it from the default.
+    fn parts(value: &Self::Value, limit: usize) -> Vec<Self::Change>;
+
+    /// Applies a change. What breaks a bound is left out or clamped, and the rule returned; `latest` is the latest time
+    /// that is believed, in milliseconds since 1970.
+    fn apply(value: &mut Self::Value, change: Self::Change, latest: u64) -> Option<&'static str>;
+
+    /// Brings a whole value within its bounds, likewise.
+    fn bound(value: &mut Self::Value, latest: u64) -> Option<&'static str>;
+
+    /// The linked peers to which this node names a row that it took from `source`.
+    fn relays(rows: &Rows<Self>, row: &Row<Self::Value>, source: &NodeName) -> Vec<NodeName>;
+
+    /// A row that can be dropped for another, besides tombstones.
+    fn spare(rows: &Rows<Self>) -> Option<NodeName>;
+}
+
+/// The words, inputs and outputs of a table.
+pub(super) type WordOf<T> = Word<<T as Table>::Value, <T as Table>::Change>;
+type InputOf<T> = Input<<T as Table>::Value, <T as Table>::Change>;
+type OutputOf<T> = Output<<T as Table>::Value, <T as Table>::Change>;
+
+#[derive(Debug)]
+struct Link {
+    incarnation: Incarnation,
+    cut: bool,
+    /// What it was sent lately.
+    answered: BTreeMap<NodeName, (Mark, Instant)>,
+    /// When it was sent all marks.
+    compared: Option<Instant>,
+    /// When its first digest is due.
+    first_digest: Option<Instant>,
+    /// Since when it has lacked rows that are known here.
+    apart: Option<Instant>,
+}
+
+/// An open question.
+#[derive(Debug)]
+pub(super) struct Ask {
+    /// Who is asked next.
+    via: NodeName,
+    at: Instant,
+    need: Mark,
+    tries: u32,
+}
+
+/// A long row of which the parts before `next` have arrived.
+#[derive(Debug)]
+struct Partial<V> {
+    via: NodeName,
+    of: (Mark, u16),
+    next: u16,
+    value: V,
+}
+
+/// The machine of one table.
+#[derive(Debug)]
+pub struct Rows<T: Table> {
+    pub(super) me: NodeName,
+    /// Shared with their readers: a change of one copies that one.
+    pub(super) rows: BTreeMap<NodeName, Arc<Row<T::Value>>>,
+    links: BTreeMap<NodeName, Link>,
+    pub(super) asks: BTreeMap<NodeName, Ask>,
+    partials: BTreeMap<NodeName, Partial<T::Value>>,
+    charges: Quota,
+    /// Rows to be relayed, and who they came from.
+    fresh: BTreeMap<NodeName, NodeName>,
+    news_at: Option<Instant>,
+    next_digest: Instant,
+    next_round: Option<Instant>,
+    /// When there are tombstones: by when to look at their age.
+    next_sweep: Option<Instant>,
+    raised: Option<Instant>,
+    pub(super) wall: (u64, Instant),
+    rng: StdRng,
+}
+
+impl<T: Table> Rows<T> {
+    /// A node that is linked with nobody, states `own`, and remembers these. `wall` is in milliseconds since 1970. Draw
+    /// the first version of its own row, above 0: where a life goes on without its memory (a rolled-back disk, a
+    /// restarted actor), two rows that count from 1 would come to bear one mark and differ for ever.
+    #[must_use]
+    pub fn new(
+        mut own: Row<T::Value>,
+        remembered: impl IntoIterator<Item = Row<T::Value>>,
+        now: Instant,
+        wall: u64,
+        rng: StdRng,
+    ) -> Self {
+        let rows = remembered.into_iter().map(|row| (row.origin.clone(), Arc::new(row)));
+        let mut rows: BTreeMap<_, _> = rows.take(MAX_ROWS).collect();
+        let me = own.origin.clone();
+        if let Some(before) = rows.get(&me).filter(|row| row.incarnation == own.incarnation) {
+            own.version = own.version.max(before.version.saturating_add(1));
+        }
+        rows.insert(me.clone(), Arc::new(own));
+        let next_sweep = rows.values().any(|row| row.gone_at().is_some()).then_some(now);
+        Self {
+            me,
+            rows,
+            links: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            partials: BTreeMap::new(),
+            charges: Quota::new(MAX_CHARGES),
+            fresh: BTreeMap::new(),
+            news_at: None,
+            next_digest: now + T::DIGEST,
+            next_round: T::ROUND.map(|round| now + round),
+            next_sweep,
+            raised: None,
+            wall: (wall, now),
+            rng,
+        }
+    }
+
+    /// All rows, this node's own and tombstones among them, by name.
+    pub fn rows(&self) -> impl Iterator<Item = &Arc<Row<T::Value>>> {
+        self.rows.values()
+    }
+
+    /// The row of an origin.
+    #[must_use]
+    pub fn row(&self, origin: &NodeName) -> Option<&Row<T::Value>> {
+        self.rows.get(origin).map(Arc::as_ref)
+    }
+
+    /// The linked peers.
+    pub(super) fn peers(&self) -> impl Iterator<Item = &NodeName> {
+        self.links.keys()
+    }
+
+    /// Equal on two nodes that know the same: FNV-1a over all names and marks, without final tombstones.
+    #[must_use]
+    pub fn agreement(&self) -> u64 {
+        let all = T::TOMBSTONES == Tombstones::Outbid;
+        let rows = self.rows.values().filter(|row| all || row.gone_at().is_none());
+        let bytes = rows.flat_map(|row| {
+            let Mark { incarnation, version, gone } = row.mark();
+            let numbers = [incarnation.0, version].into_iter().flat_map(u64::to_be_bytes);
+            row.origin.as_str().bytes().chain([0]).chain(numbers).chain([u8::from(gone)])
+        });
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+    }
+
+    /// Since when a linked peer has lacked rows that are known here, if one does.
+    #[must_use]
+    pub fn apart(&self) -> Option<Instant> {
+        self.links.values().filter_map(|link| link.apart).min()
+    }
+
+    /// When the machine wants its next [`Input::Tick`].
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let linked = !self.links.is_empty();
+        let digests = [Some(self.next_digest), self.next_round].into_iter().filter(|_| linked);
+        let first = self.links.values().filter_map(|link| link.first_digest).min();
+        let asks = self.asks.values().map(|ask| ask.at + T::RETRY).min();
+        digests.chain([first, asks, self.news_at, self.next_sweep]).flatten().min()
+    }
+
+    /// Takes one input and appends what follows from it.
+    pub fn handle(&mut self, input: InputOf<T>, now: Instant, out: &mut Vec<OutputOf<T>>) {
+        match input {
+            Input::Own(change) => self.change(change, now, out),
+            Input::Linked(peer, incarnation) => self.linked(peer, incarnation, now, out),
+            Input::Unlinked(peer) => {
+                self.links.remove(&peer);
+                self.partials.retain(|_, partial| partial.via != peer);
+                // What it owed us, another one may have.
+                self.asks.retain(|_, ask| ask.via != peer);
+                self.next_digest = self.next_digest.min(now + HOLD);
+            }
+            Input::Received(from, word) => {
+                if self.is_heard(&from) {
+                    self.received(&from, word, now, out);
+                }
+            }
+            Input::Gone(origin, life) => self.gone(origin, life, now, out),
+            Input::Renewed(incarnation) => {
+                if let Some(own) = self.rows.get_mut(&self.me).map(Arc::make_mut) {
+                    own.incarnation = own.incarnation.max(incarnation);
+                }
+                self.raise(0, out);
+            }
+            Input::Tick { wall } => self.tick(wall, now, out),
+        }
+    }
+
+    /// Changes the own row, and sends the change to every linked peer.
+    fn change(&mut self, change: T::Change, now: Instant, out: &mut Vec<OutputOf<T>>) {
+        let latest = self.latest(now);
+        let Some(own) = self.rows.get_mut(&self.me).map(Arc::make_mut) else { return };
+        let State::Live(value) = &mut own.state else { return };
+        let _ours_is_within_bounds = T::apply(value, change.clone(), latest);
+        let from = own.version;
+        own.version = from.saturating_add(1).min(u64::MAX - 1);
+        let (origin, incarnation, to) = (self.me.clone(), own.incarnation, own.version);
+        let word = Word::Delta { origin, incarnation, from, to, change };
+        out.extend(self.links.keys().map(|peer| Output::Send(peer.clone(), word.clone())));
+        out.push(Output::Changed(self.me.clone()));
+    }
+
+    /// Goes on above a version that others have of the own row, and sends it to every linked peer.
+    fn raise(&mut self, above: u64, out: &mut Vec<OutputOf<T>>) {
+        let Some(own) = self.rows.get_mut(&self.me) else { return };
+        let version = own.version.max(above).saturating_add(1).min(u64::MAX - 1);
+        Arc::make_mut(own).version = version;
+        let own = vec![own.clone()];
+        out.push(Output::Changed(self.me.clone()));
+        self.send_all(None, own, out);
+    }
+
+    fn linked(
+        &mut self,
+        peer: NodeName,
+        life: Incarnation,
+        now: Instant,
+        out: &mut Vec<OutputOf<T>>,
+    ) {
+        if peer == self.me {
+            return;
+        }
+        if self.links.is_empty() {
+            self.next_digest = now + T::DIGEST; // nothing was due while there was nobody
+            self.next_round = T::ROUND.map(|round| now + round);
+        }
+        self.asks.remove(&peer); // from now on it answers itself
+        let first = now + T::FIRST_DIGEST.mul_f64(self.rng.random_range(0.5..=1.5));
+        let link = Link {
+            incarnation: life,
+            cut: false,
+            answered: BTreeMap::new(),
+            compared: None,
+            first_digest: Some(first),
+            apart: None,
+        };
+        self.links.insert(peer.clone(), link);
+        let known = self.known(&peer);
+        match T::TOMBSTONES {
+            Tombstones::Final => {
+                let over = known.is_none_or(|known| {
+                    known.incarnation < life || known.incarnation == life && known.gone
+                });
+                if over && self.room(&peer, out) {
+                    let state = State::Live(T::Value::default());
+                    let row = Row { origin: peer.clone(), incarnation: life, version: 0, state };
+                    self.put(row, false, now, out);
+                }
+            }
+            Tombstones::Outbid => {
+                // It lives, and shall go on above what is known.
+                let late = known.filter(|known| known.gone || known.incarnation > life);
+                let news = late.map(|mark| Word::News(vec![(peer.clone(), mark)]));
+                out.extend(news.map(|word| Output::Send(peer.clone(), word)));
+            }
+        }
+        let own = self.rows.get(&self.me).cloned();
+        out.extend(
+            exchange::row_words::<T>(own).into_iter().map(|w| Output::Send(peer.clone(), w)),
+        );
+    }
+
+    /// That life and earlier ones of a node are gone.
+    fn gone(
+        &mut self,
+        origin: NodeName,
+        life: Incarnation,
+        now: Instant,
+        out: &mut Vec<OutputOf<T>>,
+    ) {
+        if origin == self.me || self.links.contains_key(&origin) {
+            return;
+        }
+        let known = self.known(&origin).unwrap_or_default();
+        let (incarnation, version) = match T::TOMBSTONES {
+            Tombstones::Final => (life, u64::MAX),
+            Tombstones::Outbid if life > known.incarnation => (life, 1),
+            Tombstones::Outbid => (known.incarnation, known.version.saturating_add(1)),
+        };
+        let state = State::Gone { at: self.wall(now) };
+        let row = Row { origin, incarnation, version, state };
+        if row.mark() > known && self.room(&row.origin, out) {
+            let row = self.put(row, true, now, out);
+            if T::TOMBSTONES == Tombstones::Outbid {
+                self.send_all(None, vec![row], out);
+            }
+        }
+    }
+
+    /// Takes the place of what was known; `ours` says whether this node made it.
+    fn put(
+        &mut self,
+        mut row: Row<T::Value>,
+        ours: bool,
+        now: Instant,
+        out: &mut Vec<OutputOf<T>>,
+    ) -> Arc<Row<T::Value>> {
+        let (origin, incarnation, latest) = (row.origin.clone(), row.incarnation, self.latest(now));
+        let gone = if let State::Gone { at } = &mut row.state {
+            *at = (*at).min(latest);
+            self.asks.remove(&origin);
+            self.next_sweep.get_or_insert(now + SWEEP);
+            true
+        } else {
+            false
+        };
+        self.partials.remove(&origin);
+        let row = Arc::new(row);
+        let before = self.rows.insert(origin.clone(), row.clone());
+        let was = before.map(|before| before.gone_at().is_some());
+        out.push(Output::Changed(origin.clone()));
+        if gone {
+            out.push(Output::Gone { origin, incarnation, known: ours || was == Some(false) });
+        } else if was == Some(true) {
+            out.push(Output::Revived(origin));
+        }
+        row
+    }
+
+    /// Others have a later mark of our row than we do: ours was lost, we are forgotten, or theirs is forged.
+    fn claimed(&mut self, mark: Mark, now: Instant, out: &mut Vec<OutputOf<T>>) {
+        let Some(own) = self.known(&self.me) else { return };
+        let rests = self.raised.is_some_and(|at| now < at + RAISE);
+        let near = mark.version.saturating_sub(own.version) <= MAX_JUMP;
+        // A later life of ours is not for this machine: it is renewed, if it is so.
+        if mark > own && mark.incarnation == own.incarnation && near && !rests {
+            self.raised = Some(now);
+            self.raise(mark.version, out);
+        }
+    }
+
+    fn known(&self, origin: &NodeName) -> Option<Mark> {
+        self.rows.get(origin).map(|row| row.mark())
+    }
+
+    fn newer(&self, origin: &NodeName, mark: Mark) -> bool {
+        self.known(origin).is_none_or(|known| mark > known)
+    }
+
+    fn absurd(&self, origin: &NodeName, mark: Mark) -> bool {
+        let known = self.known(origin).unwrap_or_default();
+        let base = if known.incarnation == mark.incarnation { known.version } else { 0 };
+        let last = T::TOMBSTONES == Tombstones::Final && mark.gone;
+        let version = if last {
+            mark.version != u64::MAX
+        } else {
+            mark.version > base.saturating_add(MAX_JUMP)
+        };
+        version || mark.incarnation.0 > known.incarnation.0.saturating_add(MAX_JUMP)
+    }
+
+    /// What can be dropped for another row.
+    fn spare(&self) -> Option<NodeName> {
+        let tombstones = self.rows.values().filter_map(|row| Some((row.gone_at()?, &row.origin)));
+        tombstones.min().map(|(_, origin)| origin.clone()).or_else(|| T::spare(self))
+    }
+
+    /// Makes a place for the row of that origin, if there can be one.
+    fn room(&mut self, origin: &NodeName, out: &mut Vec<OutputOf<T>>) -> bool {
+        if self.rows.len() < MAX_ROWS || self.rows.contains_key(origin) {
+            return true;
+        }
+        let Some(spare) = self.spare() else { return false };
+        self.rows.remove(&spare);
+        out.push(Output::Changed(spare));
+        true
+    }
+
+    fn is_heard(&self, peer: &NodeName) -> bool {
+        self.links.get(peer).is_some_and(|link| !link.cut)
+    }
+
+    fn charge(
+        &mut self,
+        peer: &NodeName,
+        rule: &'static str,
+        now: Instant,
+        out: &mut Vec<OutputOf<T>>,
+    ) {
+        out.push(Output::Charge(peer.clone(), rule));
+        if !self.charges.spend(peer, now)
+            && let Some(link) = self.links.get_mut(peer).filter(|link| !link.cut)
+        {
+            link.cut = true;
+            out.push(Output::Cut(peer.clone()));
+        }
+    }
+
+    /// This node's wall clock, in milliseconds since 1970.
+    fn wall(&self, now: Instant) -> u64 {
+        self.wall.0.saturating_add(millis(now.saturating_duration_since(self.wall.1)))
+    }
+
+    /// The latest time that is believed, likewise.
+    fn latest(&self, now: Instant) -> u64 {
+        self.wall(now).saturating_add(FUTURE)
+    }
+}
+
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,534 @@
+//! How tables are brought together: digests, marks, questions, answers, rows taken and news.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand::RngExt;
+
+use super::{
+    Ask, HEAD, HOLD, MAX_JUMP, MAX_ROWS, MAX_WORD, Mark, Output, OutputOf, Partial, Row, Rows,
+    SWEEP, State, Table, Tombstones, Word, WordOf, YOUNG, millis,
+};
+use crate::proto::codec;
+use crate::proto::node::NodeName;
+
+/// One answer has about this many bytes at most.
+pub(crate) const MAX_ANSWER: usize = 1024 * 1024;
+/// Rows wanted in one word.
+const MAX_WANTS: usize = 256;
+/// A want is repeated so often.
+const MAX_TRIES: u32 = 2;
+
+impl<T: Table> Rows<T> {
+    /// Does what is due.
+    pub(super) fn tick(&mut self, wall: u64, now: Instant, out: &mut Vec<OutputOf<T>>) {
+        self.wall = (wall, now);
+        if self.next_sweep.is_some() {
+            self.rows.retain(|origin, row| {
+                let over = row.gone_at().is_some_and(|at| over::<T>(at, wall));
+                out.extend(over.then(|| Output::Changed(origin.clone())));
+                !over
+            });
+            let tombstones = self.rows.values().any(|row| row.gone_at().is_some());
+            self.next_sweep = tombstones.then(|| now + SWEEP);
+        }
+        self.repeat(now, out);
+        if self.news_at.is_some_and(|at| now >= at) {
+            self.relay(out);
+        }
+        self.digests(now, out);
+    }
+
+    /// Sends the digests that are due.
+    fn digests(&mut self, now: Instant, out: &mut Vec<OutputOf<T>>) {
+        let round = self.next_round.is_some_and(|at| now >= at);
+        if round {
+            self.next_round = T::ROUND.map(|round| now + round);
+            self.partials.clear(); // what is still incomplete lost a part
+        }
+        let mut one = None;
+        if now >= self.next_digest {
+            self.next_digest = now + T::DIGEST.mul_f64(self.rng.random_range(0.8..=1.2));
+            let peers = self.links.len();
+            one = (peers > 0).then(|| self.rng.random_range(0..peers));
+        }
+        let due = self.links.iter_mut().enumerate().filter_map(|(at, (peer, link))| {
+            let first = link.first_digest.take_if(|at| now >= *at).is_some();
+            (first || round || one == Some(at)).then(|| peer.clone())
+        });
+        let due: Vec<NodeName> = due.collect();
+        if !due.is_empty() {
+            let hash = self.agreement();
+            out.extend(due.into_iter().map(|peer| Output::Send(peer, Word::Digest(hash))));
+        }
+    }
+
+    /// Repeats the wants that were not answered, or gives up until somebody names that row again.
+    fn repeat(&mut self, now: Instant, out: &mut Vec<OutputOf<T>>) {
+        let mut again: BTreeMap<NodeName, Vec<NodeName>> = BTreeMap::new();
+        let links = &self.links;
+        self.asks.retain(|origin, ask| {
+            if now < ask.at + T::RETRY {
+                return true;
+            }
+            (ask.at, ask.tries) = (now, ask.tries + 1);
+            let goes_on = ask.tries <= MAX_TRIES && links.contains_key(&ask.via);
+            if goes_on {
+                again.entry(ask.via.clone()).or_default().push(origin.clone());
+            }
+            goes_on
+        });
+        again.into_iter().for_each(|(via, names)| send_want::<T>(&via, names, out));
+    }
+
+    pub(super) fn received(
+        &mut self,
+        from: &NodeName,
+        word: WordOf<T>,
+        now: Instant,
+        out: &mut Vec<OutputOf<T>>,
+    ) {
+        let length = match &word {
+            Word::Rows(rows) => rows.len(),
+            Word::Marks { marks, .. } | Word::News(marks) => marks.len(),
+            Word::Want(names) => names.len(),
+            Word::Part { adds: change, .. } | Word::Delta { change, .. } => T::length(change),
+            Word::Digest(_) => 0,
+        };
+        if length > MAX_ROWS {
+            return self.charge(from, "too many in one word", now, out);
+        }
+        match word {
+            Word::Rows(rows) => {
+                let mut young = Vec::new();
+                for row in rows {
+                    if self.is_heard(from) {
+                        young.extend(self.take(from, row, now, out));
+                    }
+                }
+                self.send_all(Some(from), young, out);
+            }
+            Word::Part { origin, incarnation, version, part, parts, adds } => {
+                let mark = Mark { incarnation, version, gone: false };
+                self.part(from, origin, (mark, part, parts), adds, now, out);
+            }
+            Word::Delta { origin, incarnation, from: base, to, change } => {
+                let mark = Mark { incarnation, version: to, gone: false };
+                if origin != *from {
+                    self.charge(from, "delta of another origin", now, out);
+                } else if !self.delta(from, base, mark, change, now, out) {
+                    self.learn(from, vec![(origin, mark)], now, out);
+                }
+            }
+            Word::Digest(theirs) => {
+                if theirs != self.agreement() {
+                    self.send_marks(from, now, out);
+                } else if let Some(link) = self.links.get_mut(from) {
+                    link.apart = None;
+                }
+            }
+            Word::Marks { after, marks, more } => {
+                self.compare(from, after.as_ref(), &marks, more, now, out);
+                self.learn(from, marks, now, out);
+            }
+            Word::News(marks) => self.learn(from, marks, now, out),
+            Word::Want(names) => self.answer(from, &names, now, out),
+        }
+    }
+
+    /// Sends a peer all marks, once in a while.
+    fn send_marks(&mut self, peer: &NodeName, now: Instant, out: &mut Vec<OutputOf<T>>) {
+        let marks: Vec<_> = self.marks(now).map(|(name, mark)| (name.clone(), mark)).collect();
+        let Some(link) = self.links.get_mut(peer) else { return };
+        if link.compared.is_some_and(|at| now < at + T::RETRY / 2) {
+            return;
+        }
+        link.compared = Some(now);
+        let parts = codec::chunks(MAX_ROWS, marks, MAX_WORD - HEAD, mark_size);
+        let (count, mut after) = (parts.len(), None);
+        for (at, marks) in parts.into_iter().enumerate() {
+            let last = marks.last().map(|(name, _)| name.clone());
+            let after = mem::replace(&mut after, last);
+            let word = Word::Marks { after, marks, more: at + 1 < count };
+            out.push(Output::Send(peer.clone(), word));
+        }
+    }
+
+    /// The marks that others are informed of, in order of names.
+    fn marks(&self, now: Instant) -> impl Iterator<Item = (&NodeName, Mark)> {
+        let wall = self.wall(now);
+        let kept = move |at| T::TOMBSTONES == Tombstones::Final && !is_young(at, wall);
+        let rows = self.rows.values().filter(move |row| !row.gone_at().is_some_and(kept));
+        rows.map(|row| (&row.origin, row.mark()))
+    }
+
+    /// Names what is newer here than in a peer's marks.
+    fn compare(
+        &mut self,
+        from: &NodeName,
+        after: Option<&NodeName>,
+        marks: &[(NodeName, Mark)],
+        more: bool,
+        now: Instant,
+        out: &mut Vec<OutputOf<T>>,
+    ) {
+        let last = marks.last().map(|(name, _)| name);
+        // Both in order of names; a peer whose list is not gets more news than it needs.
+        let mut theirs = marks.iter().peekable();
+        let newer = self.marks(now).filter(|(name, ours)| {
+            while theirs.next_if(|(theirs, _)| theirs < *name).is_some() {}
+            let same = theirs.peek().filter(|(theirs, _)| theirs == *name);
+            after.is_none_or(|after| *name > after)
+                && (!more || last.is_some_and(|last| *name <= last))
+                && same.is_none_or(|(_, mark)| ours > mark)
+        });
+        let newer: Vec<_> = newer.map(|(name, mark)| (name.clone(), mark)).collect();
+        if let Some(link) = self.links.get_mut(from) {
+            link.apart = (!newer.is_empty()).then(|| link.apart.unwrap_or(now));
+        }
+        send_news::<T>(from, newer, out);
+    }
+
+    /// Sends rows that are wanted, each once in a while.
+    fn answer(
+        &mut self,
+        to: &NodeName,
+        names: &[NodeName],
+        now: Instant,
+        out: &mut Vec<OutputOf<T>>,
+    ) {
+        let Some(link) = self.links.get_mut(to) else { return };
+        link.answered.retain(|_, (_, at)| now < *at + T::RETRY / 2);
+        let (mut rows, mut size) = (Vec::new(), 0);
+        for row in names.iter().filter_map(|name| self.rows.get(name)) {
+            let sent = link.answered.get(&row.origin).is_some_and(|(sent, _)| *sent == row.mark());
+            if !sent && size <= MAX_ANSWER {
+                link.answered.insert(row.origin.clone(), (row.mark(), now));
+                size += row_size::<T>(row);
+                rows.push(row.clone());
+            }
+        }
+        let words = row_words::<T>(rows);
+        out.extend(words.into_iter().map(|word| Output::Send(to.clone(), word)));
+    }
+
+    /// Sends rows to every linked peer but the one they came from.
+    pub(super) fn send_all(
+        &self,
+        from: Option<&NodeName>,
+        rows: Vec<Arc<Row<T::Value>>>,
+        out: &mut Vec<OutputOf<T>>,
+    ) {
+        for word in row_words::<T>(rows) {
+            let peers = self.links.keys().filter(|peer| Some(*peer) != from);
+            out.extend(peers.map(|peer| Output::Send(peer.clone(), word.clone())));
+        }
+    }
+
+    /// Wants what is newer at a peer.
+    fn learn(
+        &mut self,
+        from: &NodeName,
+        mut marks: Vec<(NodeName, Mark)>,
+        now: Instant,
+        out: &mut Vec<OutputOf<T>>,
+    ) {
+        // Almost all of almost every list is known. Both are in order of names; of a list that is not, more is looked
+        // at below.
+        let mut rows = self.rows.iter().peekable();
+        marks.retain(|(origin, mark)| {
+            while rows.next_if(|(name, _)| *name < origin).is_some() {}
+            let row = rows.peek().filter(|(name, _)| *name == origin);
+            row.is_none_or(|(_, row)| row.mark() != *mark)
+        });
+        let full = !marks.is_empty() && self.rows.len() >= MAX_ROWS && self.spare().is_none();
+        let (mut wanted, mut absurd) = (Vec::new(), false);
+        for (origin, mark) in marks {
+            if origin == self.me {
+                self.claimed(mark, now, out);
+                continue;
+            }
+            let linked = self.links.get(&origin).map(|link| link.incarnation);
+            let its_own_end = linked.is_some() && origin == *from && mark.gone;
+            if its_own_end || self.absurd(&origin, mark) {
+                absurd = true;
+            } else if self.newer(&origin, mark)
+                // Of a later life than the linked one: its link is not reported yet.
+                && linked.is_none_or(|linked| mark.incarnation == linked)
+                && (!full || self.rows.contains_key(&origin))
+            {
+                self.want(from, origin, mark, now, &mut wanted, out);
+            }
+        }
+        send_want::<T>(from, wanted, out);
+        if absurd {
+            self.charge(from, "absurd mark", now, out);
+        }
+    }
+
+    fn want(
+        &mut self,
+        from: &NodeName,
+        origin: NodeName,
+        need: Mark,
+        now: Instant,
+        wanted: &mut Vec<NodeName>,
+        out: &mut Vec<OutputOf<T>>,
+    ) {
+        let linked = self.links.contains_key(&origin);
+        if let Some(ask) = self.asks.get_mut(&origin) {
+            if need >= ask.need {
+                ask.need = need;
+                if !linked {
+                    ask.via = from.clone();
+                }
+            }
+            return;
+        }
+        if self.asks.len() >= MAX_ROWS || wanted.len() >= MAX_WANTS {
+            return;
+        }
+        let (mut via, mut tries) = (from.clone(), 0);
+        if linked && origin != *from {
+            if T::TOMBSTONES == Tombstones::Final && need.gone {
+                return; // it is linked
+            }
+            // It shall send its row itself, and learn what others have of it.
+            out.push(Output::Send(origin.clone(), Word::News(vec![(origin.clone(), need)])));
+            out.push(Output::Send(origin.clone(), Word::Want(vec![origin.clone()])));
+            (via, tries) = (origin.clone(), MAX_TRIES);
+        } else {
+            wanted.push(origin.clone());
+        }
+        self.asks.insert(origin, Ask { via, at: now, need, tries });
+    }
+
+    /// Whether a row of that mark is to be taken from that peer.
+    fn accepts(
+        &mut self,
+        from: &NodeName,
+        origin: &NodeName,
+        mark: Mark,
+        now: Instant,
+        out: &mut Vec<OutputOf<T>>,
+    ) -> bool {
+        let linked = self.links.get(origin).map(|link| link.incarnation);
+        if *origin == self.me {
+            // A tombstone that others pass on may cross our going on above it.
+            let crossed = mark.gone && T::TOMBSTONES == Tombstones::Outbid;
+            if !crossed && (mark.gone || !self.newer(origin, mark)) {
+                self.charge(from, "row about ourselves", now, out);
+            }
+            self.claimed(mark, now, out);
+        } else if linked.is_some() && origin != from {
+            self.learn(from, vec![(origin.clone(), mark)], now, out);
+        } else if self.absurd(origin, mark) {
+            self.charge(from, "absurd mark", now, out);
+        } else if linked.is_some() && mark.gone {
+            self.charge(from, "its own tombstone", now, out);
+        } else if linked.is_some_and(|linked| linked != mark.incarnation) {
+            // Of a link that is over, or not reported yet.
+        } else if !self.newer(origin, mark) {
+            if origin == from {
+                self.asks.remove(origin); // it has nothing later, whatever others claim
+            }
+        } else {
+            return self.room(origin, out);
+        }
+        false
+    }
+
+    /// Takes a row, if it is later than what is known; returns it if it is to be passed on at once.
+    fn take(
+        &mut self,
+        from: &NodeName,
+        mut row: Row<T::Value>,
+        now: Instant,
+        out: &mut Vec<OutputOf<T>>,
+    ) -> Option<Arc<Row<T::Value>>> {
+        let (wall, latest) = (self.wall(now), self.latest(now));
+        match &mut row.state {
+            // Others' clocks do not matter here: it is kept as long as one that was made here.
+            State::Gone { at } if T::TOMBSTONES == Tombstones::Final => *at = wall,
+            State::Gone { at } if over::<T>(*at, wall) => return None,
+            State::Gone { .. } | State::Live(_) => {}
+        }
+        if !self.accepts(from, &row.origin, row.mark(), now, out) {
+            return None;
+        }
+        if let State::Live(value) = &mut row.state {
+            let broken = T::bound(value, latest).filter(|_| row.origin == *from);
+            broken.into_iter().for_each(|rule| self.charge(from, rule, now, out));
+        }
+        let young = T::TOMBSTONES == Tombstones::Outbid
+            && row.gone_at().is_some_and(|at| is_young(at, wall));
+        let row = self.put(row, false, now, out);
+        self.taken(&row.origin, from, now, out);
+        young.then_some(row)
+    }
+
+    /// Takes a part of a long row; with the last one the row is whole.
+    fn part(
+        &mut self,
+        from: &NodeName,
+        origin: NodeName,
+        (mark, part, parts): (Mark, u16, u16),
+        adds: T::Change,
+        now: Instant,
+        out: &mut Vec<OutputOf<T>>,
+    ) {
+        if part >= parts {
+            return self.charge(from, "absurd part", now, out);
+        }
+        if !self.accepts(from, &origin, mark, now, out) {
+            return;
+        }
+        let fits = |it: &Partial<_>| it.via == *from && it.of == (mark, parts) && it.next == part;
+        let mut partial = match self.partials.remove(&origin).filter(fits) {
+            Some(partial) => partial,
+            None if part == 0 => {
+                let (via, value) = (from.clone(), T::Value::default());
+                Partial { via, of: (mark, parts), next: 0, value }
+            }
+            None => return, // a part before it was lost: the next digest asks again
+        };
+        let broken = T::apply(&mut partial.value, adds, self.latest(now));
+        broken.filter(|_| origin == *from).into_iter().for_each(|r| self.charge(from, r, now, out));
+        partial.next += 1;
+        if partial.next == parts {
+            let (Mark { incarnation, version, .. }, state) = (mark, State::Live(partial.value));
+            self.put(Row { origin: origin.clone(), incarnation, version, state }, false, now, out);
+            self.taken(&origin, from, now, out);
+        } else if self.partials.len() < MAX_ROWS {
+            self.partials.insert(origin, partial);
+        }
+    }
+
+    /// Applies a delta of a linked origin, if it fits what is known.
+    fn delta(
+        &mut self,
+        from: &NodeName,
+        base: u64,
+        mark: Mark,
+        change: T::Change,
+        now: Instant,
+        out: &mut Vec<OutputOf<T>>,
+    ) -> bool {
+        let (latest, to) = (self.latest(now), mark.version);
+        let linked = self.links.get(from).map(|link| link.incarnation);
+        let Some(row) = self.rows.get_mut(from) else { return false };
+        let known = Mark { version: base, ..mark };
+        let next = to > base && to - base <= MAX_JUMP && to != u64::MAX;
+        if row.mark() != known || linked != Some(mark.incarnation) || !next {
+            return false;
+        }
+        let row = Arc::make_mut(row);
+        let State::Live(value) = &mut row.state else { return false };
+        row.version = to;
+        if let Some(rule) = T::apply(value, change, latest) {
+            self.charge(from, rule, now, out);
+        }
+        out.push(Output::Changed(from.clone()));
+        self.taken(from, from, now, out);
+        true
+    }
+
+    /// A row was raised by a peer: a question may be answered, and others may need it.
+    fn taken(
+        &mut self,
+        origin: &NodeName,
+        from: &NodeName,
+        now: Instant,
+        out: &mut Vec<OutputOf<T>>,
+    ) {
+        let Some(known) = self.known(origin) else { return };
+        if let Some(ask) = self.asks.remove(origin)
+            && known < ask.need
+            && origin != from
+            && self.links.contains_key(&ask.via)
+        {
+            // Meanwhile a later one was named.
+            out.push(Output::Send(ask.via.clone(), Word::Want(vec![origin.clone()])));
+            self.asks.insert(origin.clone(), Ask { at: now, ..ask });
+        }
+        if T::RELAYS > 0 && !known.gone {
+            self.fresh.insert(origin.clone(), from.clone());
+            self.news_at.get_or_insert(now + HOLD);
+        }
+    }
+
+    /// Names fresh rows to those that their origins do not reach.
+    fn relay(&mut self, out: &mut Vec<OutputOf<T>>) {
+        self.news_at = None;
+        let mut news: BTreeMap<NodeName, Vec<(NodeName, Mark)>> = BTreeMap::new();
+        for (origin, source) in mem::take(&mut self.fresh) {
+            let Some(row) = self.rows.get(&origin) else { continue };
+            let mut peers = T::relays(self, row, &source);
+            let most = if source == origin { peers.len() } else { T::RELAYS.min(peers.len()) };
+            for _ in 0..most {
+                let peer = peers.swap_remove(self.rng.random_range(0..peers.len()));
+                news.entry(peer).or_default().push((origin.clone(), row.mark()));
+            }
+        }
+        news.into_iter().for_each(|(peer, marks)| send_news::<T>(&peer, marks, out));
+    }
+}
+
+/// Whether a tombstone of that time has ended.
+fn over<T: Table>(at: u64, wall: u64) -> bool {
+    at.saturating_add(millis(T::TOMBSTONE)) <= wall
+}
+
+fn is_young(at: u64, wall: u64) -> bool {
+    at.saturating_add(millis(YOUNG)) > wall
+}
+
+fn send_want<T: Table>(peer: &NodeName, names: Vec<NodeName>, out: &mut Vec<OutputOf<T>>) {
+    for names in codec::chunks(MAX_ROWS, names, MAX_WORD - HEAD, |name| name.as_str().len() + 2) {
+        out.push(Output::Send(peer.clone(), Word::Want(names)));
+    }
+}
+
+fn send_news<T: Table>(peer: &NodeName, marks: Vec<(NodeName, Mark)>, out: &mut Vec<OutputOf<T>>) {
+    for marks in codec::chunks(MAX_ROWS, marks, MAX_WORD - HEAD, mark_size) {
+        out.push(Output::Send(peer.clone(), Word::News(marks)));
+    }
+}
+
+/// Rows in as many words as they need.
+pub(super) fn row_words<T: Table>(
+    rows: impl IntoIterator<Item = Arc<Row<T::Value>>>,
+) -> Vec<WordOf<T>> {
+    let (mut words, mut short) = (Vec::new(), Vec::new());
+    for row in rows {
+        match row.value().filter(|_| row_size::<T>(&row) > MAX_WORD - HEAD) {
+            Some(value) => words.extend(parts::<T>(&row, value)),
+            None => short.push(Arc::unwrap_or_clone(row)),
+        }
+    }
+    let short = codec::chunks(MAX_ROWS, short, MAX_WORD - HEAD, row_size::<T>);
+    words.extend(short.into_iter().map(Word::Rows));
+    words
+}
+
+fn parts<T: Table>(row: &Row<T::Value>, value: &T::Value) -> impl Iterator<Item = WordOf<T>> {
+    let changes = T::parts(value, MAX_WORD - HEAD);
+    let parts = u16::try_from(changes.len()).unwrap_or(u16::MAX);
+    let (origin, incarnation, version) = (row.origin.clone(), row.incarnation, row.version);
+    (0..parts).zip(changes).map(move |(part, adds)| {
+        let origin = origin.clone();
+        Word::Part { origin, incarnation, version, part, parts, adds }
+    })
+}
+
+// What things need on the wire, at most.
+
+fn mark_size((name, _): &(NodeName, Mark)) -> usize {
+    name.as_str().len() + 23
+}
+
+pub(crate) fn row_size<T: Table>(row: &Row<T::Value>) -> usize {
+    row.origin.as_str().len() + 40 + row.value().map_or(0, T::size)
+}
