@@ -209,10 +209,13 @@ impl<T: Table> Rows<T> {
         rng: StdRng,
     ) -> Self {
         let rows = remembered.into_iter().map(|row| (row.origin.clone(), Arc::new(row)));
-        let mut rows: BTreeMap<_, _> = rows.take(MAX_ROWS).collect();
+        let mut rows: BTreeMap<_, _> = rows.collect();
         let me = own.origin.clone();
-        if let Some(before) = rows.get(&me).filter(|row| row.incarnation == own.incarnation) {
+        if let Some(before) = rows.remove(&me).filter(|row| row.incarnation == own.incarnation) {
             own.version = own.version.max(before.version.saturating_add(1));
+        }
+        while rows.len() >= MAX_ROWS {
+            rows.pop_last();
         }
         rows.insert(me.clone(), Arc::new(own));
         let next_sweep = rows.values().any(|row| row.gone_at().is_some()).then_some(now);

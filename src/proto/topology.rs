@@ -17,7 +17,8 @@
 //! # Invariants
 //! 1. A cell of our row differs from the last input in measurements alone.
 //! 2. A row has at most 1024 cells, and no time more than a day ahead.
-//! 3. What left does not come back within 24 h, except in a later life or on a link.
+//! 3. What left does not come back within 24 h by this node's clock, except in a later life, on a link, or where its place
+//!    was needed.
 //! 4. A linked life has a row, if need be an empty one; that of an earlier life is gone.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -243,7 +243,8 @@ impl<T: Table> Rows<T> {
             let row = rows.peek().filter(|(name, _)| *name == origin);
             row.is_none_or(|(_, row)| row.mark() != *mark)
         });
-        let full = !marks.is_empty() && self.rows.len() >= MAX_ROWS && self.spare().is_none();
+        let unknown = marks.iter().any(|(origin, _)| !self.rows.contains_key(origin));
+        let full = unknown && self.rows.len() >= MAX_ROWS && self.spare().is_none();
         let (mut wanted, mut absurd) = (Vec::new(), false);
         for (origin, mark) in marks {
             if origin == self.me {
@@ -334,8 +335,10 @@ impl<T: Table> Rows<T> {
             if origin == from {
                 self.asks.remove(origin); // it has nothing later, whatever others claim
             }
-        } else {
-            return self.room(origin, out);
+        } else if self.room(origin, out) {
+            return true;
+        } else if linked.is_none() && !mark.gone && !self.asks.contains_key(origin) {
+            self.charge(from, "unwanted row", now, out);
         }
         false
     }

@@ -438,6 +438,24 @@ fn a_million_nodes_find_no_room() {
     assert!(a.mark("b@h").is_some());
 }
 
+#[test]
+fn an_unwanted_row_without_room_is_charged() {
+    let mut a = Alone::new(&["b@h"]);
+    let all: Vec<NodeName> = (0..MAX_ROWS).map(node).collect();
+    let cells = all.iter().map(|peer| (peer.clone(), Some(online()))).collect();
+    a.input(Input::Own(cells)); // so that nobody's row can be spared
+    a.hears("b@h", Word::News(vec![mark("x@h", 1, 1)]));
+    let rows = all.into_iter().map(|origin| Row { origin, ..row("x@h", 1, 1, &[]) });
+    assert_eq!(charged(&a.hears("b@h", Word::Rows(rows.take(MAX_ROWS - 2).collect()))), 0);
+    assert_eq!(a.machine.rows.rows.len(), MAX_ROWS);
+    assert_eq!(charged(&a.hears("b@h", Word::Rows(vec![row("x@h", 1, 1, &[])]))), 0, "wanted");
+    assert_eq!(charged(&a.hears("b@h", Word::Rows(vec![row("y@h", 1, 1, &[])]))), 1);
+    assert_eq!(a.hears("b@h", Word::News(vec![mark("y@h", 1, 1)])), [], "nor is it wanted");
+    a.input(Input::Linked(name("y@h"), life(1)));
+    assert_eq!(charged(&a.hears("y@h", Word::Rows(vec![row("y@h", 1, 1, &[])]))), 0, "its own");
+    assert_eq!(a.mark("y@h"), None);
+}
+
 fn node_of_many(at: usize) -> NodeName {
     name(&format!("{}{at}@{}", "m".repeat(50), format!("{}.", "h".repeat(60)).repeat(3) + "end"))
 }
