@@ -248,6 +248,10 @@ impl<T: Table> Rows<T> {
         self.rows.get(origin).map(Arc::as_ref)
     }
 
+    pub(super) fn is_linked(&self, peer: &NodeName) -> bool {
+        self.links.contains_key(peer)
+    }
+
     /// The linked peers.
     pub(super) fn peers(&self) -> impl Iterator<Item = &NodeName> {
         self.links.keys()
