@@ -201,6 +201,19 @@ fn what_is_heard_of_while_a_question_is_open_is_not_lost() {
 }
 
 #[test]
+fn what_a_lost_link_owed_is_wanted_of_another_and_its_parts_are_dropped() {
+    let mut a = Alone::new(&["b@h", "c@h"]);
+    let news = || Word::News(vec![mark("x@h", 1, 4)]);
+    assert_eq!(a.hears("b@h", news()), [want("b@h", &["x@h"])]);
+    assert_eq!(a.hears("b@h", part(0, 2, "p@h")), []);
+    a.input(Input::Unlinked(name("b@h")));
+    assert_eq!(a.hears("c@h", news()), [want("c@h", &["x@h"])]);
+    a.input(Input::Linked(name("b@h"), life(7)));
+    a.hears("b@h", part(1, 2, "q@h"));
+    assert_eq!(a.mark("x@h"), None);
+}
+
+#[test]
 fn a_long_row_counts_when_all_its_parts_came_in_order() {
     let parts = [part(0, 3, "p@h"), part(1, 3, "q@h"), part(2, 3, "r@h")];
     for order in [&[0, 1, 2][..], &[1, 0, 1, 2]] {
