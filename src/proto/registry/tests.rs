@@ -184,6 +184,7 @@ fn the_forgotten_one_that_lives_speaks_up() {
     let said = |version| Word::Rows(vec![entry("a@h", 3, version, "a")]);
     let out = a.told("b@h", tomb("a@h", 3, 2));
     assert_eq!([sent(&out, "b@h"), sent(&out, "c@h")], [[said(3)], [said(3)]]);
+    assert_eq!(charged(&out), [""; 0], "they may have crossed");
     let news = |version| Word::News(vec![(name("a@h"), mark(3, version, true))]);
     assert_eq!(a.hears("b@h", news(2)), [], "it is above that already");
     assert_eq!(a.hears("b@h", news(8)), [], "one word a second");
@@ -330,6 +331,10 @@ fn tombstones_make_room_and_end() {
 fn a_life_that_goes_on_speaks_above_its_last_word() {
     let a = Alone::remembering(&[], [entry("a@h", 3, 40, "a"), tomb("c@h", 1, 1)]);
     assert_eq!(a.mark("a@h"), Some(mark(3, 41, false)));
+    let many = (0..=MAX_ROWS).map(|n| entry(&format!("a{n}@h"), 1, 1, "x"));
+    let a = Alone::remembering(&[], many.chain([entry("a@h", 3, 40, "a")]));
+    let places = (a.mark("a@h"), a.machine.rows.len());
+    assert_eq!(places, (Some(mark(3, 41, false)), MAX_ROWS), "its own row has a place");
     let later = Alone::remembering(&[], [entry("a@h", 2, 40, "a")]);
     assert_eq!(later.mark("a@h"), Some(mark(3, 1, false)));
 }
