@@ -31,6 +31,7 @@ pub mod files;
 pub mod heartbeat_monitor;
 pub mod link;
 pub mod node_manager;
+#[path = "actors/news.rs"]
 pub mod pubsub;
 pub mod registry;
 pub mod supervisor;

@@ -13,10 +13,15 @@ use crate::proto::frame;
 use crate::proto::membership::LinkEnd;
 use crate::proto::outbox::{Piece, Records};
 
+#[path = "../exchange/tests/broadcasts.rs"]
 mod broadcasts;
+#[path = "../exchange/tests/calls.rs"]
 mod calls;
+#[path = "../exchange/tests/hostile.rs"]
 mod hostile;
+#[path = "../exchange/tests/kit.rs"]
 mod kit;
+#[path = "../exchange/tests/slow.rs"]
 mod slow;
 
 async fn alone() -> (PubSub, Root, Metrics) {

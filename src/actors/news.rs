@@ -30,14 +30,23 @@ use crate::proto::node::NodeName;
 use crate::proto::talk::Gone;
 use crate::proto::topic::{self, Name, Pattern, Topic};
 
+#[path = "news/announce.rs"]
 mod announce;
+#[path = "exchange/calls.rs"]
 mod calls;
+#[path = "news/events.rs"]
 mod events;
+#[path = "exchange/topics.rs"]
 mod exchange;
+#[path = "link/inbound.rs"]
 mod inbound;
+#[path = "exchange/outlet.rs"]
 mod outlet;
+#[path = "exchange/groups.rs"]
 mod remote;
+#[path = "exchange/subscription.rs"]
 mod subscription;
+#[path = "news/trail.rs"]
 mod trail;
 
 pub use calls::{CallError, Reply, Request, ServeError, Serving, Watch};
@@ -435,4 +444,5 @@ impl Process for Inside {
 }
 
 #[cfg(test)]
+#[path = "news/tests.rs"]
 pub(crate) mod tests;
