@@ -84,7 +84,7 @@ async fn main() -> Result<(), Failure> {
 /// Offers an adder until whoever asks has come and gone.
 async fn add(door: &Door) -> Result<(), Failure> {
     let (adder, _ended) = Actor::spawn(None, Adder, ()).await?;
-    door.pubsub().join_group(&"adders".parse()?, &adder);
+    door.exchange().join_group(&"adders".parse()?, &adder);
     let (mut members, mut came) = (door.members(), false);
     loop {
         let asks = members
@@ -104,10 +104,10 @@ async fn add(door: &Door) -> Result<(), Failure> {
 /// Tells all adders the same numbers and prints their sums.
 async fn ask(door: &Door, up: u64, adders: usize) -> Result<(), Failure> {
     let group = "adders".parse()?;
-    let mut found = door.pubsub().group::<Adding>(&group);
+    let mut found = door.exchange().group::<Adding>(&group);
     while found.len() < adders {
         tokio::time::sleep(TICK).await;
-        found = door.pubsub().group(&group);
+        found = door.exchange().group(&group);
     }
     found.sort_by_key(|adder| adder.node().to_string());
     for adder in &found {

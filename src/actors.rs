@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! root            rest_for_one
-//! ├─ pubsub       the door between nodes, and the news inside this one
+//! ├─ news         what happens, told inside this node, and words to actors of others
 //! ├─ records      one_for_one: nobody depends on it, so its crashes stay its own
 //! │  └─ event_log     what happens, and this node's life in the store
 //! ├─ cluster      rest_for_one
@@ -19,7 +19,7 @@
 //!
 //! An actor is a [`Process`](supervisor::Process): it turns a message into an input of its pure
 //! machine, performs the outputs and names its next deadline. It never waits. Commands go down
-//! through handles, news goes up through pubsub, reads go through `watch` views.
+//! through handles, news goes up through `news`, reads go through `watch` views.
 //!
 //! Every actor file begins with its card: what it **owns**, **hears**, **says**, what it is **after a
 //! restart**, and what it does **never**.
@@ -27,12 +27,12 @@
 pub mod channel_router;
 pub mod discovery;
 pub mod event_log;
+pub mod exchange;
 pub mod files;
 pub mod heartbeat_monitor;
 pub mod link;
+pub mod news;
 pub mod node_manager;
-#[path = "actors/news.rs"]
-pub mod pubsub;
 pub mod registry;
 pub mod supervisor;
 pub mod timer;

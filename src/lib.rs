@@ -14,8 +14,8 @@ pub mod node;
 
 // What a service that embeds a node names, at the root.
 pub use node::{
-    Admission, Builder, Bytes, CallError, Claims, Client, Config, Doing, Door, DoorError, Event,
-    Events, Handler, Json, Known, Majority, Message, News, Node, NodeName, Payload, Publisher,
-    Push, QUIET, Reaction, Reason, Received, Reply, Request, Role, Row, SendError, ServeError,
-    Serving, Spread, StartError, Status, Subscription, Topic, View, Watch, testkit,
+    Admission, Builder, Bytes, CallError, Claims, Client, Config, DeliveryReport, Doing, Door,
+    DoorError, Event, Events, Handler, Json, Known, Majority, Message, News, Node, NodeName,
+    Payload, Publisher, Push, QUIET, Reaction, Reason, Received, Reply, Request, Role, Row,
+    SendError, ServeError, Serving, StartError, Status, Subscription, Topic, View, Watch, testkit,
 };

@@ -42,10 +42,11 @@ use tokio::sync::oneshot;
 use crate::actors::channel_router;
 use crate::actors::discovery;
 use crate::actors::event_log::Journal;
+use crate::actors::exchange::Exchange;
 use crate::actors::files::{self, Files};
 use crate::actors::link::Myself;
+use crate::actors::news::Bus;
 use crate::actors::node_manager::NodeManager;
-use crate::actors::pubsub::PubSub;
 use crate::actors::registry::Registry;
 use crate::actors::supervisor::{self, Root};
 use crate::gateway::admin::Admin;
@@ -77,11 +78,12 @@ pub use config::Config;
 pub use door::{Door, DoorError};
 
 // What the door speaks, so that a service finds everything here.
-pub use crate::actors::node_manager::{Row, View};
-pub use crate::actors::pubsub::{
-    CallError, Events, Message, News, Received, Reply, Request, SendError, ServeError, Serving,
-    Spread, Subscription, Watch,
+pub use crate::actors::exchange::{
+    CallError, DeliveryReport, Message, Received, Reply, Request, SendError, ServeError, Serving,
+    Subscription, Watch,
 };
+pub use crate::actors::news::{Events, News};
+pub use crate::actors::node_manager::{Row, View};
 pub use crate::io::store::Known;
 pub use crate::proto::event::{Event, Reason, Status};
 pub use crate::proto::membership::Majority;
@@ -288,11 +290,11 @@ impl Node {
         let http = http.map(|clients| clients.with(&identity)).transpose()?;
         let incarnation = store.begin_life()?;
         let life = Arc::new(AtomicU64::new(incarnation.0));
-        let pubsub = PubSub::new(config.name.clone(), &metrics);
+        let bus = Bus::new(&Exchange::new(config.name.clone(), &metrics));
         let chain = Chain::new(store.clone(), config.name.clone())?;
-        let (trail, limits) = (pubsub.trail().clone(), config.events);
+        let (trail, limits) = (bus.trail().clone(), config.events);
         let journal = Journal::open(chain, trail, identity.clone(), life.clone(), limits)?;
-        say_started(&pubsub, opened, &identity, incarnation);
+        say_started(&bus, opened, &identity, incarnation);
         let remembered = records::remembered(&store, &config.name);
         let admin_socket = admin_socket(&config)?;
         let myself = Myself {
@@ -305,7 +307,7 @@ impl Node {
         let interface = beacon::interface(advertise.ip());
         let parts = Parts {
             socket: config.beacons.then(|| discovery::socket(interface)).flatten(),
-            tokens: tokens(&config, &identity, &pubsub),
+            tokens: tokens(&config, &identity, &bus),
             identity,
             files: Files::new(&metrics),
             listener: Arc::new(listener),
@@ -323,10 +325,10 @@ impl Node {
         };
         let incarnation = parts.myself.incarnation.clone();
         let manager = NodeManager::new(&parts.metrics);
-        let door = Door::new(pubsub.clone(), manager.peers(), parts.registry.clone());
+        let door = Door::new(bus.clone(), manager.peers(), parts.registry.clone());
         let http = parts.http.as_ref().map(|(_, address, _)| *address);
         let files = parts.files.clone();
-        let (tree, channels) = tree(&config, parts, &manager, &pubsub);
+        let (tree, channels) = tree(&config, parts, &manager, &bus);
         let served = serve(channels.admin(), config.bench)?;
         let root = supervisor::start(tree).await.map_err(|e| StartError::Spawn(e.to_string()))?;
         tracing::info!(
@@ -400,9 +402,9 @@ impl Node {
     /// Leaves the cluster: sends what waits, as far as that goes within a second, says goodbye to every
     /// peer, and stops.
     pub async fn shutdown(self) {
-        self.door.pubsub().announce(Event::NodeStopping);
+        self.door.bus().announce(Event::NodeStopping);
         self.channels.admin().clients.drain(true);
-        if tokio::time::timeout(FLUSH, self.door.pubsub().flushed()).await.is_err() {
+        if tokio::time::timeout(FLUSH, self.door.exchange().flushed()).await.is_err() {
             tracing::warn!("not every peer took what was published");
         }
         let [(done, said), (noted, written)] = [oneshot::channel(), oneshot::channel()];
@@ -435,12 +437,14 @@ fn admin_socket(config: &Config) -> Result<Arc<AdminSocket>, SocketError> {
 
 /// The names that every node serves.
 fn serve(admin: &Admin, bench: bool) -> Result<Vec<Serving>, ServeError> {
-    let pubsub = &admin.pubsub;
-    let echo = pubsub.serve(Name::echo(), |request: Request| async move { Ok(request.payload) })?;
-    let mut served = vec![echo, channel_router::answer(pubsub)?];
+    let bus = &admin.bus;
+    let echo = bus
+        .exchange()
+        .serve(Name::echo(), |request: Request| async move { Ok(request.payload) })?;
+    let mut served = vec![echo, channel_router::answer(bus.exchange())?];
     served.extend([sight::serve(admin)?, history::serve(admin)?]);
     if bench {
-        served.push(bench::serve(&admin.name, pubsub)?);
+        served.push(bench::serve(&admin.name, bus)?);
     }
     Ok(served)
 }
@@ -463,20 +467,20 @@ fn identity(config: &Config) -> Result<Identity, IdentityError> {
 }
 
 /// What judges clients' tokens, by the list that is there now.
-fn tokens(config: &Config, identity: &Identity, pubsub: &PubSub) -> Tokens {
+fn tokens(config: &Config, identity: &Identity, bus: &Bus) -> Tokens {
     let tokens = identity.tokens(&config.certs);
-    files::report_tokens(tokens.look(), pubsub, &config.metrics);
+    files::report_tokens(tokens.look(), bus, &config.metrics);
     tokens
 }
 
 /// The first events of a life.
-fn say_started(pubsub: &PubSub, opened: Opened, identity: &Identity, incarnation: Incarnation) {
+fn say_started(bus: &Bus, opened: Opened, identity: &Identity, incarnation: Incarnation) {
     if let Opened::SetAside(path) = opened {
-        pubsub.announce(Event::StoreSetAside { path: path.display().to_string() });
+        bus.announce(Event::StoreSetAside { path: path.display().to_string() });
     }
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    pubsub.announce(Event::NodeStarted { incarnation, version });
+    bus.announce(Event::NodeStarted { incarnation, version });
     let (id, cluster) = (identity.id().to_string(), identity.cluster().to_string());
     let development = identity.is_development();
-    pubsub.announce(Event::IdentityLoaded { id, cluster, development });
+    bus.announce(Event::IdentityLoaded { id, cluster, development });
 }

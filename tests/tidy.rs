@@ -22,7 +22,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("gateway", "history", &["admin"]),
     ("gateway", "http", &["admin", "channels", "gauges", "history", "sight"]), // which it serves
     ("gateway", "sight", &["admin"]),
-    ("actors", "*", &["supervisor", "timer", "pubsub", "link"]),
+    ("actors", "*", &["supervisor", "timer", "news", "exchange", "link"]),
     ("io", "*", &["clock", "modes"]),
     ("io", "tls", &["identity"]),
     ("io", "beacon", &["identity"]),
@@ -59,7 +59,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prost", &["proto::gate"]), // the gate reads ractor's frames with ractor's own decoder
     ("ractor", &["actors", "node"]),
     ("ratatui", &["cli::top"]),
-    ("ractor_cluster", &["actors::link", "actors::pubsub"]),
+    ("ractor_cluster", &["actors::link"]),
     ("rcgen", &["io::identity"]),
     ("redb", &["io::store"]),
     ("rustls", &["io::tls", "io::identity", "actors::link"]),

@@ -19,7 +19,8 @@ use ractor::ActorProcessingErr;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::actors::pubsub::{Delivery, PubSub, SendError, ServeError, Serving, Spread};
+use crate::actors::exchange::{DeliveryReport, Exchange, SendError, ServeError, Serving};
+use crate::actors::news::{Bus, Delivery};
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
@@ -63,7 +64,7 @@ impl Stamps {
 /// Publishes on channels: to clients of all nodes, and to whoever else subscribes to the topic.
 #[derive(Clone)]
 pub struct Publisher {
-    pubsub: PubSub,
+    exchange: Exchange,
     stamps: Arc<Mutex<Stamps>>,
 }
 
@@ -74,11 +75,11 @@ impl std::fmt::Debug for Publisher {
 }
 
 impl Publisher {
-    /// A publisher through this door.
+    /// A publisher through this exchange.
     #[must_use]
-    pub fn new(pubsub: &PubSub) -> Self {
+    pub fn new(exchange: &Exchange) -> Self {
         let stamps = Stamps { epoch: rand::random(), last: HashMap::new() };
-        Self { pubsub: pubsub.clone(), stamps: Arc::new(Mutex::new(stamps)) }
+        Self { exchange: exchange.clone(), stamps: Arc::new(Mutex::new(stamps)) }
     }
 
     /// To every node, without waiting: one that has no room misses it, and the result says so.
@@ -90,8 +91,8 @@ impl Publisher {
         topic: &Topic,
         event: &str,
         payload: &Payload,
-    ) -> Result<Spread, SendError> {
-        self.send(topic, event, payload, |bytes| self.pubsub.try_broadcast(topic, bytes))
+    ) -> Result<DeliveryReport, SendError> {
+        self.send(topic, event, payload, |bytes| self.exchange.try_broadcast(topic, bytes))
     }
 
     /// To the clients of this node alone.
@@ -103,8 +104,8 @@ impl Publisher {
         topic: &Topic,
         event: &str,
         payload: &Payload,
-    ) -> Result<Spread, SendError> {
-        self.send(topic, event, payload, |bytes| self.pubsub.local_broadcast(topic, bytes))
+    ) -> Result<DeliveryReport, SendError> {
+        self.send(topic, event, payload, |bytes| self.exchange.local_broadcast(topic, bytes))
     }
 
     fn send(
@@ -112,8 +113,8 @@ impl Publisher {
         topic: &Topic,
         event: &str,
         payload: &Payload,
-        send: impl FnOnce(bytes::Bytes) -> Result<Spread, SendError>,
-    ) -> Result<Spread, SendError> {
+        send: impl FnOnce(bytes::Bytes) -> Result<DeliveryReport, SendError>,
+    ) -> Result<DeliveryReport, SendError> {
         // Held while it is sent: numbers leave in their order.
         let mut stamps = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = stamps.next(topic);
@@ -126,8 +127,8 @@ impl Publisher {
 ///
 /// # Errors
 /// [`ServeError`]; nothing changed.
-pub fn answer(pubsub: &PubSub) -> Result<Serving, ServeError> {
-    pubsub.serve(Name::channels(), |_asked| async { Ok(bytes::Bytes::new()) })
+pub fn answer(exchange: &Exchange) -> Result<Serving, ServeError> {
+    exchange.serve(Name::channels(), |_asked| async { Ok(bytes::Bytes::new()) })
 }
 
 /// What the actor is made from.
@@ -154,7 +155,7 @@ enum Msg {
 #[derive(Clone)]
 pub struct ChannelRouter {
     handle: Handle<Msg>,
-    pubsub: PubSub,
+    bus: Bus,
     metrics: Metrics,
     numbers: Arc<AtomicU64>,
 }
@@ -162,10 +163,10 @@ pub struct ChannelRouter {
 impl ChannelRouter {
     /// A router that does not run yet.
     #[must_use]
-    pub fn new(pubsub: &PubSub, metrics: &Metrics) -> Self {
+    pub fn new(bus: &Bus, metrics: &Metrics) -> Self {
         Self {
             handle: Handle::new("channel_router", metrics),
-            pubsub: pubsub.clone(),
+            bus: bus.clone(),
             metrics: metrics.clone(),
             numbers: Arc::default(),
         }
@@ -238,7 +239,9 @@ impl Inside {
     }
 
     fn open(&mut self, topic: &Topic) -> bool {
-        let Ok(subscription) = self.router.pubsub.subscribe(topic.clone()) else { return false };
+        let Ok(subscription) = self.router.bus.exchange().subscribe(topic.clone()) else {
+            return false;
+        };
         let (orders, heard) = mpsc::unbounded_channel();
         let (to, about) = (self.myself.clone(), topic.clone());
         // A router that ended took its topics with it.
@@ -263,9 +266,9 @@ impl Inside {
     /// told things at once. One that does not answer in time holds up nobody.
     fn acquainted(&self) -> impl Future<Output = ()> + Send + 'static {
         let asks = (self.setup.linked)().into_iter().map(|peer| {
-            let pubsub = self.router.pubsub.clone();
+            let bus = self.router.bus.clone();
             let to = topic_of::Address { name: Name::channels(), node: Some(peer) };
-            async move { drop(pubsub.call(&to, bytes::Bytes::new(), ACQUAINT).await) }
+            async move { drop(bus.exchange().call(&to, bytes::Bytes::new(), ACQUAINT).await) }
         });
         let asks: Vec<_> = asks.collect();
         async move {
@@ -312,7 +315,7 @@ impl Inside {
             return self.router.metrics.count(Count::Channels, "presence_fault");
         };
         for peer in peers {
-            self.router.pubsub.tell(peer, Topic::channel_presence(), word.clone());
+            self.router.bus.tell(peer, Topic::channel_presence(), word.clone());
         }
     }
 
@@ -345,11 +348,11 @@ impl Process for Inside {
     ) -> Result<Self, ActorProcessingErr> {
         let told = myself.clone();
         // An actor that ended attaches anew when it starts.
-        router.pubsub.on_words(Self::NAME, Topic::channel_presence(), move |said| {
+        router.bus.on_words(Self::NAME, Topic::channel_presence(), move |said| {
             drop(told.cast(Mail::Message(Msg::Said(said))));
         });
         let told = myself.clone();
-        router.pubsub.on_events(Self::NAME, move |event| {
+        router.bus.on_events(Self::NAME, move |event| {
             let message = if let Event::PeerOnline { peer, .. } = event {
                 Msg::Up(peer.clone())
             } else if let Event::PeerOffline { peer, .. } = event {
@@ -361,7 +364,7 @@ impl Process for Inside {
         });
         let life = Incarnation(setup.incarnation.load(Ordering::Relaxed));
         let epoch = Epoch { life, boot: router.number() };
-        let (me, now) = (router.pubsub.name().clone(), timer::now());
+        let (me, now) = (router.bus.exchange().name().clone(), timer::now());
         let mut presence = Presence::new(me, epoch, now, rand::make_rng());
         let mut out = Vec::new();
         (setup.linked)().iter().for_each(|peer| presence.up(peer, now, &mut out));

@@ -19,7 +19,7 @@ use ractor::ActorProcessingErr;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use crate::actors::pubsub::PubSub;
+use crate::actors::news::Bus;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::beacon::{self, SealChecker};
@@ -86,7 +86,7 @@ pub struct Setup {
     /// How joining goes at this moment.
     pub join: Arc<dyn Fn() -> JoinView + Send + Sync>,
     /// The door.
-    pub pubsub: PubSub,
+    pub bus: Bus,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -274,7 +274,7 @@ impl Inside {
         for some in linked.chunks(TOLD) {
             match codec::encode(&some) {
                 Ok(payload) => {
-                    self.setup.pubsub.tell(peer, Topic::network_peers(), payload);
+                    self.setup.bus.tell(peer, Topic::network_peers(), payload);
                 }
                 Err(error) => tracing::error!(%error, "contacts cannot be encoded"),
             }
@@ -316,7 +316,7 @@ impl Process for Inside {
             (setup.hint)(Hint::Contact(contact, Source::Remembered));
         }
         let to = myself.clone();
-        setup.pubsub.on_events("discovery", move |event| {
+        setup.bus.on_events("discovery", move |event| {
             if let Event::PeerOnline { peer, .. } = event {
                 tell(&to, Msg::Online(peer.clone()));
             } else if matches!(event, Event::LinkLost { .. } | Event::PeerOffline { .. }) {
@@ -325,7 +325,7 @@ impl Process for Inside {
         });
         let to = myself.clone();
         let topic = Topic::network_peers();
-        setup.pubsub.on_words("discovery", topic, move |told| tell(&to, Msg::Told(told.payload)));
+        setup.bus.on_words("discovery", topic, move |told| tell(&to, Msg::Told(told.payload)));
         let machine = Machine::new(
             setup.config,
             Own {

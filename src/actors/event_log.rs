@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use ractor::ActorProcessingErr;
 
-use crate::actors::pubsub::PubSub;
+use crate::actors::news::Bus;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics, Timing};
@@ -44,7 +44,7 @@ pub struct Setup {
     /// What is kept there.
     pub journal: Journal,
     /// Where events come from.
-    pub pubsub: PubSub,
+    pub bus: Bus,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -141,7 +141,7 @@ impl Inside {
             && let Some(path) = &set_aside
         {
             let path = path.display().to_string();
-            self.setup.pubsub.announce(Event::StoreSetAside { path });
+            self.setup.bus.announce(Event::StoreSetAside { path });
         }
         self.set_aside = set_aside;
         match result {
@@ -153,7 +153,7 @@ impl Inside {
                     self.work.raise = self.work.raise.max(Some(Incarnation(0)));
                     self.write_within(RETRY);
                 } else if std::mem::take(&mut self.failing) {
-                    self.setup.pubsub.announce(Event::StoreRecovered);
+                    self.setup.bus.announce(Event::StoreRecovered);
                 }
                 match self.setup.journal.trail().waiting() {
                     // What was written is signed in time, also when nothing more happens.
@@ -166,7 +166,7 @@ impl Inside {
             Err(error) => {
                 self.setup.metrics.count(Count::Store, "failed");
                 if !std::mem::replace(&mut self.failing, true) {
-                    self.setup.pubsub.announce(Event::StoreFailing { why: error.to_string() });
+                    self.setup.bus.announce(Event::StoreFailing { why: error.to_string() });
                 }
                 self.work.raise = self.work.raise.max(work.raise);
                 self.work.seal |= work.seal;
@@ -183,7 +183,7 @@ impl Process for Inside {
 
     async fn start(setup: Setup, myself: &Address<Msg>) -> Result<Self, ActorProcessingErr> {
         let to = myself.clone();
-        setup.pubsub.on_events("event_log", move |event| {
+        setup.bus.on_events("event_log", move |event| {
             let raised = if let Event::IncarnationRaised { to } = event { Some(*to) } else { None };
             let message = raised.map_or(Msg::News, Msg::Raised);
             // The successor of an actor that ended writes at once.

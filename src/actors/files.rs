@@ -16,7 +16,7 @@ use ractor::ActorProcessingErr;
 use tokio::task::JoinSet;
 
 use crate::actors::link::Link;
-use crate::actors::pubsub::PubSub;
+use crate::actors::news::Bus;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::clock;
@@ -52,7 +52,7 @@ pub struct Setup {
     /// Has the links to judge.
     pub link: Link,
     /// The door.
-    pub pubsub: PubSub,
+    pub bus: Bus,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -144,21 +144,17 @@ impl Files {
 
 /// Announces and counts what a look at the token list found. A node looks first before it starts, so
 /// that no client comes before the list.
-pub fn report_tokens(
-    found: Result<Option<usize>, IdentityError>,
-    pubsub: &PubSub,
-    metrics: &Metrics,
-) {
+pub fn report_tokens(found: Result<Option<usize>, IdentityError>, bus: &Bus, metrics: &Metrics) {
     match found {
         Ok(None) => {}
         Ok(Some(tokens)) => {
             metrics.count(Count::Revocations, "tokens_loaded");
-            pubsub.announce(Event::TokensRevoked { tokens });
+            bus.announce(Event::TokensRevoked { tokens });
         }
         Err(error) => {
             metrics.count(Count::Revocations, "tokens_refused");
             let (list, why) = (Revocable::Tokens, error.to_string());
-            pubsub.announce(Event::RevocationsRefused { list, why });
+            bus.announce(Event::RevocationsRefused { list, why });
         }
     }
 }
@@ -264,13 +260,13 @@ impl Inside {
             Ok(Some(certificates)) => {
                 self.setup.metrics.count(Count::Revocations, "loaded");
                 let own = self.setup.identity.is_revoked();
-                self.setup.pubsub.announce(Event::CertificatesRevoked { certificates, own });
+                self.setup.bus.announce(Event::CertificatesRevoked { certificates, own });
                 self.setup.link.judge();
             }
             Err(error) => {
                 self.setup.metrics.count(Count::Revocations, "refused");
                 let (list, why) = (Revocable::Certificates, error);
-                self.setup.pubsub.announce(Event::RevocationsRefused { list, why });
+                self.setup.bus.announce(Event::RevocationsRefused { list, why });
             }
         }
     }
@@ -306,7 +302,7 @@ impl Process for Inside {
                 match found {
                     Found::Certs { certificates, tokens, own } => {
                         self.looked(certificates);
-                        report_tokens(tokens, &self.setup.pubsub, &self.setup.metrics);
+                        report_tokens(tokens, &self.setup.bus, &self.setup.metrics);
                         self.looked_at_own(own);
                         self.warn_of_ends();
                     }

@@ -1,7 +1,7 @@
 //! HeartbeatMonitor: who is alive.
 //!
 //! - **Owns** the failure detector, and the view of every peer's vital signs.
-//! - **Hears** which peers come and go (from PubSub), the signs of life of their links (from Link's
+//! - **Hears** which peers come and go (from Bus), the signs of life of their links (from Link's
 //!   pulses), and other nodes' questions, answers and doubts on `node:heartbeat`.
 //! - **Says** beats on the links; doubts as events; a peer that stays silent to NodeManager, which ends its
 //!   link; questions to other peers.
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::actors::link::{Link, RoundTrip};
-use crate::actors::pubsub::{Delivery, PubSub};
+use crate::actors::news::{Bus, Delivery};
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
@@ -86,7 +86,7 @@ pub struct Setup {
     /// The link layer.
     pub link: Link,
     /// The door.
-    pub pubsub: PubSub,
+    pub bus: Bus,
     /// Takes the peers that are given up.
     pub silent: Arc<dyn Fn(NodeName) + Send + Sync>,
     /// Ends the link of a peer that says too much.
@@ -154,7 +154,7 @@ impl Inside {
     }
 
     fn perform(&mut self, output: Output) {
-        let pubsub = self.setup.pubsub.clone();
+        let bus = self.setup.bus.clone();
         match output {
             Output::Beat(peer) => self.beat(&peer),
             Output::Ask { via, about } => self.say(via, &Word::Ask(about)),
@@ -163,18 +163,18 @@ impl Inside {
                 evidence.traces = self.traces(&peer);
                 let (phi, missed) = (evidence.phi, evidence.missed);
                 self.note(&peer, true, Some(evidence));
-                pubsub.announce(Event::PeerSuspected { peer, phi, missed });
+                bus.announce(Event::PeerSuspected { peer, phi, missed });
             }
             Output::Cleared(peer) => {
                 self.note(&peer, false, None);
-                pubsub.announce(Event::PeerCleared { peer });
+                bus.announce(Event::PeerCleared { peer });
             }
             Output::Silent(peer, mut evidence) => {
                 evidence.traces = self.traces(&peer);
                 let broken = evidence.broken();
                 self.note(&peer, false, Some(evidence.clone()));
                 let Evidence { phi, missed, heard_by, confirmed_by, .. } = evidence;
-                pubsub.announce(Event::PeerSilent {
+                bus.announce(Event::PeerSilent {
                     peer: peer.clone(),
                     phi,
                     missed,
@@ -186,7 +186,7 @@ impl Inside {
             }
             Output::Paused(late) => {
                 let millis = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
-                pubsub.announce(Event::Paused { millis });
+                bus.announce(Event::Paused { millis });
             }
         }
     }
@@ -220,7 +220,7 @@ impl Inside {
 
     fn say(&self, to: NodeName, word: &Word) {
         match codec::encode(word) {
-            Ok(payload) => self.setup.pubsub.tell(&to, Topic::node_heartbeat(), payload),
+            Ok(payload) => self.setup.bus.tell(&to, Topic::node_heartbeat(), payload),
             Err(error) => tracing::error!(%error, "a heartbeat message cannot be encoded"),
         }
     }
@@ -324,7 +324,7 @@ impl Process for Inside {
         myself: &Address<Msg>,
     ) -> Result<Self, ActorProcessingErr> {
         let to = myself.clone();
-        setup.pubsub.on_events("heartbeat_monitor", move |event| {
+        setup.bus.on_events("heartbeat_monitor", move |event| {
             let message = if let Event::PeerOnline { peer, .. } = event {
                 Msg::Linked(peer.clone())
             } else if let Event::PeerForgotten { peer } = event {
@@ -341,7 +341,7 @@ impl Process for Inside {
             drop(to.cast(Mail::Message(message)));
         });
         let (to, topic) = (myself.clone(), Topic::node_heartbeat());
-        setup.pubsub.on_words("heartbeat_monitor", topic, move |delivery| {
+        setup.bus.on_words("heartbeat_monitor", topic, move |delivery| {
             drop(to.cast(Mail::Message(Msg::Said(delivery))));
         });
         let machine = Heartbeat::new(setup.config, setup.name.clone());

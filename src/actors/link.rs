@@ -4,7 +4,7 @@
 //!   ractor_cluster's `NodeServer` (its child; if that ends, this actor ends).
 //! - **Hears** commands from NodeManager (dial, proceed, refuse, abandon, close), the steps of its own
 //!   handshake tasks, and the session events of ractor_cluster.
-//! - **Says** each step to its one listener as a [`Report`]; to PubSub which links are up.
+//! - **Says** each step to its one listener as a [`Report`]; to Bus which links are up.
 //! - **After a restart**: no connection is left, the peers see their streams end and everybody dials
 //!   again. The listening socket itself survives.
 //! - **Never** hands ractor a stream before NodeManager agreed, before the peer's earlier session is
@@ -23,7 +23,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsStream;
 
-use crate::actors::pubsub::{Outlet, PubSub};
+use crate::actors::exchange::Outlet;
+use crate::actors::news::Bus;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics, Timing};
@@ -36,6 +37,7 @@ use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
 mod accept;
 pub(crate) mod cable;
 mod handshake;
+mod inbound;
 mod mux;
 mod pulse;
 mod sessions;
@@ -85,7 +87,7 @@ pub struct Setup {
     /// Who this node is.
     pub myself: Myself,
     /// The door.
-    pub pubsub: PubSub,
+    pub bus: Bus,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -387,7 +389,7 @@ impl Inside {
         let (pipe, ractor_end) = tokio::io::duplex(mux::PIPE);
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, ends(&established.stream)));
-        let door = mux::Door::open(&self.setup.pubsub, peer.clone());
+        let door = mux::Door::open(&self.setup.bus, peer.clone());
         let outlet = door.outlet();
         let own = mux::Own { parting, controls, pulse: pulse.clone() };
         let (myself, inbound) = (self.myself.clone(), matches!(attempt, AttemptId::Inbound(_)));
@@ -450,7 +452,7 @@ impl Inside {
     fn session_ready(&mut self, attempt: AttemptId, number: u64) {
         if let Some(Stage::Running(running)) = self.links.get_mut(&attempt).map(|l| &mut l.stage) {
             running.ready = true;
-            self.setup.pubsub.session(number, running.outlet.clone());
+            self.setup.bus.exchange().session(number, running.outlet.clone());
             self.report(Report::Ready(attempt));
         }
     }

@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use tokio::sync::{oneshot, watch};
 
 use crate::actors::link::{Link, Myself, Report};
-use crate::actors::pubsub::PubSub;
+use crate::actors::news::Bus;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::clock;
@@ -57,7 +57,7 @@ pub struct Setup {
     /// The link layer.
     pub link: Link,
     /// Where events go.
-    pub pubsub: PubSub,
+    pub bus: Bus,
     /// Counts the lives of this actor: attempts are numbered from it.
     pub lives: Arc<AtomicU64>,
     /// The nodes that are forgotten at this moment, with the life that is.
@@ -204,7 +204,7 @@ impl Inside {
             Output::Renew(Incarnation(to)) => {
                 self.setup.myself.incarnation.store(to, Ordering::Relaxed);
             }
-            Output::Announce(event) => self.setup.pubsub.announce(event),
+            Output::Announce(event) => self.setup.bus.announce(event),
         }
     }
 

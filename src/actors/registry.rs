@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use ractor::ActorProcessingErr;
 use tokio::sync::{oneshot, watch};
 
-use crate::actors::pubsub::{Delivery, PubSub};
+use crate::actors::news::{Bus, Delivery};
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::clock;
@@ -87,7 +87,7 @@ pub struct Setup {
     /// The open store.
     pub store: Arc<Store>,
     /// The door.
-    pub pubsub: PubSub,
+    pub bus: Bus,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -217,7 +217,7 @@ impl Inside {
             match output {
                 Output::Send(peer, word) => match codec::encode(&word) {
                     Ok(payload) => {
-                        self.setup.pubsub.tell(&peer, Topic::network_registry(), payload);
+                        self.setup.bus.tell(&peer, Topic::network_registry(), payload);
                     }
                     Err(error) => tracing::error!(%error, "a registry word cannot be encoded"),
                 },
@@ -450,13 +450,13 @@ impl Process for Inside {
     ) -> Result<Self, ActorProcessingErr> {
         let to = myself.clone();
         // The successor of an actor that ended subscribes anew.
-        setup.pubsub.on_events("registry", move |event| {
+        setup.bus.on_events("registry", move |event| {
             if !matches!(event, Event::LinkChanged { .. }) {
                 drop(to.cast(Mail::Message(Msg::Changed)));
             }
         });
         let (to, topic) = (myself.clone(), Topic::network_registry());
-        setup.pubsub.on_words("registry", topic, move |delivery| {
+        setup.bus.on_words("registry", topic, move |delivery| {
             drop(to.cast(Mail::Message(Msg::Said(delivery))));
         });
         let incarnation = Incarnation(setup.incarnation.load(Ordering::Relaxed));

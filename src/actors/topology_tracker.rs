@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use ractor::ActorProcessingErr;
 use tokio::sync::watch;
 
-use crate::actors::pubsub::{Delivery, PubSub};
+use crate::actors::news::{Bus, Delivery};
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::clock;
@@ -112,7 +112,7 @@ pub struct Setup {
     /// Ends the link of a peer that breaks the rules.
     pub cut: Arc<dyn Fn(NodeName) + Send + Sync>,
     /// The door.
-    pub pubsub: PubSub,
+    pub bus: Bus,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -170,7 +170,7 @@ impl Inside {
             match output {
                 Output::Send(peer, word) => match codec::encode(&word) {
                     Ok(payload) => {
-                        self.setup.pubsub.tell(&peer, Topic::network_topology(), payload);
+                        self.setup.bus.tell(&peer, Topic::network_topology(), payload);
                     }
                     Err(error) => tracing::error!(%error, "a topology word cannot be encoded"),
                 },
@@ -201,7 +201,7 @@ impl Inside {
         let matrix = Arc::new(Matrix { version, agreement, apart, rows, lives, forgotten });
         let before = self.publish.send_replace(matrix.clone());
         for event in changes(&before, &matrix, &self.setup.name) {
-            self.setup.pubsub.announce(event);
+            self.setup.bus.announce(event);
         }
     }
 
@@ -302,7 +302,7 @@ impl Process for Inside {
     ) -> Result<Self, ActorProcessingErr> {
         let to = myself.clone();
         // The successor of an actor that ended subscribes anew.
-        setup.pubsub.on_events("topology_tracker", move |event| {
+        setup.bus.on_events("topology_tracker", move |event| {
             if let Event::PeerForgotten { peer } = event {
                 drop(to.cast(Mail::Message(Msg::Forgotten(peer.clone()))));
             } else if !matches!(event, Event::LinkChanged { .. }) {
@@ -310,7 +310,7 @@ impl Process for Inside {
             }
         });
         let (to, topic) = (myself.clone(), Topic::network_topology());
-        setup.pubsub.on_words("topology_tracker", topic, move |delivery| {
+        setup.bus.on_words("topology_tracker", topic, move |delivery| {
             drop(to.cast(Mail::Message(Msg::Said(delivery))));
         });
         let incarnation = Incarnation(setup.incarnation.load(Ordering::Relaxed));

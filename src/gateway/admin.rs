@@ -22,8 +22,8 @@ use tokio::sync::watch;
 
 use crate::actors::event_log::Journal;
 use crate::actors::heartbeat_monitor::Vitals;
+use crate::actors::news::{Bus, Wanted};
 use crate::actors::node_manager::{Row, View, majority};
-use crate::actors::pubsub::{PubSub, Wanted};
 use crate::actors::registry::Nodes;
 use crate::actors::supervisor::{Child, Roster};
 use crate::actors::timer;
@@ -245,7 +245,7 @@ pub struct Admin {
     /// What happened.
     pub journal: Journal,
     /// The door.
-    pub pubsub: PubSub,
+    pub bus: Bus,
     /// Counters.
     pub metrics: Metrics,
     /// The clients that are here.
@@ -506,14 +506,14 @@ async fn talk(admin: &Admin, stream: UnixStream) -> std::io::Result<()> {
             watch(admin, (after, wanted), reader, writer).await
         }
         Request::Publish { topic, bytes } => {
-            messages::publish(&admin.pubsub, &topic, bytes, (reader, writer)).await
+            messages::publish(admin.bus.exchange(), &topic, bytes, (reader, writer)).await
         }
         Request::Call { to, within, bytes } => {
             let within = Duration::from_millis(within);
             messages::call(admin, &to, within, bytes, (reader, writer)).await
         }
         Request::Subscribe { pattern } => {
-            messages::subscribe(&admin.pubsub, &pattern, (reader, writer)).await
+            messages::subscribe(admin.bus.exchange(), &pattern, (reader, writer)).await
         }
         Request::Status
         | Request::Nodes
@@ -566,7 +566,8 @@ async fn say(writer: &mut OwnedWriteHalf, what: &impl Serialize) -> std::io::Res
 mod tests {
     use super::*;
     use crate::actors::event_log::{self, EventLog};
-    use crate::actors::pubsub::WAITING;
+    use crate::actors::exchange::Exchange;
+    use crate::actors::news::WAITING;
     use crate::actors::supervisor::{Root, Tree, start};
     use crate::actors::tests::cluster;
     use crate::gateway::status::What;
@@ -584,7 +585,7 @@ mod tests {
         dir: TempDir,
         metrics: Metrics,
         view: watch::Sender<View>,
-        pubsub: PubSub,
+        bus: Bus,
         root: Root,
         _socket: sockets::AdminSocket,
     }
@@ -598,13 +599,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (metrics, roster) = (Metrics::default(), Roster::default());
         let (view, peers) = watch::channel(View::default());
-        let pubsub = PubSub::new("a@127.0.0.1".parse().expect("valid"), &metrics);
+        let bus = Bus::new(&Exchange::new("a@127.0.0.1".parse().expect("valid"), &metrics));
         let victim = EventLog::new(&metrics);
         let store = Store::open(&dir.path().join("data"), clock::wall()).expect("opens").0;
         let (store, life) = (Arc::new(store), Arc::new(AtomicU64::new(3)));
         let identity = cluster(&["a@127.0.0.1"]).remove(0);
         let chain = Chain::new(store.clone(), name("a@127.0.0.1")).expect("its own");
-        let (trail, limits) = (pubsub.trail().clone(), event_log::LIMITS);
+        let (trail, limits) = (bus.trail().clone(), event_log::LIMITS);
         let journal = Journal::open(chain, trail, Arc::new(identity), life, limits).expect("opens");
         let admin = Admin {
             journal: journal.clone(),
@@ -622,7 +623,7 @@ mod tests {
             matrix: watch::channel(Arc::default()).1,
             nodes: watch::channel(Nodes::default()).1,
             forget: Arc::new(|_node, _life| {}),
-            pubsub: pubsub.clone(),
+            bus: bus.clone(),
             metrics: metrics.clone(),
             disconnect: Arc::new(|_node| {}),
             store: Arc::new(Condition::default),
@@ -636,20 +637,20 @@ mod tests {
         let victim = victim.child(event_log::Setup {
             store,
             journal,
-            pubsub: pubsub.clone(),
+            bus: bus.clone(),
             metrics: metrics.clone(),
         });
         let tree = Tree {
             name: "root",
             strategy: Strategy::OneForOne,
             intensity: Intensity::default(),
-            children: vec![pubsub.child(), victim, admin.child(socket.listener())],
+            children: vec![bus.child(), victim, admin.child(socket.listener())],
             roster,
             metrics: metrics.clone(),
             ended: Arc::new(|_, _, _| {}),
         };
         let root = start(tree).await.expect("starts");
-        World { dir, metrics, view, pubsub, root, _socket: socket }
+        World { dir, metrics, view, bus, root, _socket: socket }
     }
 
     impl World {
@@ -735,12 +736,12 @@ mod tests {
         assert_eq!(next().await, "{\"watching\":\"a@127.0.0.1\"}");
         let event = |millis| Event::Paused { millis };
         let change = |line: String| serde_json::from_str::<Change>(&line).expect("a change").what;
-        world.pubsub.announce(event(1));
+        world.bus.announce(event(1));
         assert_eq!(change(next().await), What::Event(event(1)));
         // More than the socket and the queue hold, before anything is read.
         let flood = 40 * WAITING as u64;
-        (2..=flood).for_each(|n| world.pubsub.announce(event(n)));
-        while world.pubsub.trail().latest(0, &Wanted::default()).next < flood {
+        (2..=flood).for_each(|n| world.bus.announce(event(n)));
+        while world.bus.trail().latest(0, &Wanted::default()).next < flood {
             tokio::task::yield_now().await;
         }
         let (mut seen, mut missed) = (1, 0);
@@ -811,7 +812,7 @@ mod tests {
         assert!(text.contains("--chaos"), "{text}");
         let world = world(true).await;
         let text = error(world.ask(b"{\"ask\":\"kill\",\"actor\":\"x\"}\n").await);
-        assert_eq!(text, "the actors are: admin event_log pubsub");
+        assert_eq!(text, "the actors are: admin event_log news");
         assert_eq!(world.ask(kill).await, Answer::Done);
         let restarted = "actor_restarts_total{kind=\"event_log\"} 1";
         let waiting = async {

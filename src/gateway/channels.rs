@@ -103,7 +103,7 @@ impl Channels {
     ) -> Self {
         Self {
             router: router.clone(),
-            publisher: Publisher::new(&admin.pubsub),
+            publisher: Publisher::new(admin.bus.exchange()),
             handlers: Handlers::default(),
             admin: admin.clone(),
             metrics: admin.metrics.clone(),

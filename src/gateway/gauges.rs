@@ -165,7 +165,7 @@ fn traffic(admin: &Admin, gauges: &mut Gauges) {
     };
     gauges.counts("xpando_link_messages", "Messages over links", ways(|flow| flow.messages));
     gauges.counts("xpando_link_bytes", "Bytes over links", ways(|flow| flow.bytes));
-    let waiting = admin.pubsub.waiting();
+    let waiting = admin.bus.exchange().waiting();
     let waiting = waiting.into_iter().flat_map(|(peer, lanes)| {
         lanes.map(|(lane, bytes)| {
             let labels = vec![("peer", peer.to_string()), ("lane", lane.label().to_owned())];

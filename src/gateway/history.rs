@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::actors::event_log::Query;
-use crate::actors::pubsub::{ServeError, Serving, Wanted};
+use crate::actors::exchange::{ServeError, Serving};
+use crate::actors::news::Wanted;
 use crate::gateway::admin::Admin;
 use crate::gateway::status::{Change, Changes};
 use crate::proto::node::NodeName;
@@ -83,8 +84,8 @@ pub async fn here(admin: &Admin, asked: Asked) -> Changes {
 /// # Errors
 /// [`ServeError`]; nothing changed.
 pub fn serve(admin: &Admin) -> Result<Serving, ServeError> {
-    let (admin, pubsub) = (admin.clone(), &admin.pubsub);
-    pubsub.serve(Name::history(), move |request| {
+    let (admin, bus) = (admin.clone(), &admin.bus);
+    bus.exchange().serve(Name::history(), move |request| {
         let admin = admin.clone();
         async move {
             let text = |error: serde_json::Error| error.to_string();
@@ -134,7 +135,7 @@ async fn of(admin: &Admin, node: &NodeName, asked: Asked) -> Result<Changes, Str
     }
     let to = Address { name: Name::history(), node: Some(node.clone()) };
     let asked = serde_json::to_vec(&asked).map_err(|error| error.to_string())?;
-    let reply = admin.pubsub.call(&to, asked, PATIENCE).await;
+    let reply = admin.bus.exchange().call(&to, asked, PATIENCE).await;
     let reply = reply.map_err(|error| error.to_string())?;
     serde_json::from_slice(&reply).map_err(|error| format!("an answer in other words: {error}"))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::actors::pubsub::{ServeError, Serving};
+use crate::actors::exchange::{ServeError, Serving};
 use crate::gateway::admin::Admin;
 use crate::gateway::status::Sight;
 use crate::proto::node::NodeName;
@@ -20,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// # Errors
 /// [`ServeError`]; nothing changed.
 pub fn serve(admin: &Admin) -> Result<Serving, ServeError> {
-    let (admin, pubsub) = (admin.clone(), &admin.pubsub);
-    pubsub.serve(Name::sight(), move |_asked| {
+    let (admin, bus) = (admin.clone(), &admin.bus);
+    bus.exchange().serve(Name::sight(), move |_asked| {
         let sight = serde_json::to_vec(&admin.sight());
         async move { sight.map(Bytes::from).map_err(|error| error.to_string()) }
     })
@@ -33,7 +33,7 @@ pub(super) async fn of(admin: &Admin, node: &NodeName) -> Result<Sight, String> 
         return Ok(admin.sight());
     }
     let to = Address { name: Name::sight(), node: Some(node.clone()) };
-    let reply = admin.pubsub.call(&to, Bytes::new(), PATIENCE).await;
+    let reply = admin.bus.exchange().call(&to, Bytes::new(), PATIENCE).await;
     let reply = reply.map_err(|error| error.to_string())?;
     serde_json::from_slice(&reply).map_err(|error| format!("an answer in other words: {error}"))
 }

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use crate::actors::pubsub::{PubSub, Received, Reply, Request, ServeError, Serving};
+use crate::actors::exchange::{Exchange, Received, Reply, Request, ServeError, Serving};
+use crate::actors::news::Bus;
 use crate::actors::timer;
 use crate::io::usage::{Usage, usage};
 use crate::proto::node::NodeName;
@@ -149,7 +150,8 @@ struct Run {
 }
 
 struct Bench {
-    pubsub: PubSub,
+    bus: Bus,
+    exchange: Exchange,
     run: Mutex<Option<Run>>,
     held: Mutex<Option<topics::Held>>,
 }
@@ -158,11 +160,16 @@ struct Bench {
 ///
 /// # Errors
 /// [`ServeError`].
-pub(super) fn serve(me: &NodeName, pubsub: &PubSub) -> Result<Serving, ServeError> {
-    let bench =
-        Arc::new(Bench { pubsub: pubsub.clone(), run: Mutex::default(), held: Mutex::default() });
+pub(super) fn serve(me: &NodeName, bus: &Bus) -> Result<Serving, ServeError> {
+    let exchange = bus.exchange();
+    let bench = Arc::new(Bench {
+        bus: bus.clone(),
+        exchange: exchange.clone(),
+        run: Mutex::default(),
+        held: Mutex::default(),
+    });
     let me = me.clone();
-    pubsub.serve(Name::bench(), move |request| {
+    exchange.serve(Name::bench(), move |request| {
         let (bench, own) = (bench.clone(), request.from == me);
         async move { bench.obey(&request, own).await }
     })
@@ -192,10 +199,10 @@ impl Bench {
             },
             Order::Check(pattern) => self.check(&pattern),
             Order::Checked => self.checked(),
-            Order::Numbers(numbers) => json(&numbered::publish(&self.pubsub, &numbers).await?),
+            Order::Numbers(numbers) => json(&numbered::publish(&self.exchange, &numbers).await?),
             Order::Topics(below, count) => self.hold(&below, count),
-            Order::Flood(time) => json(&flood::flood(&self.pubsub, time).await),
-            Order::Churn(below, time) => json(&topics::churn(&self.pubsub, &below, time).await?),
+            Order::Flood(time) => json(&flood::flood(&self.bus, time).await),
+            Order::Churn(below, time) => json(&topics::churn(&self.exchange, &below, time).await?),
         }
     }
 
@@ -205,7 +212,7 @@ impl Bench {
         if count == 0 {
             return json(&Changed::default());
         }
-        let (holds, changed) = topics::hold(&self.pubsub, below, count)?;
+        let (holds, changed) = topics::hold(&self.exchange, below, count)?;
         *held = Some(holds);
         json(&changed)
     }
@@ -217,7 +224,7 @@ impl Bench {
         }
         let (counts, mut tasks) = (Arc::<Counts>::default(), JoinSet::new());
         for _ in 0..subscribers {
-            let subscription = self.pubsub.subscribe(topic.clone());
+            let subscription = self.exchange.subscribe(topic.clone());
             let mut subscription = subscription.map_err(|error| error.to_string())?;
             let counts = counts.clone();
             tasks.spawn(async move {
@@ -235,7 +242,7 @@ impl Bench {
 
     fn check(self: &Arc<Self>, pattern: &str) -> Reply {
         let pattern = pattern.parse::<Pattern>().map_err(|error| error.to_string())?;
-        let subscription = self.pubsub.subscribe(pattern).map_err(|error| error.to_string())?;
+        let subscription = self.exchange.subscribe(pattern).map_err(|error| error.to_string())?;
         let (ledger, mut tasks) = (Arc::new(Mutex::new(Ledger::new())), JoinSet::new());
         tasks.spawn(numbered::keep(subscription, ledger.clone()));
         self.begin(Arc::default(), ledger, tasks);
@@ -282,7 +289,7 @@ impl Bench {
 
     async fn ask(&self, node: &NodeName) -> Result<Seen, String> {
         let address = Address { name: Name::bench(), node: Some(node.clone()) };
-        let seen = self.pubsub.call(&address, json(&Order::Seen)?, ANSWER).await;
+        let seen = self.exchange.call(&address, json(&Order::Seen)?, ANSWER).await;
         let seen = seen.map_err(|error| format!("{node}: {error}"))?;
         serde_json::from_slice(&seen).map_err(|error| error.to_string())
     }
@@ -309,7 +316,7 @@ impl Bench {
         let mut tasks = JoinSet::new();
         for _ in 0..load.concurrency.max(1) {
             let publisher = Publisher {
-                pubsub: self.pubsub.clone(),
+                exchange: self.exchange.clone(),
                 load: load.clone(),
                 topic: topic.clone(),
                 first: first.clone(),
@@ -353,8 +360,8 @@ impl Bench {
     async fn until_wanted(&self, topic: &Topic, nodes: usize) -> Result<(), String> {
         let deadline = timer::now() + ANSWER;
         while timer::now() < deadline {
-            let spread = self.pubsub.try_broadcast(topic, Bytes::new());
-            if spread.is_ok_and(|spread| spread.peers >= nodes) {
+            let report = self.exchange.try_broadcast(topic, Bytes::new());
+            if report.is_ok_and(|report| report.peers >= nodes) {
                 return Ok(());
             }
             tokio::time::sleep(PROBE).await;
@@ -392,7 +399,7 @@ impl Bench {
         let mut times = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             let start = timer::now();
-            if self.pubsub.call(&to, Bytes::from_static(b"probe"), ANSWER).await.is_ok() {
+            if self.exchange.call(&to, Bytes::from_static(b"probe"), ANSWER).await.is_ok() {
                 times.push(nanos(timer::now() - start));
             }
             tokio::time::sleep(PROBE).await;
@@ -417,7 +424,7 @@ impl Bench {
                 let (mut times, mut done, mut failed) = (Vec::new(), 0_u64, 0_u64);
                 let mut begin = timer::now();
                 while begin < end && take(&left, 1) == 1 {
-                    match bench.pubsub.call(&to, payload.clone(), ANSWER).await {
+                    match bench.exchange.call(&to, payload.clone(), ANSWER).await {
                         Ok(_) => done += 1,
                         Err(_) => failed += 1,
                     }
@@ -449,7 +456,7 @@ impl Bench {
 
 /// One task that publishes.
 struct Publisher {
-    pubsub: PubSub,
+    exchange: Exchange,
     load: Arc<Load>,
     topic: Topic,
     first: NodeName,
@@ -472,12 +479,13 @@ impl Publisher {
                 let payload = payload.clone();
                 reached += match self.load.kind {
                     Kind::Cast | Kind::Call => {
-                        let sent = self.pubsub.direct_broadcast(&self.first, &self.topic, payload);
+                        let sent =
+                            self.exchange.direct_broadcast(&self.first, &self.topic, payload);
                         sent.await.map(|()| 1)
                     }
                     Kind::Fanout => {
-                        let spread = self.pubsub.broadcast(&self.topic, payload).await;
-                        spread.map(|spread| spread.peers as u64)
+                        let report = self.exchange.broadcast(&self.topic, payload).await;
+                        report.map(|report| report.peers as u64)
                     }
                 }
                 .map_err(|error| error.to_string())?;

@@ -3,7 +3,7 @@
 //! A [`Node`](crate::node::Node) is one, and so is each mock node of the [test
 //! kit](crate::node::testkit): a service that talks through a `Door` does not know which it has. Topics,
 //! names and addresses are texts here, read at each use; payloads are bytes or, in the methods that end
-//! in `typed`, values. Everything is carried by [`PubSub`], which takes what is read already.
+//! in `typed`, values. Everything is carried by [`Exchange`], which takes what is read already.
 //!
 //! A value travels as postcard, which names neither fields nor types: the type is the contract between the
 //! nodes, and another one may be read as nonsense rather than refused (a bare `21` is an `i32`, no `u32`).
@@ -25,8 +25,8 @@
 //! let mut moves = b.subscribe("game:*")?;
 //! testkit::settled().await; // a knows of it
 //! let moved = Moved { piece: "rook".into(), to: (3, 4) };
-//! let spread = a.publish_typed("game:7", &moved).await?;
-//! assert_eq!((spread.local, spread.peers), (0, 1));
+//! let report = a.publish_typed("game:7", &moved).await?;
+//! assert_eq!((report.local, report.peers), (0, 1));
 //! match moves.recv().await {
 //!     Some(Received::Message(message)) => assert_eq!(message.decode::<Moved>()?, moved),
 //!     Some(Received::Missed(_)) | None => unreachable!("b keeps up"),
@@ -51,11 +51,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use crate::actors::node_manager::{self, View};
-use crate::actors::pubsub::{
-    CallError, Events, PubSub, Reply, Request, SendError, ServeError, Serving, Spread,
+use crate::actors::exchange::{
+    CallError, DeliveryReport, Exchange, Reply, Request, SendError, ServeError, Serving,
     Subscription, Watch,
 };
+use crate::actors::news::{Bus, Events};
+use crate::actors::node_manager::{self, View};
 use crate::actors::registry::Registry;
 use crate::io::store::Known;
 use crate::proto::codec::{self, CodecError};
@@ -113,15 +114,15 @@ impl fmt::Debug for DoorError {
 /// A service's door. Clones lead through the same one.
 #[derive(Clone, Debug)]
 pub struct Door {
-    pubsub: PubSub,
+    bus: Bus,
     members: watch::Receiver<View>,
     registry: Registry,
 }
 
 /// Who is there, and what happens.
 impl Door {
-    pub(super) fn new(pubsub: PubSub, members: watch::Receiver<View>, registry: Registry) -> Self {
-        Self { pubsub, members, registry }
+    pub(super) fn new(bus: Bus, members: watch::Receiver<View>, registry: Registry) -> Self {
+        Self { bus, members, registry }
     }
 
     pub(super) fn registry(&self) -> &Registry {
@@ -131,14 +132,18 @@ impl Door {
     /// The name of its node.
     #[must_use]
     pub fn name(&self) -> &NodeName {
-        self.pubsub.name()
+        self.exchange().name()
     }
 
     /// What carries it: for topics and names that are read already, local and direct broadcasts, and the
     /// choice of what happens to a slow subscriber.
     #[must_use]
-    pub fn pubsub(&self) -> &PubSub {
-        &self.pubsub
+    pub fn exchange(&self) -> &Exchange {
+        self.bus.exchange()
+    }
+
+    pub(super) fn bus(&self) -> &Bus {
+        &self.bus
     }
 
     /// All other nodes it knows, by name, now and as they change.
@@ -189,7 +194,7 @@ impl Door {
     /// What happens from now on. A listener that missed some looks at [`Door::members`] again.
     #[must_use]
     pub fn events(&self) -> Events {
-        self.pubsub.events()
+        self.bus.events()
     }
 }
 
@@ -203,16 +208,20 @@ impl Door {
         &self,
         topic: &str,
         payload: impl Into<Bytes>,
-    ) -> Result<Spread, DoorError> {
-        Ok(self.pubsub.broadcast(&read(topic)?, payload).await?)
+    ) -> Result<DeliveryReport, DoorError> {
+        Ok(self.exchange().broadcast(&read(topic)?, payload).await?)
     }
 
     /// Likewise, without waiting: a peer without room misses it, and the result says so.
     ///
     /// # Errors
     /// As [`Door::publish`].
-    pub fn try_publish(&self, topic: &str, payload: impl Into<Bytes>) -> Result<Spread, DoorError> {
-        Ok(self.pubsub.try_broadcast(&read(topic)?, payload)?)
+    pub fn try_publish(
+        &self,
+        topic: &str,
+        payload: impl Into<Bytes>,
+    ) -> Result<DeliveryReport, DoorError> {
+        Ok(self.exchange().try_broadcast(&read(topic)?, payload)?)
     }
 
     /// As [`Door::publish`]; subscribers read it with
@@ -224,7 +233,7 @@ impl Door {
         &self,
         topic: &str,
         value: &T,
-    ) -> Result<Spread, DoorError> {
+    ) -> Result<DeliveryReport, DoorError> {
         self.publish(topic, encoded(value)?).await
     }
 
@@ -234,7 +243,7 @@ impl Door {
     /// # Errors
     /// [`DoorError::Text`], [`DoorError::TooMany`].
     pub fn subscribe(&self, pattern: &str) -> Result<Subscription, DoorError> {
-        Ok(self.pubsub.subscribe(read::<crate::proto::topic::Pattern>(pattern)?)?)
+        Ok(self.exchange().subscribe(read::<crate::proto::topic::Pattern>(pattern)?)?)
     }
 }
 
@@ -251,7 +260,7 @@ impl Door {
         payload: impl Into<Bytes>,
         within: Duration,
     ) -> Result<Bytes, DoorError> {
-        Ok(self.pubsub.call(&read::<Address>(to)?, payload, within).await?)
+        Ok(self.exchange().call(&read::<Address>(to)?, payload, within).await?)
     }
 
     /// Likewise, with values, of the types that the name is [served](Door::serve_typed) with.
@@ -281,7 +290,7 @@ impl Door {
     where
         F: Future<Output = Reply> + Send + 'static,
     {
-        Ok(self.pubsub.serve(read(name)?, handler)?)
+        Ok(self.exchange().serve(read(name)?, handler)?)
     }
 
     /// Likewise, with values: the handler gets the asking node and its question. One that is no `Q` is
@@ -316,7 +325,7 @@ impl Door {
     /// # Errors
     /// [`DoorError::Text`].
     pub fn lookup(&self, name: &str) -> Result<Vec<NodeName>, DoorError> {
-        Ok(self.pubsub.lookup(&read(name)?))
+        Ok(self.exchange().lookup(&read(name)?))
     }
 
     /// Watches a name on a node: tells once when it is gone, and why.
@@ -324,7 +333,7 @@ impl Door {
     /// # Errors
     /// [`DoorError::Text`], [`DoorError::Send`].
     pub fn watch(&self, name: &str, node: &NodeName) -> Result<Watch, DoorError> {
-        Ok(self.pubsub.watch(&read(name)?, node)?)
+        Ok(self.exchange().watch(&read(name)?, node)?)
     }
 }
 
@@ -362,8 +371,8 @@ mod tests {
         let (_mesh, [a, b]) = two().await;
         let mut all = b.subscribe("room:*").expect("sound");
         settled().await;
-        let spread = a.try_publish("room:1", "hello").expect("sound");
-        assert_eq!((spread.peers, spread.missed), (1, 0));
+        let report = a.try_publish("room:1", "hello").expect("sound");
+        assert_eq!((report.peers, report.missed), (1, 0));
         let got = message(&mut all).await;
         assert_eq!((got.payload, got.topic.as_str()), ("hello".into(), "room:1"));
         a.publish_typed("room:2", &(7_u32, "seven")).await.expect("sound");

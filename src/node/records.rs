@@ -4,11 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use super::tree::Parts;
-use crate::actors::heartbeat_monitor::{HeartbeatMonitor, Vitals};
+use crate::actors::heartbeat_monitor::Vitals;
 use crate::actors::node_manager::{NodeManager, Row, View};
-use crate::actors::pubsub::PubSub;
-use crate::actors::registry::{Seen, Setup};
+use crate::actors::registry::{Registry, Seen};
 use crate::actors::topology_tracker::Side;
 use crate::io::store::{Known, Store};
 use crate::proto::event::Status;
@@ -24,31 +22,8 @@ pub(super) fn remembered(store: &Store, me: &NodeName) -> Vec<Known> {
     known.into_iter().filter(|known| known.name != *me).collect()
 }
 
-pub(super) fn registry(
-    parts: &Parts,
-    pubsub: &PubSub,
-    manager: &NodeManager,
-    monitor: &HeartbeatMonitor,
-) -> Setup {
-    let (peers, vitals) = (manager.peers(), monitor.vitals());
-    let [forgets, revives, abusers] = [(); 3].map(|()| manager.clone());
-    Setup {
-        name: parts.myself.name.clone(),
-        id: parts.identity.id(),
-        address: parts.myself.advertise,
-        incarnation: parts.myself.incarnation.clone(),
-        profile: parts.profile.clone(),
-        seen: Arc::new(move || seen(&peers.borrow(), &vitals.borrow())),
-        forget: Arc::new(move |node, life, known| forgets.forget(node, life, known)),
-        revive: Arc::new(move |node| revives.revive(node)),
-        cut: Arc::new(move |peer| abusers.misbehaved(peer)),
-        store: parts.store.clone(),
-        pubsub: pubsub.clone(),
-        metrics: parts.metrics.clone(),
-    }
-}
-
-fn seen(view: &View, vitals: &Vitals) -> Vec<Seen> {
+/// The peers, for the registry.
+pub(super) fn seen(view: &View, vitals: &Vitals) -> Vec<Seen> {
     let seen = |row: &Row| {
         let peer = &row.peer;
         Seen {
@@ -66,10 +41,10 @@ fn seen(view: &View, vitals: &Vitals) -> Vec<Seen> {
 
 /// The forgotten nodes, but those that are peers again.
 pub(super) fn forgotten(
-    parts: &Parts,
+    registry: &Registry,
     manager: &NodeManager,
 ) -> Arc<dyn Fn() -> BTreeSet<NodeName> + Send + Sync> {
-    let (registry, peers) = (parts.registry.clone(), manager.peers());
+    let (registry, peers) = (registry.clone(), manager.peers());
     Arc::new(move || {
         let peers = peers.borrow();
         let back = |name: &NodeName| peers.iter().any(|row| row.peer.name == *name);

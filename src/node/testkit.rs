@@ -38,9 +38,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::actors::exchange::Exchange;
 use crate::actors::link::cable::{End, cable};
+use crate::actors::news::Bus;
 use crate::actors::node_manager::{Row, View};
-use crate::actors::pubsub::PubSub;
 use crate::actors::registry::Registry;
 use crate::actors::timer;
 use crate::io::clock;
@@ -100,7 +101,7 @@ impl Mesh {
             (own.status, own.incarnation) = (Some(Status::Online), LIFE);
         });
         self.registries.insert(name.clone(), registry.clone());
-        Door::new(PubSub::new(name, &metrics), members, registry)
+        Door::new(Bus::new(&Exchange::new(name, &metrics)), members, registry)
     }
 
     /// From now on a node says that it is good for this, and all nodes there are have heard it.
@@ -126,14 +127,14 @@ impl Mesh {
         }
         // In the order of the key, by which `leave` finds the leaver's end.
         let (a, b) = if key.0 == *a.name() { (a, b) } else { (b, a) };
-        let ends = cable(a.pubsub(), b.pubsub());
+        let ends = cable(a.bus(), b.bus());
         ends.iter().for_each(|end| end.pulse.beat()); // both know the way's time, as lookups want it
         self.links.insert(key, ends);
         for (here, there) in [(a, b), (b, a)] {
             self.tell(here, there.name(), Status::Online, None);
             let peer = there.name().clone();
             let online = Event::PeerOnline { peer, incarnation: LIFE, address: ADDRESS };
-            here.pubsub().announce(online);
+            here.bus().announce(online);
         }
         settled().await;
     }
@@ -146,7 +147,7 @@ impl Mesh {
         }
         for (here, there) in [(a, b), (b, a)] {
             let (peer, cause) = (there.name().clone(), "cut".to_owned());
-            here.pubsub().announce(Event::LinkLost { peer, cause });
+            here.bus().announce(Event::LinkLost { peer, cause });
             self.offline(here, there.name(), Reason::Unreachable);
         }
     }
@@ -167,7 +168,7 @@ impl Mesh {
 
     fn offline(&self, here: &Door, peer: &NodeName, reason: Reason) {
         self.tell(here, peer, Status::Offline, Some(reason));
-        here.pubsub().announce(Event::PeerOffline { peer: peer.clone(), reason });
+        here.bus().announce(Event::PeerOffline { peer: peer.clone(), reason });
     }
 
     /// Changes a node's view of another.
@@ -205,7 +206,7 @@ fn key(a: &Door, b: &Door) -> (NodeName, NodeName) {
 mod tests {
     use super::*;
     use crate::node::{Bytes, CallError, News, Received};
-    use crate::proto::talk::Gone;
+    use crate::proto::talk::DownReason;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -251,7 +252,7 @@ mod tests {
         settled().await;
         let watch = b.watch("name", a.name()).expect("linked");
         mesh.leave(&a, &b).await;
-        assert_eq!(watch.gone().await, Gone::NodeOffline);
+        assert_eq!(watch.gone().await, DownReason::NodeOffline);
         let left = Some(Reason::Left);
         assert_eq!(b.members().borrow().first().and_then(|row| row.peer.reason), left);
         assert!(linked(["nobody"]).await.is_err());

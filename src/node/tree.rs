@@ -13,9 +13,9 @@ use crate::actors::event_log::{self, EventLog, Journal};
 use crate::actors::files::{self, Files};
 use crate::actors::heartbeat_monitor::{self, HeartbeatMonitor};
 use crate::actors::link::{self, Link, Myself};
+use crate::actors::news::Bus;
 use crate::actors::node_manager::{self, NodeManager, View};
-use crate::actors::pubsub::PubSub;
-use crate::actors::registry::Registry;
+use crate::actors::registry::{self, Registry};
 use crate::actors::supervisor::{self, Child, Roster, Tree};
 use crate::actors::timer;
 use crate::actors::topology_tracker::{self, TopologyTracker};
@@ -61,11 +61,11 @@ pub(super) fn tree(
     config: &Config,
     parts: Parts,
     manager: &NodeManager,
-    pubsub: &PubSub,
+    bus: &Bus,
 ) -> (Tree, Arc<Channels>) {
     let Parts { metrics, myself, .. } = &parts;
     let (monitor, tracker) = (HeartbeatMonitor::new(metrics), TopologyTracker::new(metrics));
-    let (discovery, roster, door) = (Discovery::new(metrics), Roster::default(), pubsub.clone());
+    let (discovery, roster, door) = (Discovery::new(metrics), Roster::default(), bus.clone());
     let fallen: supervisor::Ended = Arc::new(move |actor, why, restarted| {
         let (actor, why) = (actor.to_owned(), why.to_owned());
         door.announce(Event::ActorEnded { actor, why, restarted });
@@ -95,7 +95,7 @@ pub(super) fn tree(
         matrix: tracker.matrix(),
         nodes: registry.nodes(),
         journal: parts.journal.clone(),
-        pubsub: pubsub.clone(),
+        bus: bus.clone(),
         metrics: metrics.clone(),
         clients: Arc::default(),
         disconnect: Arc::new(move |peer| ended.disconnect(peer)),
@@ -108,9 +108,9 @@ pub(super) fn tree(
         chaos: config.chaos,
     };
     let (one, rest) = (Strategy::OneForOne, Strategy::RestForOne);
-    let records = vec![log.child(recording(&parts, pubsub))];
-    let cluster = cluster(config, &parts, pubsub, manager, (&monitor, &tracker, &discovery));
-    let router = ChannelRouter::new(pubsub, metrics);
+    let records = vec![log.child(recording(&parts, bus))];
+    let cluster = cluster(config, &parts, bus, manager, (&monitor, &tracker, &discovery));
+    let router = ChannelRouter::new(bus, metrics);
     let anonymous = config.http.as_ref().map_or(&[][..], |http| &http.anonymous);
     let channels = Arc::new(Channels::new(&router, &admin, &parts.tokens, anonymous));
     let mut gateway =
@@ -122,7 +122,7 @@ pub(super) fn tree(
         gateway.extend(Http { listener, web, origins, prefix, proxies, channels }.children());
     }
     let children = vec![
-        pubsub.child(),
+        bus.child(),
         Child::supervisor(branch("records", one, records)),
         Child::supervisor(branch("cluster", rest, cluster)),
         Child::supervisor(branch("gateway", Strategy::OneForAll, gateway)),
@@ -157,11 +157,11 @@ fn joining(config: &Config, manager: &NodeManager, discovery: &Discovery) -> Joi
     })
 }
 
-fn recording(parts: &Parts, pubsub: &PubSub) -> event_log::Setup {
+fn recording(parts: &Parts, bus: &Bus) -> event_log::Setup {
     event_log::Setup {
         store: parts.store.clone(),
         journal: parts.journal.clone(),
-        pubsub: pubsub.clone(),
+        bus: bus.clone(),
         metrics: parts.metrics.clone(),
     }
 }
@@ -179,7 +179,7 @@ fn routing(parts: &Parts, manager: &NodeManager) -> channel_router::Setup {
 fn cluster(
     config: &Config,
     parts: &Parts,
-    pubsub: &PubSub,
+    bus: &Bus,
     manager: &NodeManager,
     (monitor, tracker, discovery): (&HeartbeatMonitor, &TopologyTracker, &Discovery),
 ) -> Vec<Child> {
@@ -190,14 +190,14 @@ fn cluster(
         listener: parts.listener.clone(),
         tls: parts.tls.clone(),
         myself: myself.clone(),
-        pubsub: pubsub.clone(),
+        bus: bus.clone(),
         metrics: metrics.clone(),
     };
     let members = node_manager::Setup {
         config: config.membership,
         myself: myself.clone(),
         link: link.clone(),
-        pubsub: pubsub.clone(),
+        bus: bus.clone(),
         lives: Arc::default(),
         forgotten: Arc::new(move || registry.forgotten()),
     };
@@ -207,7 +207,7 @@ fn cluster(
         config: config.heartbeat,
         name: config.name.clone(),
         link: link.clone(),
-        pubsub: pubsub.clone(),
+        bus: bus.clone(),
         silent: Arc::new(move |peer| silenced.silent(peer)),
         cut: Arc::new(move |peer| flooders.misbehaved(peer)),
         beacon: Arc::new(move |peer| beacons.heard(peer)),
@@ -219,9 +219,9 @@ fn cluster(
         name: config.name.clone(),
         incarnation: myself.incarnation.clone(),
         sides: Arc::new(move || records::sides(&peers.borrow(), &vitals.borrow())),
-        forgotten: records::forgotten(parts, manager),
+        forgotten: records::forgotten(&parts.registry, manager),
         cut: Arc::new(move |peer| abusers.misbehaved(peer)),
-        pubsub: pubsub.clone(),
+        bus: bus.clone(),
         metrics: metrics.clone(),
     };
     let files = files::Setup {
@@ -233,7 +233,7 @@ fn cluster(
         web: parts.http.as_ref().and_then(|(_, _, web)| web.clone()),
         admin: parts.admin_socket.1.clone(),
         link: link.clone(),
-        pubsub: pubsub.clone(),
+        bus: bus.clone(),
         metrics: metrics.clone(),
     };
     vec![
@@ -241,17 +241,41 @@ fn cluster(
         manager.child(members),
         monitor.child(heartbeats),
         tracker.child(topology),
-        parts.registry.child(records::registry(parts, pubsub, manager, monitor)),
-        discovery.child(discovery_setup(config, parts, manager, pubsub)),
+        parts.registry.child(registry_setup(parts, bus, manager, monitor)),
+        discovery.child(discovery_setup(config, parts, manager, bus)),
         parts.files.child(files),
     ]
+}
+
+fn registry_setup(
+    parts: &Parts,
+    bus: &Bus,
+    manager: &NodeManager,
+    monitor: &HeartbeatMonitor,
+) -> registry::Setup {
+    let (peers, vitals) = (manager.peers(), monitor.vitals());
+    let [forgets, revives, abusers] = [(); 3].map(|()| manager.clone());
+    registry::Setup {
+        name: parts.myself.name.clone(),
+        id: parts.identity.id(),
+        address: parts.myself.advertise,
+        incarnation: parts.myself.incarnation.clone(),
+        profile: parts.profile.clone(),
+        seen: Arc::new(move || records::seen(&peers.borrow(), &vitals.borrow())),
+        forget: Arc::new(move |node, life, known| forgets.forget(node, life, known)),
+        revive: Arc::new(move |node| revives.revive(node)),
+        cut: Arc::new(move |peer| abusers.misbehaved(peer)),
+        store: parts.store.clone(),
+        bus: bus.clone(),
+        metrics: parts.metrics.clone(),
+    }
 }
 
 fn discovery_setup(
     config: &Config,
     parts: &Parts,
     manager: &NodeManager,
-    pubsub: &PubSub,
+    bus: &Bus,
 ) -> discovery::Setup {
     let (hinted, peers) = (manager.clone(), manager.peers());
     let (all, join) = (manager.peers(), manager.joining());
@@ -272,7 +296,7 @@ fn discovery_setup(
         peers: Arc::new(move || all.borrow().iter().map(|row| row.peer.clone()).collect()),
         join: Arc::new(move || join.borrow().clone()),
         linked: Arc::new(move || linked(&peers.borrow())),
-        pubsub: pubsub.clone(),
+        bus: bus.clone(),
         metrics: parts.metrics.clone(),
     }
 }

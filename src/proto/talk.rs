@@ -41,7 +41,7 @@ pub enum Outcome {
 
 /// Why a watched name is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Gone {
+pub enum DownReason {
     /// It was never there.
     NoSuchName,
     /// It stopped in good order.
@@ -60,7 +60,7 @@ pub enum Bulk<'a> {
     /// A broadcast, on this topic or on that of the one before.
     Broadcast(Option<&'a str>, Range<usize>),
     /// A watched name is gone.
-    Gone(u64, Gone),
+    Gone(u64, DownReason),
 }
 
 /// A message of the lane *calls*.
@@ -128,15 +128,15 @@ pub fn broadcast(out: &mut Vec<u8>, topic: Option<&Topic>) {
 }
 
 /// The word that a watched name is gone.
-pub fn gone(out: &mut Vec<u8>, watch: u64, why: Gone) {
+pub fn gone(out: &mut Vec<u8>, watch: u64, why: DownReason) {
     out.push(2);
     put(out, watch);
     out.push(match why {
-        Gone::NoSuchName => 0,
-        Gone::Stopped => 1,
-        Gone::Failed => 2,
-        Gone::NodeOffline => 3,
-        Gone::LinkLost => 4,
+        DownReason::NoSuchName => 0,
+        DownReason::Stopped => 1,
+        DownReason::Failed => 2,
+        DownReason::NodeOffline => 3,
+        DownReason::LinkLost => 4,
     });
 }
 
@@ -244,11 +244,11 @@ pub fn read_bulk(bytes: &[u8]) -> Result<Bulk<'_>, TalkError> {
         2 => {
             let watch = reader.number()?;
             let why = match reader.byte()? {
-                0 => Gone::NoSuchName,
-                1 => Gone::Stopped,
-                2 => Gone::Failed,
-                3 => Gone::NodeOffline,
-                4 => Gone::LinkLost,
+                0 => DownReason::NoSuchName,
+                1 => DownReason::Stopped,
+                2 => DownReason::Failed,
+                3 => DownReason::NodeOffline,
+                4 => DownReason::LinkLost,
                 _ => return Err(TalkError),
             };
             reader.end()?;
@@ -328,9 +328,13 @@ mod tests {
         out.extend_from_slice(b"hi");
         assert_eq!(read_bulk(&out), Ok(Bulk::Broadcast(Some("room:1"), 8..10)));
         assert_eq!(read_bulk(b"\0hi"), Ok(Bulk::Broadcast(None, 1..3)));
-        for why in
-            [Gone::NoSuchName, Gone::Stopped, Gone::Failed, Gone::NodeOffline, Gone::LinkLost]
-        {
+        for why in [
+            DownReason::NoSuchName,
+            DownReason::Stopped,
+            DownReason::Failed,
+            DownReason::NodeOffline,
+            DownReason::LinkLost,
+        ] {
             out.clear();
             gone(&mut out, u64::MAX, why);
             assert_eq!(read_bulk(&out), Ok(Bulk::Gone(u64::MAX, why)));

@@ -28,8 +28,8 @@ fn survives_the_death_of(actor: &str) {
 }
 
 #[test]
-fn pubsub_dies() {
-    survives_the_death_of("pubsub");
+fn news_dies() {
+    survives_the_death_of("news");
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn without_chaos_nobody_can_kill() {
 /// What dies with the links is not shown as if it lived: here the peer cannot come back by itself.
 #[test]
 fn after_the_death_of_its_links_a_node_claims_none() {
-    for actor in ["link", "pubsub", "cluster"] {
+    for actor in ["link", "news", "cluster"] {
         let cluster = Cluster::new();
         let a = cluster.node("a").arg("--chaos").start();
         let b = cluster.node("b").join(a.listen()).start();

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::outbox::{Next, Outbox, Slow};
 use super::*;
+use crate::actors::exchange::Exchange;
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{PATIENCE, counted, name, run, settled, until};
 use crate::proto::channel::{Dialect, Encoded, Frame, Json};
@@ -13,7 +14,7 @@ use crate::proto::presence::{Body, Change};
 const B: &str = "b@127.0.0.1";
 
 struct World {
-    pubsub: PubSub,
+    bus: Bus,
     router: ChannelRouter,
     publisher: Publisher,
     metrics: Metrics,
@@ -23,16 +24,16 @@ struct World {
 
 async fn world() -> World {
     let metrics = Metrics::default();
-    let pubsub = PubSub::new(name("a@127.0.0.1"), &metrics);
-    let router = ChannelRouter::new(&pubsub, &metrics);
+    let bus = Bus::new(&Exchange::new(name("a@127.0.0.1"), &metrics));
+    let router = ChannelRouter::new(&bus, &metrics);
     let setup = Setup {
         incarnation: Arc::new(AtomicU64::new(1)),
         linked: Arc::new(|| vec![name(B)]),
         cut: Arc::new(|_peer| {}),
     };
-    let (root, roster) = run(&metrics, vec![pubsub.child(), router.child(setup)]).await;
-    let publisher = Publisher::new(&pubsub);
-    World { pubsub, router, publisher, metrics, roster, _root: root }
+    let (root, roster) = run(&metrics, vec![bus.child(), router.child(setup)]).await;
+    let publisher = Publisher::new(bus.exchange());
+    World { bus, router, publisher, metrics, roster, _root: root }
 }
 
 fn room() -> Topic {
@@ -125,7 +126,7 @@ async fn members_get_the_reply_and_then_what_is_published() {
     let member = Member { greeting: Some(greeting), ..world.member(None) };
     let (one, two) = (world.enter(member).await, world.enter(world.member(None)).await);
     world.publish(1);
-    world.pubsub.local_broadcast(&room(), "{\"plain\":true}").expect("short");
+    world.bus.exchange().local_broadcast(&room(), "{\"plain\":true}").expect("short");
     settled().await;
     let events: Vec<_> = one.take().into_iter().map(|(event, _)| event).collect();
     assert_eq!(events, ["phx_reply", "hello", "say", "message"]);
@@ -201,7 +202,7 @@ async fn the_users_of_a_node_that_is_gone_leave() {
         "{joined:?}"
     );
     let reason = crate::proto::event::Reason::Crashed;
-    world.pubsub.announce(Event::PeerOffline { peer: name(B), reason });
+    world.bus.announce(Event::PeerOffline { peer: name(B), reason });
     tokio::time::sleep(Duration::from_secs(1)).await;
     let left = anna.take();
     assert!(left.iter().any(|(_, diff)| keys(&diff["leaves"]) == ["zoe"]), "{left:?}");
@@ -268,7 +269,11 @@ async fn nobody_else_says_where_a_message_stands() {
     assert!(told.iter().all(|(_, it)| it["seq"] != ahead.as_str()), "{told:?}");
     assert_eq!(plain.take().pop().map(|(_, it)| it["n"].clone()), Some(4.into()));
     // What comes without an envelope has no number, and no say either.
-    world.pubsub.local_broadcast(&room(), format!("{{\"seq\":\"{ahead}\"}}")).expect("short");
+    world
+        .bus
+        .exchange()
+        .local_broadcast(&room(), format!("{{\"seq\":\"{ahead}\"}}"))
+        .expect("short");
     settled().await;
     assert_eq!(victim.take(), [("message".to_owned(), json!({}))]);
     // Who goes on from what it was told misses nothing; a forged place is a gap.
@@ -321,7 +326,8 @@ async fn what_is_for_one_join_has_its_reference() {
 async fn a_topic_without_members_ends_after_a_while() {
     let world = world().await;
     let client = world.enter(world.member(None)).await;
-    let heard = |world: &World| world.pubsub.local_broadcast(&room(), "{}").expect("short").local;
+    let heard =
+        |world: &World| world.bus.exchange().local_broadcast(&room(), "{}").expect("short").local;
     world.router.leave(room(), client.id);
     tokio::time::sleep(topic::LINGER - Duration::from_secs(1)).await;
     assert_eq!(heard(&world), 1, "who comes back finds what it missed");

@@ -21,7 +21,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
 use super::outbox::{Outbox, Slow};
-use crate::actors::pubsub::{Message, Received, Subscription};
+use crate::actors::exchange::{Message, Received, Subscription};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::channel::envelope::Envelope;

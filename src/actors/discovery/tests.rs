@@ -1,7 +1,8 @@
 //! Discovery with closures for NodeManager, and beacons that arrive without a network.
 
 use super::*;
-use crate::actors::pubsub::tests::{Wire, parts};
+use crate::actors::exchange::Exchange;
+use crate::actors::news::tests::{Wire, parts};
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{PATIENCE, cluster, contact, counted, name, next, run, until};
 use std::sync::Mutex;
@@ -12,7 +13,7 @@ const B: &str = "b@127.0.0.1";
 struct World {
     ids: Vec<Arc<Identity>>,
     discovery: Discovery,
-    pubsub: PubSub,
+    bus: Bus,
     metrics: Metrics,
     hints: mpsc::UnboundedReceiver<Hint>,
     linked: Arc<Mutex<Vec<Contact>>>,
@@ -25,7 +26,7 @@ async fn world(change: impl FnOnce(&mut Setup)) -> World {
     let ids: Vec<_> =
         cluster(&["a@127.0.0.1", B, "c@127.0.0.1"]).into_iter().map(Arc::new).collect();
     let metrics = Metrics::default();
-    let pubsub = PubSub::new(name("a@127.0.0.1"), &metrics);
+    let bus = Bus::new(&Exchange::new(name("a@127.0.0.1"), &metrics));
     let discovery = Discovery::new(&metrics);
     let (tx, hints) = mpsc::unbounded_channel();
     let linked = Arc::new(Mutex::new(Vec::new()));
@@ -43,13 +44,13 @@ async fn world(change: impl FnOnce(&mut Setup)) -> World {
         peers: Arc::new(Vec::new),
         join: Arc::new(JoinView::default),
         linked: Arc::new(move || seen.lock().expect("no panic").clone()),
-        pubsub: pubsub.clone(),
+        bus: bus.clone(),
         metrics: metrics.clone(),
     };
     change(&mut setup);
-    let children = vec![pubsub.child(), discovery.child(setup)];
+    let children = vec![bus.child(), discovery.child(setup)];
     let (_root, roster) = run(&metrics, children).await;
-    World { ids, discovery, pubsub, metrics, hints, linked, roster, _root }
+    World { ids, discovery, bus, metrics, hints, linked, roster, _root }
 }
 
 impl World {
@@ -88,22 +89,22 @@ impl World {
 
     /// The door to a peer, as its link would drain it.
     fn outlet(&self, peer: &str) -> Wire {
-        Wire::open(&self.pubsub, peer)
+        Wire::open(&self.bus, peer)
     }
 
     fn online(&self, peer: &str) {
         let Contact { name: peer, address, incarnation } = contact(peer, 5000, 1);
-        self.pubsub.announce(Event::PeerOnline { peer, incarnation, address });
+        self.bus.announce(Event::PeerOnline { peer, incarnation, address });
     }
 
     /// A message of peer b on the topic for contacts arrives.
     async fn told(&self, payload: Vec<u8>) {
         // The door's own wire format, from the door itself.
         let mut wire = self.outlet("wire@h");
-        self.pubsub.tell(&name("wire@h"), Topic::network_peers(), payload);
+        self.bus.tell(&name("wire@h"), Topic::network_peers(), payload);
         let words = wire.next().await;
         let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.expect("open");
-        self.pubsub.received(name(B), words, permit);
+        self.bus.received(name(B), words, permit);
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::actors::pubsub::{Follower, Noted, Trail, Wanted};
+use crate::actors::news::{Follower, Noted, Trail, Wanted};
 use crate::io::clock;
 use crate::io::identity::{Identity, Signers};
 use crate::io::store::{Chain, Entry, Limits, StoreError};

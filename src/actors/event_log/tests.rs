@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicU64;
 use tempfile::TempDir;
 
 use super::*;
-use crate::actors::pubsub::Wanted;
+use crate::actors::exchange::Exchange;
+use crate::actors::news::Wanted;
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{cluster, counted, name, run, until};
 use crate::io::clock;
@@ -21,12 +22,12 @@ struct World {
 fn setup(dir: &TempDir, metrics: &Metrics) -> Setup {
     let store = Arc::new(Store::open(dir.path(), clock::wall()).expect("opens").0);
     let node = name("a@127.0.0.1");
-    let pubsub = PubSub::new(node.clone(), metrics);
+    let bus = Bus::new(&Exchange::new(node.clone(), metrics));
     let chain = Chain::new(store.clone(), node).expect("its own");
     let identity = Arc::new(cluster(&["a@127.0.0.1"]).remove(0));
-    let (trail, life) = (pubsub.trail().clone(), Arc::new(AtomicU64::new(1)));
+    let (trail, life) = (bus.trail().clone(), Arc::new(AtomicU64::new(1)));
     let journal = Journal::open(chain, trail, identity, life, LIMITS).expect("opens");
-    Setup { store, journal, pubsub, metrics: metrics.clone() }
+    Setup { store, journal, bus, metrics: metrics.clone() }
 }
 
 async fn world() -> World {
@@ -34,14 +35,14 @@ async fn world() -> World {
     let metrics = Metrics::default();
     let setup = setup(&dir, &metrics);
     let log = EventLog::new(&metrics);
-    let children = vec![setup.pubsub.child(), log.child(setup.clone())];
+    let children = vec![setup.bus.child(), log.child(setup.clone())];
     let (root, roster) = run(&metrics, children).await;
     World { dir, setup, roster, root }
 }
 
 impl World {
     fn happens(&self, millis: u64) {
-        self.setup.pubsub.announce(Event::Paused { millis });
+        self.setup.bus.announce(Event::Paused { millis });
     }
 
     fn waiting(&self) -> usize {
@@ -69,7 +70,7 @@ async fn a_raised_incarnation_outlasts_the_run_and_never_falls() {
     let world = world().await;
     world.setup.store.raise(Incarnation(50)).expect("writes");
     for to in [7, 60, 55] {
-        world.setup.pubsub.announce(Event::IncarnationRaised { to: Incarnation(to) });
+        world.setup.bus.announce(Event::IncarnationRaised { to: Incarnation(to) });
     }
     let highest = || world.setup.store.raise(Incarnation(0)).expect("reads");
     until("written", || highest() == Incarnation(60) && world.waiting() == 0).await;
@@ -122,7 +123,7 @@ async fn a_failed_write_is_said_once_and_tried_again_after_a_while() {
     let metrics = Metrics::default();
     let setup = setup(&dir, &metrics);
     let log = EventLog::new(&metrics);
-    let children = vec![setup.pubsub.child(), log.child(setup.clone())];
+    let children = vec![setup.bus.child(), log.child(setup.clone())];
     let (_root, _) = run(&metrics, children).await;
     let trail = setup.journal.trail();
     until("begun", || counted(&metrics, "store_writes", "ok") > 0).await;
@@ -142,6 +143,6 @@ async fn a_failed_write_is_said_once_and_tried_again_after_a_while() {
     assert_eq!(setup.store.raise(Incarnation(0)).expect("reads"), Incarnation(9));
 }
 
-fn count(trail: &crate::actors::pubsub::Trail) -> usize {
+fn count(trail: &crate::actors::news::Trail) -> usize {
     trail.latest(9, &Wanted::default()).entries.len()
 }

@@ -4,42 +4,36 @@
 //! 1. Each call ends exactly once: with a reply, with the peer's word why not, when its time is over, or
 //!    with the link ([`CallError::OutcomeUnknown`]).
 //! 2. A watch is told exactly once that its name is gone, behind everything that its node said before.
-//! 3. Of one peer's requests at most [`UNDER_WAY`] bytes, and of one name's at most [`AT_ONCE`], are under
-//!    way; what is more is refused as overloaded, undone.
+//! 3. Of one name's requests at most [`AT_ONCE`] are under way, and of one peer's as many bytes as `Pending`
+//!    allows; what is more is refused as overloaded, undone.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::actors::pubsub::exchange::Exchange;
-use crate::actors::pubsub::outlet::{Outlet, SendError};
+use crate::actors::exchange::outlet::{Outlet, SendError};
+use crate::actors::exchange::pending::lock;
+use crate::actors::exchange::topics::Topics;
 use crate::actors::timer;
 use crate::io::metrics::Count;
 use crate::proto::frame::Lane;
 use crate::proto::interest::TooMany;
 use crate::proto::node::NodeName;
-use crate::proto::talk::{self, Gone, Outcome};
+use crate::proto::talk::{self, DownReason, Outcome};
 use crate::proto::topic::{Address, Name};
 
 /// Requests of one name that may be under way.
 const AT_ONCE: usize = 1024;
-/// Bytes of one peer's requests that may be under way, or one request that is longer.
-const UNDER_WAY: usize = 4 * 1024 * 1024;
-/// What a request costs beside its payload.
-const OVERHEAD: usize = 256;
 /// The longest time that a call may take.
 const LONGEST: Duration = Duration::from_secs(86_400);
 /// Names whose calls are counted, to go around.
 const TURNS: usize = 65_536;
-/// Watches of one peer.
-const WATCHES: usize = 65_536;
 
 /// Why a call brought no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -101,26 +95,27 @@ pub struct Request {
 
 /// A reply, or the handler's own error for the caller.
 pub type Reply = Result<Bytes, String>;
-type Handler = Box<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Reply> + Send>> + Send + Sync>;
+pub(super) type Handler =
+    Box<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Reply> + Send>> + Send + Sync>;
 
 /// A name that this node serves.
-pub(super) struct Service {
+struct Service {
     handler: Handler,
     free: Semaphore,
     /// Who is to be told of its end, or how it ended.
-    watchers: Mutex<Result<Vec<Watcher>, Gone>>,
+    watchers: Mutex<Result<Vec<Watcher>, DownReason>>,
 }
 
 enum Watcher {
     Peer(u64, Arc<Outlet>),
-    Here(oneshot::Sender<Gone>),
+    Here(oneshot::Sender<DownReason>),
 }
 
 impl Watcher {
-    fn tell(self, why: Gone) {
+    fn tell(self, why: DownReason) {
         match self {
             Self::Peer(watch, outlet) => {
-                lock(&outlet.pending.watched).remove(&watch);
+                outlet.pending().unwatched(watch);
                 outlet.gone(watch, why);
             }
             Self::Here(told) => told.send(why).unwrap_or(()), // it may have gone
@@ -136,10 +131,11 @@ impl Watcher {
 }
 
 /// A name is served until this is dropped.
+#[must_use]
 pub struct Serving {
-    exchange: Arc<Exchange>,
+    calls: Weak<Calls>,
     name: Name,
-    end: Gone,
+    end: DownReason,
 }
 
 impl fmt::Debug for Serving {
@@ -151,17 +147,15 @@ impl fmt::Debug for Serving {
 impl Serving {
     /// Ends it as a failure: watchers are told so.
     pub fn fail(mut self) {
-        self.end = Gone::Failed;
+        self.end = DownReason::Failed;
     }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.exchange.withdraw(&self.name);
-        let mut services = self.exchange.services.write().unwrap_or_else(PoisonError::into_inner);
-        let service = services.remove(&self.name);
-        drop(services);
-        let Some(service) = service else { return };
+        let Some(service) = self.calls.upgrade().and_then(|calls| calls.end(&self.name)) else {
+            return;
+        };
         let watchers = std::mem::replace(&mut *lock(&service.watchers), Err(self.end));
         watchers.into_iter().flatten().for_each(|watcher| watcher.tell(self.end));
     }
@@ -170,7 +164,7 @@ impl Drop for Serving {
 /// Tells once that a name is gone.
 #[derive(Debug)]
 pub struct Watch {
-    gone: oneshot::Receiver<Gone>,
+    gone: oneshot::Receiver<DownReason>,
     peer: Option<(u64, Arc<Outlet>)>,
 }
 
@@ -178,75 +172,19 @@ impl Watch {
     /// Waits until the name is gone, and says why. By then everything that its node had said before has
     /// been queued for its subscribers, and every reply it had given has reached its caller; a request
     /// that was under way may still be answered.
-    pub async fn gone(mut self) -> Gone {
-        (&mut self.gone).await.unwrap_or(Gone::LinkLost)
+    pub async fn gone(mut self) -> DownReason {
+        (&mut self.gone).await.unwrap_or(DownReason::LinkLost)
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         let Some((watch, outlet)) = &self.peer else { return };
-        if lock(&outlet.pending.watches).remove(watch).is_some() {
+        if outlet.pending().unwatch(*watch) {
             let head = |out: &mut Vec<u8>| talk::unwatch(out, *watch);
             // A peer too busy to hear it will tell in vain.
             outlet.push(Lane::Calls, head, &Bytes::new()).unwrap_or(());
         }
-    }
-}
-
-/// What this node waits for from a peer, and does for it.
-#[derive(Default)]
-pub(super) struct Pending {
-    calls: Mutex<HashMap<u64, oneshot::Sender<(Outcome, Bytes)>>>,
-    watches: Mutex<HashMap<u64, oneshot::Sender<Gone>>>,
-    /// Which names the peer watches.
-    watched: Mutex<HashMap<u64, Name>>,
-    under_way: AtomicUsize,
-    next: AtomicU64,
-    /// Calls that wait, and requests under way.
-    open: AtomicUsize,
-}
-
-impl Pending {
-    /// Whether more than one conversation goes on, so that waiting a moment may fill a piece.
-    pub(super) fn busy(&self) -> bool {
-        self.open.load(Ordering::Relaxed) > 1
-    }
-
-    /// The link is gone: nobody will answer any more.
-    pub(super) fn end(&self, why: Gone) {
-        lock(&self.calls).clear();
-        lock(&self.watched).clear();
-        for (_, watch) in std::mem::take(&mut *lock(&self.watches)) {
-            watch.send(why).unwrap_or(()); // the watcher may have gone
-        }
-    }
-
-    /// A reply. One that nobody waits for came too late.
-    pub(super) fn replied(&self, call: u64, outcome: Outcome, payload: Bytes) -> bool {
-        let waiting = lock(&self.calls).remove(&call);
-        waiting.is_some_and(|waiting| waiting.send((outcome, payload)).is_ok())
-    }
-
-    /// A watched name is gone.
-    pub(super) fn gone(&self, watch: u64, why: Gone) {
-        if let Some(watch) = lock(&self.watches).remove(&watch) {
-            watch.send(why).unwrap_or(()); // the watcher may have gone
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Forgets a call whose caller went away.
-struct Forget<'a>(&'a Pending, u64);
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-        lock(&self.0.calls).remove(&self.1);
     }
 }
 
@@ -255,22 +193,31 @@ struct UnderWay(Arc<Outlet>, usize);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.pending.open.fetch_sub(1, Ordering::Relaxed);
-        self.0.pending.under_way.fetch_sub(self.1, Ordering::Relaxed);
+        self.0.pending().finish(self.1);
     }
 }
 
 impl UnderWay {
     fn begin(outlet: &Arc<Outlet>, length: usize) -> Option<Self> {
-        let cost = length + OVERHEAD;
-        let before = outlet.pending.under_way.fetch_add(cost, Ordering::Relaxed);
-        outlet.pending.open.fetch_add(1, Ordering::Relaxed);
+        let (cost, allowed) = outlet.pending().begin(length);
         let begun = Self(outlet.clone(), cost);
-        (before == 0 || before + cost <= UNDER_WAY).then_some(begun)
+        allowed.then_some(begun)
     }
 }
 
-impl Exchange {
+/// What this node serves, and its calls.
+pub(crate) struct Calls {
+    topics: Arc<Topics>,
+    services: RwLock<HashMap<Name, Arc<Service>>>,
+    /// How often each name was called without a node.
+    turns: Mutex<HashMap<Name, usize>>,
+}
+
+impl Calls {
+    pub(super) fn new(topics: Arc<Topics>) -> Self {
+        Self { topics, services: RwLock::default(), turns: Mutex::default() }
+    }
+
     pub(super) fn serve(
         self: &Arc<Self>,
         name: Name,
@@ -280,10 +227,16 @@ impl Exchange {
         if services.contains_key(&name) {
             return Err(ServeError::Taken(name));
         }
-        self.offer(&name)?;
+        self.topics.offer(&name)?;
         let (free, watchers) = (Semaphore::new(AT_ONCE), Mutex::new(Ok(Vec::new())));
         services.insert(name.clone(), Arc::new(Service { handler, free, watchers }));
-        Ok(Serving { exchange: self.clone(), name, end: Gone::Stopped })
+        Ok(Serving { calls: Arc::downgrade(self), name, end: DownReason::Stopped })
+    }
+
+    /// A name is not served any more.
+    fn end(&self, name: &Name) -> Option<Arc<Service>> {
+        self.topics.withdraw(name);
+        self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name)
     }
 
     fn service(&self, name: &Name) -> Option<Arc<Service>> {
@@ -292,9 +245,9 @@ impl Exchange {
 
     /// The nodes that serve a name: those with the shortest way first, this one before all.
     pub(super) fn lookup(&self, name: &Name) -> Vec<NodeName> {
-        let mut peers = self.table().offered_by(name);
+        let mut peers = self.topics.table().offered_by(name);
         peers.sort_by_key(|(_, outlet)| outlet.rtt());
-        let here = self.service(name).map(|_| self.me().clone());
+        let here = self.service(name).map(|_| self.topics.me().clone());
         here.into_iter().chain(peers.into_iter().map(|(node, _)| node)).collect()
     }
 
@@ -325,7 +278,7 @@ impl Exchange {
             }
         };
         let deadline = timer::now() + within.min(LONGEST);
-        if node == *self.me() {
+        if node == *self.topics.me() {
             let service = self.service(&to.name).ok_or(CallError::NoSuchName)?;
             let request = Request { from: node, payload, deadline };
             // In a task of its own, as if from another node: a handler that panics is not its caller.
@@ -333,22 +286,19 @@ impl Exchange {
             let failed = |_| Err(CallError::Refused("the handler failed".to_owned()));
             return handling.await.map_or_else(failed, concluded);
         }
-        let outlet = self.peer(&node)?;
-        let call = outlet.pending.next.fetch_add(1, Ordering::Relaxed);
-        let (reply, replied) = oneshot::channel();
-        lock(&outlet.pending.calls).insert(call, reply);
-        outlet.pending.open.fetch_add(1, Ordering::Relaxed);
-        let _forget = Forget(&outlet.pending, call);
+        let outlet = self.topics.peer(&node)?;
+        let mut call = outlet.pending().call();
+        let number = call.number;
         let push = || {
             let left = deadline.saturating_duration_since(timer::now());
             let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
-            outlet.push(Lane::Calls, |out| talk::request(out, call, left, &to.name), &payload)
+            outlet.push(Lane::Calls, |out| talk::request(out, number, left, &to.name), &payload)
         };
         let until = tokio::time::Instant::from_std(deadline);
         // Without room until the end it was never sent.
         let sent = tokio::time::timeout_at(until, outlet.when_room(push)).await;
         sent.unwrap_or(Err(SendError::Overloaded))?;
-        match tokio::time::timeout_at(until, replied).await {
+        match tokio::time::timeout_at(until, &mut call.reply).await {
             Ok(Ok(reply)) => concluded(reply),
             Ok(Err(_link_lost)) => Err(CallError::OutcomeUnknown),
             Err(_elapsed) => Err(CallError::DeadlinePassed),
@@ -356,7 +306,7 @@ impl Exchange {
     }
 
     /// A peer's request. It is answered from a task of its own.
-    pub(super) fn requested(
+    pub(crate) fn requested(
         &self,
         from: &Arc<Outlet>,
         call: u64,
@@ -372,7 +322,7 @@ impl Exchange {
         };
         let Some(service) = service else { return refuse(Outcome::NoSuchName) };
         let Some(under_way) = UnderWay::begin(from, payload.len()) else {
-            self.metrics().count(Count::Door, "request_overloaded");
+            self.topics.metrics().count(Count::Door, "request_overloaded");
             return refuse(Outcome::Overloaded);
         };
         let deadline = timer::now() + Duration::from_millis(left).min(LONGEST);
@@ -392,45 +342,51 @@ impl Exchange {
         });
     }
 
+    /// A peer's reply.
+    pub(crate) fn replied(&self, from: &Outlet, call: u64, outcome: Outcome, payload: Bytes) {
+        if !from.pending().replied(call, outcome, payload) {
+            self.topics.metrics().count(Count::Door, "late_reply");
+        }
+    }
+
+    /// A name that this node watches is gone.
+    pub(crate) fn gone(&self, from: &Outlet, watch: u64, why: DownReason) {
+        from.pending().gone(watch, why);
+    }
+
     pub(super) fn watch(&self, name: &Name, node: &NodeName) -> Result<Watch, SendError> {
-        let (told, gone) = oneshot::channel();
-        if node == self.me() {
+        if node == self.topics.me() {
+            let (told, gone) = oneshot::channel();
             match self.service(name) {
                 Some(service) => service.watch(Watcher::Here(told)),
-                None => Watcher::Here(told).tell(Gone::NoSuchName),
+                None => Watcher::Here(told).tell(DownReason::NoSuchName),
             }
             return Ok(Watch { gone, peer: None });
         }
-        let outlet = self.peer(node)?;
-        let watch = outlet.pending.next.fetch_add(1, Ordering::Relaxed);
-        lock(&outlet.pending.watches).insert(watch, told);
+        let outlet = self.topics.peer(node)?;
+        let (watch, gone) = outlet.pending().watch();
         let asked = outlet.push(Lane::Calls, |out| talk::watch(out, watch, name), &Bytes::new());
         if let Err(error) = asked {
-            lock(&outlet.pending.watches).remove(&watch);
+            outlet.pending().unwatch(watch);
             return Err(error);
         }
         Ok(Watch { gone, peer: Some((watch, outlet)) })
     }
 
     /// A peer wants to know when a name is gone.
-    pub(super) fn watched(&self, by: &Arc<Outlet>, watch: u64, name: Name) -> Result<(), TooMany> {
+    pub(crate) fn watched(&self, by: &Arc<Outlet>, watch: u64, name: Name) -> Result<(), TooMany> {
         let Some(service) = self.service(&name) else {
-            by.gone(watch, Gone::NoSuchName);
+            by.gone(watch, DownReason::NoSuchName);
             return Ok(());
         };
-        let mut watched = lock(&by.pending.watched);
-        if watched.len() >= WATCHES || watched.contains_key(&watch) {
-            return Err(TooMany);
-        }
-        watched.insert(watch, name);
-        drop(watched);
+        by.pending().watched(watch, name)?;
         service.watch(Watcher::Peer(watch, by.clone()));
         Ok(())
     }
 
     /// It does not any more.
-    pub(super) fn unwatched(&self, by: &Arc<Outlet>, watch: u64) {
-        let name = lock(&by.pending.watched).remove(&watch);
+    pub(crate) fn unwatched(&self, by: &Arc<Outlet>, watch: u64) {
+        let name = by.pending().unwatched(watch);
         let Some(service) = name.and_then(|name| self.service(&name)) else { return };
         let same = |watcher: &Watcher| match watcher {
             Watcher::Peer(number, outlet) => *number == watch && Arc::ptr_eq(outlet, by),
@@ -502,21 +458,10 @@ fn concluded((outcome, payload): (Outcome, Bytes)) -> Result<Bytes, CallError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    impl Pending {
-        /// Calls and watches that wait for the peer, and names that it watches.
-        pub(in crate::actors::pubsub) fn open(&self) -> (usize, usize, usize) {
-            (lock(&self.calls).len(), lock(&self.watches).len(), lock(&self.watched).len())
-        }
-    }
-
-    impl Exchange {
-        /// Those who are to be told of a name's end.
-        pub(in crate::actors::pubsub) fn watchers(&self, name: &Name) -> usize {
-            let service = self.service(name).expect("served");
-            lock(&service.watchers).as_ref().expect("lives").len()
-        }
+impl Calls {
+    /// Those who are to be told of a name's end.
+    pub(super) fn watchers(&self, name: &Name) -> usize {
+        let service = self.service(name).expect("served");
+        lock(&service.watchers).as_ref().expect("lives").len()
     }
 }

@@ -10,15 +10,15 @@
 //! actors that exist anyway. Broadcasts and requests take the shorter way.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ractor::message::SerializedMessage;
 use ractor::{ActorId, ActorRef, Message, RpcReplyPort, pg};
 use tokio::sync::oneshot;
 
-use crate::actors::pubsub::outlet::{Outlet, SendError};
-use crate::actors::pubsub::{CallError, PubSub};
+use crate::actors::exchange::calls::CallError;
+use crate::actors::exchange::outlet::{Outlet, SendError};
 use crate::proto::node::NodeName;
 use crate::proto::outbox::MAX_MESSAGE;
 use crate::proto::topic::Name;
@@ -28,8 +28,9 @@ const SCOPE: &str = "xpando";
 /// Room for what ractor puts around a message.
 const AROUND: usize = 1024;
 
-/// ractor's number of a session, and where it leads.
-pub(super) type Sessions = Mutex<HashMap<u64, Arc<Outlet>>>;
+/// Where each of ractor's sessions leads, by its number.
+#[derive(Default)]
+pub(super) struct Groups(Mutex<HashMap<u64, Arc<Outlet>>>);
 
 /// An actor of a group, here or on another node.
 #[derive(Clone, Debug)]
@@ -39,23 +40,25 @@ pub struct RemoteActor<M> {
     outlet: Option<Arc<Outlet>>,
 }
 
-/// Actors of other nodes.
-impl PubSub {
-    /// Lets every node find this actor in a group, until it stops.
-    pub fn join_group<M: Message>(&self, group: &Name, actor: &ActorRef<M>) {
-        pg::join_scoped(SCOPE.to_owned(), group.to_string(), vec![actor.get_cell()]);
+impl Groups {
+    fn sessions(&self) -> MutexGuard<'_, HashMap<u64, Arc<Outlet>>> {
+        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.retain(|_, outlet| !outlet.is_closed());
+        sessions
     }
 
-    /// The actors of a group on this and all linked nodes. Those of messages of another type take
-    /// nothing; of messages that cannot travel there are none.
-    #[must_use]
-    pub fn group<M: Message>(&self, group: &Name) -> Vec<RemoteActor<M>> {
-        let mut sessions = self.exchange.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.retain(|_, outlet| !outlet.is_closed());
+    /// ractor's session to a peer is ready.
+    pub(super) fn session(&self, number: u64, outlet: Arc<Outlet>) {
+        self.sessions().insert(number, outlet);
+    }
+
+    /// The actors of a group on this node, `me`, and all linked ones.
+    pub(super) fn members<M: Message>(&self, me: &NodeName, group: &Name) -> Vec<RemoteActor<M>> {
+        let sessions = self.sessions();
         let members = pg::get_scoped_members(&SCOPE.to_owned(), &group.to_string());
         let actor = |cell: ractor::ActorCell| {
             let (node, outlet) = match cell.get_id() {
-                ActorId::Local(_) => (self.name().clone(), None),
+                ActorId::Local(_) => (me.clone(), None),
                 ActorId::Remote { node_id, .. } => {
                     let outlet = sessions.get(&node_id)?.clone();
                     (outlet.peer().clone(), Some(outlet))
@@ -66,13 +69,11 @@ impl PubSub {
         let travels = M::serializable();
         members.into_iter().filter(|_| travels).filter_map(actor).collect()
     }
+}
 
-    /// ractor's session to a peer is ready.
-    pub(crate) fn session(&self, number: u64, outlet: Arc<Outlet>) {
-        let mut sessions = self.exchange.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.retain(|_, outlet| !outlet.is_closed());
-        sessions.insert(number, outlet);
-    }
+/// An actor of this node joins a group, until it stops.
+pub(super) fn join<M: Message>(group: &Name, actor: &ActorRef<M>) {
+    pg::join_scoped(SCOPE.to_owned(), group.to_string(), vec![actor.get_cell()]);
 }
 
 impl<M: Message> RemoteActor<M> {

@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::actors::pubsub::calls::Pending;
+use crate::actors::exchange::pending::Pending;
 use crate::actors::timer;
 use crate::proto::frame::Lane;
 use crate::proto::interest::Interest;
 use crate::proto::node::NodeName;
 use crate::proto::outbox::{Outbox, Piece, PieceError, PushError};
-use crate::proto::talk::{self, Gone};
+use crate::proto::talk::{self, DownReason};
 use crate::proto::topic::Topic;
 
 /// Credit is returned in portions of so many bytes.
@@ -55,7 +55,7 @@ struct State {
     topic: Option<Topic>,
     head: Vec<u8>,
     news: BTreeMap<Interest, bool>,
-    gone: VecDeque<(u64, Gone)>,
+    gone: VecDeque<(u64, DownReason)>,
     /// Lanes that refused somebody, who may wait for room.
     full: Vec<Lane>,
     /// The link's task waits for work.
@@ -84,7 +84,7 @@ pub struct Outlet {
     untaken: AtomicUsize,
     rtt: AtomicU64,
     in_ractor: Mutex<InRactor>,
-    pub(super) pending: Pending,
+    pending: Pending,
 }
 
 impl fmt::Debug for Outlet {
@@ -94,7 +94,7 @@ impl fmt::Debug for Outlet {
 }
 
 impl Outlet {
-    pub(crate) fn new(peer: NodeName) -> Self {
+    pub(super) fn new(peer: NodeName) -> Self {
         let state = State {
             outbox: Outbox::default(),
             topic: None,
@@ -119,8 +119,13 @@ impl Outlet {
     }
 
     /// Where it leads.
-    pub(super) fn peer(&self) -> &NodeName {
+    pub(crate) fn peer(&self) -> &NodeName {
         &self.peer
+    }
+
+    /// What this node awaits from the peer, and does for it.
+    pub(super) fn pending(&self) -> &Pending {
+        &self.pending
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -156,7 +161,7 @@ impl Outlet {
     }
 
     /// A message of a lane whose head the caller writes.
-    pub(super) fn push(
+    pub(in crate::actors) fn push(
         &self,
         lane: Lane,
         head: impl FnOnce(&mut Vec<u8>),
@@ -225,7 +230,7 @@ impl Outlet {
     }
 
     /// A name that the peer watches is gone.
-    pub(super) fn gone(&self, watch: u64, why: Gone) {
+    pub(super) fn gone(&self, watch: u64, why: DownReason) {
         let told = self.change(Lane::Bulk, |state| {
             state.gone.push_back((watch, why));
             Ok(())
@@ -341,19 +346,18 @@ impl Outlet {
         }
     }
 
-    /// What of the peer's bulk has not gone back as credit.
-    pub(super) fn untaken(&self) -> usize {
+    /// Bytes of the peer's bulk that have not gone back as credit.
+    pub(crate) fn untaken(&self) -> usize {
         self.untaken.load(Ordering::Relaxed)
     }
 
-    /// What of it waits for subscribers, beside so many bytes.
-    pub(super) fn waits_beside(&self, held: usize) -> bool {
+    /// Whether unconsumed bytes exceed `held`.
+    pub(crate) fn waits_beside(&self, held: usize) -> bool {
         self.untaken() > self.taken.load(Ordering::Relaxed) + held
     }
 
-    /// The link is gone.
-    /// How many messages waited in vain.
-    pub(super) fn close(&self, why: Gone) -> u64 {
+    /// Closes; returns the number of discarded messages.
+    pub(super) fn close(&self, why: DownReason) -> u64 {
         let lost = {
             let mut state = self.state();
             if state.closed {
@@ -368,7 +372,7 @@ impl Outlet {
         lost
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(in crate::actors) fn is_closed(&self) -> bool {
         self.state().closed
     }
 
@@ -411,23 +415,23 @@ impl State {
 
 /// The credit of the pieces of a batch: it goes back when the last who holds the ticket drops it.
 #[derive(Debug)]
-pub(super) struct Ticket {
+pub(crate) struct Ticket {
     outlet: Arc<Outlet>,
     bytes: usize,
 }
 
 impl Ticket {
-    pub(super) fn new(outlet: Arc<Outlet>, bytes: usize) -> Self {
+    pub(crate) fn new(outlet: Arc<Outlet>, bytes: usize) -> Self {
         outlet.untaken.fetch_add(bytes, Ordering::Relaxed);
         Self { outlet, bytes }
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Both as one.
-    pub(super) fn joined(one: Option<Self>, two: Option<Self>) -> Option<Self> {
+    pub(crate) fn joined(one: Option<Self>, two: Option<Self>) -> Option<Self> {
         match (one, two) {
             (Some(mut one), Some(mut two)) => {
                 one.bytes += std::mem::take(&mut two.bytes);

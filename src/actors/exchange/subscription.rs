@@ -1,211 +1,24 @@
-//! A subscriber's queue: bounded, and never in the way of the others.
-//!
-//! What arrives in one piece on one topic is one batch, shared by all its subscribers. Invariants:
-//! 1. Beside its oldest batch a queue holds at most [`BOUND`] bytes, or one batch that is longer.
-//! 2. A batch keeps its sender's credit only while it waits, and at most [`PATIENCE`]: a subscriber that
-//!    keeps up slows its senders down to its own pace, one that lags loses what is oldest and is told
-//!    how much (or is disconnected), and the others never notice.
-//! 3. What one publisher says on one topic comes out in order, each message once.
+//! A subscription: takes messages out of its queue.
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
 
-use crate::actors::pubsub::exchange::Exchange;
-use crate::actors::pubsub::outlet::Ticket;
-use crate::proto::codec::{self, CodecError};
-use crate::proto::node::NodeName;
-use crate::proto::outbox::{MAX_MESSAGE, Records};
+use crate::actors::exchange::queue::{
+    Batch, Content, Message, Next, OverflowPolicy, Queue, Received,
+};
+use crate::actors::exchange::topics::Topics;
+use crate::proto::interest::TooMany;
+use crate::proto::outbox::Records;
 use crate::proto::talk::{Bulk, read_bulk};
-use crate::proto::topic::{Pattern, Topic};
-
-/// Bytes that may wait for a subscriber.
-const BOUND: usize = 8 * 1024 * 1024;
-/// What a batch costs beside its bytes.
-const OVERHEAD: usize = 128;
-/// How long a batch may wait on its sender's credit.
-pub(super) const PATIENCE: Duration = Duration::from_millis(50);
-
-/// A message on a topic. The payload may share memory with its neighbours; who keeps it for long should
-/// keep a copy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Its topic.
-    pub topic: Topic,
-    /// The node that published it; certain, its certificate says so.
-    pub from: NodeName,
-    /// What was said.
-    pub payload: Bytes,
-}
-
-impl Message {
-    /// What was said, as a value.
-    ///
-    /// # Errors
-    /// [`CodecError`]: it is of another type, or no value at all.
-    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, CodecError> {
-        codec::decode(&self.payload, MAX_MESSAGE)
-    }
-}
-
-/// What a subscriber is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Received {
-    /// A message.
-    Message(Message),
-    /// So many messages were dropped here, because this subscriber was too slow.
-    Missed(u64),
-}
-
-/// What happens to a subscriber whose queue is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Slow {
-    /// It loses the oldest and is told how many.
-    #[default]
-    DropOldest,
-    /// Its subscription ends; what waits is still delivered.
-    Disconnect,
-}
-
-/// Messages of one topic that arrived together.
-#[derive(Debug)]
-pub(super) struct Batch {
-    pub(super) topic: Topic,
-    pub(super) from: NodeName,
-    pub(super) content: Content,
-}
-
-#[derive(Debug)]
-pub(super) enum Content {
-    /// The payload of one message.
-    One(Bytes),
-    /// So many records as they arrived, each of them a sound broadcast.
-    Records(Bytes, usize),
-}
-
-impl Batch {
-    fn count(&self) -> u64 {
-        match &self.content {
-            Content::One(_) => 1,
-            Content::Records(_, count) => *count as u64,
-        }
-    }
-
-    fn cost(&self) -> usize {
-        let (Content::One(bytes) | Content::Records(bytes, _)) = &self.content;
-        bytes.len() + OVERHEAD
-    }
-}
-
-#[derive(Debug)]
-struct Waiting {
-    batch: Arc<Batch>,
-    since: Instant,
-    ticket: Option<Arc<Ticket>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    batches: VecDeque<Waiting>,
-    cost: usize,
-    missed: u64,
-    /// Some batch waits on credit.
-    holding: bool,
-    closed: bool,
-    waker: Option<Waker>,
-}
-
-/// The queue of one subscription.
-#[derive(Debug)]
-pub(super) struct Queue {
-    policy: Slow,
-    state: Mutex<State>,
-}
-
-impl Queue {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds a batch; how many messages were dropped for it.
-    pub(super) fn push(
-        &self,
-        batch: &Arc<Batch>,
-        ticket: Option<&Arc<Ticket>>,
-        now: Instant,
-    ) -> u64 {
-        let mut state = self.state();
-        if state.closed {
-            return batch.count();
-        }
-        let ticket = if state.lags(now) { None } else { ticket.cloned() };
-        let (cost, before) = (batch.cost(), state.missed);
-        if state.beside() + cost > BOUND && !state.batches.is_empty() {
-            match self.policy {
-                Slow::DropOldest => state.make_room(cost),
-                Slow::Disconnect => {
-                    state.closed = true;
-                    state.wake();
-                    return batch.count();
-                }
-            }
-        }
-        state.cost += cost;
-        state.holding |= ticket.is_some();
-        state.batches.push_back(Waiting { batch: batch.clone(), since: now, ticket });
-        state.wake();
-        state.missed - before
-    }
-
-    /// Gives up the credit that a lagging subscriber holds.
-    pub(super) fn release(&self, now: Instant) {
-        self.state().lags(now);
-    }
-
-    fn close(&self) {
-        *self.state() = State { closed: true, ..State::default() };
-    }
-}
-
-impl State {
-    /// Whether the oldest batch has waited for too long; then none waits on credit.
-    fn lags(&mut self, now: Instant) -> bool {
-        let lags = self.batches.front().is_some_and(|oldest| oldest.since + PATIENCE < now);
-        if lags && self.holding {
-            self.batches.iter_mut().for_each(|waiting| waiting.ticket = None);
-            self.holding = false;
-        }
-        lags
-    }
-
-    /// What waits behind the oldest, which is the next to be taken however long it is.
-    fn beside(&self) -> usize {
-        self.cost - self.batches.front().map_or(0, |oldest| oldest.batch.cost())
-    }
-
-    fn make_room(&mut self, cost: usize) {
-        while self.beside() + cost > BOUND {
-            let Some(oldest) = self.batches.pop_front() else { return };
-            self.cost -= oldest.batch.cost();
-            self.missed += oldest.batch.count();
-        }
-    }
-
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-}
+use crate::proto::topic::Pattern;
 
 /// A subscription; it ends when dropped.
+#[must_use]
 pub struct Subscription {
-    exchange: Arc<Exchange>,
+    topics: Weak<Topics>,
     pattern: Pattern,
     number: u64,
     queue: Arc<Queue>,
@@ -219,13 +32,14 @@ impl fmt::Debug for Subscription {
 }
 
 impl Subscription {
-    pub(super) fn new(
-        exchange: Arc<Exchange>,
+    pub(super) fn open(
+        topics: &Arc<Topics>,
         pattern: Pattern,
-        number: u64,
-        queue: Arc<Queue>,
-    ) -> Self {
-        Self { exchange, pattern, number, queue, current: None }
+        policy: OverflowPolicy,
+    ) -> Result<Self, TooMany> {
+        let queue = Arc::new(Queue::new(policy));
+        let number = topics.subscribe(&pattern, queue.clone())?;
+        Ok(Self { topics: Arc::downgrade(topics), pattern, number, queue, current: None })
     }
 
     /// What it subscribed to.
@@ -239,7 +53,7 @@ impl Subscription {
     }
 
     /// The next message, or how many were missed; `None` once a subscription of policy
-    /// [`Slow::Disconnect`] was too slow. Nothing is lost when the future is dropped.
+    /// [`OverflowPolicy::Disconnect`] was too slow. Nothing is lost when the future is dropped.
     pub async fn recv(&mut self) -> Option<Received> {
         if let Some(message) = self.next_of_current() {
             return Some(Received::Message(message));
@@ -262,22 +76,14 @@ impl Subscription {
             if let Some(message) = self.next_of_current() {
                 return Poll::Ready(Some(Received::Message(message)));
             }
-            let mut state = self.queue.state();
-            if state.missed > 0 {
-                let missed = std::mem::take(&mut state.missed);
-                return Poll::Ready(Some(Received::Missed(missed)));
-            }
-            let Some(oldest) = state.batches.pop_front() else {
-                state.holding = false;
-                if state.closed {
-                    return Poll::Ready(None);
+            match self.queue.poll(context) {
+                Poll::Ready(Next::Batch(batch)) => self.current = Some((batch, Records::bare())),
+                Poll::Ready(Next::Missed(count)) => {
+                    return Poll::Ready(Some(Received::Missed(count)));
                 }
-                state.waker = Some(context.waker().clone());
-                return Poll::Pending;
-            };
-            state.cost -= oldest.batch.cost();
-            drop(state);
-            self.current = Some((oldest.batch, Records::bare()));
+                Poll::Ready(Next::Closed) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
         }
     }
 
@@ -317,12 +123,9 @@ fn broadcast(bytes: &Bytes, records: &mut Records) -> Option<Bytes> {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.exchange.unsubscribe(&self.pattern, self.number);
+        if let Some(topics) = self.topics.upgrade() {
+            topics.unsubscribe(&self.pattern, self.number);
+        }
         self.queue.close();
     }
-}
-
-/// A queue for a subscriber.
-pub(super) fn queue(policy: Slow) -> Arc<Queue> {
-    Arc::new(Queue { policy, state: Mutex::default() })
 }

@@ -1,33 +1,29 @@
-//! The exchange: who subscribed, who is linked, and the way of a message from the one to the other.
+//! Topics: who subscribed, who is linked and wants what, and the way of a broadcast from the one to the other.
 //!
-//! Shared by whoever publishes, subscribes, calls or serves, and by the links; no mailbox is in between.
-//! It outlives the actors around it: a link that comes back finds the same subscriptions. Invariants:
+//! Invariants:
 //! 1. A broadcast goes to each peer that wants it once, encoded once, and to each local subscriber once.
 //! 2. Peers know this node's interest as it was at some moment since their link came up, and soon as it is.
 //! 3. Locks are held for a look-up or a copy, in the order interests, outlet, queue.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::actors::pubsub::calls::Service;
-use crate::actors::pubsub::outlet::{Outlet, SendError, Ticket};
-use crate::actors::pubsub::remote::Sessions;
-use crate::actors::pubsub::subscription::{Batch, Content, Queue, Slow, Subscription, queue};
+use crate::actors::exchange::outlet::{Outlet, SendError, Ticket};
+use crate::actors::exchange::queue::{Batch, Content, Queue};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::interest::{Interest, Interests, Route, TooMany};
 use crate::proto::node::NodeName;
 use crate::proto::outbox::MAX_MESSAGE;
-use crate::proto::talk::Gone;
+use crate::proto::talk::DownReason;
 use crate::proto::topic::{Name, Pattern, Topic};
 
 /// How far a broadcast got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spread {
+pub struct DeliveryReport {
     /// Subscribers in this node that it was queued for.
     pub local: usize,
     /// Peers it was sent to.
@@ -39,29 +35,18 @@ pub struct Spread {
 type Table = Interests<Arc<Queue>, Arc<Outlet>>;
 type Routed = Arc<Route<Arc<Queue>, Arc<Outlet>>>;
 
-/// The exchange of one node.
-pub(super) struct Exchange {
+/// Those of one node.
+pub(crate) struct Topics {
     me: NodeName,
     metrics: Metrics,
     interests: RwLock<Table>,
-    pub(super) services: RwLock<HashMap<Name, Arc<Service>>>,
-    /// How often each name was called without a node.
-    pub(super) turns: Mutex<HashMap<Name, usize>>,
-    pub(super) sessions: Sessions,
     numbers: AtomicU64,
 }
 
-impl Exchange {
+impl Topics {
     pub(super) fn new(me: NodeName, metrics: &Metrics) -> Self {
-        Self {
-            me,
-            metrics: metrics.clone(),
-            interests: RwLock::default(),
-            services: RwLock::default(),
-            turns: Mutex::default(),
-            sessions: Sessions::default(),
-            numbers: AtomicU64::new(0),
-        }
+        let (interests, numbers) = (RwLock::default(), AtomicU64::new(0));
+        Self { me, metrics: metrics.clone(), interests, numbers }
     }
 
     pub(super) fn me(&self) -> &NodeName {
@@ -72,10 +57,6 @@ impl Exchange {
         &self.metrics
     }
 
-    pub(super) fn number(&self) -> u64 {
-        self.numbers.fetch_add(1, Ordering::Relaxed)
-    }
-
     pub(super) fn table(&self) -> RwLockReadGuard<'_, Table> {
         self.interests.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -84,18 +65,14 @@ impl Exchange {
         self.interests.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn subscribe(
-        self: &Arc<Self>,
-        pattern: Pattern,
-        policy: Slow,
-    ) -> Result<Subscription, TooMany> {
-        let (number, queue) = (self.number(), queue(policy));
+    /// From now on this queue gets what is published; its number.
+    pub(super) fn subscribe(&self, pattern: &Pattern, queue: Arc<Queue>) -> Result<u64, TooMany> {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let mut table = self.table_mut();
-        if table.subscribe(&pattern, number, queue.clone())? {
-            table.peers().for_each(|peer| peer.news(Interest::from(&pattern), true));
+        if table.subscribe(pattern, number, queue)? {
+            table.peers().for_each(|peer| peer.news(Interest::from(pattern), true));
         }
-        drop(table);
-        Ok(Subscription::new(self.clone(), pattern, number, queue))
+        Ok(number)
     }
 
     pub(super) fn unsubscribe(&self, pattern: &Pattern, number: u64) {
@@ -118,19 +95,21 @@ impl Exchange {
         table.peers().for_each(|peer| peer.news(Interest::Name(name.clone()), false));
     }
 
-    /// A link is up.
-    pub(super) fn up(&self, outlet: &Arc<Outlet>) {
+    /// A link to a peer is up: what is sent to it goes through this outlet.
+    pub(crate) fn up(&self, peer: NodeName) -> Arc<Outlet> {
+        let outlet = Arc::new(Outlet::new(peer));
         let mut table = self.table_mut();
         let old = table.up(outlet.peer().clone(), outlet.clone());
         table.own().for_each(|interest| outlet.news(interest, true));
         drop(table);
         if let Some(old) = old {
-            self.close(&old, Gone::LinkLost);
+            self.close(&old, DownReason::LinkLost);
         }
+        outlet
     }
 
     /// A link is gone; a newer one to the same peer stays.
-    pub(super) fn down(&self, outlet: &Arc<Outlet>, why: Gone) {
+    pub(crate) fn down(&self, outlet: &Arc<Outlet>, why: DownReason) {
         let mut table = self.table_mut();
         if table.peer(outlet.peer()).is_some_and(|current| Arc::ptr_eq(current, outlet)) {
             table.down(outlet.peer());
@@ -139,7 +118,7 @@ impl Exchange {
         self.close(outlet, why);
     }
 
-    fn close(&self, outlet: &Outlet, why: Gone) {
+    fn close(&self, outlet: &Outlet, why: DownReason) {
         let lost = outlet.close(why);
         if lost > 0 {
             self.metrics.add(Count::Door, "lost_with_link", lost);
@@ -147,7 +126,7 @@ impl Exchange {
     }
 
     /// What a peer wants or offers.
-    pub(super) fn wants(
+    pub(crate) fn wants(
         &self,
         peer: &Arc<Outlet>,
         interest: Interest,
@@ -167,12 +146,26 @@ impl Exchange {
         ready.unwrap_or_else(|| self.table_mut().route(topic))
     }
 
-    pub(super) fn peer(&self, peer: &NodeName) -> Result<Arc<Outlet>, SendError> {
+    pub(in crate::actors) fn peer(&self, peer: &NodeName) -> Result<Arc<Outlet>, SendError> {
         self.table().peer(peer).cloned().ok_or(SendError::NotConnected)
     }
 
+    /// What a peer published: queues it for the subscribers here; how many of them there are.
+    pub(crate) fn arrived(
+        &self,
+        topic: &Topic,
+        from: &NodeName,
+        content: Content,
+        ticket: Option<&Arc<Ticket>>,
+        now: Instant,
+    ) -> usize {
+        let route = self.route(topic);
+        let batch = Batch { topic: topic.clone(), from: from.clone(), content };
+        self.deliver(&route.local, batch, ticket, now)
+    }
+
     /// Queues a batch for these subscribers; how many of them there are.
-    pub(super) fn deliver(
+    fn deliver(
         &self,
         to: &[(u64, Arc<Queue>)],
         batch: Batch,
@@ -188,7 +181,7 @@ impl Exchange {
     }
 
     /// Gives up the credit that lagging subscribers hold.
-    pub(super) fn release(&self, now: Instant) {
+    pub(crate) fn release(&self, now: Instant) {
         self.table().subscribers().for_each(|queue| queue.release(now));
     }
 
@@ -198,7 +191,7 @@ impl Exchange {
         topic: &Topic,
         payload: &Bytes,
         but: Option<u64>,
-    ) -> Result<Spread, SendError> {
+    ) -> Result<DeliveryReport, SendError> {
         check(payload)?;
         Ok(self.here(&self.route(topic).local, topic, payload, but))
     }
@@ -209,7 +202,7 @@ impl Exchange {
         topic: &Topic,
         payload: &Bytes,
         but: Option<u64>,
-    ) -> Spread {
+    ) -> DeliveryReport {
         let batch = || Batch {
             topic: topic.clone(),
             from: self.me.clone(),
@@ -224,7 +217,7 @@ impl Exchange {
                 self.deliver(&others, batch(), None, timer::now())
             }
         };
-        Spread { local, ..Spread::default() }
+        DeliveryReport { local, ..DeliveryReport::default() }
     }
 
     /// To all subscribers everywhere, one of those in this node excepted; waits for nobody.
@@ -233,7 +226,7 @@ impl Exchange {
         topic: &Topic,
         payload: &Bytes,
         but: Option<u64>,
-    ) -> Result<Spread, SendError> {
+    ) -> Result<DeliveryReport, SendError> {
         let (route, mut spread) = self.begin(topic, payload, but)?;
         for peer in &route.peers {
             spread.add(peer.broadcast(topic, payload).is_ok());
@@ -247,7 +240,7 @@ impl Exchange {
         topic: &Topic,
         payload: &Bytes,
         but: Option<u64>,
-    ) -> Result<Spread, SendError> {
+    ) -> Result<DeliveryReport, SendError> {
         let (route, mut spread) = self.begin(topic, payload, but)?;
         for peer in &route.peers {
             spread.add(peer.when_room(|| peer.broadcast(topic, payload)).await.is_ok());
@@ -261,14 +254,14 @@ impl Exchange {
         topic: &Topic,
         payload: &Bytes,
         but: Option<u64>,
-    ) -> Result<(Routed, Spread), SendError> {
+    ) -> Result<(Routed, DeliveryReport), SendError> {
         check(payload)?;
         let route = self.route(topic);
         let spread = self.here(&route.local, topic, payload, but);
         Ok((route, spread))
     }
 
-    fn counted(&self, spread: Spread) -> Spread {
+    fn counted(&self, spread: DeliveryReport) -> DeliveryReport {
         if spread.missed > 0 {
             self.metrics.add(Count::Door, "overloaded", spread.missed as u64);
         }
@@ -317,7 +310,7 @@ impl Exchange {
     }
 }
 
-impl Spread {
+impl DeliveryReport {
     fn add(&mut self, sent: bool) {
         *(if sent { &mut self.peers } else { &mut self.missed }) += 1;
     }

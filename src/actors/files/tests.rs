@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
+use crate::actors::exchange::Exchange;
 use crate::actors::link::tests::{Command, Mock};
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{counted, name, run, settled};
@@ -33,7 +34,7 @@ async fn world() -> World {
     let (identity, _) = (Arc::new(issue("a@h")), issue("b@h"));
     let metrics = Metrics::default();
     let (link, mock) = Mock::start().await;
-    let pubsub = PubSub::new(name("a@h"), &metrics);
+    let bus = Bus::new(&Exchange::new(name("a@h"), &metrics));
     let file = Arc::new(identity.revocation_file(dir.path()));
     let tokens = identity.tokens(dir.path());
     let setup = Setup {
@@ -45,11 +46,10 @@ async fn world() -> World {
         tokens: tokens.clone(),
         identity: identity.clone(),
         link,
-        pubsub: pubsub.clone(),
+        bus: bus.clone(),
         metrics: metrics.clone(),
     };
-    let (_root, roster) =
-        run(&metrics, vec![pubsub.child(), Files::new(&metrics).child(setup)]).await;
+    let (_root, roster) = run(&metrics, vec![bus.child(), Files::new(&metrics).child(setup)]).await;
     World { dir, authority, identity, tokens, link: mock, metrics, roster, _root }
 }
 

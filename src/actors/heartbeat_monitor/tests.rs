@@ -1,8 +1,9 @@
 //! HeartbeatMonitor between a mocked link layer and a real door, in paused time.
 
 use super::*;
+use crate::actors::exchange::Exchange;
 use crate::actors::link::tests::Mock;
-use crate::actors::pubsub::tests::{Wire, parts};
+use crate::actors::news::tests::{Wire, parts};
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{counted, name, next, run, settled};
 use crate::proto::frame::Control;
@@ -17,7 +18,7 @@ const C: &str = "c@h";
 struct World {
     link: Link,
     lanes: BTreeMap<NodeName, mpsc::Receiver<Control>>,
-    pubsub: PubSub,
+    bus: Bus,
     monitor: HeartbeatMonitor,
     metrics: Metrics,
     events: mpsc::UnboundedReceiver<Event>,
@@ -31,7 +32,7 @@ struct World {
 async fn world() -> World {
     let metrics = Metrics::default();
     let (link, _mock) = Mock::start().await;
-    let pubsub = PubSub::new(name("a@127.0.0.1"), &metrics);
+    let bus = Bus::new(&Exchange::new(name("a@127.0.0.1"), &metrics));
     let monitor = HeartbeatMonitor::new(&metrics);
     let (silenced, silent) = mpsc::unbounded_channel();
     let (flooded, cut) = mpsc::unbounded_channel();
@@ -41,20 +42,20 @@ async fn world() -> World {
         config: Config::default(),
         name: name("a@h"),
         link: link.clone(),
-        pubsub: pubsub.clone(),
+        bus: bus.clone(),
         silent: Arc::new(move |peer| silenced.send(peer).expect("the test listens")),
         cut: Arc::new(move |peer| flooded.send(peer).expect("the test listens")),
         beacon: Arc::new(|_| None),
         linked: Arc::new(move || seen.lock().expect("no panic").clone()),
         metrics: metrics.clone(),
     };
-    let (_root, roster) = run(&metrics, vec![pubsub.child(), monitor.child(setup)]).await;
+    let (_root, roster) = run(&metrics, vec![bus.child(), monitor.child(setup)]).await;
     let (tx, events) = mpsc::unbounded_channel();
-    pubsub.on_events("test", move |event| drop(tx.send(event.clone())));
+    bus.on_events("test", move |event| drop(tx.send(event.clone())));
     World {
         link,
         lanes: BTreeMap::new(),
-        pubsub,
+        bus,
         monitor,
         metrics,
         events,
@@ -72,9 +73,9 @@ impl World {
         self.lanes.insert(name(peer), Mock::up(&self.link, &name(peer)));
         let address = ([127, 0, 0, 1], 1).into();
         self.linked.lock().expect("no panic").push(name(peer));
-        let wire = Wire::open(&self.pubsub, peer);
+        let wire = Wire::open(&self.bus, peer);
         let (peer, incarnation) = (name(peer), Incarnation(1));
-        self.pubsub.announce(Event::PeerOnline { peer, incarnation, address });
+        self.bus.announce(Event::PeerOnline { peer, incarnation, address });
         next(&mut self.events).await;
         settled().await;
         wire
@@ -91,7 +92,7 @@ impl World {
         self.monitor.vitals().borrow().peers.get(&name(peer)).cloned().expect("known")
     }
 
-    /// A peer says something, as PubSub would deliver it.
+    /// A peer says something, as Bus would deliver it.
     fn said(&self, from: &str, word: &Word) {
         let payload = codec::encode(word).expect("encodes").into();
         self.monitor.handle.cast(Msg::Said(Delivery { from: name(from), payload }));
@@ -143,7 +144,7 @@ async fn beats_go_out_every_second_while_a_peer_is_linked() {
     let beats = std::iter::from_fn(|| lane.try_recv().ok()).count();
     assert!((10..=11).contains(&beats), "{beats}");
     let (peer, cause) = (name(B), String::new());
-    world.pubsub.announce(Event::LinkLost { peer, cause });
+    world.bus.announce(Event::LinkLost { peer, cause });
     settled().await;
     world.seconds(10, &[]).await;
     assert!(world.lanes[&name(B)].is_empty(), "no link, no beat");

@@ -9,15 +9,16 @@ use tokio::task::{JoinError, JoinHandle};
 
 use crate::actors::link::mux::{self, Door, Own, PIPE};
 use crate::actors::link::{CONTROLS, Pulse};
-use crate::actors::pubsub::PubSub;
+use crate::actors::news::Bus;
 use crate::proto::frame::Parting;
 use crate::proto::membership::LinkEnd;
 use crate::proto::node::NodeName;
 
 /// Links two doors.
-pub(crate) fn cable(a: &PubSub, b: &PubSub) -> [End; 2] {
+pub(crate) fn cable(a: &Bus, b: &Bus) -> [End; 2] {
     let (to_b, to_a) = duplex(PIPE);
-    [End::start(to_b, a, b.name().clone()), End::start(to_a, b, a.name().clone())]
+    let [name_a, name_b] = [a, b].map(|bus| bus.exchange().name().clone());
+    [End::start(to_b, a, name_b), End::start(to_a, b, name_a)]
 }
 
 /// One end of a link. Dropped, it ends as a task that is cancelled does.
@@ -33,7 +34,7 @@ pub(crate) struct End {
 impl End {
     pub(crate) fn start(
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
-        pubsub: &PubSub,
+        bus: &Bus,
         peer: NodeName,
     ) -> Self {
         let (pipe, ractor) = duplex(PIPE);
@@ -41,7 +42,7 @@ impl End {
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, None));
         let own = Own { parting, controls, pulse: pulse.clone() };
-        let door = Door::open(pubsub, peer.clone());
+        let door = Door::open(bus, peer.clone());
         let task = tokio::spawn(mux::run(stream, mux::gate(true, peer), pipe, door, own));
         Self { part: Some(part), pulse, task, _ractor: ractor }
     }

@@ -1,8 +1,7 @@
 //! What one peer says, piece by piece: put together, read, and carried to those it is for.
 //!
 //! Runs in the link's own task and waits for nobody. Invariants:
-//! 1. Whatever breaks the protocol is a [`Fault`], and the link ends: a piece that is none, words that are
-//!    none, more than the credit allows, a long message that does not go on within [`STALLED`].
+//! 1. Whatever breaks the protocol is a [`Fault`], and the link ends: malformed frames or messages, more than the credit allows, a long message that does not go on within [`STALLED`].
 //! 2. Of a long message no more is allocated than has arrived, and a step.
 //! 3. A batch that waits for its subscribers keeps at most twice its own bytes alive.
 
@@ -12,25 +11,24 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use crate::actors::pubsub::PubSub;
-use crate::actors::pubsub::outlet::{Outlet, Ticket};
-use crate::actors::pubsub::subscription::{Batch, Content, PATIENCE};
+use crate::actors::exchange::{Content, Exchange, Outlet, PATIENCE, Ticket};
+use crate::actors::news::Bus;
 use crate::io::metrics::Count;
 use crate::proto::frame::{Lane, MAX_PAYLOAD};
 use crate::proto::outbox::{self, LEAST, PieceError, Records, Start, WINDOW};
-use crate::proto::talk::{self, Bulk, Calls, Gone, TalkError};
+use crate::proto::talk::{self, Bulk, Calls, DownReason, TalkError};
 use crate::proto::topic::Topic;
 
 /// A long message goes on within this time.
 const STALLED: Duration = Duration::from_secs(30);
-/// Words of one peer that may wait for PubSub.
+/// Words of one peer that may wait for `news`.
 const WAITING: usize = 64;
 /// How much of a long message is allocated ahead.
 const STEP: usize = 1024 * 1024;
 
 /// How a peer broke the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub(super) enum Fault {
     /// A piece.
     #[error(transparent)]
     Piece(#[from] PieceError),
@@ -69,8 +67,9 @@ impl Partial {
 }
 
 /// What arrives on one link.
-pub(crate) struct Inbound {
-    pubsub: PubSub,
+pub(super) struct Inbound {
+    bus: Bus,
+    exchange: Exchange,
     outlet: Arc<Outlet>,
     topic: Option<Topic>,
     /// Of the lanes door, calls and bulk.
@@ -81,13 +80,15 @@ pub(crate) struct Inbound {
 }
 
 impl Inbound {
-    pub(crate) fn new(pubsub: PubSub, outlet: Arc<Outlet>) -> Self {
+    pub(super) fn new(bus: Bus, outlet: Arc<Outlet>) -> Self {
+        let exchange = bus.exchange().clone();
         let waiting = Arc::new(Semaphore::new(WAITING));
-        Self { pubsub, outlet, topic: None, partial: [None, None, None], held: None, waiting }
+        let partial = [None, None, None];
+        Self { bus, exchange, outlet, topic: None, partial, held: None, waiting }
     }
 
     /// A piece of a lane that is not the link's own.
-    pub(crate) async fn piece(
+    pub(super) async fn piece(
         &mut self,
         lane: Lane,
         payload: Bytes,
@@ -200,12 +201,12 @@ impl Inbound {
     }
 
     async fn message(&self, lane: Lane, message: Bytes) -> Result<(), Fault> {
-        self.pubsub.metrics().traffic().came(lane, 1, 0);
+        self.exchange.metrics().traffic().came(lane, 1, 0);
         match lane {
             Lane::Door => {
-                // PubSub takes them at once; a flood waits here and holds up only its sender.
+                // `news` takes them at once; a flood waits here and holds up only its sender.
                 if let Ok(permit) = self.waiting.clone().acquire_owned().await {
-                    self.pubsub.received(self.outlet.peer().clone(), message, permit);
+                    self.bus.received(self.outlet.peer().clone(), message, permit);
                 }
                 Ok(())
             }
@@ -215,22 +216,20 @@ impl Inbound {
     }
 
     fn called(&self, message: &Bytes) -> Result<(), Fault> {
-        let (exchange, outlet) = (&self.pubsub.exchange, &self.outlet);
+        let (Exchange { topics, calls, .. }, outlet) = (&self.exchange, &self.outlet);
         match talk::read_calls(message)? {
             Calls::Request { call, left, name, payload } => {
-                exchange.requested(outlet, call, left, &name, message.slice(payload));
+                calls.requested(outlet, call, left, &name, message.slice(payload));
             }
             Calls::Reply { call, outcome, payload } => {
-                if !outlet.pending.replied(call, outcome, message.slice(payload)) {
-                    exchange.metrics().count(Count::Door, "late_reply");
-                }
+                calls.replied(outlet, call, outcome, message.slice(payload));
             }
             Calls::Watch { watch, name } => {
-                exchange.watched(outlet, watch, name).map_err(|_too_many| Fault::TooMany)?;
+                calls.watched(outlet, watch, name).map_err(|_too_many| Fault::TooMany)?;
             }
-            Calls::Unwatch { watch } => exchange.unwatched(outlet, watch),
+            Calls::Unwatch { watch } => calls.unwatched(outlet, watch),
             Calls::Interest(interest, there) => {
-                exchange.wants(outlet, interest, there).map_err(|_too_many| Fault::TooMany)?;
+                topics.wants(outlet, interest, there).map_err(|_too_many| Fault::TooMany)?;
             }
         }
         Ok(())
@@ -245,7 +244,7 @@ impl Inbound {
     ) -> Result<(), Fault> {
         let mut records = Records::of_payload();
         let (mut begin, mut end, mut count) = (records.position(), records.position(), 0);
-        let mut gone: Option<(u64, Gone)> = None;
+        let mut gone: Option<(u64, DownReason)> = None;
         while let Some(range) = records.next(payload) {
             let range = range?;
             let next = range.end;
@@ -270,7 +269,7 @@ impl Inbound {
             }
             match gone.take() {
                 Some((watch, why)) => {
-                    self.outlet.pending.gone(watch, why);
+                    self.exchange.calls.gone(&self.outlet, watch, why);
                     begin = next;
                 }
                 None => count += 1,
@@ -303,14 +302,10 @@ impl Inbound {
 
     fn deliver(&self, content: Content, count: u64, ticket: Option<&Arc<Ticket>>, now: Instant) {
         let Some(topic) = &self.topic else { return };
-        let exchange = &self.pubsub.exchange;
-        let route = exchange.route(topic);
-        let (topic, from) = (topic.clone(), self.outlet.peer().clone());
-        let batch = Batch { topic, from, content };
-        let found = exchange.deliver(&route.local, batch, ticket, now);
+        let found = self.exchange.topics.arrived(topic, self.outlet.peer(), content, ticket, now);
         let kind = if found > 0 { "received" } else { "no_subscriber" };
-        exchange.metrics().add(Count::Door, kind, count);
-        exchange.metrics().traffic().came(Lane::Bulk, count, 0);
+        self.exchange.metrics().add(Count::Door, kind, count);
+        self.exchange.metrics().traffic().came(Lane::Bulk, count, 0);
     }
 
     /// One long message of bulk.
@@ -338,7 +333,7 @@ impl Inbound {
     }
 
     /// When [`Self::tick`] is due, if it is.
-    pub(crate) fn deadline(&mut self, now: Instant) -> Option<Instant> {
+    pub(super) fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let much = self.outlet.untaken() > LEAST / 2;
         self.held = much.then(|| self.held.unwrap_or(now));
         let stalled = self.partial.iter().flatten().map(|partial| partial.since + STALLED).min();
@@ -347,10 +342,10 @@ impl Inbound {
     }
 
     /// It is due: what did not go on is at fault, and who lags here holds nobody up.
-    pub(crate) fn tick(&mut self, now: Instant) -> Result<(), Fault> {
+    pub(super) fn tick(&mut self, now: Instant) -> Result<(), Fault> {
         self.held = None;
         self.partial.iter_mut().flatten().for_each(|partial| partial.held = None);
-        self.pubsub.exchange.release(now);
+        self.exchange.topics.release(now);
         let stalled = |partial: &Partial| partial.since + STALLED <= now;
         if self.partial.iter().flatten().any(stalled) { Err(Fault::Stalled) } else { Ok(()) }
     }

@@ -17,8 +17,10 @@ use tokio::io::{
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::actors::exchange::Outlet;
 use crate::actors::link::Pulse;
-use crate::actors::pubsub::{Inbound, Outlet, PubSub};
+use crate::actors::link::inbound::Inbound;
+use crate::actors::news::Bus;
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::io::tls::{Cause, cause_of_io};
@@ -27,7 +29,7 @@ use crate::proto::gate::{self, Gate, Quiet};
 use crate::proto::membership::LinkEnd;
 use crate::proto::node::NodeName;
 use crate::proto::outbox::Piece;
-use crate::proto::talk::Gone;
+use crate::proto::talk::DownReason;
 
 /// Bytes between ractor's session and the link, each way.
 pub(super) const PIPE: usize = 64 * 1024;
@@ -43,16 +45,16 @@ pub(super) fn gate(inbound: bool, peer: NodeName) -> Gate {
 
 /// What the door says and hears on this link. Dropped, it tells the door that the link is gone.
 pub(crate) struct Door {
-    pubsub: PubSub,
+    bus: Bus,
     outlet: Arc<Outlet>,
-    end: Gone,
+    end: DownReason,
 }
 
 impl Door {
     /// Tells the door that a link is up.
-    pub(crate) fn open(pubsub: &PubSub, peer: NodeName) -> Self {
-        let outlet = pubsub.up(peer);
-        Self { pubsub: pubsub.clone(), outlet, end: Gone::LinkLost }
+    pub(crate) fn open(bus: &Bus, peer: NodeName) -> Self {
+        let outlet = bus.exchange().topics.up(peer);
+        Self { bus: bus.clone(), outlet, end: DownReason::LinkLost }
     }
 
     pub(super) fn outlet(&self) -> Arc<Outlet> {
@@ -62,7 +64,7 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        self.pubsub.down(&self.outlet, self.end);
+        self.bus.exchange().topics.down(&self.outlet, self.end);
     }
 }
 
@@ -85,9 +87,9 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Send>(
     let (reader, writer) = tokio::io::split(stream);
     let (from_ractor, to_ractor) = tokio::io::split(pipe);
     let Own { parting, controls, pulse } = own;
-    let inbound = Inbound::new(door.pubsub.clone(), door.outlet.clone());
+    let inbound = Inbound::new(door.bus.clone(), door.outlet.clone());
     let outlet = door.outlet.clone();
-    let metrics = door.pubsub.metrics().clone();
+    let metrics = door.bus.exchange().metrics().clone();
     let incoming = Incoming { gate, to_ractor, inbound, pulse, outlet, metrics: metrics.clone() };
     let lanes = Outgoing { from_ractor, outlet: door.outlet.clone(), controls, parting, metrics };
     let end = tokio::select! {
@@ -95,7 +97,7 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Send>(
         end = lanes.run(writer) => end,
     };
     if end == LinkEnd::Goodbye(Parting::Left) {
-        door.end = Gone::NodeOffline;
+        door.end = DownReason::NodeOffline;
     }
     end
 }

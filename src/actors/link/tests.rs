@@ -7,6 +7,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
+use crate::actors::exchange::Exchange;
 use crate::actors::supervisor::{Root, Roster, probe};
 use crate::actors::tests::{PATIENCE, cluster, counted, name, next, run, settled, until};
 use crate::io::identity::Identity;
@@ -86,7 +87,7 @@ struct Node {
     id: NodeId,
     link: Link,
     address: SocketAddr,
-    pubsub: PubSub,
+    bus: Bus,
     metrics: Metrics,
     reports: UnboundedReceiver<Report>,
     roster: Roster,
@@ -97,7 +98,7 @@ impl Node {
     /// One that is told nothing unless the test says it.
     async fn start(identity: &Identity) -> Self {
         let metrics = Metrics::default();
-        let pubsub = PubSub::new(identity.name().clone(), &metrics);
+        let bus = Bus::new(&Exchange::new(identity.name().clone(), &metrics));
         let link = Link::new(&metrics);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.set_nonblocking(true).expect("nonblocking");
@@ -106,14 +107,13 @@ impl Node {
             listener: Arc::new(listener),
             tls: Tls::new(identity).expect("a sound identity"),
             myself: crate::actors::tests::myself(identity, address),
-            pubsub: pubsub.clone(),
+            bus: bus.clone(),
             metrics: metrics.clone(),
         };
-        let (root, roster) = run(&metrics, vec![pubsub.child(), link.child(setup)]).await;
+        let (root, roster) = run(&metrics, vec![bus.child(), link.child(setup)]).await;
         let (name, id) = (identity.name().clone(), identity.id());
         let reports = unbounded_channel().1;
-        let mut node =
-            Self { name, id, link, address, pubsub, metrics, reports, roster, _root: root };
+        let mut node = Self { name, id, link, address, bus, metrics, reports, roster, _root: root };
         node.attach(false);
         node
     }
@@ -229,11 +229,11 @@ fn ended(report: &Report) -> Option<(AttemptId, &LinkEnd)> {
 async fn two_nodes_link_talk_and_part() {
     let (mut a, mut b, inbound) = linked(["talk-a@127.0.0.1", "talk-b@127.0.0.1"]).await;
     let (tx, mut heard) = unbounded_channel();
-    b.pubsub.on_words("test", Topic::network_peers(), move |told| drop(tx.send(told)));
+    b.bus.on_words("test", Topic::network_peers(), move |told| drop(tx.send(told)));
     let (done, said) = oneshot::channel();
-    b.pubsub.on_events("test", move |_| {});
-    // Both go through b's PubSub, in order with the subscription above.
-    a.pubsub.tell(&b.name, Topic::network_peers(), b"hi".to_vec());
+    b.bus.on_events("test", move |_| {});
+    // Both go through b's Bus, in order with the subscription above.
+    a.bus.tell(&b.name, Topic::network_peers(), b"hi".to_vec());
     let told = next(&mut heard).await;
     assert_eq!((told.from, &*told.payload), (a.name.clone(), b"hi".as_slice()));
 
@@ -245,7 +245,7 @@ async fn two_nodes_link_talk_and_part() {
     let end = b.news().await;
     assert_eq!(ended(&end), Some((inbound, &LinkEnd::Goodbye(Parting::Left))), "{end:?}");
     until("the outlet is gone", || {
-        b.pubsub.tell(&a.name, Topic::network_peers(), vec![]);
+        b.bus.tell(&a.name, Topic::network_peers(), vec![]);
         counted(&b.metrics, "door_messages", "not_linked") > 0
     })
     .await;

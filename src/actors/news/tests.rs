@@ -1,4 +1,4 @@
-//! PubSub: its actor alone, the door as others' tests see it, and whole doors that talk to each other.
+//! Bus: its actor alone, the door as others' tests see it, and whole doors that talk to each other.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -7,28 +7,19 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::*;
+use crate::actors::exchange::Exchange;
+use crate::actors::exchange::{Message, Outlet, Received};
 use crate::actors::supervisor::{Root, probe};
 use crate::actors::tests::{PATIENCE, counted, name, next, run, until};
 use crate::proto::frame;
-use crate::proto::membership::LinkEnd;
 use crate::proto::outbox::{Piece, Records};
+use crate::proto::talk::DownReason;
 
-#[path = "../exchange/tests/broadcasts.rs"]
-mod broadcasts;
-#[path = "../exchange/tests/calls.rs"]
-mod calls;
-#[path = "../exchange/tests/hostile.rs"]
-mod hostile;
-#[path = "../exchange/tests/kit.rs"]
-mod kit;
-#[path = "../exchange/tests/slow.rs"]
-mod slow;
-
-async fn alone() -> (PubSub, Root, Metrics) {
+async fn alone() -> (Bus, Root, Metrics) {
     let metrics = Metrics::default();
-    let pubsub = PubSub::new(name("a@127.0.0.1"), &metrics);
-    let (root, _) = run(&metrics, vec![pubsub.child()]).await;
-    (pubsub, root, metrics)
+    let bus = Bus::new(&Exchange::new(name("a@127.0.0.1"), &metrics));
+    let (root, _) = run(&metrics, vec![bus.child()]).await;
+    (bus, root, metrics)
 }
 
 fn peer() -> NodeName {
@@ -42,8 +33,8 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    pub(crate) fn open(pubsub: &PubSub, peer: &str) -> Self {
-        Self { outlet: pubsub.up(name(peer)), words: VecDeque::new() }
+    pub(crate) fn open(bus: &Bus, peer: &str) -> Self {
+        Self { outlet: bus.exchange().topics.up(name(peer)), words: VecDeque::new() }
     }
 
     /// The next words of this node's actors that wait to be sent.
@@ -96,39 +87,39 @@ fn words(topic: Topic, payload: Vec<u8>) -> Bytes {
         .into()
 }
 
-/// Words of a peer arrive; returns when PubSub has handled them.
-pub(crate) async fn received(pubsub: &PubSub, from: &str, words: Bytes) {
+/// Words of a peer arrive; returns when Bus has handled them.
+pub(crate) async fn received(bus: &Bus, from: &str, words: Bytes) {
     let room = Arc::new(Semaphore::new(1));
     let permit = room.clone().acquire_owned().await.expect("open");
-    pubsub.received(name(from), words, permit);
+    bus.received(name(from), words, permit);
     let handled = tokio::time::timeout(PATIENCE, room.acquire()).await;
     let _returned = handled.expect("in time").expect("open");
 }
 
 #[tokio::test]
 async fn words_go_out_of_one_door_and_in_at_the_other() {
-    let (pubsub, _root, metrics) = alone().await;
+    let (bus, _root, metrics) = alone().await;
     let topic = Topic::network_peers();
-    let mut wire = Wire::open(&pubsub, "b@h");
-    pubsub.tell(&peer(), topic.clone(), b"hi".to_vec());
-    pubsub.tell(&name("c@h"), topic.clone(), vec![]);
-    pubsub.tell(&peer(), topic.clone(), vec![0; MAX_PAYLOAD]);
+    let mut wire = Wire::open(&bus, "b@h");
+    bus.tell(&peer(), topic.clone(), b"hi".to_vec());
+    bus.tell(&name("c@h"), topic.clone(), vec![]);
+    bus.tell(&peer(), topic.clone(), vec![0; MAX_PAYLOAD]);
     let sent = wire.next().await;
     assert_eq!(wire.try_words(), None);
     // Whoever finds no room is refused, and what waits stays in order.
     let mut told = 1;
     while counted(&metrics, "door_messages", "overloaded") == 0 {
-        pubsub.tell(&peer(), topic.clone(), vec![0; 60_000]);
+        bus.tell(&peer(), topic.clone(), vec![0; 60_000]);
         told += 1;
     }
     assert!((6..=10).contains(&told), "{told} messages of 60 kB in half a megabyte");
 
     let (tx, mut rx) = mpsc::unbounded_channel();
-    pubsub.on_words("test", topic, move |d| drop(tx.send(d)));
-    received(&pubsub, "b@h", sent).await;
+    bus.on_words("test", topic, move |d| drop(tx.send(d)));
+    received(&bus, "b@h", sent).await;
     let delivery = next(&mut rx).await;
     assert_eq!((delivery.from, &*delivery.payload), (peer(), b"hi".as_slice()));
-    received(&pubsub, "b@h", vec![9; 20].into()).await;
+    received(&bus, "b@h", vec![9; 20].into()).await;
     assert_eq!(counted(&metrics, "door_messages", "sent"), told - 1);
     for kind in ["overloaded", "not_linked", "too_large", "received", "malformed"] {
         assert_eq!(counted(&metrics, "door_messages", kind), 1, "{kind}");
@@ -137,12 +128,12 @@ async fn words_go_out_of_one_door_and_in_at_the_other() {
 
 #[tokio::test]
 async fn events_reach_each_listener_once() {
-    let (pubsub, _root, _) = alone().await;
+    let (bus, _root, _) = alone().await;
     let (tx, mut rx) = mpsc::unbounded_channel();
     let again = tx.clone();
-    pubsub.on_events("test", move |_| tx.send("replaced").expect("the test listens"));
-    pubsub.on_events("test", move |_| again.send("second").expect("the test listens"));
-    pubsub.announce(Event::PeerConnecting { peer: peer() });
+    bus.on_events("test", move |_| tx.send("replaced").expect("the test listens"));
+    bus.on_events("test", move |_| again.send("second").expect("the test listens"));
+    bus.announce(Event::PeerConnecting { peer: peer() });
     assert_eq!(next(&mut rx).await, "second");
     assert!(rx.try_recv().is_err());
 }
@@ -174,76 +165,78 @@ impl Silent {
 }
 
 /// A handle to a door behind which nobody answers.
-pub(crate) async fn silent() -> (PubSub, Silent) {
-    let (handle, heard) = probe("pubsub").await;
-    (PubSub { handle, ..PubSub::new(name("a@127.0.0.1"), &Metrics::default()) }, Silent(heard))
+pub(crate) async fn silent() -> (Bus, Silent) {
+    let (handle, heard) = probe("news").await;
+    (
+        Bus { handle, ..Bus::new(&Exchange::new(name("a@127.0.0.1"), &Metrics::default())) },
+        Silent(heard),
+    )
 }
 
 #[tokio::test]
 async fn after_a_restart_nobody_listens_and_subscriptions_and_links_stay() {
     let metrics = Metrics::default();
-    let pubsub = PubSub::new(name("a@127.0.0.1"), &metrics);
-    let (root, roster) = run(&metrics, vec![pubsub.child()]).await;
+    let bus = Bus::new(&Exchange::new(name("a@127.0.0.1"), &metrics));
+    let (root, roster) = run(&metrics, vec![bus.child()]).await;
     let (tx, mut heard) = mpsc::unbounded_channel();
     let (events, messages) = (tx.clone(), tx.clone());
-    pubsub.on_events("test", move |_| events.send("event").unwrap_or(()));
-    pubsub
-        .on_words("test", Topic::network_peers(), move |_| messages.send("message").unwrap_or(()));
+    bus.on_events("test", move |_| events.send("event").unwrap_or(()));
+    bus.on_words("test", Topic::network_peers(), move |_| messages.send("message").unwrap_or(()));
     drop(tx);
     let topic: Topic = "room:1".parse().expect("valid");
-    let mut subscription = pubsub.subscribe(topic.clone()).expect("few");
-    let mut wire = Wire::open(&pubsub, "b@h");
-    pubsub.announce(Event::PeerConnecting { peer: peer() });
+    let mut subscription = bus.exchange().subscribe(topic.clone()).expect("few");
+    let mut wire = Wire::open(&bus, "b@h");
+    bus.announce(Event::PeerConnecting { peer: peer() });
     assert_eq!(next(&mut heard).await, "event");
 
-    assert!(roster.kill("pubsub"));
+    assert!(roster.kill("news"));
     assert_eq!(heard.recv().await, None, "the listeners end with the actor");
-    until("restarted", || counted(&metrics, "actor_restarts", "pubsub") == 1).await;
+    until("restarted", || counted(&metrics, "actor_restarts", "news") == 1).await;
     let (tx, mut heard) = mpsc::unbounded_channel();
     until("the new life hears", || {
         let tx = tx.clone();
-        pubsub.on_events("test", move |_| tx.send("again").unwrap_or(()));
-        pubsub.announce(Event::PeerConnecting { peer: peer() });
+        bus.on_events("test", move |_| tx.send("again").unwrap_or(()));
+        bus.announce(Event::PeerConnecting { peer: peer() });
         heard.try_recv() == Ok("again")
     })
     .await;
-    received(&pubsub, "b@h", words(Topic::network_peers(), vec![1])).await;
+    received(&bus, "b@h", words(Topic::network_peers(), vec![1])).await;
     assert_eq!(counted(&metrics, "door_messages", "no_subscriber"), 1);
-    pubsub.local_broadcast(&topic, "still").expect("short");
+    bus.exchange().local_broadcast(&topic, "still").expect("short");
     let message = subscription.try_recv();
     assert!(
         matches!(message, Some(Received::Message(Message { payload, .. })) if payload == "still")
     );
-    pubsub.tell(&peer(), Topic::network_peers(), vec![1]);
+    bus.tell(&peer(), Topic::network_peers(), vec![1]);
     assert_eq!(parts(&wire.next().await), (Topic::network_peers(), vec![1]));
     root.stop().await;
 }
 
 #[tokio::test]
 async fn a_link_that_is_down_takes_its_own_outlet_and_no_other() {
-    let (pubsub, _root, metrics) = alone().await;
-    let first = Wire::open(&pubsub, "b@h");
-    let mut second = Wire::open(&pubsub, "b@h");
+    let (bus, _root, metrics) = alone().await;
+    let first = Wire::open(&bus, "b@h");
+    let mut second = Wire::open(&bus, "b@h");
     assert!(first.outlet.is_closed(), "the newer link took its place");
-    pubsub.down(&first.outlet, Gone::LinkLost);
-    pubsub.tell(&peer(), Topic::network_peers(), vec![1]);
+    bus.exchange().topics.down(&first.outlet, DownReason::LinkLost);
+    bus.tell(&peer(), Topic::network_peers(), vec![1]);
     assert!(second.try_words().is_some(), "the end of the old link is not that of the new");
-    pubsub.down(&second.outlet, Gone::LinkLost);
+    bus.exchange().topics.down(&second.outlet, DownReason::LinkLost);
     assert!(second.outlet.is_closed());
-    pubsub.tell(&peer(), Topic::network_peers(), vec![1]);
+    bus.tell(&peer(), Topic::network_peers(), vec![1]);
     assert_eq!(counted(&metrics, "door_messages", "not_linked"), 1);
 }
 
 #[tokio::test]
 async fn topics_with_the_same_beginning_are_told_apart() {
-    let (pubsub, _root, _) = alone().await;
+    let (bus, _root, _) = alone().await;
     let topic = |text: &str| Topic::try_from(text).expect("valid");
     let (tx, mut heard) = mpsc::unbounded_channel();
     for (who, what) in [("z", "room:1"), ("a", "room:1"), ("z", "room:10"), ("a", "room:0")] {
         let tx = tx.clone();
-        pubsub.on_words(who, topic(what), move |_| tx.send((who, what)).unwrap_or(()));
+        bus.on_words(who, topic(what), move |_| tx.send((who, what)).unwrap_or(()));
     }
-    received(&pubsub, "b@h", words(topic("room:1"), vec![])).await;
+    received(&bus, "b@h", words(topic("room:1"), vec![])).await;
     assert_eq!(next(&mut heard).await, ("a", "room:1"));
     assert_eq!(next(&mut heard).await, ("z", "room:1"));
     assert!(heard.try_recv().is_err());

@@ -1,4 +1,4 @@
-//! NodeManager in paused time, between a mock of Link and a real PubSub.
+//! NodeManager in paused time, between a mock of Link and a real Bus.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
+use crate::actors::exchange::Exchange;
 use crate::actors::link::tests::{Command, Mock};
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{cluster, contact, counted, name, next, run, settled, until};
@@ -35,8 +36,10 @@ struct World {
 async fn world() -> World {
     let ids = cluster(&["a@127.0.0.1", B]);
     let metrics = Metrics::default();
-    let (pubsub, manager) =
-        (PubSub::new("a@127.0.0.1".parse().expect("valid"), &metrics), NodeManager::new(&metrics));
+    let (bus, manager) = (
+        Bus::new(&Exchange::new("a@127.0.0.1".parse().expect("valid"), &metrics)),
+        NodeManager::new(&metrics),
+    );
     let (link, mut mock) = Mock::start().await;
     let myself = crate::actors::tests::myself(&ids[0], SocketAddr::from(([127, 0, 0, 1], 4000)));
     let incarnation = myself.incarnation.clone();
@@ -44,13 +47,13 @@ async fn world() -> World {
         config: Config::default(),
         myself,
         link,
-        pubsub: pubsub.clone(),
+        bus: bus.clone(),
         lives: Arc::default(),
         forgotten: Arc::new(Vec::new),
     };
-    let (_root, roster) = run(&metrics, vec![pubsub.child(), manager.child(setup)]).await;
+    let (_root, roster) = run(&metrics, vec![bus.child(), manager.child(setup)]).await;
     let (tx, events) = unbounded_channel();
-    pubsub.on_events("test", move |event| drop(tx.send(event.clone())));
+    bus.on_events("test", move |event| drop(tx.send(event.clone())));
     let Command::Attach(tell) = mock.next().await else { panic!("attaches first") };
     World { ids, manager, link: mock, tell, events, incarnation, metrics, roster, _root }
 }

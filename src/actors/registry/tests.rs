@@ -1,7 +1,8 @@
 //! Registry with closures for NodeManager, a real door, and a real store in a directory of its own.
 
 use super::*;
-use crate::actors::pubsub::tests::{Wire, parts};
+use crate::actors::exchange::Exchange;
+use crate::actors::news::tests::{Wire, parts};
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{counted, name, run, until};
 use crate::proto::node::KeyId;
@@ -17,7 +18,7 @@ const X: &str = "x@h";
 struct World {
     _dir: TempDir,
     store: Arc<Store>,
-    pubsub: PubSub,
+    bus: Bus,
     registry: Registry,
     metrics: Metrics,
     peers: Arc<Mutex<BTreeMap<NodeName, Seen>>>,
@@ -32,7 +33,7 @@ async fn world(remembered: Vec<Known>) -> World {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Arc::new(Store::open(dir.path(), clock::wall()).expect("opens").0);
     let metrics = Metrics::default();
-    let pubsub = PubSub::new(name(A), &metrics);
+    let bus = Bus::new(&Exchange::new(name(A), &metrics));
     let registry = Registry::new(&metrics, remembered);
     let peers = Arc::new(Mutex::new(BTreeMap::from([(name(B), seen(B, Status::Online, 1000))])));
     let (say, said) = mpsc::unbounded_channel();
@@ -53,12 +54,12 @@ async fn world(remembered: Vec<Known>) -> World {
         revive: Arc::new(move |node| revives(format!("revive {node}"))),
         cut: Arc::new(move |peer| cuts(format!("cut {peer}"))),
         store: store.clone(),
-        pubsub: pubsub.clone(),
+        bus: bus.clone(),
         metrics: metrics.clone(),
     };
-    let (_root, roster) = run(&metrics, vec![pubsub.child(), registry.child(setup)]).await;
-    let wire = Wire::open(&pubsub, B);
-    World { _dir: dir, store, pubsub, registry, metrics, peers, said, wire, roster, _root }
+    let (_root, roster) = run(&metrics, vec![bus.child(), registry.child(setup)]).await;
+    let wire = Wire::open(&bus, B);
+    World { _dir: dir, store, bus, registry, metrics, peers, said, wire, roster, _root }
 }
 
 fn does(what: &str) -> Profile {
@@ -86,7 +87,7 @@ impl World {
     /// A peer is seen otherwise, and somebody says that something changed.
     fn sees(&self, peer: Seen) {
         self.peers.lock().expect("no panic").insert(peer.name.clone(), peer);
-        self.pubsub.announce(Event::PeerConnecting { peer: name(B) });
+        self.bus.announce(Event::PeerConnecting { peer: name(B) });
     }
 
     fn hears(&self, word: &Word) {

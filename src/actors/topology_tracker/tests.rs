@@ -1,7 +1,8 @@
 //! TopologyTracker with closures for NodeManager and a real door, in paused time.
 
 use super::*;
-use crate::actors::pubsub::tests::{Wire, parts};
+use crate::actors::exchange::Exchange;
+use crate::actors::news::tests::{Wire, parts};
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{counted, name, run};
 use crate::proto::event::Event;
@@ -13,7 +14,7 @@ const A: &str = "a@h";
 const B: &str = "b@h";
 
 struct World {
-    pubsub: PubSub,
+    bus: Bus,
     tracker: TopologyTracker,
     metrics: Metrics,
     sides: Arc<Mutex<BTreeMap<NodeName, Side>>>,
@@ -36,7 +37,7 @@ fn cell(state: Status) -> Cell {
 /// Node a, linked with b.
 async fn world() -> World {
     let metrics = Metrics::default();
-    let pubsub = PubSub::new(name("a@127.0.0.1"), &metrics);
+    let bus = Bus::new(&Exchange::new(name("a@127.0.0.1"), &metrics));
     let tracker = TopologyTracker::new(&metrics);
     let side = Side { incarnation: Incarnation(3), cell: cell(Status::Online) };
     let sides = Arc::new(Mutex::new(BTreeMap::from([(name(B), side)])));
@@ -49,12 +50,12 @@ async fn world() -> World {
         sides: Arc::new(move || seen.lock().expect("no panic").clone()),
         forgotten: Arc::new(move || unseen.lock().expect("no panic").clone()),
         cut: Arc::new(move |peer| cuts.send(peer).expect("the test listens")),
-        pubsub: pubsub.clone(),
+        bus: bus.clone(),
         metrics: metrics.clone(),
     };
-    let (_root, roster) = run(&metrics, vec![pubsub.child(), tracker.child(setup)]).await;
-    let wire = Wire::open(&pubsub, B);
-    let world = World { pubsub, tracker, metrics, sides, forgotten, cut, wire, roster, _root };
+    let (_root, roster) = run(&metrics, vec![bus.child(), tracker.child(setup)]).await;
+    let wire = Wire::open(&bus, B);
+    let world = World { bus, tracker, metrics, sides, forgotten, cut, wire, roster, _root };
     settled().await;
     world
 }
@@ -63,7 +64,7 @@ impl World {
     /// b is seen otherwise, and somebody says that something changed.
     async fn sees(&mut self, change: impl FnOnce(&mut Side)) {
         change(self.sides.lock().expect("no panic").get_mut(&name(B)).expect("known"));
-        self.pubsub.announce(Event::PeerConnecting { peer: name(B) });
+        self.bus.announce(Event::PeerConnecting { peer: name(B) });
         settled().await;
     }
 
@@ -108,7 +109,7 @@ async fn a_change_is_in_the_matrix_and_on_the_wire_at_once() {
     world.sees(|side| side.cell.state = Status::Offline).await;
     assert_eq!(world.words(), [], "an unlinked peer is told nothing");
     world.sides.lock().expect("no panic").clear();
-    world.pubsub.announce(Event::PeerConnecting { peer: name(B) });
+    world.bus.announce(Event::PeerConnecting { peer: name(B) });
     settled().await;
     assert_eq!(world.edge(A, B), None, "forgotten with the peer");
 }
@@ -139,7 +140,7 @@ async fn a_forgotten_node_is_neither_seen_nor_heard_whoever_speaks_of_it() {
     assert!(world.edge(B, "c@h").is_some());
     let forget = async |node: &str| {
         world.forgotten.lock().expect("no panic").insert(name(node));
-        world.pubsub.announce(Event::PeerForgotten { peer: name(node) });
+        world.bus.announce(Event::PeerForgotten { peer: name(node) });
         settled().await;
     };
     forget("c@h").await;
@@ -150,7 +151,7 @@ async fn a_forgotten_node_is_neither_seen_nor_heard_whoever_speaks_of_it() {
     forget(B).await;
     assert_eq!(nodes(), [name(A)]);
     world.forgotten.lock().expect("no panic").clear();
-    world.pubsub.announce(Event::PeerForgotten { peer: name("x@h") });
+    world.bus.announce(Event::PeerForgotten { peer: name("x@h") });
     settled().await;
     assert_eq!(nodes(), [name(A)], "its row is gone for good");
 }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::{Admin, Answer, Line, PATIENCE, say};
-use crate::actors::pubsub::{CallError, PubSub, Received};
+use crate::actors::exchange::{CallError, Exchange, Received};
 use crate::proto::outbox::MAX_MESSAGE;
 use crate::proto::topic::{Address, Pattern, Topic};
 
@@ -17,7 +17,7 @@ pub(super) type Asker = (BufReader<OwnedReadHalf>, OwnedWriteHalf);
 
 /// Answers [`Request::Publish`](super::Request::Publish).
 pub(super) async fn publish(
-    pubsub: &PubSub,
+    exchange: &Exchange,
     topic: &str,
     bytes: usize,
     (mut reader, mut writer): Asker,
@@ -25,7 +25,7 @@ pub(super) async fn publish(
     let Some(payload) = payload(&mut reader, bytes).await? else {
         return say(&mut writer, &too_long(bytes)).await;
     };
-    let answer = published(pubsub, topic, payload).await;
+    let answer = published(exchange, topic, payload).await;
     say(&mut writer, &answer.unwrap_or_else(Answer::Error)).await
 }
 
@@ -64,18 +64,18 @@ async fn payload(reader: &mut BufReader<OwnedReadHalf>, bytes: usize) -> Result<
 }
 
 async fn published(
-    pubsub: &PubSub,
+    exchange: &Exchange,
     topic: &str,
     payload: Bytes,
 ) -> std::result::Result<Answer, String> {
     let topic: Topic = topic.parse().map_err(|_text| format!("{topic:?} is no topic"))?;
     // Who asks is told before it takes this node for hung.
-    let spread = tokio::time::timeout(PATIENCE / 2, pubsub.broadcast(&topic, payload)).await;
-    let spread = spread.map_err(|_elapsed| {
+    let report = tokio::time::timeout(PATIENCE / 2, exchange.broadcast(&topic, payload)).await;
+    let report = report.map_err(|_elapsed| {
         "overloaded: a node takes less than it is sent; others may have got it".to_owned()
     })?;
-    let spread = spread.map_err(|error| error.to_string())?;
-    Ok(Answer::Sent { local: spread.local, peers: spread.peers, missed: spread.missed })
+    let report = report.map_err(|error| error.to_string())?;
+    Ok(Answer::Sent { local: report.local, peers: report.peers, missed: report.missed })
 }
 
 async fn replied(
@@ -85,7 +85,7 @@ async fn replied(
     within: Duration,
 ) -> std::result::Result<Bytes, String> {
     let address: Address = to.parse().map_err(|error| format!("{to:?}: {error}"))?;
-    let reply = admin.pubsub.call(&address, payload, within).await;
+    let reply = admin.bus.exchange().call(&address, payload, within).await;
     reply.map_err(|error| unanswered(admin, &address, &error))
 }
 
@@ -110,17 +110,18 @@ fn unanswered(admin: &Admin, to: &Address, error: &CallError) -> String {
 
 /// Answers [`Request::Subscribe`](super::Request::Subscribe).
 pub(super) async fn subscribe(
-    pubsub: &PubSub,
+    exchange: &Exchange,
     pattern: &str,
     (mut reader, mut writer): Asker,
 ) -> Result<()> {
     let pattern = pattern.parse::<Pattern>().map_err(|error| error.to_string());
-    let subscribed = pattern.and_then(|to| pubsub.subscribe(to).map_err(|error| error.to_string()));
+    let subscribed =
+        pattern.and_then(|to| exchange.subscribe(to).map_err(|error| error.to_string()));
     let mut subscription = match subscribed {
         Ok(subscription) => subscription,
         Err(error) => return say(&mut writer, &Answer::Error(error)).await,
     };
-    say(&mut writer, &Answer::Subscribed(pubsub.name().clone())).await?;
+    say(&mut writer, &Answer::Subscribed(exchange.name().clone())).await?;
     loop {
         let mut more = [0; 1];
         let received = tokio::select! {

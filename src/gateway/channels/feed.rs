@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Channels;
-use crate::actors::pubsub::Noted;
+use crate::actors::news::Noted;
 use crate::actors::timer;
 use crate::gateway::admin::Admin;
 use crate::gateway::status::{Change, Figures, What};
@@ -27,7 +27,7 @@ const BEAT: Duration = Duration::from_secs(1);
 /// Publishes until the node ends.
 pub(in crate::gateway) async fn run(channels: Arc<Channels>) -> io::Result<()> {
     channels.check_list();
-    let mut events = channels.admin.pubsub.trail().follow();
+    let mut events = channels.admin.bus.trail().follow();
     let mut clock = ClockWatch::new(clock::wall(), timer::now());
     let mut ticks = tokio::time::interval(BEAT);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

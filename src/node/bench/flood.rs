@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::actors::pubsub::PubSub;
+use crate::actors::news::Bus;
 use crate::actors::timer;
 use crate::proto::event::{Event, Status};
 
@@ -27,13 +27,13 @@ pub struct Flooded {
 }
 
 /// Notes events for so long: changes of links from `1@flood`, `2@flood`, and so on, to this node.
-pub(super) async fn flood(pubsub: &PubSub, time: Duration) -> Flooded {
+pub(super) async fn flood(bus: &Bus, time: Duration) -> Flooded {
     let event = |number: u64| {
         let from = format!("{number}@flood").parse().ok()?;
-        let (to, state) = (pubsub.name().clone(), Status::Online);
+        let (to, state) = (bus.exchange().name().clone(), Status::Online);
         Some(Event::LinkChanged { from, to, state, suspect: false, reason: None })
     };
-    let (trail, start) = (pubsub.trail(), timer::now());
+    let (trail, start) = (bus.trail(), timer::now());
     let mut noted = 0;
     while start.elapsed() < time {
         if trail.waiting() > WAITING {
@@ -43,7 +43,7 @@ pub(super) async fn flood(pubsub: &PubSub, time: Duration) -> Flooded {
         let last = noted + BATCH - 1;
         (noted..last).filter_map(event).for_each(|event| trail.note(event));
         // This one wakes the writer.
-        event(last).into_iter().for_each(|event| pubsub.announce(event));
+        event(last).into_iter().for_each(|event| bus.announce(event));
         noted += BATCH;
         tokio::task::yield_now().await;
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::actors::pubsub::{Message, PubSub, Received, Subscription};
+use crate::actors::exchange::{Exchange, Message, Received, Subscription};
 use crate::actors::timer;
 use crate::io::clock;
 use crate::proto::node::NodeName;
@@ -207,12 +207,12 @@ pub(super) fn topics(below: &str, count: u64) -> Result<Vec<Topic>, String> {
 }
 
 /// Publishes numbered messages.
-pub(super) async fn publish(pubsub: &PubSub, order: &Numbers) -> Result<Sent, String> {
+pub(super) async fn publish(exchange: &Exchange, order: &Numbers) -> Result<Sent, String> {
     let topics = topics(&order.below, order.topics)?;
     if !(MARK..=1 << 20).contains(&order.size) {
         return Err(format!("{MARK} bytes to 1 MiB"));
     }
-    let (mark, start) = (mark(pubsub.name()), timer::now());
+    let (mark, start) = (mark(exchange.name()), timer::now());
     let (mut sent, mut before) = (Sent::default(), start);
     let mut turn = topics.iter();
     let mut number = 0;
@@ -226,14 +226,14 @@ pub(super) async fn publish(pubsub: &PubSub, order: &Numbers) -> Result<Sent, St
             }
         };
         let payload = numbered(number, mark, order.size);
-        let spread = match order.wait {
-            true => pubsub.broadcast(topic, payload).await,
-            false => pubsub.try_broadcast(topic, payload),
+        let report = match order.wait {
+            true => exchange.broadcast(topic, payload).await,
+            false => exchange.try_broadcast(topic, payload),
         };
-        let spread = spread.map_err(|error| error.to_string())?;
+        let report = report.map_err(|error| error.to_string())?;
         sent.sent += 1;
-        sent.reached += spread.peers as u64;
-        sent.missed += spread.missed as u64;
+        sent.reached += report.peers as u64;
+        sent.missed += report.missed as u64;
         let now = timer::now();
         sent.longest = sent.longest.max(now - before);
         before = now;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 
 use super::numbered::topics;
-use crate::actors::pubsub::{PubSub, Subscription};
+use crate::actors::exchange::{Exchange, Subscription};
 use crate::actors::timer;
 
 /// Between two looks at what came on all the topics.
@@ -40,10 +40,14 @@ impl Drop for Held {
 }
 
 /// Subscribes to so many topics.
-pub(super) fn hold(pubsub: &PubSub, below: &str, count: u64) -> Result<(Held, Changed), String> {
+pub(super) fn hold(
+    exchange: &Exchange,
+    below: &str,
+    count: u64,
+) -> Result<(Held, Changed), String> {
     let topics = topics(below, count)?;
     let start = timer::now();
-    let open = |topic| pubsub.subscribe(topic).map_err(|error| error.to_string());
+    let open = |topic| exchange.subscribe(topic).map_err(|error| error.to_string());
     let mut held = topics.into_iter().map(open).collect::<Result<Vec<Subscription>, _>>()?;
     let changed = Changed { subscribed: count, unsubscribed: 0, took: timer::now() - start };
     // A task each would be more than the topics cost.
@@ -59,14 +63,18 @@ pub(super) fn hold(pubsub: &PubSub, below: &str, count: u64) -> Result<(Held, Ch
 }
 
 /// Subscribes to ever other topics and unsubscribes again, for so long.
-pub(super) async fn churn(pubsub: &PubSub, below: &str, time: Duration) -> Result<Changed, String> {
+pub(super) async fn churn(
+    exchange: &Exchange,
+    below: &str,
+    time: Duration,
+) -> Result<Changed, String> {
     let (mut open, mut changed) = (VecDeque::with_capacity(OPEN + 1), Changed::default());
     let start = timer::now();
     while changed.took < time {
         for _ in 0..PORTION {
             let topic = format!("{below}{:06}", changed.subscribed % TURNS);
             let topic = topic.parse::<crate::proto::topic::Topic>();
-            let subscription = pubsub.subscribe(topic.map_err(|error| error.to_string())?);
+            let subscription = exchange.subscribe(topic.map_err(|error| error.to_string())?);
             open.push_back(subscription.map_err(|error| error.to_string())?);
             changed.subscribed += 1;
             if open.len() > OPEN {

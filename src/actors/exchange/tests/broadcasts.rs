@@ -1,20 +1,22 @@
 //! Broadcasts between doors: who gets them, how often, in which order, and what travels at all.
 
+use std::collections::BTreeMap;
+
 use super::kit::*;
 use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn a_broadcast_reaches_exact_and_prefix_subscribers_everywhere_once_in_order() {
     let (a, b, c) = (door(A), door(B), door(C));
-    let subscribe = |door: &PubSub, text: &str| door.subscribe(pattern(text)).expect("few");
+    let subscribe = |door: &Exchange, text: &str| door.subscribe(pattern(text)).expect("few");
     let here = subscribe(&a, "room:1");
     let (exact, below) = (subscribe(&b, "room:1"), subscribe(&b, "room:*"));
     let mut other = subscribe(&b, "room:10");
     let all = subscribe(&c, "*");
     let (_ab, _ac) = (Cable::plug(&a, &b).await, Cable::plug(&a, &c).await);
     for number in 0..500 {
-        let spread = a.broadcast(&topic("room:1"), numbered(number, 4)).await;
-        assert_eq!(spread, Ok(Spread { local: 1, peers: 2, missed: 0 }));
+        let report = a.broadcast(&topic("room:1"), numbered(number, 4)).await;
+        assert_eq!(report, Ok(DeliveryReport { local: 1, peers: 2, missed: 0 }));
     }
     settled().await;
     for mut subscription in [here, exact, below, all] {
@@ -52,8 +54,8 @@ async fn nothing_travels_to_a_node_without_a_subscriber() {
     let cable = Cable::plug(&a, &b).await;
     let before = cable.carried();
     for _ in 0..100 {
-        let spread = a.broadcast(&topic("room:2"), vec![0; 1024]).await;
-        assert_eq!(spread, Ok(Spread::default()));
+        let report = a.broadcast(&topic("room:2"), vec![0; 1024]).await;
+        assert_eq!(report, Ok(DeliveryReport::default()));
     }
     settled().await;
     assert_eq!(cable.carried(), before);
@@ -64,7 +66,7 @@ async fn nothing_travels_to_a_node_without_a_subscriber() {
     assert!(after > before && after < before + 64, "{} bytes for one message", after - before);
     drop(room);
     settled().await;
-    assert_eq!(a.broadcast(&topic("room:1"), "x").await, Ok(Spread::default()));
+    assert_eq!(a.broadcast(&topic("room:1"), "x").await, Ok(DeliveryReport::default()));
     settled().await;
     assert_eq!(cable.carried(), after, "nobody is left there");
 }
@@ -75,12 +77,12 @@ async fn a_publisher_can_be_left_out_of_its_own_broadcast() {
     let [mut one, mut two] = [(); 2].map(|()| a.subscribe(topic("t")).expect("few"));
     let mut far = b.subscribe(topic("t")).expect("few");
     let _cable = Cable::plug(&a, &b).await;
-    let spread = a.broadcast_from(&one, &topic("t"), "everywhere").await;
-    assert_eq!(spread, Ok(Spread { local: 1, peers: 1, missed: 0 }));
-    let spread = a.local_broadcast_from(&one, &topic("t"), "here");
-    assert_eq!(spread, Ok(Spread { local: 1, peers: 0, missed: 0 }));
-    let spread = a.local_broadcast(&topic("t"), "all here");
-    assert_eq!(spread, Ok(Spread { local: 2, peers: 0, missed: 0 }));
+    let report = a.broadcast_from(&one, &topic("t"), "everywhere").await;
+    assert_eq!(report, Ok(DeliveryReport { local: 1, peers: 1, missed: 0 }));
+    let report = a.local_broadcast_from(&one, &topic("t"), "here");
+    assert_eq!(report, Ok(DeliveryReport { local: 1, peers: 0, missed: 0 }));
+    let report = a.local_broadcast(&topic("t"), "all here");
+    assert_eq!(report, Ok(DeliveryReport { local: 2, peers: 0, missed: 0 }));
     settled().await;
     assert_eq!(drained(&mut one).len(), 1);
     assert_eq!(drained(&mut two).len(), 3);
@@ -153,7 +155,7 @@ async fn what_is_too_long_is_refused_and_the_longest_is_not() {
 #[tokio::test(start_paused = true)]
 async fn a_new_link_brings_the_interest_as_it_is_by_then() {
     let (a, b) = (door(A), door(B));
-    let peers = |a: &PubSub, text: &str| a.exchange.route(&topic(text)).peers.len();
+    let peers = |a: &Exchange, text: &str| a.topics.route(&topic(text)).peers.len();
     let (_stays, goes) = (b.subscribe(topic("stays")), b.subscribe(topic("goes")));
     let cable = Cable::plug(&a, &b).await;
     assert_eq!([peers(&a, "stays"), peers(&a, "goes")], [1, 1]);
@@ -202,7 +204,7 @@ async fn storms_of_subscriptions_leave_both_sides_agreeing() {
     }
     cable.open(true);
     settled().await;
-    let wanted = |which: usize| !b.exchange.route(&topic(&format!("s:{which}:x"))).peers.is_empty();
+    let wanted = |which: usize| !b.topics.route(&topic(&format!("s:{which}:x"))).peers.is_empty();
     for which in 0..3989 {
         assert_eq!(wanted(which), kept.contains_key(&which), "{which}");
     }
@@ -219,7 +221,7 @@ async fn topics_that_come_and_go_while_a_peer_does_not_read_leave_no_news() {
     let told = a.subscribe(topic("told")).expect("few");
     settled().await;
     cable.open(false);
-    let outlet = a.exchange.peer(&name(B)).expect("linked");
+    let outlet = a.topics.peer(&name(B)).expect("linked");
     for number in 0..100_000 {
         drop(a.subscribe(topic(&format!("t:{number}"))).expect("few"));
         if number % 1000 == 0 {
@@ -232,7 +234,7 @@ async fn topics_that_come_and_go_while_a_peer_does_not_read_leave_no_news() {
     let goes = a.subscribe(topic("goes")).expect("few");
     cable.open(true);
     settled().await;
-    let wanted = |text: &str| b.exchange.route(&topic(text)).peers.len();
+    let wanted = |text: &str| b.topics.route(&topic(text)).peers.len();
     assert_eq!(["told", "goes", "t:0", "t:99999"].map(wanted), [1, 1, 0, 0]);
     drop((again, goes));
     settled().await;

@@ -1,10 +1,12 @@
 //! Requests and watches between doors.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::kit::*;
 use super::*;
 use crate::proto::frame::{Control, Parting};
+use crate::proto::talk::DownReason;
 
 const LONG: Duration = Duration::from_secs(10);
 
@@ -12,7 +14,7 @@ fn offer(text: &str) -> Name {
     text.parse().expect("valid")
 }
 
-fn to(text: &str) -> topic::Address {
+fn to(text: &str) -> Address {
     text.parse().expect("valid")
 }
 
@@ -33,7 +35,7 @@ impl Drop for Alive {
 }
 
 /// Serves `work`: echoes, refuses, panics, or never answers, as it is told.
-fn work(door: &PubSub) -> (Serving, Arc<AtomicUsize>) {
+fn work(door: &Exchange) -> (Serving, Arc<AtomicUsize>) {
     let running = Arc::new(AtomicUsize::new(0));
     let count = running.clone();
     let serving = door.serve(offer("work"), move |request: Request| {
@@ -217,8 +219,8 @@ async fn a_call_overtakes_a_bulk_transfer() {
 #[tokio::test(start_paused = true)]
 async fn without_a_node_calls_go_around_and_lookup_knows_the_nearest() {
     let (a, b, c) = (door(A), door(B), door(C));
-    let me = |door: &PubSub| {
-        let me = door.exchange.me().to_string();
+    let me = |door: &Exchange| {
+        let me = door.name().to_string();
         door.serve(offer("who"), move |_| std::future::ready(Ok(me.clone().into())))
     };
     let (_b, _c) = (me(&b).expect("free"), me(&c).expect("free"));
@@ -230,7 +232,7 @@ async fn without_a_node_calls_go_around_and_lookup_knows_the_nearest() {
     }
     assert_eq!(turns, [(B.into(), 5), (C.into(), 5)].into());
 
-    let set = |peer: &str, rtt| a.exchange.peer(&name(peer)).expect("linked").echoed(rtt);
+    let set = |peer: &str, rtt| a.topics.peer(&name(peer)).expect("linked").echoed(rtt);
     set(B, Duration::from_millis(9));
     assert_eq!(a.lookup(&offer("who")), [name(B), name(C)], "c was not measured yet");
     set(C, Duration::from_millis(3));
@@ -248,7 +250,7 @@ async fn two_names_that_are_called_by_turns_both_go_around() {
     let (a, b) = (door(A), door(B));
     for text in ["one", "two"] {
         for door in [&a, &b] {
-            let me = door.exchange.me().to_string();
+            let me = door.name().to_string();
             let serve = move |_| std::future::ready(Ok(Bytes::from(me.clone())));
             std::mem::forget(door.serve(offer(text), serve).expect("free"));
         }
@@ -267,7 +269,7 @@ async fn two_names_that_are_called_by_turns_both_go_around() {
 async fn the_round_trip_of_the_beats_is_that_of_the_lookup() {
     let (a, b) = (door(A), door(B));
     let cable = Cable::plug(&a, &b).await;
-    let outlet = a.exchange.peer(&name(B)).expect("linked");
+    let outlet = a.topics.peer(&name(B)).expect("linked");
     assert_eq!(outlet.rtt(), u64::MAX);
     cable.ends[0].pulse.beat();
     settled().await;
@@ -283,32 +285,32 @@ async fn a_watch_tells_once_why_a_name_is_gone() {
     let (one, two) = (watch("work"), watch("work"));
     settled().await;
     drop(stops);
-    assert_eq!((one.gone().await, two.gone().await), (Gone::Stopped, Gone::Stopped));
+    assert_eq!((one.gone().await, two.gone().await), (DownReason::Stopped, DownReason::Stopped));
     let (fails, _) = work(&b);
     let one = watch("work");
     settled().await;
     fails.fail();
-    assert_eq!(one.gone().await, Gone::Failed);
-    assert_eq!(watch("work").gone().await, Gone::NoSuchName);
+    assert_eq!(one.gone().await, DownReason::Failed);
+    assert_eq!(watch("work").gone().await, DownReason::NoSuchName);
     assert_eq!(a.watch(&offer("work"), &name(C)).err(), Some(SendError::NotConnected));
     let (serving, _) = work(&b);
     let one = watch("work");
     settled().await;
     cable.cut().await;
-    assert_eq!(one.gone().await, Gone::LinkLost);
+    assert_eq!(one.gone().await, DownReason::LinkLost);
     let mut cable = Cable::plug(&a, &b).await;
     let one = watch("work");
     settled().await;
     cable.ends[1].part.take().expect("once").send(Parting::Left).expect("runs");
-    assert_eq!(one.gone().await, Gone::NodeOffline);
+    assert_eq!(one.gone().await, DownReason::NodeOffline);
     drop(serving);
     // In one's own node.
     let (serving, _) = work(&a);
     let one = a.watch(&offer("work"), &name(A)).expect("here");
     drop(serving);
-    assert_eq!(one.gone().await, Gone::Stopped);
+    assert_eq!(one.gone().await, DownReason::Stopped);
     let none = a.watch(&offer("work"), &name(A)).expect("here");
-    assert_eq!(none.gone().await, Gone::NoSuchName);
+    assert_eq!(none.gone().await, DownReason::NoSuchName);
 }
 
 #[tokio::test(start_paused = true)]
@@ -324,7 +326,7 @@ async fn the_end_of_a_name_comes_behind_all_that_its_node_said_before() {
         said += 1;
     }
     drop(serving);
-    assert_eq!(watch.gone().await, Gone::Stopped);
+    assert_eq!(watch.gone().await, DownReason::Stopped);
     assert_eq!(numbers(&drained(&mut heard)), (0..said).collect::<Vec<_>>());
 }
 
@@ -337,22 +339,22 @@ async fn a_watch_that_is_dropped_is_forgotten_at_the_other_side() {
         (0..50).map(|_| a.watch(&offer("work"), &name(B)).expect("linked")).collect();
     settled().await;
     let (here, there) =
-        (a.exchange.peer(&name(B)).expect("linked"), b.exchange.peer(&name(A)).expect("linked"));
-    assert_eq!((here.pending.open().1, there.pending.open().2), (50, 50));
-    assert_eq!(b.exchange.watchers(&offer("work")), 50);
+        (a.topics.peer(&name(B)).expect("linked"), b.topics.peer(&name(A)).expect("linked"));
+    assert_eq!((here.pending().open().1, there.pending().open().2), (50, 50));
+    assert_eq!(b.calls.watchers(&offer("work")), 50);
     drop(watches);
     settled().await;
-    assert_eq!((here.pending.open().1, there.pending.open().2), (0, 0));
-    assert_eq!(b.exchange.watchers(&offer("work")), 0);
+    assert_eq!((here.pending().open().1, there.pending().open().2), (0, 0));
+    assert_eq!(b.calls.watchers(&offer("work")), 0);
     // Likewise a call whose caller went away.
     let caller = a.clone();
     let call =
         tokio::spawn(async move { caller.call(&to("work@b@127.0.0.1"), "sleep", LONG).await });
     settled().await;
-    assert_eq!(here.pending.open().0, 1);
+    assert_eq!(here.pending().open().0, 1);
     call.abort();
     settled().await;
-    assert_eq!(here.pending.open().0, 0);
+    assert_eq!(here.pending().open().0, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use super::kit::*;
 use super::*;
 use crate::proto::frame::Control;
 use crate::proto::outbox::{MAX_MESSAGE, WINDOW};
-use crate::proto::talk;
+use crate::proto::talk::{self, DownReason};
 
 const PIECE: &str = "a malformed piece";
 const WORDS: &str = "malformed words";
@@ -238,7 +238,7 @@ async fn one_number_watches_once() {
         drop(raw.try_say(Lane::Calls, &whole(&word)).await);
     }
     settled().await;
-    assert!(b.exchange.watchers(&"work".parse().expect("valid")) <= 1);
+    assert!(b.calls.watchers(&"work".parse().expect("valid")) <= 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,7 +247,7 @@ async fn replies_and_ends_that_nobody_waits_for_are_no_fault() {
     let mut raw = Raw::plug(&b, C, 1 << 20).await;
     let (mut reply, mut gone) = (Vec::new(), Vec::new());
     talk::reply(&mut reply, 77, talk::Outcome::Replied);
-    talk::gone(&mut gone, 77, Gone::Failed);
+    talk::gone(&mut gone, 77, DownReason::Failed);
     raw.say(Lane::Calls, &whole(&reply)).await;
     raw.say(Lane::Bulk, &whole(&gone)).await;
     settled().await;

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::actors::link::cable::End;
+use crate::actors::news::Bus;
 pub(super) use crate::actors::tests::settled;
 use crate::proto::frame::{HEADER, header, parse_header};
 
@@ -18,12 +19,12 @@ pub(super) const C: &str = "c@127.0.0.1";
 const PIPE: usize = 64 * 1024;
 
 /// The door of a node.
-pub(super) fn node(me: &str) -> (PubSub, Metrics) {
+pub(super) fn node(me: &str) -> (Exchange, Metrics) {
     let metrics = Metrics::default();
-    (PubSub::new(name(me), &metrics), metrics)
+    (Exchange::new(name(me), &metrics), metrics)
 }
 
-pub(super) fn door(me: &str) -> PubSub {
+pub(super) fn door(me: &str) -> Exchange {
     node(me).0
 }
 
@@ -86,11 +87,14 @@ pub(super) struct Cable {
 
 impl Cable {
     /// Links two doors; returns when each knows what the other wants.
-    pub(super) async fn plug(a: &PubSub, b: &PubSub) -> Self {
+    pub(super) async fn plug(a: &Exchange, b: &Exchange) -> Self {
         let ((a_end, to_a), (b_end, to_b)) = (duplex(PIPE), duplex(PIPE));
         let ((a_reads, a_writes), (b_reads, b_writes)) = (split(to_a), split(to_b));
         let ways = [Way::start(a_reads, b_writes), Way::start(b_reads, a_writes)];
-        let ends = [End::start(a_end, a, b.name().clone()), End::start(b_end, b, a.name().clone())];
+        let ends = [
+            End::start(a_end, &Bus::new(a), b.name().clone()),
+            End::start(b_end, &Bus::new(b), a.name().clone()),
+        ];
         settled().await;
         Self { ends, ways }
     }
@@ -126,9 +130,9 @@ pub(super) struct Raw {
 
 impl Raw {
     /// Links with a door under this name.
-    pub(super) async fn plug(pubsub: &PubSub, me: &str, buffer: usize) -> Self {
+    pub(super) async fn plug(exchange: &Exchange, me: &str, buffer: usize) -> Self {
         let (ours, stream) = duplex(buffer);
-        let end = End::start(ours, pubsub, name(me));
+        let end = End::start(ours, &Bus::new(exchange), name(me));
         settled().await;
         Self { end, stream }
     }

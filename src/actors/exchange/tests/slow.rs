@@ -5,7 +5,7 @@ use super::*;
 use crate::proto::frame::Parting;
 use crate::proto::outbox::WINDOW;
 
-/// As in `subscription`: bytes that may wait for one subscriber.
+/// As in `queue`: bytes that may wait for one subscriber.
 const BOUND: usize = 8 * 1024 * 1024;
 
 /// Takes everything at once; hands back what it got after so many messages.
@@ -27,8 +27,8 @@ async fn a_stuck_subscriber_loses_the_oldest_and_is_told_how_many_and_nobody_els
     let live = eager(b.subscribe(topic("t")).expect("few"), COUNT as usize);
     let _cable = Cable::plug(&a, &b).await;
     for number in 0..COUNT {
-        let spread = a.broadcast(&topic("t"), numbered(number, 16 * 1024)).await;
-        assert_eq!(spread, Ok(Spread { local: 0, peers: 1, missed: 0 }));
+        let report = a.broadcast(&topic("t"), numbered(number, 16 * 1024)).await;
+        assert_eq!(report, Ok(DeliveryReport { local: 0, peers: 1, missed: 0 }));
     }
     assert_eq!(numbers(&live.await.expect("no panic")), (0..COUNT).collect::<Vec<_>>());
     let got = drained(&mut stuck);
@@ -70,7 +70,7 @@ async fn a_stuck_subscriber_holds_up_no_bulk_although_the_link_is_never_silent()
 #[tokio::test(start_paused = true)]
 async fn who_would_rather_be_disconnected_gets_what_waits_and_then_the_end() {
     let (a, b) = (door(A), door(B));
-    let mut stuck = b.subscribe_with(topic("t"), Slow::Disconnect).expect("few");
+    let mut stuck = b.subscribe_with(topic("t"), OverflowPolicy::Disconnect).expect("few");
     let live = eager(b.subscribe(topic("t")).expect("few"), 1000);
     let _cable = Cable::plug(&a, &b).await;
     for number in 0..1000 {
@@ -132,11 +132,11 @@ async fn a_peer_that_does_not_read_is_missed_and_what_was_taken_arrives_when_it_
     cable.open(false);
     let mut accepted = 0;
     loop {
-        let spread = a.try_broadcast(&topic("t"), numbered(accepted, LENGTH)).expect("short");
-        if spread.missed == 1 {
+        let report = a.try_broadcast(&topic("t"), numbered(accepted, LENGTH)).expect("short");
+        if report.missed == 1 {
             break;
         }
-        assert_eq!(spread.peers, 1);
+        assert_eq!(report.peers, 1);
         accepted += 1;
         tokio::task::yield_now().await;
     }
@@ -154,7 +154,7 @@ async fn a_peer_that_does_not_read_is_missed_and_what_was_taken_arrives_when_it_
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(!waits.is_finished());
     cable.open(true);
-    assert_eq!(waits.await.expect("no panic").map(|spread| spread.peers), Ok(1));
+    assert_eq!(waits.await.expect("no panic").map(|report| report.peers), Ok(1));
     settled().await;
     assert_eq!(numbers(&drained(&mut heard)), (0..=accepted).collect::<Vec<_>>());
     assert!(cable.runs());
@@ -177,9 +177,9 @@ async fn who_waits_for_room_learns_that_the_link_is_gone() {
         );
     settled().await;
     cable.cut().await;
-    let spread = Spread { missed: 1, ..Spread::default() };
+    let report = DeliveryReport { missed: 1, ..DeliveryReport::default() };
     let told = waits.await.expect("no panic").expect("short");
-    assert!(told == spread || told.peers == 1, "{told:?}");
+    assert!(told == report || told.peers == 1, "{told:?}");
     assert_eq!(direct.await.expect("no panic"), Err(SendError::NotConnected));
 }
 
@@ -215,8 +215,8 @@ async fn what_was_flushed_comes_before_the_goodbye() {
     let mut cable = Cable::plug(&a, &b).await;
     cable.open(false);
     for number in 0..COUNT {
-        let spread = a.try_broadcast(&topic("t"), numbered(number, 2000)).expect("short");
-        assert_eq!(spread.missed, 0);
+        let report = a.try_broadcast(&topic("t"), numbered(number, 2000)).expect("short");
+        assert_eq!(report.missed, 0);
     }
     let patience = tokio::time::timeout(Duration::from_secs(1), a.flushed()).await;
     assert!(patience.is_err(), "nothing is taken");

@@ -7,9 +7,10 @@ use tokio::io::{AsyncWriteExt, DuplexStream, duplex, split};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::actors::exchange::Exchange;
+use crate::actors::exchange::{Received, SendError};
 use crate::actors::link::mux::{Door, Own, PIPE, gate, run as run_mux};
-use crate::actors::pubsub::tests::{parts, silent};
-use crate::actors::pubsub::{Received, SendError};
+use crate::actors::news::tests::{parts, silent};
 use crate::proto::frame::{Control, HEADER, Lane, MAX_PAYLOAD, header, parse_header};
 use crate::proto::heartbeat::{self, Heartbeat};
 
@@ -17,7 +18,7 @@ const PEER: &str = "b@127.0.0.1";
 /// Two frames of ractor.
 const RACTOR: &[u8] = b"\0\0\0\0\0\0\0\x06ractor";
 const MORE: &[u8] = b"\0\0\0\0\0\0\0\x04more";
-/// As in `pubsub::inbound`: words of one peer that may wait.
+/// As in `bus::inbound`: words of one peer that may wait.
 const WAITING: usize = 64;
 /// Words that fill a piece, with what is before them.
 const WORDS: usize = MAX_PAYLOAD - 4;
@@ -26,23 +27,23 @@ const WORDS: usize = MAX_PAYLOAD - 4;
 struct World {
     peer: DuplexStream,
     ractor: DuplexStream,
-    pubsub: PubSub,
+    bus: Bus,
     part: Option<oneshot::Sender<Parting>>,
     control: mpsc::Sender<Control>,
     pulse: Arc<Pulse>,
     end: JoinHandle<LinkEnd>,
 }
 
-fn world(pubsub: PubSub, inbound: bool, buffer: usize) -> World {
+fn world(bus: Bus, inbound: bool, buffer: usize) -> World {
     let (ours, peer) = duplex(buffer);
     let (pipe, ractor) = duplex(PIPE);
     let (part, parting) = oneshot::channel();
-    let door = Door::open(&pubsub, name(PEER));
+    let door = Door::open(&bus, name(PEER));
     let (control, controls) = mpsc::channel(CONTROLS);
     let pulse = Arc::new(Pulse::new(control.clone(), None));
     let own = Own { parting, controls, pulse: pulse.clone() };
     let end = tokio::spawn(run_mux(ours, gate(inbound, name(PEER)), pipe, door, own));
-    World { peer, ractor, pubsub, part: Some(part), control, pulse, end }
+    World { peer, ractor, bus, part: Some(part), control, pulse, end }
 }
 
 /// A piece's payload with one whole message in it.
@@ -61,7 +62,7 @@ fn whole(message: &[u8]) -> Vec<u8> {
 impl World {
     /// This node's actors tell the peer's something.
     fn tell(&self, payload: &[u8]) {
-        self.pubsub.tell(&name(PEER), Topic::network_peers(), payload.to_vec());
+        self.bus.tell(&name(PEER), Topic::network_peers(), payload.to_vec());
     }
 
     async fn say(&mut self, lane: Lane, payload: &[u8]) {
@@ -184,11 +185,11 @@ async fn ractor_closing_its_end_ends_the_link() {
 #[tokio::test(start_paused = true)]
 async fn words_reach_listeners_with_the_peers_name() {
     let metrics = Metrics::default();
-    let pubsub = PubSub::new(name("a@127.0.0.1"), &metrics);
-    let (_root, _) = run(&metrics, vec![pubsub.child()]).await;
+    let bus = Bus::new(&Exchange::new(name("a@127.0.0.1"), &metrics));
+    let (_root, _) = run(&metrics, vec![bus.child()]).await;
     let (tx, mut heard) = unbounded_channel();
-    pubsub.on_words("test", Topic::network_peers(), move |told| drop(tx.send(told)));
-    let mut world = world(pubsub, true, 1024);
+    bus.on_words("test", Topic::network_peers(), move |told| drop(tx.send(told)));
+    let mut world = world(bus, true, 1024);
     // What one door says, another understands.
     world.tell(b"told");
     let (lane, piece) = world.hear().await;
@@ -204,9 +205,9 @@ async fn words_reach_listeners_with_the_peers_name() {
 
 #[tokio::test(start_paused = true)]
 async fn what_waits_at_the_door_is_bounded_and_the_reader_holds() {
-    let (pubsub, mut door) = silent().await;
+    let (bus, mut door) = silent().await;
     let World { mut peer, end, ractor: _ractor, part: _part, control: _control, .. } =
-        world(pubsub, true, 1024);
+        world(bus, true, 1024);
     let written = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let writing = written.clone();
     tokio::spawn(async move {
@@ -249,7 +250,7 @@ async fn door_and_ractor_both_have_their_turn_and_each_keeps_its_order() {
     let told = [first, second].map(|words| parts(&words[1..]).1);
     assert_eq!(told, [b"one", b"two"], "what is there goes together");
     // A newer link takes the door's words with it; ractor goes on.
-    let _newer = world.pubsub.up(name(PEER));
+    let _newer = world.bus.exchange().topics.up(name(PEER));
     world.tell(b"three");
     world.ractor.write_all(MORE).await.expect("written");
     assert_eq!(world.hear().await, (Lane::Ractor, MORE.to_vec()));
@@ -371,21 +372,21 @@ struct Busy {
 
 impl Busy {
     /// Says as much as the link takes, and hears all that the other says.
-    fn start(stream: DuplexStream, pubsub: &PubSub, other: &str, carried: &Arc<AtomicU64>) -> Self {
+    fn start(stream: DuplexStream, bus: &Bus, other: &str, carried: &Arc<AtomicU64>) -> Self {
         let (pipe, ractor) = duplex(PIPE);
         let (part, parting) = oneshot::channel();
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, None));
         let own = Own { parting, controls, pulse: pulse.clone() };
         let topic: Topic = "bulk".parse().expect("valid");
-        let mut heard = pubsub.subscribe(topic.clone()).expect("few");
-        let door = Door::open(pubsub, name(other));
+        let mut heard = bus.exchange().subscribe(topic.clone()).expect("few");
+        let door = Door::open(bus, name(other));
         let end = tokio::spawn(run_mux(stream, gate(true, name(other)), pipe, door, own));
-        let (says, to, payload) = (pubsub.clone(), name(other), Bytes::from(vec![0; MAX_PAYLOAD]));
+        let (says, to, payload) = (bus.clone(), name(other), Bytes::from(vec![0; MAX_PAYLOAD]));
         tokio::spawn(async move {
             let mut said = Ok(());
             while said != Err(SendError::NotConnected) {
-                said = says.direct_broadcast(&to, &topic, payload.clone()).await;
+                said = says.exchange().direct_broadcast(&to, &topic, payload.clone()).await;
             }
         });
         let (carried, me) = (carried.clone(), name(other));
@@ -431,7 +432,8 @@ async fn line(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + 
 
 #[tokio::test(start_paused = true)]
 async fn half_a_minute_of_bulk_both_ways_delays_no_beat_into_a_doubt() {
-    let doors = ["a@127.0.0.1", PEER].map(|me| PubSub::new(name(me), &Metrics::default()));
+    let doors =
+        ["a@127.0.0.1", PEER].map(|me| Bus::new(&Exchange::new(name(me), &Metrics::default())));
     let carried = Arc::new(AtomicU64::new(0));
     let ((a, to_a), (b, to_b)) = (duplex(64 * 1024), duplex(64 * 1024));
     let ((a_reads, a_writes), (b_reads, b_writes)) = (split(to_a), split(to_b));

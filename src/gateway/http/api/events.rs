@@ -10,7 +10,7 @@ use futures_util::stream::{self, Stream, StreamExt};
 
 use super::{Answer, Asked, Reader, json};
 use crate::actors::event_log::Following;
-use crate::actors::pubsub::Wanted;
+use crate::actors::news::Wanted;
 use crate::gateway::history::{self, MOST};
 use crate::gateway::http::problem::Problem;
 use crate::gateway::refusal::Cause;

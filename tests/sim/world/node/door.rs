@@ -24,7 +24,7 @@ impl World {
         }
     }
 
-    // PubSub.
+    // `actors::news` and `actors::exchange`.
 
     /// Sends a message to a linked peer; without a link it is lost.
     pub(super) fn tell(&mut self, node: usize, peer: &NodeName, word: Word) {
