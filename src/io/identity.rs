@@ -20,12 +20,14 @@
 //! loopback nothing is ever invented.
 
 mod authority;
+mod authority_certificate;
 mod certificate;
 mod disk;
 mod files;
 mod inventory;
 mod key;
 mod revocation;
+mod revocation_file;
 mod signers;
 mod tokens;
 
@@ -38,8 +40,9 @@ use arc_swap::ArcSwap;
 pub use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
 
-use self::authority::AuthorityCertificate;
-pub use self::authority::{Authority, Validity};
+pub use self::authority::Authority;
+use self::authority_certificate::AuthorityCertificate;
+pub use self::authority_certificate::Validity;
 pub use self::certificate::{
     PeerIdentity, Verifier, claimed_cluster, cluster_of_server_name, server_name,
 };
@@ -49,7 +52,8 @@ pub(in crate::io) use self::disk::{Stamp, stamp};
 pub use self::files::{IdentityFiles, Look};
 pub use self::inventory::{CertificateInfo, CertificateKind, inventory};
 use self::key::Key;
-pub use self::revocation::{RevocationFile, Revoked};
+pub use self::revocation::Revoked;
+pub use self::revocation_file::RevocationFile;
 pub use self::signers::Signers;
 pub use self::tokens::{MAX_TOKEN, NO_TOKEN_LIST, RevokedToken, TokenError, Tokens};
 use crate::io::clock::rfc3339;

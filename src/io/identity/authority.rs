@@ -8,18 +8,16 @@
 mod tokens;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData,
     RevokedCertParams, SanType, SerialNumber,
 };
-use rustls::pki_types::CertificateDer;
 
-use super::certificate::{
-    Certificate, PeerIdentity, Verifier, check_time, fingerprint, server_name, spiffe_uri,
-};
+use super::authority_certificate::{AuthorityCertificate, DEVELOPMENT, Validity};
+use super::certificate::{Certificate, PeerIdentity, fingerprint, server_name, spiffe_uri};
 use super::disk::{self, Fix, Layout};
 use super::key::Key;
 use super::revocation::{Issued, RevocationList, Revoked, bytes, hexadecimal};
@@ -28,99 +26,8 @@ use super::{Identity, IdentityError, Subject};
 use crate::io::clock;
 use crate::proto::node::{ClusterId, KeyId, NodeName};
 
-/// How long certificates are valid before they are made, for hosts whose clocks lag.
-const BACKDATE: Duration = Duration::from_secs(60 * 60);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
 /// Organization in the certificate of an authority that an operator made.
 const ORGANIZATION: &str = "xpando";
-/// Organization in the certificate of an authority that a node on loopback made for itself.
-const DEVELOPMENT: &str = "xpando development";
-
-/// From when until when a certificate is valid, in whole seconds, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Validity {
-    /// The first valid second.
-    pub not_before: SystemTime,
-    /// The last valid second.
-    pub not_after: SystemTime,
-}
-
-impl Validity {
-    /// A node's certificate made at `now`: 90 days, and the hour before.
-    #[must_use]
-    pub fn leaf(now: SystemTime) -> Self {
-        Self { not_before: now - BACKDATE, not_after: now + 90 * DAY }
-    }
-
-    /// An authority's certificate made at `now`: 3,650 days, and the hour before.
-    #[must_use]
-    pub fn authority(now: SystemTime) -> Self {
-        Self { not_before: now - BACKDATE, not_after: now + 3650 * DAY }
-    }
-}
-
-/// The public half of an authority, as every node has it.
-#[derive(Clone, Debug)]
-pub(super) struct AuthorityCertificate {
-    pub(super) der: CertificateDer<'static>,
-    pub(super) verifier: Verifier,
-    pub(super) validity: Validity,
-    pub(super) serial: String,
-    pub(super) development: bool,
-}
-
-impl AuthorityCertificate {
-    /// Reads ca/cert.pem; `missing` says what to do when it is not there.
-    pub(super) fn read(layout: Layout<'_>, missing: String) -> Result<Self, IdentityError> {
-        [layout.certs(), &layout.authority()].into_iter().try_for_each(disk::check_directory)?;
-        let path = layout.authority_certificate();
-        let der = disk::read_certificate(&path, layout.authority_fix(missing))?;
-        let fix = layout.authority_fix(String::new()).damaged;
-        Self::of(der).map_err(|reason| IdentityError::DamagedCertificate {
-            subject: Subject::File { path, fix },
-            reason,
-        })
-    }
-
-    fn of(der: CertificateDer<'static>) -> Result<Self, &'static str> {
-        let certificate = Certificate::parse(&der)?;
-        if !certificate.is_authority() {
-            return Err("it is not an authority's certificate");
-        }
-        if !certificate.is_signed_by(certificate.point()) {
-            return Err("its signature is not its own");
-        }
-        let verifier = Verifier::of(&certificate);
-        let validity =
-            Validity { not_before: certificate.not_before(), not_after: certificate.not_after() };
-        let serial = certificate.serial();
-        let development = certificate.organization() == Some(DEVELOPMENT);
-        Ok(Self { verifier, validity, serial, development, der })
-    }
-
-    /// Puts the revocation list in `certs` in force, if there is one.
-    pub(super) fn load_revocations(&self, layout: Layout<'_>) -> Result<(), IdentityError> {
-        let found = RevocationList::read(layout, self.verifier.authority())?;
-        found.into_iter().for_each(|list| self.verifier.replace_list(list));
-        Ok(())
-    }
-
-    pub(super) fn check_time(
-        &self,
-        layout: Layout<'_>,
-        now: SystemTime,
-    ) -> Result<(), IdentityError> {
-        let fix = format!(
-            "move {} away, make a new authority with {} and issue every node's certificate anew",
-            layout.authority().display(),
-            layout.init()
-        );
-        let subject = Subject::File { path: layout.authority_certificate(), fix };
-        check_time((self.validity.not_before, self.validity.not_after), now, &subject)
-    }
-}
-
 /// A cluster's certificate authority: its certificate and its private key.
 ///
 /// Whoever has it can make any node of the cluster, so it stays on one host.
@@ -462,6 +369,7 @@ fn refused(_detail: rcgen::Error) -> IdentityError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::authority_certificate::{BACKDATE, DAY};
     use super::*;
     use crate::io::clock::wall;
 

@@ -5,16 +5,16 @@
 //! checked, that names exactly one node of that cluster, and that was not revoked.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::CertificateDer;
-use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::key::POINT;
-use super::revocation::{RevocationList, hexadecimal};
+use super::revocation::{RevocationList, hexadecimal, instant};
 use super::{IdentityError, Subject};
 use crate::proto::node::{ClusterId, KeyId, NodeId, NodeName};
 
@@ -146,11 +146,6 @@ impl<'a> Certificate<'a> {
             .ok_or("its URI is not of this cluster")?;
         NodeName::from_spiffe_path(path).ok_or("its URI names no node")
     }
-}
-
-/// A date of a certificate; dates before 1970, which no certificate of ours has, become 1970.
-pub(super) fn instant(date: ASN1Time) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(u64::try_from(date.timestamp()).unwrap_or_default())
 }
 
 /// Refuses `now` outside a certificate's validity, whose both ends are included (RFC 5280, 4.1.2.5).

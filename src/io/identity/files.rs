@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use super::authority::AuthorityCertificate;
+use super::authority_certificate::AuthorityCertificate;
 use super::disk::{self, Layout, Stamp};
 use super::{Identity, IdentityError, Leaf};
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 
-use super::authority::AuthorityCertificate;
+use super::authority_certificate::AuthorityCertificate;
 use super::certificate::{Certificate, Verifier, fingerprint};
 use super::disk::{self, Layout};
 use super::{IdentityError, Subject};

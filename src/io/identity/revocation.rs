@@ -10,17 +10,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::PemObject;
-use x509_parser::prelude::{CertificateRevocationList, FromDer};
+use x509_parser::prelude::{ASN1Time, CertificateRevocationList, FromDer};
 
 use super::IdentityError;
-use super::certificate::{Verifier, instant};
-use super::disk::{self, Layout, Stamp};
+use super::disk::{self, Layout};
 use super::key::POINT;
 use crate::proto::node::NodeName;
 
@@ -69,6 +67,11 @@ impl RevocationList {
         let damaged = |reason| IdentityError::DamagedRevocations { path, reason };
         Self::parse(&pem, authority).map(Some).map_err(damaged)
     }
+}
+
+/// A date of a certificate; dates before 1970, which no certificate of ours has, become 1970.
+pub(super) fn instant(date: ASN1Time) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(date.timestamp()).unwrap_or_default())
 }
 
 /// Bytes, such as a serial number, as lists spell them here.
@@ -124,52 +127,6 @@ pub struct Revoked {
     pub total: usize,
     /// The list's file.
     pub path: PathBuf,
-}
-
-/// The revocation list of a running node, which the operator may replace at any time.
-#[derive(Debug)]
-pub struct RevocationFile {
-    certs: PathBuf,
-    verifier: Verifier,
-    /// What the last look saw; `None` before the first.
-    seen: Mutex<Option<Stamp>>,
-}
-
-impl RevocationFile {
-    pub(super) fn new(certs: PathBuf, verifier: Verifier) -> Self {
-        Self { certs, verifier, seen: Mutex::default() }
-    }
-
-    /// Reads the list if its file has changed since the last look; how many certificates it names,
-    /// when those are others than before. From then on [`Verifier::peer`] refuses them.
-    ///
-    /// # Errors
-    /// [`IdentityError::DamagedRevocations`], [`IdentityError::Missing`] when a list that was there
-    /// is gone, [`IdentityError::Io`]. The list in force stays, and the same file is not judged
-    /// twice.
-    pub fn look(&self) -> Result<Option<usize>, IdentityError> {
-        let layout = Layout::new(&self.certs);
-        let path = layout.revocations();
-        let stamp = disk::stamp(&path);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.replace(stamp) == Some(stamp) {
-            return Ok(None);
-        }
-        drop(seen);
-        let in_force = self.verifier.list();
-        let Some(list) = RevocationList::read(layout, self.verifier.authority())? else {
-            let fix = "the list in force stays; copy it anew".to_owned();
-            let gone = !in_force.entries.is_empty();
-            return if gone { Err(IdentityError::Missing { path, fix }) } else { Ok(None) };
-        };
-        if list.number < in_force.number {
-            let reason = "it is older than the list in force";
-            return Err(IdentityError::DamagedRevocations { path, reason });
-        }
-        let count = (list.entries != in_force.entries).then_some(list.entries.len());
-        self.verifier.replace_list(list);
-        Ok(count)
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Who signed what a node has kept: its own keys, whenever they were its own.
 
-use super::authority::AuthorityCertificate;
+use super::authority_certificate::AuthorityCertificate;
 use super::certificate::{PeerIdentity, Verifier};
 use super::disk::Layout;
 use super::{IdentityError, Subject};

@@ -28,7 +28,7 @@ use serde::Deserialize;
 pub(super) use self::key::TokenKey;
 pub(super) use self::list::TokenList;
 use super::IdentityError;
-use super::authority::AuthorityCertificate;
+use super::authority_certificate::AuthorityCertificate;
 use super::certificate::Verifier;
 use super::disk::{self, Layout, Stamp};
 use crate::proto::token::{AUDIENCE, Claims, NumericDate};
