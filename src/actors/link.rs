@@ -40,6 +40,7 @@ mod handshake;
 mod inbound;
 mod mux;
 mod pulse;
+mod refusals;
 mod sessions;
 pub use pulse::{Pulse, RoundTrip};
 

@@ -8,21 +8,19 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::actors::link::refusals::RefusalLog;
 use crate::actors::link::{AttemptId, Msg, Setup, handshake, send};
 use crate::actors::supervisor::Address;
-use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::io::tls::Cause;
 use crate::io::{limits, tcp};
 use crate::proto::admission::Descriptors;
-use crate::proto::notices::Notices;
 
 /// Wait after a failed accept (out of descriptors, mostly).
 const PAUSE: Duration = Duration::from_millis(100);
@@ -127,31 +125,4 @@ async fn greet(
     let task = tokio::spawn(wait).abort_handle();
     send(&link, Msg::Authenticated(attempt, name, decide, task));
     go.send(()).unwrap_or(());
-}
-
-/// Counts every refused connection, and logs at most one a minute per cause.
-#[derive(Debug)]
-pub(super) struct RefusalLog {
-    metrics: Metrics,
-    notices: Mutex<Notices>,
-}
-
-impl RefusalLog {
-    fn new(metrics: Metrics) -> Self {
-        Self { metrics, notices: Mutex::default() }
-    }
-
-    pub(super) fn refused(
-        &self,
-        cause: &'static str,
-        from: Option<SocketAddr>,
-        detail: &dyn std::fmt::Display,
-    ) {
-        self.metrics.count(Count::Refused, cause);
-        let due =
-            self.notices.lock().unwrap_or_else(PoisonError::into_inner).due(cause, timer::now());
-        let Some(unlogged) = due else { return };
-        let from = from.map_or_else(|| "?".to_owned(), |from| from.to_string());
-        tracing::warn!(cause, %from, %detail, unlogged, "connection refused");
-    }
 }

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsStream;
 
-use crate::actors::link::accept::RefusalLog;
+use crate::actors::link::refusals::RefusalLog;
 use crate::actors::link::{AttemptId, Decision, Established, Msg, Myself, Report, send};
 use crate::actors::supervisor::Address;
 use crate::io::identity::PeerIdentity;
