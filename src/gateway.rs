@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod channels;
+pub mod clients;
 mod gauges;
 pub mod history;
 pub mod http;
@@ -9,3 +10,4 @@ mod places;
 mod refusal;
 pub mod sight;
 pub mod status;
+pub mod view;

@@ -49,8 +49,8 @@ use crate::actors::news::Bus;
 use crate::actors::node_manager::NodeManager;
 use crate::actors::registry::Registry;
 use crate::actors::supervisor::{self, Root};
-use crate::gateway::admin::Admin;
 use crate::gateway::channels::Channels;
+use crate::gateway::view::NodeView;
 use crate::gateway::{history, sight};
 use crate::io::identity::{Identity, IdentityError, Made, Tokens};
 use crate::io::places::NoPlace;
@@ -436,15 +436,15 @@ fn admin_socket(config: &Config) -> Result<Arc<AdminSocket>, SocketError> {
 }
 
 /// The names that every node serves.
-fn serve(admin: &Admin, bench: bool) -> Result<Vec<Serving>, ServeError> {
-    let bus = &admin.bus;
+fn serve(view: &NodeView, bench: bool) -> Result<Vec<Serving>, ServeError> {
+    let bus = &view.bus;
     let echo = bus
         .exchange()
         .serve(Name::echo(), |request: Request| async move { Ok(request.payload) })?;
     let mut served = vec![echo, channel_router::answer(bus.exchange())?];
-    served.extend([sight::serve(admin)?, history::serve(admin)?]);
+    served.extend([sight::serve(view)?, history::serve(view)?]);
     if bench {
-        served.push(bench::serve(&admin.name, bus)?);
+        served.push(bench::serve(&view.name, bus)?);
     }
     Ok(served)
 }

@@ -7,45 +7,30 @@
 //! error for answer, and the node goes on; a watcher that does not read loses events and is told how
 //! many, and one that takes nothing for five seconds is let go.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::watch;
 
-use crate::actors::event_log::Journal;
-use crate::actors::heartbeat_monitor::Vitals;
-use crate::actors::news::{Bus, Wanted};
-use crate::actors::node_manager::{Row, View, majority};
-use crate::actors::registry::Nodes;
-use crate::actors::supervisor::{Child, Roster};
-use crate::actors::timer;
-use crate::actors::topology_tracker::Matrix;
+use crate::actors::news::Wanted;
+use crate::actors::supervisor::Child;
 use crate::gateway::gauges;
 use crate::gateway::history::{self, Asked, Merged};
 use crate::gateway::status::{
-    Change, Changes, Figures, Joining, NodeRecord, NodeStatus, PeerStatus, Sight, TopologyStatus,
-    says,
+    Change, Changes, Figures, NodeRecord, NodeStatus, Sight, TopologyStatus,
 };
-use crate::io::clock;
-use crate::io::metrics::Metrics;
-use crate::io::store::{Condition, Known};
+use crate::gateway::view::NodeView;
 use crate::proto::chain::Verified;
-use crate::proto::event::Status;
-use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
+use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
 
 mod accept;
-mod clients;
 mod messages;
-pub use clients::Clients;
 
 /// Longest request line, in bytes.
 const MAX_REQUEST: u64 = 4096;
@@ -215,272 +200,47 @@ pub enum Line {
     Missed(u64),
 }
 
-/// What the admin socket can read and do.
-#[derive(Clone)]
-pub struct Admin {
-    /// The node's name.
-    pub name: NodeName,
-    /// The id of its key.
-    pub id: NodeId,
-    /// Its cluster.
-    pub cluster: ClusterId,
-    /// Its life.
-    pub incarnation: Arc<AtomicU64>,
-    /// Where it listens for links.
-    pub listen: std::net::SocketAddr,
-    /// Where it listens for clients over HTTP.
-    pub http: Option<std::net::SocketAddr>,
-    /// When it started.
-    pub started: Instant,
-    /// All peers.
-    pub peers: watch::Receiver<View>,
-    /// What became of each `--join`, and where another process uses the node's name.
-    pub joining: Joining,
-    /// Their vital signs.
-    pub vitals: watch::Receiver<Vitals>,
-    /// The link matrix.
-    pub matrix: watch::Receiver<Arc<Matrix>>,
-    /// All known nodes.
-    pub nodes: watch::Receiver<Nodes>,
-    /// What happened.
-    pub journal: Journal,
-    /// The door.
-    pub bus: Bus,
-    /// Counters.
-    pub metrics: Metrics,
-    /// The clients that are here.
-    pub clients: Arc<Clients>,
-    /// Ends the link to a peer.
-    pub disconnect: Arc<dyn Fn(NodeName) + Send + Sync>,
-    /// Has a node forgotten, of which this life is the latest known one.
-    pub forget: Arc<dyn Fn(NodeName, Incarnation) + Send + Sync>,
-    /// How the store fares.
-    pub store: Arc<dyn Fn() -> Condition + Send + Sync>,
-    /// Until when the certificates of this node are valid, by what they are for.
-    pub certificates: Arc<dyn Fn() -> Vec<(&'static str, SystemTime)> + Send + Sync>,
-    /// Whether there is a list by which clients' tokens are verified.
-    pub token_list: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// Peers that must be linked before the node calls itself ready.
-    pub min_peers: usize,
-    /// The actors.
-    pub roster: Roster,
-    /// Whether they may be killed.
-    pub chaos: bool,
+/// The supervised server on this socket, and on each one that takes its place.
+#[must_use]
+pub fn child(view: NodeView, socket: tokio::sync::watch::Receiver<Arc<StdListener>>) -> Child {
+    let metrics = view.metrics.clone();
+    Child::task("admin", &metrics, move || Box::pin(accept::serve(view.clone(), socket.clone())))
 }
 
-/// Why a node is not forgotten. Nothing changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unforgettable {
-    /// It is the node that was asked.
-    #[error("this is the node itself")]
-    Myself,
-    /// It lives.
-    #[error("{0} is linked: stop it or disconnect it first")]
-    Linked(NodeName),
-    /// There is nothing to forget.
-    #[error("no node {0} is known")]
-    Unknown(NodeName),
-}
-
-impl Admin {
-    /// The supervised server on this socket, and on each one that takes its place.
-    #[must_use]
-    pub fn child(self, socket: watch::Receiver<Arc<StdListener>>) -> Child {
-        let metrics = self.metrics.clone();
-        Child::task("admin", &metrics, move || {
-            Box::pin(accept::serve(self.clone(), socket.clone()))
-        })
-    }
-
-    /// The node's status now.
-    #[must_use]
-    pub fn status(&self) -> NodeStatus {
-        let own = self.nodes.borrow().get(&self.name).cloned();
-        let (specializations, metadata) = own.as_deref().map(says).unwrap_or_default();
-        let (seeds, namesake) = (self.joining)();
-        NodeStatus {
-            specializations,
-            metadata,
-            name: self.name.clone(),
-            id: self.id.to_string(),
-            cluster: self.cluster.to_string(),
-            incarnation: self.life(),
-            listen: self.listen,
-            http: self.http,
-            uptime_s: timer::now().saturating_duration_since(self.started).as_secs(),
-            degraded: self.degraded(),
-            draining: self.clients.draining(),
-            token_list: (self.token_list)(),
-            doubts_itself: self.vitals.borrow().health,
-            namesake,
-            seeds: seeds.into_iter().map(Into::into).collect(),
-            majority: majority(&self.peers.borrow()),
-            peers: self.peer_statuses(),
+async fn answer(view: &NodeView, request: Request) -> Answer {
+    match request {
+        Request::Status => Answer::Status(view.status()),
+        Request::Nodes => Answer::Nodes(view.records()),
+        Request::Topology => Answer::Topology(view.topology()),
+        Request::Metrics => answered(gauges::text(view), Answer::Metrics),
+        Request::Sight => Answer::Sight(view.sight()),
+        Request::Figures => Answer::Figures(Figures::of(view.metrics.traffic())),
+        Request::Events(asked) => Answer::Events(history::here(view, asked).await),
+        Request::Export(asked) => {
+            let stored = view.journal.stored(asked.into()).await;
+            answered(stored, |part| Answer::Events(part.into()))
         }
-    }
-
-    /// What it does not remember as it should.
-    #[must_use]
-    pub fn degraded(&self) -> Option<String> {
-        let store = (self.store)();
-        let failing = store.failing.map(|why| format!("nothing is remembered: {why}"));
-        failing.or_else(|| {
-            let path = store.set_aside?;
-            Some(format!("the store was damaged and begins anew; it is kept as {}", path.display()))
-        })
-    }
-
-    /// Its life.
-    #[must_use]
-    pub fn life(&self) -> u64 {
-        self.incarnation.load(Ordering::Relaxed)
-    }
-
-    /// All that this node sees now.
-    #[must_use]
-    pub fn sight(&self) -> Sight {
-        Sight { status: self.status(), topology: self.topology() }
-    }
-
-    /// The link matrix now.
-    #[must_use]
-    pub fn topology(&self) -> TopologyStatus {
-        let (peers, matrix) = (self.peers.borrow(), self.matrix.borrow());
-        TopologyStatus::new(&self.name, &peers, &matrix)
-    }
-
-    /// One peer now.
-    #[must_use]
-    pub fn peer(&self, name: &NodeName) -> Option<PeerStatus> {
-        let (peers, vitals, matrix) =
-            (self.peers.borrow(), self.vitals.borrow(), self.matrix.borrow());
-        let row = peers.iter().find(|row| row.peer.name == *name)?;
-        let nodes = self.nodes.borrow();
-        let known = nodes.get(name).map(Arc::as_ref);
-        Some(PeerStatus::new(row, vitals.peers.get(name), &matrix, known))
-    }
-
-    /// All known nodes, this one first.
-    #[must_use]
-    pub fn records(&self) -> Vec<NodeRecord> {
-        let status = self.status();
-        let (own, nodes) = (PeerStatus::from(&status), self.nodes.borrow().clone());
-        let peers = [&own].into_iter().chain(&status.peers);
-        let peers: BTreeMap<_, _> = peers.map(|peer| (&peer.name, peer)).collect();
-        let known = nodes.values().filter(|known| !known.is_forgotten());
-        let known: BTreeMap<_, _> = known.map(|known| (&known.name, known)).collect();
-        let names: BTreeSet<_> = peers.keys().chain(known.keys()).copied().collect();
-        let record = |name: &&NodeName| {
-            let peer = peers.get(name).copied();
-            match known.get(name) {
-                Some(known) => NodeRecord::new(known, peer),
-                // Heard of, and never linked.
-                None => NodeRecord::new(&Known::new((*name).clone(), clock::millis()), peer),
-            }
-        };
-        let (first, rest): (Vec<_>, Vec<_>) = names.iter().partition(|name| **name == &self.name);
-        first.into_iter().chain(rest).map(|name| record(&name)).collect()
-    }
-
-    /// Has a node forgotten that is known and not linked, here and everywhere.
-    ///
-    /// # Errors
-    /// [`Unforgettable`]. Nothing changed.
-    pub fn forget(&self, node: &NodeName) -> Result<(), Unforgettable> {
-        if *node == self.name {
-            return Err(Unforgettable::Myself);
+        Request::EventsAll(asked) => Answer::Merged(history::everywhere(view, &asked).await),
+        Request::Verify => {
+            answered(view.journal.verify().await, |found| Answer::Sound(found.into()))
         }
-        let peer = self.peer(node);
-        let known = self.nodes.borrow().get(node).cloned();
-        let known = known.filter(|known| !known.is_forgotten());
-        if peer.is_none() && known.is_none() {
-            return Err(Unforgettable::Unknown(node.clone()));
+        Request::Disconnect { node } => answered(view.disconnect(&node), |()| Answer::Done),
+        Request::Forget { node } => answered(view.forget(&node), |()| Answer::Done),
+        Request::Drain { undo } => {
+            view.clients.drain(!undo);
+            Answer::Done
         }
-        let status = peer.as_ref().map(|peer| peer.status);
-        if matches!(status, Some(Status::Online | Status::Syncing)) {
-            return Err(Unforgettable::Linked(node.clone()));
+        Request::Kill { .. } if !view.chaos => {
+            Answer::Error("this node was not started with --chaos".to_owned())
         }
-        let lives = [peer.and_then(|peer| peer.incarnation), known.map(|it| it.incarnation.0)];
-        let life = lives.into_iter().flatten().max().unwrap_or_default();
-        (self.forget)(node.clone(), Incarnation(life));
-        Ok(())
-    }
-
-    /// Ends the link to a peer that is known.
-    ///
-    /// # Errors
-    /// It is not linked. Nothing changed.
-    pub fn disconnect(&self, node: &NodeName) -> Result<(), String> {
-        let peer = self.peer(node).ok_or_else(|| format!("no node {node} is known"))?;
-        if peer.status != Status::Online && peer.status != Status::Syncing {
-            return Err(format!("{node} is not linked: {}", peer.status.label()));
+        Request::Kill { actor } if view.roster.kill(&actor) => Answer::Done,
+        Request::Kill { .. } => {
+            Answer::Error(format!("the actors are: {}", view.roster.names().join(" ")))
         }
-        (self.disconnect)(node.clone());
-        Ok(())
-    }
-
-    /// What keeps the node from being ready, by name: `true` is as it should be. (Its identity is there, or it
-    /// would not run.)
-    #[must_use]
-    pub fn checks(&self) -> [(&'static str, bool); 6] {
-        let online =
-            self.peers.borrow().iter().filter(|row| row.peer.status == Status::Online).count();
-        [
-            ("identity", true),
-            ("store", (self.store)().failing.is_none()),
-            ("discovery", self.roster.names().contains(&"discovery")),
-            ("peers", online >= self.min_peers),
-            ("clients", !self.clients.draining()),
-            ("token_list", (self.token_list)()),
-        ]
-    }
-
-    fn peer_statuses(&self) -> Vec<PeerStatus> {
-        let (peers, vitals, matrix) =
-            (self.peers.borrow(), self.vitals.borrow(), self.matrix.borrow());
-        let nodes = self.nodes.borrow();
-        let status = |row: &Row| {
-            let known = nodes.get(&row.peer.name).map(Arc::as_ref);
-            PeerStatus::new(row, vitals.peers.get(&row.peer.name), &matrix, known)
-        };
-        peers.iter().map(status).collect()
-    }
-
-    async fn answer(&self, request: Request) -> Answer {
-        match request {
-            Request::Status => Answer::Status(self.status()),
-            Request::Nodes => Answer::Nodes(self.records()),
-            Request::Topology => Answer::Topology(self.topology()),
-            Request::Metrics => answered(gauges::text(self), Answer::Metrics),
-            Request::Sight => Answer::Sight(self.sight()),
-            Request::Figures => Answer::Figures(Figures::of(self.metrics.traffic())),
-            Request::Events(asked) => Answer::Events(history::here(self, asked).await),
-            Request::Export(asked) => {
-                let stored = self.journal.stored(asked.into()).await;
-                answered(stored, |part| Answer::Events(part.into()))
-            }
-            Request::EventsAll(asked) => Answer::Merged(history::everywhere(self, &asked).await),
-            Request::Verify => {
-                answered(self.journal.verify().await, |found| Answer::Sound(found.into()))
-            }
-            Request::Disconnect { node } => answered(self.disconnect(&node), |()| Answer::Done),
-            Request::Forget { node } => answered(self.forget(&node), |()| Answer::Done),
-            Request::Drain { undo } => {
-                self.clients.drain(!undo);
-                Answer::Done
-            }
-            Request::Kill { .. } if !self.chaos => {
-                Answer::Error("this node was not started with --chaos".to_owned())
-            }
-            Request::Kill { actor } if self.roster.kill(&actor) => Answer::Done,
-            Request::Kill { .. } => {
-                Answer::Error(format!("the actors are: {}", self.roster.names().join(" ")))
-            }
-            Request::Watch { .. }
-            | Request::Publish { .. }
-            | Request::Subscribe { .. }
-            | Request::Call { .. } => Answer::Error("answered elsewhere".to_owned()),
-        }
+        Request::Watch { .. }
+        | Request::Publish { .. }
+        | Request::Subscribe { .. }
+        | Request::Call { .. } => Answer::Error("answered elsewhere".to_owned()),
     }
 }
 
@@ -488,7 +248,7 @@ fn answered<T>(result: Result<T, impl Display>, answer: impl FnOnce(T) -> Answer
     result.map_or_else(|error| Answer::Error(error.to_string()), answer)
 }
 
-async fn talk(admin: &Admin, stream: UnixStream) -> std::io::Result<()> {
+async fn talk(view: &NodeView, stream: UnixStream) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let mut line = Vec::new();
@@ -503,17 +263,17 @@ async fn talk(admin: &Admin, stream: UnixStream) -> std::io::Result<()> {
     match request {
         Request::Watch { after, label, node, from } => {
             let wanted = Wanted { label, node, from, until: None };
-            watch(admin, (after, wanted), reader, writer).await
+            watch(view, (after, wanted), reader, writer).await
         }
         Request::Publish { topic, bytes } => {
-            messages::publish(admin.bus.exchange(), &topic, bytes, (reader, writer)).await
+            messages::publish(view.bus.exchange(), &topic, bytes, (reader, writer)).await
         }
         Request::Call { to, within, bytes } => {
             let within = Duration::from_millis(within);
-            messages::call(admin, &to, within, bytes, (reader, writer)).await
+            messages::call(view, &to, within, bytes, (reader, writer)).await
         }
         Request::Subscribe { pattern } => {
-            messages::subscribe(admin.bus.exchange(), &pattern, (reader, writer)).await
+            messages::subscribe(view.bus.exchange(), &pattern, (reader, writer)).await
         }
         Request::Status
         | Request::Nodes
@@ -528,19 +288,19 @@ async fn talk(admin: &Admin, stream: UnixStream) -> std::io::Result<()> {
         | Request::Verify
         | Request::Disconnect { .. }
         | Request::Drain { .. }
-        | Request::Kill { .. } => say(&mut writer, &admin.answer(request).await).await,
+        | Request::Kill { .. } => say(&mut writer, &answer(view, request).await).await,
     }
 }
 
 async fn watch(
-    admin: &Admin,
+    view: &NodeView,
     (after, wanted): (Option<u64>, Wanted),
     mut reader: BufReader<OwnedReadHalf>,
     mut writer: OwnedWriteHalf,
 ) -> std::io::Result<()> {
     // From here on nothing is missed: what the answer does not show yet comes as news.
-    let mut changes = admin.journal.follow(after);
-    say(&mut writer, &Answer::Watching(admin.name.clone())).await?;
+    let mut changes = view.journal.follow(after);
+    say(&mut writer, &Answer::Watching(view.name.clone())).await?;
     loop {
         let mut more = [0; 1];
         let change = tokio::select! {
@@ -565,21 +325,27 @@ async fn say(writer: &mut OwnedWriteHalf, what: &impl Serialize) -> std::io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actors::event_log::{self, EventLog};
+    use crate::actors::event_log::{self, EventLog, Journal};
     use crate::actors::exchange::Exchange;
-    use crate::actors::news::WAITING;
-    use crate::actors::supervisor::{Root, Tree, start};
+    use crate::actors::heartbeat_monitor::Vitals;
+    use crate::actors::news::{Bus, WAITING};
+    use crate::actors::node_manager::{Row, View};
+    use crate::actors::registry::Nodes;
+    use crate::actors::supervisor::{Root, Roster, Tree, start};
     use crate::actors::tests::cluster;
+    use crate::actors::timer;
     use crate::gateway::status::What;
-    use crate::io::metrics::Count;
-    use crate::io::sockets;
-    use crate::io::store::{Chain, Store};
-    use crate::proto::event::Event;
+    use crate::io::metrics::{Count, Metrics};
+    use crate::io::store::{Chain, Condition, Store};
+    use crate::io::{clock, sockets};
+    use crate::proto::event::{Event, Status};
     use crate::proto::membership::PeerView;
-    use crate::proto::node::KeyId;
+    use crate::proto::node::{Incarnation, KeyId};
     use crate::proto::restart::{Intensity, Strategy};
+    use std::sync::atomic::AtomicU64;
     use std::time::UNIX_EPOCH;
     use tempfile::TempDir;
+    use tokio::sync::watch;
 
     struct World {
         dir: TempDir,
@@ -607,7 +373,7 @@ mod tests {
         let chain = Chain::new(store.clone(), name("a@127.0.0.1")).expect("its own");
         let (trail, limits) = (bus.trail().clone(), event_log::LIMITS);
         let journal = Journal::open(chain, trail, Arc::new(identity), life, limits).expect("opens");
-        let admin = Admin {
+        let admin = NodeView {
             journal: journal.clone(),
             clients: Arc::default(),
             name: name("a@127.0.0.1"),
@@ -644,7 +410,7 @@ mod tests {
             name: "root",
             strategy: Strategy::OneForOne,
             intensity: Intensity::default(),
-            children: vec![bus.child(), victim, admin.child(socket.listener())],
+            children: vec![bus.child(), victim, child(admin, socket.listener())],
             roster,
             metrics: metrics.clone(),
             ended: Arc::new(|_, _, _| {}),

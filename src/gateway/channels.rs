@@ -20,8 +20,8 @@ use tokio::sync::Semaphore;
 
 use crate::actors::channel_router::{ChannelRouter, Publisher};
 use crate::actors::timer;
-use crate::gateway::admin::Admin;
 use crate::gateway::refusal::{Cause, Refusals};
+use crate::gateway::view::NodeView;
 use crate::io::clock;
 use crate::io::identity::{NO_TOKEN_LIST, TokenError, Tokens};
 use crate::io::metrics::{Count, Metrics};
@@ -55,7 +55,7 @@ pub struct Channels {
     pub(super) router: ChannelRouter,
     pub(super) publisher: Publisher,
     pub(super) handlers: Handlers,
-    pub(super) admin: Admin,
+    pub(super) admin: NodeView,
     pub(super) metrics: Metrics,
     pub(super) refusals: Refusals,
     /// Places for those who ask what a node sees.
@@ -97,7 +97,7 @@ impl Channels {
     #[must_use]
     pub fn new(
         router: &ChannelRouter,
-        admin: &Admin,
+        admin: &NodeView,
         tokens: &Tokens,
         anonymous: &[Pattern],
     ) -> Self {
@@ -123,7 +123,7 @@ impl Channels {
 
     /// What can be read of the node.
     #[must_use]
-    pub fn admin(&self) -> &Admin {
+    pub fn admin(&self) -> &NodeView {
         &self.admin
     }
 

@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use crate::actors::node_manager::{Row, majority};
 use crate::actors::timer;
-use crate::gateway::admin::Admin;
+use crate::gateway::view::NodeView;
 use crate::io::clock;
 use crate::io::metrics::{Flow, Gauges};
 use crate::io::usage;
@@ -17,33 +17,33 @@ use crate::proto::event::{Reason, Status};
 ///
 /// # Errors
 /// The formatter's, which writing to memory does not have.
-pub(super) fn text(admin: &Admin) -> Result<String, fmt::Error> {
+pub(super) fn text(view: &NodeView) -> Result<String, fmt::Error> {
     let mut gauges = Gauges::default();
-    node(admin, &mut gauges);
-    peers(admin, &mut gauges);
-    topology(admin, &mut gauges);
-    traffic(admin, &mut gauges);
-    admin.metrics.text_with(&gauges)
+    node(view, &mut gauges);
+    peers(view, &mut gauges);
+    topology(view, &mut gauges);
+    traffic(view, &mut gauges);
+    view.metrics.text_with(&gauges)
 }
 
-fn node(admin: &Admin, gauges: &mut Gauges) {
+fn node(view: &NodeView, gauges: &mut Gauges) {
     let version = ("version", env!("CARGO_PKG_VERSION").to_owned());
     gauges.many("xpando_build_info", "The program", [(vec![version], 1.0)]);
-    let up = timer::now().saturating_duration_since(admin.started);
+    let up = timer::now().saturating_duration_since(view.started);
     let started = (clock::wall() - up).duration_since(UNIX_EPOCH).unwrap_or_default();
     gauges.one(
         "xpando_start_time_seconds",
         "When the node started, as Unix time",
         started.as_secs_f64(),
     );
-    gauges.one("xpando_incarnation", "The node's life", admin.life() as f64);
-    let degraded = f64::from(u8::from((admin.store)().is_degraded()));
+    gauges.one("xpando_incarnation", "The node's life", view.life() as f64);
+    let degraded = f64::from(u8::from((view.store)().is_degraded()));
     gauges.one(
         "xpando_store_degraded",
         "1 while the node does not remember what it should",
         degraded,
     );
-    let certificates = (admin.certificates)().into_iter().map(|(what, until)| {
+    let certificates = (view.certificates)().into_iter().map(|(what, until)| {
         let until = until.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         (vec![("certificate", what.to_owned())], until)
     });
@@ -52,23 +52,23 @@ fn node(admin: &Admin, gauges: &mut Gauges) {
         "Until when a certificate is valid, as Unix time",
         certificates,
     );
-    let doubt = f64::from(admin.vitals.borrow().health);
+    let doubt = f64::from(view.vitals.borrow().health);
     gauges.one("xpando_self_doubt", "How much the node distrusts its own clock, 0 to 8", doubt);
     let clients = |count: &std::sync::atomic::AtomicUsize| count.load(Ordering::Relaxed) as f64;
     gauges.one(
         "xpando_draining",
         "1 while clients are sent to other nodes",
-        f64::from(u8::from(admin.clients.draining())),
+        f64::from(u8::from(view.clients.draining())),
     );
     gauges.one(
         "xpando_channel_clients",
         "Clients that are connected",
-        clients(&admin.clients.connected),
+        clients(&view.clients.connected),
     );
     gauges.one(
         "xpando_channel_joins",
         "Topics that clients have joined",
-        clients(&admin.clients.joined),
+        clients(&view.clients.joined),
     );
     if let Ok(used) = usage::usage(None) {
         let (memory, cpu) = (used.memory as f64, used.processor.as_secs_f64());
@@ -104,8 +104,8 @@ fn standing(peers: &[Row]) -> Vec<(Vec<(&'static str, String)>, f64)> {
     counts.into_iter().map(|((status, reason), many)| (labels(status, reason), many)).collect()
 }
 
-fn peers(admin: &Admin, gauges: &mut Gauges) {
-    let (peers, vitals) = (admin.peers.borrow().clone(), admin.vitals.borrow().clone());
+fn peers(view: &NodeView, gauges: &mut Gauges) {
+    let (peers, vitals) = (view.peers.borrow().clone(), view.vitals.borrow().clone());
     gauges.many("xpando_peers", "Peers, by status, and those offline by reason", standing(&peers));
     let majority = f64::from(u8::from(majority(&peers).held));
     gauges.one(
@@ -134,8 +134,8 @@ fn peers(admin: &Admin, gauges: &mut Gauges) {
     );
 }
 
-fn topology(admin: &Admin, gauges: &mut Gauges) {
-    let matrix = admin.matrix.borrow().clone();
+fn topology(view: &NodeView, gauges: &mut Gauges) {
+    let matrix = view.matrix.borrow().clone();
     let statuses = by_status(matrix.edges().map(|edge| edge.cell.state));
     gauges.many("xpando_links", "Sides of links in the whole cluster, by status", statuses);
     gauges.one(
@@ -153,8 +153,8 @@ fn topology(admin: &Admin, gauges: &mut Gauges) {
     );
 }
 
-fn traffic(admin: &Admin, gauges: &mut Gauges) {
-    let lanes: Vec<_> = admin.metrics.traffic().lanes().collect();
+fn traffic(view: &NodeView, gauges: &mut Gauges) {
+    let lanes: Vec<_> = view.metrics.traffic().lanes().collect();
     let ways = |value: fn(Flow) -> u64| {
         lanes.iter().flat_map(move |(lane, came, went)| {
             [("in", *came), ("out", *went)].map(|(way, flow)| {
@@ -165,7 +165,7 @@ fn traffic(admin: &Admin, gauges: &mut Gauges) {
     };
     gauges.counts("xpando_link_messages", "Messages over links", ways(|flow| flow.messages));
     gauges.counts("xpando_link_bytes", "Bytes over links", ways(|flow| flow.bytes));
-    let waiting = admin.bus.exchange().waiting();
+    let waiting = view.bus.exchange().waiting();
     let waiting = waiting.into_iter().flat_map(|(peer, lanes)| {
         lanes.map(|(lane, bytes)| {
             let labels = vec![("peer", peer.to_string()), ("lane", lane.label().to_owned())];

@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use crate::actors::event_log::Query;
 use crate::actors::exchange::{ServeError, Serving};
 use crate::actors::news::Wanted;
-use crate::gateway::admin::Admin;
 use crate::gateway::status::{Change, Changes};
+use crate::gateway::view::NodeView;
 use crate::proto::node::NodeName;
 use crate::proto::topic::{Address, Name};
 
@@ -75,36 +75,36 @@ pub struct Merged {
 }
 
 /// What happened here.
-pub async fn here(admin: &Admin, asked: Asked) -> Changes {
-    admin.journal.read(asked.into()).await.into()
+pub async fn here(view: &NodeView, asked: Asked) -> Changes {
+    view.journal.read(asked.into()).await.into()
 }
 
 /// Answers other nodes, until the result is dropped.
 ///
 /// # Errors
 /// [`ServeError`]; nothing changed.
-pub fn serve(admin: &Admin) -> Result<Serving, ServeError> {
-    let (admin, bus) = (admin.clone(), &admin.bus);
+pub fn serve(view: &NodeView) -> Result<Serving, ServeError> {
+    let (view, bus) = (view.clone(), &view.bus);
     bus.exchange().serve(Name::history(), move |request| {
-        let admin = admin.clone();
+        let view = view.clone();
         async move {
             let text = |error: serde_json::Error| error.to_string();
             let asked = serde_json::from_slice(&request.payload).map_err(text)?;
-            let changes = here(&admin, asked).await;
+            let changes = here(&view, asked).await;
             serde_json::to_vec(&changes).map(Bytes::from).map_err(text)
         }
     })
 }
 
 /// What happened on every node, this one included: of each the latest.
-pub async fn everywhere(admin: &Admin, asked: &Asked) -> Merged {
+pub async fn everywhere(view: &NodeView, asked: &Asked) -> Merged {
     let asked = Asked { after: None, ..asked.clone() };
     let mut asking = JoinSet::new();
-    let peers = admin.status().peers.into_iter().map(|peer| peer.name);
-    for node in peers.chain([admin.name.clone()]) {
-        let (admin, asked) = (admin.clone(), asked.clone());
+    let peers = view.status().peers.into_iter().map(|peer| peer.name);
+    for node in peers.chain([view.name.clone()]) {
+        let (view, asked) = (view.clone(), asked.clone());
         asking.spawn(async move {
-            let answer = of(&admin, &node, asked).await;
+            let answer = of(&view, &node, asked).await;
             (node, answer)
         });
     }
@@ -129,13 +129,13 @@ pub async fn everywhere(admin: &Admin, asked: &Asked) -> Merged {
     merged
 }
 
-async fn of(admin: &Admin, node: &NodeName, asked: Asked) -> Result<Changes, String> {
-    if *node == admin.name {
-        return Ok(here(admin, asked).await);
+async fn of(view: &NodeView, node: &NodeName, asked: Asked) -> Result<Changes, String> {
+    if *node == view.name {
+        return Ok(here(view, asked).await);
     }
     let to = Address { name: Name::history(), node: Some(node.clone()) };
     let asked = serde_json::to_vec(&asked).map_err(|error| error.to_string())?;
-    let reply = admin.bus.exchange().call(&to, asked, PATIENCE).await;
+    let reply = view.bus.exchange().call(&to, asked, PATIENCE).await;
     let reply = reply.map_err(|error| error.to_string())?;
     serde_json::from_slice(&reply).map_err(|error| format!("an answer in other words: {error}"))
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::actors::exchange::{ServeError, Serving};
-use crate::gateway::admin::Admin;
 use crate::gateway::status::Sight;
+use crate::gateway::view::NodeView;
 use crate::proto::node::NodeName;
 use crate::proto::topic::{Address, Name};
 
@@ -19,21 +19,21 @@ const PATIENCE: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// [`ServeError`]; nothing changed.
-pub fn serve(admin: &Admin) -> Result<Serving, ServeError> {
-    let (admin, bus) = (admin.clone(), &admin.bus);
+pub fn serve(view: &NodeView) -> Result<Serving, ServeError> {
+    let (view, bus) = (view.clone(), &view.bus);
     bus.exchange().serve(Name::sight(), move |_asked| {
-        let sight = serde_json::to_vec(&admin.sight());
+        let sight = serde_json::to_vec(&view.sight());
         async move { sight.map(Bytes::from).map_err(|error| error.to_string()) }
     })
 }
 
 /// What a node sees: this one at once, another when it answers. The error says why it does not.
-pub(super) async fn of(admin: &Admin, node: &NodeName) -> Result<Sight, String> {
-    if *node == admin.name {
-        return Ok(admin.sight());
+pub(super) async fn of(view: &NodeView, node: &NodeName) -> Result<Sight, String> {
+    if *node == view.name {
+        return Ok(view.sight());
     }
     let to = Address { name: Name::sight(), node: Some(node.clone()) };
-    let reply = admin.bus.exchange().call(&to, Bytes::new(), PATIENCE).await;
+    let reply = view.bus.exchange().call(&to, Bytes::new(), PATIENCE).await;
     let reply = reply.map_err(|error| error.to_string())?;
     serde_json::from_slice(&reply).map_err(|error| format!("an answer in other words: {error}"))
 }

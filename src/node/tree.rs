@@ -19,10 +19,11 @@ use crate::actors::registry::{self, Registry};
 use crate::actors::supervisor::{self, Child, Roster, Tree};
 use crate::actors::timer;
 use crate::actors::topology_tracker::{self, TopologyTracker};
-use crate::gateway::admin::Admin;
+use crate::gateway::admin;
 use crate::gateway::channels::Channels;
 use crate::gateway::http::Http;
 use crate::gateway::status::Joining;
+use crate::gateway::view::NodeView;
 use crate::io::identity::{Identity, Tokens};
 use crate::io::metrics::Metrics;
 use crate::io::sockets::AdminSocket;
@@ -81,7 +82,7 @@ pub(super) fn tree(
     };
     let log = EventLog::new(metrics);
     let (ended, store, registry) = (manager.clone(), parts.store.clone(), parts.registry.clone());
-    let admin = Admin {
+    let view = NodeView {
         name: config.name.clone(),
         id: parts.identity.id(),
         cluster: parts.identity.cluster(),
@@ -112,9 +113,11 @@ pub(super) fn tree(
     let cluster = cluster(config, &parts, bus, manager, (&monitor, &tracker, &discovery));
     let router = ChannelRouter::new(bus, metrics);
     let anonymous = config.http.as_ref().map_or(&[][..], |http| &http.anonymous);
-    let channels = Arc::new(Channels::new(&router, &admin, &parts.tokens, anonymous));
-    let mut gateway =
-        vec![router.child(routing(&parts, manager)), admin.child(parts.admin_socket.0.clone())];
+    let channels = Arc::new(Channels::new(&router, &view, &parts.tokens, anonymous));
+    let mut gateway = vec![
+        router.child(routing(&parts, manager)),
+        admin::child(view.clone(), parts.admin_socket.0.clone()),
+    ];
     if let (Some((listener, _, web)), Some(http)) = (&parts.http, &config.http) {
         let (listener, web) = (listener.clone(), web.clone());
         let (origins, prefix) = (http.origins.clone(), http.prefix.clone());

@@ -8,8 +8,9 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{Admin, talk};
+use super::talk;
 use crate::actors::timer;
+use crate::gateway::view::NodeView;
 use crate::io::metrics::Count;
 use crate::proto::notices::Notices;
 
@@ -17,7 +18,7 @@ use crate::proto::notices::Notices;
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) async fn serve(
-    admin: Admin,
+    view: NodeView,
     mut socket: watch::Receiver<Arc<StdListener>>,
 ) -> std::io::Result<()> {
     let mut clients = JoinSet::new();
@@ -25,15 +26,15 @@ pub(super) async fn serve(
         let bound = socket.borrow_and_update().clone();
         let listener = UnixListener::from_std(bound.try_clone()?)?;
         tokio::select! {
-            () = accept(&admin, &listener, &mut clients) => {}
+            () = accept(&view, &listener, &mut clients) => {}
             changed = socket.changed() => if changed.is_err() {
-                accept(&admin, &listener, &mut clients).await;
+                accept(&view, &listener, &mut clients).await;
             },
         }
     }
 }
 
-async fn accept(admin: &Admin, listener: &UnixListener, clients: &mut JoinSet<()>) {
+async fn accept(view: &NodeView, listener: &UnixListener, clients: &mut JoinSet<()>) {
     let mut notices = Notices::default();
     loop {
         while clients.try_join_next().is_some() {}
@@ -41,7 +42,7 @@ async fn accept(admin: &Admin, listener: &UnixListener, clients: &mut JoinSet<()
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of descriptors, mostly. Who asks waits; the node goes on.
-                admin.metrics.count(Count::ClientsRefused, "accept_admin");
+                view.metrics.count(Count::ClientsRefused, "accept_admin");
                 if let Some(left_out) = notices.due("accept", timer::now()) {
                     let remedy = "allow the process more open files (ulimit -n, LimitNOFILE=)";
                     tracing::warn!(%error, remedy, left_out, "the admin socket cannot accept");
@@ -50,9 +51,9 @@ async fn accept(admin: &Admin, listener: &UnixListener, clients: &mut JoinSet<()
                 continue;
             }
         };
-        let admin = admin.clone();
+        let view = view.clone();
         clients.spawn(async move {
-            if let Err(error) = talk(&admin, stream).await {
+            if let Err(error) = talk(&view, stream).await {
                 tracing::debug!(%error, "admin client");
             }
         });

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::{Admin, Answer, Line, PATIENCE, say};
+use super::{Answer, Line, PATIENCE, say};
 use crate::actors::exchange::{CallError, Exchange, Received};
+use crate::gateway::view::NodeView;
 use crate::proto::outbox::MAX_MESSAGE;
 use crate::proto::topic::{Address, Pattern, Topic};
 
@@ -31,7 +32,7 @@ pub(super) async fn publish(
 
 /// Answers [`Request::Call`](super::Request::Call).
 pub(super) async fn call(
-    admin: &Admin,
+    view: &NodeView,
     to: &str,
     within: Duration,
     bytes: usize,
@@ -40,7 +41,7 @@ pub(super) async fn call(
     let Some(payload) = payload(&mut reader, bytes).await? else {
         return say(&mut writer, &too_long(bytes)).await;
     };
-    match replied(admin, to, payload, within).await {
+    match replied(view, to, payload, within).await {
         Ok(reply) => {
             say(&mut writer, &Answer::Replied { bytes: reply.len() }).await?;
             tokio::time::timeout(PATIENCE, writer.write_all(&reply)).await?
@@ -79,25 +80,25 @@ async fn published(
 }
 
 async fn replied(
-    admin: &Admin,
+    view: &NodeView,
     to: &str,
     payload: Bytes,
     within: Duration,
 ) -> std::result::Result<Bytes, String> {
     let address: Address = to.parse().map_err(|error| format!("{to:?}: {error}"))?;
-    let reply = admin.bus.exchange().call(&address, payload, within).await;
-    reply.map_err(|error| unanswered(admin, &address, &error))
+    let reply = view.bus.exchange().call(&address, payload, within).await;
+    reply.map_err(|error| unanswered(view, &address, &error))
 }
 
 /// Why a call brought no reply: the name, the node or the link to it is what is missing.
-fn unanswered(admin: &Admin, to: &Address, error: &CallError) -> String {
+fn unanswered(view: &NodeView, to: &Address, error: &CallError) -> String {
     let Address { name, node } = to;
     match (error, node) {
         (CallError::NoSuchName, Some(node)) => format!("{node} serves no {name}"),
         (CallError::NoSuchName, None) => {
-            format!("no node that {} is linked with serves {name}", admin.name)
+            format!("no node that {} is linked with serves {name}", view.name)
         }
-        (CallError::NotConnected, Some(node)) => match admin.peer(node) {
+        (CallError::NotConnected, Some(node)) => match view.peer(node) {
             None => format!("no node {node} is known; `xpando-node nodes` lists those that are"),
             Some(peer) => {
                 let status = peer.status.label();

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use super::Channels;
 use crate::actors::news::Noted;
 use crate::actors::timer;
-use crate::gateway::admin::Admin;
 use crate::gateway::status::{Change, Figures, What};
+use crate::gateway::view::NodeView;
 use crate::io::clock::{self, ClockWatch};
 use crate::proto::channel::{Json, Payload};
 use crate::proto::event::Event;
@@ -94,7 +94,7 @@ fn about(name: &NodeName) -> Option<Topic> {
 }
 
 /// A node as this one sees it.
-pub(super) fn beat(admin: &Admin, name: &NodeName) -> Value {
+pub(super) fn beat(admin: &NodeView, name: &NodeName) -> Value {
     if *name == admin.name {
         return json!({ "node": name, "status": "online", "incarnation": admin.life() });
     }

@@ -25,9 +25,9 @@ use super::guard::Below;
 use super::problem::Problem;
 use super::upgrade::bearer;
 use super::{From, Site};
-use crate::gateway::admin::{Admin, Unforgettable};
 use crate::gateway::refusal::Cause;
 use crate::gateway::status::{PeerStatus, Sight};
+use crate::gateway::view::{NodeView, Unforgettable};
 use crate::gateway::{gauges, sight};
 use crate::io::metrics::{CONTENT_TYPE, Count};
 use crate::proto::node::{NameError, NodeName};
@@ -121,7 +121,7 @@ impl Asked {
         Ok(Self { api: api.clone(), from, query, headers: parts.headers.clone() })
     }
 
-    fn admin(&self) -> &Admin {
+    fn admin(&self) -> &NodeView {
         self.api.site.channels.admin()
     }
 

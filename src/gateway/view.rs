@@ -1,0 +1,249 @@
+//! What can be read of the node, and done to it: what the admin socket, clients and the API answer from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use crate::actors::event_log::Journal;
+use crate::actors::heartbeat_monitor::Vitals;
+use crate::actors::news::Bus;
+use crate::actors::node_manager::{Row, View, majority};
+use crate::actors::registry::Nodes;
+use crate::actors::supervisor::Roster;
+use crate::actors::timer;
+use crate::actors::topology_tracker::Matrix;
+use crate::gateway::clients::Clients;
+use crate::gateway::status::{
+    Joining, NodeRecord, NodeStatus, PeerStatus, Sight, TopologyStatus, says,
+};
+use crate::io::clock;
+use crate::io::metrics::Metrics;
+use crate::io::store::{Condition, Known};
+use crate::proto::event::Status;
+use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
+
+/// What can be read of the node, and done to it.
+#[derive(Clone)]
+pub struct NodeView {
+    /// The node's name.
+    pub name: NodeName,
+    /// The id of its key.
+    pub id: NodeId,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its life.
+    pub incarnation: Arc<AtomicU64>,
+    /// Where it listens for links.
+    pub listen: std::net::SocketAddr,
+    /// Where it listens for clients over HTTP.
+    pub http: Option<std::net::SocketAddr>,
+    /// When it started.
+    pub started: Instant,
+    /// All peers.
+    pub peers: watch::Receiver<View>,
+    /// What became of each `--join`, and where another process uses the node's name.
+    pub joining: Joining,
+    /// Their vital signs.
+    pub vitals: watch::Receiver<Vitals>,
+    /// The link matrix.
+    pub matrix: watch::Receiver<Arc<Matrix>>,
+    /// All known nodes.
+    pub nodes: watch::Receiver<Nodes>,
+    /// What happened.
+    pub journal: Journal,
+    /// The door.
+    pub bus: Bus,
+    /// Counters.
+    pub metrics: Metrics,
+    /// The clients that are here.
+    pub clients: Arc<Clients>,
+    /// Ends the link to a peer.
+    pub disconnect: Arc<dyn Fn(NodeName) + Send + Sync>,
+    /// Has a node forgotten, of which this life is the latest known one.
+    pub forget: Arc<dyn Fn(NodeName, Incarnation) + Send + Sync>,
+    /// How the store fares.
+    pub store: Arc<dyn Fn() -> Condition + Send + Sync>,
+    /// Until when the certificates of this node are valid, by what they are for.
+    pub certificates: Arc<dyn Fn() -> Vec<(&'static str, SystemTime)> + Send + Sync>,
+    /// Whether there is a list by which clients' tokens are verified.
+    pub token_list: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Peers that must be linked before the node calls itself ready.
+    pub min_peers: usize,
+    /// The actors.
+    pub roster: Roster,
+    /// Whether they may be killed.
+    pub chaos: bool,
+}
+
+/// Why a node is not forgotten. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unforgettable {
+    /// It is the node that was asked.
+    #[error("this is the node itself")]
+    Myself,
+    /// It lives.
+    #[error("{0} is linked: stop it or disconnect it first")]
+    Linked(NodeName),
+    /// There is nothing to forget.
+    #[error("no node {0} is known")]
+    Unknown(NodeName),
+}
+
+impl NodeView {
+    /// The node's status now.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        let own = self.nodes.borrow().get(&self.name).cloned();
+        let (specializations, metadata) = own.as_deref().map(says).unwrap_or_default();
+        let (seeds, namesake) = (self.joining)();
+        NodeStatus {
+            specializations,
+            metadata,
+            name: self.name.clone(),
+            id: self.id.to_string(),
+            cluster: self.cluster.to_string(),
+            incarnation: self.life(),
+            listen: self.listen,
+            http: self.http,
+            uptime_s: timer::now().saturating_duration_since(self.started).as_secs(),
+            degraded: self.degraded(),
+            draining: self.clients.draining(),
+            token_list: (self.token_list)(),
+            doubts_itself: self.vitals.borrow().health,
+            namesake,
+            seeds: seeds.into_iter().map(Into::into).collect(),
+            majority: majority(&self.peers.borrow()),
+            peers: self.peer_statuses(),
+        }
+    }
+
+    /// What it does not remember as it should.
+    #[must_use]
+    pub fn degraded(&self) -> Option<String> {
+        let store = (self.store)();
+        let failing = store.failing.map(|why| format!("nothing is remembered: {why}"));
+        failing.or_else(|| {
+            let path = store.set_aside?;
+            Some(format!("the store was damaged and begins anew; it is kept as {}", path.display()))
+        })
+    }
+
+    /// Its life.
+    #[must_use]
+    pub fn life(&self) -> u64 {
+        self.incarnation.load(Ordering::Relaxed)
+    }
+
+    /// All that this node sees now.
+    #[must_use]
+    pub fn sight(&self) -> Sight {
+        Sight { status: self.status(), topology: self.topology() }
+    }
+
+    /// The link matrix now.
+    #[must_use]
+    pub fn topology(&self) -> TopologyStatus {
+        let (peers, matrix) = (self.peers.borrow(), self.matrix.borrow());
+        TopologyStatus::new(&self.name, &peers, &matrix)
+    }
+
+    /// One peer now.
+    #[must_use]
+    pub fn peer(&self, name: &NodeName) -> Option<PeerStatus> {
+        let (peers, vitals, matrix) =
+            (self.peers.borrow(), self.vitals.borrow(), self.matrix.borrow());
+        let row = peers.iter().find(|row| row.peer.name == *name)?;
+        let nodes = self.nodes.borrow();
+        let known = nodes.get(name).map(Arc::as_ref);
+        Some(PeerStatus::new(row, vitals.peers.get(name), &matrix, known))
+    }
+
+    /// All known nodes, this one first.
+    #[must_use]
+    pub fn records(&self) -> Vec<NodeRecord> {
+        let status = self.status();
+        let (own, nodes) = (PeerStatus::from(&status), self.nodes.borrow().clone());
+        let peers = [&own].into_iter().chain(&status.peers);
+        let peers: BTreeMap<_, _> = peers.map(|peer| (&peer.name, peer)).collect();
+        let known = nodes.values().filter(|known| !known.is_forgotten());
+        let known: BTreeMap<_, _> = known.map(|known| (&known.name, known)).collect();
+        let names: BTreeSet<_> = peers.keys().chain(known.keys()).copied().collect();
+        let record = |name: &&NodeName| {
+            let peer = peers.get(name).copied();
+            match known.get(name) {
+                Some(known) => NodeRecord::new(known, peer),
+                // Heard of, and never linked.
+                None => NodeRecord::new(&Known::new((*name).clone(), clock::millis()), peer),
+            }
+        };
+        let (first, rest): (Vec<_>, Vec<_>) = names.iter().partition(|name| **name == &self.name);
+        first.into_iter().chain(rest).map(|name| record(&name)).collect()
+    }
+
+    /// Has a node forgotten that is known and not linked, here and everywhere.
+    ///
+    /// # Errors
+    /// [`Unforgettable`]. Nothing changed.
+    pub fn forget(&self, node: &NodeName) -> Result<(), Unforgettable> {
+        if *node == self.name {
+            return Err(Unforgettable::Myself);
+        }
+        let peer = self.peer(node);
+        let known = self.nodes.borrow().get(node).cloned();
+        let known = known.filter(|known| !known.is_forgotten());
+        if peer.is_none() && known.is_none() {
+            return Err(Unforgettable::Unknown(node.clone()));
+        }
+        let status = peer.as_ref().map(|peer| peer.status);
+        if matches!(status, Some(Status::Online | Status::Syncing)) {
+            return Err(Unforgettable::Linked(node.clone()));
+        }
+        let lives = [peer.and_then(|peer| peer.incarnation), known.map(|it| it.incarnation.0)];
+        let life = lives.into_iter().flatten().max().unwrap_or_default();
+        (self.forget)(node.clone(), Incarnation(life));
+        Ok(())
+    }
+
+    /// Ends the link to a peer that is known.
+    ///
+    /// # Errors
+    /// It is not linked. Nothing changed.
+    pub fn disconnect(&self, node: &NodeName) -> Result<(), String> {
+        let peer = self.peer(node).ok_or_else(|| format!("no node {node} is known"))?;
+        if peer.status != Status::Online && peer.status != Status::Syncing {
+            return Err(format!("{node} is not linked: {}", peer.status.label()));
+        }
+        (self.disconnect)(node.clone());
+        Ok(())
+    }
+
+    /// What keeps the node from being ready, by name: `true` is as it should be. (Its identity is there, or it
+    /// would not run.)
+    #[must_use]
+    pub fn checks(&self) -> [(&'static str, bool); 6] {
+        let online =
+            self.peers.borrow().iter().filter(|row| row.peer.status == Status::Online).count();
+        [
+            ("identity", true),
+            ("store", (self.store)().failing.is_none()),
+            ("discovery", self.roster.names().contains(&"discovery")),
+            ("peers", online >= self.min_peers),
+            ("clients", !self.clients.draining()),
+            ("token_list", (self.token_list)()),
+        ]
+    }
+
+    fn peer_statuses(&self) -> Vec<PeerStatus> {
+        let (peers, vitals, matrix) =
+            (self.peers.borrow(), self.vitals.borrow(), self.matrix.borrow());
+        let nodes = self.nodes.borrow();
+        let status = |row: &Row| {
+            let known = nodes.get(&row.peer.name).map(Arc::as_ref);
+            PeerStatus::new(row, vitals.peers.get(&row.peer.name), &matrix, known)
+        };
+        peers.iter().map(status).collect()
+    }
+}
