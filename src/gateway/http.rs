@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::http::{HeaderMap, HeaderName};
 use axum::routing::{any, get};
 use tokio::net::TcpListener;
 
@@ -135,4 +136,9 @@ struct From {
     address: IpAddr,
     /// What the connection has.
     place: Place,
+}
+
+/// What a header has, if it is text.
+fn text(headers: &HeaderMap, name: HeaderName) -> &str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }

@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, he
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::{From, Site, upgrade};
+use super::{From, Site, text, upgrade};
 
 /// Longest prefix, in bytes.
 const MAX_PREFIX: usize = 128;
@@ -60,11 +60,6 @@ impl Prefix {
 /// Below what path a client sees the gateway.
 #[derive(Clone, Debug)]
 pub(super) struct Below(pub(super) Option<Prefix>);
-
-/// What a header has, if it is text.
-pub(super) fn text(headers: &HeaderMap, name: HeaderName) -> &str {
-    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
-}
 
 /// Lets a request through to what serves it.
 pub(super) async fn guard(

@@ -21,9 +21,8 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::body::READ;
-use super::guard::text;
 use super::problem::Problem;
-use super::{From, Site};
+use super::{From, Site, text};
 use crate::gateway::channels::client::Client;
 use crate::gateway::channels::longpoll::{self, Poll};
 use crate::gateway::channels::socket;
