@@ -21,6 +21,8 @@
 //! machine, performs the outputs and names its next deadline. It never waits. Commands go down
 //! through handles, news goes up through `news`, reads go through `watch` views.
 //!
+//! `exchange` is no actor: broadcasts, requests and groups pass through it without a mailbox.
+//!
 //! Every actor file begins with its card: what it **owns**, **hears**, **says**, what it is **after a
 //! restart**, and what it does **never**.
 

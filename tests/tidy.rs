@@ -3,7 +3,7 @@
 //! The tables below are the rules; README's architecture section gives their reasons. A failure lists
 //! every offence at once, each with its place and the rule it breaks in one sentence.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -15,13 +15,11 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("*", "*", &["tests"]), // what the unit tests of a floor share, on its front page
     ("cli", "*", &["*"]),
     ("node", "*", &["*"]),
-    ("gateway", "*", &["places", "refusal", "status"]), // what clients have, and are refused; the words of the API
+    ("gateway", "*", &["places", "refusal", "status", "view"]), // what clients have, and are refused; the API; the node
+    ("gateway", "view", &["clients"]),
     ("gateway", "admin", &["gauges", "history"]),
-    ("gateway", "channels", &["admin", "sight"]), // what can be read of the nodes
-    ("gateway", "gauges", &["admin"]),
-    ("gateway", "history", &["admin"]),
-    ("gateway", "http", &["admin", "channels", "gauges", "history", "sight"]), // which it serves
-    ("gateway", "sight", &["admin"]),
+    ("gateway", "channels", &["sight"]), // what can be read of other nodes
+    ("gateway", "http", &["channels", "gauges", "history", "sight"]), // which it serves
     ("actors", "*", &["supervisor", "timer", "news", "exchange", "link"]),
     ("io", "*", &["clock", "modes"]),
     ("io", "tls", &["identity"]),
@@ -98,7 +96,9 @@ fn the_house_is_tidy() {
     for folder in ["src", "tests"] {
         sources(&root, folder, &mut files);
     }
-    let found: Vec<_> = files.iter().flat_map(|(p, text)| offences(p, text, &manifest)).collect();
+    let mut found: Vec<_> =
+        files.iter().flat_map(|(p, text)| offences(p, text, &manifest)).collect();
+    found.extend(circles(&files));
     assert!(found.is_empty(), "{} offences\n{}", found.len(), found.join("\n"));
 }
 
@@ -185,20 +185,24 @@ fn prints_for_people(module: &[&str]) -> bool {
     module.starts_with(&["src", "cli"]) && !matches!(module.get(2), Some(&("output" | "bench")))
 }
 
+/// The path from the crate's root of what the file of `module` names, unless that is inside it or relative.
+fn absolute<'a>(module: &[&'a str], named: &Named<'a>) -> Option<Vec<&'a str>> {
+    let up = named.path.iter().take_while(|name| **name == "super").count();
+    match *named.path.first()? {
+        "crate" | "xpando_node" => Some(named.path[1..].to_vec()),
+        "super" if up > named.inline => {
+            let outer = module.len().saturating_sub(up - named.inline);
+            Some([&module[..outer], &named.path[up..]].concat())
+        }
+        _ => None,
+    }
+}
+
 /// The import rule.
 fn stray_import(module: &[&str], named: &Named<'_>) -> Option<String> {
     let floor = |name: Option<&&str>| FLOORS.iter().position(|floor| Some(floor) == name);
     let here = floor(module.first())?; // the roof names what it likes
-    let up = named.path.iter().take_while(|name| **name == "super").count();
-    let target = match *named.path.first()? {
-        "crate" | "xpando_node" => named.path[1..].to_vec(),
-        "super" if up <= named.inline => return None, // still inside this file
-        "super" => {
-            let outer = module.len().saturating_sub(up - named.inline);
-            [&module[..outer], &named.path[up..]].concat()
-        }
-        _ => return None,
-    };
+    let target = absolute(module, named)?;
     let there = floor(target.first());
     let to = target.join("::");
     if there.is_none_or(|there| there < here) {
@@ -236,6 +240,92 @@ fn stray_crate(module: &[&str], named: &Named<'_>, test: bool, manifest: &str) -
     })
 }
 
+/// The files of each floor by their module paths, each with what it names. Tests name what they like.
+struct House<'a> {
+    files: BTreeMap<Vec<&'a str>, (&'a str, Vec<Named<'a>>)>,
+}
+
+impl<'a> House<'a> {
+    fn read(files: &'a [(String, String)]) -> Self {
+        let of_floor = |(path, text): &'a (String, String)| {
+            let path = path.strip_prefix("src/")?.strip_suffix(".rs")?;
+            let module: Vec<_> = path.split('/').collect();
+            let counts = FLOORS.contains(&module[0]) && !module.contains(&"tests");
+            let source = counts.then(|| Source::read(text))?;
+            let mut named = source.paths();
+            named.retain(|named| named.line < source.tests_from);
+            Some((module, (path, named)))
+        };
+        House { files: files.iter().filter_map(of_floor).collect() }
+    }
+
+    /// The file of what the file of `module` names: where it is defined, not where it is passed on.
+    fn definition(&self, module: &[&'a str], named: &Named<'a>) -> Option<&Vec<&'a str>> {
+        let relative = named.path.iter().skip_while(|name| **name == "self").copied();
+        let relative: Vec<_> = module.iter().copied().chain(relative).collect();
+        let full = absolute(module, named).or_else(|| {
+            self.files.contains_key(relative.get(..=module.len())?).then_some(relative)
+        })?;
+        let place = (1..=full.len()).rev().find(|end| self.files.contains_key(&full[..*end]))?;
+        let (module, (_, names)) = self.files.get_key_value(&full[..place])?;
+        let passed_on = full.get(place).and_then(|name| {
+            let imports = names.iter().filter(|named| named.import == Some(*name));
+            imports.filter_map(|named| self.definition(module, named)).next()
+        });
+        passed_on.or(Some(module))
+    }
+
+    /// Each file with those of its floor that it names, and where: (from, line, to). A file that others lie under
+    /// uses them all; what lies under it may name what it defines, since they are one thing.
+    fn uses(&self) -> Vec<(&'a str, usize, &'a str)> {
+        let mut uses = Vec::new();
+        for (module, (from, names)) in &self.files {
+            let (path, outer) =
+                self.files.get(&module[..module.len() - 1]).map_or(("", ""), |it| (it.0, it.0));
+            if !path.is_empty() {
+                uses.push((outer, 1, *from));
+            }
+            for named in names {
+                let Some(to) = self.definition(module, named) else { continue };
+                if to[0] == module[0] && !module.starts_with(to) {
+                    uses.push((*from, named.line, self.files[to].0));
+                }
+            }
+        }
+        uses
+    }
+}
+
+/// No circles of files on a floor.
+fn circles(files: &[(String, String)]) -> Vec<String> {
+    let house = House::read(files);
+    let uses = house.uses();
+    let mut ways: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (from, _, to) in &uses {
+        ways.entry(from).or_default().insert(to);
+    }
+    let mut reached: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for from in ways.keys() {
+        let (found, mut open) = (reached.entry(from).or_default(), vec![*from]);
+        while let Some(from) = open.pop() {
+            open.extend(ways.get(from).into_iter().flatten().filter(|to| found.insert(**to)));
+        }
+    }
+    let returns = |from: &str, to: &str| reached.get(to).is_some_and(|all| all.contains(from));
+    let mut circles: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (from, line, to) in uses.iter().filter(|(from, _, to)| returns(from, to)) {
+        let first = reached[from].iter().find(|other| returns(from, other)).unwrap_or(from);
+        circles.entry(first).or_default().push(format!("{from}:{line} names {to}"));
+    }
+    let rule = |(first, uses): (&str, Vec<String>)| {
+        format!(
+            "src/{first}.rs:1: files of a floor name each other in no circle: {}",
+            uses.join(", ")
+        )
+    };
+    circles.into_iter().map(rule).collect()
+}
+
 /// Tests wait for conditions.
 fn stray_sleep(path: &str, named: &Named<'_>) -> Option<String> {
     let sleeps = named.path.windows(2).any(|w| matches!(w, ["thread" | "time", "sleep"]));
@@ -269,6 +359,8 @@ struct Named<'a> {
     line: usize,
     inline: usize,
     path: Vec<&'a str>,
+    /// The name by which a `use` makes it known in the file.
+    import: Option<&'a str>,
 }
 
 /// A file as the rules see it: literals and white space are gone, comments stand apart.
@@ -324,6 +416,9 @@ impl<'a> Source<'a> {
             if starts && (last == "use" || self.text(at + 1) == "::") {
                 let known = found.len();
                 at = self.tree(at, &[], &mut found);
+                if last != "use" {
+                    found[known..].iter_mut().for_each(|named| named.import = None);
+                }
                 if (before, last) == ("(", "in") {
                     found.truncate(known); // pub(in path) opens a door, it names nothing
                 }
@@ -355,12 +450,14 @@ impl<'a> Source<'a> {
             }
             at += 1;
         }
+        let renamed = self.text(at) == "as" && path.len() > prefix.len();
         if path.len() > prefix.len() {
             let Token { line, inline, .. } = self.code[at - 1];
             path.truncate(path.len() - usize::from(path.len() > 1 && path.ends_with(&["self"])));
-            found.push(Named { line, inline, path });
+            let import = if renamed { Some(self.text(at + 1)) } else { path.last().copied() };
+            found.push(Named { line, inline, path, import });
         }
-        let renamed = !prefix.is_empty() && self.text(at) == "as";
+        let renamed = renamed && !prefix.is_empty();
         at + if renamed { 2 } else { 0 }
     }
 }
@@ -548,6 +645,52 @@ mod tests {
         bad("TODO(owner)", "src/io.rs", "// TODO: later");
         bad("TODO(owner)", "tests/cli.rs", "fn f() {} /* FIXME() */");
         good("src/io.rs", "// TODO(ada): later");
+    }
+
+    fn circles(files: &[(&str, &str)]) -> Vec<String> {
+        let owned = |(path, text): &(&str, &str)| ((*path).to_owned(), (*text).to_owned());
+        super::circles(&files.iter().map(owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn files_of_a_floor_name_each_other_in_no_circle() {
+        let found = circles(&[
+            ("src/io.rs", "mod a; mod b; mod c;"),
+            ("src/io/a.rs", "\nuse super::b::B;"),
+            ("src/io/b.rs", "use crate::io::{c::C as D};"),
+            ("src/io/c.rs", "fn f() { crate::io::a::f() }"),
+        ]);
+        let [circle] = &found[..] else { panic!("{found:#?}") };
+        assert!(circle.starts_with("src/io/a.rs:1: files of a floor name each other in no circle"));
+        assert!(
+            circle.contains("io/a:2 names io/b, io/b:1 names io/c, io/c:1 names io/a"),
+            "{circle}"
+        );
+        let under = circles(&[
+            ("src/io/a.rs", "mod inner;"),
+            ("src/io/a/inner.rs", "use crate::io::b::B;"),
+            ("src/io/b.rs", "use crate::io::a::A;"),
+        ]);
+        assert!(under[0].contains("io/a/inner:1 names io/b"), "{under:#?}");
+    }
+
+    #[test]
+    fn what_is_passed_on_is_where_it_is_defined() {
+        let passed_on = |page| {
+            circles(&[
+                ("src/io/a.rs", page),
+                ("src/io/a/x.rs", "use super::Y; use super::A;"),
+                ("src/io/a/y.rs", "use crate::io::a::X;"),
+            ])
+        };
+        assert_eq!(passed_on("pub use x::X; pub use self::y::Y; struct A;").len(), 1);
+        assert!(passed_on("pub use x::X; struct Y; use x::f; use y::g;").is_empty());
+        let tests = [
+            ("src/io/a.rs", "#[cfg(test)] mod tests { use super::super::b::B; }"),
+            ("src/io/b.rs", "use super::a::A;"),
+            ("src/io/b/tests.rs", "use crate::io::a::A;"),
+        ];
+        assert!(circles(&tests).is_empty());
     }
 
     #[test]
