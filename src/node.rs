@@ -42,7 +42,6 @@ use tokio::sync::oneshot;
 use crate::actors::channel_router;
 use crate::actors::discovery;
 use crate::actors::event_log::Journal;
-use crate::actors::exchange::Exchange;
 use crate::actors::files::{self, Files};
 use crate::actors::link::Myself;
 use crate::actors::news::Bus;
@@ -79,8 +78,8 @@ pub use door::{Door, DoorError};
 
 // What the door speaks, so that a service finds everything here.
 pub use crate::actors::exchange::{
-    CallError, DeliveryReport, Message, Received, Reply, Request, SendError, ServeError, Serving,
-    Subscription, Watch,
+    CallError, DeliveryReport, Exchange, Message, OverflowPolicy, Received, RemoteActor, Reply,
+    Request, SendError, ServeError, Serving, Subscription, Watch,
 };
 pub use crate::actors::news::{Events, News};
 pub use crate::actors::node_manager::{Row, View};

@@ -79,6 +79,9 @@ const PROTO_NEVER: &[&str] = &[
     "std::thread",
 ];
 
+/// Public functions that nobody outside their floor calls yet: (file, name).
+const AHEAD: &[(&str, &str)] = &[("src/proto/presence.rs", "update")]; // as Phoenix's Presence has it
+
 /// Names that say nothing about what a module holds.
 const EMPTY_NAMES: &[&str] = &["utils", "common", "helpers"];
 
@@ -99,6 +102,9 @@ fn the_house_is_tidy() {
     let mut found: Vec<_> =
         files.iter().flat_map(|(p, text)| offences(p, text, &manifest)).collect();
     found.extend(circles(&files));
+    sources(&root, "examples", &mut files);
+    sources(&root, "fuzz", &mut files);
+    found.extend(lonely_items(&files));
     assert!(found.is_empty(), "{} offences\n{}", found.len(), found.join("\n"));
 }
 
@@ -286,7 +292,9 @@ impl<'a> House<'a> {
                 uses.push((outer, 1, *from));
             }
             for named in names {
-                let Some(to) = self.definition(module, named) else { continue };
+                let Some(to) = self.definition(module, named) else {
+                    continue;
+                };
                 if to[0] == module[0] && !module.starts_with(to) {
                     uses.push((*from, named.line, self.files[to].0));
                 }
@@ -324,6 +332,62 @@ fn circles(files: &[(String, String)]) -> Vec<String> {
         )
     };
     circles.into_iter().map(rule).collect()
+}
+
+/// Public functions and constants of a floor that nobody outside it names, but for those of types that `node` passes
+/// on to services. (Of types the compiler sees to it that they are as public as what names them.)
+fn lonely_items(files: &[(String, String)]) -> Vec<String> {
+    fn floor(path: &str) -> Option<&str> {
+        let name = path.strip_prefix("src/")?.split(['/', '.']).next()?;
+        FLOORS.contains(&name).then_some(name)
+    }
+    let sources: Vec<_> = files.iter().map(|(path, text)| (path, Source::read(text))).collect();
+    let (mut named, mut api) = (BTreeMap::<_, BTreeSet<_>>::new(), BTreeSet::new());
+    for (path, source) in &sources {
+        let words = source.code.iter().map(|token| token.text).filter(|text| is_word(text));
+        named.entry(floor(path)).or_default().extend(words);
+        if ["src/lib.rs", "src/node.rs"].contains(&path.as_str()) {
+            for at in 1..source.code.len() {
+                if (source.text(at - 1), source.text(at)) == ("pub", "use") {
+                    let words = (at..).map(|at| source.text(at)).take_while(|text| *text != ";");
+                    api.extend(words.filter(|text| text.starts_with(char::is_uppercase)));
+                }
+            }
+        }
+    }
+    let mut found = Vec::new();
+    let kit = |path: &str| path.contains("/tests") || path == "src/node/testkit.rs";
+    for (path, source) in sources.iter().filter(|(path, _)| !kit(path)) {
+        let Some(here) = floor(path) else { continue };
+        let used =
+            |name| named.iter().any(|(floor, words)| *floor != Some(here) && words.contains(name));
+        let (mut open, mut served) = (0, false); // braces; whether the outermost `impl` is the API's
+        for at in 0..source.code.len() {
+            let Token { line, text, .. } = source.code[at];
+            match text {
+                "{" => open += 1,
+                "}" => open -= 1,
+                "impl" if open == 0 => {
+                    let mut head = (at..).map(|at| source.text(at)).take_while(|text| *text != "{");
+                    served = head.any(|text| api.contains(text));
+                }
+                _ => {}
+            }
+            let name = match [0, 1, 2, 3].map(|n| source.text(at + n)) {
+                ["pub", "fn", name, _] | ["pub", "async" | "const", "fn", name] => name,
+                ["pub", "const" | "static", name, _] => name,
+                _ => continue,
+            };
+            let ahead = AHEAD.contains(&(path.as_str(), name));
+            let known = (open > 0 && served) || ahead || used(name);
+            if line < source.tests_from && !known {
+                found.push(format!(
+                    "{path}:{line}: `{name}` is public and nobody outside `{here}` names it"
+                ));
+            }
+        }
+    }
+    found
 }
 
 /// Tests wait for conditions.
@@ -691,6 +755,26 @@ mod tests {
             ("src/io/b/tests.rs", "use crate::io::a::A;"),
         ];
         assert!(circles(&tests).is_empty());
+    }
+
+    #[test]
+    fn what_is_public_is_named_outside_its_floor() {
+        let files = [
+            ("src/io/a.rs", "pub fn used() {}\npub const LONELY: u8 = 1;\npub(crate) fn f() {}"),
+            (
+                "src/io/b.rs",
+                "impl Api { pub async fn served() {} }\nimpl B { pub const fn lonely() {} }",
+            ),
+            ("src/io.rs", "fn g() { LONELY + B::lonely() + f() } mod tests { pub fn t() {} }"),
+            ("src/io/c.rs", "#[cfg(test)]\nmod tests { pub fn alone() {} }"),
+            ("src/node.rs", "pub use crate::io::b::Api; fn h() { used() }"),
+            ("tests/cli.rs", "fn i() { t() }"),
+        ];
+        let files = files.map(|(path, text)| (path.to_owned(), text.to_owned()));
+        let found = super::lonely_items(&files);
+        let [constant, method] = &found[..] else { panic!("{found:#?}") };
+        assert!(constant.starts_with("src/io/a.rs:2: `LONELY` is public"), "{constant}");
+        assert!(method.starts_with("src/io/b.rs:2: `lonely` is public"), "{method}");
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl Link {
 
     /// Makes `listener` the one that hears reports. Attempts in progress are abandoned; links that
     /// live are reported first.
-    pub fn attach(&self, listener: impl Fn(Report) + Send + 'static) {
+    pub(crate) fn attach(&self, listener: impl Fn(Report) + Send + 'static) {
         self.handle.cast(Msg::Attach(Box::new(listener)));
     }
 
@@ -199,7 +199,7 @@ impl Link {
     }
 
     /// Ends an attempt without a word.
-    pub fn abandon(&self, attempt: AttemptId) {
+    pub(crate) fn abandon(&self, attempt: AttemptId) {
         self.handle.cast(Msg::Abandon(attempt));
     }
 
@@ -221,7 +221,7 @@ impl Link {
     }
 
     /// Answers once every link told to close has said its goodbye.
-    pub fn when_closed(&self, done: oneshot::Sender<()>) {
+    pub(crate) fn when_closed(&self, done: oneshot::Sender<()>) {
         self.handle.cast(Msg::WhenClosed(done));
     }
 }

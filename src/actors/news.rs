@@ -121,12 +121,12 @@ impl Bus {
     }
 
     /// Gives every later event to `sink`. A listener has one name; a second one replaces the first.
-    pub fn on_events(&self, name: &'static str, sink: impl Fn(&Event) + Send + 'static) {
+    pub(crate) fn on_events(&self, name: &'static str, sink: impl Fn(&Event) + Send + 'static) {
         self.handle.cast(Msg::Events(name, Box::new(sink)));
     }
 
     /// Gives all later words of peers on `topic` to `sink`, likewise.
-    pub fn on_words(
+    pub(crate) fn on_words(
         &self,
         name: &'static str,
         topic: Topic,

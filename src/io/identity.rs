@@ -43,9 +43,8 @@ use rustls::pki_types::PrivateKeyDer;
 pub use self::authority::Authority;
 use self::authority_certificate::AuthorityCertificate;
 pub use self::authority_certificate::Validity;
-pub use self::certificate::{
-    PeerIdentity, Verifier, claimed_cluster, cluster_of_server_name, server_name,
-};
+pub use self::certificate::{PeerIdentity, Verifier, server_name};
+pub(in crate::io) use self::certificate::{claimed_cluster, cluster_of_server_name};
 use self::disk::Layout;
 pub use self::disk::shell_word;
 pub(in crate::io) use self::disk::{Stamp, stamp};

@@ -12,15 +12,15 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::process::geteuid;
 
 /// Mode of a directory.
-pub const DIRECTORY: u32 = 0o700;
+pub(crate) const DIRECTORY: u32 = 0o700;
 /// Mode of a file that others may not read.
-pub const PRIVATE: u32 = 0o600;
+pub(crate) const PRIVATE: u32 = 0o600;
 
 /// Makes a directory and its missing parents, for the owner alone; those that it made, the outermost first.
 ///
 /// # Errors
 /// The system's; some may have been made.
-pub fn make_directory(path: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn make_directory(path: &Path) -> io::Result<Vec<PathBuf>> {
     let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.is_dir();
     let mut missing: Vec<_> = path.ancestors().take_while(missing).collect();
     missing.reverse();
@@ -55,7 +55,7 @@ pub fn create(path: &Path, mode: u32) -> io::Result<File> {
 ///
 /// # Errors
 /// The system's.
-pub fn tighten(path: &Path, mode: u32) -> io::Result<()> {
+pub(crate) fn tighten(path: &Path, mode: u32) -> io::Result<()> {
     let about = fs::metadata(path)?;
     let found = about.mode() & 0o7777;
     if found & 0o777 & !mode == 0 || about.uid() != geteuid().as_raw() {
@@ -74,7 +74,7 @@ pub fn tighten(path: &Path, mode: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// The system's.
-pub fn open_to_others(directory: &Path) -> io::Result<Option<u32>> {
+pub(crate) fn open_to_others(directory: &Path) -> io::Result<Option<u32>> {
     let about = match fs::metadata(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         about => about?,

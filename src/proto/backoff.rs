@@ -43,7 +43,7 @@ impl Backoff {
 
     /// Failures since the last reset.
     #[must_use]
-    pub fn failures(&self) -> u32 {
+    pub(crate) fn failures(&self) -> u32 {
         self.failures
     }
 }

@@ -7,7 +7,7 @@
 //! between nodes.
 //!
 //! # Invariants
-//! 1. A [`Json`] that exists is one JSON value of at most [`DEPTH`] levels, so whoever passes it on need not
+//! 1. A [`Json`] that exists is one JSON value of at most `DEPTH` levels, so whoever passes it on need not
 //!    look into it.
 //! 2. No input panics; what is no frame is a [`Malformed`], and nothing changed.
 //! 3. References are kept as the client wrote them, and so given back.
@@ -32,7 +32,7 @@ pub const MAX_FRAME: usize = 1024 * 1024;
 /// Longest topic, event or reference, in bytes: binary frames have one byte for a length.
 pub const MAX_WORD: usize = 255;
 /// Deepest nesting of a payload.
-pub const DEPTH: usize = 128;
+pub(crate) const DEPTH: usize = 128;
 
 /// How a client wants its frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! 1. A beacon becomes a hint only after every screening verdict and the signature check passed.
 //! 2. Per sender, (incarnation, sequence) of believed beacons only rises: a replay is never a hint.
 //! 3. Signature checks are bounded per second, whatever arrives.
-//! 4. Memory is bounded: at most [`SENDERS`] senders are remembered.
+//! 4. Memory is bounded: at most `SENDERS` senders are remembered.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::proto::beacon::Beacon;
 use crate::proto::node::{ClusterId, Incarnation, NodeName};
 
 /// Senders remembered at most; beyond it beacons of new senders are dropped as `Flood`.
-pub const SENDERS: usize = 4096;
+pub(crate) const SENDERS: usize = 4096;
 
 /// Settings of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@ pub const HEADER: usize = 4;
 /// Largest payload of one piece, in bytes: 64 KiB of a message, and what says whose they are.
 pub const MAX_PAYLOAD: usize = 64 * 1024 + 512;
 /// Largest control message, in bytes.
-pub const MAX_CONTROL: usize = 256;
+pub(crate) const MAX_CONTROL: usize = 256;
 
 /// What a piece belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

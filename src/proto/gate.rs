@@ -11,7 +11,7 @@
 //! - from an acceptor: `auth.ServerStatus`, `auth.ServerChallenge` (name checked), `auth.ServerAck`
 //!
 //! Invariants: no byte leaves the gate before the name is proven equal; a frame before
-//! authentication has at most [`MAX_AUTH_FRAME`] bytes; the gate itself never holds more than one
+//! authentication has at most `MAX_AUTH_FRAME` bytes; the gate itself never holds more than one
 //! such frame; after an error it lets nothing through. The name is read with the decoder that
 //! ractor itself uses (prost), so that the two cannot read one frame in two ways.
 
@@ -25,15 +25,15 @@ mod quiet;
 pub use quiet::{HELD, Quiet};
 
 /// Largest frame before authentication, in bytes.
-pub const MAX_AUTH_FRAME: usize = 4 * 1024;
+pub(crate) const MAX_AUTH_FRAME: usize = 4 * 1024;
 /// Largest frame after it, in bytes.
 pub const MAX_FRAME: u64 = 16 * 1024 * 1024;
 /// Largest control frame (actors spawned, groups joined), in bytes.
-pub const MAX_CONTROL_FRAME: u64 = 64 * 1024;
-/// Control bytes let through in one [`CONTROL_WINDOW`].
-pub const CONTROL_BUDGET: u64 = 1024 * 1024;
+pub(crate) const MAX_CONTROL_FRAME: u64 = 64 * 1024;
+/// Control bytes let through in one `CONTROL_WINDOW`.
+pub(crate) const CONTROL_BUDGET: u64 = 1024 * 1024;
 /// The window of the control budget.
-pub const CONTROL_WINDOW: Duration = Duration::from_secs(10);
+pub(crate) const CONTROL_WINDOW: Duration = Duration::from_secs(10);
 
 const PREFIX: usize = 8;
 /// Prefix, field tag and the longest varint: all that is looked at in a frame after authentication.

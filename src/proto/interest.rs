@@ -9,7 +9,7 @@
 //! 1. A [`Route`] names each local subscriber that matches its topic once, and each peer that wants it once.
 //! 2. A cached route is the route that would be computed now.
 //! 3. One peer's interest is at most [`MOST`] entries; this node's own likewise; the cache holds at most
-//!    [`CACHED`] routes.
+//!    `CACHED` routes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::proto::topic::{Name, Pattern, Topic};
 /// Topics, patterns and names of one node.
 pub const MOST: usize = 1_000_000;
 /// Routes kept ready.
-pub const CACHED: usize = 131_072;
+pub(crate) const CACHED: usize = 131_072;
 
 /// What a node wants to hear, or offers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -13,11 +13,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 /// Longest accepted part before the `@`, in bytes.
-pub const MAX_SHORT_NAME: usize = 63;
+pub(crate) const MAX_SHORT_NAME: usize = 63;
 /// Longest accepted host part, in bytes (the limit of a DNS name).
-pub const MAX_HOST: usize = 253;
+pub(crate) const MAX_HOST: usize = 253;
 /// Longest accepted whole name, in bytes: names travel with a one-byte length.
-pub const MAX_NAME: usize = 255;
+pub(crate) const MAX_NAME: usize = 255;
 
 /// A node's full name, `name@host`.
 ///

@@ -41,7 +41,7 @@ pub const LEAST: usize = 384 * 1024;
 /// The round-trip time, in microseconds, from which on it uses all.
 const FAR: usize = 20_000;
 /// Longest head of a message, in bytes.
-pub const MAX_HEAD: usize = 500;
+pub(crate) const MAX_HEAD: usize = 500;
 /// A message up to this length is copied beside others; a longer one travels by reference.
 const SMALL: usize = 8 * 1024;
 /// What a lane may hold: door, calls, bulk. Together 4 MiB.
@@ -135,7 +135,7 @@ impl Outbox {
         }
     }
 
-    /// Takes a message made of `head`, at most [`MAX_HEAD`] bytes, and `body`. The link's own lanes
+    /// Takes a message made of `head`, at most `MAX_HEAD` bytes, and `body`. The link's own lanes
     /// take nothing here and are always full.
     ///
     /// # Errors
@@ -320,9 +320,6 @@ pub enum Start {
     /// More bytes of it follow.
     More,
 }
-
-/// Longest beginning of a piece that [`start`] looks at, in bytes.
-pub const MAX_START: usize = 6;
 
 /// Reads the beginning of a payload.
 ///

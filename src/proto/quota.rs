@@ -24,7 +24,7 @@ impl Quota {
 
     /// Counts one; false when it is one too many.
     #[must_use]
-    pub fn spend(&mut self, peer: &NodeName, now: Instant) -> bool {
+    pub(crate) fn spend(&mut self, peer: &NodeName, now: Instant) -> bool {
         if !self.spent.contains_key(peer) {
             self.spent.retain(|_, (since, _)| now < *since + MINUTE);
         }

@@ -22,7 +22,7 @@ use crate::proto::rows::{self, Rows, Table, Tombstones};
 
 mod profile;
 pub use crate::proto::rows::{MAX_ROWS, Mark, State};
-pub use profile::{LARGEST, LONGEST, Pair, Profile, ProfileError, Specialization};
+pub use profile::{LONGEST, Pair, Profile, ProfileError, Specialization};
 
 /// The change of a profile: there is none.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

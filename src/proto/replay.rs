@@ -25,7 +25,7 @@
 //! # Invariants
 //! 1. `Ok` of [`Log::after`] is exactly what the log took and the cursor has not seen, in the order in
 //!    which it was taken; nothing of what lies between was lost.
-//! 2. At most [`CAPACITY`] entries that cost at most [`BYTES`].
+//! 2. At most `CAPACITY` entries that cost at most `BYTES`.
 //! 3. A cursor names at most [`NODES`] publishers; its text has at most [`TEXT`] bytes, all of
 //!    `A–Z a–z 0–9 . _ - @ / : ,`, one text for one cursor. A log that heard more publishers than that
 //!    forgets as after an unknown loss.
@@ -39,9 +39,9 @@ use serde::{Deserialize, Serialize};
 use crate::proto::node::NodeName;
 
 /// Entries of a log, at most.
-pub const CAPACITY: usize = 512;
+pub(crate) const CAPACITY: usize = 512;
 /// What the entries of a log cost, at most.
-pub const BYTES: usize = 4 * 1024 * 1024;
+pub(crate) const BYTES: usize = 4 * 1024 * 1024;
 /// Publishers of a cursor, at most.
 pub const NODES: usize = 64;
 /// Longest text of a cursor, in bytes.

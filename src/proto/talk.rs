@@ -11,7 +11,7 @@
 //!        3  watch                                     do not
 //!        4  kind, there?, text                        the sender wants a topic, or offers a name
 //! ```
-//! Numbers are varints (LEB128). Invariant: a head has at most [`MAX_HEAD`](crate::proto::outbox::MAX_HEAD)
+//! Numbers are varints (LEB128). Invariant: a head has at most `outbox::MAX_HEAD`
 //! bytes; whatever does not parse is a [`TalkError`], and the peer that said it is at fault.
 
 use std::ops::Range;

@@ -18,11 +18,11 @@ use crate::proto::topic::{Pattern, Topic, TopicError};
 /// For whom every token is: the claim `aud`.
 pub const AUDIENCE: &str = "xpando";
 /// Longest `sub`, in bytes.
-pub const MAX_SUBJECT: usize = 255;
+pub(crate) const MAX_SUBJECT: usize = 255;
 /// Longest `jti`, in bytes.
 pub const MAX_ID: usize = 64;
 /// Most grants of one token.
-pub const MAX_GRANTS: usize = 64;
+pub(crate) const MAX_GRANTS: usize = 64;
 /// Between `iat` and `exp`, at most: 366 days.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// The last second of the year 9999: no time of a token is later.

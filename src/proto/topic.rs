@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::proto::node::NodeName;
 
 /// Longest topic, in bytes.
-pub const MAX_TOPIC: usize = 255;
+pub(crate) const MAX_TOPIC: usize = 255;
 
 /// A topic of the door between nodes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

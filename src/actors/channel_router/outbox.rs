@@ -39,7 +39,7 @@ pub struct Close {
 
 impl Close {
     /// It takes less than it is sent: try again later.
-    pub const SLOW: Self = Self { code: 1013, reason: "too slow" };
+    pub(crate) const SLOW: Self = Self { code: 1013, reason: "too slow" };
     /// The node goes away: try another.
     pub const RESTART: Self = Self { code: 1012, reason: "the node is stopping" };
     /// Nothing was heard of the client for too long.
@@ -160,7 +160,7 @@ impl Outbox {
     }
 
     /// Moves what waits to `out`, without waiting; `None` when nothing does.
-    pub fn try_next(&self, out: &mut Vec<Encoded>) -> Option<Next> {
+    pub(crate) fn try_next(&self, out: &mut Vec<Encoded>) -> Option<Next> {
         let mut state = self.state();
         if state.frames.is_empty() {
             state.asleep = state.close.is_none();

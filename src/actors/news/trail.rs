@@ -186,7 +186,7 @@ impl Trail {
     }
 
     /// From now on it is stored: it goes on after the last stored entry, in a life that began just now.
-    pub fn store_after(&self, last: u64, stamp: Stamp, life: Arc<AtomicU64>) {
+    pub(crate) fn store_after(&self, last: u64, stamp: Stamp, life: Arc<AtomicU64>) {
         let mut kept = self.kept();
         (kept.last, kept.stored) = (last, last);
         (kept.clock, kept.life, kept.started) = (Hlc::after(stamp), life, timer::now());
@@ -271,7 +271,7 @@ impl Trail {
 
     /// Everything after a number, and every later entry.
     #[must_use]
-    pub fn follow_after(&self, seq: u64) -> (Page, Follower) {
+    pub(crate) fn follow_after(&self, seq: u64) -> (Page, Follower) {
         let kept = self.kept();
         (page(&kept, seq, usize::MAX, &Wanted::default()), Follower(self.0.news.subscribe()))
     }

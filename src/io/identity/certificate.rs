@@ -33,13 +33,13 @@ pub fn server_name(cluster: ClusterId) -> String {
 
 /// The cluster whose [`server_name`] this is.
 #[must_use]
-pub fn cluster_of_server_name(name: &str) -> Option<ClusterId> {
+pub(in crate::io) fn cluster_of_server_name(name: &str) -> Option<ClusterId> {
     KeyId::from_hex(name.strip_prefix("node.")?.strip_suffix(".xpando.internal")?)
 }
 
 /// The cluster that a certificate says it belongs to. Nothing is proven by that.
 #[must_use]
-pub fn claimed_cluster(leaf: &CertificateDer<'_>) -> Option<ClusterId> {
+pub(in crate::io) fn claimed_cluster(leaf: &CertificateDer<'_>) -> Option<ClusterId> {
     let certificate = Certificate::parse(leaf).ok()?;
     let names = certificate.x509.subject_alternative_name().ok()??;
     let dns_of = |name| if let &GeneralName::DNSName(dns) = name { Some(dns) } else { None };

@@ -1,7 +1,7 @@
 //! What a node says of itself, within bounds.
 //!
 //! Invariant: a profile that exists is within its bounds, whoever it comes from: at most [`MOST`] specializations and
-//! [`LARGEST`] bytes of metadata, words of a few plain characters, and values that no terminal takes for a command.
+//! `LARGEST` bytes of metadata, words of a few plain characters, and values that no terminal takes for a command.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Specializations at most.
 pub(super) const MOST: usize = 32;
 /// Keys and values of the metadata, in bytes, at most.
-pub const LARGEST: usize = 4096;
+pub(crate) const LARGEST: usize = 4096;
 /// Longest specialization or key, in bytes.
 pub const LONGEST: usize = 64;
 

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::profile::LARGEST;
 use super::*;
 use crate::proto::codec;
 use crate::proto::node::Incarnation;
