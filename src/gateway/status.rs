@@ -1,6 +1,7 @@
 //! A node's status as its operators see it: the JSON of `xpando-node status --json`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -20,7 +21,7 @@ use crate::io::clock::{self, rfc3339};
 use crate::io::metrics::Traffic;
 use crate::io::store::Known;
 use crate::proto::chain::Moment;
-use crate::proto::event::{Broken, Event, Reason, Status};
+use crate::proto::event::{Broken, Event, Level, Reason, Status};
 use crate::proto::heartbeat::Evidence;
 use crate::proto::membership::Majority;
 use crate::proto::node::{Incarnation, NodeName};
@@ -358,6 +359,12 @@ pub struct Change {
     /// The hash of the stored chain up to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
+    /// How much it matters to an operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<Level>,
+    /// What, for people.
+    #[serde(default)]
+    pub text: String,
     /// What.
     #[serde(flatten)]
     pub what: What,
@@ -384,6 +391,18 @@ pub enum What {
     },
 }
 
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Event(event) => event.fmt(f),
+            Self::Other { event, rest } => {
+                write!(f, "{event} {}", serde_json::to_string(rest).unwrap_or_default())
+            }
+            Self::Missed { missed } => write!(f, "{missed} events came faster than they were read"),
+        }
+    }
+}
+
 impl Change {
     fn of(seq: u64, moment: Moment, what: What) -> Self {
         Self {
@@ -393,6 +412,8 @@ impl Change {
             life: Some(moment.incarnation.0),
             since_start_ms: Some(moment.since_start),
             hash: None,
+            level: if let What::Event(event) = &what { Some(event.level()) } else { None },
+            text: what.to_string(),
             what,
         }
     }
@@ -404,6 +425,7 @@ impl Change {
     }
 
     fn missed(missed: u64) -> Self {
+        let what = What::Missed { missed };
         Self {
             seq: None,
             at: rfc3339(clock::wall()),
@@ -411,7 +433,9 @@ impl Change {
             life: None,
             since_start_ms: None,
             hash: None,
-            what: What::Missed { missed },
+            level: None,
+            text: what.to_string(),
+            what,
         }
     }
 }

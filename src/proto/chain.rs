@@ -86,7 +86,7 @@ impl Record {
         if text.len() > MAX_EVENT {
             text = format!(r#"{{"event":"{label}","left_out_bytes":{}}}"#, text.len());
         }
-        let node = event.node().cloned();
+        let node = event.about().cloned();
         Self { at, since_start, incarnation, stamp, label: label.to_owned(), node, event: text }
     }
 

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::proto::node::{Incarnation, NodeName};
 
+mod table;
+
 /// Where a peer stands, as this node sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -185,7 +187,35 @@ pub enum Source {
     Link,
 }
 
-/// Something that happened.
+impl Source {
+    /// The source as the API spells it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Beacon => "beacon",
+            Self::Seed => "seed",
+            Self::Peer => "peer",
+            Self::Remembered => "remembered",
+            Self::Link => "link",
+        }
+    }
+}
+
+/// How much an event matters to an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// A step on the way, or the view of another node.
+    Debug,
+    /// A change of state.
+    Info,
+    /// To be looked at.
+    Warn,
+    /// Something is lost or given up.
+    Error,
+}
+
+/// Something that happened. `event/table.rs` holds the label, level, subject and text of each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
@@ -404,128 +434,119 @@ pub enum Event {
 }
 
 impl Event {
-    /// The types of events, as the API spells them.
-    pub const LABELS: [&str; 31] = [
-        "peer_discovered",
-        "peer_connecting",
-        "peer_syncing",
-        "peer_online",
-        "peer_offline",
-        "peer_forgotten",
-        "peer_suspected",
-        "peer_cleared",
-        "peer_silent",
-        "paused",
-        "link_replaced",
-        "link_lost",
-        "link_changed",
-        "link_refused",
-        "refused_by",
-        "certificate_refused",
-        "dial_failed",
-        "seed_is_myself",
-        "name_in_use",
-        "incarnation_raised",
-        "node_started",
-        "node_stopping",
-        "actor_ended",
-        "identity_loaded",
-        "certificates_revoked",
-        "tokens_revoked",
-        "revocations_refused",
-        "store_set_aside",
-        "store_failing",
-        "store_recovered",
-        "events_lost",
-    ];
-
-    /// The type, as the API spells it.
-    #[must_use]
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::PeerDiscovered { .. } => "peer_discovered",
-            Self::PeerConnecting { .. } => "peer_connecting",
-            Self::PeerSyncing { .. } => "peer_syncing",
-            Self::PeerOnline { .. } => "peer_online",
-            Self::PeerOffline { .. } => "peer_offline",
-            Self::PeerForgotten { .. } => "peer_forgotten",
-            Self::PeerSuspected { .. } => "peer_suspected",
-            Self::PeerCleared { .. } => "peer_cleared",
-            Self::PeerSilent { .. } => "peer_silent",
-            Self::Paused { .. } => "paused",
-            Self::LinkReplaced { .. } => "link_replaced",
-            Self::LinkLost { .. } => "link_lost",
-            Self::LinkChanged { .. } => "link_changed",
-            Self::LinkRefused { .. } => "link_refused",
-            Self::RefusedBy { .. } => "refused_by",
-            Self::CertificateRefused { .. } => "certificate_refused",
-            Self::DialFailed { .. } => "dial_failed",
-            Self::SeedIsMyself { .. } => "seed_is_myself",
-            Self::NameInUse { .. } => "name_in_use",
-            Self::IncarnationRaised { .. } => "incarnation_raised",
-            Self::NodeStarted { .. } => "node_started",
-            Self::NodeStopping => "node_stopping",
-            Self::ActorEnded { .. } => "actor_ended",
-            Self::IdentityLoaded { .. } => "identity_loaded",
-            Self::CertificatesRevoked { .. } => "certificates_revoked",
-            Self::TokensRevoked { .. } => "tokens_revoked",
-            Self::RevocationsRefused { .. } => "revocations_refused",
-            Self::StoreSetAside { .. } => "store_set_aside",
-            Self::StoreFailing { .. } => "store_failing",
-            Self::StoreRecovered => "store_recovered",
-            Self::EventsLost { .. } => "events_lost",
-        }
-    }
-
     /// Whether it is about a node.
     #[must_use]
     pub fn concerns(&self, node: &NodeName) -> bool {
         let seen = matches!(self, Self::LinkChanged { to, .. } if to == node);
-        seen || self.node() == Some(node)
-    }
-
-    /// The node that it is about, when there is one; of a link that of its two ends which sees the other.
-    #[must_use]
-    pub fn node(&self) -> Option<&NodeName> {
-        match self {
-            Self::LinkChanged { from: peer, .. }
-            | Self::PeerDiscovered { peer, .. }
-            | Self::PeerConnecting { peer, .. }
-            | Self::PeerSyncing { peer, .. }
-            | Self::PeerOnline { peer, .. }
-            | Self::PeerOffline { peer, .. }
-            | Self::PeerForgotten { peer }
-            | Self::PeerSuspected { peer, .. }
-            | Self::PeerCleared { peer, .. }
-            | Self::PeerSilent { peer, .. }
-            | Self::LinkReplaced { peer, .. }
-            | Self::LinkLost { peer, .. }
-            | Self::LinkRefused { peer, .. }
-            | Self::RefusedBy { peer, .. }
-            | Self::CertificateRefused { peer, .. } => Some(peer),
-            Self::DialFailed { peer, .. } => peer.as_ref(),
-            Self::Paused { .. }
-            | Self::SeedIsMyself { .. }
-            | Self::NameInUse { .. }
-            | Self::IncarnationRaised { .. }
-            | Self::NodeStarted { .. }
-            | Self::NodeStopping
-            | Self::ActorEnded { .. }
-            | Self::IdentityLoaded { .. }
-            | Self::CertificatesRevoked { .. }
-            | Self::TokensRevoked { .. }
-            | Self::RevocationsRefused { .. }
-            | Self::StoreSetAside { .. }
-            | Self::StoreFailing { .. }
-            | Self::StoreRecovered
-            | Self::EventsLost { .. } => None,
-        }
+        seen || self.about() == Some(node)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_level_subject_and_text_follows_from_the_event() {
+        let [b, c, d]: [NodeName; 3] = ["b@h", "c@h", "d@h"].map(|it| it.parse().expect("valid"));
+        let (peer, at) = (b.clone(), SocketAddr::from(([10, 0, 0, 2], 4697)));
+        let silent = |broken, heard_by: &[NodeName], confirmed_by: &[NodeName]| Event::PeerSilent {
+            peer: b.clone(),
+            phi: 8.04,
+            missed: 9,
+            heard_by: heard_by.to_vec(),
+            confirmed_by: confirmed_by.to_vec(),
+            broken,
+        };
+        let stale = |linked| Event::RefusedBy {
+            peer: b.clone(),
+            refusal: Refusal::Stale { known: Incarnation(2), linked },
+        };
+        let dial =
+            |peer| Event::DialFailed { peer, address: at, cause: "connection refused".into() };
+        let ended = |restarted| Event::ActorEnded { actor: "x".into(), why: "y".into(), restarted };
+        let own = |own| Event::CertificatesRevoked { certificates: 3, own };
+        let seen = |suspect, reason| Event::LinkChanged {
+            from: b.clone(),
+            to: c.clone(),
+            state: Status::Offline,
+            suspect,
+            reason,
+        };
+        let about = Some(&b);
+        for (event, level, node, text) in [
+            (
+                Event::PeerOffline { peer, reason: Reason::Crashed },
+                Level::Info,
+                about,
+                "b@h offline (crashed)",
+            ),
+            (
+                silent(None, &[], &[]),
+                Level::Warn,
+                about,
+                "b@h given up after 9 missed beats (phi 8.0)",
+            ),
+            (
+                silent(Some(Broken::WayBack), &[c.clone(), d.clone()], std::slice::from_ref(&d)),
+                Level::Warn,
+                about,
+                "b@h given up after 9 missed beats (phi 8.0); still heard by c@h, d@h; not heard either by d@h; \
+                 the way back is cut",
+            ),
+            (
+                stale(None),
+                Level::Warn,
+                about,
+                "refused by b@h: incarnation 2 of this node is known",
+            ),
+            (
+                stale(Some(at)),
+                Level::Debug,
+                about,
+                "refused by b@h: incarnation 2 of this node is known and linked, at 10.0.0.2:4697",
+            ),
+            (
+                dial(Some(b.clone())),
+                Level::Info,
+                about,
+                "b@h cannot be dialed at 10.0.0.2:4697: connection refused; will try again",
+            ),
+            (
+                dial(None),
+                Level::Warn,
+                None,
+                "no node answers at 10.0.0.2:4697: connection refused; will try again",
+            ),
+            (seen(false, Some(Reason::Left)), Level::Debug, about, "b@h sees c@h offline (left)"),
+            (seen(true, None), Level::Debug, about, "b@h sees c@h offline (suspect)"),
+            (ended(true), Level::Warn, None, "actor x ended and is restarted: y"),
+            (
+                ended(false),
+                Level::Error,
+                None,
+                "actor x ended too often, and its supervisor gives up: y",
+            ),
+            (
+                own(false),
+                Level::Info,
+                None,
+                "a new list of revoked certificates is in force, 3 in all",
+            ),
+            (
+                own(true),
+                Level::Warn,
+                None,
+                "a new list of revoked certificates is in force, 3 in all: this node's certificate is revoked. \
+                 Issue a new one and restart this node",
+            ),
+            (Event::StoreRecovered, Level::Info, None, "the store can be written again"),
+        ] {
+            assert_eq!((event.level(), event.about()), (level, node), "{event:?}");
+            assert_eq!(event.to_string(), text);
+        }
+        assert!(seen(true, None).concerns(&c) && !seen(true, None).concerns(&d));
+    }
 
     #[test]
     fn labels_are_the_tags_that_serde_writes() {

@@ -12,8 +12,8 @@ fn one_link(a: &Node, b: &Node, round: u32) {
     });
     for (node, peer) in [(a, b.name.as_str()), (b, a.name.as_str())] {
         assert_eq!(node.total("xpando_links_ended_total"), 0, "round {round}: {}", node.name);
-        node.logged("peer online", &[("peer", peer)]);
-        let online = node.count_logged("peer online", &[("peer", peer)]);
+        node.logged("peer_online", &[("node", peer)]);
+        let online = node.count_logged("peer_online", &[("node", peer)]);
         assert_eq!(online, 1, "round {round}: {}", node.name);
     }
     linked(&[a, b]);
@@ -43,7 +43,7 @@ fn of_two_dials_that_cross_the_first_name_s_is_the_link() {
             ways.launch(number, ways.node(number).data_dir(&fresh))
         });
         for node in [&a, &b] {
-            node.logged("peer connecting", &[]); // it knows whom it reached: its hello is under way
+            node.logged("peer_connecting", &[]); // it knows whom it reached: its hello is under way
         }
         ways.hold(false);
         one_link(&a, &b, round);

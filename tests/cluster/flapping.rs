@@ -48,7 +48,7 @@ pub(crate) fn suffers_alone(mesh: &Mesh, cut: impl Fn(), heal: impl Fn()) {
     assert_eq!(mesh.lives(), lives, "nobody restarted");
     for (of, with) in kept {
         let peer = mesh.on(with).name.as_str();
-        assert_eq!(mesh.on(of).count_logged("link lost", &[("peer", peer)]), 0, "{of} and {with}");
+        assert_eq!(mesh.on(of).count_logged("link_lost", &[("node", peer)]), 0, "{of} and {with}");
     }
     for node in &mesh.nodes[2..] {
         assert_eq!(node.total("xpando_links_ended_total"), 0, "{}", node.name);

@@ -40,7 +40,7 @@ fn the_seed_may_start_last() {
     let seed = free_address();
     let c = cluster.node("c").join(seed).start();
     let b = cluster.node("b").join(seed).start();
-    c.logged("seed does not answer", &[("address", &seed.to_string())]);
+    c.logged("no node answers", &[("message", &seed.to_string())]);
     let a = cluster.node("a").listen(seed).start();
     linked(&[&a, &b, &c]);
 }

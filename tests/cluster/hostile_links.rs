@@ -63,8 +63,8 @@ impl Scene {
     fn undisturbed(&self) {
         assert_eq!([self.a.row("c"), self.c.row("a")], self.rows);
         for (node, peer) in [(&self.a, "c@"), (&self.c, "a@")] {
-            assert_eq!(node.count_logged("link lost", &[("peer", peer)]), 0);
-            assert_eq!(node.count_logged("link replaced", &[("peer", peer)]), 0);
+            assert_eq!(node.count_logged("link_lost", &[("node", peer)]), 0);
+            assert_eq!(node.count_logged("link_replaced", &[("node", peer)]), 0);
             assert_eq!(node.count_logged("panic", &[]), 0);
         }
         assert_eq!(self.c.total("xpando_links_ended_total"), 0);

@@ -50,7 +50,7 @@ fn a_second_process_of_a_name_says_so_once_and_shows_where_the_first_is() {
     let other = || cluster.node("a").data_dir(&cluster.path("other"));
     let second = other().join(b.listen()).start();
     let says = "another process uses this node's name";
-    second.logged(says, &[("address", &at), ("level", "WARN")]);
+    second.logged(says, &[("message", &at), ("level", "WARN")]);
     assert_eq!(
         second.shows("the first", |it| it["namesake"] == at.as_str())["peers"][0]["status"],
         "offline"
@@ -60,13 +60,13 @@ fn a_second_process_of_a_name_says_so_once_and_shows_where_the_first_is() {
     b.counts("xpando_connections_refused_total", "stale", 3);
     assert_eq!(second.count_logged(says, &[]), 1);
     assert_eq!(second.count_logged("", &[("level", "WARN")]), 1, "and nothing else");
-    assert_eq!(b.count_logged("link refused", &[]), 1);
+    assert_eq!(b.count_logged("link_refused", &[]), 1);
     second.kill();
     // It dials the first one itself: then both know.
     let second = other().join(first.listen()).start();
     let there = second.listen().to_string();
-    second.logged(says, &[("address", &at)]);
-    first.logged(says, &[("address", &there)]);
+    second.logged(says, &[("message", &at)]);
+    first.logged(says, &[("message", &there)]);
     first.shows("the second", |it| it["namesake"] == there.as_str());
     linked(&[&first, &b]);
 }

@@ -16,7 +16,7 @@ fn a_killed_node_is_offline_everywhere_and_back_with_a_higher_incarnation() {
     let first = b.listen();
     b.kill();
     for node in [&a, &c] {
-        node.logged("peer offline", &[("peer", &full("b"))]);
+        node.logged("peer_offline", &[("node", &full("b"))]);
         node.sees_as("b", "offline", |row| row["reason"] == "crashed");
     }
     // Its first port is kept busy, so that the second life surely has another.
@@ -27,8 +27,8 @@ fn a_killed_node_is_offline_everywhere_and_back_with_a_higher_incarnation() {
         let row = node.sees_as("b", "online", in_life(2));
         assert_eq!(row["address"], b.listen().to_string(), "the address of the new life");
         assert_eq!(row["reason"], Value::Null);
-        let old = [("peer", "b@"), ("incarnation", "1")];
-        assert_eq!(node.count_logged("peer online", &old), 1, "never an older life again");
+        let old = [("node", "b@"), ("message", "incarnation 1")];
+        assert_eq!(node.count_logged("peer_online", &old), 1, "never an older life again");
     }
 }
 
@@ -41,8 +41,8 @@ fn a_node_that_is_told_to_stop_says_goodbye_and_may_return() {
         assert_eq!(b.exit_code(), Some(0));
         for node in [&a, &c] {
             node.sees_as("b", "offline", |row| row["reason"] == "left");
-            assert_eq!(node.count_logged("link lost", &[("peer", "b@")]), 0, "it was no loss");
-            assert_eq!(node.count_logged("dial failed", &[("peer", "b@")]), 0, "nobody dials it");
+            assert_eq!(node.count_logged("link_lost", &[("node", "b@")]), 0, "it was no loss");
+            assert_eq!(node.count_logged("dial_failed", &[("node", "b@")]), 0, "nobody dials it");
         }
         let b = cluster.node("b").join(a.listen()).start();
         linked(&[&a, &b, &c]);
@@ -61,15 +61,15 @@ fn a_later_life_replaces_a_stale_session_at_once() {
     for node in [&a, &c] {
         let row = node.sees_as("b", "online", in_life(2));
         assert_eq!(row["address"], new.listen().to_string());
-        node.logged("link replaced", &[("peer", "b@"), ("incarnation", "2")]);
+        node.logged("link_replaced", &[("node", "b@"), ("message", "incarnation 2")]);
     }
     let before = [a.row("b"), c.row("b")];
 
     old.signal(Signal::CONT);
     let why = "incarnation 2 of this node is known and linked";
-    old.logged("refused by the peer", &[("why", why)]);
+    old.logged("refused_by", &[("message", why)]);
     until("refusal by a or c in their logs", || {
-        let refused = [&a, &c].map(|node| node.count_logged("link refused", &[("why", why)]));
+        let refused = [&a, &c].map(|node| node.count_logged("link_refused", &[("message", why)]));
         if refused.iter().sum::<usize>() > 0 { Ok(()) } else { Err(format!("{refused:?}")) }
     });
     old.shows("no peer online", |status| {
@@ -94,9 +94,9 @@ fn an_older_incarnation_is_refused_while_a_later_one_is_linked() {
     let counted = a.counter("xpando_connections_refused_total", "stale");
 
     let mut older = cluster.node("b").data_dir(&cluster.path("b-fresh")).join(a.listen()).start();
-    let why = ("why", "incarnation 2 of this node is known and linked");
-    a.logged("link refused", &[("peer", "b@"), why]);
-    older.logged("refused by the peer", &[("peer", "a@"), why]);
+    let why = ("message", "incarnation 2 of this node is known and linked");
+    a.logged("link_refused", &[("node", "b@"), why]);
+    older.logged("refused_by", &[("node", "a@"), why]);
     a.counts("xpando_connections_refused_total", "stale", counted);
     let row = older.sees("a", "offline");
     assert_eq!(row["reason"], "rejected");
@@ -120,7 +120,7 @@ fn a_node_that_lost_its_data_directory_goes_on_above_its_last_life() {
     std::fs::remove_dir_all(&data_dir).unwrap();
 
     let b = cluster.node("b").join(a.listen()).start();
-    b.logged("later incarnation", &[("incarnation", "3")]);
+    b.logged("incarnation_raised", &[("message", "incarnation 3")]);
     for node in [&a, &c] {
         node.sees_as("b", "online", in_life(3));
     }
@@ -131,6 +131,6 @@ fn a_node_that_lost_its_data_directory_goes_on_above_its_last_life() {
     let b = cluster.node("b").join(a.listen()).start();
     assert_eq!(b.status().unwrap()["incarnation"], 4);
     linked(&[&a, &b, &c]);
-    let first = [("peer", "b@"), ("incarnation", "1")];
-    assert_eq!(a.count_logged("peer online", &first), 1, "never an older life again");
+    let first = [("node", "b@"), ("message", "incarnation 1")];
+    assert_eq!(a.count_logged("peer_online", &first), 1, "never an older life again");
 }

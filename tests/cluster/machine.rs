@@ -57,7 +57,7 @@ fn a_log_that_nobody_reads_stops_nothing_and_tells_later_what_was_dropped() {
     };
     more(0);
     linked(&[&a, &b]);
-    assert_eq!(b.count_logged("peer suspect", &[]), 0);
+    assert_eq!(b.count_logged("peer_suspected", &[]), 0);
 
     // The reader comes back for a while.
     let mut reader = fs::File::open(&pipe).unwrap();
@@ -102,7 +102,7 @@ fn signals_that_mean_nothing_to_a_node_change_nothing() {
     }
     assert!(a.runs());
     linked(&[&a, &b]);
-    assert_eq!(b.count_logged("peer offline", &[]), 0);
+    assert_eq!(b.count_logged("peer_offline", &[]), 0);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn a_second_signal_ends_a_node_whose_goodbyes_hang() {
     linked(&[&a, &b]);
     b.signal(Signal::STOP);
     a.signal(Signal::TERM);
-    a.logged("leaving", &[]);
+    a.logged("node_stopping", &[]);
     a.signal(Signal::INT);
     assert_eq!(a.exit_code(), Some(1));
     a.logged("a second signal to end (SIGINT): ended at once", &[]);
@@ -189,10 +189,10 @@ fn a_renewed_certificate_is_in_force_without_a_restart_and_links_live_on() {
     let new = b.gauge("xpando_certificate_expiry_time_seconds", "certificate=\"node\"");
     assert!(new >= old && loaded(&b) == 1, "{old} {new}");
     linked(&[&a, &b]);
-    assert_eq!(a.count_logged("link lost", &[]) + a.count_logged("peer offline", &[]), 0);
+    assert_eq!(a.count_logged("link_lost", &[]) + a.count_logged("peer_offline", &[]), 0);
     // New links are made with it.
     b.run(&["disconnect", &full("a")], &[]);
-    a.logged("link lost", &[]);
+    a.logged("link_lost", &[]);
     linked(&[&a, &b]);
 
     // What would be another node, or another cluster, waits for a restart.

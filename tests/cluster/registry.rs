@@ -152,7 +152,7 @@ fn a_forgotten_node_is_gone_everywhere_and_nobody_brings_it_back_but_itself() {
     forgets(&a, "c");
     for node in [&a, &d] {
         has_forgotten(node, "c");
-        node.logged("peer forgotten", &[("peer", "c@")]);
+        node.logged("peer_forgotten", &[("node", "c@")]);
     }
     let (_, events, _) = told(&d.run(&["events", "--type", "peer_forgotten"], &[]));
     assert!(events.contains("c@127.0.0.1 forgotten"), "{events}");
@@ -167,8 +167,8 @@ fn a_forgotten_node_is_gone_everywhere_and_nobody_brings_it_back_but_itself() {
     for node in [&a, &b, &d] {
         has_forgotten(node, "c");
     }
-    b.logged("peer forgotten", &[("peer", "c@")]);
-    assert_eq!(a.count_logged("peer discovered", &[("peer", "c@")]), 0, "nobody told it of c");
+    b.logged("peer_forgotten", &[("node", "c@")]);
+    assert_eq!(a.count_logged("peer_discovered", &[("node", "c@")]), 0, "nobody told it of c");
 
     // A later life is a new node.
     let c = cluster.node("c").data_dir(&data_dir).join(a.listen()).start();

@@ -45,18 +45,18 @@ fn a_revoked_node_is_offline_everywhere_until_it_has_a_fresh_certificate() {
     let told = revoke(&cluster, "b");
     assert!(told.contains("ca/crl.pem  (1 in all)"), "{told}");
     for node in [&a, &c] {
-        node.logged("peer offline", &[("peer", &full("b")), ("reason", "revoked")]);
+        node.logged("peer_offline", &[("node", &full("b")), ("message", "(revoked)")]);
         node.sees_as("b", "offline", |row| row["reason"] == "revoked");
         let text = why(&cluster, node, "b");
         assert!(text.contains("offline (revoked)"), "{text}");
         assert!(text.contains("Its certificate is revoked: it needs a new one"), "{text}");
         node.counts("xpando_revocation_lists_total", "loaded", 0);
         // It is dialed, and it dials: both are refused for what they are.
-        node.logged("dial failed", &[("peer", "b@"), ("cause", "certificate of b@")]);
+        node.logged("dial_failed", &[("node", "b@"), ("message", "certificate of b@")]);
         node.counts("xpando_connections_refused_total", "revoked", 0);
     }
     for refusing in ["a@", "c@"] {
-        let plain = b.logged("this node's certificate is revoked", &[("peer", refusing)]);
+        let plain = b.logged("this node's certificate is revoked", &[("node", refusing)]);
         assert_eq!(plain["level"], "WARN");
     }
     let attempts = || a.counter("xpando_connections_refused_total", "revoked");
@@ -103,7 +103,7 @@ fn a_bad_list_stops_a_start_and_changes_nothing_in_a_running_node() {
     foreign.issue("b");
     revoke(&foreign, "b");
     carry_list(&foreign, &host_of_a);
-    let refused = a.logged("revocation list refused", &[("error", "has not signed it")]);
+    let refused = a.logged("revocations_refused", &[("message", "has not signed it")]);
     assert_eq!(refused["level"], "WARN");
     a.counts("xpando_revocation_lists_total", "refused", 0);
     assert_eq!(a.row("b")["status"], "online");

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::kit::{Cluster, Node, during, linked, now, three};
 
-const ACCUSATIONS: [&str; 3] = ["peer suspect: not heard", "peer silent: given up", "peer offline"];
+const ACCUSATIONS: [&str; 3] = ["peer_suspected", "peer_silent", "peer_offline"];
 
 /// How soon is for the benchmark and the simulator to say: here only who reads along learns it.
 fn took(node: &Node, what: &str, since: Instant) {
@@ -16,7 +16,7 @@ fn took(node: &Node, what: &str, since: Instant) {
 
 #[track_caller]
 fn accuses_nobody(node: &Node) {
-    node.logged("this node was paused; it doubts itself before others", &[]);
+    node.logged("paused", &[]);
     for accusation in ACCUSATIONS {
         assert_eq!(node.count_logged(accusation, &[]), 0, "the woken node accuses nobody");
     }
@@ -60,11 +60,11 @@ fn a_node_stopped_for_thirty_seconds_is_given_up_and_back_at_once_when_it_wakes(
     c.signal(Signal::STOP);
     let stopped = now();
     for node in [&a, &b] {
-        node.logged("peer suspect: not heard", &[("peer", "c@")]);
+        node.logged("peer_suspected", &[("node", "c@")]);
         took(node, "suspect", stopped);
     }
     for node in [&a, &b] {
-        node.logged("peer offline", &[("peer", "c@"), ("reason", "unreachable")]);
+        node.logged("peer_offline", &[("node", "c@"), ("message", "unreachable")]);
         took(node, "offline", stopped);
         let row = node.sees_as("c", "offline", |row| row["reason"] == "unreachable");
         let evidence = &row["evidence"];
@@ -88,7 +88,7 @@ fn a_node_stopped_for_thirty_seconds_is_given_up_and_back_at_once_when_it_wakes(
     accuses_nobody(&c);
     assert_eq!([a.row("b"), b.row("a")], neighbours, "those who went on stay linked");
     for (node, peer) in [(&a, "b@"), (&b, "a@")] {
-        assert_eq!(node.count_logged("peer suspect: not heard", &[("peer", peer)]), 0);
+        assert_eq!(node.count_logged("peer_suspected", &[("node", peer)]), 0);
     }
 }
 

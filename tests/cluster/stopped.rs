@@ -72,7 +72,7 @@ fn a_stopped_receiver_costs_its_sender_a_bounded_outbox_and_others_nothing() {
         eprintln!("{calls} calls to the third node meanwhile");
         flooding.join().unwrap()
     });
-    a.logged("peer offline", &[("peer", "b@"), ("reason", "unreachable")]);
+    a.logged("peer_offline", &[("node", "b@"), ("message", "unreachable")]);
     eprintln!("stopped for {:?}; the sender grew by {grown} KiB; {sent:?}", stopped.elapsed());
     assert!(sent.missed > 0, "nothing was refused");
     assert!(sent.longest < Duration::from_secs(1), "it waited for the stopped one: {sent:?}");

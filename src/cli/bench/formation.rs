@@ -107,12 +107,12 @@ fn formation(nodes: u16) -> anyhow::Result<Formation> {
     let kill = now();
     victim.kill()?;
     let gone = now() - kill;
-    let known = mesh.wait_for(others, |line| line.is("peer offline") && line.about(&name))?;
+    let known = mesh.wait_for(others, |line| line.is("peer_offline") && line.about(&name))?;
 
     let start = now();
     mesh.launch(&name)?;
     let ready = mesh.wait_for(1, |line| line.is("node ready"))?;
-    let back = mesh.wait_for(others, |line| line.is("peer online") && line.about(&name))?;
+    let back = mesh.wait_for(others, |line| line.is("peer_online") && line.about(&name))?;
     Ok(Formation {
         from_first: linked - first,
         from_last: linked.saturating_duration_since(last),

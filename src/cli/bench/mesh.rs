@@ -64,7 +64,7 @@ impl Mesh {
         let nodes = self.nodes.len();
         match nodes {
             1 => self.wait_for(1, |line| line.is("node ready")),
-            _ => self.wait_for(nodes * (nodes - 1), |line| line.is("peer online")),
+            _ => self.wait_for(nodes * (nodes - 1), |line| line.is("peer_online")),
         }
     }
 }
@@ -73,16 +73,18 @@ impl Mesh {
 #[derive(Debug, Deserialize)]
 pub(super) struct Line {
     message: String,
-    peer: Option<String>,
+    event: Option<String>,
+    node: Option<String>,
 }
 
 impl Line {
-    pub(super) fn is(&self, message: &str) -> bool {
-        self.message == message
+    /// An event of this type, or this message.
+    pub(super) fn is(&self, what: &str) -> bool {
+        self.event.as_deref().unwrap_or(&self.message) == what
     }
 
     pub(super) fn about(&self, name: &NodeName) -> bool {
-        self.peer.as_deref() == Some(name.as_str())
+        self.node.as_deref() == Some(name.as_str())
     }
 }
 
@@ -99,7 +101,7 @@ impl Mesh {
         loop {
             match self.heard.recv_timeout(PATIENCE) {
                 Ok((at, node, line)) => {
-                    if wanted(&line) && pairs.insert((node, line.peer)) && pairs.len() == count {
+                    if wanted(&line) && pairs.insert((node, line.node)) && pairs.len() == count {
                         return Ok(at);
                     }
                 }

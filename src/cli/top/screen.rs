@@ -15,7 +15,6 @@ use xpando_node::proto::printable::Printable;
 use super::View;
 use crate::cli::labels::{cut, labels};
 use crate::cli::topology::sign;
-use crate::cli::watch;
 
 /// Columns of a node's name, at most.
 const NAME: usize = 24;
@@ -189,7 +188,7 @@ fn latest(view: &View, area: Rect) -> Paragraph<'static> {
         .take(room)
         .map(|change| {
             let time = change.at.get(11..23).unwrap_or(&change.at);
-            let text = format!("  {}", Printable(watch::text(&change.what)));
+            let text = format!("  {}", Printable(&change.what));
             Line::from(vec![Span::styled(time.to_owned(), dim()), Span::raw(text)])
         })
         .collect();

@@ -124,11 +124,17 @@ mod tests {
     }
 
     #[test]
-    fn the_page_knows_which_events_need_no_look() {
-        let (_, calm) = PAGE.split_once("CALM = /^(").expect("the events");
-        let (calm, _) = calm.split_once(")$/").expect("their end");
-        for label in calm.split('|') {
-            assert!(Event::LABELS.contains(&label), "{label}");
+    fn the_page_knows_the_events_that_it_shapes_and_words_none() {
+        let (_, shapes) = PAGE.split_once("const SHAPE = {").expect("the events");
+        let (shapes, _) = shapes.split_once("};").expect("their end");
+        let shaped: Vec<_> = shapes.split(',').filter_map(|it| it.split_once(':')).collect();
+        assert!(shaped.len() > 10, "{shaped:?}");
+        for (label, _) in shaped {
+            let label = label.trim();
+            assert!(label.starts_with("page_") || Event::LABELS.contains(&label), "{label}");
+        }
+        for words in ["suspect: missed", "heard again", "link lost", "given up after"] {
+            assert!(!PAGE.contains(words), "the text comes with the event: {words}");
         }
     }
 

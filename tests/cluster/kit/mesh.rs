@@ -77,7 +77,7 @@ impl Mesh {
     #[track_caller]
     pub(crate) fn is_unharmed(&self) {
         for node in &self.nodes {
-            assert_eq!(node.count_logged("peer offline", &[]), 0, "{}", node.name);
+            assert_eq!(node.count_logged("peer_offline", &[]), 0, "{}", node.name);
             assert_eq!(node.total("xpando_links_ended_total"), 0, "{}", node.name);
         }
     }

@@ -313,27 +313,20 @@ impl Node {
         })
     }
 
-    /// Waits for a log line with this message and these fields (whose texts may be parts).
+    /// Waits for a log line about this type of event or with this message, and with these fields (whose texts may be
+    /// parts).
     #[track_caller]
-    pub(crate) fn logged(&self, message: &str, fields: &[(&str, &str)]) -> Value {
-        let fits = |line: &Value| {
-            let has = |(key, part): &(&str, &str)| text(&line[*key]).contains(part);
-            text(&line["message"]).contains(message) && fields.iter().all(has)
-        };
-        match self.log.wait(fits) {
+    pub(crate) fn logged(&self, what: &str, fields: &[(&str, &str)]) -> Value {
+        match self.log.wait(|line| fits(line, what, fields)) {
             Some(line) => line,
-            None => panic!("{}: no log line {message:?} with {fields:?}", self.name),
+            None => panic!("{}: no log line {what:?} with {fields:?}", self.name),
         }
     }
 
-    /// How many log lines so far have this message and these fields.
-    pub(crate) fn count_logged(&self, message: &str, fields: &[(&str, &str)]) -> usize {
+    /// How many log lines so far are such ones.
+    pub(crate) fn count_logged(&self, what: &str, fields: &[(&str, &str)]) -> usize {
         let lines = self.log.lines.0.lock().unwrap();
-        let fits = |line: &&Value| {
-            let has = |(key, part): &(&str, &str)| text(&line[*key]).contains(part);
-            text(&line["message"]).contains(message) && fields.iter().all(has)
-        };
-        lines.heard.iter().filter(fits).count()
+        lines.heard.iter().filter(|line| fits(line, what, fields)).count()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -427,6 +420,12 @@ impl Drop for Node {
 }
 
 /// A field as a reader sees it.
+/// Whether a log line is about this type of event or has this message, and has these fields.
+fn fits(line: &Value, what: &str, fields: &[(&str, &str)]) -> bool {
+    let has = |(key, part): &(&str, &str)| text(&line[*key]).contains(part);
+    (line["event"] == what || has(&("message", what))) && fields.iter().all(has)
+}
+
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

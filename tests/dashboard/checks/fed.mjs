@@ -86,7 +86,7 @@ export async function run(suite, { browser, a }) {
     const view = mesh([THREE[0], `${evil}@h`, THREE[2]], THREE[0]);
     Object.assign(view.status.peers[0], { address: evil, specializations: [evil], cause: evil, status: "offline", reason: evil });
     const { feed, page } = await fed(keep, () => view);
-    for (const it of [{ event: "link_lost", peer: evil, cause: evil }, { event: evil, peer: evil }, { event: "constructor" }, { event: "peer_silent", peer: THREE[2], heard_by: [evil, {}, null] }, { event: "paused" }, {}, null, [], 7, { event: "link_changed", from: evil, to: 9 }])
+    for (const it of [{ event: "link_lost", peer: evil, cause: evil, level: evil, text: evil }, { event: evil, peer: evil }, { event: "constructor" }, { event: "peer_silent", peer: THREE[2], heard_by: [evil, {}, null] }, { event: "paused" }, {}, null, [], 7, { event: "link_changed", from: evil, to: 9 }])
       feed.tell("change", it === null || typeof it !== "object" ? it : { at: at(), ...it });
     feed.tell("figures", { at: "never", messages_in: "many" });
     feed.tell("snapshot", { status: { peers: [null] }, topology: {} });
@@ -98,15 +98,15 @@ export async function run(suite, { browser, a }) {
   });
 
   await suite.check("the timeline is bounded, and many words of one thing are one line", async ({ keep }) => {
-    const before = [{ seq: 1, at: at(), event: "peer_online", peer: THREE[1], incarnation: 1, address: "x" }];
+    const before = [{ seq: 1, at: at(), event: "peer_online", peer: THREE[1], incarnation: 1, address: "x", text: "b@127.0.0.1 online at x" }];
     const { feed, page } = await fed(keep, () => mesh(THREE), {}, before);
-    await page.shows("what was before", "#events", "b is online");
-    for (const from of ["a@h", "b@h", "d@h"]) feed.tell("change", { at: at(), seq: 2, event: "link_changed", from, to: "e@h", state: "offline", suspect: false, reason: "crashed" });
-    await page.shows("one line", "#events", "a@h, b@h, d@h → e@h: offline (crashed)");
+    await page.shows("what was before", "#events", "b@127.0.0.1 online at x");
+    for (const from of ["a@h", "b@h", "d@h"]) feed.tell("change", { at: at(), seq: 2, event: "link_changed", from, to: "e@h", state: "offline", suspect: false, reason: "crashed", text: `${from} sees e@h offline (crashed)` });
+    await page.shows("one line", "#events", "a@h sees e@h offline (crashed), and so do b@h, d@h");
     same(await page.at.locator("#events li").count(), 2, "lines");
     feed.tell("change", { ...before[0] });
-    for (let k = 0; k < 1000; k++) feed.tell("change", { at: at(), seq: 10 + k, event: "peer_cleared", peer: `n${k}@h` });
-    await page.shows("the last", "#events", "n999@h was heard again");
+    for (let k = 0; k < 1000; k++) feed.tell("change", { at: at(), seq: 10 + k, event: "peer_cleared", peer: `n${k}@h`, text: `n${k}@h heard again` });
+    await page.shows("the last", "#events", "n999@h heard again");
     same(await page.at.locator("#events li").count(), 200, "lines");
     page.clean();
   });

@@ -31,7 +31,7 @@ export async function run(suite, { browser, cluster, a, b, c, token }) {
   const open = async (keep, node = a, options) => {
     const page = keep(await browser.page(`http://${node.http}/#token=${token}`, options));
     await page.until("three nodes", (picture) => all("ok", picture, names) && picture.links === 6);
-    await page.shows("what happened before the page came", "#events", "is online");
+    await page.shows("what happened before the page came", "#events", " online at ");
     return page;
   };
 
@@ -66,7 +66,7 @@ export async function run(suite, { browser, cluster, a, b, c, token }) {
     await page.shows("what is under the pointer", "#hint", "offline: crashed");
     await agree(page);
     await page.shows("the verdict", "#verdict", "c is offline");
-    await page.shows("the event", "#events", "c is offline: crashed");
+    await page.shows("the event", "#events", `${c.full} offline (crashed)`);
     await page.shows("the word for who does not see", "#said", "c is offline");
     await page.until("no pair is cut: a dead node is no cut", ({ pairs }) => Object.values(pairs).every(({ kind }) => kind === "none"));
     await c.start();

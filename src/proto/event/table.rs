@@ -1,0 +1,155 @@
+//! The table of events: the label, the level, the node that it is about and the text of each.
+//!
+//! The log, the command line, the dashboard and the API take all four from here.
+
+use std::fmt;
+
+use super::{Broken, Event, Level, Reason, Revocable};
+use crate::proto::node::NodeName;
+
+macro_rules! table {
+    ($($event:ident { $($field:ident),* } $label:literal $level:expr, $about:expr, $text:literal $(, $value:expr)*;)*) => {
+        impl Event {
+            /// The types of events, as the API spells them.
+            pub const LABELS: [&str; [$($label),*].len()] = [$($label),*];
+
+            /// The type, as the API spells it.
+            #[must_use]
+            pub fn label(&self) -> &'static str {
+                match self {
+                    $(Self::$event { .. } => $label,)*
+                }
+            }
+
+            /// How much it matters to an operator.
+            #[must_use]
+            #[expect(unused_variables, reason = "few levels depend on a field")]
+            pub fn level(&self) -> Level {
+                use Level::{Debug, Error, Info, Warn};
+                match self {
+                    $(Self::$event { $($field,)* .. } => $level,)*
+                }
+            }
+
+            /// The node that it is about, when there is one; of a link that of its two ends which sees the other.
+            #[must_use]
+            #[expect(unused_variables, reason = "a row names the fields of all its columns")]
+            pub fn about(&self) -> Option<&NodeName> {
+                match self {
+                    $(Self::$event { $($field,)* .. } => $about,)*
+                }
+            }
+        }
+
+        /// What happened, for people. Texts of other nodes and of the system stand in it as they came.
+        impl fmt::Display for Event {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(Self::$event { $($field,)* .. } => write!(f, $text $(, $value)*),)*
+                }
+            }
+        }
+    };
+}
+
+table! {
+    PeerDiscovered { peer, address, source } "peer_discovered" Debug, Some(peer),
+        "{peer} discovered at {address} ({})", source.label();
+    PeerConnecting { peer } "peer_connecting" Info, Some(peer), "{peer} connecting";
+    PeerSyncing { peer, incarnation, address } "peer_syncing" Debug, Some(peer),
+        "{peer} syncing at {address}, incarnation {incarnation}";
+    PeerOnline { peer, incarnation, address } "peer_online" Info, Some(peer),
+        "{peer} online at {address}, incarnation {incarnation}";
+    PeerOffline { peer, reason } "peer_offline" Info, Some(peer), "{peer} offline ({})", reason.label();
+    PeerForgotten { peer } "peer_forgotten" Info, Some(peer), "{peer} forgotten";
+    PeerSuspected { peer, phi, missed } "peer_suspected" Warn, Some(peer),
+        "{peer} suspect: missed {missed} beats (phi {phi:.1})";
+    PeerCleared { peer } "peer_cleared" Info, Some(peer), "{peer} heard again";
+    PeerSilent { peer, phi, missed, heard_by, confirmed_by, broken } "peer_silent" Warn, Some(peer),
+        "{peer} given up after {missed} missed beats (phi {phi:.1}){}{}{}",
+        Names("; still heard by ", heard_by), Names("; not heard either by ", confirmed_by), cut(*broken);
+    Paused { millis } "paused" Warn, None,
+        "this node was paused for {:.1} s; it doubts itself before others", *millis as f64 / 1e3;
+    LinkReplaced { peer, incarnation } "link_replaced" Info, Some(peer),
+        "{peer} link replaced by a newer one, incarnation {incarnation}";
+    LinkLost { peer, cause } "link_lost" Info, Some(peer), "{peer} link lost: {cause}";
+    LinkChanged { from, to, state, suspect, reason } "link_changed" Debug, Some(from),
+        "{from} sees {to} {}{}", state.label(), Because(reason.map(Reason::label).or(suspect.then_some("suspect")));
+    LinkRefused { peer, refusal } "link_refused" Warn, Some(peer), "{peer} link refused: {refusal}";
+    // That another process has this node's name is an event of its own.
+    RefusedBy { peer, refusal } "refused_by" if refusal.is_of_namesake() { Debug } else { Warn }, Some(peer),
+        "refused by {peer}: {refusal}";
+    CertificateRefused { peer } "certificate_refused" Warn, Some(peer),
+        "refused by {peer}: this node's certificate is revoked. Issue a new one and restart this node";
+    DialFailed { peer, address, cause } "dial_failed" if peer.is_some() { Info } else { Warn }, peer.as_ref(),
+        "{} at {address}: {cause}; will try again", Dialed(peer.as_ref());
+    SeedIsMyself { address } "seed_is_myself" Warn, None, "to join at {address} is ignored: it is this node itself";
+    NameInUse { address } "name_in_use" Warn, None,
+        "another process uses this node's name at {address}: peers link with one of the two only. \
+         Stop one, or give it another name";
+    IncarnationRaised { to } "incarnation_raised" Warn, None,
+        "this node goes on as incarnation {to}: peers know a later incarnation than its data directory does";
+    NodeStarted { incarnation, version } "node_started" Info, None,
+        "this node starts, incarnation {incarnation}, version {version}";
+    NodeStopping {} "node_stopping" Info, None, "this node says goodbye and stops";
+    ActorEnded { actor, why, restarted } "actor_ended" if *restarted { Warn } else { Error }, None,
+        "actor {actor} ended {}: {why}",
+        if *restarted { "and is restarted" } else { "too often, and its supervisor gives up" };
+    IdentityLoaded { id, cluster, development } "identity_loaded" Info, None,
+        "identity {id} of {}cluster {cluster}", if *development { "development " } else { "" };
+    CertificatesRevoked { certificates, own } "certificates_revoked" if *own { Warn } else { Info }, None,
+        "a new list of revoked certificates is in force, {certificates} in all{}",
+        if *own { ": this node's certificate is revoked. Issue a new one and restart this node" } else { "" };
+    TokensRevoked { tokens } "tokens_revoked" Info, None,
+        "a new list of revoked tokens is in force, {tokens} in all";
+    RevocationsRefused { list, why } "revocations_refused" Warn, None,
+        "list of revoked {} refused, the one before stays in force: {why}",
+        match list { Revocable::Certificates => "certificates", Revocable::Tokens => "tokens" };
+    StoreSetAside { path } "store_set_aside" Error, None,
+        "the store was damaged and begins anew; it is kept as {path}";
+    StoreFailing { why } "store_failing" Error, None, "nothing is remembered, and that is tried again: {why}";
+    StoreRecovered {} "store_recovered" Info, None, "the store can be written again";
+    EventsLost { count } "events_lost" Error, None,
+        "{count} events before this one are in no trail: the store could not be written";
+}
+
+/// Names after these words; nothing without names.
+struct Names<'a>(&'static str, &'a [NodeName]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(words, names) = self;
+        let before = std::iter::once(words).chain(std::iter::repeat(&", "));
+        names.iter().zip(before).try_for_each(|(name, before)| write!(f, "{before}{name}"))
+    }
+}
+
+/// A reason in parentheses.
+struct Because(Option<&'static str>);
+
+impl fmt::Display for Because {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |reason| write!(f, " ({reason})"))
+    }
+}
+
+/// Who does not answer.
+struct Dialed<'a>(Option<&'a NodeName>);
+
+impl fmt::Display for Dialed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(peer) => write!(f, "{peer} cannot be dialed"),
+            None => f.write_str("no node answers"),
+        }
+    }
+}
+
+fn cut(broken: Option<Broken>) -> &'static str {
+    match broken {
+        None => "",
+        Some(Broken::WayThere) => "; the way there is cut",
+        Some(Broken::WayBack) => "; the way back is cut",
+        Some(Broken::Process) => "; its machine answers, the process does not",
+    }
+}
