@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use xpando_node::node::{Door, Event, News, Node, Received, Status};
+use xpando_node::node::{Door, Event, Node, Received, Status};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// The largest count heard of each node.
@@ -92,12 +92,12 @@ async fn count(door: &Door, up: u64, nodes: usize) -> Result<(), Failure> {
                 Some(Received::Missed(_)) => {}
                 None => return Err("the subscription has ended".into()),
             },
-            news = events.recv() => match news {
-                Some(News::Event(Event::PeerOnline { peer, .. })) => {
+            event = events.recv() => match event {
+                Some(Event::PeerOnline { peer, .. }) => {
                     tokio::spawn(ask(door.clone(), peer.to_string(), counts.clone()));
                 }
-                Some(News::Event(_)) => {}
-                Some(News::Missed(_)) => ask_all(door, &counts),
+                Some(Event::EventsMissed { .. }) => ask_all(door, &counts),
+                Some(_) => {}
                 None => return Err("the node has ended".into()),
             },
         }

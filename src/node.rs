@@ -81,7 +81,7 @@ pub use crate::actors::exchange::{
     CallError, DeliveryReport, Exchange, Message, OverflowPolicy, Received, RemoteActor, Reply,
     Request, SendError, ServeError, Serving, Subscription, Watch,
 };
-pub use crate::actors::news::{Events, News};
+pub use crate::actors::news::Events;
 pub use crate::actors::node_manager::{Row, View};
 pub use crate::io::store::Known;
 pub use crate::proto::event::{Event, Reason, Status};
@@ -293,7 +293,7 @@ impl Node {
         let chain = Chain::new(store.clone(), config.name.clone())?;
         let (trail, limits) = (bus.trail().clone(), config.events);
         let journal = Journal::open(chain, trail, identity.clone(), life.clone(), limits)?;
-        say_started(&bus, opened, &identity, incarnation);
+        say_started(&bus, opened, &identity);
         let remembered = records::remembered(&store, &config.name);
         let admin_socket = admin_socket(&config)?;
         let myself = Myself {
@@ -473,12 +473,12 @@ fn tokens(config: &Config, identity: &Identity, bus: &Bus) -> Tokens {
 }
 
 /// The first events of a life.
-fn say_started(bus: &Bus, opened: Opened, identity: &Identity, incarnation: Incarnation) {
+fn say_started(bus: &Bus, opened: Opened, identity: &Identity) {
     if let Opened::SetAside(path) = opened {
         bus.announce(Event::StoreSetAside { path: path.display().to_string() });
     }
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    bus.announce(Event::NodeStarted { incarnation, version });
+    bus.announce(Event::NodeStarted { version });
     let (id, cluster) = (identity.id().to_string(), identity.cluster().to_string());
     let development = identity.is_development();
     bus.announce(Event::IdentityLoaded { id, cluster, development });

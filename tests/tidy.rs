@@ -25,7 +25,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("io", "tls", &["identity"]),
     ("io", "beacon", &["identity"]),
     ("proto", "*", &["node", "topic", "event", "codec", "backoff", "quota"]),
-    ("proto", "chain", &["hlc"]),
+    ("proto", "event", &["chain", "hlc"]),
     ("proto", "membership", &["hello", "frame"]),
     ("proto", "discovery", &["beacon"]),
     ("proto", "registry", &["rows"]),

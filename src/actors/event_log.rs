@@ -25,7 +25,7 @@ use crate::proto::node::Incarnation;
 
 mod journal;
 
-pub use journal::{Following, Journal, Kept, LIMITS, Part, Query};
+pub use journal::{Following, Journal, LIMITS};
 
 /// What happens is written this long after it, at most.
 const HOLD: Duration = Duration::from_millis(500);

@@ -29,8 +29,8 @@ mod announce;
 mod events;
 mod trail;
 
-pub use events::{Events, News};
-pub use trail::{Follower, Noted, Page, Trail, WAITING, Wanted};
+pub use events::Events;
+pub use trail::{Follower, Trail, WAITING};
 
 const VERSION: u8 = 2;
 

@@ -8,21 +8,17 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
-use xpando_node::actors::event_log::{Kept, Part, Query};
 use xpando_node::gateway::admin::{Answer, Request, Sound};
-use xpando_node::gateway::history::{Asked, MOST};
-use xpando_node::gateway::status::{Change, Changes};
 use xpando_node::io::identity::{Signers, Verifier};
 use xpando_node::io::store::{Chain, Store};
 use xpando_node::io::{clock, places, sockets};
-use xpando_node::proto::chain::Record;
-use xpando_node::proto::event::Event;
+use xpando_node::proto::event::{Event, MAX_EVENTS, Page, Query, Recorded};
 use xpando_node::proto::node::NodeName;
 
 use super::ask::{Which, ask, open, unexpected};
 use super::output::{self, write_line};
 use super::token::lifetime;
-use super::watch::{changes, described};
+use super::watch::{self, described};
 
 /// Events that are shown, unless another number is asked for.
 const SHOWN: usize = 100;
@@ -113,14 +109,15 @@ fn time(text: &str) -> Result<u64, String> {
 }
 
 fn many(text: &str) -> Result<usize, String> {
-    let many = text.parse().ok().filter(|many| (1..=MOST).contains(many));
-    many.ok_or_else(|| format!("not within 1 and {MOST}; --since and export have no limit"))
+    let many = text.parse().ok().filter(|many| (1..=MAX_EVENTS).contains(many));
+    many.ok_or_else(|| format!("not within 1 and {MAX_EVENTS}; --since and export have no limit"))
 }
 
 impl WantedArgs {
-    fn asked(&self, after: Option<u64>, limit: usize) -> Asked {
-        let (label, node) = (self.label.clone(), self.node.clone());
-        Asked { after, limit, label, node, from: self.since, until: self.until }
+    fn query(&self, after: Option<u64>, limit: usize) -> Query {
+        let Self { label, node, since, until } = self;
+        let (label, node) = (label.clone(), node.clone());
+        Query { after, limit, label, node, since: *since, until: *until }
     }
 }
 
@@ -143,29 +140,16 @@ impl Source {
         Ok(Self::File(chain))
     }
 
-    /// A page: the events, and the number after which the next begins.
-    fn page(&self, request: Request) -> anyhow::Result<(Vec<Change>, u64)> {
-        match self {
-            Self::Node(directory) => {
-                let Answer::Events(changes) = ask(directory, &request)? else {
-                    return unexpected();
-                };
-                Ok((changes.events, changes.next))
+    fn page(&self, request: Request) -> anyhow::Result<Page> {
+        match (self, request) {
+            (Self::Node(directory), request) => match ask(directory, &request)? {
+                Answer::Events(page) => Ok(page),
+                _ => unexpected(),
+            },
+            (Self::File(chain), Request::Events(query) | Request::Export(query)) => {
+                Ok(chain.read(&query)?)
             }
-            Self::File(chain) => {
-                let (Request::Events(asked) | Request::Export(asked)) = request else {
-                    bail!("only a node that runs answers this")
-                };
-                let query = Query::from(asked);
-                if query.after.is_some() {
-                    let changes = Changes::from(Part::of(chain, &query)?);
-                    return Ok((changes.events, changes.next));
-                }
-                let fits = |record: &Record| query.wanted.fits_record(record);
-                let newest = chain.newest(u64::MAX, query.limit, fits)?;
-                let last = newest.last().map_or(0, |entry| entry.tip.seq);
-                Ok((newest.into_iter().map(Kept::from).map(Change::from).collect(), last))
-            }
+            (Self::File(_), _) => bail!("only a node that runs answers this"),
         }
     }
 
@@ -173,17 +157,17 @@ impl Source {
     fn each(
         &self,
         wanted: &WantedArgs,
-        ask: fn(Asked) -> Request,
-        mut tell: impl FnMut(&Change) -> anyhow::Result<()>,
+        ask: fn(Query) -> Request,
+        mut show: impl FnMut(&Recorded) -> anyhow::Result<()>,
     ) -> anyhow::Result<u64> {
         let mut after = 0;
         loop {
-            let (events, next) = self.page(ask(wanted.asked(Some(after), MOST)))?;
-            events.iter().try_for_each(&mut tell)?;
-            if events.len() < MOST {
-                return Ok(next);
+            let page = self.page(ask(wanted.query(Some(after), MAX_EVENTS)))?;
+            page.events.iter().try_for_each(&mut show)?;
+            if page.events.len() < MAX_EVENTS {
+                return Ok(page.next);
             }
-            after = next;
+            after = page.next;
         }
     }
 }
@@ -194,7 +178,7 @@ pub(super) fn events(args: &EventsArgs, out: &mut dyn Write) -> anyhow::Result<(
             return verify(which, certs.as_deref(), out);
         }
         Some(EventsCommand::Export { which, wanted }) => {
-            let print = |change: &Change| output::json(out, change);
+            let print = |event: &Recorded| output::json(out, event);
             let source = Source::find(which)?;
             return source.each(wanted, Request::Export, print).map(|_last| ());
         }
@@ -204,14 +188,14 @@ pub(super) fn events(args: &EventsArgs, out: &mut dyn Write) -> anyhow::Result<(
         return everywhere(args, out);
     }
     let source = Source::find(&args.which)?;
-    let mut print = |change: &Change| show(change, args.json, out);
+    let mut print = |event: &Recorded| show(event, args.json, out);
     let last = match (args.limit, args.wanted.since) {
         (None, Some(_)) => source.each(&args.wanted, Request::Events, print)?,
         (limit, _) => {
-            let (events, next) =
-                source.page(Request::Events(args.wanted.asked(None, limit.unwrap_or(SHOWN))))?;
-            events.iter().try_for_each(&mut print)?;
-            next
+            let query = args.wanted.query(None, limit.unwrap_or(SHOWN));
+            let page = source.page(Request::Events(query))?;
+            page.events.iter().try_for_each(&mut print)?;
+            page.next
         }
     };
     match source {
@@ -221,8 +205,8 @@ pub(super) fn events(args: &EventsArgs, out: &mut dyn Write) -> anyhow::Result<(
     }
 }
 
-fn show(change: &Change, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
-    if json { output::json(out, change) } else { Ok(write_line!(out, "{}", described(change))?) }
+fn show(event: &Recorded, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    if json { output::json(out, event) } else { Ok(write_line!(out, "{}", described(event))?) }
 }
 
 fn follow(
@@ -231,13 +215,11 @@ fn follow(
     args: &EventsArgs,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
-    let WantedArgs { label, node, since: from, .. } = &args.wanted;
-    let (label, node, from) = (label.clone(), node.clone(), *from);
-    let request = Request::Watch { after: Some(after), label, node, from };
-    let (_node, lines) = changes(directory, &request)?;
+    let request = Request::Watch(args.wanted.query(Some(after), MAX_EVENTS));
+    let (_node, lines) = watch::follow(directory, &request)?;
     out.flush()?;
-    for change in lines {
-        show(&serde_json::from_str(&change?)?, args.json, out)?;
+    for line in lines {
+        show(&serde_json::from_str(&line?)?, args.json, out)?;
         out.flush()?;
     }
     bail!("the node has ended")
@@ -245,16 +227,17 @@ fn follow(
 
 /// The events of all nodes; those that did not answer are named on standard error.
 fn everywhere(args: &EventsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    let asked = args.wanted.asked(None, args.limit.unwrap_or(SHOWN));
-    let Answer::Merged(merged) = ask(&args.which.find()?, &Request::EventsAll(asked))? else {
+    let query = args.wanted.query(None, args.limit.unwrap_or(SHOWN));
+    let Answer::Merged(merged) = ask(&args.which.find()?, &Request::EventsAll(query))? else {
         return unexpected();
     };
-    let width = merged.events.iter().map(|there| there.noted_by.as_str().len()).max().unwrap_or(0);
-    for there in &merged.events {
+    let by = |event: &Recorded| event.noted_by.as_ref().map_or("", NodeName::as_str).to_owned();
+    let width = merged.events.iter().map(|event| by(event).len()).max().unwrap_or(0);
+    for event in &merged.events {
         if args.json {
-            output::json(out, there)?;
+            output::json(out, event)?;
         } else {
-            write_line!(out, "{:width$}  {}", there.noted_by, described(&there.change))?;
+            write_line!(out, "{:width$}  {}", by(event), described(event))?;
         }
     }
     out.flush()?;

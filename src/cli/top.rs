@@ -14,8 +14,8 @@ use ratatui::crossterm::event::{
 };
 use xpando_node::actors::timer;
 use xpando_node::gateway::admin::{Answer, Request};
-use xpando_node::gateway::history::Asked;
-use xpando_node::gateway::status::{Change, Figures, Sight};
+use xpando_node::gateway::status::{Figures, Sight};
+use xpando_node::proto::event::{Query, Recorded};
 
 use super::ask::{Which, ask, unexpected};
 
@@ -38,7 +38,7 @@ pub(super) struct TopArgs {
 #[derive(Default)]
 struct View {
     sight: Option<Sight>,
-    events: VecDeque<Change>,
+    events: VecDeque<Recorded>,
     /// The number of the last event.
     seen: Option<u64>,
     figures: Option<(Instant, Figures)>,
@@ -131,13 +131,13 @@ impl View {
             (self.seen, self.figures) = (None, None); // another life counts anew
         }
         self.sight = Some(sight);
-        let events = Request::Events(Asked { after: self.seen, limit: EVENTS, ..Asked::default() });
-        let Answer::Events(changes) = ask(directory, &events)? else { return unexpected() };
-        self.seen = Some(changes.next);
+        let events = Request::Events(Query { after: self.seen, limit: EVENTS, ..Query::default() });
+        let Answer::Events(page) = ask(directory, &events)? else { return unexpected() };
+        self.seen = Some(page.next);
         if self.back > 0 {
-            self.back += changes.events.len(); // who reads what was keeps it in view
+            self.back += page.events.len(); // who reads what was keeps it in view
         }
-        self.events.extend(changes.events);
+        self.events.extend(page.events);
         self.events.drain(..self.events.len().saturating_sub(EVENTS));
         let Answer::Figures(figures) = ask(directory, &Request::Figures)? else {
             return unexpected();

@@ -2,14 +2,15 @@
 
 use std::io::{BufRead, Write};
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::bail;
 use clap::Args;
 use serde_json::json;
 use serde_json::value::RawValue;
 use xpando_node::gateway::admin::{Answer, Request};
-use xpando_node::gateway::status::Change;
 use xpando_node::io::clock;
+use xpando_node::proto::event::{Query, Recorded};
 use xpando_node::proto::node::NodeName;
 
 use super::ask::{PATIENCE, Which, open, unexpected};
@@ -27,8 +28,8 @@ pub(super) struct WatchArgs {
 
 /// Follows until the node ends, which is a failure, or nobody reads any more.
 pub(super) fn watch(args: &WatchArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    let request = Request::Watch { after: None, label: None, node: None, from: None };
-    let (node, changes) = changes(&args.which.find()?, &request)?;
+    let request = Request::Watch(Query::default());
+    let (node, lines) = follow(&args.which.find()?, &request)?;
     let at = clock::rfc3339(clock::wall());
     if args.json {
         output::json(out, &json!({"at": at, "event": "watching", "node": node}))?;
@@ -36,7 +37,7 @@ pub(super) fn watch(args: &WatchArgs, out: &mut dyn Write) -> anyhow::Result<()>
         write_line!(out, "{at}  watching {node}")?;
     }
     out.flush()?;
-    for line in changes {
+    for line in lines {
         let line = line?;
         if args.json {
             output::json(out, &RawValue::from_string(line)?)?;
@@ -48,8 +49,8 @@ pub(super) fn watch(args: &WatchArgs, out: &mut dyn Write) -> anyhow::Result<()>
     bail!("{node} has ended")
 }
 
-/// Asks a node for changes as they happen: its name, and a line of JSON for each until the node ends.
-pub(super) fn changes(
+/// Asks a node for events as they happen: its name, and a line of JSON for each until the node ends.
+pub(super) fn follow(
     directory: &Path,
     request: &Request,
 ) -> anyhow::Result<(NodeName, impl Iterator<Item = std::io::Result<String>> + use<>)> {
@@ -59,7 +60,7 @@ pub(super) fn changes(
     Ok((node, reader.lines()))
 }
 
-/// A change for people.
-pub(super) fn described(change: &Change) -> String {
-    format!("{}  {}", change.at, change.what)
+/// An event for people.
+pub(super) fn described(Recorded { at, event, .. }: &Recorded) -> String {
+    format!("{}  {event}", clock::rfc3339(UNIX_EPOCH + Duration::from_millis(*at)))
 }

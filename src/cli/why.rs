@@ -8,10 +8,9 @@ use std::str::FromStr;
 use anyhow::bail;
 use clap::Args;
 use xpando_node::gateway::admin::{Answer, Request};
-use xpando_node::gateway::history::Asked;
 use xpando_node::gateway::status::{EvidenceStatus, NodeStatus, PeerStatus, SeedStatus};
 use xpando_node::io::seeds::{Seed, SeedError};
-use xpando_node::proto::event::{Broken, Reason, Status};
+use xpando_node::proto::event::{Broken, Query, Reason, Status};
 use xpando_node::proto::node::NodeName;
 
 use super::ask::{Which, ask, status_of, unexpected};
@@ -82,15 +81,15 @@ pub(super) fn why(args: &WhyArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     for line in told {
         write_line!(out, "{line}")?;
     }
-    let asked = Asked { limit: SHOWN, node: Some(name), ..Asked::default() };
-    let Answer::Events(changes) = ask(&directory, &Request::Events(asked))? else {
+    let query = Query { limit: SHOWN, node: Some(name), ..Query::default() };
+    let Answer::Events(page) = ask(&directory, &Request::Events(query))? else {
         return unexpected();
     };
-    if !changes.events.is_empty() {
+    if !page.events.is_empty() {
         write_line!(out, "What happened last:")?;
     }
-    for change in &changes.events {
-        write_line!(out, "  {}", described(change))?;
+    for event in &page.events {
+        write_line!(out, "  {}", described(event))?;
     }
     Ok(())
 }

@@ -17,15 +17,13 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use crate::actors::news::Wanted;
 use crate::actors::supervisor::Child;
 use crate::gateway::gauges;
-use crate::gateway::history::{self, Asked, Merged};
-use crate::gateway::status::{
-    Change, Changes, Figures, NodeRecord, NodeStatus, Sight, TopologyStatus,
-};
+use crate::gateway::history::{self, Merged};
+use crate::gateway::status::{Figures, NodeRecord, NodeStatus, Sight, TopologyStatus};
 use crate::gateway::view::NodeView;
 use crate::proto::chain::Verified;
+use crate::proto::event::{Page, Query};
 use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
 
@@ -53,29 +51,16 @@ pub enum Request {
     Sight,
     /// [`Figures`].
     Figures,
-    /// [`Changes`] that are known.
-    Events(Asked),
-    /// [`Changes`] that are stored, with their hashes: the first ones after a number.
-    Export(Asked),
+    /// A [`Page`] of what is known.
+    Events(Query),
+    /// A [`Page`] of what is stored, with the hashes.
+    Export(Query),
     /// [`Merged`]: what happened on every node.
-    EventsAll(Asked),
+    EventsAll(Query),
     /// [`Sound`]: whether the stored events are as they were written.
     Verify,
-    /// [`Change`]s, as they happen.
-    Watch {
-        /// After those up to this number; without it, from now on.
-        #[serde(default)]
-        after: Option<u64>,
-        /// Of this type alone.
-        #[serde(default)]
-        label: Option<String>,
-        /// About this node alone.
-        #[serde(default)]
-        node: Option<NodeName>,
-        /// At this time or later, in milliseconds since 1970.
-        #[serde(default)]
-        from: Option<u64>,
-    },
+    /// Events, as they happen: those after a number, or from now on.
+    Watch(Query),
     /// A broadcast to every node. The payload follows.
     Publish {
         /// On what topic.
@@ -137,7 +122,7 @@ pub enum Answer {
     /// To [`Request::Figures`].
     Figures(Figures),
     /// To [`Request::Events`] and [`Request::Export`].
-    Events(Changes),
+    Events(Page),
     /// To [`Request::EventsAll`].
     Merged(Merged),
     /// To [`Request::Verify`].
@@ -158,7 +143,7 @@ pub enum Answer {
         /// Of the payload.
         bytes: usize,
     },
-    /// To [`Request::Watch`], by this node: [`Change`]s follow, one a line.
+    /// To [`Request::Watch`], by this node: events follow, one a line.
     Watching(NodeName),
     /// It is done.
     Done,
@@ -215,12 +200,11 @@ async fn answer(view: &NodeView, request: Request) -> Answer {
         Request::Metrics => answered(gauges::text(view), Answer::Metrics),
         Request::Sight => Answer::Sight(view.sight()),
         Request::Figures => Answer::Figures(Figures::of(view.metrics.traffic())),
-        Request::Events(asked) => Answer::Events(history::here(view, asked).await),
-        Request::Export(asked) => {
-            let stored = view.journal.stored(asked.into()).await;
-            answered(stored, |part| Answer::Events(part.into()))
+        Request::Events(query) => Answer::Events(history::here(view, query).await),
+        Request::Export(query) => {
+            answered(view.journal.stored(history::capped(query)).await, Answer::Events)
         }
-        Request::EventsAll(asked) => Answer::Merged(history::everywhere(view, &asked).await),
+        Request::EventsAll(query) => Answer::Merged(history::everywhere(view, &query).await),
         Request::Verify => {
             answered(view.journal.verify().await, |found| Answer::Sound(found.into()))
         }
@@ -237,7 +221,7 @@ async fn answer(view: &NodeView, request: Request) -> Answer {
         Request::Kill { .. } => {
             Answer::Error(format!("the actors are: {}", view.roster.names().join(" ")))
         }
-        Request::Watch { .. }
+        Request::Watch(_)
         | Request::Publish { .. }
         | Request::Subscribe { .. }
         | Request::Call { .. } => Answer::Error("answered elsewhere".to_owned()),
@@ -261,10 +245,7 @@ async fn talk(view: &NodeView, stream: UnixStream) -> std::io::Result<()> {
         }
     };
     match request {
-        Request::Watch { after, label, node, from } => {
-            let wanted = Wanted { label, node, from, until: None };
-            watch(view, (after, wanted), reader, writer).await
-        }
+        Request::Watch(query) => watch(view, &query, reader, writer).await,
         Request::Publish { topic, bytes } => {
             messages::publish(view.bus.exchange(), &topic, bytes, (reader, writer)).await
         }
@@ -294,25 +275,24 @@ async fn talk(view: &NodeView, stream: UnixStream) -> std::io::Result<()> {
 
 async fn watch(
     view: &NodeView,
-    (after, wanted): (Option<u64>, Wanted),
+    query: &Query,
     mut reader: BufReader<OwnedReadHalf>,
     mut writer: OwnedWriteHalf,
 ) -> std::io::Result<()> {
     // From here on nothing is missed: what the answer does not show yet comes as news.
-    let mut changes = view.journal.follow(after);
+    let mut events = view.journal.follow(query.after);
     say(&mut writer, &Answer::Watching(view.name.clone())).await?;
     loop {
         let mut more = [0; 1];
-        let change = tokio::select! {
-            change = changes.recv() => change,
+        let event = tokio::select! {
+            event = events.recv() => event,
             // Nothing is asked on this connection any more: it ends, or is to be ended.
             _ = reader.read(&mut more) => return Ok(()),
         };
-        let Some(change) = change else { return Ok(()) };
-        if change.as_ref().is_ok_and(|kept| !wanted.fits_record(&kept.record)) {
-            continue;
+        let Some(event) = event else { return Ok(()) };
+        if query.fits(&event) {
+            say(&mut writer, &event).await?;
         }
-        say(&mut writer, &Change::told(change)).await?;
     }
 }
 
@@ -334,11 +314,10 @@ mod tests {
     use crate::actors::supervisor::{Root, Roster, Tree, start};
     use crate::actors::tests::cluster;
     use crate::actors::timer;
-    use crate::gateway::status::What;
     use crate::io::metrics::{Count, Metrics};
     use crate::io::store::{Chain, Condition, Store};
     use crate::io::{clock, sockets};
-    use crate::proto::event::{Event, Status};
+    use crate::proto::event::{Event, Recorded, Status};
     use crate::proto::membership::PeerView;
     use crate::proto::node::{Incarnation, KeyId};
     use crate::proto::restart::{Intensity, Strategy};
@@ -501,24 +480,23 @@ mod tests {
         };
         assert_eq!(next().await, "{\"watching\":\"a@127.0.0.1\"}");
         let event = |millis| Event::Paused { millis };
-        let change = |line: String| serde_json::from_str::<Change>(&line).expect("a change").what;
+        let told = |line: String| serde_json::from_str::<Recorded>(&line).expect("an event").event;
         world.bus.announce(event(1));
-        assert_eq!(change(next().await), What::Event(event(1)));
+        assert_eq!(told(next().await), event(1));
         // More than the socket and the queue hold, before anything is read.
         let flood = 40 * WAITING as u64;
         (2..=flood).for_each(|n| world.bus.announce(event(n)));
-        while world.bus.trail().latest(0, &Wanted::default()).next < flood {
+        while world.bus.trail().last() < flood {
             tokio::task::yield_now().await;
         }
         let (mut seen, mut missed) = (1, 0);
         while seen + missed < flood {
-            match change(next().await) {
-                What::Event(Event::Paused { millis }) => {
-                    seen += 1;
-                    assert_eq!(millis, seen + missed, "in order, and nothing else is missing");
-                }
-                What::Missed { missed: more } => missed += more,
-                other @ (What::Event(_) | What::Other { .. }) => panic!("{other:?}"),
+            let event = told(next().await);
+            if let Event::EventsMissed { count } = event {
+                missed += count;
+            } else {
+                seen += 1;
+                assert_eq!(event, Event::Paused { millis: seen + missed }, "in order, none else missing");
             }
         }
         assert!(missed > 0, "the queue is bounded");

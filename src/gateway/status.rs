@@ -1,30 +1,27 @@
 //! A node's status as its operators see it: the JSON of `xpando-node status --json`.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::actors::discovery::SeedRow;
-use crate::actors::event_log::{Kept, Part};
 use crate::actors::heartbeat_monitor::Vital;
 use crate::actors::link::RoundTrip;
-use crate::actors::news::Noted;
 use crate::actors::node_manager::Row;
 use crate::actors::timer;
 use crate::actors::topology_tracker::{Edge, Matrix};
 use crate::io::clock::{self, rfc3339};
 use crate::io::metrics::Traffic;
 use crate::io::store::Known;
-use crate::proto::chain::Moment;
-use crate::proto::event::{Broken, Event, Level, Reason, Status};
+use crate::proto::event::{Broken, Reason, Status};
 use crate::proto::heartbeat::Evidence;
 use crate::proto::membership::Majority;
 use crate::proto::node::{Incarnation, NodeName};
+
+mod recorded;
 
 /// One node, and how it sees the others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -336,143 +333,6 @@ impl From<&Evidence> for EvidenceStatus {
             beacon_ms: evidence.traces.beacon.map(millis),
             broken: evidence.broken(),
         }
-    }
-}
-
-/// Something that happened: a line of `xpando-node watch --json` and of `events --json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Change {
-    /// This node's number of the event.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seq: Option<u64>,
-    /// When this node saw it: RFC 3339, UTC.
-    pub at: String,
-    /// Orders it among what happened on other nodes: texts compare as moments do.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stamp: Option<String>,
-    /// The life of this node in which it happened.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub life: Option<u64>,
-    /// Milliseconds since that life began, by a clock that never jumps.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since_start_ms: Option<u64>,
-    /// The hash of the stored chain up to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hash: Option<String>,
-    /// How much it matters to an operator.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub level: Option<Level>,
-    /// What, for people.
-    #[serde(default)]
-    pub text: String,
-    /// What.
-    #[serde(flatten)]
-    pub what: What,
-}
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum What {
-    /// An event.
-    Event(Event),
-    /// An event that another version of this program stored.
-    Other {
-        /// Its type.
-        event: String,
-        /// The rest of it.
-        #[serde(flatten)]
-        rest: Map<String, Value>,
-    },
-    /// Events that the watcher was too slow for.
-    Missed {
-        /// How many.
-        missed: u64,
-    },
-}
-
-impl fmt::Display for What {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Event(event) => event.fmt(f),
-            Self::Other { event, rest } => {
-                write!(f, "{event} {}", serde_json::to_string(rest).unwrap_or_default())
-            }
-            Self::Missed { missed } => write!(f, "{missed} events came faster than they were read"),
-        }
-    }
-}
-
-impl Change {
-    fn of(seq: u64, moment: Moment, what: What) -> Self {
-        Self {
-            seq: (seq > 0).then_some(seq),
-            at: rfc3339(UNIX_EPOCH + Duration::from_millis(moment.at)),
-            stamp: Some(moment.stamp.to_string()),
-            life: Some(moment.incarnation.0),
-            since_start_ms: Some(moment.since_start),
-            hash: None,
-            level: if let What::Event(event) = &what { Some(event.level()) } else { None },
-            text: what.to_string(),
-            what,
-        }
-    }
-
-    /// What somebody who follows events was told: one, or the number of those that were missed.
-    #[must_use]
-    pub fn told(news: Result<impl Into<Self>, u64>) -> Self {
-        news.map_or_else(Self::missed, Into::into)
-    }
-
-    fn missed(missed: u64) -> Self {
-        let what = What::Missed { missed };
-        Self {
-            seq: None,
-            at: rfc3339(clock::wall()),
-            stamp: None,
-            life: None,
-            since_start_ms: None,
-            hash: None,
-            level: None,
-            text: what.to_string(),
-            what,
-        }
-    }
-}
-
-impl From<Arc<Noted>> for Change {
-    fn from(noted: Arc<Noted>) -> Self {
-        Self::of(noted.seq, noted.moment, What::Event(noted.event.clone()))
-    }
-}
-
-impl From<Kept> for Change {
-    fn from(Kept { seq, hash, record }: Kept) -> Self {
-        let moment = record.moment();
-        let what = record.event().map(What::Event).unwrap_or_else(|_unknown| {
-            let mut rest: Map<_, _> = serde_json::from_str(&record.event).unwrap_or_default();
-            rest.remove("event");
-            What::Other { event: record.label, rest }
-        });
-        Self { hash: hash.map(|hash| hash.to_string()), ..Self::of(seq, moment, what) }
-    }
-}
-
-/// A part of what happened.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Changes {
-    /// Oldest first.
-    pub events: Vec<Change>,
-    /// Ask for what is after this number next.
-    pub next: u64,
-    /// The first number that is still known.
-    pub first: u64,
-}
-
-impl From<Part> for Changes {
-    fn from(part: Part) -> Self {
-        let events = part.entries.into_iter().map(Change::from).collect();
-        Self { events, next: part.next, first: part.first }
     }
 }
 

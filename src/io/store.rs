@@ -31,7 +31,7 @@ mod known;
 mod place;
 mod schema;
 
-pub use self::chain::{Chain, Entry, Limits};
+pub use self::chain::{Chain, Limits};
 pub use self::known::Known;
 use self::place::{Id, Place};
 use self::schema::{NODES, State};

@@ -205,7 +205,7 @@ fn key(a: &Door, b: &Door) -> (NodeName, NodeName) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::{Bytes, CallError, News, Received};
+    use crate::node::{Bytes, CallError, Received};
     use crate::proto::talk::DownReason;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(asking.await.expect("no panic"), Err(CallError::OutcomeUnknown.into()));
         assert_eq!(statuses(&a), [("b".to_owned(), Status::Offline), online("c")]);
         let lost = events.recv().await;
-        assert!(matches!(lost, Some(News::Event(Event::LinkLost { .. }))), "{lost:?}");
+        assert!(matches!(lost, Some(Event::LinkLost { .. })), "{lost:?}");
         a.publish("t", "still").await.expect("sound");
         let still = heard.recv().await;
         assert!(matches!(still, Some(Received::Message(m)) if m.payload == "still"));

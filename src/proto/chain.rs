@@ -1,7 +1,7 @@
 //! The chain: a node's records, each bound to all before it, so that no change to them goes unseen.
 //!
-//! Every [`Record`] is a [`Link`]: it has a number and the SHA-256 of the link before it, its number and its
-//! bytes. The first builds on a genesis that is made of the node's name. From time to time the node signs the
+//! Every record is a [`Link`]: it has a number and the SHA-256 of the link before it, its number and its
+//! bytes, which are an event as it is stored. The first builds on a genesis that is made of the node's name. From time to time the node signs the
 //! last link, a [`Head`]. What is old is forgotten up to a [`Checkpoint`]: the last forgotten link, signed.
 //! A [`Verifier`] walks what is left and names the first record that is not as it was written. It has no key:
 //! its caller tells whether a signature is the node's.
@@ -18,22 +18,13 @@
 //!    that was replaced by an older copy of itself, cannot be told from one that was never longer.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::proto::codec::{self, CodecError};
-use crate::proto::event::Event;
-use crate::proto::hlc::Stamp;
-use crate::proto::node::{Incarnation, NodeName};
+use crate::proto::node::NodeName;
 
-/// The longest a record may be, in bytes: an event that names every node of a large cluster fits.
-pub const MAX_RECORD: usize = 256 * 1024;
-/// The longest text of an event in a record, in bytes; the rest is for the other fields.
-const MAX_EVENT: usize = MAX_RECORD - 1024;
-const VERSION: u8 = 2;
-/// Records of this version had no stamp.
-const OLD: u8 = 1;
 const HASH: usize = 32;
 /// Bytes of a stored link before its record: the hash and the number.
 const FRONT: usize = HASH + 8;
@@ -43,124 +34,6 @@ const LINK: &[u8] = b"xpando-node chain 1 link\0";
 const HEAD: &[u8] = b"xpando-node chain 1 head\0";
 const CHECKPOINT: &[u8] = b"xpando-node chain 1 checkpoint\0";
 
-/// When something happened, by every clock there is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
-    /// [`Record::at`].
-    pub at: u64,
-    /// [`Record::since_start`].
-    pub since_start: u64,
-    /// [`Record::incarnation`].
-    pub incarnation: Incarnation,
-    /// [`Record::stamp`].
-    pub stamp: Stamp,
-}
-
-/// One event as it is kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// Wall-clock time in milliseconds since 1970.
-    pub at: u64,
-    /// Milliseconds since the node's start, by a clock that never jumps.
-    pub since_start: u64,
-    /// The life of the node in which it happened.
-    pub incarnation: Incarnation,
-    /// Orders it among what happened on other nodes.
-    pub stamp: Stamp,
-    /// The type: one of [`Event::LABELS`].
-    pub label: String,
-    /// The node that it is about, when there is one.
-    pub node: Option<NodeName>,
-    /// The event with its evidence, as JSON. Postcard cannot read a type that says its own name.
-    pub event: String,
-}
-
-impl Record {
-    /// What happened at a moment. An event that has no room in a record is kept as its type and its length alone.
-    #[must_use]
-    pub fn new(event: &Event, moment: Moment) -> Self {
-        let Moment { at, since_start, incarnation, stamp } = moment;
-        let label = event.label();
-        // No event's own `Serialize` refuses.
-        let mut text = serde_json::to_string(event).unwrap_or_default();
-        if text.len() > MAX_EVENT {
-            text = format!(r#"{{"event":"{label}","left_out_bytes":{}}}"#, text.len());
-        }
-        let node = event.about().cloned();
-        Self { at, since_start, incarnation, stamp, label: label.to_owned(), node, event: text }
-    }
-
-    /// When it happened.
-    #[must_use]
-    pub fn moment(&self) -> Moment {
-        let Self { at, since_start, incarnation, stamp, .. } = *self;
-        Moment { at, since_start, incarnation, stamp }
-    }
-
-    /// The event.
-    ///
-    /// # Errors
-    /// [`CodecError::Malformed`] when it is none that this version knows.
-    pub fn event(&self) -> Result<Event, CodecError> {
-        serde_json::from_str(&self.event).map_err(|_unknown| CodecError::Malformed)
-    }
-
-    /// The bytes that are kept and hashed: a version and the fields.
-    ///
-    /// # Errors
-    /// [`CodecError::TooLong`] for a record that could not be read back.
-    pub fn to_bytes(&self) -> Result<Vec<u8>, CodecError> {
-        let bytes = codec::encode_versioned(VERSION, self)?;
-        if bytes.len() > MAX_RECORD {
-            return Err(CodecError::TooLong { length: bytes.len(), cap: MAX_RECORD });
-        }
-        Ok(bytes)
-    }
-
-    /// The record of these bytes.
-    ///
-    /// # Errors
-    /// Any [`CodecError`].
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
-        match codec::decode_versioned(VERSION, bytes, MAX_RECORD) {
-            Err(CodecError::Version(OLD)) => {
-                codec::decode_versioned(OLD, bytes, MAX_RECORD).map(Unstamped::stamped)
-            }
-            read => read,
-        }
-    }
-
-    /// [`Record::at`] of a record's bytes, without reading the rest.
-    #[must_use]
-    pub fn at_of(bytes: &[u8]) -> Option<u64> {
-        let (version, fields) = bytes.split_first()?;
-        [VERSION, OLD]
-            .contains(version)
-            .then(|| postcard::take_from_bytes(fields).ok())
-            .flatten()
-            .map(|f| f.0)
-    }
-}
-
-/// A record of version [`OLD`].
-#[derive(Deserialize)]
-struct Unstamped {
-    at: u64,
-    since_start: u64,
-    incarnation: Incarnation,
-    label: String,
-    node: Option<NodeName>,
-    event: String,
-}
-
-impl Unstamped {
-    fn stamped(self) -> Record {
-        let Self { at, since_start, incarnation, label, node, event } = self;
-        let stamp = Stamp { millis: at, count: 0 };
-        Record { at, since_start, incarnation, stamp, label, node, event }
-    }
-}
-
 /// A SHA-256. It is written in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hash(pub [u8; HASH]);
@@ -168,6 +41,20 @@ pub struct Hash(pub [u8; HASH]);
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for Hash {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let digits: &[u8; 2 * HASH] = text.as_bytes().try_into().map_err(|_length| ())?;
+        let mut hash = [0; HASH];
+        for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
+            let pair = str::from_utf8(pair).map_err(|_text| ())?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_digit| ())?;
+        }
+        Ok(Self(hash))
     }
 }
 

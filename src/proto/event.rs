@@ -3,10 +3,14 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::proto::node::{Incarnation, NodeName};
 
+mod recorded;
 mod table;
+
+pub use recorded::{MAX_EVENTS, MAX_RECORD, Page, Query, Recorded};
 
 /// Where a peer stands, as this node sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -116,7 +120,7 @@ pub enum Refusal {
 impl Refusal {
     /// Another process uses the name of the refused node.
     #[must_use]
-    pub fn is_of_namesake(self) -> bool {
+    pub(crate) fn is_of_namesake(self) -> bool {
         matches!(self, Self::Stale { linked: Some(_), .. })
     }
 
@@ -238,6 +242,7 @@ pub enum Event {
         /// Which.
         peer: NodeName,
         /// Its life.
+        #[serde(rename = "peer_incarnation", alias = "incarnation")]
         incarnation: Incarnation,
         /// Where.
         address: SocketAddr,
@@ -247,6 +252,7 @@ pub enum Event {
         /// Which.
         peer: NodeName,
         /// Its life.
+        #[serde(rename = "peer_incarnation", alias = "incarnation")]
         incarnation: Incarnation,
         /// Where.
         address: SocketAddr,
@@ -302,6 +308,7 @@ pub enum Event {
         /// Which.
         peer: NodeName,
         /// The life that the newer link belongs to.
+        #[serde(rename = "peer_incarnation", alias = "incarnation")]
         incarnation: Incarnation,
     },
     /// A link was lost; the peer is dialed at once.
@@ -370,8 +377,6 @@ pub enum Event {
     },
     /// This node starts.
     NodeStarted {
-        /// Its life.
-        incarnation: Incarnation,
         /// Of the program.
         version: String,
     },
@@ -431,14 +436,46 @@ pub enum Event {
         /// How many.
         count: u64,
     },
+    /// So many events came faster than their reader took them. No trail has it: it stands for them before the reader.
+    EventsMissed {
+        /// How many.
+        count: u64,
+    },
+    /// An event that another version of this program stored.
+    #[serde(untagged)]
+    Other(Other),
+}
+
+/// An event of another version of this program, or one that was too long to be stored.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Other {
+    /// Its type.
+    pub event: String,
+    /// The rest of it.
+    #[serde(flatten)]
+    pub rest: Map<String, Value>,
+}
+
+impl Other {
+    /// An event of which only the type, the rest and the node are known.
+    fn new(label: String, node: Option<NodeName>, mut rest: Map<String, Value>) -> Event {
+        rest.remove("event");
+        rest.extend(node.map(|node| ("node".to_owned(), node.as_str().into())));
+        Event::Other(Self { event: label, rest })
+    }
 }
 
 impl Event {
     /// Whether it is about a node.
     #[must_use]
     pub fn concerns(&self, node: &NodeName) -> bool {
-        let seen = matches!(self, Self::LinkChanged { to, .. } if to == node);
-        seen || self.about() == Some(node)
+        match self {
+            Self::LinkChanged { to, .. } if to == node => true,
+            Self::Other(Other { rest, .. }) => ["node", "peer", "from", "to"]
+                .iter()
+                .any(|key| rest.get(*key).and_then(Value::as_str) == Some(node.as_str())),
+            event => event.about() == Some(node),
+        }
     }
 }
 
@@ -550,8 +587,8 @@ mod tests {
 
     #[test]
     fn labels_are_the_tags_that_serde_writes() {
-        let peer: NodeName = "b@127.0.0.1".parse().expect("valid");
         let why = String::new;
+        let peer: NodeName = "b@127.0.0.1".parse().expect("valid");
         let events = [
             Event::PeerConnecting { peer: peer.clone() },
             Event::LinkLost { peer, cause: why() },
@@ -563,12 +600,16 @@ mod tests {
         for event in events {
             let json = serde_json::to_value(&event).expect("plain");
             assert_eq!(json["event"], event.label());
-            assert!(Event::LABELS.contains(&event.label()), "{event:?}");
+            assert_eq!(serde_json::from_value::<Event>(json).expect("its own"), event);
         }
-        // Every label is a tag, and there is no other: serde lists all tags when it meets a foreign one.
-        let foreign = serde_json::from_str::<Event>(r#"{"event":"?"}"#).expect_err("foreign");
-        let tags: Vec<_> =
-            foreign.to_string().split('`').skip(1).step_by(2).map(str::to_owned).collect();
-        assert_eq!(tags[1..], Event::LABELS);
+        // Serde writes a variant in snake case, and so does the table.
+        let snake = |name: &str| {
+            let pieces = name.char_indices().map(|(at, it)| match it {
+                'A'..='Z' if at > 0 => format!("_{}", it.to_ascii_lowercase()),
+                _ => it.to_ascii_lowercase().to_string(),
+            });
+            pieces.collect::<String>()
+        };
+        assert_eq!(Event::VARIANTS.map(snake), Event::LABELS);
     }
 }

@@ -9,6 +9,7 @@
 //!    years must not carry the whole cluster there.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,16 @@ pub struct Stamp {
 impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:013}.{:06}", self.millis, self.count)
+    }
+}
+
+impl FromStr for Stamp {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (millis, count) = text.split_once('.').ok_or(())?;
+        let stamp = millis.parse().ok().zip(count.parse().ok());
+        stamp.map(|(millis, count)| Self { millis, count }).ok_or(())
     }
 }
 
@@ -139,5 +150,7 @@ mod tests {
         let texts = stamps.map(|(millis, count)| Stamp { millis, count }.to_string());
         assert!(texts.is_sorted(), "{texts:?}");
         assert_eq!(texts[3], "1767323045678.000003");
+        assert_eq!(texts[3].parse(), Ok(Stamp { millis: 1_767_323_045_678, count: 3 }));
+        assert!(["", ".", "1", "1.", "1.2.3"].iter().all(|it| it.parse::<Stamp>().is_err()));
     }
 }

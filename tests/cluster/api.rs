@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::kit::http::{head, token};
-use crate::kit::{Cluster, Node, linked, skip, three, until};
+use crate::kit::{Cluster, Node, linked, skip, three, told, until};
 use crate::phoenix::passes;
 
 /// The numbers of the events that a page has.
@@ -25,6 +25,15 @@ fn the_api_shows_what_any_node_sees() {
     let nodes = a.gets("/api/nodes", &token).json();
     let names: Vec<_> = nodes["nodes"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
     assert_eq!(names, [&a.name, &b.name, &c.name]);
+    let (_, shown, _) = told(&a.run(&["nodes", "--json"], &[]));
+    let shown: Vec<Value> = serde_json::from_str(&shown).unwrap();
+    for (shown, served) in shown.iter().zip(nodes["nodes"].as_array().unwrap()) {
+        let [shown, served] = [shown, served].map(|row| row.as_object().unwrap());
+        assert!(shown.keys().eq(served.keys()), "{shown:?} {served:?}");
+        let same = ["name", "status", "id", "incarnation", "addresses", "first_seen"];
+        assert!(same.iter().all(|key| shown[*key] == served[*key]), "{shown:?} {served:?}");
+    }
+    assert_eq!(shown.len(), 3);
     let seen = a.gets(&format!("/api/topology?seen_by={}", b.name), &token).json();
     assert_eq!(
         (&seen["as_seen_by"], &a.gets("/api/topology", &token).json()["as_seen_by"]),
@@ -46,15 +55,15 @@ fn events_come_a_page_at_a_time_and_as_they_happen() {
     let cluster = Cluster::new();
     let [a, b, c] = three(&cluster);
     let token = token(&cluster, "node_operator");
-    let all = numbers(&a.gets("/api/events?since=0&limit=1000", &token).json());
+    let all = numbers(&a.gets("/api/events?after=0&limit=1000", &token).json());
     assert!(
         all.len() > 4 && all.iter().zip(1..).all(|(seq, expected)| *seq == expected),
         "{all:?}"
     );
-    let (mut seen, mut since) = (Vec::new(), 0);
+    let (mut seen, mut after) = (Vec::new(), 0);
     while seen.len() < all.len() {
-        let page = a.gets(&format!("/api/events?since={since}&limit=3"), &token).json();
-        since = page["next"].as_u64().unwrap();
+        let page = a.gets(&format!("/api/events?after={after}&limit=3"), &token).json();
+        after = page["next"].as_u64().unwrap();
         seen.extend(numbers(&page));
     }
     assert_eq!(seen[..all.len()], all);
@@ -77,10 +86,10 @@ fn events_come_a_page_at_a_time_and_as_they_happen() {
     assert_eq!(head(&mut stream).status, 200);
     let gone = c.name.clone();
     c.kill();
-    let told = data(&mut stream, |it| it["peer"] == gone);
-    assert_eq!(told["event"], "peer_offline", "{told}");
+    let event = data(&mut stream, |it| it["peer"] == gone);
+    assert_eq!(event["event"], "peer_offline", "{event}");
     let later = numbers(&a.gets("/api/events?limit=1000", &token).json());
-    assert!(later.contains(&told["seq"].as_u64().unwrap()), "{told} {later:?}");
+    assert!(later.contains(&event["seq"].as_u64().unwrap()), "{event} {later:?}");
 }
 
 /// The next event of a stream that is wanted.
@@ -175,8 +184,8 @@ fn bad_requests_end_in_problem_details_and_nothing_else() {
         "/api/status?x=1",
         "/api/status?seen_by=",
         "/api/status?seen_by=a@127.0.0.1&seen_by=a@127.0.0.1",
-        "/api/events?since=-1",
-        "/api/events?since=99999999999999999999",
+        "/api/events?after=-1",
+        "/api/events?after=99999999999999999999",
         "/api/events?limit=0",
         "/api/events?limit=1001",
         "/api/events?type=party",

@@ -6,11 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use xpando_node::gateway::status::{Change, What};
-use xpando_node::io::clock;
-use xpando_node::proto::chain::{Moment, Record};
-use xpando_node::proto::hlc::Stamp;
-use xpando_node::proto::node::Incarnation;
+use xpando_node::proto::event::Recorded;
 
 use crate::kit::trail::{Left, flooded, numbers};
 use crate::kit::{Cluster, full, linked, told, until};
@@ -45,9 +41,9 @@ fn what_was_shown_as_stored_outlives_any_kill_in_a_flood() {
         until("an event of this life that is stored", || {
             let page = a.stored(after).ok_or_else(|| "no answer".to_owned())?;
             after = page.next;
-            let life = page.events.last().and_then(|event| event.life);
-            for change in page.events {
-                shown.insert(change.seq.unwrap(), serde_json::to_value(change).unwrap());
+            let life = page.events.last().map(|event| event.incarnation.0);
+            for event in page.events {
+                shown.insert(event.seq, serde_json::to_value(event).unwrap());
             }
             if life == Some(round) { Ok(()) } else { Err(format!("{life:?} up to {after}")) }
         });
@@ -64,23 +60,9 @@ fn what_was_shown_as_stored_outlives_any_kill_in_a_flood() {
     let lost = shown.iter().find(|(seq, event)| found.get(**seq as usize - 1) != Some(*event));
     assert_eq!(lost, None, "of {} events", shown.len());
     let lives: Vec<_> =
-        found.iter().filter(|it| it["event"] == "node_started").map(|it| &it["life"]).collect();
+        found.iter().filter(|it| it["event"] == "node_started").map(|it| &it["incarnation"]).collect();
     assert_eq!(lives.len() as u64, ROUNDS, "{lives:?}");
     eprintln!("{} events shown, {} stored", shown.len(), found.len());
-}
-
-/// An exported event as the node hashed it; its number, and its hash.
-fn hashed(event: &Value) -> (u64, String, Record) {
-    let change: Change = serde_json::from_value(event.clone()).unwrap();
-    let What::Event(what) = change.what else { panic!("{event}") };
-    let (millis, count) = change.stamp.as_ref().unwrap().split_once('.').unwrap();
-    let moment = Moment {
-        at: clock::read_rfc3339(&change.at).unwrap(),
-        since_start: change.since_start_ms.unwrap(),
-        incarnation: Incarnation(change.life.unwrap()),
-        stamp: Stamp { millis: millis.parse().unwrap(), count: count.parse().unwrap() },
-    };
-    (change.seq.unwrap(), change.hash.unwrap(), Record::new(&what, moment))
 }
 
 /// The hashes are those that `proto/chain` documents, made from nothing but what was exported.
@@ -90,11 +72,11 @@ fn chained(events: &[Value], node: &str) {
     let mut tip =
         Sha256::digest([b"xpando-node chain 1 genesis\0", full(node).as_bytes()].concat());
     for event in events {
-        let (seq, hash, record) = hashed(event);
-        let record = record.to_bytes().unwrap();
-        let link = [b"xpando-node chain 1 link\0", &tip[..], &seq.to_be_bytes(), &record].concat();
+        let exported: Recorded = serde_json::from_value(event.clone()).unwrap();
+        let (seq, record) = (exported.seq.to_be_bytes(), exported.to_bytes().unwrap());
+        let link = [b"xpando-node chain 1 link\0", &tip[..], &seq, &record].concat();
         tip = Sha256::digest(link);
-        assert_eq!(hash, hex(&tip), "{event}");
+        assert_eq!(event["hash"], hex(&tip), "{event}");
     }
 }
 
@@ -110,7 +92,7 @@ fn each_life_goes_on_where_the_one_before_ended() {
         whole(&exported, 1);
         assert_eq!(exported[..before.len()], before, "in life {life}");
         assert!(exported.len() > before.len());
-        assert!(exported[before.len()..].iter().all(|it| it["life"] == life));
+        assert!(exported[before.len()..].iter().all(|it| it["incarnation"] == life));
         chained(&exported, "a");
         let stamps: Vec<_> = exported.iter().map(|it| it["stamp"].as_str().unwrap()).collect();
         assert!(stamps.is_sorted_by(|one, other| one < other), "{stamps:?}");
@@ -136,7 +118,7 @@ fn each_life_goes_on_where_the_one_before_ended() {
         assert_eq!(left.verified().0, stored.len() as u64);
         if stops {
             assert_eq!(left.verified(), (stored.len() as u64, stored.len() as u64));
-            assert!(stored.iter().any(|it| it["event"] == "node_stopping" && it["life"] == life));
+            assert!(stored.iter().any(|it| it["event"] == "node_stopping" && it["incarnation"] == life));
         }
         before = stored;
     }
@@ -233,7 +215,7 @@ fn a_flood_keeps_nobody_waiting_who_asks_for_what_is_stored() {
     let mut flood = a.floods(LONG);
     for after in 0..3 {
         let page = a.stored(after).unwrap();
-        assert_eq!(page.events.first().and_then(|event| event.seq), Some(after + 1));
+        assert_eq!(page.events.first().map(|event| event.seq), Some(after + 1));
     }
     let (last, proved) = a.verified();
     assert!(proved > 0 && proved <= last, "{proved} {last}");

@@ -41,7 +41,7 @@ export async function run(suite, { a, ways, phoenix, nginx }) {
     const stop = place.keep(new AbortController());
     stop.close = () => stop.abort();
     const late = setTimeout(() => stop.abort(), PATIENCE);
-    const answer = await fetch(`${ways.sound.page}api/events?since=0`, { headers: { accept: "text/event-stream" }, signal: stop.signal });
+    const answer = await fetch(`${ways.sound.page}api/events?after=0`, { headers: { accept: "text/event-stream" }, signal: stop.signal });
     same(answer.status, 200);
     // nginx takes the header for itself, so that the node is asked, too.
     const direct = await fetch(`http://${a.http}/api/events`, { headers: { accept: "text/event-stream" }, signal: stop.signal });

@@ -10,11 +10,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::actors::news::{Follower, Noted, Trail, Wanted};
+use crate::actors::news::{Follower, Trail};
 use crate::io::clock;
 use crate::io::identity::{Identity, Signers};
-use crate::io::store::{Chain, Entry, Limits, StoreError};
-use crate::proto::chain::{Fault, Hash, Record, Verified, Why};
+use crate::io::store::{Chain, Limits, StoreError};
+use crate::proto::chain::{Fault, Verified, Why};
+use crate::proto::event::{Page, Query, Recorded};
 
 /// Entries that are read at once for somebody who follows.
 const PAGE: usize = 256;
@@ -24,69 +25,6 @@ const AT_ONCE: usize = 4096;
 /// What stays, unless it is told otherwise: three months, and 256 MiB.
 pub const LIMITS: Limits =
     Limits { age: Duration::from_secs(90 * 24 * 3600), bytes: 256 * 1024 * 1024 };
-
-/// An event as it is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// Its number.
-    pub seq: u64,
-    /// The hash of the chain up to it, once it is stored.
-    pub hash: Option<Hash>,
-    /// What.
-    pub record: Record,
-}
-
-impl From<Entry> for Kept {
-    fn from(Entry { tip, record }: Entry) -> Self {
-        Self { seq: tip.seq, hash: Some(tip.hash), record }
-    }
-}
-
-impl From<&Noted> for Kept {
-    fn from(noted: &Noted) -> Self {
-        Self { seq: noted.seq, hash: None, record: noted.record() }
-    }
-}
-
-/// A part of what is kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Part {
-    /// Oldest first.
-    pub entries: Vec<Kept>,
-    /// What comes next is after this number.
-    pub next: u64,
-    /// The first number that is still kept; what was before is forgotten.
-    pub first: u64,
-}
-
-impl Part {
-    /// The first `limit` entries of a chain after a number that fit.
-    ///
-    /// # Errors
-    /// As [`Chain::newest`].
-    pub fn of(chain: &Chain, query: &Query) -> Result<Self, StoreError> {
-        let Query { after, limit, wanted } = query;
-        // First: what comes meanwhile is then after it.
-        let last = chain.last()?.seq;
-        let fits = |record: &Record| wanted.fits_record(record);
-        let entries = chain.after(after.unwrap_or(0), *limit, fits)?;
-        let full = entries.last().filter(|_| entries.len() == *limit).map(|entry| entry.tip.seq);
-        let next = full.or(entries.last().map(|entry| entry.tip.seq.max(last))).unwrap_or(last);
-        let entries = entries.into_iter().map(Kept::from).collect();
-        Ok(Self { entries, next, first: chain.first()? })
-    }
-}
-
-/// Which part.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Query {
-    /// The first entries after this number; without it, the latest.
-    pub after: Option<u64>,
-    /// At most so many.
-    pub limit: usize,
-    /// Only these.
-    pub wanted: Wanted,
-}
 
 struct Inside {
     chain: Chain,
@@ -121,7 +59,7 @@ impl Journal {
         let last = chain.last()?.seq;
         // A record that cannot be read is for `verify` to find, not a reason not to start.
         let newest = chain.newest(u64::MAX, 1, |_| true).unwrap_or_default();
-        let stamp = newest.first().map(|entry| entry.record.stamp).unwrap_or_default();
+        let stamp = newest.first().map(|event| event.stamp).unwrap_or_default();
         if !chain.signers()?.iter().any(|known| *known == *identity.certificate()) {
             chain.keep_signer(identity.id(), &identity.certificate())?;
         }
@@ -167,8 +105,7 @@ impl Journal {
             chain.begin_after(stored, clock::wall(), |bytes| identity.sign(bytes))?;
             chain.keep_signer(identity.id(), &identity.certificate())?;
         }
-        let records: Vec<_> = waiting.iter().map(|noted| noted.record()).collect();
-        trail.stored(chain.append(&records)?.seq);
+        trail.stored(chain.append(&waiting)?.seq);
         Ok(true)
     }
 
@@ -216,73 +153,61 @@ impl Journal {
         .await
     }
 
-    /// What is kept, whether it is stored yet or not; what is in memory alone while the disk cannot be read.
-    pub async fn read(&self, query: Query) -> Part {
-        let first = self.0.trail.first();
-        if query.after.is_some_and(|after| after.saturating_add(1) >= first) {
-            return self.newer(&query);
+    /// What is asked for, whether it is stored yet or not; what is in memory alone while the disk cannot be read.
+    pub async fn read(&self, query: Query) -> Page {
+        let trail = &self.0.trail;
+        if query.after.is_some_and(|after| after.saturating_add(1) >= trail.first()) {
+            return trail.read(&query);
         }
         let asked = query.clone();
         let read = self.on_a_thread(move |journal| journal.both(&asked)).await;
         read.unwrap_or_else(|error| {
             tracing::warn!(%error, "stored events cannot be read");
-            self.newer(&query)
+            trail.read(&query)
         })
     }
 
-    /// What is stored, with its hashes; what waits is stored first. Without a number to begin after, all of it.
+    /// What is stored, with its hashes; what waits is stored first.
     ///
     /// # Errors
     /// As [`Chain::newest`].
-    pub async fn stored(&self, query: Query) -> Result<Part, StoreError> {
+    pub async fn stored(&self, query: Query) -> Result<Page, StoreError> {
         self.on_a_thread(move |journal| {
             journal.write()?;
-            Part::of(&journal.0.chain, &query)
+            journal.0.chain.read(&query)
         })
         .await
     }
 
-    /// What is in memory.
-    fn newer(&self, Query { after, limit, wanted }: &Query) -> Part {
-        let trail = &self.0.trail;
-        let page = match after {
-            Some(after) => trail.after(*after, *limit, wanted),
-            None => trail.latest(*limit, wanted),
-        };
-        let entries = page.entries.iter().map(|noted| Kept::from(&**noted)).collect();
-        Part { entries, next: page.next, first: page.first }
-    }
-
     /// What is on disk and what is in memory.
-    fn both(&self, query: &Query) -> Result<Part, StoreError> {
-        let Query { limit, wanted, .. } = query;
-        let chain = &self.0.chain;
+    fn both(&self, query: &Query) -> Result<Page, StoreError> {
+        let Inside { chain, trail, .. } = &*self.0;
         // A file that took the place of a damaged one has nothing before the next write.
-        let (stored, _) = self.0.trail.unstored(0);
+        let (stored, _) = trail.unstored(0);
         if chain.last()?.seq < stored {
-            return Ok(self.newer(query));
+            return Ok(trail.read(query));
         }
         if query.after.is_some() {
             // The disk before the memory: what is stored meanwhile is in both, and not between them.
-            let older = Part::of(chain, query)?;
-            if older.entries.len() == *limit {
+            let mut older = chain.read(query)?;
+            if older.events.len() == query.limit {
                 return Ok(older);
             }
             let from = older.next;
-            let rest =
-                Query { after: Some(from), limit: limit - older.entries.len(), ..query.clone() };
-            let newer = self.newer(&rest);
+            let limit = query.limit - older.events.len();
+            let rest = Query { after: Some(from), limit, ..query.clone() };
+            let newer = trail.read(&rest);
             // What was stored and dropped from memory since the disk was read is on the disk now.
             let missed = newer.first > from.saturating_add(1);
             let newer = if missed { self.both(&rest)? } else { newer };
-            let entries = older.entries.into_iter().chain(newer.entries).collect();
-            return Ok(Part { entries, next: newer.next, first: older.first });
+            older.events.extend(newer.events);
+            return Ok(Page { next: newer.next, ..older });
         }
-        let newer = self.newer(query);
-        let fits = |record: &Record| wanted.fits_record(record);
-        let older = chain.newest(newer.first, limit.saturating_sub(newer.entries.len()), fits)?;
-        let entries = older.into_iter().map(Kept::from).chain(newer.entries).collect();
-        Ok(Part { entries, next: newer.next, first: chain.first()?.min(newer.first) })
+        let newer = trail.read(query);
+        let limit = query.limit.saturating_sub(newer.events.len());
+        let mut events = chain.newest(newer.first, limit, |event| query.fits(event))?;
+        events.extend(newer.events);
+        Ok(Page { events, next: newer.next, first: chain.first()?.min(newer.first) })
     }
 
     /// Everything after a number, or everything from now on.
@@ -302,43 +227,42 @@ impl Journal {
     }
 }
 
-/// Gets entries, first those that were and then those that come.
+/// Gets events, first those that were and then those that come.
 pub struct Following {
     journal: Journal,
-    queue: VecDeque<Kept>,
+    queue: VecDeque<Recorded>,
     /// What is still to be read begins after this number.
     behind: Option<u64>,
     follower: Option<Follower>,
 }
 
 impl Following {
-    /// The next entry, or how many were missed; `None` once the node is gone. Nothing is lost when the future is
+    /// The next event, or that some were missed; `None` once the node is gone. Nothing is lost when the future is
     /// dropped.
-    pub async fn recv(&mut self) -> Option<Result<Kept, u64>> {
+    pub async fn recv(&mut self) -> Option<Recorded> {
         loop {
-            if let Some(kept) = self.queue.pop_front() {
-                return Some(Ok(kept));
+            if let Some(event) = self.queue.pop_front() {
+                return Some(event);
             }
             let Some(after) = self.behind else { break };
-            let first = self.journal.trail().first();
-            if after.saturating_add(1) >= first {
-                let (page, follower) = self.journal.trail().follow_after(after);
-                self.queue.extend(page.entries.iter().map(|noted| Kept::from(&**noted)));
+            let trail = self.journal.trail();
+            if after.saturating_add(1) >= trail.first() {
+                let (page, follower) = trail.follow_after(after);
+                self.queue.extend(page.events);
                 (self.behind, self.follower) = (None, Some(follower));
                 continue;
             }
-            let query = Query { after: Some(after), limit: PAGE, wanted: Wanted::default() };
-            let part = self.journal.read(query).await;
+            let query = Query { after: Some(after), limit: PAGE, ..Query::default() };
+            let page = self.journal.read(query).await;
             // While the disk cannot be read, memory goes on from its first.
-            let missed = part.first.saturating_sub(after.saturating_add(1));
-            self.queue.extend(part.entries);
-            self.behind = Some(part.next.max(after.saturating_add(missed)));
+            let missed = page.first.saturating_sub(after.saturating_add(1));
+            self.queue.extend(page.events);
+            self.behind = Some(page.next.max(after.saturating_add(missed)));
             if missed > 0 {
-                return Some(Err(missed));
+                return Some(Arc::unwrap_or_clone(self.journal.trail().missed(missed)));
             }
         }
-        let news = self.follower.as_mut()?.recv().await?;
-        Some(news.map(|noted| Kept::from(&*noted)))
+        self.follower.as_mut()?.recv().await.map(Arc::unwrap_or_clone)
     }
 }
 

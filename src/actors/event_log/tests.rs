@@ -5,8 +5,8 @@ use std::sync::atomic::AtomicU64;
 use tempfile::TempDir;
 
 use super::*;
+use crate::proto::event::Query;
 use crate::actors::exchange::Exchange;
-use crate::actors::news::Wanted;
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{cluster, counted, name, run, until};
 use crate::io::clock;
@@ -60,8 +60,8 @@ async fn what_happens_is_stored_within_a_while_in_few_batches() {
     (1..=200).for_each(|n| world.happens(n));
     until("stored", || world.waiting() == 0).await;
     assert!(world.writes("ok") < 20, "{} writes", world.writes("ok"));
-    let query = Query { after: Some(0), limit: 999, wanted: Wanted::default() };
-    let kept = world.setup.journal.read(query).await.entries;
+    let query = Query { after: Some(0), limit: 999, ..Query::default() };
+    let kept = world.setup.journal.read(query).await.events;
     assert_eq!(kept.len(), 200);
 }
 
@@ -136,13 +136,13 @@ async fn a_failed_write_is_said_once_and_tried_again_after_a_while() {
     let waited = timer::now() - start;
     assert!((RETRY..2 * RETRY).contains(&waited), "{waited:?}");
     assert_eq!(counted(&metrics, "store_writes", "failed"), 2);
-    let events = trail.latest(9, &Wanted::default()).entries;
-    let events: Vec<_> = events.iter().map(|noted| noted.event.clone()).collect();
+    let events = trail.read(&Query::default()).events;
+    let events: Vec<_> = events.into_iter().map(|it| it.event).collect();
     let why = "store: the disk is full".to_owned();
     assert_eq!(events, [Event::StoreFailing { why }, Event::StoreRecovered]);
     assert_eq!(setup.store.raise(Incarnation(0)).expect("reads"), Incarnation(9));
 }
 
 fn count(trail: &crate::actors::news::Trail) -> usize {
-    trail.latest(9, &Wanted::default()).entries.len()
+    trail.read(&Query::default()).events.len()
 }

@@ -10,17 +10,16 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::actors::timer;
 use crate::io::clock;
-use crate::proto::chain::{Moment, Record};
-use crate::proto::event::Event;
+use crate::proto::event::{Event, Page, Query, Recorded};
 use crate::proto::hlc::{Hlc, Stamp};
-use crate::proto::node::{Incarnation, NodeName};
+use crate::proto::node::Incarnation;
 
 /// Entries that stay.
 const KEPT: usize = 4096;
@@ -29,30 +28,11 @@ const MOST: usize = 65_536;
 /// Entries that may wait for a follower.
 pub const WAITING: usize = 1024;
 
-/// An event as this node noted it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Noted {
-    /// Its number; 0 when the trail had no room for it.
-    pub seq: u64,
-    /// When.
-    pub moment: Moment,
-    /// What.
-    pub event: Event,
-}
-
-impl Noted {
-    /// As it is kept.
-    #[must_use]
-    pub fn record(&self) -> Record {
-        Record::new(&self.event, self.moment)
-    }
-}
-
 struct Kept {
     last: u64,
     /// The last one that is stored, or that never will be.
     stored: u64,
-    entries: VecDeque<Arc<Noted>>,
+    entries: VecDeque<Arc<Recorded>>,
     /// Those without a number that no event has told of yet.
     lost: u64,
     clock: Hlc,
@@ -65,34 +45,37 @@ impl Kept {
         usize::try_from(self.last.saturating_sub(self.stored)).unwrap_or(usize::MAX)
     }
 
-    fn moment(&mut self) -> Moment {
+    fn recorded(&mut self, seq: u64, event: Event) -> Arc<Recorded> {
         let since = timer::now().saturating_duration_since(self.started).as_millis();
         let at = clock::millis();
-        Moment {
+        Arc::new(Recorded {
+            seq,
+            noted_by: None,
             at,
             since_start: u64::try_from(since).unwrap_or(u64::MAX),
             incarnation: Incarnation(self.life.load(Ordering::Relaxed)),
             stamp: self.clock.tick(at),
-        }
+            hash: None,
+            event,
+        })
     }
 
-    fn add(&mut self, event: Event) -> Arc<Noted> {
-        let moment = self.moment();
+    fn add(&mut self, event: Event) -> Arc<Recorded> {
         if self.waiting() >= MOST {
             self.lost += 1;
-            return Arc::new(Noted { seq: 0, moment, event });
+            return self.recorded(0, event);
         }
         self.last += 1;
-        let noted = Arc::new(Noted { seq: self.last, moment, event });
-        self.entries.push_back(noted.clone());
+        let recorded = self.recorded(self.last, event);
+        self.entries.push_back(recorded.clone());
         self.forget();
-        noted
+        recorded
     }
 
     /// Drops what is stored and not among the newest.
     fn forget(&mut self) {
         while self.entries.len() > KEPT
-            && self.entries.front().is_some_and(|noted| noted.seq <= self.stored)
+            && self.entries.front().is_some_and(|oldest| oldest.seq <= self.stored)
         {
             self.entries.pop_front();
         }
@@ -101,7 +84,7 @@ impl Kept {
 
 struct Inner {
     kept: Mutex<Kept>,
-    news: broadcast::Sender<Arc<Noted>>,
+    news: broadcast::Sender<Arc<Recorded>>,
 }
 
 /// The trail. Clones are the same.
@@ -128,56 +111,6 @@ impl fmt::Debug for Trail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Trail").field(&self.kept().last).finish()
     }
-}
-
-/// Which entries are wanted; all, unless it says otherwise.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// A type of events: one of [`Event::LABELS`].
-    pub label: Option<String>,
-    /// Those about this node.
-    pub node: Option<NodeName>,
-    /// Those at this time or later, in milliseconds since 1970.
-    pub from: Option<u64>,
-    /// Those before this time, likewise.
-    pub until: Option<u64>,
-}
-
-impl Wanted {
-    /// Whether an entry is.
-    #[must_use]
-    pub fn fits(&self, noted: &Noted) -> bool {
-        self.label.as_ref().is_none_or(|label| label == noted.event.label())
-            && self.is_in_time(noted.moment.at)
-            && self.node.as_ref().is_none_or(|node| noted.event.concerns(node))
-    }
-
-    /// Whether a stored one is.
-    #[must_use]
-    pub fn fits_record(&self, record: &Record) -> bool {
-        let concerns = |node| {
-            record.node.as_ref() == Some(node)
-                || record.event().is_ok_and(|event| event.concerns(node))
-        };
-        self.label.as_ref().is_none_or(|label| *label == record.label)
-            && self.is_in_time(record.at)
-            && self.node.as_ref().is_none_or(concerns)
-    }
-
-    fn is_in_time(&self, at: u64) -> bool {
-        self.from.is_none_or(|from| at >= from) && self.until.is_none_or(|until| at < until)
-    }
-}
-
-/// A part of the trail.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Page {
-    /// Oldest first.
-    pub entries: Vec<Arc<Noted>>,
-    /// What comes next is after this number.
-    pub next: u64,
-    /// The first number that is still in memory; what was before is forgotten.
-    pub first: u64,
 }
 
 impl Trail {
@@ -216,9 +149,9 @@ impl Trail {
 
     /// The last stored number, and the first `limit` entries that wait after it.
     #[must_use]
-    pub fn unstored(&self, limit: usize) -> (u64, Vec<Arc<Noted>>) {
+    pub fn unstored(&self, limit: usize) -> (u64, Vec<Arc<Recorded>>) {
         let kept = self.kept();
-        let from = kept.entries.partition_point(|noted| noted.seq <= kept.stored);
+        let from = kept.entries.partition_point(|it| it.seq <= kept.stored);
         (kept.stored, kept.entries.range(from..).take(limit).cloned().collect())
     }
 
@@ -247,58 +180,64 @@ impl Trail {
         first(&self.kept())
     }
 
-    /// The first `limit` entries after a number that fit.
+    /// What is asked for and still in memory.
     #[must_use]
-    pub fn after(&self, seq: u64, limit: usize, wanted: &Wanted) -> Page {
-        page(&self.kept(), seq, limit, wanted)
-    }
-
-    /// The last `limit` entries that fit.
-    #[must_use]
-    pub fn latest(&self, limit: usize, wanted: &Wanted) -> Page {
-        let kept = self.kept();
-        let fitting = kept.entries.iter().rev().filter(|noted| wanted.fits(noted));
-        let mut entries: Vec<_> = fitting.take(limit).cloned().collect();
-        entries.reverse();
-        Page { entries, next: kept.last, first: first(&kept) }
+    pub fn read(&self, query: &Query) -> Page {
+        page(&self.kept(), query)
     }
 
     /// Every later entry.
     #[must_use]
     pub fn follow(&self) -> Follower {
-        Follower(self.0.news.subscribe())
+        Follower { news: self.0.news.subscribe(), trail: Arc::downgrade(&self.0) }
     }
 
     /// Everything after a number, and every later entry.
     #[must_use]
     pub(crate) fn follow_after(&self, seq: u64) -> (Page, Follower) {
         let kept = self.kept();
-        (page(&kept, seq, usize::MAX, &Wanted::default()), Follower(self.0.news.subscribe()))
+        let query = Query { after: Some(seq), limit: usize::MAX, ..Query::default() };
+        (page(&kept, &query), self.follow())
+    }
+
+    /// What stands before a reader for so many events that it missed.
+    pub(crate) fn missed(&self, count: u64) -> Arc<Recorded> {
+        self.kept().recorded(0, Event::EventsMissed { count })
     }
 }
 
 fn first(kept: &Kept) -> u64 {
-    kept.entries.front().map_or(kept.last + 1, |noted| noted.seq)
+    kept.entries.front().map_or(kept.last + 1, |oldest| oldest.seq)
 }
 
-fn page(kept: &Kept, seq: u64, limit: usize, wanted: &Wanted) -> Page {
-    let later = kept.entries.iter().filter(|noted| noted.seq > seq && wanted.fits(noted));
-    let entries: Vec<_> = later.take(limit).cloned().collect();
-    let full = entries.len() == limit;
-    let next = entries.last().filter(|_| full).map_or(kept.last, |noted| noted.seq);
-    Page { entries, next, first: first(kept) }
+fn page(kept: &Kept, query: &Query) -> Page {
+    let all = kept.entries.iter().map(Arc::as_ref).filter(|it| query.fits(it));
+    let events: Vec<_> = match query.after {
+        Some(after) => all.filter(|it| it.seq > after).take(query.limit).cloned().collect(),
+        None => {
+            let mut latest: Vec<_> = all.rev().take(query.limit).cloned().collect();
+            latest.reverse();
+            latest
+        }
+    };
+    let full = query.after.is_some() && events.len() == query.limit;
+    let next = events.last().filter(|_| full).map_or(kept.last, |it| it.seq);
+    Page { events, next, first: first(kept) }
 }
 
 /// Gets entries as they come.
-pub struct Follower(broadcast::Receiver<Arc<Noted>>);
+pub struct Follower {
+    news: broadcast::Receiver<Arc<Recorded>>,
+    trail: Weak<Inner>,
+}
 
 impl Follower {
-    /// The next entry, or how many were missed; `None` once the node is gone. Nothing is lost when the future is
+    /// The next entry, or that some were missed; `None` once the node is gone. Nothing is lost when the future is
     /// dropped.
-    pub async fn recv(&mut self) -> Option<Result<Arc<Noted>, u64>> {
-        match self.0.recv().await {
-            Ok(noted) => Some(Ok(noted)),
-            Err(RecvError::Lagged(missed)) => Some(Err(missed)),
+    pub async fn recv(&mut self) -> Option<Arc<Recorded>> {
+        match self.news.recv().await {
+            Ok(recorded) => Some(recorded),
+            Err(RecvError::Lagged(missed)) => Some(Trail(self.trail.upgrade()?).missed(missed)),
             Err(RecvError::Closed) => None,
         }
     }
@@ -307,34 +246,41 @@ impl Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::node::NodeName;
+    use tokio::sync::broadcast::error::TryRecvError;
+
+    fn after(seq: u64, limit: usize) -> Query {
+        Query { after: Some(seq), limit, ..Query::default() }
+    }
+
+    fn latest(limit: usize) -> Query {
+        Query { limit, ..Query::default() }
+    }
 
     fn paused(trail: &Trail, many: std::ops::RangeInclusive<u64>) {
         many.for_each(|millis| trail.note(Event::Paused { millis }));
     }
 
     fn numbers(page: &Page) -> Vec<u64> {
-        page.entries.iter().map(|noted| noted.seq).collect()
+        page.events.iter().map(|it| it.seq).collect()
     }
 
     #[test]
     fn pages_follow_each_other_without_gap_or_double() {
         let trail = Trail::default();
-        let all = Wanted::default();
-        assert_eq!(trail.after(0, 3, &all), Page { entries: vec![], next: 0, first: 1 });
+        assert_eq!(trail.read(&after(0, 3)), Page { events: vec![], next: 0, first: 1 });
         paused(&trail, 1..=3);
         let peer: NodeName = "b@127.0.0.1".parse().expect("valid");
         trail.note(Event::PeerConnecting { peer: peer.clone() });
         paused(&trail, 5..=7);
         let label = Some("paused".to_owned());
-        let wanted = Wanted { label, ..Wanted::default() };
-        let page = trail.after(1, 3, &wanted);
+        let page = trail.read(&Query { label: label.clone(), ..after(1, 3) });
         assert_eq!((numbers(&page), page.next), (vec![2, 3, 5], 5));
-        let page = trail.after(page.next, 3, &wanted);
+        let page = trail.read(&Query { label, ..after(page.next, 3) });
         assert_eq!((numbers(&page), page.next), (vec![6, 7], 7));
-        let wanted = Wanted { node: Some(peer), ..Wanted::default() };
-        let page = trail.after(0, 3, &wanted);
+        let page = trail.read(&Query { node: Some(peer), ..after(0, 3) });
         assert_eq!((numbers(&page), page.next), (vec![4], 7), "the end: nothing before 7 fits");
-        let page = trail.latest(3, &all);
+        let page = trail.read(&latest(3));
         assert_eq!((numbers(&page), page.next, page.first), (vec![5, 6, 7], 7, 1));
     }
 
@@ -342,7 +288,7 @@ mod tests {
     fn the_oldest_goes_and_the_first_says_so() {
         let trail = Trail::default();
         paused(&trail, 1..=KEPT as u64 + 5);
-        let page = trail.after(0, 1, &Wanted::default());
+        let page = trail.read(&after(0, 1));
         assert_eq!((numbers(&page), page.first), (vec![6], 6));
     }
 
@@ -353,9 +299,15 @@ mod tests {
         let (page, mut follower) = trail.follow_after(1);
         assert_eq!(numbers(&page), [2, 3]);
         paused(&trail, 4..=4 + WAITING as u64);
-        assert_eq!(follower.recv().await, Some(Err(1)));
-        let next = follower.recv().await.and_then(Result::ok).map(|noted| noted.seq);
-        assert_eq!(next, Some(5));
+        let missed = follower.recv().await.expect("runs");
+        assert_eq!((missed.seq, &missed.event), (0, &Event::EventsMissed { count: 1 }));
+        let next = follower.recv().await.expect("runs");
+        assert_eq!(next.seq, 5);
+        assert!(missed.stamp > next.stamp, "it is told later than that happened");
+        drop((page, trail));
+        while let Some(left) = follower.recv().await {
+            assert!(left.seq > 5, "{left:?}");
+        }
     }
 
     fn stored_after(last: u64) -> Trail {
@@ -371,9 +323,8 @@ mod tests {
         paused(&trail, 1..=3);
         let (stored, waiting) = trail.unstored(2);
         assert_eq!((stored, waiting.len(), waiting[0].seq, trail.waiting()), (40, 2, 41, 3));
-        let moment = waiting[0].moment;
-        assert_eq!(moment.incarnation, Incarnation(7));
-        assert_eq!(moment.stamp, Stamp { millis: u64::MAX / 2, count: 6 });
+        assert_eq!(waiting[0].incarnation, Incarnation(7));
+        assert_eq!(waiting[0].stamp, Stamp { millis: u64::MAX / 2, count: 6 });
         trail.stored(42);
         let (stored, waiting) = trail.unstored(2);
         assert_eq!((stored, waiting.len(), waiting[0].seq), (42, 1, 43));
@@ -388,14 +339,20 @@ mod tests {
         paused(&trail, 1..=MOST as u64 + 3);
         assert_eq!((trail.first(), trail.waiting()), (1, MOST));
         let mut last = 0;
-        while let Ok(news) = follower.0.try_recv() {
-            last = news.seq;
+        let mut missed = 0;
+        loop {
+            match follower.news.try_recv() {
+                Ok(news) => last = news.seq,
+                Err(TryRecvError::Lagged(many)) => missed += many,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+            }
         }
+        assert!(missed > 0, "the queue is bounded");
         assert_eq!(last, 0, "followers hear of those without a number too");
         trail.stored(10);
         paused(&trail, 0..=0);
-        let page = trail.latest(2, &Wanted::default());
-        assert_eq!(page.entries[0].event, Event::EventsLost { count: 3 });
+        let page = trail.read(&latest(2));
+        assert_eq!(page.events[0].event, Event::EventsLost { count: 3 });
         assert_eq!(numbers(&page), [MOST as u64 + 1, MOST as u64 + 2]);
         trail.stored(u64::MAX);
         assert_eq!(trail.first(), MOST as u64 + 2 - KEPT as u64 + 1);
@@ -408,9 +365,9 @@ mod tests {
             let word = there.stamp();
             assert!(here.heard(word));
             here.note(Event::StoreRecovered);
-            let noted = here.latest(1, &Wanted::default()).entries.remove(0);
-            assert!(noted.moment.stamp > word);
-            assert!(there.heard(noted.moment.stamp));
+            let noted = here.read(&latest(1)).events.remove(0);
+            assert!(noted.stamp > word);
+            assert!(there.heard(noted.stamp));
         }
     }
 }

@@ -11,8 +11,8 @@ use xpando_node::actors::timer::now;
 use xpando_node::io::clock;
 use xpando_node::io::store::{Chain, Limits, Store};
 use xpando_node::io::usage::usage;
-use xpando_node::proto::chain::{Link, Moment, Record, Tip};
-use xpando_node::proto::event::Event;
+use xpando_node::proto::chain::{Link, Tip};
+use xpando_node::proto::event::{Event, Recorded};
 use xpando_node::proto::hlc::Stamp;
 use xpando_node::proto::node::{Incarnation, NodeName};
 
@@ -21,14 +21,15 @@ use super::mesh::Scratch;
 const MIB: f64 = (1 << 20) as f64;
 
 /// Events of one batch, as a busy node makes them: about 200 bytes each.
-fn batch(from: u64, count: u64) -> anyhow::Result<Vec<Record>> {
+fn batch(from: u64, count: u64) -> anyhow::Result<Vec<Recorded>> {
     let at = clock::millis();
     let record = |n: u64| {
         let peer: NodeName = format!("node{}@10.0.0.7", n % 100).parse()?;
         let event = Event::PeerSuspected { peer, phi: 8.25, missed: n % 7 };
         let stamp = Stamp { millis: at, count: u32::try_from(n % 1000)? };
-        let moment = Moment { at, since_start: n, incarnation: Incarnation(1), stamp };
-        Ok(Record::new(&event, moment))
+        let incarnation = Incarnation(1);
+        let (seq, noted_by, hash) = (0, None, None);
+        Ok(Recorded { seq, noted_by, at, since_start: n, incarnation, stamp, hash, event })
     };
     (from..from + count).map(record).collect()
 }
@@ -37,7 +38,7 @@ fn batch(from: u64, count: u64) -> anyhow::Result<Vec<Record>> {
 fn appended(
     events: u64,
     size: u64,
-    mut append: impl FnMut(&[Record]) -> anyhow::Result<()>,
+    mut append: impl FnMut(&[Recorded]) -> anyhow::Result<()>,
 ) -> anyhow::Result<Duration> {
     let mut took = Duration::ZERO;
     let mut from = 0;
@@ -115,10 +116,9 @@ pub(super) fn run(events: u64, size: u64, out: &mut dyn Write) -> anyhow::Result
 fn half(chain: &Chain, out: &mut dyn Write) -> anyhow::Result<()> {
     let (first, last) = (chain.first()?, chain.last()?);
     let middle = chain.after(first + (last.seq - first) / 2, 1, |_| true)?;
-    let entry = middle.first().context("some events")?;
-    let record = entry.record.to_bytes()?;
-    let size = Link { tip: entry.tip, record: &record }.to_bytes().len() as u64;
-    let limits = Limits { age: Duration::MAX, bytes: size * (last.seq - entry.tip.seq) };
+    let event = middle.first().context("some events")?;
+    let size = Link { tip: last, record: &event.to_bytes()? }.to_bytes().len() as u64;
+    let limits = Limits { age: Duration::MAX, bytes: size * (last.seq - event.seq) };
     let begin = now();
     let signature = |_: &[u8]| Ok::<_, std::convert::Infallible>(vec![0; 72]);
     let forgotten = chain.retain(&limits, clock::wall(), signature, |_, _| true)?;

@@ -1,6 +1,7 @@
 //! What `top` draws: a line of the node itself, its peers beside the matrix of links, rates, and the latest events.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -8,6 +9,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table};
 use xpando_node::gateway::status::{PeerStatus, Sight};
+use xpando_node::io::clock::rfc3339;
 use xpando_node::proto::event::Status;
 use xpando_node::proto::node::NodeName;
 use xpando_node::proto::printable::Printable;
@@ -186,10 +188,11 @@ fn latest(view: &View, area: Rect) -> Paragraph<'static> {
         .rev()
         .skip(view.back)
         .take(room)
-        .map(|change| {
-            let time = change.at.get(11..23).unwrap_or(&change.at);
-            let text = format!("  {}", Printable(&change.what));
-            Line::from(vec![Span::styled(time.to_owned(), dim()), Span::raw(text)])
+        .map(|it| {
+            let time = rfc3339(UNIX_EPOCH + Duration::from_millis(it.at));
+            let text = format!("  {}", Printable(&it.event));
+            let time = time.get(11..23).unwrap_or(&time).to_owned();
+            Line::from(vec![Span::styled(time, dim()), Span::raw(text)])
         })
         .collect();
     lines.reverse();
@@ -206,7 +209,8 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use serde_json::json;
-    use xpando_node::gateway::status::{Change, NodeStatus, TopologyStatus};
+    use xpando_node::gateway::status::{NodeStatus, TopologyStatus};
+    use xpando_node::proto::event::Recorded;
 
     /// A view of `a` with so many peers, of which the last is offline.
     fn view(peers: usize) -> View {
@@ -248,13 +252,13 @@ mod tests {
             "links": links.filter(|(from, to)| from != to).map(link).collect::<Vec<_>>(),
         }))
         .expect("a topology");
-        let change: Change = serde_json::from_value(json!({
+        let event: Recorded = serde_json::from_value(json!({
             "seq": 1, "at": at, "event": "peer_offline", "peer": name(peers), "reason": "crashed",
         }))
-        .expect("a change");
+        .expect("an event");
         View {
             sight: Some(Sight { status, topology }),
-            events: vec![change; 30].into(),
+            events: vec![event; 30].into(),
             rates: vec![[5, 6, 70_000, 8]; 9].into(),
             ..View::default()
         }
@@ -308,7 +312,7 @@ mod tests {
         view.events = vec![serde_json::from_value(json!({
             "at": "2026-01-02T03:04:05.678Z", "event": "link_lost", "peer": "b@h", "cause": "x\n\u{1b}[2Jy",
         }))
-        .expect("a change")]
+        .expect("an event")]
         .into();
         assert!(has(&drawn(&view, 80, 24), r"b@h link lost: x\n\u{1b}[2Jy"));
     }

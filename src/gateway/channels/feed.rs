@@ -11,13 +11,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Channels;
-use crate::actors::news::Noted;
 use crate::actors::timer;
-use crate::gateway::status::{Change, Figures, What};
+use crate::gateway::status::Figures;
 use crate::gateway::view::NodeView;
 use crate::io::clock::{self, ClockWatch};
 use crate::proto::channel::{Json, Payload};
-use crate::proto::event::Event;
+use crate::proto::event::{Event, Recorded};
 use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
 
@@ -35,7 +34,7 @@ pub(in crate::gateway) async fn run(channels: Arc<Channels>) -> io::Result<()> {
         tokio::select! {
             news = events.recv() => match news {
                 None => return Ok(()),
-                Some(news) => tell(&channels, news),
+                Some(event) => tell(&channels, &event),
             },
             _ = ticks.tick() => {
                 // Rights end by the wall clock: whoever waits for the end of one waits anew.
@@ -58,16 +57,15 @@ fn here(channels: &Channels, topic: &Topic, event: &str, value: &Value) {
     drop(channels.publisher.publish_here(topic, event, &Payload::Json(Json::of(value))));
 }
 
-fn tell(channels: &Channels, news: Result<Arc<Noted>, u64>) {
-    let change = Change::told(news);
-    here(channels, &Topic::network_updates(), "change", &json!(change));
-    let moved = match &change.what {
-        What::Event(Event::PeerOnline { peer, .. }) => Some((peer, "join")),
-        What::Event(Event::PeerOffline { peer, .. }) => Some((peer, "leave")),
-        What::Event(_) | What::Other { .. } | What::Missed { .. } => None,
+fn tell(channels: &Channels, event: &Recorded) {
+    let value = json!(event);
+    here(channels, &Topic::network_updates(), "change", &value);
+    let (Event::PeerOnline { peer, .. } | Event::PeerOffline { peer, .. }) = &event.event else {
+        return;
     };
-    if let Some((topic, event)) = moved.and_then(|(peer, event)| Some((about(peer)?, event))) {
-        here(channels, &topic, event, &json!(change));
+    let moved = if matches!(event.event, Event::PeerOnline { .. }) { "join" } else { "leave" };
+    if let Some(topic) = about(peer) {
+        here(channels, &topic, moved, &value);
     }
 }
 

@@ -26,7 +26,7 @@ use super::problem::Problem;
 use super::upgrade::bearer;
 use super::{From, Site};
 use crate::gateway::refusal::Cause;
-use crate::gateway::status::{PeerStatus, Sight};
+use crate::gateway::status::{NodeRecord, Sight};
 use crate::gateway::view::{NodeView, Unforgettable};
 use crate::gateway::{gauges, sight};
 use crate::io::metrics::{CONTENT_TYPE, Count};
@@ -274,16 +274,12 @@ async fn topology(Reader(asked): Reader) -> Answer {
 #[derive(Serialize)]
 struct Nodes {
     as_seen_by: NodeName,
-    nodes: Vec<PeerStatus>,
+    nodes: Vec<NodeRecord>,
 }
 
 async fn nodes(Reader(asked): Reader) -> Answer {
     asked.query(&[])?;
-    let status = asked.admin().status();
-    let (as_seen_by, own) = (status.name.clone(), PeerStatus::from(&status));
-    let mut nodes = status.peers;
-    let at = nodes.partition_point(|peer| peer.name < own.name);
-    nodes.insert(at, own);
+    let (as_seen_by, nodes) = (asked.admin().name.clone(), asked.admin().records());
     json(&Nodes { as_seen_by, nodes })
 }
 

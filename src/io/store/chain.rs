@@ -3,6 +3,7 @@
 //! Invariants: the state, the links and the checkpoint change in one commit, so they agree after any crash; what
 //! is forgotten was walked before and was sound, so no signature ever covers up a change.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,34 +11,22 @@ use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
 
 use super::schema::{self, CHECKPOINT, HEADS, LINKS, SIGNERS, STATE_TABLE, State, TrailState};
 use super::{Failure, Store, StoreError, millis};
-use crate::proto::chain::{
-    Checkpoint, Fault, Head, Link, Record, Signed, Tip, Verified, Verifier, Why,
-};
+use crate::proto::chain::{Checkpoint, Fault, Head, Link, Signed, Tip, Verified, Verifier, Why};
+use crate::proto::event::{Page, Query, Recorded};
 use crate::proto::node::{NodeId, NodeName};
 
 /// Signed heads that stay: the newest prove all before them, the others only tell where a rewritten chain begins.
 const MOST_HEADS: u64 = 1024;
 
-/// A record that was kept, and its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its number and hash.
-    pub tip: Tip,
-    /// The record.
-    pub record: Record,
-}
-
-impl Entry {
-    fn read(seq: u64, bytes: &[u8]) -> Result<Self, Failure> {
-        let fault = |why| Failure::Refused(Fault { seq, why }.into());
-        let link = Link::from_bytes(bytes).ok_or_else(|| fault(Why::Unreadable))?;
-        if link.tip.seq != seq {
-            return Err(fault(Why::Reordered));
-        }
-        let record =
-            Record::from_bytes(link.record).map_err(|_malformed| fault(Why::Unreadable))?;
-        Ok(Self { tip: link.tip, record })
+/// The event of a stored link, with its number and hash.
+fn read(seq: u64, bytes: &[u8]) -> Result<Recorded, Failure> {
+    let fault = |why| Failure::Refused(Fault { seq, why }.into());
+    let link = Link::from_bytes(bytes).ok_or_else(|| fault(Why::Unreadable))?;
+    if link.tip.seq != seq {
+        return Err(fault(Why::Reordered));
     }
+    let event = Recorded::from_bytes(link.record).map_err(|_malformed| fault(Why::Unreadable))?;
+    Ok(Recorded { seq, hash: Some(link.tip.hash), ..event })
 }
 
 /// What may stay.
@@ -82,12 +71,13 @@ impl Chain {
         &self.node
     }
 
-    /// Appends records in one commit; where the chain ends now, durable on return.
+    /// Appends events in one commit; where the chain ends now, durable on return.
     ///
     /// # Errors
     /// [`StoreError::Record`] for one that is too long; as [`Chain::new`].
-    pub fn append(&self, records: &[Record]) -> Result<Tip, StoreError> {
-        let records = records.iter().map(Record::to_bytes).collect::<Result<Vec<_>, _>>()?;
+    pub fn append<R: Borrow<Recorded>>(&self, events: &[R]) -> Result<Tip, StoreError> {
+        let records = events.iter().map(|event| event.borrow().to_bytes());
+        let records = records.collect::<Result<Vec<_>, _>>()?;
         self.store.write(|write, state| {
             let mut trail = self.trail(state)?;
             let mut links = write.open_table(LINKS)?;
@@ -123,7 +113,7 @@ impl Chain {
         self.store.read(|read| Ok(self.trail(&State::read(&read.open_table(STATE_TABLE)?)?)?.tip))
     }
 
-    /// The newest `limit` records before a number that fit, oldest first.
+    /// The newest `limit` events before a number that fit, oldest first.
     ///
     /// # Errors
     /// [`StoreError::Chain`] for one that cannot be read; as [`Chain::new`].
@@ -131,8 +121,8 @@ impl Chain {
         &self,
         before: u64,
         limit: usize,
-        fits: impl Fn(&Record) -> bool,
-    ) -> Result<Vec<Entry>, StoreError> {
+        fits: impl Fn(&Recorded) -> bool,
+    ) -> Result<Vec<Recorded>, StoreError> {
         self.store.read(|read| {
             let links = read.open_table(LINKS)?;
             let mut found = fitting(links.range(..before)?.rev(), limit, fits)?;
@@ -141,7 +131,7 @@ impl Chain {
         })
     }
 
-    /// The first `limit` records after a number that fit, oldest first.
+    /// The first `limit` events after a number that fit, oldest first.
     ///
     /// # Errors
     /// As [`Chain::newest`].
@@ -149,12 +139,29 @@ impl Chain {
         &self,
         seq: u64,
         limit: usize,
-        fits: impl Fn(&Record) -> bool,
-    ) -> Result<Vec<Entry>, StoreError> {
+        fits: impl Fn(&Recorded) -> bool,
+    ) -> Result<Vec<Recorded>, StoreError> {
         self.store.read(|read| {
             let links = read.open_table(LINKS)?;
             fitting(links.range(seq.saturating_add(1)..)?, limit, fits)
         })
+    }
+
+    /// What is asked for.
+    ///
+    /// # Errors
+    /// As [`Chain::newest`].
+    pub fn read(&self, query: &Query) -> Result<Page, StoreError> {
+        // First: what comes meanwhile is then after it.
+        let last = self.last()?.seq;
+        let fits = |event: &Recorded| query.fits(event);
+        let events = match query.after {
+            Some(after) => self.after(after, query.limit, fits)?,
+            None => self.newest(u64::MAX, query.limit, fits)?,
+        };
+        let full = query.after.is_some() && events.len() == query.limit;
+        let next = events.last().map_or(last, |it| if full { it.seq } else { it.seq.max(last) });
+        Ok(Page { events, next, first: self.first()? })
     }
 
     /// Lets a chain that has no records yet begin after a number: those up to it were in a file that was set aside.
@@ -255,7 +262,7 @@ impl Chain {
                 let fault = Fault { seq: seq.value(), why: Why::Unreadable };
                 let link = Link::from_bytes(bytes.value())
                     .ok_or_else(|| Failure::Refused(fault.into()))?;
-                let old = Record::at_of(link.record).is_some_and(|at| at < oldest);
+                let old = Recorded::at_of(link.record).is_some_and(|at| at < oldest);
                 if !old && trail.bytes <= limits.bytes {
                     break;
                 }
@@ -327,17 +334,17 @@ fn fitting<'a>(
         >,
     >,
     limit: usize,
-    fits: impl Fn(&Record) -> bool,
-) -> Result<Vec<Entry>, Failure> {
+    fits: impl Fn(&Recorded) -> bool,
+) -> Result<Vec<Recorded>, Failure> {
     let mut found = Vec::new();
     for link in links {
         if found.len() == limit {
             break;
         }
         let (seq, bytes) = link?;
-        let entry = Entry::read(seq.value(), bytes.value())?;
-        if fits(&entry.record) {
-            found.push(entry);
+        let event = read(seq.value(), bytes.value())?;
+        if fits(&event) {
+            found.push(event);
         }
     }
     Ok(found)

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::place::FILE;
 use super::*;
-use crate::proto::chain::{Record, Tip, Verified};
-use crate::proto::event::{Reason, Status};
+use crate::proto::chain::{Tip, Verified};
+use crate::proto::event::{Event, Reason, Recorded, Status};
 use crate::proto::hlc::Stamp;
 use crate::proto::node::{Contact, KeyId};
 use crate::proto::registry::{Pair, Profile};
@@ -119,21 +119,22 @@ fn a_damaged_file_is_set_aside_and_a_bad_directory_is_named() {
     assert!(error.contains("--data-dir"), "{error}");
 }
 
-fn record(n: u64) -> Record {
-    Record {
+fn event(n: u64) -> Recorded {
+    Recorded {
+        seq: n,
+        noted_by: None,
         at: n,
         since_start: n,
         incarnation: Incarnation(1),
         stamp: Stamp { millis: n, count: 0 },
-        label: "paused".to_owned(),
-        node: None,
-        event: format!(r#"{{"event":"paused","millis":{n}}}"#),
+        hash: None,
+        event: Event::Paused { millis: n },
     }
 }
 
-/// Records with these numbers.
-fn records(numbers: std::ops::RangeInclusive<u64>) -> Vec<Record> {
-    numbers.map(record).collect()
+/// Events with these numbers.
+fn events(numbers: std::ops::RangeInclusive<u64>) -> Vec<Recorded> {
+    numbers.map(event).collect()
 }
 
 /// Stands for the node's signature.
@@ -206,7 +207,7 @@ fn files_of_earlier_schemas_are_read_and_become_ones_of_this() {
             assert!(known.iter().all(|node| node.last_seen == Some(node.first_seen)));
             let chain = trail(store);
             last += 1;
-            assert_eq!(chain.append(&[record(last)]).expect("writes").seq, last);
+            assert_eq!(chain.append(&[event(last)]).expect("writes").seq, last);
             let proved = if schema == 1 { 0 } else { 5 };
             let verified = Verified { forgotten: 0, last, proved };
             assert_eq!(chain.verify(is_signed).expect("sound"), verified, "schema {schema}");
@@ -276,12 +277,12 @@ async fn a_failing_disk_costs_the_calls_it_fails_and_no_more() {
         assert_eq!(store.begin_life().expect("writes"), Incarnation(1));
         let store = Arc::new(store);
         let chain = Chain::new(store.clone(), "a@127.0.0.1".parse().expect("valid")).expect("own");
-        chain.append(&records(1..=300)).expect("writes");
+        chain.append(&events(1..=300)).expect("writes");
         chain.sign_head(at(1), sign).expect("writes");
         for _ in 0..3 {
             disk.fail(Some(kind));
             for _ in 0..3 {
-                let error = chain.append(&records(301..=400)).expect_err("the disk fails");
+                let error = chain.append(&events(301..=400)).expect_err("the disk fails");
                 assert!(matches!(error, StoreError::Storage(_)), "{error}");
                 assert!(store.condition().failing.is_some() && store.condition().is_degraded());
                 assert!(store.remember(&[known("b@h", 1, 1)], &[]).is_err());
@@ -296,7 +297,7 @@ async fn a_failing_disk_costs_the_calls_it_fails_and_no_more() {
                 "a small write may succeed on a full disk"
             );
             disk.fail(Some(kind));
-            assert!(chain.append(&records(301..=400)).is_err());
+            assert!(chain.append(&events(301..=400)).is_err());
             disk.fail(None);
             assert_eq!(store.raise(Incarnation(1)).expect("writes"), Incarnation(1));
             tokio::time::advance(STEADY - Duration::from_millis(1)).await;
@@ -304,7 +305,7 @@ async fn a_failing_disk_costs_the_calls_it_fails_and_no_more() {
             tokio::time::advance(Duration::from_millis(1)).await;
             assert_eq!(store.condition(), Condition::default());
         }
-        chain.append(&records(301..=400)).expect("writes");
+        chain.append(&events(301..=400)).expect("writes");
         let verified = chain.verify(is_signed).expect("sound");
         assert_eq!(verified, Verified { forgotten: 0, last: 400, proved: 300 });
     }
@@ -382,7 +383,7 @@ fn a_file_that_is_damaged_under_a_running_node_is_set_aside() {
     }
     // More than stays in memory.
     let chain = Chain::new(store.clone(), "a@127.0.0.1".parse().expect("valid")).expect("own");
-    chain.append(&records(1..=20_000)).expect("writes");
+    chain.append(&events(1..=20_000)).expect("writes");
     let file = dir.path().join(FILE);
     let mut bytes = fs::read(&file).expect("reads");
     bytes[4096..].fill(0xa5);
@@ -395,5 +396,5 @@ fn a_file_that_is_damaged_under_a_running_node_is_set_aside() {
         panic!("{:?}", store.condition())
     };
     assert!(aside.exists() && store.condition().is_degraded());
-    assert_eq!(chain.append(&records(1..=1)).expect("writes").seq, 1);
+    assert_eq!(chain.append(&events(1..=1)).expect("writes").seq, 1);
 }

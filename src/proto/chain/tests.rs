@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::*;
+use crate::proto::event::Recorded;
 
 fn node() -> NodeName {
     "a@127.0.0.1".parse().expect("valid")
@@ -200,8 +201,8 @@ proptest! {
         if let Some(link) = Link::from_bytes(&bytes) {
             prop_assert_eq!(link.to_bytes(), bytes.clone());
         }
-        if let Ok(record) = Record::from_bytes(&bytes) {
-            prop_assert_eq!(Record::at_of(&bytes), Some(record.at));
+        if let Ok(read) = Recorded::from_bytes(&bytes) {
+            prop_assert_eq!(Recorded::at_of(&bytes), Some(read.at));
         }
     }
 }
@@ -265,56 +266,6 @@ fn what_cannot_be_read_is_named() {
     assert_eq!(verifier.finish(chain.noted), fault(3, Why::Unreadable));
 }
 
-fn moment() -> Moment {
-    let stamp = Stamp { millis: 1_700_000_000_125, count: 2 };
-    Moment { at: 1_700_000_000_123, since_start: 4567, incarnation: Incarnation(3), stamp }
-}
-
-#[test]
-fn an_event_without_room_leaves_its_type_and_length() {
-    let event = Event::LinkLost {
-        peer: "b@127.0.0.1".parse().expect("valid"),
-        cause: "x".repeat(MAX_EVENT),
-    };
-    let record = Record::new(&event, moment());
-    assert_eq!(record.event, r#"{"event":"link_lost","left_out_bytes":261173}"#);
-    assert!(record.to_bytes().is_ok() && record.event().is_err());
-}
-
-#[test]
-fn an_event_comes_back_as_it_was() {
-    let event = Event::PeerSilent {
-        peer: "b@127.0.0.1".parse().expect("valid"),
-        phi: 9.25,
-        missed: 4,
-        heard_by: vec!["c@127.0.0.1".parse().expect("valid")],
-        confirmed_by: Vec::new(),
-        broken: None,
-    };
-    let record = Record::new(&event, moment());
-    assert_eq!(record.node, "b@127.0.0.1".parse().ok());
-    let bytes = record.to_bytes().expect("short");
-    assert_eq!(bytes[0], VERSION);
-    assert_eq!(Record::from_bytes(&bytes), Ok(record.clone()));
-    assert_eq!(Record::at_of(&bytes), Some(1_700_000_000_123));
-    assert_eq!((record.label.as_str(), record.event()), ("peer_silent", Ok(event)));
-    let long = Record { event: "x".repeat(MAX_RECORD), ..record };
-    assert!(matches!(long.to_bytes(), Err(CodecError::TooLong { .. })));
-}
-
-#[test]
-fn a_record_of_version_1_is_read() {
-    let bytes = b"\x01\x07\x08\x09\x06paused\x00\x0d{\"event\":\"x\"}";
-    let stamp = Stamp { millis: 7, count: 0 };
-    let moment = Moment { at: 7, since_start: 8, incarnation: Incarnation(9), stamp };
-    let record = Record::from_bytes(bytes).expect("known");
-    assert_eq!(
-        (record.moment(), record.label.as_str(), record.event.len()),
-        (moment, "paused", 13)
-    );
-    assert_eq!(Record::at_of(bytes), Some(7));
-}
-
 /// What is hashed and signed must never change: files that exist would no longer verify.
 #[test]
 fn the_bytes_are_those_of_version_1() {
@@ -323,6 +274,8 @@ fn the_bytes_are_those_of_version_1() {
         tip.hash.to_string(),
         "3c9003a63dd3023cb2fa0b36e6cd7823103c9f35f72082d4374a0e37223de8ab"
     );
+    assert_eq!(tip.hash.to_string().parse(), Ok(tip.hash));
+    assert_eq!(format!("{}é", "0".repeat(62)).parse::<Hash>(), Err(()));
     let bytes = Head { tip: Tip { seq: 7, hash: Hash([9; 32]) }, at: 8 }.signed_bytes(&node());
     let expected =
         [HEAD, &[0, 0, 0, 0, 0, 0, 0, 7], &[9; 32], &[0, 0, 0, 0, 0, 0, 0, 8], b"a@127.0.0.1"];

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{Broken, Event, Level, Reason, Revocable};
+use super::{Broken, Event, Level, Other, Reason, Revocable};
 use crate::proto::node::NodeName;
 
 macro_rules! table {
@@ -13,11 +13,16 @@ macro_rules! table {
             /// The types of events, as the API spells them.
             pub const LABELS: [&str; [$($label),*].len()] = [$($label),*];
 
+            /// How they are called in this program.
+            #[cfg(test)]
+            pub(super) const VARIANTS: [&str; Self::LABELS.len()] = [$(stringify!($event)),*];
+
             /// The type, as the API spells it.
             #[must_use]
-            pub fn label(&self) -> &'static str {
+            pub fn label(&self) -> &str {
                 match self {
                     $(Self::$event { .. } => $label,)*
+                    Self::Other(other) => &other.event,
                 }
             }
 
@@ -28,6 +33,7 @@ macro_rules! table {
                 use Level::{Debug, Error, Info, Warn};
                 match self {
                     $(Self::$event { $($field,)* .. } => $level,)*
+                    Self::Other(_) => Info,
                 }
             }
 
@@ -37,6 +43,7 @@ macro_rules! table {
             pub fn about(&self) -> Option<&NodeName> {
                 match self {
                     $(Self::$event { $($field,)* .. } => $about,)*
+                    Self::Other(_) => None,
                 }
             }
         }
@@ -46,6 +53,9 @@ macro_rules! table {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 match self {
                     $(Self::$event { $($field,)* .. } => write!(f, $text $(, $value)*),)*
+                    Self::Other(Other { event, rest }) => {
+                        write!(f, "{event} {}", serde_json::to_string(rest).unwrap_or_default())
+                    }
                 }
             }
         }
@@ -89,8 +99,7 @@ table! {
          Stop one, or give it another name";
     IncarnationRaised { to } "incarnation_raised" Warn, None,
         "this node goes on as incarnation {to}: peers know a later incarnation than its data directory does";
-    NodeStarted { incarnation, version } "node_started" Info, None,
-        "this node starts, incarnation {incarnation}, version {version}";
+    NodeStarted { version } "node_started" Info, None, "this node starts, version {version}";
     NodeStopping {} "node_stopping" Info, None, "this node says goodbye and stops";
     ActorEnded { actor, why, restarted } "actor_ended" if *restarted { Warn } else { Error }, None,
         "actor {actor} ended {}: {why}",
@@ -111,6 +120,7 @@ table! {
     StoreRecovered {} "store_recovered" Info, None, "the store can be written again";
     EventsLost { count } "events_lost" Error, None,
         "{count} events before this one are in no trail: the store could not be written";
+    EventsMissed { count } "events_missed" Warn, None, "{count} events came faster than they were read";
 }
 
 /// Names after these words; nothing without names.

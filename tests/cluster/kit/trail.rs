@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use xpando_node::gateway::admin::{Answer, Request};
-use xpando_node::gateway::history::Asked;
-use xpando_node::gateway::status::Changes;
 use xpando_node::io::sockets;
 use xpando_node::node::bench::{Flooded, Order};
+use xpando_node::proto::event::{Page, Query};
 
 use super::{Cluster, Node, PATIENCE, told};
 
@@ -63,17 +62,17 @@ impl Node {
     }
 
     /// One page of what `events export` prints; `None` when the node ends meanwhile.
-    pub(crate) fn stored(&self, after: u64) -> Option<Changes> {
-        let asked = Asked { after: Some(after), limit: 1000, ..Asked::default() };
+    pub(crate) fn stored(&self, after: u64) -> Option<Page> {
+        let query = Query { after: Some(after), ..Query::default() };
         let mut socket = sockets::connect(&self.data_dir).ok()?;
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let request = serde_json::to_string(&Request::Export(asked)).unwrap();
+        let request = serde_json::to_string(&Request::Export(query)).unwrap();
         socket.write_all(format!("{request}\n").as_bytes()).ok()?;
         let mut line = String::new();
         BufReader::new(socket).read_line(&mut line).ok()?;
         let answer = serde_json::from_str(&line).ok()?;
-        let Answer::Events(changes) = answer else { panic!("{}: {answer:?}", self.name) };
-        Some(changes)
+        let Answer::Events(page) = answer else { panic!("{}: {answer:?}", self.name) };
+        Some(page)
     }
 
     /// Has the node note events as fast as it stores them, and does not wait for that.

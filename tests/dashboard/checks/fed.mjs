@@ -98,7 +98,7 @@ export async function run(suite, { browser, a }) {
   });
 
   await suite.check("the timeline is bounded, and many words of one thing are one line", async ({ keep }) => {
-    const before = [{ seq: 1, at: at(), event: "peer_online", peer: THREE[1], incarnation: 1, address: "x", text: "b@127.0.0.1 online at x" }];
+    const before = [{ seq: 1, at: at(), event: "peer_online", peer: THREE[1], peer_incarnation: 1, address: "x", text: "b@127.0.0.1 online at x" }];
     const { feed, page } = await fed(keep, () => mesh(THREE), {}, before);
     await page.shows("what was before", "#events", "b@127.0.0.1 online at x");
     for (const from of ["a@h", "b@h", "d@h"]) feed.tell("change", { at: at(), seq: 2, event: "link_changed", from, to: "e@h", state: "offline", suspect: false, reason: "crashed", text: `${from} sees e@h offline (crashed)` });

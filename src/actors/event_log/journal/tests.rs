@@ -49,16 +49,15 @@ impl World {
     }
 
     async fn read(&self, after: Option<u64>, limit: usize) -> (Vec<u64>, u64, u64) {
-        let query = Query { after, limit, wanted: Wanted::default() };
-        let part = self.journal.read(query).await;
-        (part.entries.iter().map(|kept| kept.seq).collect(), part.next, part.first)
+        let query = Query { after, limit, ..Query::default() };
+        let page = self.journal.read(query).await;
+        (page.events.iter().map(|event| event.seq).collect(), page.next, page.first)
     }
 }
 
 /// What each event says: its number, if all went well.
-fn said(kept: &Kept) -> u64 {
-    let event = kept.record.event().expect("known");
-    if let Event::Paused { millis } = event { millis } else { panic!("{event:?}") }
+fn said(Recorded { event, .. }: &Recorded) -> u64 {
+    if let Event::Paused { millis } = event { *millis } else { panic!("{event:?}") }
 }
 
 #[tokio::test]
@@ -72,14 +71,13 @@ async fn numbers_go_on_in_the_next_life_and_old_events_are_read_with_new_ones() 
     assert_eq!(world.read(None, 4).await, (vec![5, 6, 7, 8], 8, 1));
     assert_eq!(world.read(Some(3), 3).await, (vec![4, 5, 6], 6, 1));
     assert_eq!(world.read(Some(6), 100).await, (vec![7, 8], 8, 6), "from memory");
-    let wanted = Wanted { until: Some(0), ..Wanted::default() };
-    let none = world.journal.read(Query { after: Some(0), limit: 9, wanted }).await;
-    assert_eq!((none.entries, none.next), (vec![], 8));
+    let after = Query { after: Some(0), limit: 9, ..Query::default() };
+    let none = world.journal.read(Query { until: Some(0), ..after.clone() }).await;
+    assert_eq!((none.events, none.next), (vec![], 8));
     world.journal.write().expect("writes");
-    let kept =
-        world.journal.read(Query { after: Some(0), limit: 9, wanted: Wanted::default() }).await;
-    assert_eq!(kept.entries.iter().map(said).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
-    let stamps: Vec<_> = kept.entries.iter().map(|kept| kept.record.stamp).collect();
+    let kept = world.journal.read(after).await;
+    assert_eq!(kept.events.iter().map(said).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
+    let stamps: Vec<_> = kept.events.iter().map(|event| event.stamp).collect();
     assert!(stamps.is_sorted_by(|one, other| one < other), "{stamps:?}");
     let verified = world.journal.verify().await.expect("sound");
     assert_eq!((verified.last, verified.proved), (8, 8));
@@ -95,14 +93,14 @@ async fn who_follows_gets_what_is_stored_then_what_waits_and_then_what_comes() {
     world.note(many + 1..=many + 2);
     let mut following = world.journal.follow(Some(3));
     for seq in 4..=many + 2 {
-        let kept = following.recv().await.expect("runs").expect("none is missed");
+        let kept = following.recv().await.expect("runs");
         assert_eq!((kept.seq, said(&kept)), (seq, seq));
     }
     world.note(many + 3..=many + 3);
-    assert_eq!(following.recv().await.expect("runs").map(|kept| kept.seq), Ok(many + 3));
+    assert_eq!(following.recv().await.expect("runs").seq, many + 3);
     let mut from_now = world.journal.follow(None);
     world.note(0..=0);
-    assert_eq!(from_now.recv().await.expect("runs").map(|kept| kept.seq), Ok(many + 4));
+    assert_eq!(from_now.recv().await.expect("runs").seq, many + 4);
 }
 
 #[tokio::test]
@@ -113,8 +111,9 @@ async fn who_follows_is_told_how_much_was_forgotten() {
     let world = world.again();
     world.note(6..=6);
     let mut following = world.journal.follow(Some(2));
-    assert_eq!(following.recv().await, Some(Err(3)));
-    assert_eq!(following.recv().await.expect("runs").map(|kept| kept.seq), Ok(6));
+    let forgotten = following.recv().await.expect("runs");
+    assert_eq!((forgotten.seq, forgotten.event), (0, Event::EventsMissed { count: 3 }));
+    assert_eq!(following.recv().await.expect("runs").seq, 6);
     let verified = world.journal.verify().await.expect("sound");
     assert_eq!((verified.forgotten, verified.last, verified.proved), (5, 6, 6));
 }
@@ -124,11 +123,10 @@ async fn a_commit_that_succeeded_although_it_seemed_to_fail_is_not_written_again
     let world = World::new(LIMITS);
     world.note(1..=5);
     let (_, waiting) = world.journal.trail().unstored(3);
-    let records: Vec<_> = waiting.iter().map(|noted| noted.record()).collect();
-    world.journal.0.chain.append(&records).expect("writes");
+    world.journal.0.chain.append(&waiting).expect("writes");
     world.journal.write().expect("writes");
     let kept = world.journal.0.chain.after(0, 99, |_| true).expect("reads");
-    assert_eq!(kept.into_iter().map(|it| said(&it.into())).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert_eq!(kept.iter().map(said).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
 }
 
 #[tokio::test]

@@ -6,17 +6,14 @@ use std::str::FromStr;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
-use futures_util::stream::{self, Stream, StreamExt};
+use futures_util::stream::{self, StreamExt};
 
 use super::{Answer, Asked, Reader, json};
-use crate::actors::event_log::Following;
-use crate::actors::news::Wanted;
-use crate::gateway::history::{self, MOST};
+use crate::gateway::history;
 use crate::gateway::http::problem::Problem;
 use crate::gateway::refusal::Cause;
-use crate::gateway::status::Change;
 use crate::io::clock;
-use crate::proto::event::Event;
+use crate::proto::event::{Event, MAX_EVENTS, Query};
 
 /// Events on a page, unless another number is asked for.
 const PAGE: usize = 100;
@@ -38,27 +35,25 @@ impl FromStr for Time {
 }
 
 pub(super) async fn events(Reader(asked): Reader) -> Answer {
-    let query = asked.query(&["since", "type", "node", "from", "until", "limit"])?;
-    let label: Option<String> = query.get("type", "a type of events")?;
+    let read = asked.query(&["after", "since", "until", "type", "node", "limit"])?;
+    let label: Option<String> = read.get("type", "a type of events")?;
     if let Some(label) = label.as_ref().filter(|label| !Event::LABELS.contains(&label.as_str())) {
         return Err(wrong(format!("type={label:?} is no type of events")));
     }
-    let time =
-        |name| Ok::<_, Problem>(query.get(name, "a time as in RFC 3339")?.map(|Time(at)| at));
-    let (from, until) = (time("from")?, time("until")?);
-    let node = query.get("node", "a name NAME@HOST")?;
-    let since: Option<u64> = query.get("since", "a number of an event")?;
-    let limit: Option<usize> = query.get("limit", "a number of events")?;
+    let time = |name| Ok::<_, Problem>(read.get(name, "a time as in RFC 3339")?.map(|Time(at)| at));
+    let (since, until) = (time("since")?, time("until")?);
+    let node = read.get("node", "a name NAME@HOST")?;
+    let after: Option<u64> = read.get("after", "a number of an event")?;
+    let limit: Option<usize> = read.get("limit", "a number of events")?;
     let limit = limit.unwrap_or(PAGE);
-    if !(1..=MOST).contains(&limit) {
-        return Err(wrong(format!("limit={limit} is not within 1 and {MOST}")));
+    if !(1..=MAX_EVENTS).contains(&limit) {
+        return Err(wrong(format!("limit={limit} is not within 1 and {MAX_EVENTS}")));
     }
+    let query = Query { after, limit, label, node, since, until };
     if as_stream(&asked.headers) {
-        let wanted = Wanted { label, node, from, until };
-        return follow(&asked, last(&asked.headers)?.or(since), wanted);
+        return follow(&asked, last(&asked.headers)?.or(after), query);
     }
-    let wanted = history::Asked { after: since, limit, label, node, from, until };
-    json(&history::here(asked.admin(), wanted).await)
+    json(&history::here(asked.admin(), query).await)
 }
 
 /// Whether a stream is wanted rather than a page.
@@ -74,31 +69,21 @@ fn last(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     number.map(Some).ok_or_else(|| wrong("Last-Event-ID is not a number of an event"))
 }
 
-/// Server-sent events: each a [`Change`], its number for id.
-fn follow(asked: &Asked, since: Option<u64>, wanted: Wanted) -> Answer {
+/// Server-sent events: each a [`Recorded`], its number for id.
+fn follow(asked: &Asked, after: Option<u64>, query: Query) -> Answer {
     let Ok(place) = asked.api.streams.clone().try_acquire_owned() else {
         return Err(asked.api.site.refuse(Cause::TooManyReaders, &asked.from, ""));
     };
-    let stream = changes(asked.admin().journal.follow(since), wanted).map(move |change| {
+    let all = stream::unfold(asked.admin().journal.follow(after), |mut following| async {
+        Some((following.recv().await?, following))
+    });
+    let wanted = all.filter(move |event| std::future::ready(query.fits(event)));
+    let stream = wanted.map(move |event| {
         let _held = &place; // as long as the stream is
-        let event = Sent::default().json_data(&change).unwrap_or_default();
-        let event = match change.seq {
-            Some(seq) => event.id(seq.to_string()),
-            None => event,
-        };
-        Ok::<_, Infallible>(event)
+        let sent = Sent::default().json_data(&event).unwrap_or_default();
+        Ok::<_, Infallible>(if event.seq > 0 { sent.id(event.seq.to_string()) } else { sent })
     });
     // A proxy that gathers what it passes on would keep events back.
     let unbuffered = [("x-accel-buffering", "no")];
     Ok((unbuffered, Sse::new(stream).keep_alive(KeepAlive::default())).into_response())
-}
-
-fn changes(following: Following, wanted: Wanted) -> impl Stream<Item = Change> + Send + use<> {
-    let all = stream::unfold(following, |mut following| async {
-        Some((following.recv().await?, following))
-    });
-    all.filter_map(move |news| {
-        let fits = news.as_ref().map_or(true, |kept| wanted.fits_record(&kept.record));
-        std::future::ready(fits.then(|| Change::told(news)))
-    })
 }

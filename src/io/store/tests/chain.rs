@@ -5,9 +5,10 @@ use redb::{Database, ReadableTable, WriteTransaction};
 use super::super::schema::{CHECKPOINT, HEADS, LINKS};
 use super::*;
 use crate::proto::chain::{Link, Why};
+use crate::proto::event::MAX_RECORD;
 
-fn numbers(entries: &[Entry]) -> Vec<u64> {
-    entries.iter().map(|entry| entry.tip.seq).collect()
+fn numbers(events: &[Recorded]) -> Vec<u64> {
+    events.iter().map(|event| event.seq).collect()
 }
 
 #[test]
@@ -17,32 +18,33 @@ fn what_is_appended_comes_back_in_another_run() {
     assert_eq!((chain.first().expect("reads"), chain.last().expect("reads").seq), (1, 0));
     assert_eq!(chain.newest(u64::MAX, 9, |_| true).expect("reads"), []);
     assert!(chain.sign_head(at(1), sign).expect("reads").is_none(), "nothing to sign");
-    chain.append(&records(1..=10)).expect("writes");
+    chain.append(&events(1..=10)).expect("writes");
     drop(chain);
     let chain = trail(Store::open(dir.path(), at(0)).expect("opens").0);
-    let last = chain.append(&records(11..=12)).expect("writes");
+    let last = chain.append(&events(11..=12)).expect("writes");
     assert_eq!((last, last.seq), (chain.last().expect("reads"), 12));
     assert_eq!(numbers(&chain.newest(u64::MAX, 3, |_| true).expect("reads")), [10, 11, 12]);
     assert_eq!(numbers(&chain.newest(u64::MAX, 3, |r| r.at % 4 == 0).expect("reads")), [4, 8, 12]);
     let page = chain.after(9, 2, |_| true).expect("reads");
     assert_eq!(numbers(&page), [10, 11]);
-    assert_eq!(page[0].record, record(10));
+    assert_eq!(Recorded { hash: None, ..page[0].clone() }, event(10));
+    assert!(page[0].hash.is_some() && page[0].hash != page[1].hash);
     assert!(chain.after(12, 2, |_| true).expect("reads").is_empty());
-    assert_eq!(chain.append(&[]).expect("writes"), last);
+    assert_eq!(chain.append::<Recorded>(&[]).expect("writes"), last);
 }
 
 #[test]
 fn heads_are_signed_when_there_is_something_new() {
     let dir = tempfile::tempdir().expect("a directory");
     let chain = trail(Store::open(dir.path(), at(0)).expect("opens").0);
-    chain.append(&records(1..=5)).expect("writes");
+    chain.append(&events(1..=5)).expect("writes");
     let refused = chain.sign_head(at(1), |_| Err("no entropy")).expect_err("unsigned");
     assert!(refused.to_string().contains("no entropy"), "{refused}");
     assert!(!chain.store.condition().is_degraded(), "the disk is sound");
     let head = chain.sign_head(at(1), sign).expect("writes").expect("new");
     assert_eq!((head.what.tip.seq, head.what.at), (5, 1000));
     assert!(chain.sign_head(at(2), sign).expect("reads").is_none());
-    chain.append(&records(6..=7)).expect("writes");
+    chain.append(&events(6..=7)).expect("writes");
     let sound = |proved| Verified { forgotten: 0, last: 7, proved };
     assert_eq!(chain.verify(is_signed).expect("sound"), sound(5));
     chain.sign_head(at(3), sign).expect("writes").expect("new");
@@ -58,7 +60,7 @@ fn what_is_old_or_too_much_is_forgotten_and_the_rest_verifies() {
     let all = Limits { age: Duration::from_secs(1000), bytes: u64::MAX };
     for n in 0..10 {
         // Record n is n milliseconds old.
-        chain.append(&records(10 * n + 1..=10 * n + 10)).expect("writes");
+        chain.append(&events(10 * n + 1..=10 * n + 10)).expect("writes");
         chain.sign_head(at(1), sign).expect("writes");
     }
     let retain = |limits: Limits, now| chain.retain(&limits, now, sign, is_signed).expect("writes");
@@ -69,7 +71,7 @@ fn what_is_old_or_too_much_is_forgotten_and_the_rest_verifies() {
     let verified = chain.verify(is_signed).expect("sound");
     assert_eq!(verified, Verified { forgotten: 40, last: 100, proved: 100 });
     let size =
-        Link { tip: chain.last().expect("reads"), record: &record(50).to_bytes().expect("short") }
+        Link { tip: chain.last().expect("reads"), record: &event(50).to_bytes().expect("short") }
             .to_bytes()
             .len() as u64;
     assert_eq!(
@@ -89,7 +91,7 @@ fn what_is_old_or_too_much_is_forgotten_and_the_rest_verifies() {
     assert_eq!(chain.first().expect("reads"), 81, "nothing is forgotten without a signature");
     assert_eq!(retain(Limits { bytes: 0, ..all }, now), 20);
     assert_eq!((chain.first().expect("reads"), chain.last().expect("reads").seq), (101, 100));
-    chain.append(&records(101..=102)).expect("writes");
+    chain.append(&events(101..=102)).expect("writes");
     let verified = chain.verify(is_signed).expect("sound");
     assert_eq!(verified, Verified { forgotten: 100, last: 102, proved: 100 });
     drop(chain);
@@ -103,7 +105,7 @@ fn a_chain_belongs_to_one_node() {
     let store = Arc::new(Store::open(dir.path(), at(0)).expect("opens").0);
     let (a, b) = ("a@h".parse().expect("valid"), "b@h".parse().expect("valid"));
     let one = Chain::new(store.clone(), a).expect("nobody's yet");
-    one.append(&records(1..=2)).expect("writes");
+    one.append(&events(1..=2)).expect("writes");
     let error = Chain::new(store, b).expect_err("another's").to_string();
     assert!(error.contains("the trail of a@h"), "{error}");
 }
@@ -112,8 +114,9 @@ fn a_chain_belongs_to_one_node() {
 fn a_record_that_could_not_be_read_back_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let chain = trail(Store::open(dir.path(), at(0)).expect("opens").0);
-    let long = Record { event: "x".repeat(crate::proto::chain::MAX_RECORD), ..record(2) };
-    let error = chain.append(&[record(1), long]).expect_err("too long");
+    let label = crate::proto::event::Other { event: "x".repeat(MAX_RECORD), ..Default::default() };
+    let long = Recorded { event: Event::Other(label), ..event(2) };
+    let error = chain.append(&[event(1), long]).expect_err("too long");
     assert!(matches!(error, StoreError::Record(_)), "{error}");
     assert_eq!(chain.last().expect("reads").seq, 0, "whole or not at all");
 }
@@ -124,10 +127,10 @@ fn after(change: impl FnOnce(&WriteTransaction)) -> String {
     let dir = tempfile::tempdir().expect("a directory");
     let chain = trail(Store::open(dir.path(), at(0)).expect("opens").0);
     for part in [1..=10, 11..=20, 21..=25] {
-        chain.append(&records(part)).expect("writes");
+        chain.append(&events(part)).expect("writes");
         chain.sign_head(at(1), sign).expect("writes");
     }
-    chain.append(&records(26..=30)).expect("writes");
+    chain.append(&events(26..=30)).expect("writes");
     let limits = Limits { age: Duration::from_millis(4), bytes: u64::MAX };
     let now = UNIX_EPOCH + Duration::from_millis(10);
     assert_eq!(chain.retain(&limits, now, sign, is_signed).expect("writes"), 5);
@@ -200,7 +203,7 @@ fn whoever_makes_the_hashes_anew_is_found_by_the_next_head() {
         after(|write| {
             let mut tip = Link::from_bytes(&link(write, from - 1)).expect("one").tip;
             for seq in from..=30 {
-                let record = if seq == from { record(99) } else { record(seq) };
+                let record = if seq == from { event(99) } else { event(seq) };
                 let record = record.to_bytes().expect("short");
                 tip = tip.then(&record);
                 put(write, seq, &Link { tip, record: &record }.to_bytes());
@@ -234,7 +237,7 @@ fn whoever_makes_the_hashes_anew_is_found_by_the_next_head() {
 fn what_was_changed_is_not_forgotten() {
     let dir = tempfile::tempdir().expect("a directory");
     let chain = trail(Store::open(dir.path(), at(0)).expect("opens").0);
-    chain.append(&records(1..=20)).expect("writes");
+    chain.append(&events(1..=20)).expect("writes");
     drop(chain);
     let database = Database::open(dir.path().join(FILE)).expect("opens");
     let write = database.begin_write().expect("begins");

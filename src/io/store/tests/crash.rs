@@ -16,7 +16,7 @@ const POWER_CUTS: u64 = 1000;
 /// What one process does until it is ended: appends, and all that may come between.
 fn write(chain: &Chain, rng: &mut StdRng) -> Result<u64, StoreError> {
     let next = chain.last()?.seq + 1;
-    let last = chain.append(&records(next..=next + rng.random_range(0..12)))?.seq;
+    let last = chain.append(&events(next..=next + rng.random_range(0..12)))?.seq;
     match rng.random_range(0..12) {
         0 => drop(chain.sign_head(at(1), sign)?),
         1 => {

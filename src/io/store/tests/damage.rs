@@ -13,7 +13,7 @@ fn fill(chain: &Chain) {
     let store = &chain.store;
     store.raise(Incarnation(5)).expect("writes");
     for n in 0..RECORDS / 20 {
-        chain.append(&records(20 * n + 1..=20 * n + 20)).expect("writes");
+        chain.append(&events(20 * n + 1..=20 * n + 20)).expect("writes");
         chain.sign_head(at(1), sign).expect("writes");
         let port = u16::try_from(n).expect("few");
         let node = known(&format!("p{n}@h"), port, n);
@@ -84,7 +84,7 @@ fn a_short_file_that_is_damaged_is_whole_or_set_aside() {
                     assert_eq!(fs::read(&path).expect("reads").len(), bytes.len());
                     assert_eq!(condition.set_aside, Some(path), "{kind} {trial}");
                     assert_eq!(chain.last().expect("reads").seq, 0);
-                    assert_eq!(chain.append(&records(1..=1)).expect("writes").seq, 1);
+                    assert_eq!(chain.append(&events(1..=1)).expect("writes").seq, 1);
                 }
             }
         }
@@ -148,7 +148,7 @@ fn after_damage_the_whole_file_is_looked_at() {
     fill(&chain);
     drop(chain);
     let mut bytes = disk.bytes();
-    let word = record(77).event.into_bytes();
+    let word = event(77).event.into_bytes();
     let places: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(&word)).collect();
     assert!(!places.is_empty());
     places.iter().for_each(|at| bytes[*at] ^= 1);

@@ -59,11 +59,11 @@ fn peer() -> NodeName {
 }
 
 /// Those about a peer, all others, or all.
-fn wanted(which: Option<bool>) -> Wanted {
+fn wanted(which: Option<bool>) -> Query {
     match which {
-        Some(true) => Wanted { node: Some(peer()), ..Wanted::default() },
-        Some(false) => Wanted { label: Some("paused".to_owned()), ..Wanted::default() },
-        None => Wanted::default(),
+        Some(true) => Query { node: Some(peer()), ..Query::default() },
+        Some(false) => Query { label: Some("paused".to_owned()), ..Query::default() },
+        None => Query::default(),
     }
 }
 
@@ -128,8 +128,7 @@ impl Model {
                 let (stored, waiting) = trail.unstored(many);
                 // A second one goes on from what is in the file, as the journal itself does.
                 if chain.last().expect("reads").seq == stored {
-                    let records: Vec<_> = waiting.iter().map(|noted| noted.record()).collect();
-                    chain.append(&records).expect("writes");
+                    chain.append(&waiting).expect("writes");
                 }
             }
             Step::Seal => self.journal().seal().expect("signs"),
@@ -159,16 +158,16 @@ impl Model {
         let mut expected = (from..=self.last).filter(|seq| fits(which, *seq)).peekable();
         let mut next = after;
         loop {
-            let query = Query { after: Some(next), limit, wanted: wanted(which) };
-            let part = self.journal().read(query).await;
-            let page: Vec<_> = expected.by_ref().take(limit).collect();
-            assert_eq!(seqs(&part.entries), page, "after {next} of {}", self.last);
-            let full = page.last().filter(|_| page.len() == limit);
-            assert_eq!(part.next, *full.unwrap_or(&self.last));
-            if page.len() < limit {
+            let query = Query { after: Some(next), limit, ..wanted(which) };
+            let page = self.journal().read(query).await;
+            let wanted: Vec<_> = expected.by_ref().take(limit).collect();
+            assert_eq!(seqs(&page.events), wanted, "after {next} of {}", self.last);
+            let full = wanted.last().filter(|_| wanted.len() == limit);
+            assert_eq!(page.next, *full.unwrap_or(&self.last));
+            if wanted.len() < limit {
                 return;
             }
-            next = part.next;
+            next = page.next;
         }
     }
 
@@ -177,9 +176,9 @@ impl Model {
         let mut expected: Vec<_> =
             (stored.min(held)..=self.last).filter(|seq| fits(which, *seq)).collect();
         expected.drain(..expected.len().saturating_sub(limit));
-        let query = Query { after: None, limit, wanted: wanted(which) };
-        let part = self.journal().read(query).await;
-        assert_eq!((seqs(&part.entries), part.next), (expected, self.last));
+        let query = Query { limit, ..wanted(which) };
+        let page = self.journal().read(query).await;
+        assert_eq!((seqs(&page.events), page.next), (expected, self.last));
     }
 
     async fn follow(&mut self, after: u64) {
@@ -188,7 +187,8 @@ impl Model {
         let mut following = self.journal().follow(Some(after));
         if forgotten > 0 {
             let told = tokio::time::timeout(PATIENCE, following.recv()).await;
-            assert_eq!(told.expect("in time"), Some(Err(forgotten)));
+            let told = told.expect("in time").expect("runs");
+            assert_eq!(told.event, Event::EventsMissed { count: forgotten });
         }
         self.followers.push((following, after + forgotten));
     }
@@ -197,17 +197,17 @@ impl Model {
         for (following, has) in &mut self.followers {
             while *has < self.last {
                 let told = tokio::time::timeout(PATIENCE, following.recv()).await.expect("in time");
-                let kept = told.expect("runs").expect("none is missed");
+                let told = told.expect("runs");
                 *has += 1;
-                assert_eq!((kept.seq, kept.record.event()), (*has, Ok(event(*has))));
+                assert_eq!((told.seq, told.event), (*has, event(*has)));
             }
         }
     }
 }
 
-fn seqs(entries: &[Kept]) -> Vec<u64> {
-    assert!(entries.iter().all(|kept| kept.record.event() == Ok(event(kept.seq))));
-    entries.iter().map(|kept| kept.seq).collect()
+fn seqs(events: &[Recorded]) -> Vec<u64> {
+    assert!(events.iter().all(|it| it.event == event(it.seq)));
+    events.iter().map(|it| it.seq).collect()
 }
 
 proptest! {
