@@ -496,7 +496,11 @@ mod tests {
                 missed += count;
             } else {
                 seen += 1;
-                assert_eq!(event, Event::Paused { millis: seen + missed }, "in order, none else missing");
+                assert_eq!(
+                    event,
+                    Event::Paused { millis: seen + missed },
+                    "in order, none else missing"
+                );
             }
         }
         assert!(missed > 0, "the queue is bounded");

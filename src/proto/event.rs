@@ -457,11 +457,10 @@ pub struct Other {
 }
 
 impl Other {
-    /// An event of which only the type, the rest and the node are known.
-    fn new(label: String, node: Option<NodeName>, mut rest: Map<String, Value>) -> Event {
-        rest.remove("event");
-        rest.extend(node.map(|node| ("node".to_owned(), node.as_str().into())));
-        Event::Other(Self { event: label, rest })
+    /// With the node that it is about as a member.
+    fn about(mut self, node: Option<NodeName>) -> Self {
+        self.rest.extend(node.map(|node| ("node".to_owned(), node.as_str().into())));
+        self
     }
 }
 

@@ -59,8 +59,11 @@ fn what_was_shown_as_stored_outlives_any_kill_in_a_flood() {
     whole(&found, 1);
     let lost = shown.iter().find(|(seq, event)| found.get(**seq as usize - 1) != Some(*event));
     assert_eq!(lost, None, "of {} events", shown.len());
-    let lives: Vec<_> =
-        found.iter().filter(|it| it["event"] == "node_started").map(|it| &it["incarnation"]).collect();
+    let lives: Vec<_> = found
+        .iter()
+        .filter(|it| it["event"] == "node_started")
+        .map(|it| &it["incarnation"])
+        .collect();
     assert_eq!(lives.len() as u64, ROUNDS, "{lives:?}");
     eprintln!("{} events shown, {} stored", shown.len(), found.len());
 }
@@ -118,7 +121,9 @@ fn each_life_goes_on_where_the_one_before_ended() {
         assert_eq!(left.verified().0, stored.len() as u64);
         if stops {
             assert_eq!(left.verified(), (stored.len() as u64, stored.len() as u64));
-            assert!(stored.iter().any(|it| it["event"] == "node_stopping" && it["incarnation"] == life));
+            assert!(
+                stored.iter().any(|it| it["event"] == "node_stopping" && it["incarnation"] == life)
+            );
         }
         before = stored;
     }

@@ -5,12 +5,12 @@ use std::sync::atomic::AtomicU64;
 use tempfile::TempDir;
 
 use super::*;
-use crate::proto::event::Query;
 use crate::actors::exchange::Exchange;
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{cluster, counted, name, run, until};
 use crate::io::clock;
 use crate::io::store::Chain;
+use crate::proto::event::Query;
 
 struct World {
     dir: TempDir,

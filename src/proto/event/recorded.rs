@@ -73,9 +73,13 @@ impl From<Unstamped> for Stored {
 impl From<Stored> for Recorded {
     fn from(Stored { at, since_start, incarnation, stamp, label, node, event }: Stored) -> Self {
         let event = match serde_json::from_str(&event) {
-            Ok(Event::Other(Other { rest, .. })) => Other::new(label, node, rest),
+            Ok(Event::Other(Other { rest, .. })) => {
+                Event::Other(Other { event: label, rest }.about(node))
+            }
             Ok(event) => event,
-            Err(_) => Other::new(label, node, Default::default()),
+            Err(_unreadable) => {
+                Event::Other(Other { event: label, ..Other::default() }.about(node))
+            }
         };
         Self { seq: 0, noted_by: None, at, since_start, incarnation, stamp, hash: None, event }
     }
@@ -243,7 +247,9 @@ mod tests {
         let read = |text: &str| serde_json::from_str::<Event>(text).expect("some event");
         let address = ([10, 0, 0, 2], 1).into();
         assert_eq!(
-            read(r#"{"event":"peer_online","peer":"b@127.0.0.1","incarnation":4,"address":"10.0.0.2:1"}"#),
+            read(
+                r#"{"event":"peer_online","peer":"b@127.0.0.1","incarnation":4,"address":"10.0.0.2:1"}"#
+            ),
             Event::PeerOnline { peer: b(), incarnation: Incarnation(4), address }
         );
         assert_eq!(
