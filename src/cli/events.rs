@@ -142,10 +142,10 @@ impl Source {
 
     fn page(&self, request: Request) -> anyhow::Result<Page> {
         match (self, request) {
-            (Self::Node(directory), request) => match ask(directory, &request)? {
-                Answer::Events(page) => Ok(page),
-                _ => unexpected(),
-            },
+            (Self::Node(directory), request) => {
+                let Answer::Events(page) = ask(directory, &request)? else { return unexpected() };
+                Ok(page)
+            }
             (Self::File(chain), Request::Events(query) | Request::Export(query)) => {
                 Ok(chain.read(&query)?)
             }

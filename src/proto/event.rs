@@ -457,6 +457,12 @@ pub struct Other {
 }
 
 impl Other {
+    /// Whether a member that names a node names this one.
+    fn names(&self, node: &NodeName) -> bool {
+        let named = |key: &str| self.rest.get(key).and_then(Value::as_str);
+        ["node", "peer", "from", "to"].iter().any(|key| named(key) == Some(node.as_str()))
+    }
+
     /// With the node that it is about as a member.
     fn about(mut self, node: Option<NodeName>) -> Self {
         self.rest.extend(node.map(|node| ("node".to_owned(), node.as_str().into())));
@@ -468,13 +474,9 @@ impl Event {
     /// Whether it is about a node.
     #[must_use]
     pub fn concerns(&self, node: &NodeName) -> bool {
-        match self {
-            Self::LinkChanged { to, .. } if to == node => true,
-            Self::Other(Other { rest, .. }) => ["node", "peer", "from", "to"]
-                .iter()
-                .any(|key| rest.get(*key).and_then(Value::as_str) == Some(node.as_str())),
-            event => event.about() == Some(node),
-        }
+        let seen = matches!(self, Self::LinkChanged { to, .. } if to == node);
+        let named = matches!(self, Self::Other(other) if other.names(node));
+        seen || named || self.about() == Some(node)
     }
 }
 
