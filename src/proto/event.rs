@@ -484,106 +484,81 @@ impl Event {
 mod tests {
     use super::*;
 
+    fn name(text: &str) -> NodeName {
+        text.parse().expect("valid")
+    }
+
+    fn at() -> SocketAddr {
+        ([10, 0, 0, 2], 4697).into()
+    }
+
+    #[track_caller]
+    fn tells(event: &Event, level: Level, about: Option<&str>, text: &str) {
+        assert_eq!(event.level(), level, "{event:?}");
+        assert_eq!(event.about().map(NodeName::as_str), about, "{event:?}");
+        assert_eq!(event.to_string(), text);
+    }
+
     #[test]
-    fn each_level_subject_and_text_follows_from_the_event() {
-        let [b, c, d]: [NodeName; 3] = ["b@h", "c@h", "d@h"].map(|it| it.parse().expect("valid"));
-        let (peer, at) = (b.clone(), SocketAddr::from(([10, 0, 0, 2], 4697)));
-        let silent = |broken, heard_by: &[NodeName], confirmed_by: &[NodeName]| Event::PeerSilent {
-            peer: b.clone(),
+    fn events_of_peers_have_their_level_subject_and_text() {
+        let (peer, b) = (name("b@h"), Some("b@h"));
+        let event = Event::PeerOffline { peer: peer.clone(), reason: Reason::Crashed };
+        tells(&event, Level::Info, b, "b@h offline (crashed)");
+        let mut silent = Event::PeerSilent {
+            peer: peer.clone(),
             phi: 8.04,
             missed: 9,
-            heard_by: heard_by.to_vec(),
-            confirmed_by: confirmed_by.to_vec(),
-            broken,
+            heard_by: Vec::new(),
+            confirmed_by: Vec::new(),
+            broken: None,
         };
-        let stale = |linked| Event::RefusedBy {
-            peer: b.clone(),
+        let given_up = "b@h given up after 9 missed beats (phi 8.0)";
+        tells(&silent, Level::Warn, b, given_up);
+        if let Event::PeerSilent { heard_by, confirmed_by, broken, .. } = &mut silent {
+            *heard_by = vec![name("c@h"), name("d@h")];
+            *confirmed_by = vec![name("e@h")];
+            *broken = Some(Broken::WayBack);
+        }
+        let grounds = "; still heard by c@h, d@h; not heard either by e@h; the way back is cut";
+        tells(&silent, Level::Warn, b, &format!("{given_up}{grounds}"));
+        let refused = |linked| Event::RefusedBy {
+            peer: peer.clone(),
             refusal: Refusal::Stale { known: Incarnation(2), linked },
         };
-        let dial =
-            |peer| Event::DialFailed { peer, address: at, cause: "connection refused".into() };
-        let ended = |restarted| Event::ActorEnded { actor: "x".into(), why: "y".into(), restarted };
-        let own = |own| Event::CertificatesRevoked { certificates: 3, own };
+        let known = "refused by b@h: incarnation 2 of this node is known";
+        tells(&refused(None), Level::Warn, b, known);
+        let linked = format!("{known} and linked, at 10.0.0.2:4697");
+        tells(&refused(Some(at())), Level::Debug, b, &linked);
+        let dial = |peer| Event::DialFailed { peer, address: at(), cause: "refused".into() };
+        let failed = "cannot be dialed at 10.0.0.2:4697: refused; will try again";
+        tells(&dial(Some(peer.clone())), Level::Info, b, &format!("b@h {failed}"));
+        let seed = "no node answers at 10.0.0.2:4697: refused; will try again";
+        tells(&dial(None), Level::Warn, None, seed);
         let seen = |suspect, reason| Event::LinkChanged {
-            from: b.clone(),
-            to: c.clone(),
+            from: peer.clone(),
+            to: name("c@h"),
             state: Status::Offline,
             suspect,
             reason,
         };
-        let about = Some(&b);
-        for (event, level, node, text) in [
-            (
-                Event::PeerOffline { peer, reason: Reason::Crashed },
-                Level::Info,
-                about,
-                "b@h offline (crashed)",
-            ),
-            (
-                silent(None, &[], &[]),
-                Level::Warn,
-                about,
-                "b@h given up after 9 missed beats (phi 8.0)",
-            ),
-            (
-                silent(Some(Broken::WayBack), &[c.clone(), d.clone()], std::slice::from_ref(&d)),
-                Level::Warn,
-                about,
-                "b@h given up after 9 missed beats (phi 8.0); still heard by c@h, d@h; not heard either by d@h; \
-                 the way back is cut",
-            ),
-            (
-                stale(None),
-                Level::Warn,
-                about,
-                "refused by b@h: incarnation 2 of this node is known",
-            ),
-            (
-                stale(Some(at)),
-                Level::Debug,
-                about,
-                "refused by b@h: incarnation 2 of this node is known and linked, at 10.0.0.2:4697",
-            ),
-            (
-                dial(Some(b.clone())),
-                Level::Info,
-                about,
-                "b@h cannot be dialed at 10.0.0.2:4697: connection refused; will try again",
-            ),
-            (
-                dial(None),
-                Level::Warn,
-                None,
-                "no node answers at 10.0.0.2:4697: connection refused; will try again",
-            ),
-            (seen(false, Some(Reason::Left)), Level::Debug, about, "b@h sees c@h offline (left)"),
-            (seen(true, None), Level::Debug, about, "b@h sees c@h offline (suspect)"),
-            (ended(true), Level::Warn, None, "actor x ended and is restarted: y"),
-            (
-                ended(false),
-                Level::Error,
-                None,
-                "actor x ended too often, and its supervisor gives up: y",
-            ),
-            (
-                own(false),
-                Level::Info,
-                None,
-                "a new list of revoked certificates is in force, 3 in all",
-            ),
-            (
-                own(true),
-                Level::Warn,
-                None,
-                "a new list of revoked certificates is in force, 3 in all: this node's certificate is revoked. \
-                 Issue a new one and restart this node",
-            ),
-            (Event::StoreRecovered, Level::Info, None, "the store can be written again"),
-        ] {
-            assert_eq!((event.level(), event.about()), (level, node), "{event:?}");
-            assert_eq!(event.to_string(), text);
-        }
-        assert!(seen(true, None).concerns(&c) && !seen(true, None).concerns(&d));
+        let left = seen(false, Some(Reason::Left));
+        tells(&left, Level::Debug, b, "b@h sees c@h offline (left)");
+        tells(&seen(true, None), Level::Debug, b, "b@h sees c@h offline (suspect)");
+        assert!(left.concerns(&name("c@h")) && !left.concerns(&name("d@h")));
+    }
+
+    #[test]
+    fn events_of_the_node_itself_have_their_level_and_text() {
+        let ended = |restarted| Event::ActorEnded { actor: "x".into(), why: "y".into(), restarted };
+        tells(&ended(true), Level::Warn, None, "actor x ended and is restarted: y");
+        let given_up = "actor x ended too often, and its supervisor gives up: y";
+        tells(&ended(false), Level::Error, None, given_up);
+        let revoked = |own| Event::CertificatesRevoked { certificates: 3, own };
+        let list = "a new list of revoked certificates is in force, 3 in all";
+        tells(&revoked(false), Level::Info, None, list);
+        let own = ": this node's certificate is revoked. Issue a new one and restart this node";
+        tells(&revoked(true), Level::Warn, None, &format!("{list}{own}"));
+        tells(&Event::StoreRecovered, Level::Info, None, "the store can be written again");
     }
 
     #[test]
