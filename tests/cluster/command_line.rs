@@ -150,7 +150,11 @@ fn watch_tells_each_change_as_it_happens_until_the_node_ends() {
     json.tells(&["\"event\":\"watching\"", "\"node\":\"a@127.0.0.1\""]);
     text.tells(&["watching a@127.0.0.1"]);
     let c = cluster.node("c").join(a.listen()).start();
-    json.tells(&["\"event\":\"peer_online\"", "\"peer\":\"c@127.0.0.1\"", "\"incarnation\":1"]);
+    json.tells(&[
+        "\"event\":\"peer_online\"",
+        "\"peer\":\"c@127.0.0.1\"",
+        "\"peer_incarnation\":1",
+    ]);
     json.tells(&["\"event\":\"link_changed\",\"from\":\"b@", "\"to\":\"c@", "\"online\""]);
     text.tells(&["Z  c@127.0.0.1 online at 127.0.0.1:"]);
     text.tells(&["Z  b@127.0.0.1 sees c@127.0.0.1 online"]);
