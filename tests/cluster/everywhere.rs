@@ -48,10 +48,8 @@ fn causes_come_before_what_they_cause_whatever_the_wall_clocks_say() {
         assert_eq!(missing, "");
         ordered(&events);
         for by in [&a, &b, &c] {
-            assert_eq!(
-                events[place(&events, &by.name, &[("event", "node_started")])]["incarnation"],
-                1
-            );
+            let started = place(&events, &by.name, &[("event", "node_started")]);
+            assert_eq!(events[started]["incarnation"], 1);
         }
     }
     of_b.set(1);
