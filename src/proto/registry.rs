@@ -1,6 +1,6 @@
 //! Who the nodes are: what each states of itself, and who is forgotten, as this node knows it.
 //!
-//! The machine behind Registry: a table of [`rows`](super::rows), whose exchange, bounds and invariants it has. There
+//! The machine behind Registry: a table of [`rows`], whose exchange, bounds and invariants it has. There
 //! is one entry for each node: its profile, or the tombstone of one that somebody had forgotten.
 //!
 //! # What is its own

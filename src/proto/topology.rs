@@ -1,6 +1,6 @@
 //! Who sees whom: the directed link matrix of the whole cluster, as this node knows it.
 //!
-//! The machine behind TopologyTracker: a table of [`rows`](super::rows). Every node is the origin of one row: a cell for
+//! The machine behind TopologyTracker: a table of [`rows`]. Every node is the origin of one row: a cell for
 //! each peer it knows, with the state of its side of the link. The exchange, its bounds and its invariants are those of
 //! rows; what is said here is what the topology adds.
 //!
