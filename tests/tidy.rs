@@ -46,9 +46,6 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("comfy_table", &["cli::output"]),
     ("jsonwebtoken", &["io::identity"]),
     ("mimalloc", &["main"]),
-    ("netlink_packet_core", &["io::tcp"]),
-    ("netlink_packet_sock_diag", &["io::tcp"]),
-    ("netlink_sys", &["io::tcp"]),
     ("opentelemetry", &["cli::logs"]),
     ("opentelemetry_appender_tracing", &["cli::logs"]),
     ("opentelemetry_otlp", &["cli::logs"]),
@@ -64,6 +61,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("socket2", &["io"]),
     ("tokio_tungstenite", &["gateway"]),
     ("tokio_rustls", &["io::tls", "io::identity", "actors::link"]),
+    ("x509_cert", &["io::identity", "io::tls"]),
 ];
 
 /// The only outside crates `proto` may name, and what it may not take from `std`.

@@ -28,6 +28,7 @@ mod inventory;
 mod key;
 mod revocation;
 mod revocation_file;
+mod signed;
 mod signers;
 mod tokens;
 

@@ -1,16 +1,11 @@
 //! TCP sockets of links: how they listen, and how they notice that the network is gone.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
-use netlink_packet_sock_diag::inet::nlas::Nla;
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
-use netlink_sys::protocols::NETLINK_SOCK_DIAG;
-use rustix::net::RecvFlags;
+use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
@@ -20,6 +15,17 @@ const SILENCE: Duration = Duration::from_secs(20);
 const PROBE: Duration = Duration::from_secs(5);
 /// Room for the kernel's answer about one connection.
 const ANSWER: usize = 4096;
+
+// Numbers of netlink(7) and sock_diag(7).
+const NLMSG_ERROR: u16 = 2;
+const NLM_F_REQUEST: u16 = 1;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const INET_DIAG_INFO: u16 = 2;
+const IPPROTO_TCP: u8 = 6;
+/// Length of a `nlmsghdr`.
+const HEADER: usize = 16;
+/// Where an answer's attributes begin: after the header and an `inet_diag_msg`.
+const ATTRIBUTES: usize = HEADER + 72;
 
 /// Opens a listening socket, where so many callers may wait to be accepted: whoever finds no room calls again after a
 /// second, and then after ever longer. A port that a node has just left is free at once (`SO_REUSEADDR`).
@@ -74,44 +80,74 @@ pub struct Tcp {
 /// # Errors
 /// There is no such connection, or this kernel does not tell.
 pub fn inspect(here: SocketAddr, there: SocketAddr) -> io::Result<Tcp> {
-    let socket = netlink_sys::Socket::new(NETLINK_SOCK_DIAG)?;
-    let mut id = if here.is_ipv4() { SocketId::new_v4() } else { SocketId::new_v6() };
-    (id.source_address, id.source_port) = (here.ip(), here.port());
-    (id.destination_address, id.destination_port) = (there.ip(), there.port());
-    id.cookie = [0xff; 8]; // any
-    let request = InetRequest {
-        family: if here.is_ipv4() { AF_INET } else { AF_INET6 },
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::INFO,
-        states: StateFlags::all(),
-        socket_id: id,
-    };
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST;
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send_to(&bytes, &netlink_sys::SocketAddr::new(0, 0), 0)?;
-    let mut answer = Vec::with_capacity(ANSWER);
-    socket.recv(&mut answer, 0)?;
-    let answer =
-        NetlinkMessage::<SockDiagMessage>::deserialize(&answer).map_err(io::Error::other)?;
-    if let NetlinkPayload::Error(error) = answer.payload {
-        return Err(error.to_io());
+    let socket = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        Some(SOCK_DIAG),
+    )?;
+    let kernel = SocketAddrNetlink::new(0, 0);
+    rustix::net::sendto(&socket, &question(here, there), SendFlags::empty(), &kernel)?;
+    let mut answer = [0; ANSWER];
+    let (length, _) = rustix::net::recv(&socket, &mut answer, RecvFlags::empty())?;
+    let answer = answer.get(..length).unwrap_or_default();
+    match half(answer, 4) {
+        Some(SOCK_DIAG_BY_FAMILY) => {}
+        Some(NLMSG_ERROR) => {
+            let errno = word(answer, HEADER).unwrap_or_default().cast_signed();
+            return Err(io::Error::from_raw_os_error(-errno));
+        }
+        Some(_) | None => return Err(io::ErrorKind::InvalidData.into()),
     }
-    let NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) = answer.payload else {
-        return Err(io::ErrorKind::InvalidData.into());
-    };
     // Where no connection fits, the kernel answers with the socket that listens there.
-    if found.header.socket_id.destination_port != there.port() {
+    if half(answer, HEADER + 6).map(u16::from_be) != Some(there.port()) {
         return Err(io::ErrorKind::NotFound.into());
     }
-    let info =
-        found.nlas.iter().find_map(|nla| if let Nla::TcpInfo(i) = nla { Some(i) } else { None });
-    let info = info.ok_or(io::ErrorKind::Unsupported)?;
-    let unacknowledged = found.header.send_queue.saturating_sub(info.notsent_bytes);
-    Ok(Tcp { unacknowledged, segments: info.segs_in })
+    let queued = word(answer, HEADER + 60).unwrap_or_default();
+    figures(answer, queued).ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// A `nlmsghdr` and an `inet_diag_req_v2`.
+fn question(here: SocketAddr, there: SocketAddr) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(72);
+    bytes.extend(72_u32.to_ne_bytes());
+    bytes.extend([SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST].map(u16::to_ne_bytes).concat());
+    bytes.extend([0; 8]); // number, sender
+    let family = if here.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    bytes.extend([family.as_raw().to_ne_bytes()[0], IPPROTO_TCP, 1 << (INET_DIAG_INFO - 1), 0]);
+    bytes.extend(u32::MAX.to_ne_bytes()); // in any state
+    bytes.extend([here.port(), there.port()].map(u16::to_be_bytes).concat());
+    for address in [here.ip(), there.ip()] {
+        match address {
+            IpAddr::V4(ip) => bytes.extend([&ip.octets()[..], &[0; 12]].concat()),
+            IpAddr::V6(ip) => bytes.extend(ip.octets()),
+        }
+    }
+    bytes.extend([0; 4]); // on any interface
+    bytes.extend([0xff; 8]); // with any cookie
+    bytes
+}
+
+/// What an answer's `tcp_info` says.
+fn figures(answer: &[u8], queued: u32) -> Option<Tcp> {
+    let mut at = ATTRIBUTES;
+    loop {
+        let length = usize::from(half(answer, at)?);
+        if half(answer, at + 2)? == INET_DIAG_INFO {
+            let info = answer.get(at + 4..at + length)?;
+            let (segments, unsent) = (word(info, 140)?, word(info, 144)?);
+            return Some(Tcp { unacknowledged: queued.saturating_sub(unsent), segments });
+        }
+        at += length.max(4).next_multiple_of(4);
+    }
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|half| u16::from_ne_bytes(*half))
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|word| u32::from_ne_bytes(*word))
 }
 
 #[cfg(test)]

@@ -12,9 +12,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData,
-    RevokedCertParams, SanType, SerialNumber,
+    DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose,
+    PublicKeyData, RevokedCertParams, SanType, SerialNumber,
 };
+use rustls::pki_types::CertificateDer;
+use x509_cert::der::{Tag, Tagged as _};
 
 use super::authority_certificate::{AuthorityCertificate, DEVELOPMENT, Validity};
 use super::certificate::{Certificate, PeerIdentity, fingerprint, server_name, spiffe_uri};
@@ -121,7 +123,9 @@ impl Authority {
                 fix: "restore the pair from one backup".to_owned(),
             });
         }
-        let issuer = Issuer::from_ca_cert_der(&certificate.der, key).map_err(refused)?;
+        let unnamed = IdentityError::Crypto("name the issuer of certificates");
+        let params = issuer(&certificate.der).ok_or(unnamed)?;
+        let issuer = Issuer::new(params, key);
         Ok(Self { certificate, issuer, home: layout.certs().to_owned() })
     }
 
@@ -361,6 +365,27 @@ fn params(validity: Validity, common_name: String) -> Result<CertificateParams, 
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
     Ok(params)
+}
+
+/// What certificates say of their issuer, as its own certificate says it: name and key identifier.
+fn issuer(authority: &CertificateDer<'_>) -> Option<CertificateParams> {
+    let authority = Certificate::parse(authority).ok()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    for part in authority.subject().iter() {
+        let kind = DnType::from_oid(&part.oid.arcs().map(u64::from).collect::<Vec<_>>());
+        let text = std::str::from_utf8(part.value.value()).ok()?;
+        let value = match part.value.tag() {
+            Tag::Utf8String => DnValue::Utf8String(text.to_owned()),
+            Tag::PrintableString => DnValue::PrintableString(text.try_into().ok()?),
+            _ => return None,
+        };
+        params.distinguished_name.push(kind, value);
+    }
+    if let Some(id) = authority.key_identifier() {
+        params.key_identifier_method = KeyIdMethod::PreSpecified(id);
+    }
+    Some(params)
 }
 
 fn refused(_detail: rcgen::Error) -> IdentityError {

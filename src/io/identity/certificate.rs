@@ -11,16 +11,24 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::CertificateDer;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_cert::TbsCertificate;
+use x509_cert::der::asn1::ObjectIdentifier;
+use x509_cert::der::{Decode as _, Encode as _};
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{BasicConstraints, SubjectAltName, SubjectKeyIdentifier};
+use x509_cert::name::Name;
 
 use super::key::POINT;
-use super::revocation::{RevocationList, hexadecimal, instant};
+use super::revocation::{RevocationList, hexadecimal};
+use super::signed::{Parts, instant};
 use super::{IdentityError, Subject};
 use crate::proto::node::{ClusterId, KeyId, NodeId, NodeName};
 
 /// The object identifiers that a P-256 public key carries (RFC 5480, 2.1.1).
-const EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
-const PRIME256V1: &str = "1.2.840.10045.3.1.7";
+const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const PRIME256V1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+/// Of an organization in a name (RFC 4519, 2.19).
+const ORGANIZATION: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.10");
 
 /// The DNS name that every certificate of a cluster carries: `node.<cluster>.xpando.internal`.
 ///
@@ -41,9 +49,16 @@ pub(in crate::io) fn cluster_of_server_name(name: &str) -> Option<ClusterId> {
 #[must_use]
 pub(in crate::io) fn claimed_cluster(leaf: &CertificateDer<'_>) -> Option<ClusterId> {
     let certificate = Certificate::parse(leaf).ok()?;
-    let names = certificate.x509.subject_alternative_name().ok()??;
-    let dns_of = |name| if let &GeneralName::DNSName(dns) = name { Some(dns) } else { None };
-    names.value.general_names.iter().filter_map(dns_of).find_map(cluster_of_server_name)
+    let (_, names) = certificate.tbs.get_extension::<SubjectAltName>().ok()??;
+    names.0.iter().filter_map(dns).find_map(cluster_of_server_name)
+}
+
+fn dns(name: &GeneralName) -> Option<&str> {
+    if let GeneralName::DnsName(dns) = name { Some(dns.as_str()) } else { None }
+}
+
+fn uri(name: &GeneralName) -> Option<&str> {
+    if let GeneralName::UniformResourceIdentifier(uri) = name { Some(uri.as_str()) } else { None }
 }
 
 /// The URI that names a node in its certificate: `spiffe://<cluster>/node/<host>/<name>`.
@@ -61,35 +76,37 @@ pub(super) fn fingerprint(der: &[u8]) -> String {
 
 /// A certificate that is sound in form. Nothing is known yet about who signed it.
 pub(super) struct Certificate<'a> {
-    x509: X509Certificate<'a>,
+    parts: Parts<'a>,
+    tbs: TbsCertificate,
+    key: KeyId,
     point: [u8; POINT],
 }
 
 impl<'a> Certificate<'a> {
     /// Reads a certificate; the error says in which way it is damaged or foreign.
     pub(super) fn parse(der: &'a [u8]) -> Result<Self, &'static str> {
-        let (rest, x509) =
-            X509Certificate::from_der(der).map_err(|_detail| "it is not an X.509 certificate")?;
-        if !rest.is_empty() {
+        let damaged = "it is not an X.509 certificate";
+        let (parts, behind) = Parts::cut(der).ok_or(damaged)?;
+        let tbs = TbsCertificate::from_der(parts.signed).map_err(|_detail| damaged)?;
+        if behind > 0 {
             return Err("bytes follow the certificate");
         }
         // The outer copy of the algorithm is not signed, so it must repeat the inner (RFC 5280, 4.1.1.2).
-        if x509.signature_algorithm != x509.tbs_certificate.signature {
+        if parts.algorithm != *tbs.signature() {
             return Err("its two signature algorithms differ");
         }
-        let key = x509.public_key();
-        let curve = key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
-        let p256 = key.algorithm.algorithm.to_id_string() == EC_PUBLIC_KEY
-            && curve.is_some_and(|curve| curve.to_id_string() == PRIME256V1);
-        let point = <[u8; POINT]>::try_from(&*key.subject_public_key.data);
-        match point {
-            Ok(point) if p256 => Ok(Self { x509, point }),
-            Ok(_) | Err(_) => Err("its key is not an uncompressed P-256 key"),
-        }
+        let key = tbs.subject_public_key_info();
+        let curve = key.algorithm.parameters.as_ref().and_then(|p| p.decode_as().ok());
+        let p256 = key.algorithm.oid == EC_PUBLIC_KEY && curve == Some(PRIME256V1);
+        let point = key.subject_public_key.as_bytes().and_then(|bytes| bytes.try_into().ok());
+        let foreign = "its key is not an uncompressed P-256 key";
+        let point = point.filter(|_| p256).ok_or(foreign)?;
+        let key = KeyId::of_public_key(&key.to_der().map_err(|_detail| foreign)?);
+        Ok(Self { parts, tbs, key, point })
     }
 
     pub(super) fn key_id(&self) -> KeyId {
-        KeyId::of_public_key(self.x509.public_key().raw)
+        self.key
     }
 
     pub(super) fn point(&self) -> &[u8; POINT] {
@@ -97,46 +114,55 @@ impl<'a> Certificate<'a> {
     }
 
     pub(super) fn not_before(&self) -> SystemTime {
-        instant(self.x509.validity().not_before)
+        instant(self.tbs.validity().not_before)
     }
 
     pub(super) fn not_after(&self) -> SystemTime {
-        instant(self.x509.validity().not_after)
+        instant(self.tbs.validity().not_after)
     }
 
     /// The serial number in lower-case hexadecimal.
     pub(super) fn serial(&self) -> String {
-        hexadecimal(self.x509.raw_serial())
+        hexadecimal(self.tbs.serial_number().as_bytes())
     }
 
     pub(super) fn is_authority(&self) -> bool {
-        self.x509.is_ca()
+        let constraints = self.tbs.get_extension::<BasicConstraints>();
+        constraints.is_ok_and(|found| found.is_some_and(|(_, constraints)| constraints.ca))
+    }
+
+    pub(super) fn subject(&self) -> &Name {
+        self.tbs.subject()
+    }
+
+    /// By which certificates name the key that signed them.
+    pub(super) fn key_identifier(&self) -> Option<Vec<u8>> {
+        let (_, id) = self.tbs.get_extension::<SubjectKeyIdentifier>().ok()??;
+        Some(id.0.into_bytes().into())
     }
 
     pub(super) fn organization(&self) -> Option<&str> {
-        self.x509.subject().iter_organization().next().and_then(|o| o.as_str().ok())
+        let organization = self.subject().iter().find(|part| part.oid == ORGANIZATION)?;
+        std::str::from_utf8(organization.value.value()).ok()
     }
 
     /// True when the key with this public point signed the certificate.
     pub(super) fn is_signed_by(&self, point: &[u8; POINT]) -> bool {
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)
-            .verify(self.x509.tbs_certificate.as_ref(), &self.x509.signature_value.data)
-            .is_ok()
+        self.parts.is_signed_by(point)
     }
 
     /// The node of `cluster` that the certificate names; the error says why it names none.
     fn node(&self, cluster: ClusterId) -> Result<NodeName, &'static str> {
-        let names = match self.x509.subject_alternative_name() {
-            Ok(Some(extension)) => &extension.value.general_names,
+        let names = match self.tbs.get_extension::<SubjectAltName>() {
+            Ok(Some((_, names))) => names.0,
             Ok(None) => return Err("it has no alternative names"),
             Err(_) => return Err("its alternative names are damaged"),
         };
         let expected = server_name(cluster);
-        if !names.iter().any(|name| matches!(name, GeneralName::DNSName(dns) if *dns == expected)) {
+        if !names.iter().filter_map(dns).any(|dns| dns == expected) {
             return Err("it lacks the DNS name of this cluster");
         }
-        let uri_of = |name| if let &GeneralName::URI(uri) = name { Some(uri) } else { None };
-        let mut uris = names.iter().filter_map(uri_of);
+        let mut uris = names.iter().filter_map(uri);
         let (Some(uri), None) = (uris.next(), uris.next()) else {
             return Err("it must have exactly one URI");
         };

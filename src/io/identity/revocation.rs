@@ -10,16 +10,19 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::PemObject;
-use x509_parser::prelude::{ASN1Time, CertificateRevocationList, FromDer};
+use x509_cert::crl::{RevokedCert, TbsCertList};
+use x509_cert::der::Decode as _;
+use x509_cert::der::oid::AssociatedOid as _;
+use x509_cert::ext::pkix::CrlNumber;
 
 use super::IdentityError;
 use super::disk::{self, Layout};
 use super::key::POINT;
+use super::signed::{Parts, instant};
 use crate::proto::node::NodeName;
 
 /// The serial numbers that the authority has revoked, and when.
@@ -37,24 +40,28 @@ impl RevocationList {
     fn parse(pem: &[u8], authority: &[u8; POINT]) -> Result<Self, &'static str> {
         let der = CertificateRevocationListDer::from_pem_slice(pem)
             .map_err(|_not_pem| "it holds no PEM revocation list")?;
-        let (rest, list) = CertificateRevocationList::from_der(&der)
-            .map_err(|_detail| "it is not an X.509 revocation list")?;
-        if !rest.is_empty() {
+        let damaged = "it is not an X.509 revocation list";
+        let (parts, behind) = Parts::cut(&der).ok_or(damaged)?;
+        let list: TbsCertList = TbsCertList::from_der(parts.signed).map_err(|_detail| damaged)?;
+        if behind > 0 {
             return Err("bytes follow the list");
         }
         // As in a certificate: the outer copy of the algorithm is not signed.
-        if list.signature_algorithm != list.tbs_cert_list.signature {
+        if parts.algorithm != list.signature {
             return Err("its two signature algorithms differ");
         }
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, authority)
-            .verify(list.tbs_cert_list.as_ref(), &list.signature_value.data)
-            .map_err(|_unspecified| "this cluster's authority has not signed it")?;
-        let number = list.crl_number().and_then(|number| u64::try_from(number).ok());
+        if !parts.is_signed_by(authority) {
+            return Err("this cluster's authority has not signed it");
+        }
+        let mut extensions = list.crl_extensions.iter().flatten();
+        let number = extensions.find(|one| one.extn_id == CrlNumber::OID);
+        let number = number.and_then(|one| u64::from_der(one.extn_value.as_bytes()).ok());
         let number = number.ok_or("it has no number")?;
-        let entry = |revoked: &x509_parser::revocation_list::RevokedCertificate<'_>| {
-            (hexadecimal(revoked.raw_serial()), instant(revoked.revocation_date))
+        let entry = |revoked: &RevokedCert| {
+            (hexadecimal(revoked.serial_number.as_bytes()), instant(revoked.revocation_date))
         };
-        Ok(Self { number, entries: list.iter_revoked_certificates().map(entry).collect() })
+        let entries = list.revoked_certificates.iter().flatten().map(entry).collect();
+        Ok(Self { number, entries })
     }
 
     /// The list in `certs`; `None` when there is none, because nothing was ever revoked.
@@ -67,11 +74,6 @@ impl RevocationList {
         let damaged = |reason| IdentityError::DamagedRevocations { path, reason };
         Self::parse(&pem, authority).map(Some).map_err(damaged)
     }
-}
-
-/// A date of a certificate; dates before 1970, which no certificate of ours has, become 1970.
-pub(super) fn instant(date: ASN1Time) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(u64::try_from(date.timestamp()).unwrap_or_default())
 }
 
 /// Bytes, such as a serial number, as lists spell them here.

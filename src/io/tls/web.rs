@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::pem::{self, PemObject};
@@ -14,7 +14,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{InconsistentKeys, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, server};
-use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
+use x509_cert::time::Time;
 
 use crate::io::identity::{Identity, Look, Stamp, Validity, stamp};
 
@@ -146,12 +148,9 @@ impl Web {
     #[must_use]
     pub fn validity(&self) -> Option<Validity> {
         let served = self.0.served.load();
-        let (_, leaf) = X509Certificate::from_der(&served.leaf).ok()?;
-        let at = |date: ASN1Time| {
-            let seconds = u64::try_from(date.timestamp()).unwrap_or_default();
-            UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
-        };
-        let dates = leaf.validity();
+        let leaf: Certificate = Certificate::from_der(&served.leaf).ok()?;
+        let at = |date: Time| UNIX_EPOCH.checked_add(date.to_unix_duration());
+        let dates = leaf.tbs_certificate().validity();
         Some(Validity { not_before: at(dates.not_before)?, not_after: at(dates.not_after)? })
     }
 
