@@ -13,9 +13,13 @@ pub mod gateway;
 pub mod node;
 
 // What a service that embeds a node names, at the root.
+#[cfg(feature = "testkit")]
+pub use node::testkit;
+#[cfg(feature = "gateway")]
+pub use node::{Admission, Client, Doing, Handler, Push, Reaction};
 pub use node::{
-    Admission, Builder, Bytes, CallError, Claims, Client, Config, DeliveryReport, Doing, Door,
-    DoorError, Event, Events, Handler, Json, Known, Majority, Message, Node, NodeName, Payload,
-    Publisher, Push, QUIET, Reaction, Reason, Received, Reply, Request, Role, Row, SendError,
-    ServeError, Serving, StartError, Status, Subscription, Topic, View, Watch, testkit,
+    Builder, Bytes, CallError, Claims, Config, DeliveryReport, Door, DoorError, Event, Events,
+    Json, Known, Majority, Message, Node, NodeName, Payload, Publisher, QUIET, Reason,
+    Received, Reply, Request, Role, Row, SendError, ServeError, Serving, StartError, Status,
+    Subscription, Topic, View, Watch,
 };

@@ -48,7 +48,9 @@ use crate::actors::news::Bus;
 use crate::actors::node_manager::NodeManager;
 use crate::actors::registry::Registry;
 use crate::actors::supervisor::{self, Root};
+#[cfg(feature = "gateway")]
 use crate::gateway::channels::Channels;
+use crate::gateway::clients::Clients;
 use crate::gateway::view::NodeView;
 use crate::gateway::{history, sight};
 use crate::io::identity::{Identity, IdentityError, Made, Tokens};
@@ -64,10 +66,13 @@ use crate::proto::topic::Name;
 
 pub mod bench;
 mod builder;
+#[cfg(feature = "gateway")]
+mod clients;
 mod config;
 mod door;
 mod listen;
 mod records;
+#[cfg(feature = "testkit")]
 pub mod testkit;
 mod tree;
 
@@ -90,14 +95,16 @@ pub use crate::proto::node::NodeName;
 
 // And what its topics for clients need.
 pub use crate::actors::channel_router::Publisher;
+#[cfg(feature = "gateway")]
 pub use crate::gateway::channels::handler::{Admission, Client, Doing, Handler, Push, Reaction};
+#[cfg(feature = "gateway")]
 pub use crate::gateway::http;
 pub use crate::proto::channel::{Json, Payload};
 pub use crate::proto::token::{Claims, Role};
 pub use crate::proto::topic::Topic;
 
-use listen::{advertise, clients, listen};
-use tree::{Parts, tree};
+use listen::{advertise, listen};
+use tree::{Parts, Planted, tree};
 
 pub use crate::io::seeds::PORT;
 /// What a log filter had better contain: ractor warns of each session that ends, in good order or not, and the node
@@ -227,6 +234,9 @@ pub struct Node {
     listen: SocketAddr,
     incarnation: Arc<AtomicU64>,
     http: Option<SocketAddr>,
+    clients: Arc<Clients>,
+    publisher: Publisher,
+    #[cfg(feature = "gateway")]
     channels: Arc<Channels>,
     stop: StopHandle,
     files: Files,
@@ -283,10 +293,14 @@ impl Node {
         // What may fail comes before what makes an identity, which stays.
         let (listener, listen) = listen(&config).await?;
         let advertise = advertise(&config, listen).await?;
-        let http = config.http.as_ref().map(clients).transpose()?;
+        #[cfg(feature = "gateway")]
+        let http = config.http.as_ref().map(clients::listen).transpose()?;
         let identity = Arc::new(identity(&config)?);
         let tls = Tls::new(&identity)?;
+        #[cfg(feature = "gateway")]
         let http = http.map(|clients| clients.with(&identity)).transpose()?;
+        #[cfg(not(feature = "gateway"))]
+        let http = None;
         let incarnation = store.begin_life()?;
         let life = Arc::new(AtomicU64::new(incarnation.0));
         let bus = Bus::new(&Exchange::new(config.name.clone(), &metrics));
@@ -307,12 +321,13 @@ impl Node {
         let parts = Parts {
             socket: config.beacons.then(|| discovery::socket(interface)).flatten(),
             tokens: tokens(&config, &identity, &bus),
+            publisher: Publisher::new(bus.exchange()),
             identity,
             files: Files::new(&metrics),
             listener: Arc::new(listener),
             tls,
             store,
-            journal: journal.clone(),
+            journal,
             profile: config.profile.clone().begun(clock::millis()),
             remembered: remembered.iter().flat_map(Known::contacts).collect(),
             registry: Registry::new(&metrics, remembered),
@@ -322,13 +337,27 @@ impl Node {
             metrics,
             myself,
         };
+        Self::run(&config, parts, &bus, admin_socket).await
+    }
+
+    /// Starts the supervision tree over what is open.
+    async fn run(
+        config: &Config,
+        parts: Parts,
+        bus: &Bus,
+        admin_socket: Arc<AdminSocket>,
+    ) -> Result<Self, StartError> {
         let incarnation = parts.myself.incarnation.clone();
         let manager = NodeManager::new(&parts.metrics);
         let door = Door::new(bus.clone(), manager.peers(), parts.registry.clone());
-        let http = parts.http.as_ref().map(|(_, address, _)| *address);
-        let files = parts.files.clone();
-        let (tree, channels) = tree(&config, parts, &manager, &bus);
-        let served = serve(channels.admin(), config.bench)?;
+        let (listen, http) = (parts.listen, parts.http.as_ref().map(|(_, address, _)| *address));
+        let (files, journal, publisher) =
+            (parts.files.clone(), parts.journal.clone(), parts.publisher.clone());
+        let planted = tree(config, parts, &manager, bus);
+        #[cfg(feature = "gateway")]
+        let channels = planted.channels;
+        let Planted { tree, view, .. } = planted;
+        let served = serve(&view, config.bench)?;
         let root = supervisor::start(tree).await.map_err(|e| StartError::Spawn(e.to_string()))?;
         tracing::info!(
             name = %config.name, %listen, incarnation = incarnation.load(Ordering::Relaxed),
@@ -336,6 +365,9 @@ impl Node {
         );
         Ok(Self {
             http,
+            clients: view.clients,
+            publisher,
+            #[cfg(feature = "gateway")]
             channels,
             door,
             listen,
@@ -365,6 +397,7 @@ impl Node {
     ///
     /// # Errors
     /// [`DoorError::Text`].
+    #[cfg(feature = "gateway")]
     pub fn channel(&self, pattern: &str, handler: impl Handler) -> Result<(), DoorError> {
         self.channels.handlers().add(door::read(pattern)?, Arc::new(handler));
         Ok(())
@@ -373,7 +406,7 @@ impl Node {
     /// Publishes to all clients that joined a topic, on every node.
     #[must_use]
     pub fn publisher(&self) -> &Publisher {
-        self.channels.publisher()
+        &self.publisher
     }
 
     /// Its life.
@@ -402,7 +435,7 @@ impl Node {
     /// peer, and stops.
     pub async fn shutdown(self) {
         self.door.bus().announce(Event::NodeStopping);
-        self.channels.admin().clients.drain(true);
+        self.clients.drain(true);
         if tokio::time::timeout(FLUSH, self.door.exchange().flushed()).await.is_err() {
             tracing::warn!("not every peer took what was published");
         }

@@ -35,6 +35,7 @@ use crate::proto::membership::{AttemptId, Failure, LinkEnd};
 use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
 
 mod accept;
+#[cfg(feature = "testkit")]
 pub(crate) mod cable;
 mod handshake;
 mod inbound;

@@ -176,6 +176,7 @@ impl Registry {
     }
 
     /// In a test kit, where no actor runs: a node is known so.
+    #[cfg(feature = "testkit")]
     pub(crate) fn imagine(&self, node: &NodeName, change: impl FnOnce(&mut Known)) {
         self.publish.send_modify(|nodes| {
             let new = || Arc::new(Known::new(node.clone(), clock::millis()));

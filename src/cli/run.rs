@@ -145,7 +145,6 @@ impl HttpArgs {
             prefix: self.http_prefix,
             anonymous: self.allow_anonymous,
             proxies: self.trust_proxy,
-            min_peers: self.min_peers,
         };
         (!self.no_http).then_some(config)
     }
@@ -184,6 +183,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
             bytes: args.events_size.map_or(LIMITS.bytes, |size| size << 20),
         },
         profile,
+        min_peers: args.http.min_peers,
         http: args.http.config(),
         chaos: args.chaos,
         bench: args.bench,

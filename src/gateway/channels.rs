@@ -97,13 +97,14 @@ impl Channels {
     #[must_use]
     pub fn new(
         router: &ChannelRouter,
+        publisher: &Publisher,
         admin: &NodeView,
         tokens: &Tokens,
         anonymous: &[Pattern],
     ) -> Self {
         Self {
             router: router.clone(),
-            publisher: Publisher::new(admin.bus.exchange()),
+            publisher: publisher.clone(),
             handlers: Handlers::default(),
             admin: admin.clone(),
             metrics: admin.metrics.clone(),
@@ -125,12 +126,6 @@ impl Channels {
     #[must_use]
     pub fn admin(&self) -> &NodeView {
         &self.admin
-    }
-
-    /// What publishes on channels.
-    #[must_use]
-    pub fn publisher(&self) -> &Publisher {
-        &self.publisher
     }
 
     /// The handlers of services.

@@ -59,8 +59,6 @@ pub struct Config {
     pub anonymous: Vec<Pattern>,
     /// The proxies whose word counts about whose request they pass on.
     pub proxies: Vec<Cidr>,
-    /// Peers that must be linked before `/health/ready` says so.
-    pub min_peers: usize,
 }
 
 /// What the server needs.

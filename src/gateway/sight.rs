@@ -2,17 +2,23 @@
 //!
 //! Invariant: an answer is as large as a message may be at most, and an asker waits for `PATIENCE` at most.
 
+#[cfg(feature = "gateway")]
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::actors::exchange::{ServeError, Serving};
+#[cfg(feature = "gateway")]
 use crate::gateway::status::Sight;
 use crate::gateway::view::NodeView;
+#[cfg(feature = "gateway")]
 use crate::proto::node::NodeName;
-use crate::proto::topic::{Address, Name};
+#[cfg(feature = "gateway")]
+use crate::proto::topic::Address;
+use crate::proto::topic::Name;
 
 /// How long a node may take.
+#[cfg(feature = "gateway")]
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Answers other nodes, until the result is dropped.
@@ -28,6 +34,7 @@ pub fn serve(view: &NodeView) -> Result<Serving, ServeError> {
 }
 
 /// What a node sees: this one at once, another when it answers. The error says why it does not.
+#[cfg(feature = "gateway")]
 pub(super) async fn of(view: &NodeView, node: &NodeName) -> Result<Sight, String> {
     if *node == view.name {
         return Ok(view.sight());

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+#[cfg(feature = "gateway")]
 use crate::gateway::http;
 use crate::io::places;
 use crate::node::{Config, Node, StartError};
@@ -22,6 +23,7 @@ pub struct Builder {
     beacons: bool,
     specializations: Vec<String>,
     metadata: Vec<(String, String)>,
+    #[cfg(feature = "gateway")]
     http: Option<String>,
 }
 
@@ -37,6 +39,7 @@ impl Builder {
             beacons: true,
             specializations: Vec::new(),
             metadata: Vec::new(),
+            #[cfg(feature = "gateway")]
             http: None,
         }
     }
@@ -91,6 +94,7 @@ impl Builder {
 
     /// Where clients reach it over HTTP, `ADDR:PORT`: those with tokens, in the clear on loopback, elsewhere with the
     /// node's own certificate. Default: they do not. [`Config::http`] has the rest.
+    #[cfg(feature = "gateway")]
     pub fn http(mut self, address: impl Into<String>) -> Self {
         self.http = Some(address.into());
         self
@@ -110,12 +114,14 @@ impl Builder {
         let join = join.collect::<Result<_, _>>()?;
         let certs = self.certs.map_or_else(places::certs, Ok)?;
         let data_dir = self.data_dir.map_or_else(|| places::data_dir(&name), Ok)?;
+        #[cfg(feature = "gateway")]
         let http = self.http.map(address).transpose()?;
         let words = self.specializations.iter().map(|word| word.parse());
         let words = words.collect::<Result<Vec<_>, _>>()?;
         let pairs = self.metadata.into_iter().map(|(key, value)| Pair::new(key, value));
         let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
         Ok(Config {
+            #[cfg(feature = "gateway")]
             http: http
                 .map(|listen| http::Config { listen: Some(listen), ..http::Config::default() }),
             listen: self.listen.map(address).transpose()?,

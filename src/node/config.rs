@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::actors::event_log::LIMITS;
+#[cfg(feature = "gateway")]
 use crate::gateway::http;
 use crate::io::metrics::Metrics;
 use crate::io::seeds::Seed;
@@ -34,7 +35,10 @@ pub struct Config {
     pub events: Limits,
     /// What it says of itself; when its life began is filled in.
     pub profile: Profile,
+    /// Peers that must be linked before it is ready.
+    pub min_peers: usize,
     /// How clients reach it over HTTP; `None`: they do not.
+    #[cfg(feature = "gateway")]
     pub http: Option<http::Config>,
     /// Let the admin socket kill actors.
     pub chaos: bool,
@@ -64,6 +68,8 @@ impl Config {
             beacons: true,
             events: LIMITS,
             profile: Profile::default(),
+            min_peers: 0,
+            #[cfg(feature = "gateway")]
             http: None,
             chaos: false,
             bench: false,

@@ -1,22 +1,16 @@
-//! Where a node listens, for its peers and for its clients, and where it tells others that it is.
+//! Where a node listens for its peers, and where it tells others that it is.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::Arc;
 
-use crate::gateway::http;
-use crate::io::identity::Identity;
-use crate::io::tls::Web;
 use crate::io::{addresses, limits, tcp};
 use crate::node::{Config, PORT, StartError};
 use crate::proto::admission::Descriptors;
 use crate::proto::node::NodeName;
 
 /// On loopback, how many ports after the usual one are tried.
-const NEXT_PORTS: u16 = 1000;
+pub(super) const NEXT_PORTS: u16 = 1000;
 /// Peers that may wait to be accepted.
 const PEERS: i32 = 128;
-/// Clients that may: when a node dies, all of its clients come to the others at once. The system has the last word.
-const CLIENTS: i32 = 4096;
 
 /// The address that a node of this name is at, by its host. Where that is none that other machines can use (Debian
 /// gives a host's own name 127.0.1.1), another of this machine's. `flag` is what says it better.
@@ -98,40 +92,12 @@ pub(super) async fn advertise(
     Ok(address)
 }
 
-/// Where clients are served.
-pub(super) struct Clients {
-    listener: Arc<TcpListener>,
-    address: SocketAddr,
-    web: Option<Web>,
-    /// Over TLS with the node's own certificate.
-    own: bool,
-}
-
-pub(super) fn clients(config: &http::Config) -> Result<Clients, StartError> {
-    let first = config.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], http::PORT)));
-    let last = config.listen.map_or(first.port() + NEXT_PORTS, |address| address.port());
-    let web = config.tls.as_ref().map(|(certificate, key)| Web::read(certificate, key));
-    let web = web.transpose()?;
-    let own = web.is_none() && !config.plain && !first.ip().is_loopback();
-    let bound =
-        bind(first, last, CLIENTS).and_then(|it| it.local_addr().map(|at| (Arc::new(it), at)));
-    let (listener, address) = bound.map_err(|cause| StartError::Http { address: first, cause })?;
-    Ok(Clients { listener, address, web, own })
-}
-
-impl Clients {
-    /// With the certificate that they are served with.
-    pub(super) fn with(
-        self,
-        identity: &Identity,
-    ) -> Result<(Arc<TcpListener>, SocketAddr, Option<Web>), StartError> {
-        let web = if self.own { Some(Web::of(identity)?) } else { self.web };
-        Ok((self.listener, self.address, web))
-    }
-}
-
 /// Listens on the first free port.
-fn bind(mut address: SocketAddr, last: u16, waiting: i32) -> std::io::Result<TcpListener> {
+pub(super) fn bind(
+    mut address: SocketAddr,
+    last: u16,
+    waiting: i32,
+) -> std::io::Result<TcpListener> {
     loop {
         match tcp::listen(address, waiting) {
             Err(error)

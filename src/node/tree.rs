@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use crate::actors::channel_router::{self, ChannelRouter};
+use crate::actors::channel_router::{self, ChannelRouter, Publisher};
 use crate::actors::discovery::{self, Discovery, Hint};
 use crate::actors::event_log::{self, EventLog, Journal};
 use crate::actors::files::{self, Files};
@@ -20,8 +20,8 @@ use crate::actors::supervisor::{self, Child, Roster, Tree};
 use crate::actors::timer;
 use crate::actors::topology_tracker::{self, TopologyTracker};
 use crate::gateway::admin;
+#[cfg(feature = "gateway")]
 use crate::gateway::channels::Channels;
-use crate::gateway::http::Http;
 use crate::gateway::status::Joining;
 use crate::gateway::view::NodeView;
 use crate::io::identity::{Identity, Tokens};
@@ -29,18 +29,23 @@ use crate::io::metrics::Metrics;
 use crate::io::sockets::AdminSocket;
 use crate::io::store::Store;
 use crate::io::tls::{Tls, Web};
+#[cfg(feature = "gateway")]
+use crate::node::clients;
 use crate::node::{Config, records};
 use crate::proto::event::{Event, Status};
 use crate::proto::node::{Contact, NodeName};
-use crate::proto::proxies::Proxies;
 use crate::proto::registry::Profile;
 use crate::proto::restart::{Intensity, Strategy};
+
+/// Where clients are served, and with which certificate.
+pub(super) type Served = (Arc<TcpListener>, SocketAddr, Option<Web>);
 
 /// What was opened for the tree.
 pub(super) struct Parts {
     pub(super) identity: Arc<Identity>,
     pub(super) files: Files,
     pub(super) tokens: Tokens,
+    pub(super) publisher: Publisher,
     pub(super) tls: Tls,
     pub(super) store: Arc<Store>,
     pub(super) journal: Journal,
@@ -49,7 +54,7 @@ pub(super) struct Parts {
     pub(super) registry: Registry,
     pub(super) listener: Arc<TcpListener>,
     pub(super) listen: SocketAddr,
-    pub(super) http: Option<(Arc<TcpListener>, SocketAddr, Option<Web>)>,
+    pub(super) http: Option<Served>,
     /// What it is bound to, and the socket itself: the node alone keeps it.
     pub(super) admin_socket: (watch::Receiver<Arc<UnixListener>>, Weak<AdminSocket>),
     pub(super) socket: Option<Arc<std::net::UdpSocket>>,
@@ -57,13 +62,16 @@ pub(super) struct Parts {
     pub(super) myself: Myself,
 }
 
-/// The supervision tree, as data. The picture is in `actors`.
-pub(super) fn tree(
-    config: &Config,
-    parts: Parts,
-    manager: &NodeManager,
-    bus: &Bus,
-) -> (Tree, Arc<Channels>) {
+/// The supervision tree, as data, and what the node keeps of it.
+pub(super) struct Planted {
+    pub(super) tree: Tree,
+    pub(super) view: NodeView,
+    #[cfg(feature = "gateway")]
+    pub(super) channels: Arc<Channels>,
+}
+
+/// The supervision tree. The picture is in `actors`.
+pub(super) fn tree(config: &Config, parts: Parts, manager: &NodeManager, bus: &Bus) -> Planted {
     let Parts { metrics, myself, .. } = &parts;
     let (monitor, tracker) = (HeartbeatMonitor::new(metrics), TopologyTracker::new(metrics));
     let (discovery, roster, door) = (Discovery::new(metrics), Roster::default(), bus.clone());
@@ -104,7 +112,7 @@ pub(super) fn tree(
         store: Arc::new(move || store.condition()),
         certificates: certificates(&parts),
         token_list: token_list(&parts),
-        min_peers: config.http.as_ref().map_or(0, |http| http.min_peers),
+        min_peers: config.min_peers,
         roster: roster.clone(),
         chaos: config.chaos,
     };
@@ -112,25 +120,26 @@ pub(super) fn tree(
     let records = vec![log.child(recording(&parts, bus))];
     let cluster = cluster(config, &parts, bus, manager, (&monitor, &tracker, &discovery));
     let router = ChannelRouter::new(bus, metrics);
-    let anonymous = config.http.as_ref().map_or(&[][..], |http| &http.anonymous);
-    let channels = Arc::new(Channels::new(&router, &view, &parts.tokens, anonymous));
-    let mut gateway = vec![
+    let gateway = vec![
         router.child(routing(&parts, manager)),
         admin::child(view.clone(), parts.admin_socket.0.clone()),
     ];
-    if let (Some((listener, _, web)), Some(http)) = (&parts.http, &config.http) {
-        let (listener, web) = (listener.clone(), web.clone());
-        let (origins, prefix) = (http.origins.clone(), http.prefix.clone());
-        let (proxies, channels) = (Proxies::new(http.proxies.clone()), channels.clone());
-        gateway.extend(Http { listener, web, origins, prefix, proxies, channels }.children());
-    }
+    #[cfg(feature = "gateway")]
+    let (channels, serving) = clients::serve(config, &parts, &router, &view);
+    #[cfg(feature = "gateway")]
+    let gateway = gateway.into_iter().chain(serving).collect();
     let children = vec![
         bus.child(),
         Child::supervisor(branch("records", one, records)),
         Child::supervisor(branch("cluster", rest, cluster)),
         Child::supervisor(branch("gateway", Strategy::OneForAll, gateway)),
     ];
-    (branch("root", rest, children), channels)
+    Planted {
+        tree: branch("root", rest, children),
+        view,
+        #[cfg(feature = "gateway")]
+        channels,
+    }
 }
 
 /// Whether there is a list by which clients' tokens are verified.

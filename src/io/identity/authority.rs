@@ -375,10 +375,12 @@ fn issuer(authority: &CertificateDer<'_>) -> Option<CertificateParams> {
     for part in authority.subject().iter() {
         let kind = DnType::from_oid(&part.oid.arcs().map(u64::from).collect::<Vec<_>>());
         let text = std::str::from_utf8(part.value.value()).ok()?;
-        let value = match part.value.tag() {
-            Tag::Utf8String => DnValue::Utf8String(text.to_owned()),
-            Tag::PrintableString => DnValue::PrintableString(text.try_into().ok()?),
-            _ => return None,
+        let value = if part.value.tag() == Tag::Utf8String {
+            DnValue::Utf8String(text.to_owned())
+        } else if part.value.tag() == Tag::PrintableString {
+            DnValue::PrintableString(text.try_into().ok()?)
+        } else {
+            return None;
         };
         params.distinguished_name.push(kind, value);
     }

@@ -13,17 +13,15 @@
 //! Times are strict: `exp` is the first instant at which a token counts no more, `nbf`, where there is one,
 //! the first at which it counts. There is no leeway.
 
+#[cfg(feature = "gateway")]
+mod jwt;
 mod key;
 mod list;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
-use jsonwebtoken::errors::{Error, ErrorKind};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
-use serde::Deserialize;
 
 pub(super) use self::key::TokenKey;
 pub(super) use self::list::TokenList;
@@ -31,7 +29,6 @@ use super::IdentityError;
 use super::authority_certificate::AuthorityCertificate;
 use super::certificate::Verifier;
 use super::disk::{self, Layout, Stamp};
-use crate::proto::token::{AUDIENCE, Claims, NumericDate};
 
 /// What is wrong where no token can be verified, and what mends it.
 pub const NO_TOKEN_LIST: &str = "this node has no token list: copy ca/tokens beside ca/cert.pem from the host that has the authority's key";
@@ -103,40 +100,16 @@ pub struct Tokens(Arc<Inner>);
 struct Inner {
     certs: PathBuf,
     verifier: Verifier,
-    /// What every token must say, and be signed with.
-    rules: Validation,
-    in_force: ArcSwapOption<InForce>,
+    in_force: ArcSwapOption<TokenList>,
     /// What the last look saw; `None` before the first. Held during a look, so that of two lists that
     /// are read at once the later one stays.
     seen: Mutex<Option<Stamp>>,
 }
 
-#[derive(Debug)]
-struct InForce {
-    list: TokenList,
-    key: DecodingKey,
-}
-
-/// What is read of a token.
-#[derive(Deserialize)]
-struct Received {
-    #[serde(flatten)]
-    claims: Claims,
-    /// Tokens made here have none.
-    nbf: Option<NumericDate>,
-}
-
 impl Tokens {
     pub(super) fn new(certs: PathBuf, verifier: Verifier) -> Self {
-        let mut rules = Validation::new(Algorithm::EdDSA);
-        rules.set_audience(&[AUDIENCE]);
-        rules.set_issuer(&[verifier.cluster().to_string()]);
-        rules.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
-        // The library would ask the system for the time; ours comes from the caller.
-        rules.validate_exp = false;
-        rules.validate_nbf = false;
         let (in_force, seen) = (ArcSwapOption::empty(), Mutex::default());
-        Self(Arc::new(Inner { certs, verifier, rules, in_force, seen }))
+        Self(Arc::new(Inner { certs, verifier, in_force, seen }))
     }
 
     /// What verifies tokens by the files in `certs`, which every node has.
@@ -156,60 +129,17 @@ impl Tokens {
         tokens.look().map(|_revoked| tokens)
     }
 
-    /// What the token says, if it counts at `now`.
-    ///
-    /// # Errors
-    /// Each [`TokenError`]. After [`TokenError::NoKey`] a [`Tokens::look`] may help at once.
-    pub fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, TokenError> {
-        let Received { claims, nbf } = self.read(token)?;
-        if now >= claims.expires() {
-            return Err(TokenError::Expired);
-        }
-        let begins =
-            |nbf: NumericDate| UNIX_EPOCH.checked_add(Duration::from_secs(nbf.seconds(true)?));
-        if nbf.is_some_and(|nbf| begins(nbf).is_none_or(|begins| now < begins)) {
-            return Err(TokenError::NotYetValid);
-        }
-        if self.revoked(&claims.jti) {
-            return Err(TokenError::Revoked);
-        }
-        Ok(claims)
-    }
-
-    /// What a token of this cluster says, whether or not it still counts.
-    ///
-    /// # Errors
-    /// [`TokenError::Malformed`], [`TokenError::Signature`], [`TokenError::NotForUs`] or
-    /// [`TokenError::NoKey`].
-    pub fn claims(&self, token: &str) -> Result<Claims, TokenError> {
-        self.read(token).map(|received| received.claims)
-    }
-
-    fn read(&self, token: &str) -> Result<Received, TokenError> {
-        if token.len() > MAX_TOKEN {
-            return Err(TokenError::Malformed);
-        }
-        let Some(in_force) = &*self.0.in_force.load() else { return Err(TokenError::NoKey) };
-        let read = decode::<Received>(token, &in_force.key, &self.0.rules);
-        let read = read.map_err(|error| reason(&error))?;
-        // Extensions that must be understood (RFC 7515, 4.1.11), of which none is.
-        if read.header.crit.is_some() {
-            return Err(TokenError::Malformed);
-        }
-        Ok(read.claims)
-    }
-
     /// True when the token with this id is revoked.
     #[must_use]
     pub fn revoked(&self, jti: &str) -> bool {
         let in_force = self.0.in_force.load();
-        in_force.as_ref().is_some_and(|in_force| in_force.list.revoked.contains_key(jti))
+        in_force.as_ref().is_some_and(|list| list.revoked.contains_key(jti))
     }
 
     /// The number of the list in force: another list has another one.
     #[must_use]
     pub fn number(&self) -> Option<u64> {
-        self.0.in_force.load().as_ref().map(|in_force| in_force.list.number)
+        self.0.in_force.load().as_ref().map(|list| list.number)
     }
 
     /// Reads the list if its file has changed since the last look, which costs one question to the file
@@ -233,28 +163,19 @@ impl Tokens {
             return in_force.map_or(Ok(None), |_kept| Err(IdentityError::Missing { path, fix }));
         };
         if let Some(in_force) = in_force {
-            if list == in_force.list {
+            if list == *in_force {
                 return Ok(None);
             }
-            if list.number <= in_force.list.number {
+            if list.number <= in_force.number {
                 let reason = "it is not newer than the list in force";
                 return Err(IdentityError::DamagedTokens { path, reason });
             }
         }
-        let (key, revoked) = (DecodingKey::from_ed_der(&list.key), list.revoked.len());
-        self.0.in_force.store(Some(Arc::new(InForce { list, key })));
+        let revoked = list.revoked.len();
+        self.0.in_force.store(Some(Arc::new(list)));
         Ok(Some(revoked))
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "the library adds variants")]
-fn reason(error: &Error) -> TokenError {
-    match error.kind() {
-        ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => TokenError::Signature,
-        ErrorKind::InvalidIssuer | ErrorKind::InvalidAudience => TokenError::NotForUs,
-        _ => TokenError::Malformed,
-    }
-}
-
-#[cfg(test)]
+#[cfg(all(test, feature = "gateway"))]
 mod tests;

@@ -6,15 +6,12 @@
 use std::fmt;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use super::super::IdentityError;
 use super::super::disk::{self, Fix, Layout};
-use super::MAX_TOKEN;
-use crate::proto::token::Claims;
 
 /// Length of an Ed25519 public key (RFC 8032, 5.1.5), in bytes.
 pub(super) const PUBLIC_KEY: usize = 32;
@@ -67,12 +64,10 @@ impl TokenKey {
         &self.public
     }
 
-    /// A token that says this: JWS compact serialization (RFC 7515, 7.1).
-    pub(in crate::io::identity) fn sign(&self, claims: &Claims) -> Result<String, IdentityError> {
-        let key = EncodingKey::from_ed_der(self.pkcs8.secret_pkcs8_der());
-        let token = encode(&Header::new(Algorithm::EdDSA), claims, &key)
-            .map_err(|_refused| IdentityError::Crypto("sign"))?;
-        if token.len() > MAX_TOKEN { Err(IdentityError::TokenTooLong) } else { Ok(token) }
+    /// The private key, for what signs with it.
+    #[cfg(feature = "gateway")]
+    pub(super) fn private(&self) -> &[u8] {
+        self.pkcs8.secret_pkcs8_der()
     }
 }
 

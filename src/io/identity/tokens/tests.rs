@@ -3,17 +3,18 @@
 mod files;
 
 use std::fs;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::EncodingKey;
+use jsonwebtoken::{Algorithm, EncodingKey};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::{Authority, IdentityError};
 use super::*;
 use crate::io::clock::wall;
-use crate::proto::token::{Grant, Role};
+use crate::proto::token::{Claims, Grant, Role};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 

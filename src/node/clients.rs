@@ -1,0 +1,70 @@
+//! What the feature `gateway` adds to a node: clients over HTTP.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use crate::actors::channel_router::ChannelRouter;
+use crate::actors::supervisor::Child;
+use crate::gateway::channels::Channels;
+use crate::gateway::http::{self, Http};
+use crate::gateway::view::NodeView;
+use crate::io::identity::Identity;
+use crate::io::tls::Web;
+use crate::node::listen::{NEXT_PORTS, bind};
+use crate::node::tree::{Parts, Served};
+use crate::node::{Config, StartError};
+use crate::proto::proxies::Proxies;
+
+/// Clients that may wait to be accepted: when a node dies, all of its clients come to the others at once. The system has
+/// the last word.
+const CLIENTS: i32 = 4096;
+
+/// Where clients are served, bound.
+pub(super) struct Clients {
+    listener: Arc<TcpListener>,
+    address: SocketAddr,
+    web: Option<Web>,
+    /// Over TLS with the node's own certificate.
+    own: bool,
+}
+
+/// Listens for clients where the configuration says so.
+pub(super) fn listen(config: &http::Config) -> Result<Clients, StartError> {
+    let first = config.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], http::PORT)));
+    let last = config.listen.map_or(first.port() + NEXT_PORTS, |address| address.port());
+    let web = config.tls.as_ref().map(|(certificate, key)| Web::read(certificate, key));
+    let web = web.transpose()?;
+    let own = web.is_none() && !config.plain && !first.ip().is_loopback();
+    let bound =
+        bind(first, last, CLIENTS).and_then(|it| it.local_addr().map(|at| (Arc::new(it), at)));
+    let (listener, address) = bound.map_err(|cause| StartError::Http { address: first, cause })?;
+    Ok(Clients { listener, address, web, own })
+}
+
+impl Clients {
+    /// With the certificate that they are served with.
+    pub(super) fn with(self, identity: &Identity) -> Result<Served, StartError> {
+        let web = if self.own { Some(Web::of(identity)?) } else { self.web };
+        Ok((self.listener, self.address, web))
+    }
+}
+
+/// What clients share, and the actors that serve them.
+pub(super) fn serve(
+    config: &Config,
+    parts: &Parts,
+    router: &ChannelRouter,
+    view: &NodeView,
+) -> (Arc<Channels>, Vec<Child>) {
+    let anonymous = config.http.as_ref().map_or(&[][..], |http| &http.anonymous);
+    let channels =
+        Arc::new(Channels::new(router, &parts.publisher, view, &parts.tokens, anonymous));
+    let (Some((listener, _, web)), Some(http)) = (&parts.http, &config.http) else {
+        return (channels, Vec::new());
+    };
+    let (listener, web) = (listener.clone(), web.clone());
+    let (origins, prefix) = (http.origins.clone(), http.prefix.clone());
+    let proxies = Proxies::new(http.proxies.clone());
+    let http = Http { listener, web, origins, prefix, proxies, channels: channels.clone() };
+    (channels, http.children().into())
+}
