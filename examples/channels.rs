@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
-use xpando_node::node::{Admission, Client, Doing, Handler, Node, Payload, Push, Reaction};
+use xpando_node::{Admission, Client, Doing, Handler, Node, Payload, Push, Reaction};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 

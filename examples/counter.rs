@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use xpando_node::node::{Door, Event, Node, Received, Status};
+use xpando_node::{Door, Event, Node, Received, Status};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// The largest count heard of each node.

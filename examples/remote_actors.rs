@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use ractor_cluster::RactorClusterMessage;
-use xpando_node::node::{Door, Node, Status};
+use xpando_node::{Door, Node, Status};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use xpando_node::node::{CallError, Door, DoorError, Node, NodeName};
+use xpando_node::{CallError, Door, DoorError, Node, NodeName};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Queue = Arc<Mutex<VecDeque<Job>>>;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xpando_node::io::places;
+use xpando_node::internals::io::places;
 
 mod ask;
 mod bench;

@@ -2,24 +2,78 @@
 //!
 #![doc = include_str!("../README.md")]
 
-pub mod proto;
+/// What the program, the fuzz targets and this crate's own tests use. Nothing in it is promised.
+#[doc(hidden)]
+#[path = "."]
+pub mod internals {
+    pub mod actors;
+    pub mod gateway;
+    pub mod io;
+    pub mod node;
+    pub mod proto;
+}
 
-pub mod io;
+use internals::{actors, gateway, io, node, proto};
 
-pub mod actors;
-
-pub mod gateway;
-
-pub mod node;
-
-// What a service that embeds a node names, at the root.
-#[cfg(feature = "testkit")]
-pub use node::testkit;
-#[cfg(feature = "gateway")]
-pub use node::{Admission, Client, Doing, Handler, Push, Reaction};
-pub use node::{
-    Builder, Bytes, CallError, Claims, Config, DeliveryReport, Door, DoorError, Event, Events,
-    Json, Known, Majority, Message, Node, NodeName, Payload, Publisher, QUIET, Reason,
-    Received, Reply, Request, Role, Row, SendError, ServeError, Serving, StartError, Status,
-    Subscription, Topic, View, Watch,
+// The node, and what it is asked and answers.
+pub use crate::actors::channel_router::Publisher;
+pub use crate::actors::exchange::{
+    DeliveryReport, Exchange, Message, OverflowPolicy, Received, RemoteActor, Reply, Request,
+    Serving, Subscription, Watch,
 };
+pub use crate::actors::news::Events;
+pub use crate::actors::node_manager::{Row, View};
+#[cfg(feature = "gateway")]
+pub use crate::gateway::channels::handler::{Admission, Client, Doing, Handler, Push, Reaction};
+pub use crate::io::store::Known;
+#[cfg(feature = "testkit")]
+pub use crate::node::testkit;
+pub use crate::node::{Builder, Door, Node, QUIET};
+pub use crate::proto::channel::{Json, Payload};
+pub use crate::proto::event::{Event, Reason, Status};
+pub use crate::proto::membership::{Majority, PeerView};
+pub use crate::proto::node::{Incarnation, NodeId, NodeName};
+pub use crate::proto::talk::DownReason;
+pub use crate::proto::token::{Claims, Grant, Role};
+pub use crate::proto::topic::{Address, Name, Pattern, Topic};
+
+// Why something did not happen.
+pub use crate::actors::exchange::{CallError, SendError, ServeError};
+pub use crate::io::identity::IdentityError;
+pub use crate::io::places::NoPlace;
+pub use crate::io::sockets::SocketError;
+pub use crate::io::store::StoreError;
+pub use crate::io::tls::{TlsError, WebError};
+pub use crate::node::{DoorError, StartError};
+pub use crate::proto::codec::CodecError;
+pub use crate::proto::interest::TooMany;
+pub use crate::proto::node::NameError;
+pub use crate::proto::topic::AddressError;
+
+// Of other crates: what signatures name. An actor must be one of this version of ractor.
+pub use bytes::Bytes;
+pub use ractor;
+
+/// What [`Builder`] has no word for: [`Node::start`] takes it.
+pub mod config {
+    #[cfg(feature = "gateway")]
+    pub use crate::gateway::http::{Config as Http, Origin, OriginError, Prefix, PrefixError};
+    pub use crate::io::metrics::Metrics;
+    pub use crate::io::seeds::{Seed, SeedError};
+    pub use crate::io::store::Limits;
+    pub use crate::node::Config;
+    pub use crate::proto::discovery::Config as Discovery;
+    pub use crate::proto::heartbeat::Config as Heartbeat;
+    pub use crate::proto::membership::Config as Membership;
+    #[cfg(feature = "gateway")]
+    pub use crate::proto::proxies::Cidr;
+    pub use crate::proto::registry::{Pair, Profile, ProfileError, Specialization};
+}
+
+/// What most services name: `use xpando_node::prelude::*`.
+pub mod prelude {
+    pub use crate::{
+        Bytes, Door, DoorError, Node, NodeName, Received, Request, Serving, Status, Subscription,
+        View,
+    };
+}

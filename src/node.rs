@@ -9,7 +9,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use xpando_node::node::{Bytes, Node, Request};
+//! use xpando_node::{Bytes, Node, Request};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -34,7 +34,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -121,7 +121,13 @@ const GOODBYE: Duration = Duration::from_secs(2);
 ///
 /// Its `Debug` is its text, which is what a `main` that returns it prints.
 #[derive(thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
+    /// Another node runs in this process.
+    #[error(
+        "another node runs in this process: shut it down first, or start this one in a process of its own"
+    )]
+    Second,
     /// The node's name.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -227,8 +233,29 @@ impl From<SeedError> for StartError {
     }
 }
 
-/// A running node. It is a [`Door`] with everything behind it.
+/// The one node of the process: groups of actors and ractor's sessions are the process's.
+struct OnlyNode;
+
+/// Whether there is one.
+static RUNNING: AtomicBool = AtomicBool::new(false);
+
+impl OnlyNode {
+    fn new() -> Result<Self, StartError> {
+        let runs = RUNNING.swap(true, Ordering::AcqRel);
+        if runs { Err(StartError::Second) } else { Ok(Self) }
+    }
+}
+
+impl Drop for OnlyNode {
+    fn drop(&mut self) {
+        RUNNING.store(false, Ordering::Release);
+    }
+}
+
+/// A running node. It is a [`Door`] with everything behind it. It stops when it is dropped, without the goodbyes of
+/// [`Node::shutdown`]: its peers see their links lost.
 #[derive(Debug)]
+#[must_use = "a node stops when it is dropped"]
 pub struct Node {
     door: Door,
     listen: SocketAddr,
@@ -273,11 +300,12 @@ impl Node {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        let only = OnlyNode::new()?;
         let now = clock::wall();
         // The lock on the data directory comes first: a second start changes nothing.
         let (store, opened) = Store::open(&config.data_dir, now)?;
         let store = Arc::new(store);
-        let started = Self::start_with(config, store.clone(), opened).await;
+        let started = Self::start_with(config, only, store.clone(), opened).await;
         if started.is_err() {
             store.unmake();
         }
@@ -286,6 +314,7 @@ impl Node {
 
     async fn start_with(
         config: Config,
+        only: OnlyNode,
         store: Arc<Store>,
         opened: Opened,
     ) -> Result<Self, StartError> {
@@ -337,12 +366,13 @@ impl Node {
             metrics,
             myself,
         };
-        Self::run(&config, parts, &bus, admin_socket).await
+        Self::run(&config, only, parts, &bus, admin_socket).await
     }
 
     /// Starts the supervision tree over what is open.
     async fn run(
         config: &Config,
+        only: OnlyNode,
         parts: Parts,
         bus: &Bus,
         admin_socket: Arc<AdminSocket>,
@@ -358,7 +388,8 @@ impl Node {
         let channels = planted.channels;
         let Planted { tree, view, .. } = planted;
         let served = serve(&view, config.bench)?;
-        let root = supervisor::start(tree).await.map_err(|e| StartError::Spawn(e.to_string()))?;
+        let root = supervisor::start(tree, only).await;
+        let root = root.map_err(|error| StartError::Spawn(error.to_string()))?;
         tracing::info!(
             name = %config.name, %listen, incarnation = incarnation.load(Ordering::Relaxed),
             http = http.map(tracing::field::display), "node ready"

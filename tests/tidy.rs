@@ -7,6 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+#[path = "tidy/public.rs"]
+mod public;
+
 /// The floors from the top. A file names only floors below its own; `main` and `lib` are the roof.
 const FLOORS: [&str; 6] = ["cli", "node", "gateway", "actors", "io", "proto"];
 
@@ -52,7 +55,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("opentelemetry_sdk", &["cli::logs"]),
     ("prometheus_client", &["io::metrics"]),
     ("prost", &["proto::gate"]), // the gate reads ractor's frames with ractor's own decoder
-    ("ractor", &["actors", "node"]),
+    ("ractor", &["actors", "node", "lib"]),
     ("ratatui", &["cli::top"]),
     ("ractor_cluster", &["actors::link"]),
     ("rcgen", &["io::identity"]),
@@ -193,7 +196,10 @@ fn prints_for_people(module: &[&str]) -> bool {
 fn absolute<'a>(module: &[&'a str], named: &Named<'a>) -> Option<Vec<&'a str>> {
     let up = named.path.iter().take_while(|name| **name == "super").count();
     match *named.path.first()? {
-        "crate" | "xpando_node" => Some(named.path[1..].to_vec()),
+        "crate" | "xpando_node" => {
+            let inside = named.path[1..].iter().skip_while(|name| **name == "internals");
+            Some(inside.copied().collect())
+        }
         "super" if up > named.inline => {
             let outer = module.len().saturating_sub(up - named.inline);
             Some([&module[..outer], &named.path[up..]].concat())
@@ -603,7 +609,7 @@ mod tests {
         bad(rule, "src/io.rs", "fn run() { crate::cli::run() }");
         bad(rule, "src/io/tls.rs", "use super::super::actors::link;");
         bad(rule, "src/io/tls.rs", "use crate::VERSION;");
-        bad(rule, "src/io/tls.rs", "#[cfg(test)] mod tests { use xpando_node::node; }");
+        bad(rule, "src/io/tls.rs", "#[cfg(test)] mod tests { use xpando_node::internals::node; }");
         bad(rule, "src/actors/link.rs", "use crate::{io::{tls, store as s}, node::Node};");
         good("src/actors/link/dial.rs", "use crate::{io::tls::{self, Tls}, proto::hello};");
         good("src/cli/run.rs", "use crate::proto::node::NodeName;");

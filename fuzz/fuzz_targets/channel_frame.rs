@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use xpando_node::proto::channel::session::{Ask, Session};
-use xpando_node::proto::channel::{Dialect, Encoded, Frame, Json, MAX_WORD, Payload, Say};
+use xpando_node::internals::proto::channel::session::{Ask, Session};
+use xpando_node::internals::proto::channel::{Dialect, Encoded, Frame, Json, MAX_WORD, Payload, Say};
 use xpando_node_fuzz::bounded;
 
 fuzz_target!(|input: &[u8]| {

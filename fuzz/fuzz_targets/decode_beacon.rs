@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use xpando_node::proto::beacon::Beacon;
+use xpando_node::internals::proto::beacon::Beacon;
 use xpando_node_fuzz::bounded;
 
 fuzz_target!(|datagram: &[u8]| {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use xpando_node::proto::hello::Greeting;
+use xpando_node::internals::proto::hello::Greeting;
 use xpando_node_fuzz::bounded;
 
 /// The length before a greeting, in bytes.

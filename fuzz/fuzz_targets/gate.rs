@@ -5,8 +5,8 @@
 use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
-use xpando_node::proto::gate::Gate;
-use xpando_node::proto::node::NodeName;
+use xpando_node::internals::proto::gate::Gate;
+use xpando_node::internals::proto::node::NodeName;
 use xpando_node_fuzz::bounded;
 
 fuzz_target!(|input: &[u8]| {

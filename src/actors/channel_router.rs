@@ -92,7 +92,7 @@ impl Publisher {
         event: &str,
         payload: &Payload,
     ) -> Result<DeliveryReport, SendError> {
-        self.send(topic, event, payload, |bytes| self.exchange.try_broadcast(topic, bytes))
+        self.send(topic, event, payload, |bytes| self.exchange.try_publish(topic, bytes))
     }
 
     /// To the clients of this node alone.
@@ -105,7 +105,7 @@ impl Publisher {
         event: &str,
         payload: &Payload,
     ) -> Result<DeliveryReport, SendError> {
-        self.send(topic, event, payload, |bytes| self.exchange.local_broadcast(topic, bytes))
+        self.send(topic, event, payload, |bytes| self.exchange.publish_here(topic, bytes))
     }
 
     fn send(

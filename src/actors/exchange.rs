@@ -45,8 +45,8 @@ use topics::Topics;
 /// The exchange of one node. Clones are the same.
 #[derive(Clone)]
 pub struct Exchange {
-    pub(in crate::actors) topics: Arc<Topics>,
-    pub(in crate::actors) calls: Arc<Calls>,
+    pub(in crate::internals::actors) topics: Arc<Topics>,
+    pub(in crate::internals::actors) calls: Arc<Calls>,
     groups: Arc<Groups>,
 }
 
@@ -121,7 +121,7 @@ impl Exchange {
     ///
     /// # Errors
     /// [`SendError::TooLong`].
-    pub async fn broadcast(
+    pub async fn publish(
         &self,
         topic: &Topic,
         payload: impl Into<Bytes>,
@@ -132,8 +132,8 @@ impl Exchange {
     /// Likewise, but not to this subscription.
     ///
     /// # Errors
-    /// As [`Exchange::broadcast`].
-    pub async fn broadcast_from(
+    /// As [`Exchange::publish`].
+    pub async fn publish_from(
         &self,
         from: &Subscription,
         topic: &Topic,
@@ -146,8 +146,8 @@ impl Exchange {
     /// says so.
     ///
     /// # Errors
-    /// As [`Exchange::broadcast`].
-    pub fn try_broadcast(
+    /// As [`Exchange::publish`].
+    pub fn try_publish(
         &self,
         topic: &Topic,
         payload: impl Into<Bytes>,
@@ -158,8 +158,8 @@ impl Exchange {
     /// To the subscribers on this node alone.
     ///
     /// # Errors
-    /// As [`Exchange::broadcast`].
-    pub fn local_broadcast(
+    /// As [`Exchange::publish`].
+    pub fn publish_here(
         &self,
         topic: &Topic,
         payload: impl Into<Bytes>,
@@ -170,8 +170,8 @@ impl Exchange {
     /// To the subscribers on this node alone, but not to this subscription.
     ///
     /// # Errors
-    /// As [`Exchange::broadcast`].
-    pub fn local_broadcast_from(
+    /// As [`Exchange::publish`].
+    pub fn publish_here_from(
         &self,
         from: &Subscription,
         topic: &Topic,
@@ -184,7 +184,7 @@ impl Exchange {
     ///
     /// # Errors
     /// [`SendError`]; nothing was sent.
-    pub async fn direct_broadcast(
+    pub async fn publish_to(
         &self,
         node: &NodeName,
         topic: &Topic,
@@ -197,7 +197,7 @@ impl Exchange {
     ///
     /// # Errors
     /// [`SendError`], [`SendError::Overloaded`] among them; nothing was sent.
-    pub fn try_direct_broadcast(
+    pub fn try_publish_to(
         &self,
         node: &NodeName,
         topic: &Topic,
@@ -269,7 +269,7 @@ impl Exchange {
     }
 
     /// ractor's session to a peer is ready.
-    pub(in crate::actors) fn session(&self, number: u64, outlet: Arc<Outlet>) {
+    pub(in crate::internals::actors) fn session(&self, number: u64, outlet: Arc<Outlet>) {
         self.groups.session(number, outlet);
     }
 }

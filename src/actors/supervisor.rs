@@ -296,13 +296,17 @@ pub struct Root {
     ended: tokio::task::JoinHandle<()>,
 }
 
+impl Drop for Root {
+    fn drop(&mut self) {
+        self.cell.stop(None);
+    }
+}
+
 impl Root {
     /// Stops all actors, the last started first.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.cell.stop(None);
-        if let Err(error) = self.ended.await {
-            tracing::error!(%error, "the supervision tree ended badly");
-        }
+        self.failed().await;
     }
 
     /// Returns when the tree gave up.
@@ -313,12 +317,18 @@ impl Root {
     }
 }
 
-/// Starts a tree.
+/// Starts a tree, which stops when the result is dropped. `kept` is dropped when all of it has stopped.
 ///
 /// # Errors
 /// What the first child that could not start says.
-pub async fn start(tree: Tree) -> Result<Root, SpawnErr> {
+pub async fn start(tree: Tree, kept: impl Send + 'static) -> Result<Root, SpawnErr> {
     let (root, ended) = Actor::spawn(None, Supervisor, Arc::new(tree)).await?;
+    let ended = tokio::spawn(async move {
+        if let Err(error) = ended.await {
+            tracing::error!(%error, "the supervision tree ended badly");
+        }
+        drop(kept);
+    });
     Ok(Root { cell: root.get_cell(), ended })
 }
 
@@ -563,7 +573,7 @@ mod tests {
             metrics: metrics.clone(),
             ended: Arc::new(|_, _, _| {}),
         };
-        let root = start(tree).await.expect("starts");
+        let root = start(tree, ()).await.expect("starts");
         let mut world = World { handles, log, root, metrics };
         assert_eq!(world.hear(3).await, ["+a", "+b", "+c"]);
         world

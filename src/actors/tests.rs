@@ -30,7 +30,7 @@ pub(crate) async fn run(metrics: &Metrics, children: Vec<Child>) -> (Root, Roste
         metrics: metrics.clone(),
         ended: Arc::new(|_, _, _| {}),
     };
-    (start(tree).await.expect("starts"), roster)
+    (start(tree, ()).await.expect("starts"), roster)
 }
 
 /// The next thing in a channel.

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
-use xpando_node::gateway::admin::{Answer, Request};
-use xpando_node::gateway::status::NodeStatus;
-use xpando_node::io::places;
-use xpando_node::io::sockets::{self, Registered};
-use xpando_node::proto::node::NodeName;
-use xpando_node::proto::printable::Printable;
+use xpando_node::internals::gateway::admin::{Answer, Request};
+use xpando_node::internals::gateway::status::NodeStatus;
+use xpando_node::internals::io::places;
+use xpando_node::internals::io::sockets::{self, Registered};
+use xpando_node::internals::proto::node::NodeName;
+use xpando_node::internals::proto::printable::Printable;
 
 /// A node that does not answer within this time is taken for hung.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@
 use std::io::Write;
 
 use clap::Subcommand;
-use xpando_node::node::bench::Kind;
+use xpando_node::internals::node::bench::Kind;
 
 mod channels;
 mod floor;

@@ -7,9 +7,11 @@ use std::io::Write;
 use std::path::Path;
 
 use clap::Subcommand;
-use xpando_node::io::clock;
-use xpando_node::io::identity::{Authority, CertificateInfo, Validity, inventory, shell_word};
-use xpando_node::proto::node::NodeName;
+use xpando_node::internals::io::clock;
+use xpando_node::internals::io::identity::{
+    Authority, CertificateInfo, Validity, inventory, shell_word,
+};
+use xpando_node::internals::proto::node::NodeName;
 
 use super::output::{self, Columns, Field, write_line};
 

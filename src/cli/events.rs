@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
-use xpando_node::gateway::admin::{Answer, Request, Sound};
-use xpando_node::io::identity::{Signers, Verifier};
-use xpando_node::io::store::{Chain, Store};
-use xpando_node::io::{clock, places, sockets};
-use xpando_node::proto::event::{Event, MAX_EVENTS, Page, Query, Recorded};
-use xpando_node::proto::node::NodeName;
+use xpando_node::internals::gateway::admin::{Answer, Request, Sound};
+use xpando_node::internals::io::identity::{Signers, Verifier};
+use xpando_node::internals::io::store::{Chain, Store};
+use xpando_node::internals::io::{clock, places, sockets};
+use xpando_node::internals::proto::event::{Event, MAX_EVENTS, Page, Query, Recorded};
+use xpando_node::internals::proto::node::NodeName;
 
 use super::ask::{Which, ask, open, unexpected};
 use super::output::{self, write_line};

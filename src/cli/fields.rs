@@ -8,7 +8,7 @@ use tracing::field::{Field, Visit};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
-use xpando_node::proto::printable::Printable;
+use xpando_node::internals::proto::printable::Printable;
 
 /// `message name=value name=value`.
 #[derive(Clone, Copy, Debug, Default)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use xpando_node::proto::node::NodeName;
+use xpando_node::internals::proto::node::NodeName;
 
 /// A label of at most `width` characters for each node: the part before the `@` where that is enough, else the host,
 /// else the whole name. Long ones lose their middle; where that makes two of them equal, they are numbers.

@@ -18,9 +18,9 @@ use opentelemetry_sdk::{Resource, logs::SdkLoggerProvider};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
-use xpando_node::io::metrics::Metrics;
-use xpando_node::node::QUIET;
-use xpando_node::proto::node::NodeName;
+use xpando_node::internals::io::metrics::Metrics;
+use xpando_node::internals::node::QUIET;
+use xpando_node::internals::proto::node::NodeName;
 
 use super::fields::PrintableFields;
 use super::output::{LAST, has_colours};

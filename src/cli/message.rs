@@ -11,13 +11,13 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::Args;
 use serde_json::{Value, json};
-use xpando_node::gateway::admin::{Answer, Line, Request};
-use xpando_node::proto::channel::Payload;
-use xpando_node::proto::channel::envelope::Envelope;
-use xpando_node::proto::node::NodeName;
-use xpando_node::proto::outbox::MAX_MESSAGE;
-use xpando_node::proto::printable;
-use xpando_node::proto::topic::{Address, Pattern, Topic};
+use xpando_node::internals::gateway::admin::{Answer, Line, Request};
+use xpando_node::internals::proto::channel::Payload;
+use xpando_node::internals::proto::channel::envelope::Envelope;
+use xpando_node::internals::proto::node::NodeName;
+use xpando_node::internals::proto::outbox::MAX_MESSAGE;
+use xpando_node::internals::proto::printable;
+use xpando_node::internals::proto::topic::{Address, Pattern, Topic};
 
 use super::ask::{PATIENCE, Which, open, unexpected};
 use super::output::{self, is_terminal, write_line};
@@ -241,9 +241,9 @@ impl fmt::Display for Shown {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use xpando_node::proto::channel::Json;
-    use xpando_node::proto::printable::Printable;
-    use xpando_node::proto::replay::Stamp;
+    use xpando_node::internals::proto::channel::Json;
+    use xpando_node::internals::proto::printable::Printable;
+    use xpando_node::internals::proto::replay::Stamp;
 
     fn shown(published: Bytes) -> Shown {
         Shown::new("room:1".parse().unwrap(), "a@h".parse().unwrap(), published)

@@ -3,9 +3,9 @@
 use std::io::Write;
 
 use clap::Args;
-use xpando_node::gateway::admin::{Answer, Request};
-use xpando_node::gateway::status::NodeRecord;
-use xpando_node::proto::node::NodeName;
+use xpando_node::internals::gateway::admin::{Answer, Request};
+use xpando_node::internals::gateway::status::NodeRecord;
+use xpando_node::internals::proto::node::NodeName;
 
 use super::ask::{Which, ask, command, unexpected};
 use super::output::{self, Columns, Field, write_line};

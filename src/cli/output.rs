@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use comfy_table::{Attribute, Cell, Color, Table, presets};
 use serde::Serialize;
-use xpando_node::proto::event::Status;
-use xpando_node::proto::printable::{Json, Printable};
+use xpando_node::internals::proto::event::Status;
+use xpando_node::internals::proto::printable::{Json, Printable};
 
 /// How long the end of the program waits for each reader of what it says last.
 pub(super) const LAST: Duration = Duration::from_secs(1);

@@ -10,9 +10,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 
-use xpando_node::io::clock;
-use xpando_node::io::identity::{Authority, MAX_TOKEN, Tokens};
-use xpando_node::proto::token::{Claims, Grant, MAX_ID, MAX_LIFETIME, Role};
+use xpando_node::internals::io::clock;
+use xpando_node::internals::io::identity::{Authority, MAX_TOKEN, Tokens};
+use xpando_node::internals::proto::token::{Claims, Grant, MAX_ID, MAX_LIFETIME, Role};
 
 use super::output::{self, write_line};
 

@@ -12,10 +12,10 @@ use clap::Args;
 use ratatui::crossterm::event::{
     self, Event as Key, KeyCode, KeyEvent, KeyEventKind, KeyModifiers,
 };
-use xpando_node::actors::timer;
-use xpando_node::gateway::admin::{Answer, Request};
-use xpando_node::gateway::status::{Figures, Sight};
-use xpando_node::proto::event::{Query, Recorded};
+use xpando_node::internals::actors::timer;
+use xpando_node::internals::gateway::admin::{Answer, Request};
+use xpando_node::internals::gateway::status::{Figures, Sight};
+use xpando_node::internals::proto::event::{Query, Recorded};
 
 use super::ask::{Which, ask, unexpected};
 

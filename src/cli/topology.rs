@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use clap::Args;
-use xpando_node::gateway::admin::{Answer, Request};
-use xpando_node::gateway::status::{TopologyLink, TopologyStatus};
-use xpando_node::proto::node::NodeName;
+use xpando_node::internals::gateway::admin::{Answer, Request};
+use xpando_node::internals::gateway::status::{TopologyLink, TopologyStatus};
+use xpando_node::internals::proto::node::NodeName;
 
 use super::ask::{Which, ask, unexpected};
 use super::output;
@@ -118,8 +118,8 @@ fn mermaid(topology: &TopologyStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use xpando_node::gateway::status::TopologyNode;
-    use xpando_node::proto::event::Status;
+    use xpando_node::internals::gateway::status::TopologyNode;
+    use xpando_node::internals::proto::event::Status;
 
     fn topology() -> TopologyStatus {
         let name = |text: &str| -> NodeName { text.parse().expect("valid") };

@@ -8,10 +8,10 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::json;
 use serde_json::value::RawValue;
-use xpando_node::gateway::admin::{Answer, Request};
-use xpando_node::io::clock;
-use xpando_node::proto::event::{Query, Recorded};
-use xpando_node::proto::node::NodeName;
+use xpando_node::internals::gateway::admin::{Answer, Request};
+use xpando_node::internals::io::clock;
+use xpando_node::internals::proto::event::{Query, Recorded};
+use xpando_node::internals::proto::node::NodeName;
 
 use super::ask::{PATIENCE, Which, open, unexpected};
 use super::output::{self, write_line};

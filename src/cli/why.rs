@@ -7,11 +7,11 @@ use std::str::FromStr;
 
 use anyhow::bail;
 use clap::Args;
-use xpando_node::gateway::admin::{Answer, Request};
-use xpando_node::gateway::status::{EvidenceStatus, NodeStatus, PeerStatus, SeedStatus};
-use xpando_node::io::seeds::{Seed, SeedError};
-use xpando_node::proto::event::{Broken, Query, Reason, Status};
-use xpando_node::proto::node::NodeName;
+use xpando_node::internals::gateway::admin::{Answer, Request};
+use xpando_node::internals::gateway::status::{EvidenceStatus, NodeStatus, PeerStatus, SeedStatus};
+use xpando_node::internals::io::seeds::{Seed, SeedError};
+use xpando_node::internals::proto::event::{Broken, Query, Reason, Status};
+use xpando_node::internals::proto::node::NodeName;
 
 use super::ask::{Which, ask, status_of, unexpected};
 use super::output::write_line;

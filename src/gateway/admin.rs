@@ -394,7 +394,7 @@ mod tests {
             metrics: metrics.clone(),
             ended: Arc::new(|_, _, _| {}),
         };
-        let root = start(tree).await.expect("starts");
+        let root = start(tree, ()).await.expect("starts");
         World { dir, metrics, view, bus, root, _socket: socket }
     }
 

@@ -360,7 +360,7 @@ impl Bench {
     async fn until_wanted(&self, topic: &Topic, nodes: usize) -> Result<(), String> {
         let deadline = timer::now() + ANSWER;
         while timer::now() < deadline {
-            let report = self.exchange.try_broadcast(topic, Bytes::new());
+            let report = self.exchange.try_publish(topic, Bytes::new());
             if report.is_ok_and(|report| report.peers >= nodes) {
                 return Ok(());
             }
@@ -479,12 +479,11 @@ impl Publisher {
                 let payload = payload.clone();
                 reached += match self.load.kind {
                     Kind::Cast | Kind::Call => {
-                        let sent =
-                            self.exchange.direct_broadcast(&self.first, &self.topic, payload);
+                        let sent = self.exchange.publish_to(&self.first, &self.topic, payload);
                         sent.await.map(|()| 1)
                     }
                     Kind::Fanout => {
-                        let report = self.exchange.broadcast(&self.topic, payload).await;
+                        let report = self.exchange.publish(&self.topic, payload).await;
                         report.map(|report| report.peers as u64)
                     }
                 }

@@ -3,15 +3,14 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use crate::actors::channel_router::ChannelRouter;
+use crate::actors::channel_router::{ChannelRouter, Publisher};
 use crate::actors::supervisor::Child;
 use crate::gateway::channels::Channels;
 use crate::gateway::http::{self, Http};
 use crate::gateway::view::NodeView;
-use crate::io::identity::Identity;
+use crate::io::identity::{Identity, Tokens};
 use crate::io::tls::Web;
-use crate::node::listen::{NEXT_PORTS, bind};
-use crate::node::tree::{Parts, Served};
+use crate::node::listen::{NEXT_PORTS, Served, bind};
 use crate::node::{Config, StartError};
 use crate::proto::proxies::Proxies;
 
@@ -52,19 +51,20 @@ impl Clients {
 /// What clients share, and the actors that serve them.
 pub(super) fn serve(
     config: &Config,
-    parts: &Parts,
+    tokens: &Tokens,
+    publisher: &Publisher,
+    http: Option<&Served>,
     router: &ChannelRouter,
     view: &NodeView,
 ) -> (Arc<Channels>, Vec<Child>) {
     let anonymous = config.http.as_ref().map_or(&[][..], |http| &http.anonymous);
-    let channels =
-        Arc::new(Channels::new(router, &parts.publisher, view, &parts.tokens, anonymous));
-    let (Some((listener, _, web)), Some(http)) = (&parts.http, &config.http) else {
+    let channels = Arc::new(Channels::new(router, publisher, view, tokens, anonymous));
+    let (Some((listener, _, web)), Some(config)) = (http, &config.http) else {
         return (channels, Vec::new());
     };
     let (listener, web) = (listener.clone(), web.clone());
-    let (origins, prefix) = (http.origins.clone(), http.prefix.clone());
-    let proxies = Proxies::new(http.proxies.clone());
+    let (origins, prefix) = (config.origins.clone(), config.prefix.clone());
+    let proxies = Proxies::new(config.proxies.clone());
     let http = Http { listener, web, origins, prefix, proxies, channels: channels.clone() };
     (channels, http.children().into())
 }

@@ -12,7 +12,7 @@
 //! ```
 //! use std::time::Duration;
 //! use serde::{Deserialize, Serialize};
-//! use xpando_node::node::{NodeName, Received, testkit};
+//! use xpando_node::{NodeName, Received, testkit};
 //!
 //! #[derive(Debug, PartialEq, Serialize, Deserialize)]
 //! struct Moved { piece: String, to: (u8, u8) }
@@ -60,6 +60,7 @@ use crate::actors::node_manager::{self, View};
 use crate::actors::registry::Registry;
 use crate::io::store::Known;
 use crate::proto::codec::{self, CodecError};
+use crate::proto::event::Status;
 use crate::proto::interest::TooMany;
 use crate::proto::membership::Majority;
 use crate::proto::node::NodeName;
@@ -70,7 +71,16 @@ use crate::proto::topic::{Address, AddressError};
 ///
 /// Its `Debug` is its text, which is what a `main` that returns it prints.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DoorError {
+    /// Fewer nodes were linked in time than were waited for. Nothing was done.
+    #[error("{linked} of {min} nodes are linked")]
+    Few {
+        /// Nodes that are linked.
+        linked: usize,
+        /// Nodes waited for.
+        min: usize,
+    },
     /// The text is no topic, pattern, name or address. Nothing was done; the caller must correct it.
     #[error("{given:?}: {why}")]
     Text {
@@ -152,6 +162,21 @@ impl Door {
         self.members.clone()
     }
 
+    /// Waits until so many other nodes are linked, at most so long.
+    ///
+    /// # Errors
+    /// [`DoorError::Few`].
+    pub async fn linked(&self, min: usize, within: Duration) -> Result<(), DoorError> {
+        let online =
+            |view: &View| view.iter().filter(|row| row.peer.status == Status::Online).count();
+        let mut members = self.members();
+        let reached = tokio::time::timeout(within, members.wait_for(|view| online(view) >= min));
+        if let Ok(Ok(_view)) = reached.await {
+            return Ok(());
+        }
+        Err(DoorError::Few { linked: online(&self.members.borrow()), min })
+    }
+
     /// All nodes that its node knows, this one first, those of earlier runs and those that only others see among them:
     /// what each says of itself ([`Known::does`]), when it was seen, and what it is thought of.
     #[must_use]
@@ -209,7 +234,7 @@ impl Door {
         topic: &str,
         payload: impl Into<Bytes>,
     ) -> Result<DeliveryReport, DoorError> {
-        Ok(self.exchange().broadcast(&read(topic)?, payload).await?)
+        Ok(self.exchange().publish(&read(topic)?, payload).await?)
     }
 
     /// Likewise, without waiting: a peer without room misses it, and the result says so.
@@ -221,7 +246,7 @@ impl Door {
         topic: &str,
         payload: impl Into<Bytes>,
     ) -> Result<DeliveryReport, DoorError> {
-        Ok(self.exchange().try_broadcast(&read(topic)?, payload)?)
+        Ok(self.exchange().try_publish(&read(topic)?, payload)?)
     }
 
     /// As [`Door::publish`]; subscribers read it with
@@ -263,7 +288,22 @@ impl Door {
         Ok(self.exchange().call(&read::<Address>(to)?, payload, within).await?)
     }
 
-    /// Likewise, with values, of the types that the name is [served](Door::serve_typed) with.
+    /// As [`Door::call`], to a name on this node.
+    ///
+    /// # Errors
+    /// As [`Door::call`].
+    pub async fn call_on(
+        &self,
+        node: &NodeName,
+        name: &str,
+        payload: impl Into<Bytes>,
+        within: Duration,
+    ) -> Result<Bytes, DoorError> {
+        let to = Address { name: read(name)?, node: Some(node.clone()) };
+        Ok(self.exchange().call(&to, payload, within).await?)
+    }
+
+    /// As [`Door::call`], with values, of the types that the name is [served](Door::serve_typed) with.
     ///
     /// # Errors
     /// Besides those, [`DoorError::Encode`] and [`DoorError::Decode`].
@@ -364,6 +404,17 @@ mod tests {
             Some(Received::Message(message)) => message,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_waits_for_as_many_links_as_it_is_told() {
+        let (_mesh, [a, b]) = two().await;
+        assert_eq!(a.linked(1, SECOND).await, Ok(()));
+        assert_eq!(a.linked(2, SECOND).await, Err(DoorError::Few { linked: 1, min: 2 }));
+        let _serving = b.serve("echo", |it: Request| async { Ok(it.payload) }).expect("free");
+        assert_eq!(a.call_on(b.name(), "echo", "x", SECOND).await, Ok("x".into()));
+        let nobody = a.call_on(a.name(), "echo", "x", SECOND).await;
+        assert_eq!(nobody, Err(CallError::NoSuchName.into()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,9 @@
 //! Where a node listens for its peers, and where it tells others that it is.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
 
+use crate::io::tls::Web;
 use crate::io::{addresses, limits, tcp};
 use crate::node::{Config, PORT, StartError};
 use crate::proto::admission::Descriptors;
@@ -91,6 +93,9 @@ pub(super) async fn advertise(
     }
     Ok(address)
 }
+
+/// Where clients are served, and with which certificate.
+pub(super) type Served = (Arc<TcpListener>, SocketAddr, Option<Web>);
 
 /// Listens on the first free port.
 pub(super) fn bind(

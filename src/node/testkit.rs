@@ -8,7 +8,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use xpando_node::node::{CallError, Door, DoorError, testkit};
+//! use xpando_node::{CallError, Door, DoorError, testkit};
 //!
 //! /// The service under test: asks a peer, and does without where it cannot.
 //! async fn price(door: &Door) -> Result<u32, DoorError> {
@@ -84,6 +84,7 @@ pub async fn settled() {
 
 /// What is between the doors. All links end when it is dropped.
 #[derive(Debug, Default)]
+#[must_use = "all links end when it is dropped"]
 pub struct Mesh {
     members: BTreeMap<NodeName, watch::Sender<View>>,
     links: BTreeMap<(NodeName, NodeName), [End; 2]>,

@@ -31,14 +31,12 @@ use crate::io::store::Store;
 use crate::io::tls::{Tls, Web};
 #[cfg(feature = "gateway")]
 use crate::node::clients;
+use crate::node::listen::Served;
 use crate::node::{Config, records};
 use crate::proto::event::{Event, Status};
 use crate::proto::node::{Contact, NodeName};
 use crate::proto::registry::Profile;
 use crate::proto::restart::{Intensity, Strategy};
-
-/// Where clients are served, and with which certificate.
-pub(super) type Served = (Arc<TcpListener>, SocketAddr, Option<Web>);
 
 /// What was opened for the tree.
 pub(super) struct Parts {
@@ -72,7 +70,7 @@ pub(super) struct Planted {
 
 /// The supervision tree. The picture is in `actors`.
 pub(super) fn tree(config: &Config, parts: Parts, manager: &NodeManager, bus: &Bus) -> Planted {
-    let Parts { metrics, myself, .. } = &parts;
+    let metrics = &parts.metrics;
     let (monitor, tracker) = (HeartbeatMonitor::new(metrics), TopologyTracker::new(metrics));
     let (discovery, roster, door) = (Discovery::new(metrics), Roster::default(), bus.clone());
     let fallen: supervisor::Ended = Arc::new(move |actor, why, restarted| {
@@ -89,33 +87,7 @@ pub(super) fn tree(config: &Config, parts: Parts, manager: &NodeManager, bus: &B
         ended: fallen.clone(),
     };
     let log = EventLog::new(metrics);
-    let (ended, store, registry) = (manager.clone(), parts.store.clone(), parts.registry.clone());
-    let view = NodeView {
-        name: config.name.clone(),
-        id: parts.identity.id(),
-        cluster: parts.identity.cluster(),
-        incarnation: myself.incarnation.clone(),
-        listen: parts.listen,
-        http: parts.http.as_ref().map(|(_, address, _)| *address),
-        started: timer::now(),
-        peers: manager.peers(),
-        joining: joining(config, manager, &discovery),
-        vitals: monitor.vitals(),
-        matrix: tracker.matrix(),
-        nodes: registry.nodes(),
-        journal: parts.journal.clone(),
-        bus: bus.clone(),
-        metrics: metrics.clone(),
-        clients: Arc::default(),
-        disconnect: Arc::new(move |peer| ended.disconnect(peer)),
-        forget: Arc::new(move |node, life| registry.forget(node, life)),
-        store: Arc::new(move || store.condition()),
-        certificates: certificates(&parts),
-        token_list: token_list(&parts),
-        min_peers: config.min_peers,
-        roster: roster.clone(),
-        chaos: config.chaos,
-    };
+    let view = view(config, &parts, bus, manager, (&monitor, &tracker, &discovery), &roster);
     let (one, rest) = (Strategy::OneForOne, Strategy::RestForOne);
     let records = vec![log.child(recording(&parts, bus))];
     let cluster = cluster(config, &parts, bus, manager, (&monitor, &tracker, &discovery));
@@ -125,7 +97,14 @@ pub(super) fn tree(config: &Config, parts: Parts, manager: &NodeManager, bus: &B
         admin::child(view.clone(), parts.admin_socket.0.clone()),
     ];
     #[cfg(feature = "gateway")]
-    let (channels, serving) = clients::serve(config, &parts, &router, &view);
+    let (channels, serving) = clients::serve(
+        config,
+        &parts.tokens,
+        &parts.publisher,
+        parts.http.as_ref(),
+        &router,
+        &view,
+    );
     #[cfg(feature = "gateway")]
     let gateway = gateway.into_iter().chain(serving).collect();
     let children = vec![
@@ -139,6 +118,45 @@ pub(super) fn tree(config: &Config, parts: Parts, manager: &NodeManager, bus: &B
         view,
         #[cfg(feature = "gateway")]
         channels,
+    }
+}
+
+/// What can be read of the node.
+fn view(
+    config: &Config,
+    parts: &Parts,
+    bus: &Bus,
+    manager: &NodeManager,
+    (monitor, tracker, discovery): (&HeartbeatMonitor, &TopologyTracker, &Discovery),
+    roster: &Roster,
+) -> NodeView {
+    let Parts { metrics, myself, .. } = parts;
+    let (ended, store, registry) = (manager.clone(), parts.store.clone(), parts.registry.clone());
+    NodeView {
+        name: config.name.clone(),
+        id: parts.identity.id(),
+        cluster: parts.identity.cluster(),
+        incarnation: myself.incarnation.clone(),
+        listen: parts.listen,
+        http: parts.http.as_ref().map(|(_, address, _)| *address),
+        started: timer::now(),
+        peers: manager.peers(),
+        joining: joining(config, manager, discovery),
+        vitals: monitor.vitals(),
+        matrix: tracker.matrix(),
+        nodes: registry.nodes(),
+        journal: parts.journal.clone(),
+        bus: bus.clone(),
+        metrics: metrics.clone(),
+        clients: Arc::default(),
+        disconnect: Arc::new(move |peer| ended.disconnect(peer)),
+        forget: Arc::new(move |node, life| registry.forget(node, life)),
+        store: Arc::new(move || store.condition()),
+        certificates: certificates(parts),
+        token_list: token_list(parts),
+        min_peers: config.min_peers,
+        roster: roster.clone(),
+        chaos: config.chaos,
     }
 }
 

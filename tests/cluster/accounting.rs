@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use xpando_node::node::bench::{Gap, Ledger, Numbers, Order, Sent};
+use xpando_node::internals::node::bench::{Gap, Ledger, Numbers, Order, Sent};
 
 use crate::kit::{Cluster, Follow, Mesh, Node, Ways, full, now, until, wall};
 

@@ -239,7 +239,7 @@ fn names(node: &Node) -> BTreeSet<String> {
     let text = node.asks("GET /metrics", &[]).body;
     let told = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let told = told.filter_map(|line| line.split(' ').next()).map(str::to_owned);
-    told.chain(xpando_node::io::metrics::names()).collect()
+    told.chain(xpando_node::internals::io::metrics::names()).collect()
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
-use xpando_node::io::clock;
-use xpando_node::io::identity::Authority;
-use xpando_node::proto::token::Role;
+use xpando_node::internals::io::clock;
+use xpando_node::internals::io::identity::Authority;
+use xpando_node::internals::proto::token::Role;
 
 use crate::kit::client::{Caller, Client, Seen, runtime};
 use crate::kit::{Cluster, Node, during, now, three, within};

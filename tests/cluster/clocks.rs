@@ -9,7 +9,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_tungstenite::tungstenite::{self, Message};
-use xpando_node::io::clock;
+use xpando_node::internals::io::clock;
 
 use crate::kit::{Cluster, Node, Start, during, linked, row, skip, until};
 

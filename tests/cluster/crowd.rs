@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
-use xpando_node::io::limits;
+use xpando_node::internals::io::limits;
 
 use crate::kit::client::{Caller, Client, runtime};
 use crate::kit::crowd::{Crowd, PLAIN, Wrong};

@@ -3,6 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use xpando_node::{Node, StartError};
 
 use crate::kit::{Cluster, PROGRAM, full, linked};
 
@@ -25,6 +29,7 @@ fn service(cluster: &Cluster, seed: &str) -> PathBuf {
     // The rest has the libraries built as for these tests: they are built already.
     let same = OWN.split_once("\n[dev-dependencies]\n").unwrap().1;
     let same = same.split_once("\n[profile.dev.").unwrap().0;
+    let same = same.replace("path = \".\"", &format!("path = {CHECKOUT:?}"));
     let package = "[package]\nname = \"readme-service\"\nedition = \"2024\"";
     let manifest = format!("{package}\n{manifest}\n[target.'cfg(all())'.dependencies]\n{same}\n");
     fs::write(home.join("Cargo.toml"), manifest).unwrap();
@@ -73,4 +78,29 @@ fn the_service_of_the_readme_builds_as_it_stands_and_joins_the_nodes_that_run() 
     let names: Vec<String> = ["a", "b", "c"].map(full).into();
     assert!(names.iter().all(|name| out.contains(name)), "{out}");
     a.sees_as("svc", "offline", |row| row["reason"] == "left");
+}
+
+#[tokio::test]
+async fn a_process_has_one_node_which_stops_when_it_is_dropped() {
+    let cluster = Cluster::without_authority();
+    let node = |name: &str| {
+        let node = Node::builder(name).certs(cluster.path("certs")).data_dir(cluster.path(name));
+        node.listen("127.0.0.1:0").beacons(false).start()
+    };
+    let first = node("one@127.0.0.1").await.unwrap();
+    let second = node("two@127.0.0.1").await.unwrap_err();
+    assert!(second.to_string().starts_with("another node runs in this process"), "{second}");
+    let listen = first.listen();
+    drop(first);
+    let second = async {
+        loop {
+            match node("two@127.0.0.1").await {
+                Err(StartError::Second) => tokio::task::yield_now().await,
+                started => break started.unwrap(),
+            }
+        }
+    };
+    let second = tokio::time::timeout(Duration::from_secs(10), second).await.unwrap();
+    assert!(TcpStream::connect(listen).await.is_err(), "the first node listens no more");
+    second.shutdown().await;
 }

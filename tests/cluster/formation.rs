@@ -86,7 +86,11 @@ fn clusters_of_two_authorities_do_not_mix() {
     }
     let cluster = Cluster::new();
     let other = cluster.path("other-certs");
-    xpando_node::io::identity::Authority::init(&other, xpando_node::io::clock::wall()).unwrap();
+    xpando_node::internals::io::identity::Authority::init(
+        &other,
+        xpando_node::internals::io::clock::wall(),
+    )
+    .unwrap();
     let a = cluster.node("a").beacons().start();
     let x = cluster.node("x").certs(&other).beacons().start();
     let b = cluster.node("b").beacons().start();

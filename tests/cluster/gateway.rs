@@ -8,8 +8,8 @@ use std::thread;
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, StreamOwned};
-use xpando_node::io::clock;
-use xpando_node::io::identity::{Identity, server_name};
+use xpando_node::internals::io::clock;
+use xpando_node::internals::io::identity::{Identity, server_name};
 
 use crate::kit::stranger::dial;
 use crate::kit::{Cluster, Node, parsed};

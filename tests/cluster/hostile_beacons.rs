@@ -4,10 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::Value;
-use xpando_node::io::identity::Identity;
-use xpando_node::io::{beacon, clock};
-use xpando_node::proto::beacon::{Beacon, MAX_BEACON};
-use xpando_node::proto::node::{Contact, Incarnation};
+use xpando_node::internals::io::identity::Identity;
+use xpando_node::internals::io::{beacon, clock};
+use xpando_node::internals::proto::beacon::{Beacon, MAX_BEACON};
+use xpando_node::internals::proto::node::{Contact, Incarnation};
 
 use crate::kit::{Cluster, Node, PATIENCE, linked, multicast, parsed, until};
 

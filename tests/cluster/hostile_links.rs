@@ -6,10 +6,10 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::Value;
-use xpando_node::io::clock;
-use xpando_node::io::identity::{Identity, Validity};
-use xpando_node::proto::frame::Lane;
-use xpando_node::proto::hello::{Greeting, Hello, MAX_GREETING, Refusal};
+use xpando_node::internals::io::clock;
+use xpando_node::internals::io::identity::{Identity, Validity};
+use xpando_node::internals::proto::frame::Lane;
+use xpando_node::internals::proto::hello::{Greeting, Hello, MAX_GREETING, Refusal};
 
 use crate::kit::stranger::{Door, Stranger, dial, hello, hung_up, ractor_name};
 use crate::kit::{Cluster, Node, linked, now, parsed, until};

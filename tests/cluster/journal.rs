@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use xpando_node::proto::event::Recorded;
+use xpando_node::internals::proto::event::Recorded;
 
 use crate::kit::trail::{Left, flooded, numbers};
 use crate::kit::{Cluster, full, linked, told, until};

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
-use xpando_node::io::identity::{Authority, Identity, Validity};
-use xpando_node::io::{beacon, clock};
-use xpando_node::proto::node::NodeName;
+use xpando_node::internals::io::identity::{Authority, Identity, Validity};
+use xpando_node::internals::io::{beacon, clock};
+use xpando_node::internals::proto::node::NodeName;
 
 pub(crate) mod client;
 pub(crate) mod crowd;

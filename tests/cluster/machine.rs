@@ -220,8 +220,8 @@ fn a_renewed_certificate_is_in_force_without_a_restart_and_links_live_on() {
 #[test]
 fn a_certificate_that_ends_soon_is_told_with_the_remedy() {
     use std::time::Duration;
-    use xpando_node::io::clock::wall;
-    use xpando_node::io::identity::{Authority, Validity};
+    use xpando_node::internals::io::clock::wall;
+    use xpando_node::internals::io::identity::{Authority, Validity};
     let cluster = Cluster::without_authority();
     let day = Duration::from_secs(24 * 60 * 60);
     let valid = Validity { not_before: wall() - 61 * day, not_after: wall() + 29 * day };

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use xpando_node::io::sockets;
+use xpando_node::internals::io::sockets;
 
 use crate::kit::{Cluster, Follow, Node, full, linked, three, told, until};
 

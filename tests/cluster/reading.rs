@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::Value;
-use xpando_node::io::clock;
+use xpando_node::internals::io::clock;
 
 use crate::kit::http::head;
 use crate::kit::trail::numbers;

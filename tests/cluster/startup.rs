@@ -200,8 +200,8 @@ fn a_key_that_others_can_read_is_refused_with_the_remedy() {
 
 #[test]
 fn an_expired_certificate_ends_the_start_where_nobody_can_renew_it() {
-    use xpando_node::io::clock::wall;
-    use xpando_node::io::identity::{Authority, Validity};
+    use xpando_node::internals::io::clock::wall;
+    use xpando_node::internals::io::identity::{Authority, Validity};
     let cluster = Cluster::new();
     let past = wall() - std::time::Duration::from_secs(60);
     let validity =

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
-use xpando_node::io::sockets;
-use xpando_node::node::bench::{Ledger, Numbers, Order, Sent};
+use xpando_node::internals::io::sockets;
+use xpando_node::internals::node::bench::{Ledger, Numbers, Order, Sent};
 
 use crate::kit::{Cluster, Node, grows, linked, now, told, until};
 

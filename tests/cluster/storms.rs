@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use xpando_node::node::bench::{Changed, Numbers, Order, Sent};
+use xpando_node::internals::node::bench::{Changed, Numbers, Order, Sent};
 
 use crate::kit::{Cluster, Node, linked, until};
 

@@ -10,8 +10,8 @@ use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use xpando_node::proto::chain::{Checkpoint, Head, Link, Signed, Tip};
-use xpando_node::proto::node::NodeName;
+use xpando_node::internals::proto::chain::{Checkpoint, Head, Link, Signed, Tip};
+use xpando_node::internals::proto::node::NodeName;
 
 use crate::kit::trail::Left;
 use crate::kit::{Cluster, copy_files, parsed, told};
@@ -57,7 +57,7 @@ struct Forgery<'a> {
 
 struct Identities {
     node: NodeName,
-    other: xpando_node::io::identity::Identity,
+    other: xpando_node::internals::io::identity::Identity,
 }
 
 impl Forgery<'_> {

@@ -3,10 +3,10 @@
 use std::fs::File;
 
 use bytes::Bytes;
-use xpando_node::proto::channel::envelope::Envelope;
-use xpando_node::proto::channel::{Json, Payload};
-use xpando_node::proto::printable::is_plain;
-use xpando_node::proto::replay::Stamp;
+use xpando_node::internals::proto::channel::envelope::Envelope;
+use xpando_node::internals::proto::channel::{Json, Payload};
+use xpando_node::internals::proto::printable::is_plain;
+use xpando_node::internals::proto::replay::Stamp;
 
 use crate::kit::{Cluster, Node, Terminal, linked, told, until};
 

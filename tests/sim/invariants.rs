@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use xpando_node::proto::codec;
-use xpando_node::proto::event::{Event, Reason, Source, Status};
-use xpando_node::proto::heartbeat;
-use xpando_node::proto::membership::{self, AttemptId, Input, Output};
-use xpando_node::proto::node::{Incarnation, NodeName};
-use xpando_node::proto::topology;
+use xpando_node::internals::proto::codec;
+use xpando_node::internals::proto::event::{Event, Reason, Source, Status};
+use xpando_node::internals::proto::heartbeat;
+use xpando_node::internals::proto::membership::{self, AttemptId, Input, Output};
+use xpando_node::internals::proto::node::{Incarnation, NodeName};
+use xpando_node::internals::proto::topology;
 
 use crate::world::{Micros, Word, World, ms, secs};
 

@@ -2,7 +2,7 @@
 
 use rand::RngExt;
 
-use xpando_node::proto::event::Status;
+use xpando_node::internals::proto::event::Status;
 
 use crate::invariants::{
     HEARSAY, SILENT_DEATH, all_is_well, everybody_sees, mesh_is_whole, nodes_agree,

@@ -26,9 +26,9 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use xpando_node::proto::beacon::Beacon;
-use xpando_node::proto::membership::{AttemptId, Failure, Input};
-use xpando_node::proto::node::{Contact, Incarnation, NodeName};
+use xpando_node::internals::proto::beacon::Beacon;
+use xpando_node::internals::proto::membership::{AttemptId, Failure, Input};
+use xpando_node::internals::proto::node::{Contact, Incarnation, NodeName};
 
 mod faults;
 mod node;

@@ -126,7 +126,7 @@ async fn members_get_the_reply_and_then_what_is_published() {
     let member = Member { greeting: Some(greeting), ..world.member(None) };
     let (one, two) = (world.enter(member).await, world.enter(world.member(None)).await);
     world.publish(1);
-    world.bus.exchange().local_broadcast(&room(), "{\"plain\":true}").expect("short");
+    world.bus.exchange().publish_here(&room(), "{\"plain\":true}").expect("short");
     settled().await;
     let events: Vec<_> = one.take().into_iter().map(|(event, _)| event).collect();
     assert_eq!(events, ["phx_reply", "hello", "say", "message"]);
@@ -269,11 +269,7 @@ async fn nobody_else_says_where_a_message_stands() {
     assert!(told.iter().all(|(_, it)| it["seq"] != ahead.as_str()), "{told:?}");
     assert_eq!(plain.take().pop().map(|(_, it)| it["n"].clone()), Some(4.into()));
     // What comes without an envelope has no number, and no say either.
-    world
-        .bus
-        .exchange()
-        .local_broadcast(&room(), format!("{{\"seq\":\"{ahead}\"}}"))
-        .expect("short");
+    world.bus.exchange().publish_here(&room(), format!("{{\"seq\":\"{ahead}\"}}")).expect("short");
     settled().await;
     assert_eq!(victim.take(), [("message".to_owned(), json!({}))]);
     // Who goes on from what it was told misses nothing; a forged place is a gap.
@@ -327,7 +323,7 @@ async fn a_topic_without_members_ends_after_a_while() {
     let world = world().await;
     let client = world.enter(world.member(None)).await;
     let heard =
-        |world: &World| world.bus.exchange().local_broadcast(&room(), "{}").expect("short").local;
+        |world: &World| world.bus.exchange().publish_here(&room(), "{}").expect("short").local;
     world.router.leave(room(), client.id);
     tokio::time::sleep(topic::LINGER - Duration::from_secs(1)).await;
     assert_eq!(heard(&world), 1, "who comes back finds what it missed");

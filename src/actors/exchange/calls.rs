@@ -37,6 +37,7 @@ const TURNS: usize = 65_536;
 
 /// Why a call brought no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CallError {
     /// There is no link to the node. Nothing was sent.
     #[error("there is no link to the node")]
@@ -73,6 +74,7 @@ impl From<SendError> for CallError {
 
 /// Why a name cannot be served. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ServeError {
     /// This node serves it already.
     #[error("this node serves the name {0} already")]
@@ -131,7 +133,7 @@ impl Watcher {
 }
 
 /// A name is served until this is dropped.
-#[must_use]
+#[must_use = "a name is served until this is dropped"]
 pub struct Serving {
     calls: Weak<Calls>,
     name: Name,
@@ -163,6 +165,7 @@ impl Drop for Serving {
 
 /// Tells once that a name is gone.
 #[derive(Debug)]
+#[must_use = "it tells only whoever waits for it"]
 pub struct Watch {
     gone: oneshot::Receiver<DownReason>,
     peer: Option<(u64, Arc<Outlet>)>,

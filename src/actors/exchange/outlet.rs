@@ -37,6 +37,7 @@ const NEWS: usize = 512;
 
 /// Why a message was not taken. Nothing was sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SendError {
     /// There is no link to the node.
     #[error("not connected")]
@@ -161,7 +162,7 @@ impl Outlet {
     }
 
     /// A message of a lane whose head the caller writes.
-    pub(in crate::actors) fn push(
+    pub(in crate::internals::actors) fn push(
         &self,
         lane: Lane,
         head: impl FnOnce(&mut Vec<u8>),
@@ -372,7 +373,7 @@ impl Outlet {
         lost
     }
 
-    pub(in crate::actors) fn is_closed(&self) -> bool {
+    pub(in crate::internals::actors) fn is_closed(&self) -> bool {
         self.state().closed
     }
 

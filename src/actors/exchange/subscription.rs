@@ -16,7 +16,7 @@ use crate::proto::talk::{Bulk, read_bulk};
 use crate::proto::topic::Pattern;
 
 /// A subscription; it ends when dropped.
-#[must_use]
+#[must_use = "a subscription ends when it is dropped"]
 pub struct Subscription {
     topics: Weak<Topics>,
     pattern: Pattern,

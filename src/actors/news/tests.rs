@@ -202,7 +202,7 @@ async fn after_a_restart_nobody_listens_and_subscriptions_and_links_stay() {
     .await;
     received(&bus, "b@h", words(Topic::network_peers(), vec![1])).await;
     assert_eq!(counted(&metrics, "door_messages", "no_subscriber"), 1);
-    bus.exchange().local_broadcast(&topic, "still").expect("short");
+    bus.exchange().publish_here(&topic, "still").expect("short");
     let message = subscription.try_recv();
     assert!(
         matches!(message, Some(Received::Message(Message { payload, .. })) if payload == "still")

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::task::{JoinSet, LocalSet};
-use xpando_node::actors::timer::now;
-use xpando_node::io::usage::{Usage, usage};
+use xpando_node::internals::actors::timer::now;
+use xpando_node::internals::io::usage::{Usage, usage};
 
 use self::load::{Reader, Writer, at, contains, join, since};
 use super::super::ask::status_of;

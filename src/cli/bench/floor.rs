@@ -9,9 +9,9 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use xpando_node::actors::timer::now;
-use xpando_node::io::identity::Identity;
-use xpando_node::io::tls::Tls;
+use xpando_node::internals::actors::timer::now;
+use xpando_node::internals::io::identity::Identity;
+use xpando_node::internals::io::tls::Tls;
 
 /// Messages in the channel.
 const CHANNEL: usize = 4096;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use xpando_node::actors::timer::now;
-use xpando_node::io::tls::Tls;
+use xpando_node::internals::actors::timer::now;
+use xpando_node::internals::io::tls::Tls;
 
 use super::mesh::{Mesh, Scratch, issue};
 

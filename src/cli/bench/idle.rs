@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::time::Duration;
 
-use xpando_node::actors::timer::now;
-use xpando_node::gateway::admin::Request;
-use xpando_node::io::usage::{Usage, usage};
+use xpando_node::internals::actors::timer::now;
+use xpando_node::internals::gateway::admin::Request;
+use xpando_node::internals::io::usage::{Usage, usage};
 
 use super::channels::quantiles;
 use super::mesh::{Mesh, Running};

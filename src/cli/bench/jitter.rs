@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::bail;
-use xpando_node::actors::timer::now;
-use xpando_node::node::bench::{Flooded, Order};
+use xpando_node::internals::actors::timer::now;
+use xpando_node::internals::node::bench::{Flooded, Order};
 
 use super::channels::quantiles;
 use super::mesh::{Mesh, Running};

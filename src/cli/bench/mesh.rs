@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
-use xpando_node::actors::timer::now;
-use xpando_node::io::clock;
-use xpando_node::io::identity::{Authority, Identity, Validity};
-use xpando_node::proto::node::NodeName;
+use xpando_node::internals::actors::timer::now;
+use xpando_node::internals::io::clock;
+use xpando_node::internals::io::identity::{Authority, Identity, Validity};
+use xpando_node::internals::proto::node::NodeName;
 
 /// Longest wait for one event.
 const PATIENCE: Duration = Duration::from_secs(60);

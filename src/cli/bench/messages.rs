@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 use serde::Serialize;
-use xpando_node::io::identity::Identity;
-use xpando_node::node::bench::{Kind, Load, Made, Order};
-use xpando_node::proto::node::NodeName;
-use xpando_node::proto::topic::{Address, Name};
+use xpando_node::internals::io::identity::Identity;
+use xpando_node::internals::node::bench::{Kind, Load, Made, Order};
+use xpando_node::internals::proto::node::NodeName;
+use xpando_node::internals::proto::topic::{Address, Name};
 
 use super::super::ask::Which;
 use super::super::message::call_at;

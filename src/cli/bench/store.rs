@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use xpando_node::actors::timer::now;
-use xpando_node::io::clock;
-use xpando_node::io::store::{Chain, Limits, Store};
-use xpando_node::io::usage::usage;
-use xpando_node::proto::chain::{Link, Tip};
-use xpando_node::proto::event::{Event, Recorded};
-use xpando_node::proto::hlc::Stamp;
-use xpando_node::proto::node::{Incarnation, NodeName};
+use xpando_node::internals::actors::timer::now;
+use xpando_node::internals::io::clock;
+use xpando_node::internals::io::store::{Chain, Limits, Store};
+use xpando_node::internals::io::usage::usage;
+use xpando_node::internals::proto::chain::{Link, Tip};
+use xpando_node::internals::proto::event::{Event, Recorded};
+use xpando_node::internals::proto::hlc::Stamp;
+use xpando_node::internals::proto::node::{Incarnation, NodeName};
 
 use super::mesh::Scratch;
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
-use xpando_node::actors::timer::now;
-use xpando_node::io::usage::usage;
-use xpando_node::node::bench::{Changed, Numbers, Order, Sent};
-use xpando_node::proto::node::NodeName;
-use xpando_node::proto::topic::{Address, Name};
+use xpando_node::internals::actors::timer::now;
+use xpando_node::internals::io::usage::usage;
+use xpando_node::internals::node::bench::{Changed, Numbers, Order, Sent};
+use xpando_node::internals::proto::node::NodeName;
+use xpando_node::internals::proto::topic::{Address, Name};
 
 use super::super::message::call_at;
 use super::mesh::{Mesh, Running};

@@ -11,8 +11,8 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
-use xpando_node::actors::timer;
-use xpando_node::io::metrics::{Count, Metrics};
+use xpando_node::internals::actors::timer;
+use xpando_node::internals::io::metrics::{Count, Metrics};
 
 /// Bytes that wait for the reader at most.
 const ROOM: usize = 1024 * 1024;

@@ -8,11 +8,11 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table};
-use xpando_node::gateway::status::{PeerStatus, Sight};
-use xpando_node::io::clock::rfc3339;
-use xpando_node::proto::event::Status;
-use xpando_node::proto::node::NodeName;
-use xpando_node::proto::printable::Printable;
+use xpando_node::internals::gateway::status::{PeerStatus, Sight};
+use xpando_node::internals::io::clock::rfc3339;
+use xpando_node::internals::proto::event::Status;
+use xpando_node::internals::proto::node::NodeName;
+use xpando_node::internals::proto::printable::Printable;
 
 use super::View;
 use crate::cli::labels::{cut, labels};
@@ -209,8 +209,8 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use serde_json::json;
-    use xpando_node::gateway::status::{NodeStatus, TopologyStatus};
-    use xpando_node::proto::event::Recorded;
+    use xpando_node::internals::gateway::status::{NodeStatus, TopologyStatus};
+    use xpando_node::internals::proto::event::Recorded;
 
     /// A view of `a` with so many peers, of which the last is offline.
     fn view(peers: usize) -> View {

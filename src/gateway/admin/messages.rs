@@ -71,7 +71,7 @@ async fn published(
 ) -> std::result::Result<Answer, String> {
     let topic: Topic = topic.parse().map_err(|_text| format!("{topic:?} is no topic"))?;
     // Who asks is told before it takes this node for hung.
-    let report = tokio::time::timeout(PATIENCE / 2, exchange.broadcast(&topic, payload)).await;
+    let report = tokio::time::timeout(PATIENCE / 2, exchange.publish(&topic, payload)).await;
     let report = report.map_err(|_elapsed| {
         "overloaded: a node takes less than it is sent; others may have got it".to_owned()
     })?;

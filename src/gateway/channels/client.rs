@@ -51,7 +51,7 @@ impl Drop for Pending {
 }
 
 /// One client.
-pub(in crate::gateway) struct Client {
+pub(in crate::internals::gateway) struct Client {
     channels: Arc<Channels>,
     session: Session,
     outbox: Outbox,
@@ -65,7 +65,7 @@ pub(in crate::gateway) struct Client {
 }
 
 impl Client {
-    pub(in crate::gateway) fn new(
+    pub(in crate::internals::gateway) fn new(
         channels: &Arc<Channels>,
         dialect: Dialect,
         place: places::Place,
@@ -90,32 +90,32 @@ impl Client {
         }
     }
 
-    pub(in crate::gateway) fn outbox(&self) -> &Outbox {
+    pub(in crate::internals::gateway) fn outbox(&self) -> &Outbox {
         &self.outbox
     }
 
     /// What its connection or session has at the gateway.
-    pub(in crate::gateway) fn place(&self) -> &places::Place {
+    pub(in crate::internals::gateway) fn place(&self) -> &places::Place {
         &self.place
     }
 
-    pub(in crate::gateway) fn dialect(&self) -> Dialect {
+    pub(in crate::internals::gateway) fn dialect(&self) -> Dialect {
         self.session.dialect()
     }
 
     /// Notified when [`Client::sweep`] has something to do.
-    pub(in crate::gateway) fn wake(&self) -> Arc<Notify> {
+    pub(in crate::internals::gateway) fn wake(&self) -> Arc<Notify> {
         self.herald.wake.clone()
     }
 
     /// Takes a frame.
-    pub(in crate::gateway) fn hear(&mut self, frame: Frame) {
+    pub(in crate::internals::gateway) fn hear(&mut self, frame: Frame) {
         self.sweep();
         self.take(frame);
     }
 
     /// Answers what is no frame, as far as it can be made out: a client repeats what is not answered.
-    pub(in crate::gateway) fn refuse(&self, head: &Head, why: Malformed) {
+    pub(in crate::internals::gateway) fn refuse(&self, head: &Head, why: Malformed) {
         let topic = head.topic.as_deref().unwrap_or(SOCKET);
         self.channels.refusals.note(Cause::Frame(why), self.place.address(), topic);
         let (join_ref, reference) = (head.join_ref.as_ref(), head.reference.as_ref());
@@ -126,7 +126,7 @@ impl Client {
     }
 
     /// Takes notice of what tasks have told.
-    pub(in crate::gateway) fn sweep(&mut self) {
+    pub(in crate::internals::gateway) fn sweep(&mut self) {
         while let Ok(news) = self.news.try_recv() {
             match news {
                 News::Settled(join, settled) => self.settle(&join, settled),
@@ -171,14 +171,14 @@ impl Client {
     }
 
     /// When [`Client::expire`] is due.
-    pub(in crate::gateway) fn deadline(&self) -> Option<Instant> {
+    pub(in crate::internals::gateway) fn deadline(&self) -> Option<Instant> {
         let rights = self.live.values().filter_map(|live| live.claims.as_ref());
         let first = rights.map(|claims| claims.expires()).min()?;
         Some(timer::now() + first.duration_since(clock::wall()).unwrap_or_default())
     }
 
     /// Ends what the client has no right to any more.
-    pub(in crate::gateway) fn expire(&mut self) {
+    pub(in crate::internals::gateway) fn expire(&mut self) {
         let outlived = |live: &Live| {
             let why = self.channels.outlived(live.claims.as_ref()?)?;
             Some((live.join.clone(), why))

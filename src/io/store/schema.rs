@@ -223,7 +223,7 @@ pub(super) mod tests {
     use super::*;
 
     /// Writes another number into a file.
-    pub(in crate::io::store) fn renumber(file: &Path, number: u64) {
+    pub(in crate::internals::io::store) fn renumber(file: &Path, number: u64) {
         let database = Database::open(file).expect("opens");
         let write = database.begin_write().expect("begins");
         write.open_table(META).expect("there").insert(SCHEMA_KEY, number).expect("writes");

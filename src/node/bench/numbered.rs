@@ -227,8 +227,8 @@ pub(super) async fn publish(exchange: &Exchange, order: &Numbers) -> Result<Sent
         };
         let payload = numbered(number, mark, order.size);
         let report = match order.wait {
-            true => exchange.broadcast(topic, payload).await,
-            false => exchange.try_broadcast(topic, payload),
+            true => exchange.publish(topic, payload).await,
+            false => exchange.try_publish(topic, payload),
         };
         let report = report.map_err(|error| error.to_string())?;
         sent.sent += 1;

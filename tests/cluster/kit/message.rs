@@ -8,8 +8,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use xpando_node::io::clock;
-use xpando_node::node::bench::{Ledger, Order};
+use xpando_node::internals::io::clock;
+use xpando_node::internals::node::bench::{Ledger, Order};
 
 use super::{Node, full, until};
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use xpando_node::io::identity::{Identity, server_name};
-use xpando_node::proto::frame::{self, Lane};
-use xpando_node::proto::hello::{Greeting, Hello};
-use xpando_node::proto::node::Incarnation;
+use xpando_node::internals::io::identity::{Identity, server_name};
+use xpando_node::internals::proto::frame::{self, Lane};
+use xpando_node::internals::proto::hello::{Greeting, Hello};
+use xpando_node::internals::proto::node::Incarnation;
 
 use super::PATIENCE;
 

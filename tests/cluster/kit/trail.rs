@@ -6,10 +6,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use xpando_node::gateway::admin::{Answer, Request};
-use xpando_node::io::sockets;
-use xpando_node::node::bench::{Flooded, Order};
-use xpando_node::proto::event::{Page, Query};
+use xpando_node::internals::gateway::admin::{Answer, Request};
+use xpando_node::internals::io::sockets;
+use xpando_node::internals::node::bench::{Flooded, Order};
+use xpando_node::internals::proto::event::{Page, Query};
 
 use super::{Cluster, Node, PATIENCE, told};
 

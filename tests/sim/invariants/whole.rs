@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use xpando_node::proto::event::Status;
-use xpando_node::proto::node::NodeName;
+use xpando_node::internals::proto::event::Status;
+use xpando_node::internals::proto::node::NodeName;
 
 use crate::world::World;
 

@@ -1,9 +1,9 @@
 //! What can go wrong: starts and ends of processes, pauses, clocks, cuts.
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use xpando_node::proto::event::{Source, Status};
-use xpando_node::proto::membership::Input;
-use xpando_node::proto::node::{Contact, Incarnation};
+use xpando_node::internals::proto::event::{Source, Status};
+use xpando_node::internals::proto::membership::Input;
+use xpando_node::internals::proto::node::{Contact, Incarnation};
 
 use super::wire::Stage;
 use super::{Happening, Life, Micros, Task, World, address, secs};

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use xpando_node::proto::beacon::Beacon;
-use xpando_node::proto::discovery::{self, Discovery};
-use xpando_node::proto::event::{Event, Reason, Source, Status};
-use xpando_node::proto::heartbeat::{self, Heartbeat};
-use xpando_node::proto::membership::{self, AttemptId, Membership};
-use xpando_node::proto::node::{Contact, Incarnation, KeyId, NodeName};
-use xpando_node::proto::questions::Questions;
-use xpando_node::proto::topology::{self, Cell, Topology};
+use xpando_node::internals::proto::beacon::Beacon;
+use xpando_node::internals::proto::discovery::{self, Discovery};
+use xpando_node::internals::proto::event::{Event, Reason, Source, Status};
+use xpando_node::internals::proto::heartbeat::{self, Heartbeat};
+use xpando_node::internals::proto::membership::{self, AttemptId, Membership};
+use xpando_node::internals::proto::node::{Contact, Incarnation, KeyId, NodeName};
+use xpando_node::internals::proto::questions::Questions;
+use xpando_node::internals::proto::topology::{self, Cell, Topology};
 
 use super::wire::{At, Word};
 use super::{Happening, Micros, Task, Waiting, World, ms};

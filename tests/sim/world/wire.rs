@@ -10,11 +10,11 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
-use xpando_node::proto::frame::Parting;
-use xpando_node::proto::hello::{Hello, Refusal};
-use xpando_node::proto::membership::{AttemptId, Failure, Input, LinkEnd};
-use xpando_node::proto::node::{Contact, KeyId, NodeName};
-use xpando_node::proto::topology;
+use xpando_node::internals::proto::frame::Parting;
+use xpando_node::internals::proto::hello::{Hello, Refusal};
+use xpando_node::internals::proto::membership::{AttemptId, Failure, Input, LinkEnd};
+use xpando_node::internals::proto::node::{Contact, KeyId, NodeName};
+use xpando_node::internals::proto::topology;
 
 use super::{Happening, Micros, Task, World, host, ms, secs};
 

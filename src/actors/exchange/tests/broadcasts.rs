@@ -15,7 +15,7 @@ async fn a_broadcast_reaches_exact_and_prefix_subscribers_everywhere_once_in_ord
     let all = subscribe(&c, "*");
     let (_ab, _ac) = (Cable::plug(&a, &b).await, Cable::plug(&a, &c).await);
     for number in 0..500 {
-        let report = a.broadcast(&topic("room:1"), numbered(number, 4)).await;
+        let report = a.publish(&topic("room:1"), numbered(number, 4)).await;
         assert_eq!(report, Ok(DeliveryReport { local: 1, peers: 2, missed: 0 }));
     }
     settled().await;
@@ -39,7 +39,7 @@ async fn topics_that_alternate_keep_their_names_and_their_order() {
     let name_of = |number: u32| topic(&format!("t:{}", number / 3 % 5));
     for number in 0..1000 {
         let length = if number % 100 == 50 { 100_000 } else { 20 };
-        a.broadcast(&name_of(number), numbered(number, length)).await.expect("short");
+        a.publish(&name_of(number), numbered(number, length)).await.expect("short");
     }
     for number in 0..1000 {
         let got = message(&mut all).await;
@@ -54,19 +54,19 @@ async fn nothing_travels_to_a_node_without_a_subscriber() {
     let cable = Cable::plug(&a, &b).await;
     let before = cable.carried();
     for _ in 0..100 {
-        let report = a.broadcast(&topic("room:2"), vec![0; 1024]).await;
+        let report = a.publish(&topic("room:2"), vec![0; 1024]).await;
         assert_eq!(report, Ok(DeliveryReport::default()));
     }
     settled().await;
     assert_eq!(cable.carried(), before);
-    a.broadcast(&topic("room:1"), "x").await.expect("short");
+    a.publish(&topic("room:1"), "x").await.expect("short");
     settled().await;
     assert_eq!(drained(&mut room).len(), 1);
     let after = cable.carried();
     assert!(after > before && after < before + 64, "{} bytes for one message", after - before);
     drop(room);
     settled().await;
-    assert_eq!(a.broadcast(&topic("room:1"), "x").await, Ok(DeliveryReport::default()));
+    assert_eq!(a.publish(&topic("room:1"), "x").await, Ok(DeliveryReport::default()));
     settled().await;
     assert_eq!(cable.carried(), after, "nobody is left there");
 }
@@ -77,11 +77,11 @@ async fn a_publisher_can_be_left_out_of_its_own_broadcast() {
     let [mut one, mut two] = [(); 2].map(|()| a.subscribe(topic("t")).expect("few"));
     let mut far = b.subscribe(topic("t")).expect("few");
     let _cable = Cable::plug(&a, &b).await;
-    let report = a.broadcast_from(&one, &topic("t"), "everywhere").await;
+    let report = a.publish_from(&one, &topic("t"), "everywhere").await;
     assert_eq!(report, Ok(DeliveryReport { local: 1, peers: 1, missed: 0 }));
-    let report = a.local_broadcast_from(&one, &topic("t"), "here");
+    let report = a.publish_here_from(&one, &topic("t"), "here");
     assert_eq!(report, Ok(DeliveryReport { local: 1, peers: 0, missed: 0 }));
-    let report = a.local_broadcast(&topic("t"), "all here");
+    let report = a.publish_here(&topic("t"), "all here");
     assert_eq!(report, Ok(DeliveryReport { local: 2, peers: 0, missed: 0 }));
     settled().await;
     assert_eq!(drained(&mut one).len(), 1);
@@ -94,12 +94,12 @@ async fn a_direct_broadcast_reaches_one_node_alone() {
     let ((a, b, c), t) = ((door(A), door(B), node(C)), topic("t"));
     let [mut at_a, mut at_b] = [&a, &b].map(|door| door.subscribe(t.clone()).expect("few"));
     let (_ab, _ac) = (Cable::plug(&a, &b).await, Cable::plug(&a, &c.0).await);
-    assert_eq!(a.direct_broadcast(&name(B), &t, "b").await, Ok(()));
-    assert_eq!(a.try_direct_broadcast(&name(A), &t, "a"), Ok(()));
-    assert_eq!(a.try_direct_broadcast(&name(C), &t, "nobody there"), Ok(()));
+    assert_eq!(a.publish_to(&name(B), &t, "b").await, Ok(()));
+    assert_eq!(a.try_publish_to(&name(A), &t, "a"), Ok(()));
+    assert_eq!(a.try_publish_to(&name(C), &t, "nobody there"), Ok(()));
     let unlinked = Err(SendError::NotConnected);
-    assert_eq!(a.direct_broadcast(&name("d@h"), &t, "x").await, unlinked);
-    assert_eq!(b.try_direct_broadcast(&name(C), &t, "x"), unlinked, "a is no relay");
+    assert_eq!(a.publish_to(&name("d@h"), &t, "x").await, unlinked);
+    assert_eq!(b.try_publish_to(&name(C), &t, "x"), unlinked, "a is no relay");
     settled().await;
     assert_eq!((message(&mut at_a).await.payload, drained(&mut at_a)), ("a".into(), vec![]));
     assert_eq!((message(&mut at_b).await.payload, drained(&mut at_b)), ("b".into(), vec![]));
@@ -115,7 +115,7 @@ async fn long_payloads_arrive_whole_and_in_their_place() {
     let payload = |length: usize| Bytes::from_iter((0..length).map(|at| (at / 7 + at) as u8));
     let sending = tokio::spawn(async move {
         for length in lengths {
-            a.broadcast(&topic("t"), payload(length)).await.expect("not too long");
+            a.publish(&topic("t"), payload(length)).await.expect("not too long");
         }
         a
     });
@@ -134,20 +134,20 @@ async fn what_is_too_long_is_refused_and_the_longest_is_not() {
     let (before, t) = (cable.carried(), topic("t"));
     let long = Bytes::from(vec![0; 16 << 20]);
     let refused = SendError::TooLong(16 << 20);
-    assert_eq!(a.broadcast(&t, long.clone()).await, Err(refused.clone()));
-    assert_eq!(a.try_broadcast(&t, long.clone()), Err(refused.clone()));
-    assert_eq!(a.local_broadcast(&t, long.clone()), Err(refused.clone()));
-    assert_eq!(a.direct_broadcast(&name(B), &t, long.clone()).await, Err(refused.clone()));
-    assert_eq!(a.try_direct_broadcast(&name(B), &t, long.clone()), Err(refused));
+    assert_eq!(a.publish(&t, long.clone()).await, Err(refused.clone()));
+    assert_eq!(a.try_publish(&t, long.clone()), Err(refused.clone()));
+    assert_eq!(a.publish_here(&t, long.clone()), Err(refused.clone()));
+    assert_eq!(a.publish_to(&name(B), &t, long.clone()).await, Err(refused.clone()));
+    assert_eq!(a.try_publish_to(&name(B), &t, long.clone()), Err(refused));
     settled().await;
     assert_eq!(cable.carried(), before);
     let longest = (16 << 20) - 512;
     let wide = topic(&"x".repeat(255));
     let mut wide_heard = b.subscribe(wide.clone()).expect("few");
     settled().await;
-    a.broadcast(&wide, long.slice(..longest)).await.expect("the longest");
+    a.publish(&wide, long.slice(..longest)).await.expect("the longest");
     assert_eq!(message(&mut wide_heard).await.payload.len(), longest);
-    a.broadcast(&t, "still").await.expect("short");
+    a.publish(&t, "still").await.expect("short");
     assert_eq!(message(&mut heard).await.payload, "still");
     assert!(cable.runs());
 }
@@ -174,7 +174,7 @@ async fn a_new_link_brings_the_interest_as_it_is_by_then() {
     assert_eq!([peers(&a, "stays"), peers(&a, "comes:1")], [1, 1]);
     assert_eq!([peers(&a, "late"), peers(&a, "later"), peers(&a, "goes")], [1, 1, 0]);
     let mut heard = b.subscribe(topic("stays")).expect("few");
-    a.broadcast(&topic("stays"), "x").await.expect("short");
+    a.publish(&topic("stays"), "x").await.expect("short");
     settled().await;
     assert_eq!(drained(&mut heard).len(), 1, "over one link, not both");
     assert!(second.runs());

@@ -210,7 +210,7 @@ async fn a_call_overtakes_a_bulk_transfer() {
     let mut heard = b.subscribe(topic("t")).expect("few");
     let (_serving, _) = work(&b);
     let _cable = Cable::plug(&a, &b).await;
-    a.broadcast(&topic("t"), vec![0; 15 << 20]).await.expect("not too long");
+    a.publish(&topic("t"), vec![0; 15 << 20]).await.expect("not too long");
     assert_eq!(a.call(&to("work"), "hi", LONG).await, Ok("hi".into()));
     assert_eq!(drained(&mut heard), [], "the transfer is still under way");
     assert_eq!(message(&mut heard).await.payload.len(), 15 << 20);
@@ -322,7 +322,7 @@ async fn the_end_of_a_name_comes_behind_all_that_its_node_said_before() {
     let watch = a.watch(&offer("work"), &name(B)).expect("linked");
     settled().await;
     let mut said = 0;
-    while b.try_broadcast(&topic("t"), numbered(said, 5000)).expect("short").missed == 0 {
+    while b.try_publish(&topic("t"), numbered(said, 5000)).expect("short").missed == 0 {
         said += 1;
     }
     drop(serving);

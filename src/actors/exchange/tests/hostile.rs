@@ -20,7 +20,7 @@ async fn charged(pieces: &[(Lane, Vec<u8>)], why: &str) {
         drop(raw.try_say(*lane, payload).await);
     }
     assert_eq!(raw.end.end().await, LinkEnd::Fault(why.to_owned()), "{:?}", pieces.last());
-    a.broadcast(&topic("t"), "x").await.expect("short");
+    a.publish(&topic("t"), "x").await.expect("short");
     assert_eq!(message(&mut heard).await.payload, "x");
     assert_eq!(drained(&mut heard), []);
     assert!(cable.runs());
@@ -156,7 +156,7 @@ async fn credit_that_was_never_used() {
     // Of what was used it may return just as much.
     let b = door(B);
     let mut raw = Raw::plug(&b, C, 1 << 20).await;
-    b.try_direct_broadcast(&name(C), &topic("t"), vec![0; 100]).expect("room");
+    b.try_publish_to(&name(C), &topic("t"), vec![0; 100]).expect("room");
     let (lane, piece) = raw.hear().await.expect("sent");
     assert_eq!(lane, Lane::Bulk);
     let used = u32::try_from(piece.len()).expect("short");
@@ -182,7 +182,7 @@ async fn bulk_beyond_its_credit() {
     assert_eq!(raw.end.end().await, LinkEnd::Fault("more bulk than it had credit for".to_owned()));
     assert!((WINDOW..WINDOW + (2 << 20)).contains(&said), "{said}");
     assert!(drained(&mut stuck).len() * 60_000 < WINDOW + (1 << 17));
-    a.broadcast(&topic("t"), "x").await.expect("short");
+    a.publish(&topic("t"), "x").await.expect("short");
     assert_eq!(message(&mut stuck).await.payload, "x");
     assert!(cable.runs());
 }

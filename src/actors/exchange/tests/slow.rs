@@ -27,7 +27,7 @@ async fn a_stuck_subscriber_loses_the_oldest_and_is_told_how_many_and_nobody_els
     let live = eager(b.subscribe(topic("t")).expect("few"), COUNT as usize);
     let _cable = Cable::plug(&a, &b).await;
     for number in 0..COUNT {
-        let report = a.broadcast(&topic("t"), numbered(number, 16 * 1024)).await;
+        let report = a.publish(&topic("t"), numbered(number, 16 * 1024)).await;
         assert_eq!(report, Ok(DeliveryReport { local: 0, peers: 1, missed: 0 }));
     }
     assert_eq!(numbers(&live.await.expect("no panic")), (0..COUNT).collect::<Vec<_>>());
@@ -59,7 +59,7 @@ async fn a_stuck_subscriber_holds_up_no_bulk_although_the_link_is_never_silent()
     let sending = async {
         for number in 0..count {
             let payload = numbered(number as u32, 16 * 1024);
-            a.broadcast(&topic("t"), payload).await.expect("short");
+            a.publish(&topic("t"), payload).await.expect("short");
         }
     };
     tokio::time::timeout(PATIENCE, sending).await.expect("nobody holds it up");
@@ -74,7 +74,7 @@ async fn who_would_rather_be_disconnected_gets_what_waits_and_then_the_end() {
     let live = eager(b.subscribe(topic("t")).expect("few"), 1000);
     let _cable = Cable::plug(&a, &b).await;
     for number in 0..1000 {
-        a.broadcast(&topic("t"), numbered(number, 16 * 1024)).await.expect("short");
+        a.publish(&topic("t"), numbered(number, 16 * 1024)).await.expect("short");
     }
     assert_eq!(live.await.expect("no panic").len(), 1000);
     let got = drained(&mut stuck);
@@ -91,7 +91,7 @@ async fn everything_at_half_speed(count: u32, length: usize) {
     let _cable = Cable::plug(&a, &b).await;
     let sending = tokio::spawn(async move {
         for number in 0..count {
-            a.broadcast(&topic("t"), numbered(number, length)).await.expect("not too long");
+            a.publish(&topic("t"), numbered(number, length)).await.expect("not too long");
         }
         a
     });
@@ -132,7 +132,7 @@ async fn a_peer_that_does_not_read_is_missed_and_what_was_taken_arrives_when_it_
     cable.open(false);
     let mut accepted = 0;
     loop {
-        let report = a.try_broadcast(&topic("t"), numbered(accepted, LENGTH)).expect("short");
+        let report = a.try_publish(&topic("t"), numbered(accepted, LENGTH)).expect("short");
         if report.missed == 1 {
             break;
         }
@@ -142,15 +142,13 @@ async fn a_peer_that_does_not_read_is_missed_and_what_was_taken_arrives_when_it_
     }
     let waiting = accepted as usize * LENGTH;
     assert!((2 << 20..=4 << 20).contains(&waiting), "{waiting} bytes wait");
-    let refused = a.try_direct_broadcast(&name(B), &topic("t"), vec![0; LENGTH]);
+    let refused = a.try_publish_to(&name(B), &topic("t"), vec![0; LENGTH]);
     assert_eq!(refused, Err(SendError::Overloaded));
     assert!(counted(&metrics, "door_messages", "overloaded") >= 1);
     // Who can wait does, until there is room.
     let patient = a.clone();
     let waits =
-        tokio::spawn(
-            async move { patient.broadcast(&topic("t"), numbered(accepted, LENGTH)).await },
-        );
+        tokio::spawn(async move { patient.publish(&topic("t"), numbered(accepted, LENGTH)).await });
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(!waits.is_finished());
     cable.open(true);
@@ -166,15 +164,13 @@ async fn who_waits_for_room_learns_that_the_link_is_gone() {
     let _heard = b.subscribe(topic("t")).expect("few");
     let cable = Cable::plug(&a, &b).await;
     cable.open(false);
-    while a.try_broadcast(&topic("t"), vec![0; 60_000]).expect("short").missed == 0 {
+    while a.try_publish(&topic("t"), vec![0; 60_000]).expect("short").missed == 0 {
         tokio::task::yield_now().await;
     }
     let (one, two) = (a.clone(), a.clone());
-    let waits = tokio::spawn(async move { one.broadcast(&topic("t"), "x").await });
+    let waits = tokio::spawn(async move { one.publish(&topic("t"), "x").await });
     let direct =
-        tokio::spawn(
-            async move { two.direct_broadcast(&name(B), &topic("t"), vec![0; 60_000]).await },
-        );
+        tokio::spawn(async move { two.publish_to(&name(B), &topic("t"), vec![0; 60_000]).await });
     settled().await;
     cable.cut().await;
     let report = DeliveryReport { missed: 1, ..DeliveryReport::default() };
@@ -193,7 +189,7 @@ async fn many_who_wait_for_room_all_get_it() {
         .map(|number| {
             let a = a.clone();
             let length = if number % 50 == 0 { 3 << 20 } else { 100_000 };
-            tokio::spawn(async move { a.broadcast(&topic("t"), numbered(number, length)).await })
+            tokio::spawn(async move { a.publish(&topic("t"), numbered(number, length)).await })
         })
         .collect();
     settled().await;
@@ -215,7 +211,7 @@ async fn what_was_flushed_comes_before_the_goodbye() {
     let mut cable = Cable::plug(&a, &b).await;
     cable.open(false);
     for number in 0..COUNT {
-        let report = a.try_broadcast(&topic("t"), numbered(number, 2000)).expect("short");
+        let report = a.try_publish(&topic("t"), numbered(number, 2000)).expect("short");
         assert_eq!(report.missed, 0);
     }
     let patience = tokio::time::timeout(Duration::from_secs(1), a.flushed()).await;

@@ -386,7 +386,7 @@ impl Busy {
         tokio::spawn(async move {
             let mut said = Ok(());
             while said != Err(SendError::NotConnected) {
-                said = says.exchange().direct_broadcast(&to, &topic, payload.clone()).await;
+                said = says.exchange().publish_to(&to, &topic, payload.clone()).await;
             }
         });
         let (carried, me) = (carried.clone(), name(other));

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use xpando_node::actors::timer::now;
+use xpando_node::internals::actors::timer::now;
 
 use super::{AHEAD, load};
 

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use xpando_node::actors::timer::now;
+use xpando_node::internals::actors::timer::now;
 
 /// Time for anything that one client waits for.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -63,7 +63,7 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
     let mut rng = StdRng::seed_from_u64(1);
     for round in 1..=ROUNDS {
         let mut victim = Command::new(std::env::current_exe().expect("this program"))
-            .args(["io::store::tests::crash::the_victim", "--exact", "--nocapture"])
+            .args(["internals::io::store::tests::crash::the_victim", "--exact", "--nocapture"])
             .env(VICTIM, dir.path())
             .stdout(Stdio::piped())
             .spawn()

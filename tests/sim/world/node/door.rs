@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
-use xpando_node::proto::event::Source;
-use xpando_node::proto::heartbeat;
-use xpando_node::proto::node::NodeName;
-use xpando_node::proto::topology;
+use xpando_node::internals::proto::event::Source;
+use xpando_node::internals::proto::heartbeat;
+use xpando_node::internals::proto::node::NodeName;
+use xpando_node::internals::proto::topology;
 
 use crate::invariants;
 use crate::world::World;

@@ -1,0 +1,127 @@
+//! What the crate promises: the items that `src/lib.rs` exports, as docs/PUBLIC-API.txt lists them.
+
+use std::path::PathBuf;
+use std::{env, fs};
+
+use super::{House, Named, Source, is_word, sources};
+
+const LIST: &str = "docs/PUBLIC-API.txt";
+/// The door of `src/lib.rs` behind which nothing is promised.
+const HIDDEN: &str = "internals";
+
+#[test]
+fn the_public_items_are_those_of_the_list() {
+    let root = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
+    let mut files = Vec::new();
+    sources(&root, "src", &mut files);
+    let found = items(&files);
+    let listed = fs::read_to_string(root.join(LIST)).unwrap_or_default();
+    let listed: Vec<_> = listed.lines().filter(|line| !line.starts_with('#')).collect();
+    let missing: Vec<_> = found.iter().filter(|line| !listed.contains(&line.as_str())).collect();
+    let gone: Vec<_> = listed.iter().filter(|line| !found.iter().any(|it| it == *line)).collect();
+    assert!(
+        listed == found,
+        "{LIST} is not what the code shows: new {missing:#?}, gone {gone:#?}; as a whole it is\n{}",
+        found.join("\n")
+    );
+}
+
+/// Each exported item with what is public of it, one a line.
+fn items(files: &[(String, String)]) -> Vec<String> {
+    let house = House::read(files);
+    let lib = files.iter().find(|(path, _)| path == "src/lib.rs").expect("a library");
+    let lib = Source::read(&lib.1);
+    let (mut found, mut module) = (Vec::new(), String::new());
+    for at in 0..lib.code.len() {
+        match [0, 1, 2].map(|n| lib.text(at + n)) {
+            ["mod", name, "{"] => module = format!("{name}::"),
+            ["}", ..] if lib.code[at].inline == 0 => module.clear(),
+            ["pub", "use", _] if module != format!("{HIDDEN}::") => {
+                let mut named = Vec::new();
+                lib.tree(at + 2, &[], &mut named);
+                named.iter().for_each(|it| item(files, &house, &module, it, &mut found));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// One export of the library, and what is public of it.
+fn item<'a>(
+    files: &'a [(String, String)],
+    house: &House<'a>,
+    module: &str,
+    named: &Named<'a>,
+    found: &mut Vec<String>,
+) {
+    let name = *named.path.last().expect("a path has a last word");
+    let shown = format!("{module}{}", named.import.unwrap_or(name));
+    let Some(home) = house.definition(&["lib"], named) else {
+        let from = if name == named.path[0] { "" } else { named.path[0] };
+        found
+            .push(format!("{shown} {}", if from == "crate" { "" } else { from }).trim().to_owned());
+        return;
+    };
+    let prefix = format!("src/{}", home.join("/"));
+    let own =
+        |path: &str| path == format!("{prefix}.rs") || path.starts_with(&format!("{prefix}/"));
+    let mut inside = Vec::new();
+    let mut kind = "mod";
+    let is_module = home.last() == Some(&name);
+    for (_, text) in files.iter().filter(|(path, _)| own(path) && !path.contains("/tests")) {
+        let source = Source::read(text);
+        parts(&source, (!is_module).then_some(name), &mut kind, &mut inside);
+    }
+    found.push(format!("{kind} {shown}"));
+    inside.sort_unstable();
+    found.extend(inside.iter().map(|part| format!("    {part}")));
+}
+
+/// The public parts of the type `name` in a file, or, of a module, all that is public there.
+fn parts<'a>(source: &Source<'a>, name: Option<&str>, kind: &mut &'a str, found: &mut Vec<String>) {
+    let (mut open, mut within) = (0, ""); // braces; what the outermost ones are of
+    let code = source.code.iter().take_while(|token| token.line < source.tests_from).count();
+    for at in 0..code {
+        let words = [0, 1, 2, 3].map(|n| source.text(at + n));
+        match words {
+            ["{", ..] => open += 1,
+            ["}", ..] => {
+                open -= 1;
+                if open == 0 {
+                    within = "";
+                }
+            }
+            ["pub", what @ ("struct" | "enum" | "trait" | "type"), it, _] if open == 0 => {
+                if name == Some(it) {
+                    (*kind, within) = (what, what);
+                } else if name.is_none() {
+                    found.push(format!("{what} {it}"));
+                }
+            }
+            ["impl", ..] if open == 0 => {
+                let head: Vec<_> =
+                    (at..).map(|at| source.text(at)).take_while(|text| *text != "{").collect();
+                let of = head.iter().position(|text| name.is_none_or(|name| *text == name));
+                within = if of.is_some() && !head.contains(&"for") { "impl" } else { "" };
+            }
+            ["pub", "fn", it, _] | ["pub", "async" | "const", "fn", it]
+                if within == "impl" || name.is_none() && open == 0 =>
+            {
+                found.push(format!("fn {it}"));
+            }
+            ["pub", "const", it, ":"] if name == Some(it) => *kind = "const",
+            ["pub", it, ":", _] if open == 1 && within == "struct" => {
+                found.push(format!("field {it}"));
+            }
+            ["fn", it, ..] if open == 1 && within == "trait" => found.push(format!("fn {it}")),
+            [it, ..] if open == 1 && within == "enum" && is_word(it) => {
+                let before = source.text(at - 1);
+                if ["{", ",", "]"].contains(&before) && [",", "{", "(", "}"].contains(&words[1]) {
+                    found.push(format!("variant {it}"));
+                }
+            }
+            _ => {}
+        }
+    }
+}
