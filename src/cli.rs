@@ -16,6 +16,7 @@ mod cert;
 mod env;
 mod events;
 mod fields;
+#[cfg(feature = "top")]
 mod labels;
 mod logs;
 mod message;
