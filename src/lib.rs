@@ -25,7 +25,6 @@ pub use crate::actors::news::Events;
 pub use crate::actors::node_manager::{Row, View};
 #[cfg(feature = "gateway")]
 pub use crate::gateway::channels::handler::{Admission, Client, Doing, Handler, Push, Reaction};
-pub use crate::io::store::Known;
 #[cfg(feature = "testkit")]
 pub use crate::node::testkit;
 pub use crate::node::{Builder, Door, Node, QUIET};
@@ -33,6 +32,7 @@ pub use crate::proto::channel::{Json, Payload};
 pub use crate::proto::event::{Event, Reason, Status};
 pub use crate::proto::membership::{Majority, PeerView};
 pub use crate::proto::node::{Incarnation, NodeId, NodeName};
+pub use crate::proto::registry::Known;
 pub use crate::proto::talk::DownReason;
 pub use crate::proto::token::{Claims, Grant, Role};
 pub use crate::proto::topic::{Address, Name, Pattern, Topic};

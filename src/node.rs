@@ -88,10 +88,10 @@ pub use crate::actors::exchange::{
 };
 pub use crate::actors::news::Events;
 pub use crate::actors::node_manager::{Row, View};
-pub use crate::io::store::Known;
 pub use crate::proto::event::{Event, Reason, Status};
 pub use crate::proto::membership::Majority;
 pub use crate::proto::node::NodeName;
+pub use crate::proto::registry::Known;
 
 // And what its topics for clients need.
 pub use crate::actors::channel_router::Publisher;

@@ -29,7 +29,7 @@ use crate::proto::channel::envelope::Envelope;
 use crate::proto::codec;
 use crate::proto::event::Event;
 use crate::proto::node::{Incarnation, NodeName};
-use crate::proto::presence::{Epoch, Output, Presence, Ref, To, WORD, Word};
+use crate::proto::presence::{Attendance, Epoch, Output, To, WORD, Word};
 use crate::proto::replay::Stamp;
 use crate::proto::topic::{self as topic_of, Name, Topic};
 
@@ -146,8 +146,7 @@ enum Msg {
     Join(Topic, Box<Member>),
     Leave(Topic, u64),
     Idle(Topic, u64),
-    Up(NodeName),
-    Gone(NodeName),
+    Happened(Event),
     Said(Delivery),
 }
 
@@ -210,9 +209,7 @@ struct Inside {
     setup: Setup,
     myself: Address<Msg>,
     topics: BTreeMap<Topic, Running>,
-    /// Under what reference a member is present.
-    present: BTreeMap<u64, Ref>,
-    presence: Presence,
+    attendance: Attendance,
     shared: Shared,
 }
 
@@ -223,12 +220,10 @@ impl Inside {
         }
         if let Some((key, meta)) = &member.presence {
             let mut out = Vec::new();
-            match self.presence.track(&topic, key, meta, timer::now(), &mut out) {
-                Ok(reference) => drop(self.present.insert(member.id, reference)),
-                Err(refused) => {
-                    tracing::debug!(%topic, %refused, "not present");
-                    self.router.metrics.count(Count::Channels, "presence_refused");
-                }
+            let place = (&topic, key.as_str(), meta.as_str());
+            if let Err(refused) = self.attendance.join(member.id, place, timer::now(), &mut out) {
+                tracing::debug!(%topic, %refused, "not present");
+                self.router.metrics.count(Count::Channels, "presence_refused");
             }
             self.perform(out);
         }
@@ -255,7 +250,7 @@ impl Inside {
             hall.run().await;
         });
         let running = Running { orders, joins: 0 };
-        for (_, entries) in self.presence.state(topic) {
+        for (_, entries) in self.attendance.presence().state(topic) {
             entries.into_iter().for_each(|it| running.order(Order::Joined(Arc::new(it.clone()))));
         }
         self.topics.insert(topic.clone(), running);
@@ -282,11 +277,9 @@ impl Inside {
         if let Some(running) = self.topics.get(topic) {
             running.order(Order::Leave(id));
         }
-        if let Some(reference) = self.present.remove(&id) {
-            let mut out = Vec::new();
-            self.presence.untrack(reference, timer::now(), &mut out);
-            self.perform(out);
-        }
+        let mut out = Vec::new();
+        self.attendance.leave(id, timer::now(), &mut out);
+        self.perform(out);
     }
 
     fn perform(&mut self, out: Vec<Output>) {
@@ -325,7 +318,7 @@ impl Inside {
             return (self.setup.cut)(delivery.from.clone());
         };
         let mut out = Vec::new();
-        self.presence.heard(&delivery.from, word, timer::now(), &mut out);
+        self.attendance.received(&delivery.from, word, timer::now(), &mut out);
         self.perform(out);
     }
 }
@@ -353,29 +346,22 @@ impl Process for Inside {
         });
         let told = myself.clone();
         router.bus.on_events(Self::NAME, move |event| {
-            let message = if let Event::PeerOnline { peer, .. } = event {
-                Msg::Up(peer.clone())
-            } else if let Event::PeerOffline { peer, .. } = event {
-                Msg::Gone(peer.clone())
-            } else {
-                return;
-            };
-            drop(told.cast(Mail::Message(message)));
+            if Attendance::concerns(event) {
+                drop(told.cast(Mail::Message(Msg::Happened(event.clone()))));
+            }
         });
         let life = Incarnation(setup.incarnation.load(Ordering::Relaxed));
         let epoch = Epoch { life, boot: router.number() };
         let (me, now) = (router.bus.exchange().name().clone(), timer::now());
-        let mut presence = Presence::new(me, epoch, now, rand::make_rng());
-        let mut out = Vec::new();
-        (setup.linked)().iter().for_each(|peer| presence.up(peer, now, &mut out));
+        let (linked, mut out) = ((setup.linked)(), Vec::new());
+        let attendance = Attendance::new(me, epoch, &linked, now, rand::make_rng(), &mut out);
         let shared = Shared { metrics: router.metrics.clone(), logged: Arc::default() };
         let mut inside = Self {
             router,
             setup,
             myself: myself.clone(),
             topics: BTreeMap::new(),
-            present: BTreeMap::new(),
-            presence,
+            attendance,
             shared,
         };
         inside.perform(out);
@@ -392,8 +378,7 @@ impl Process for Inside {
                     self.topics.remove(&topic);
                 }
             }
-            Msg::Up(peer) => self.presence.up(&peer, now, &mut out),
-            Msg::Gone(peer) => self.presence.gone(&peer, &mut out),
+            Msg::Happened(event) => self.attendance.event(&event, now, &mut out),
             Msg::Said(delivery) => self.said(&delivery),
         }
         self.perform(out);
@@ -401,12 +386,12 @@ impl Process for Inside {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.presence.deadline()
+        self.attendance.deadline()
     }
 
     fn tick(&mut self) -> Result<(), ActorProcessingErr> {
         let mut out = Vec::new();
-        self.presence.tick(timer::now(), &mut out);
+        self.attendance.tick(timer::now(), &mut out);
         self.perform(out);
         Ok(())
     }

@@ -29,7 +29,9 @@ use crate::io::metrics::{Count, Metrics};
 use crate::io::seeds::Seed;
 use crate::proto::beacon::{Beacon, MAX_BEACON};
 use crate::proto::codec::{self, CodecError};
-use crate::proto::discovery::{Announced, Config, Discovery as Machine, Output, Own, Verdict};
+use crate::proto::discovery::{
+    Announced, CONTACTS, Config, Discovery as Machine, Output, Own, Verdict, contacts_for,
+};
 use crate::proto::event::{Event, Reason, Source};
 use crate::proto::frame::MAX_PAYLOAD;
 use crate::proto::membership::{JoinView, PeerView};
@@ -42,8 +44,6 @@ pub use joining::SeedRow;
 
 /// Datagrams that may wait for this actor; more are dropped unread.
 const WAITING: usize = 64;
-/// Peers told in one message.
-const TOLD: usize = 128;
 /// How often seeds are looked up again.
 const LOOK_UP: Duration = Duration::from_secs(30);
 
@@ -269,9 +269,7 @@ impl Inside {
 
     /// Tells one peer who is linked here.
     fn share(&self, peer: &NodeName) {
-        let mut linked = (self.setup.linked)();
-        linked.retain(|contact| contact.name != *peer);
-        for some in linked.chunks(TOLD) {
+        for some in contacts_for((self.setup.linked)(), peer) {
             match codec::encode(&some) {
                 Ok(payload) => {
                     self.setup.bus.tell(peer, Topic::network_peers(), payload);
@@ -284,7 +282,7 @@ impl Inside {
     fn told(&self, payload: &[u8]) {
         match codec::decode::<Vec<Contact>>(payload, MAX_PAYLOAD) {
             Ok(contacts) => {
-                for contact in contacts.into_iter().take(TOLD) {
+                for contact in contacts.into_iter().take(CONTACTS) {
                     (self.setup.hint)(Hint::Contact(contact, Source::Peer));
                 }
             }

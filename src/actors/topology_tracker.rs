@@ -25,17 +25,12 @@ use crate::proto::codec;
 use crate::proto::event::{Event, Reason, Status};
 use crate::proto::frame::MAX_PAYLOAD;
 use crate::proto::node::{Incarnation, NodeName};
+use crate::proto::rows::{BURST, first_version};
 use crate::proto::topic::Topic;
 use crate::proto::topology::{Cell, Cells, Input, Output, Row, Topology};
 
 /// How often measurements are looked at without any event.
 const LOOK: Duration = Duration::from_secs(1);
-/// Changes come in bursts (one death is a change in every row): they are looked at, and shown,
-/// together.
-const BURST: Duration = Duration::from_millis(20);
-
-/// The first version of this node's row is drawn up to here.
-const FIRST: u64 = 1 << 20;
 
 /// One link, from one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -315,8 +310,9 @@ impl Process for Inside {
         });
         let incarnation = Incarnation(setup.incarnation.load(Ordering::Relaxed));
         let (name, now) = (setup.name.clone(), timer::now());
-        let (wall, first) = (clock::millis(), rand::random_range(1..=FIRST));
-        let machine = Topology::new(name, incarnation, first, now, wall, rand::make_rng());
+        let (wall, mut rng) = (clock::millis(), rand::make_rng());
+        let first = first_version(&mut rng);
+        let machine = Topology::new(name, incarnation, first, now, wall, rng);
         let (sides, linked) = (BTreeMap::new(), BTreeMap::new());
         let (look_at, show_at) = (now, None);
         let mut inside =

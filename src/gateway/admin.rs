@@ -310,7 +310,6 @@ mod tests {
     use crate::actors::heartbeat_monitor::Vitals;
     use crate::actors::news::{Bus, WAITING};
     use crate::actors::node_manager::{Row, View};
-    use crate::actors::registry::Nodes;
     use crate::actors::supervisor::{Root, Roster, Tree, start};
     use crate::actors::tests::cluster;
     use crate::actors::timer;
@@ -320,6 +319,7 @@ mod tests {
     use crate::proto::event::{Event, Recorded, Status};
     use crate::proto::membership::PeerView;
     use crate::proto::node::{Incarnation, KeyId};
+    use crate::proto::registry::book::Nodes;
     use crate::proto::restart::{Intensity, Strategy};
     use std::sync::atomic::AtomicU64;
     use std::time::UNIX_EPOCH;

@@ -15,11 +15,11 @@ use crate::actors::timer;
 use crate::actors::topology_tracker::{Edge, Matrix};
 use crate::io::clock::{self, rfc3339};
 use crate::io::metrics::Traffic;
-use crate::io::store::Known;
 use crate::proto::event::{Broken, Reason, Status};
 use crate::proto::heartbeat::Evidence;
 use crate::proto::membership::Majority;
 use crate::proto::node::{Incarnation, NodeName};
+use crate::proto::registry::Known;
 
 mod recorded;
 

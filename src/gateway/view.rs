@@ -11,7 +11,6 @@ use crate::actors::event_log::Journal;
 use crate::actors::heartbeat_monitor::Vitals;
 use crate::actors::news::Bus;
 use crate::actors::node_manager::{Row, View, majority};
-use crate::actors::registry::Nodes;
 use crate::actors::supervisor::Roster;
 use crate::actors::timer;
 use crate::actors::topology_tracker::Matrix;
@@ -21,9 +20,11 @@ use crate::gateway::status::{
 };
 use crate::io::clock;
 use crate::io::metrics::Metrics;
-use crate::io::store::{Condition, Known};
+use crate::io::store::Condition;
 use crate::proto::event::Status;
 use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
+use crate::proto::registry::Known;
+use crate::proto::registry::book::Nodes;
 
 /// What can be read of the node, and done to it.
 #[derive(Clone)]

@@ -24,15 +24,13 @@ use crate::io::{clock, modes};
 use crate::proto::chain::Fault;
 use crate::proto::codec::CodecError;
 use crate::proto::node::{Incarnation, NodeName};
-use crate::proto::registry;
+use crate::proto::registry::{self, Known};
 
 mod chain;
-mod known;
 mod place;
 mod schema;
 
 pub use self::chain::{Chain, Limits};
-pub use self::known::Known;
 use self::place::{Id, Place};
 use self::schema::{NODES, State};
 

@@ -58,13 +58,13 @@ use crate::actors::exchange::{
 use crate::actors::news::{Bus, Events};
 use crate::actors::node_manager::{self, View};
 use crate::actors::registry::Registry;
-use crate::io::store::Known;
 use crate::proto::codec::{self, CodecError};
 use crate::proto::event::Status;
 use crate::proto::interest::TooMany;
 use crate::proto::membership::Majority;
 use crate::proto::node::NodeName;
 use crate::proto::outbox::MAX_MESSAGE;
+use crate::proto::registry::Known;
 use crate::proto::topic::{Address, AddressError};
 
 /// Why the door did not do what it was asked to.

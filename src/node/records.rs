@@ -6,11 +6,13 @@ use std::time::UNIX_EPOCH;
 
 use crate::actors::heartbeat_monitor::Vitals;
 use crate::actors::node_manager::{NodeManager, Row, View};
-use crate::actors::registry::{Registry, Seen};
+use crate::actors::registry::Registry;
 use crate::actors::topology_tracker::Side;
-use crate::io::store::{Known, Store};
+use crate::io::store::Store;
 use crate::proto::event::Status;
 use crate::proto::node::NodeName;
+use crate::proto::registry::Known;
+use crate::proto::registry::book::Seen;
 use crate::proto::topology::Cell;
 
 /// The other nodes of earlier runs, those seen last first.

@@ -36,6 +36,7 @@ use crate::node::{Config, records};
 use crate::proto::event::{Event, Status};
 use crate::proto::node::{Contact, NodeName};
 use crate::proto::registry::Profile;
+use crate::proto::registry::book::Own;
 use crate::proto::restart::{Intensity, Strategy};
 
 /// What was opened for the tree.
@@ -286,11 +287,13 @@ fn registry_setup(
     let (peers, vitals) = (manager.peers(), monitor.vitals());
     let [forgets, revives, abusers] = [(); 3].map(|()| manager.clone());
     registry::Setup {
-        name: parts.myself.name.clone(),
-        id: parts.identity.id(),
-        address: parts.myself.advertise,
+        own: Own {
+            name: parts.myself.name.clone(),
+            id: parts.identity.id(),
+            address: parts.myself.advertise,
+            profile: parts.profile.clone(),
+        },
         incarnation: parts.myself.incarnation.clone(),
-        profile: parts.profile.clone(),
         seen: Arc::new(move || records::seen(&peers.borrow(), &vitals.borrow())),
         forget: Arc::new(move |node, life, known| forgets.forget(node, life, known)),
         revive: Arc::new(move |node| revives.revive(node)),

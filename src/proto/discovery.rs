@@ -14,10 +14,20 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::proto::beacon::Beacon;
-use crate::proto::node::{ClusterId, Incarnation, NodeName};
+use crate::proto::node::{ClusterId, Contact, Incarnation, NodeName};
 
 /// Senders remembered at most; beyond it beacons of new senders are dropped as `Flood`.
 pub(crate) const SENDERS: usize = 4096;
+
+/// Contacts in one message, at most; more are not read.
+pub const CONTACTS: usize = 128;
+
+/// What `peer` is told of the peers that are linked here, message by message.
+#[must_use]
+pub fn contacts_for(linked: Vec<Contact>, peer: &NodeName) -> Vec<Vec<Contact>> {
+    let others: Vec<_> = linked.into_iter().filter(|contact| contact.name != *peer).collect();
+    others.chunks(CONTACTS).map(<[Contact]>::to_vec).collect()
+}
 
 /// Settings of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -270,6 +270,11 @@ impl Membership {
         if peer.judge(hello).is_err() {
             return out.push(Output::Close(attempt, Parting::Replaced));
         }
+        // A hint may have been faster than the news of the link.
+        if let Some(needless) = peer.dialing.take() {
+            self.dialing.remove(&needless);
+            out.push(Output::Abandon(needless));
+        }
         peer.replace(name, hello.incarnation, now, out);
         peer.meet(hello);
         peer.link(name, Live::new(attempt, hello.advertise, now), now, out);

@@ -15,7 +15,8 @@
 //!                of entries that it had before, pages hold only the numbers
 //! ```
 //! A later epoch of a node starts empty in place of the earlier one. What a peer said is forgotten when
-//! it goes, but for its epoch.
+//! it goes, but for its epoch. A node whose life is raised (its disk was lost, and its peers know a later life) goes on
+//! under a later epoch, too: words of the earlier one would be ignored for ever.
 //!
 //! # Invariants
 //! 1. A word speaks of its sender's own entries; nobody else adds or removes them.
@@ -38,8 +39,10 @@ use rand::rngs::StdRng;
 use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
 
+mod attendance;
 mod owner;
 mod words;
+pub use attendance::Attendance;
 pub use owner::MOST;
 use owner::{Owner, Peer};
 pub use words::{
@@ -157,10 +160,32 @@ impl Presence {
     }
 
     /// An entry of this node leaves, if it is there.
-    pub fn untrack(&mut self, reference: Ref, now: Instant, out: &mut Vec<Output>) {
+    fn untrack(&mut self, reference: Ref, now: Instant, out: &mut Vec<Output>) {
         if self.owned(reference).is_some() {
             self.change(Change::Left(reference.number), now, out);
         }
+    }
+
+    /// This node goes on under a later epoch, with all that it has. Returns the new reference of each entry.
+    pub fn renew(
+        &mut self,
+        epoch: Epoch,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) -> BTreeMap<Ref, Ref> {
+        let start = out.len();
+        let before = std::mem::replace(&mut self.own, Owner::new(&self.me, epoch)).entries;
+        self.untold = (Vec::new(), words::HEAD);
+        let mut renewed = BTreeMap::new();
+        out.extend(before.values().cloned().map(Output::Left));
+        self.show(out, start);
+        for old in before.into_values() {
+            self.change(Change::Joined(Body { previous: None, ..Body::of(&old) }), now, out);
+            let newest = self.own.entries.values().next_back().map(|entry| entry.reference);
+            renewed.extend(newest.map(|newest| (old.reference, newest)));
+        }
+        self.digest(To::All, now, out);
+        renewed
     }
 
     /// A peer can be talked to.

@@ -20,8 +20,11 @@ use std::time::Duration;
 use crate::proto::node::NodeName;
 use crate::proto::rows::{self, Rows, Table, Tombstones};
 
+pub mod book;
+mod known;
 mod profile;
 pub use crate::proto::rows::{MAX_ROWS, Mark, State};
+pub use known::Known;
 pub use profile::{LONGEST, Pair, Profile, ProfileError, Specialization};
 
 /// The change of a profile: there is none.

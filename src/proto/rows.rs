@@ -70,6 +70,11 @@ pub(super) const MAX_JUMP: u64 = 1 << 32;
 pub(super) const MAX_WORD: usize = 48 * 1024;
 /// What a word needs beside its items, at most.
 pub(super) const HEAD: usize = 320;
+/// Changes of what is seen of the peers come in bursts (one death is a change in every row): who keeps a table looks at
+/// them together, after this time.
+pub const BURST: Duration = Duration::from_millis(20);
+/// The first version of an own row is drawn up to here.
+const FIRST: u64 = 1 << 20;
 /// News is collected, and a digest after a lost link waits, for this long.
 const HOLD: Duration = Duration::from_millis(50);
 /// Between two raises of the own row that others' claims cause.
@@ -136,6 +141,11 @@ pub trait Table: Debug + Sized {
     fn spare(rows: &Rows<Self>) -> Option<NodeName>;
 }
 
+/// A first version for an own row (see [`Rows::new`]).
+pub fn first_version(rng: &mut StdRng) -> u64 {
+    rng.random_range(1..=FIRST)
+}
+
 /// The words, inputs and outputs of a table.
 pub(super) type WordOf<T> = Word<<T as Table>::Value, <T as Table>::Change>;
 type InputOf<T> = Input<<T as Table>::Value, <T as Table>::Change>;
@@ -198,7 +208,7 @@ pub struct Rows<T: Table> {
 
 impl<T: Table> Rows<T> {
     /// A node that is linked with nobody, states `own`, and remembers these. `wall` is in milliseconds since 1970. Draw
-    /// the first version of its own row, above 0: where a life goes on without its memory (a rolled-back disk, a
+    /// the first version of its own row ([`first_version`]): where a life goes on without its memory (a rolled-back disk, a
     /// restarted actor), two rows that count from 1 would come to bear one mark and differ for ever.
     #[must_use]
     pub fn new(

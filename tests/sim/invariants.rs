@@ -2,6 +2,7 @@
 //! time, and after quiet what concerns everybody. Each invariant is one function.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use xpando_node::internals::proto::codec;
@@ -9,11 +10,18 @@ use xpando_node::internals::proto::event::{Event, Reason, Source, Status};
 use xpando_node::internals::proto::heartbeat;
 use xpando_node::internals::proto::membership::{self, AttemptId, Input, Output};
 use xpando_node::internals::proto::node::{Incarnation, NodeName};
+use xpando_node::internals::proto::presence::Entry;
+use xpando_node::internals::proto::registry::Mark;
 use xpando_node::internals::proto::topology;
 
 use crate::world::{Micros, Word, World, ms, secs};
 
+mod records;
 mod whole;
+pub(crate) use records::{
+    after_book, after_presence, disks_hold_what_is_shown, is_forgotten, no_ghost_is_shown,
+    presences_agree, recalled, registries_agree, stated,
+};
 pub(crate) use whole::{
     all_is_well, everybody_sees, mesh_is_whole, nodes_agree, the_dead_are_offline,
 };
@@ -46,6 +54,9 @@ pub(crate) struct Watched {
     lives: BTreeMap<NodeName, Incarnation>,
     shown: BTreeMap<NodeName, Status>,
     rows: BTreeMap<NodeName, (Incarnation, u64)>,
+    entries: BTreeMap<NodeName, Mark>,
+    /// Presences that came and did not leave.
+    present: BTreeSet<Arc<Entry>>,
     /// Peers the failure detector was told of.
     linked: BTreeSet<NodeName>,
     doubts: BTreeMap<NodeName, Instant>,
@@ -78,6 +89,9 @@ pub(crate) fn after_membership(world: &mut World, node: usize, input: &Input, ou
 fn one_link_per_pair(world: &World, watched: &mut Watched, input: &Input, out: &[Output]) {
     if let Input::Failed(attempt, _) | Input::Ended(attempt, _) = input {
         watched.links.remove(attempt);
+    }
+    if let Input::Existing(attempt, hello, _) = input {
+        watched.links.insert(*attempt, hello.name.clone());
     }
     let mut agreed = None;
     for output in out {
@@ -167,6 +181,10 @@ pub(crate) fn after_event(world: &mut World, node: usize, event: &Event) {
             }
             Event::PeerOffline { peer, .. } => (peer, Some(Status::Offline)),
             Event::LinkLost { peer, .. } => (peer, None),
+            Event::PeerForgotten { peer } => {
+                watched.shown.remove(peer);
+                return;
+            }
             _ => return,
         };
         let worse = matches!(
@@ -365,7 +383,9 @@ pub(crate) fn after_look(world: &mut World, node: usize, changed: &[NodeName]) {
         let life = world.life(node);
         let own = life.topology.row_of(&world.nodes[node].name);
         for (peer, (incarnation, cell)) in changed.iter().map(|peer| (peer, &life.sides[peer])) {
-            incarnation_never_falls(world, watched, peer, *incarnation);
+            if *incarnation != Incarnation(0) {
+                incarnation_never_falls(world, watched, peer, *incarnation); // it is known
+            }
             changes_are_announced(world, watched, peer, cell.state);
             let told = own.and_then(|row| row.cells().get(peer));
             let same = |told: &topology::Cell| {
@@ -424,6 +444,8 @@ fn size(word: &Word) -> usize {
     let door = |payload: Result<Vec<u8>, _>| payload.map_or(0, |bytes: Vec<u8>| bytes.len() + 24);
     let encoded: Result<Vec<u8>, codec::CodecError> = match word {
         Word::Topology(word) => codec::encode(word),
+        Word::Registry(word) => codec::encode(word),
+        Word::Presence(word) => codec::encode(&**word),
         Word::Contacts(contacts) => codec::encode(&**contacts),
         Word::Ask(name) | Word::Doubted(name) | Word::Answer(name, _) => codec::encode(name),
         _ => return 12,
@@ -488,8 +510,9 @@ pub(crate) fn nobody_stays_connecting(world: &World) {
 
 // After quiet.
 
-/// What idle nodes send: beats and echoes, a digest a second and one to each peer every 30 s, and
-/// what they know of each other to one peer every 5 s.
+/// What idle nodes send: beats and echoes, a digest of the topology a second and one to each peer every 30 s, what they
+/// know of each other to one peer every 5 s, a digest of the registry every 10 s, and where their presences are to each
+/// peer every 5 s, a fifth more or less.
 pub(crate) fn quiet_traffic_is_bounded(world: &mut World, time: Micros) {
     let count = world.nodes.len() as u64;
     let totals = |world: &World| -> (u64, u64) {
@@ -506,9 +529,14 @@ pub(crate) fn quiet_traffic_is_bounded(world: &mut World, time: Micros) {
     let watched = if count > 13 { 9 } else { count - 1 };
     // Round trips that change are told to all, at most every 10 s a watched peer.
     let measures = watched * (count - 1) / 10;
-    let most = 2 * watched + 3 + count / 30 + count / 300 + measures;
+    let presences = (count - 1) / 4 + 1;
+    let most = 2 * watched + 3 + count / 30 + count / 300 + measures + presences;
     // A mark takes some 20 bytes, a contact 20, a measure 50 with its head.
-    let most_bytes = 24 * watched + 24 * count * (1 + count / 30) + 20 * count / 5 + 70 * measures;
+    let most_bytes = 24 * watched
+        + 24 * count * (1 + count / 30)
+        + 20 * count / 5
+        + 70 * measures
+        + 34 * presences;
     if words > most || bytes > most_bytes + 200 {
         let what = format!("{words} words (most {most}), {bytes} bytes (most {most_bytes})");
         world.fail("traffic_is_bounded", &format!("at quiet, each second: {what}"));

@@ -5,17 +5,21 @@ use rand::RngExt;
 use xpando_node::internals::proto::event::Status;
 
 use crate::invariants::{
-    HEARSAY, SILENT_DEATH, all_is_well, everybody_sees, mesh_is_whole, nodes_agree,
-    quiet_traffic_is_bounded, the_dead_are_offline,
+    HEARSAY, SILENT_DEATH, all_is_well, disks_hold_what_is_shown, everybody_sees, is_forgotten,
+    mesh_is_whole, nodes_agree, presences_agree, quiet_traffic_is_bounded, the_dead_are_offline,
 };
-use crate::world::{Disk, Weather, World, ms, secs};
+use crate::world::{Actor, Disk, Weather, World, ms, secs};
 
 /// Nodes that start together are whole within this in fair weather: a beacon at once, a dial, and
 /// for a crossed or a full one the next.
 const FORMED: u64 = secs(5);
+/// After the start of an actor everything is whole within this: a few rounds of digests.
+const MENDED: u64 = secs(20);
 /// After the last fault everything is whole within this: the longest backoff, dials that hang, what
 /// a cut held back, and a round of digests.
 const HEALED: u64 = secs(75);
+/// What is shown is written within this: a failed write is tried again after 5 s.
+const WRITTEN: u64 = secs(6);
 
 /// Faults of all kinds for a while, then quiet, then everything is whole. Returns the run's hash.
 pub(crate) fn random_weather(scenario: &'static str, seed: u64, nodes: usize) -> u64 {
@@ -24,6 +28,7 @@ pub(crate) fn random_weather(scenario: &'static str, seed: u64, nodes: usize) ->
     world.weather.loss = [0.0, 0.0, 0.05, 0.2][seed as usize / 3 % 4];
     world.weather.twice = [0.0, 0.1][seed as usize / 12 % 2];
     world.weather.beacons = !seed.is_multiple_of(5);
+    world.weather.full = [0.0, 0.2][seed as usize / 24 % 2];
     for node in 0..nodes {
         world.nodes[node].clock.offset = world.rng.random_range(0..3_600_000_000_000);
         world.nodes[node].clock.rate = world.rng.random_range(-10_000..=10_000);
@@ -36,6 +41,7 @@ pub(crate) fn random_weather(scenario: &'static str, seed: u64, nodes: usize) ->
     for _ in 0..faults {
         let pause = world.random(0..secs(8));
         world.run(pause);
+        come_and_go(&mut world);
         fault(&mut world);
     }
     let pause = world.random(0..secs(20));
@@ -55,15 +61,34 @@ fn quiet(world: &mut World) {
             come_back(world, node);
         }
     }
-    world.weather.loss = 0.0;
+    (world.weather.loss, world.weather.full) = (0.0, 0.0);
     world.run_until("all_is_well", HEALED, all_is_well);
+    world.run_until("disks_hold_what_is_shown", WRITTEN, disks_hold_what_is_shown);
+}
+
+/// Clients come and go.
+fn come_and_go(world: &mut World) {
+    for node in world.running() {
+        if world.life(node).paused {
+            continue;
+        }
+        match world.rng.random_range(0..4) {
+            0 | 1 => {
+                let key = format!("k{}", world.rng.random_range(0..3));
+                let topic = world.rng.random_range(0..2);
+                world.join(node, topic, &key);
+            }
+            2 => world.part(node),
+            _ => {}
+        }
+    }
 }
 
 fn fault(world: &mut World) {
     let nodes = world.nodes.len();
     let node = world.rng.random_range(0..nodes);
     let other = (node + world.rng.random_range(1..nodes)) % nodes;
-    let kind = world.rng.random_range(0..14);
+    let kind = world.rng.random_range(0..18);
     if !world.is_up(node) {
         return come_back(world, node);
     }
@@ -90,6 +115,11 @@ fn fault(world: &mut World) {
             let sides = world.rng.random_range(1..(1_u32 << nodes) - 1);
             world.split(|node| sides >> node & 1 == 1);
         }
+        13..16 if !world.life(node).paused => {
+            let actor = world.rng.random_range(0..Actor::ALL.len());
+            world.restart(node, Actor::ALL[actor]);
+        }
+        16 if !world.life(node).paused => drop(world.forget(node, other)),
         _ => {
             let millis = world.rng.random_range(-90_000..90_000);
             world.jump(node, millis);
@@ -122,6 +152,9 @@ pub(crate) fn the_same_run(scenario: &'static str, seed: u64) {
 fn whole(scenario: &'static str, seed: u64, nodes: usize) -> World {
     let mut world = World::started(scenario, seed, nodes, Weather::fair());
     world.run_until("all_is_well", FORMED, all_is_well);
+    for node in 0..nodes {
+        world.join(node, node % 2, &format!("k{}", node % 3));
+    }
     let settle = secs(10) + world.random(0..secs(2));
     world.run(settle);
     world
@@ -152,6 +185,7 @@ pub(crate) fn split(scenario: &'static str, seed: u64, sides: u32) {
             }
             mesh_is_whole(world, &nodes)?;
             nodes_agree(world, &nodes)?;
+            presences_agree(world, &nodes)?;
         }
         Ok(())
     };
@@ -306,6 +340,81 @@ pub(crate) fn restart(scenario: &'static str, seed: u64, disk: Disk) {
     }
 }
 
+/// Each actor starts again, on some node: of those above the links none costs a link, and all is well soon after.
+pub(crate) fn actors(scenario: &'static str, seed: u64) {
+    let mut world = whole(scenario, seed, 5);
+    for actor in Actor::ALL {
+        let node = world.random(0..5) as usize;
+        let before = world.gaps();
+        world.restart(node, actor);
+        world.run_until("restart_of_an_actor_is_mended", MENDED, all_is_well);
+        if actor != Actor::Link && world.gaps() != before {
+            world.fail("restart_of_an_actor_costs_no_link", &format!("{actor:?}"));
+        }
+        let pause = world.random(0..secs(5));
+        world.run(pause);
+    }
+}
+
+/// A dead node is forgotten, at one node, and so everywhere and for good, whatever starts again; until it lives again.
+pub(crate) fn forgotten(scenario: &'static str, seed: u64) {
+    let mut world = whole(scenario, seed, 5);
+    let [gone, at, late] = [0, 1, 2].map(|n| (seed as usize + n) % 5);
+    world.crash(gone, false);
+    world.run(secs(12));
+    world.crash(late, false);
+    world.run(secs(2));
+    if !world.forget(at, gone) {
+        world.fail("forgotten_is_forgotten", "the operator may not");
+    }
+    let up: Vec<usize> = world.running().collect();
+    let forgotten = |nodes: Vec<usize>| move |world: &World| is_forgotten(world, &nodes, gone);
+    world.run_until("forgotten_is_forgotten", secs(1), forgotten(up));
+    // One that was away learns of it; then nobody who starts again takes up what is gone.
+    world.boot(late, Disk::Kept);
+    let up: Vec<usize> = world.running().collect();
+    world.run_until("forgotten_is_forgotten", secs(20), forgotten(up.clone()));
+    for step in 0..10 {
+        let node = up[world.random(0..up.len() as u64) as usize];
+        let actor = Actor::ALL[world.random(0..Actor::ALL.len() as u64) as usize];
+        if step % 3 == 0 {
+            world.crash(node, false);
+            world.boot(node, Disk::Kept);
+        } else {
+            world.restart(node, actor);
+        }
+        for pause in [0, secs(5)] {
+            world.run(pause);
+            if let Err(why) = is_forgotten(&world, &up, gone) {
+                world.fail("forgotten_stays_forgotten", &why);
+            }
+        }
+    }
+    world.boot(gone, Disk::Kept);
+    whole_again(&mut world);
+}
+
+/// Two nodes that do not reach each other have each other forgotten, though both live: others know it better, and they
+/// find each other by what others say alone.
+pub(crate) fn forgotten_alive(scenario: &'static str, seed: u64) {
+    let mut world = whole(scenario, seed, 5);
+    world.weather.beacons = false;
+    (0..5).for_each(|node| world.restart(node, Actor::Discovery));
+    world.cut_both(3, 4);
+    let apart =
+        |world: &World| seen(world, 3, 4, Status::Offline).and(seen(world, 4, 3, Status::Offline));
+    world.run_until("split_is_seen", SILENT_DEATH + secs(1), apart);
+    let pause = world.random(0..secs(2));
+    world.run(pause);
+    if !world.forget(3, 4) || !world.forget(4, 3) {
+        world.fail("forgotten_is_forgotten", "the operator may not");
+    }
+    let pause = world.random(0..secs(2));
+    world.run(pause);
+    world.heal_all();
+    whole_again(&mut world);
+}
+
 /// A host loses power: everybody knows in ten seconds.
 pub(crate) fn power_loss(scenario: &'static str, seed: u64) {
     let mut world = whole(scenario, seed, 5);
@@ -337,6 +446,9 @@ pub(crate) fn flapping(scenario: &'static str, seed: u64) {
 pub(crate) fn many(scenario: &'static str, seed: u64, nodes: usize, apart: usize) {
     let mut world = World::started(scenario, seed, nodes, Weather::fair());
     world.run_until("all_is_well", FORMED, all_is_well);
+    for node in (0..nodes).step_by(nodes / 10) {
+        world.join(node, node % 2, "k");
+    }
     let small = nodes <= 100; // what a death costs grows with the cube of it
     world.run(if small { secs(10) } else { secs(1) });
     let first = world.random(0..nodes as u64) as usize;

@@ -2,7 +2,9 @@
 //! happens when. One seed, one run.
 //!
 //! # Modelled
-//! - A process: the four machines, joined as `src/actors` and `src/node.rs` join them (`world/node`).
+//! - A process: the machines of its actors, joined as `src/actors` and `src/node` join them (`world/node`). An actor
+//!   can start again at any time (`world/node/actors`); what happens in a node reaches registry and router a little later
+//!   than the others.
 //!   Its clock has an offset and a rate, its wall clock another offset that can jump. A paused process
 //!   does nothing; what arrives waits, and its timers fire late.
 //! - Connections as `actors/link` sees them (`world/wire`): ordered bytes. A lost segment is late, not
@@ -11,12 +13,13 @@
 //!   unless the kernel gave the connection up before. Dials into a cut time out; to a dead process they
 //!   are refused; to a host without power they time out.
 //! - Beacons as datagrams: lost, doubled, late, out of order.
-//! - A disk: the incarnation and the remembered peers, kept, an older copy, or lost.
+//! - A disk: the incarnation and the remembered nodes, kept, an older copy, or lost. Writes take time, and may fail.
+//! - Clients that join topics and leave them.
 //!
 //! # Not modelled
 //! TLS and ractor's sessions are a delay and an exchange of `Ready`. Signatures hold. Queues are as
 //! long as they need to be: there is no back pressure. Messages between the actors of one node arrive
-//! at once, but for Link's reports to NodeManager. Actors do not restart inside a process.
+//! at once, but for Link's reports to NodeManager and events for registry and router.
 
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
@@ -27,15 +30,16 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use xpando_node::internals::proto::beacon::Beacon;
-use xpando_node::internals::proto::membership::{AttemptId, Failure, Input};
-use xpando_node::internals::proto::node::{Contact, Incarnation, NodeName};
+use xpando_node::internals::proto::event::Event;
+use xpando_node::internals::proto::membership::{AttemptId, Failure, Input, PeerView};
+use xpando_node::internals::proto::node::{Incarnation, NodeName};
 
 mod faults;
 mod node;
 mod trace;
 mod wire;
 pub(crate) use faults::Disk;
-pub(crate) use node::Life;
+pub(crate) use node::{Actor, Life, topics};
 use wire::Connection;
 pub(crate) use wire::{At, Word};
 
@@ -83,7 +87,12 @@ pub(crate) enum Task {
     Unready(At),
     LinkGone(At),
     SessionGone(AttemptId),
-    Report(Box<Input>),
+    /// To that life of NodeManager.
+    Report(u64, Box<Input>),
+    Recall(Vec<PeerView>),
+    Happened(Box<Event>),
+    Written(Box<node::Write>),
+    Rejoin(usize, String),
     Datagram(Rc<Beacon>),
     Wake,
 }
@@ -117,11 +126,15 @@ pub(crate) struct Node {
     /// Its host has no power.
     pub(crate) unplugged: bool,
     /// What its disk held at the end of each life.
-    pub(crate) disks: Vec<BTreeMap<NodeName, Contact>>,
+    pub(crate) disks: Vec<node::Disk>,
     /// The incarnation on its disk, now and at the end of earlier lives.
     pub(crate) counters: Vec<u64>,
     /// The highest incarnation it ever had, and the highest version of its row therein.
     pub(crate) truth: (Incarnation, u64),
+    /// Likewise of its entry in the registry.
+    pub(crate) stated: (Incarnation, u64),
+    /// When its last life ended.
+    pub(crate) died: Micros,
     /// Since when it has run undisturbed; `Micros::MAX` while it does not.
     pub(crate) well: Micros,
 }
@@ -136,11 +149,13 @@ pub(crate) struct Weather {
     /// So many datagrams arrive twice.
     pub(crate) twice: f64,
     pub(crate) beacons: bool,
+    /// So many writes fail.
+    pub(crate) full: f64,
 }
 
 impl Weather {
     pub(crate) fn fair() -> Self {
-        Self { delay: 200..ms(3), loss: 0.0, twice: 0.0, beacons: true }
+        Self { delay: 200..ms(3), loss: 0.0, twice: 0.0, beacons: true, full: 0.0 }
     }
 }
 
@@ -181,6 +196,8 @@ impl World {
             disks: Vec::new(),
             counters: Vec::new(),
             truth: (Incarnation(0), 0),
+            stated: (Incarnation(0), 0),
+            died: 0,
             well: Micros::MAX,
         };
         let mut world = Self {
@@ -343,6 +360,7 @@ impl World {
             }
             Happening::Sweep => {
                 crate::invariants::nobody_stays_connecting(self);
+                crate::invariants::no_ghost_is_shown(self);
                 let pause = secs(1 + self.nodes.len() as u64 / 20);
                 self.later(pause, Happening::Sweep);
             }

@@ -253,7 +253,7 @@ async fn many_contacts_are_told_in_several_messages() {
     let mut told = Vec::new();
     while told.len() < many.len() {
         let some = contacts(&wire.next().await);
-        assert!(some.len() <= TOLD);
+        assert!(some.len() <= CONTACTS);
         told.extend(some);
     }
     assert_eq!(told, many);
@@ -280,7 +280,7 @@ async fn what_a_peer_tells_is_a_hint_of_a_peer_and_bounded() {
     let mut world = world(|_| {}).await;
     let many: Vec<_> = (1..=200).map(|n| contact(&format!("n{n}@127.0.0.1"), n, 1)).collect();
     world.told(codec::encode(&many).expect("encodes")).await;
-    for expected in &many[..TOLD] {
+    for expected in &many[..CONTACTS] {
         assert_eq!(world.contact().await, (expected.clone(), Source::Peer));
     }
     let last = contact("last@127.0.0.1", 1, 1);

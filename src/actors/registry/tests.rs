@@ -5,8 +5,12 @@ use crate::actors::exchange::Exchange;
 use crate::actors::news::tests::{Wire, parts};
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{counted, name, run, until};
+use crate::proto::event::{Event, Reason, Status};
 use crate::proto::node::KeyId;
-use crate::proto::registry::{State, Word};
+use crate::proto::registry::book::RETRY;
+use crate::proto::registry::{Entry, Profile, State, Word};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -41,11 +45,13 @@ async fn world(remembered: Vec<Known>) -> World {
     let [forgets, revives, cuts] = [(); 3].map(|()| tell.clone());
     let (sees, shows) = (peers.clone(), registry.clone());
     let setup = Setup {
-        name: name(A),
-        id: KeyId([1; 16]),
-        address: ([127, 0, 0, 1], 1).into(),
+        own: Own {
+            name: name(A),
+            id: KeyId([1; 16]),
+            address: ([127, 0, 0, 1], 1).into(),
+            profile: does("a"),
+        },
         incarnation: Arc::new(AtomicU64::new(3)),
-        profile: does("a"),
         seen: Arc::new(move || sees.lock().expect("no panic").values().cloned().collect()),
         forget: Arc::new(move |node, life, known| {
             assert!(shows.forgotten().contains(&(node.clone(), life)), "first the view");

@@ -10,10 +10,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Failure, Known};
+use super::Failure;
 use crate::proto::chain::Tip;
 use crate::proto::codec;
 use crate::proto::node::{Contact, Incarnation, NodeName};
+use crate::proto::registry::Known;
 
 /// The schema that this version writes.
 pub(super) const SCHEMA: u64 = 3;

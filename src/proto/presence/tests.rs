@@ -8,6 +8,7 @@ use rand::SeedableRng;
 
 use super::*;
 use crate::proto::codec;
+use crate::proto::event::Event;
 use crate::proto::node::Incarnation;
 use crate::proto::tests::start;
 
@@ -81,6 +82,34 @@ impl Alone {
         let keys = self.machine.state(&room).flat_map(|(key, metas)| vec![key; metas.len()]);
         keys.collect::<Vec<_>>().join(" ")
     }
+}
+
+#[test]
+fn a_raised_life_states_anew_all_that_it_has_and_members_can_still_leave() {
+    let mut b = Alone::new(&["z@h"]);
+    let earlier = b.delta("z@h", epoch(5, 0), 0, &[joined("old")]);
+    assert_eq!(brief(&earlier), "+old d");
+    // z lost its disk: what it says in its first life is from before for b.
+    let (mut out, now) = (Vec::new(), b.now);
+    let rng = StdRng::seed_from_u64(2);
+    let mut z = Attendance::new(name("z@h"), epoch(1, 0), [&name("a@h")], now, rng, &mut out);
+    z.join(7, (&topic("room:1"), "anna", "{}"), now, &mut out).expect("taken");
+    for output in out.drain(..) {
+        if let Output::Say(_, word) = output {
+            assert_eq!(brief(&b.hears("z@h", word)), "");
+        }
+    }
+    z.event(&Event::IncarnationRaised { to: Incarnation(6) }, now, &mut out);
+    assert_eq!(brief(&out), "-anna +anna >1 D");
+    let mut heard = Vec::new();
+    for output in out.drain(..) {
+        if let Output::Say(_, word) = output {
+            heard.extend(b.hears("z@h", word));
+        }
+    }
+    assert_eq!((b.keys().as_str(), heard.is_empty()), ("anna", false));
+    z.leave(7, now + ms(30), &mut out);
+    assert_eq!(brief(&out), "-anna >1");
 }
 
 /// News in short: `+key`, `-key`, `>` a delta to all, `?` a question, `d` a digest, `p` a page, `!` a fault.

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use xpando_node::internals::proto::event::Status;
 use xpando_node::internals::proto::node::NodeName;
 
+use super::records::below;
+use super::{presences_agree, registries_agree};
 use crate::world::World;
 
 /// Every two of these nodes are online with each other, in their present lives, without a doubt.
@@ -27,10 +29,7 @@ pub(crate) fn mesh_is_whole(world: &World, nodes: &[usize]) -> Result<(), String
 /// These connected nodes know the same rows, and of each of them what it says itself.
 pub(crate) fn nodes_agree(world: &World, nodes: &[usize]) -> Result<(), String> {
     let Some(first) = nodes.first() else { return Ok(()) };
-    // A node with a lost disk whose later life no peer remembers, but rows that were passed on do:
-    // those keep the row that it has now from being told. Only a node that runs has such a life.
-    let below = |at: &usize| world.nodes[*at].truth.0 > world.life(*at).incarnation;
-    let below: BTreeSet<_> = nodes.iter().copied().filter(below).collect();
+    let below = below(world, nodes);
     let marks = |of: usize| -> BTreeSet<_> {
         let rows = world.life(of).topology.rows();
         let rows = rows.filter(|row| !below.contains(&world.index(&row.origin)));
@@ -80,7 +79,9 @@ pub(crate) fn all_is_well(world: &World) -> Result<(), String> {
     let nodes: Vec<usize> = world.running().collect();
     the_dead_are_offline(world, &nodes)?;
     mesh_is_whole(world, &nodes)?;
-    nodes_agree(world, &nodes)
+    nodes_agree(world, &nodes)?;
+    registries_agree(world, &nodes)?;
+    presences_agree(world, &nodes)
 }
 
 /// Of all that run: everybody sees this of `peer`.

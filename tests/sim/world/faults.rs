@@ -1,9 +1,10 @@
 //! What can go wrong: starts and ends of processes, pauses, clocks, cuts.
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use xpando_node::internals::proto::event::{Source, Status};
+use xpando_node::internals::proto::event::Status;
 use xpando_node::internals::proto::membership::Input;
 use xpando_node::internals::proto::node::{Contact, Incarnation};
+use xpando_node::internals::proto::registry::book::{self, recalled};
 
 use super::wire::Stage;
 use super::{Happening, Life, Micros, Task, World, address, secs};
@@ -39,19 +40,16 @@ impl World {
         it.counters.push(incarnation.0);
         it.disks.push(remembered.clone());
         it.well = self.now;
-        let (number, seeds) = (it.lives, it.seeds.clone());
-        let life = Life::new(self, node, number, boot, incarnation, rng);
+        let number = it.lives;
+        let nodes = recalled(remembered.into_values());
+        let life = Life::new(self, node, number, boot, incarnation, nodes, rng);
         let row = life.topology.row_of(&self.nodes[node].name);
         let mark = row.map(|row| (row.incarnation, row.version)).unwrap_or_default();
         self.nodes[node].truth = self.nodes[node].truth.max(mark);
         self.nodes[node].life = Some(life);
         self.note(node, || format!("starts with its disk {disk:?}, incarnation {incarnation}"));
-        for contact in remembered.into_values() {
-            self.member(node, Input::Hint(contact, Source::Remembered));
-        }
-        for seed in seeds {
-            self.member(node, Input::Seed(seed));
-        }
+        self.record(node, book::Input::Tick);
+        self.look_around(node);
         self.wake(node);
     }
 
@@ -75,6 +73,7 @@ impl World {
         let observers: Vec<_> = self.running().filter(|at| *at != node && sees(self, at)).collect();
         let Some(life) = self.nodes[node].life.take() else { return };
         self.nodes[node].well = Micros::MAX;
+        self.nodes[node].died = self.now;
         self.nodes[node].unplugged = silent;
         for at in life.ends.into_values() {
             if silent {
@@ -113,6 +112,7 @@ impl World {
         self.note(node, || "leaves".into());
         self.nodes[node].well = Micros::MAX;
         self.member(node, Input::Stop);
+        self.record(node, book::Input::Close);
         let drain = self.random(0..secs(1));
         self.run(drain);
         if self.is_up(node) {

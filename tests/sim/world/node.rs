@@ -1,32 +1,35 @@
 //! One running node: the machines, joined as `src/actors` and `src/node.rs` join them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use rand::RngExt;
 use rand::rngs::StdRng;
-use xpando_node::internals::proto::beacon::Beacon;
-use xpando_node::internals::proto::discovery::{self, Discovery};
+use xpando_node::internals::proto::discovery::Discovery;
 use xpando_node::internals::proto::event::{Event, Reason, Source, Status};
 use xpando_node::internals::proto::heartbeat::{self, Heartbeat};
-use xpando_node::internals::proto::membership::{self, AttemptId, Membership};
-use xpando_node::internals::proto::node::{Contact, Incarnation, KeyId, NodeName};
+use xpando_node::internals::proto::membership::{self, AttemptId, Membership, PeerView};
+use xpando_node::internals::proto::node::{Contact, Incarnation, NodeName};
+use xpando_node::internals::proto::presence::{Attendance, Presence};
 use xpando_node::internals::proto::questions::Questions;
+use xpando_node::internals::proto::registry::Registry;
+use xpando_node::internals::proto::registry::book::{self, Book, Nodes};
+use xpando_node::internals::proto::rows::BURST;
 use xpando_node::internals::proto::topology::{self, Cell, Topology};
 
 use super::wire::{At, Word};
-use super::{Happening, Micros, Task, Waiting, World, ms};
+use super::{Happening, Micros, Task, Waiting, World};
 use crate::invariants::{self, Watched};
 
+mod actors;
+mod beacons;
 mod door;
+mod records;
+pub(crate) use actors::Actor;
+pub(crate) use records::topics;
+pub(super) use records::{Disk, Write};
 
 /// How often measurements are looked at without any event (`actors/topology_tracker.rs`).
 const LOOK: Duration = Duration::from_secs(1);
-/// Changes of one burst are looked at together.
-const BURST: Duration = Duration::from_millis(20);
-/// The first version of a row is drawn up to here (`actors/topology_tracker.rs`).
-const FIRST: u64 = 1 << 20;
 
 /// What HeartbeatMonitor shows of a peer.
 #[derive(Debug, Default)]
@@ -46,6 +49,11 @@ pub(crate) struct Life {
     discovery: Discovery,
     heartbeat: Heartbeat,
     pub(crate) topology: Topology,
+    /// Out while it is asked.
+    book: Option<Book>,
+    attendance: Option<Attendance>,
+    /// How often each actor has started.
+    pub(super) starts: [u64; Actor::ALL.len()],
     pub(crate) paused: bool,
     /// Its last pause: from when, until when.
     pub(crate) pause: (Micros, Micros),
@@ -61,6 +69,9 @@ pub(crate) struct Life {
     pub(super) inbound: u64,
     /// Its reports arrive in order.
     pub(super) mailbox: Micros,
+    // NodeManager.
+    /// What an earlier one showed last, until this one shows something.
+    earlier: Option<Vec<PeerView>>,
     // HeartbeatMonitor.
     pub(crate) vitals: BTreeMap<usize, Vital>,
     questions: Questions,
@@ -71,8 +82,20 @@ pub(crate) struct Life {
     raised: Incarnation,
     /// Since when each peer has its status: by the one clock, and by the wall clock.
     since: BTreeMap<usize, (Instant, u64)>,
-    /// When each machine wants to be woken: membership, heartbeat, tracker, discovery.
-    deadlines: [Option<Instant>; 4],
+    // Registry.
+    pub(crate) nodes: Nodes,
+    // Discovery.
+    remembered: Vec<Contact>,
+    /// The last beacon.
+    sequence: u64,
+    // ChannelRouter.
+    /// The clients of this node, with their topics.
+    pub(crate) members: BTreeMap<u64, records::Member>,
+    numbers: u64,
+    /// What happened in this node reaches registry and router in order.
+    pub(super) bus: Micros,
+    /// When each machine wants to be woken: membership, heartbeat, tracker, discovery, registry, presence.
+    deadlines: [Option<Instant>; 6],
     wake_at: Option<Micros>,
 }
 
@@ -83,23 +106,21 @@ impl Life {
         number: u64,
         boot: u64,
         incarnation: Incarnation,
+        nodes: Nodes,
         mut rng: impl FnMut() -> StdRng,
     ) -> Self {
         let (me, now) = (world.nodes[node].name.clone(), world.local(node));
-        let membership = membership::Config::default();
-        let first = rng().random_range(1..=FIRST);
-        let beacons = world.weather.beacons;
-        let (name, address) = (me.clone(), world.nodes[node].address);
-        let own = discovery::Own { name, cluster: KeyId([7; 16]), address, begun: 0 };
-        let discovery = discovery::Config::default();
         Self {
             number,
             boot,
             incarnation,
-            membership: Membership::new(membership, me.clone(), incarnation, 0, rng()),
-            discovery: Discovery::new(discovery, own, beacons, 0, now, rng()),
+            membership: world.membership(node, (boot, incarnation), 0, &nodes, rng()),
+            discovery: world.discovery(node, rng()),
             heartbeat: Heartbeat::new(heartbeat::Config::default(), me.clone()),
-            topology: Topology::new(me.clone(), incarnation, first, now, world.wall(node), rng()),
+            topology: world.topology(node, incarnation, rng()),
+            book: Some(world.book(node, incarnation, &nodes, rng())),
+            attendance: Some(world.attendance(node, (incarnation, 0), &[], rng()).0),
+            starts: [0; Actor::ALL.len()],
             paused: false,
             pause: (0, 0),
             waiting: VecDeque::new(),
@@ -110,16 +131,31 @@ impl Life {
             outlets: BTreeMap::new(),
             inbound: 0,
             mailbox: world.now,
+            earlier: None,
             vitals: BTreeMap::new(),
-            questions: Questions::new(me.clone()),
+            questions: Questions::new(me),
             sides: BTreeMap::new(),
             linked: BTreeMap::new(),
             look_at: now,
             raised: incarnation,
             since: BTreeMap::new(),
-            deadlines: [None, None, Some(now), Some(now)],
+            remembered: nodes.values().flat_map(|known| known.contacts()).collect(),
+            nodes,
+            sequence: 0,
+            members: BTreeMap::new(),
+            numbers: 0,
+            bus: world.now,
+            deadlines: [None, None, Some(now), Some(now), Some(now), None],
             wake_at: None,
         }
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        self.book.as_ref().expect("it is not being asked").machine()
+    }
+
+    pub(crate) fn presence(&self) -> &Presence {
+        self.attendance.as_ref().expect("one that runs").presence()
     }
 
     fn monitor_deadline(&self) -> Option<Instant> {
@@ -142,7 +178,15 @@ impl World {
                 self.life_mut(node).sessions.retain(|_, session| *session != attempt);
                 self.start_parked(node);
             }
-            Task::Report(input) => self.member(node, *input),
+            Task::Report(start, input) => {
+                if self.life(node).starts[Actor::NodeManager as usize] == start {
+                    self.member(node, *input);
+                }
+            }
+            Task::Recall(earlier) => self.recall(node, earlier),
+            Task::Happened(event) => self.happened(node, &event),
+            Task::Written(write) => self.written(node, *write),
+            Task::Rejoin(topic, key) => self.join(node, topic, &key),
             Task::Datagram(beacon) => self.datagram(node, &beacon),
             Task::Wake => {
                 // One that was overtaken by an earlier one has nothing to do.
@@ -196,6 +240,12 @@ impl World {
         if due(self, 3) {
             self.discovery_tick(node);
         }
+        if due(self, 4) {
+            self.record(node, book::Input::Tick);
+        }
+        if due(self, 5) {
+            self.present(node, |attendance, now, out| attendance.tick(now, out));
+        }
     }
 
     // NodeManager.
@@ -205,7 +255,9 @@ impl World {
         let (now, mut out) = (self.local(node), Vec::new());
         let input = membership::Input::Hint(contact.clone(), source);
         let life = self.life_mut(node);
-        life.membership.handle(input, now, &mut out);
+        if life.membership.handle(input, now, &mut out) {
+            life.earlier = None;
+        }
         if out.is_empty() {
             life.deadlines[0] = life.membership.deadline();
         } else {
@@ -217,7 +269,9 @@ impl World {
     pub(super) fn member(&mut self, node: usize, input: membership::Input) {
         let (now, mut out) = (self.local(node), Vec::new());
         let life = self.life_mut(node);
-        life.membership.handle(input.clone(), now, &mut out);
+        if life.membership.handle(input.clone(), now, &mut out) {
+            life.earlier = None;
+        }
         self.decided(node, &input, out);
     }
 
@@ -275,14 +329,9 @@ impl World {
         let life = self.life_mut(node);
         life.look_at = life.look_at.min(soon);
         life.deadlines[2] = life.tracker_deadline();
-        if let Event::PeerOnline { peer, incarnation, address } = event {
-            let at = self.index(&peer);
-            self.life_mut(node).vitals.insert(at, Vital::default());
-            self.watch(node, heartbeat::Input::Linked(peer.clone()));
-            let contact = Contact { name: peer.clone(), address, incarnation };
-            if let Some(disk) = self.nodes[node].disks.last_mut() {
-                disk.insert(peer.clone(), contact);
-            }
+        self.publish(node, &event);
+        if let Event::PeerOnline { peer, .. } = event {
+            self.linked(node, peer.clone());
             self.share(node, &peer);
         } else if let Event::LinkLost { peer, .. }
         | Event::LinkReplaced { peer, .. }
@@ -294,6 +343,8 @@ impl World {
             }
             self.gaps += 1;
             self.watch(node, heartbeat::Input::Unlinked(peer));
+        } else if let Event::PeerForgotten { peer } = event {
+            self.forgotten(node, &peer);
         } else if let Event::IncarnationRaised { to } = event
             && let Some(counter) = self.nodes[node].counters.last_mut()
         {
@@ -301,10 +352,15 @@ impl World {
         }
     }
 
+    /// The peers, as NodeManager shows them.
+    fn peers(&self, node: usize) -> Vec<PeerView> {
+        let life = self.life(node);
+        life.earlier.clone().unwrap_or_else(|| life.membership.peers().collect())
+    }
+
     /// The peers that are linked, and where.
     fn online(&self, node: usize) -> Vec<Contact> {
-        let views = self.life(node).membership.peers();
-        let online = views.filter(|view| view.status == Status::Online);
+        let online = self.peers(node).into_iter().filter(|view| view.status == Status::Online);
         online
             .filter_map(|view| {
                 let (name, incarnation) = (view.name, view.incarnation);
@@ -448,11 +504,11 @@ impl World {
     /// This node's side of every link, as `node::sides` makes it.
     fn sides(&mut self, node: usize) -> BTreeMap<NodeName, (Incarnation, Cell)> {
         let wall = self.wall(node);
-        let views: Vec<_> = self.life(node).membership.peers().collect();
+        let views = self.peers(node);
         let views: Vec<_> = views.into_iter().map(|view| (self.index(&view.name), view)).collect();
         let life = self.life_mut(node);
         let (vitals, known) = (&life.vitals, &mut life.since);
-        let side = |(at, peer): (usize, membership::PeerView)| {
+        let side = |(at, peer): (usize, PeerView)| {
             let since = known.entry(at).or_insert((peer.since, wall));
             if since.0 != peer.since {
                 *since = (peer.since, wall);
@@ -470,6 +526,22 @@ impl World {
             (peer.name, (peer.incarnation, cell))
         };
         views.into_iter().map(side).collect()
+    }
+
+    /// A node is forgotten: what it said of its links is, too, and its vital signs.
+    fn forgotten(&mut self, node: usize, peer: &NodeName) {
+        let side = self.life(node).sides.get(peer).map(|side| side.0);
+        self.look(node);
+        let life = self.life_mut(node);
+        let row = life.topology.row_of(peer).map(|row| row.incarnation);
+        let gone = side.max(row).filter(|_| !life.sides.contains_key(peer));
+        if !life.linked.contains_key(peer) {
+            let at = self.index(peer);
+            self.life_mut(node).vitals.remove(&at);
+        }
+        if let Some(life) = gone {
+            self.track(node, topology::Input::Gone(peer.clone(), life));
+        }
     }
 
     /// Brings the topology machine up to what the peers' view says now.
@@ -518,58 +590,5 @@ impl World {
         life.look_at = next;
         life.deadlines[2] = life.tracker_deadline();
         invariants::after_look(self, node, &changed);
-    }
-
-    // Discovery.
-
-    fn discovery_tick(&mut self, node: usize) {
-        let (now, mut out) = (self.local(node), Vec::new());
-        let life = self.life_mut(node);
-        life.discovery.tick(now, &mut out);
-        life.deadlines[3] = Some(life.discovery.deadline());
-        for output in out {
-            match output {
-                discovery::Output::Beacon(sequence) => self.beacon(node, sequence),
-                discovery::Output::Alone(..) => {}
-                discovery::Output::Share => {
-                    let linked = self.online(node);
-                    let one = self.life_mut(node).discovery.pick(linked.len());
-                    if let Some(contact) = one.and_then(|at| linked.get(at)) {
-                        self.share(node, &contact.name);
-                    }
-                }
-            }
-        }
-    }
-
-    fn beacon(&mut self, node: usize, sequence: u64) {
-        let (contact, sent) = (self.contact(node), self.wall(node));
-        let beacon = Rc::new(Beacon { cluster: KeyId([7; 16]), contact, sequence, sent });
-        for other in (0..self.nodes.len()).filter(|other| *other != node) {
-            let copies = 1 + usize::from(self.rng.random_bool(self.weather.twice));
-            let Some(life) = self.nodes[other].life.as_ref().map(|life| life.number) else {
-                continue;
-            };
-            let cut = self.nodes[node].unplugged || self.cuts.contains_key(&(node, other));
-            for _ in 0..copies {
-                if cut || self.rng.random_bool(self.weather.loss) {
-                    continue;
-                }
-                // Late by far, now and then: a later one overtakes it.
-                let late = if self.rng.random_bool(self.weather.twice) { ms(6000) } else { 1 };
-                let delay = self.weather.delay.clone();
-                let delay = self.random(delay) + self.random(0..late);
-                self.later(delay, Happening::Task(other, life, Task::Datagram(beacon.clone())));
-            }
-        }
-    }
-
-    fn datagram(&mut self, node: usize, beacon: &Beacon) {
-        let (wall, now) = (self.wall(node), self.local(node));
-        let discovery = &mut self.life_mut(node).discovery;
-        if discovery.screen(beacon, wall, now).is_ok() {
-            discovery.believe(beacon);
-            self.hint(node, &beacon.contact, Source::Beacon);
-        }
     }
 }

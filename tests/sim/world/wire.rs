@@ -14,6 +14,8 @@ use xpando_node::internals::proto::frame::Parting;
 use xpando_node::internals::proto::hello::{Hello, Refusal};
 use xpando_node::internals::proto::membership::{AttemptId, Failure, Input, LinkEnd};
 use xpando_node::internals::proto::node::{Contact, KeyId, NodeName};
+use xpando_node::internals::proto::presence;
+use xpando_node::internals::proto::registry;
 use xpando_node::internals::proto::topology;
 
 use super::{Happening, Micros, Task, World, host, ms, secs};
@@ -50,6 +52,8 @@ pub(crate) enum Word {
     Doubted(NodeName),
     Contacts(Rc<Vec<Contact>>),
     Topology(topology::Word),
+    Registry(registry::Word),
+    Presence(Rc<presence::Word>),
 }
 
 /// One end of one connection: the dialer's is 0.
@@ -96,8 +100,8 @@ impl Pulse {
 #[derive(Debug)]
 pub(super) struct End {
     pub(super) node: usize,
-    life: u64,
-    attempt: AttemptId,
+    pub(super) life: u64,
+    pub(super) attempt: AttemptId,
     pub(super) stage: Stage,
     /// What the task has not read yet.
     inbox: VecDeque<Word>,
@@ -107,7 +111,7 @@ pub(super) struct End {
     /// The last word on its way here arrives then.
     last: Micros,
     /// The other side's hello.
-    hello: Option<Box<Hello>>,
+    pub(super) hello: Option<Box<Hello>>,
     pub(super) pulse: Pulse,
 }
 
@@ -542,15 +546,6 @@ impl World {
         let Contact { name, address, incarnation } = self.contact(node);
         let boot = self.life(node).boot;
         Hello { name, cluster: KeyId([7; 16]), incarnation, boot, advertise: address }
-    }
-
-    fn report(&mut self, at: At, input: Input) {
-        let End { node, life, .. } = *self.end(at);
-        let when = self.now + self.random(0..200);
-        let Some(it) = self.living(node, life) else { return };
-        it.mailbox = it.mailbox.max(when);
-        let when = it.mailbox;
-        self.at_time(when, Happening::Task(node, life, Task::Report(Box::new(input))));
     }
 
     pub(super) fn end(&self, at: At) -> &End {

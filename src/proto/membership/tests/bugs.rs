@@ -87,6 +87,22 @@ fn c2_existing_of_an_older_life_does_not_lower() {
     assert!(out.contains(&Output::Close(AttemptId::Inbound(2), Parting::Replaced)), "{out:?}");
 }
 #[test]
+fn c3_a_dial_on_its_way_when_the_link_is_reported_is_abandoned() {
+    let (mut m, now) = machine();
+    let mut out = Vec::new();
+    let contact = Contact { name: name(1), address: address(3001), incarnation: Incarnation(0) };
+    m.handle(Input::Hint(contact, Source::Remembered), now, &mut out);
+    let dial = AttemptId::Outbound(0);
+    assert!(out.contains(&Output::Dial(dial, address(3001))), "{out:?}");
+    out.clear();
+    m.handle(Input::Existing(AttemptId::Inbound(2), hello(1, 5, 3001), true), now, &mut out);
+    assert!(out.contains(&Output::Abandon(dial)), "{out:?}");
+    m.handle(Input::Connected(dial, name(1)), now, &mut out);
+    m.handle(Input::Welcomed(dial, hello(1, 5, 3001)), now, &mut out);
+    assert!(!out.iter().any(|o| matches!(o, Output::Proceed(_) | Output::Close(..))), "{out:?}");
+    assert_eq!(m.peers().next().map(|p| p.status), Some(Status::Online));
+}
+#[test]
 fn d_a_second_crash_within_a_second_is_offline_at_once_too() {
     let mut world = mesh(2);
     world.run(secs(60));

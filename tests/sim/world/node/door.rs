@@ -2,25 +2,22 @@
 
 use std::rc::Rc;
 
+use xpando_node::internals::proto::discovery::{CONTACTS, contacts_for};
 use xpando_node::internals::proto::event::Source;
 use xpando_node::internals::proto::heartbeat;
 use xpando_node::internals::proto::node::NodeName;
+use xpando_node::internals::proto::registry::book;
 use xpando_node::internals::proto::topology;
 
 use crate::invariants;
 use crate::world::World;
 use crate::world::wire::{At, Word};
 
-/// Peers told in one message (`actors/discovery.rs`).
-const TOLD: usize = 128;
-
 impl World {
     /// Tells one peer who is linked here.
     pub(super) fn share(&mut self, node: usize, peer: &NodeName) {
-        let mut linked = self.online(node);
-        linked.retain(|contact| contact.name != *peer);
-        for some in linked.chunks(TOLD) {
-            self.tell(node, peer, Word::Contacts(Rc::new(some.to_vec())));
+        for some in contacts_for(self.online(node), peer) {
+            self.tell(node, peer, Word::Contacts(Rc::new(some)));
         }
     }
 
@@ -56,9 +53,14 @@ impl World {
             }
             Word::Doubted(about) => self.watch(node, heartbeat::Input::Doubted(about)),
             Word::Contacts(contacts) => {
-                for contact in contacts.iter().take(TOLD) {
+                for contact in contacts.iter().take(CONTACTS) {
                     self.hint(node, contact, Source::Peer);
                 }
+            }
+            Word::Registry(word) => self.record(node, book::Input::Received(name, word)),
+            Word::Presence(word) => {
+                let word = Rc::unwrap_or_clone(word);
+                self.present(node, |it, now, out| it.received(&name, word, now, out));
             }
             Word::Topology(word) => self.track(node, topology::Input::Received(name, word)),
             other => self.fail("sim", &format!("no message: {other:?}")),

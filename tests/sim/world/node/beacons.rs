@@ -1,0 +1,67 @@
+//! Discovery: beacons, and who is told of whom.
+
+use std::rc::Rc;
+
+use rand::RngExt;
+use xpando_node::internals::proto::beacon::Beacon;
+use xpando_node::internals::proto::discovery;
+use xpando_node::internals::proto::event::Source;
+use xpando_node::internals::proto::node::KeyId;
+
+use crate::world::{Happening, Task, World, ms};
+
+impl World {
+    pub(super) fn discovery_tick(&mut self, node: usize) {
+        let (now, mut out) = (self.local(node), Vec::new());
+        let life = self.life_mut(node);
+        life.discovery.tick(now, &mut out);
+        life.deadlines[3] = Some(life.discovery.deadline());
+        for output in out {
+            match output {
+                discovery::Output::Beacon(sequence) => {
+                    self.life_mut(node).sequence = sequence;
+                    self.beacon(node, sequence);
+                }
+                discovery::Output::Alone(..) => {}
+                discovery::Output::Share => {
+                    let linked = self.online(node);
+                    let one = self.life_mut(node).discovery.pick(linked.len());
+                    if let Some(contact) = one.and_then(|at| linked.get(at)) {
+                        self.share(node, &contact.name);
+                    }
+                }
+            }
+        }
+    }
+
+    fn beacon(&mut self, node: usize, sequence: u64) {
+        let (contact, sent) = (self.contact(node), self.wall(node));
+        let beacon = Rc::new(Beacon { cluster: KeyId([7; 16]), contact, sequence, sent });
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            let copies = 1 + usize::from(self.rng.random_bool(self.weather.twice));
+            let Some(life) = self.nodes[other].life.as_ref().map(|life| life.number) else {
+                continue;
+            };
+            let cut = self.nodes[node].unplugged || self.cuts.contains_key(&(node, other));
+            for _ in 0..copies {
+                if cut || self.rng.random_bool(self.weather.loss) {
+                    continue;
+                }
+                // Late by far, now and then: a later one overtakes it.
+                let late = if self.rng.random_bool(self.weather.twice) { ms(6000) } else { 1 };
+                let delay = self.weather.delay.clone();
+                let delay = self.random(delay) + self.random(0..late);
+                self.later(delay, Happening::Task(other, life, Task::Datagram(beacon.clone())));
+            }
+        }
+    }
+
+    pub(super) fn datagram(&mut self, node: usize, beacon: &Beacon) {
+        let (wall, now) = (self.wall(node), self.local(node));
+        let discovery = &mut self.life_mut(node).discovery;
+        if discovery.screen(beacon, wall, now).is_ok() {
+            discovery.believe(beacon);
+            self.hint(node, &beacon.contact, Source::Beacon);
+        }
+    }
+}
