@@ -1,6 +1,6 @@
 //! The rules of the house that no compiler checks, as a plain text scan of `src` and `tests`.
 //!
-//! The tables below are the rules; README's architecture section gives their reasons. A failure lists
+//! The tables below are the rules; docs/ARCHITECTURE.md gives their reasons. A failure lists
 //! every offence at once, each with its place and the rule it breaks in one sentence.
 
 use std::collections::{BTreeMap, BTreeSet};
