@@ -7,7 +7,7 @@
 //! 1. The view changes first; what follows from it comes out afterwards.
 //! 2. One batch is written at a time; what a failed one held is in the next, [`RETRY`] later.
 //! 3. What the view holds of other nodes is written within [`BURST`] of its change, but for steps on the way to a link
-//!    and signs of life, which are written every [`TOUCH`].
+//!    and signs of life, which are written every `TOUCH`.
 //! 4. A node is in the view when it states something, or when it was linked here; a forgotten one with its tombstone
 //!    alone.
 
