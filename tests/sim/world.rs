@@ -169,6 +169,8 @@ pub(crate) struct World {
     pub(crate) trace: trace::Trace,
     /// Bytes are counted.
     pub(crate) weigh: bool,
+    /// Registry and presence are part of it: they cost more than all else where hundreds of nodes are simulated.
+    pub(crate) records: bool,
     gaps: u64,
     epoch: Instant,
     /// What is sent in this direction does not arrive, since then.
@@ -209,6 +211,7 @@ impl World {
             weather,
             trace: trace::Trace::new(),
             weigh: count <= 12,
+            records: count <= 100,
             gaps: 0,
             epoch: epoch(),
             cuts: BTreeMap::new(),

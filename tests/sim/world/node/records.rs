@@ -76,6 +76,10 @@ impl World {
 
     /// Gives the book an input, and does what follows.
     pub(in crate::world) fn record(&mut self, node: usize, input: book::Input) {
+        if !self.records {
+            self.life_mut(node).deadlines[4] = None;
+            return;
+        }
         let concerned = invariants::stated(&input);
         let (now, mut out) = ((self.local(node), self.wall(node)), Vec::new());
         let life = self.life_mut(node);
@@ -162,16 +166,20 @@ impl World {
         node: usize,
         act: impl FnOnce(&mut Attendance, Instant, &mut Vec<presence::Output>) -> T,
     ) -> T {
+        let records = self.records;
         let (now, mut out) = (self.local(node), Vec::new());
         let life = self.life_mut(node);
         let attendance = life.attendance.as_mut().expect("one that runs");
         let result = act(attendance, now, &mut out);
-        life.deadlines[5] = attendance.deadline();
+        life.deadlines[5] = attendance.deadline().filter(|_| records);
         self.perform_presence(node, out);
         result
     }
 
     pub(super) fn perform_presence(&mut self, node: usize, out: Vec<presence::Output>) {
+        if !self.records {
+            return;
+        }
         invariants::after_presence(self, node, &out);
         for output in out {
             match output {
