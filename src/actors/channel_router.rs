@@ -308,7 +308,7 @@ impl Inside {
             return self.router.metrics.count(Count::Channels, "presence_fault");
         };
         for peer in peers {
-            self.router.bus.tell(peer, Topic::channel_presence(), word.clone());
+            self.router.bus.send(peer, Topic::channel_presence(), word.clone());
         }
     }
 

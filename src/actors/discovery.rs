@@ -272,7 +272,7 @@ impl Inside {
         for some in contacts_for((self.setup.linked)(), peer) {
             match codec::encode(&some) {
                 Ok(payload) => {
-                    self.setup.bus.tell(peer, Topic::network_peers(), payload);
+                    self.setup.bus.send(peer, Topic::network_peers(), payload);
                 }
                 Err(error) => tracing::error!(%error, "contacts cannot be encoded"),
             }

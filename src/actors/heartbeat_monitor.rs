@@ -220,7 +220,7 @@ impl Inside {
 
     fn say(&self, to: NodeName, word: &Word) {
         match codec::encode(word) {
-            Ok(payload) => self.setup.bus.tell(&to, Topic::node_heartbeat(), payload),
+            Ok(payload) => self.setup.bus.send(&to, Topic::node_heartbeat(), payload),
             Err(error) => tracing::error!(%error, "a heartbeat message cannot be encoded"),
         }
     }

@@ -137,7 +137,7 @@ impl Bus {
 
     /// Words for the actors that listen to `topic` on one peer: at most once, in order while the link
     /// lasts. At most about 64 KiB; what is larger or finds no room is counted and dropped.
-    pub fn tell(&self, peer: &NodeName, topic: Topic, payload: Vec<u8>) {
+    pub fn send(&self, peer: &NodeName, topic: Topic, payload: Vec<u8>) {
         let words = Words { topic, stamp: self.trail.stamp(), payload };
         let kind = match codec::encode_versioned(VERSION, &words) {
             Ok(words) if words.len() <= MAX_PAYLOAD => {

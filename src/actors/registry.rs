@@ -158,7 +158,7 @@ impl Inside {
         match output {
             Output::Send(peer, word) => match codec::encode(&word) {
                 Ok(payload) => {
-                    self.setup.bus.tell(&peer, Topic::network_registry(), payload);
+                    self.setup.bus.send(&peer, Topic::network_registry(), payload);
                 }
                 Err(error) => tracing::error!(%error, "a registry word cannot be encoded"),
             },
@@ -175,7 +175,7 @@ impl Inside {
             Output::Write { batch, known, gone } => self.write(batch, known, gone),
             Output::Closed => {
                 if let Some(done) = self.closing.take() {
-                    done.send(()).unwrap_or(()); // whoever waited may be gone
+                    done.send(()).unwrap_or(()); // the caller may have stopped waiting
                 }
             }
         }

@@ -165,7 +165,7 @@ impl Inside {
             match output {
                 Output::Send(peer, word) => match codec::encode(&word) {
                     Ok(payload) => {
-                        self.setup.bus.tell(&peer, Topic::network_topology(), payload);
+                        self.setup.bus.send(&peer, Topic::network_topology(), payload);
                     }
                     Err(error) => tracing::error!(%error, "a topology word cannot be encoded"),
                 },

@@ -101,7 +101,7 @@ impl World {
     async fn told(&self, payload: Vec<u8>) {
         // The door's own wire format, from the door itself.
         let mut wire = self.outlet("wire@h");
-        self.bus.tell(&name("wire@h"), Topic::network_peers(), payload);
+        self.bus.send(&name("wire@h"), Topic::network_peers(), payload);
         let words = wire.next().await;
         let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.expect("open");
         self.bus.received(name(B), words, permit);

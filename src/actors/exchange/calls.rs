@@ -114,7 +114,7 @@ enum Watcher {
 }
 
 impl Watcher {
-    fn tell(self, why: DownReason) {
+    fn notify(self, why: DownReason) {
         match self {
             Self::Peer(watch, outlet) => {
                 outlet.pending().unwatched(watch);
@@ -159,13 +159,13 @@ impl Drop for Serving {
             return;
         };
         let watchers = std::mem::replace(&mut *lock(&service.watchers), Err(self.end));
-        watchers.into_iter().flatten().for_each(|watcher| watcher.tell(self.end));
+        watchers.into_iter().flatten().for_each(|watcher| watcher.notify(self.end));
     }
 }
 
-/// Tells once that a name is gone.
+/// Resolves once, when a name is gone.
 #[derive(Debug)]
-#[must_use = "it tells only whoever waits for it"]
+#[must_use = "a watch has no effect unless it is awaited"]
 pub struct Watch {
     gone: oneshot::Receiver<DownReason>,
     peer: Option<(u64, Arc<Outlet>)>,
@@ -362,7 +362,7 @@ impl Calls {
             let (told, gone) = oneshot::channel();
             match self.service(name) {
                 Some(service) => service.watch(Watcher::Here(told)),
-                None => Watcher::Here(told).tell(DownReason::NoSuchName),
+                None => Watcher::Here(told).notify(DownReason::NoSuchName),
             }
             return Ok(Watch { gone, peer: None });
         }
@@ -432,7 +432,7 @@ impl Service {
             Err(why) => {
                 let why = *why;
                 drop(watchers);
-                watcher.tell(why);
+                watcher.notify(why);
             }
         }
     }

@@ -230,11 +230,11 @@ impl Topics {
         payload: &Bytes,
         but: Option<u64>,
     ) -> Result<DeliveryReport, SendError> {
-        let (route, mut spread) = self.begin(topic, payload, but)?;
+        let (route, mut report) = self.begin(topic, payload, but)?;
         for peer in &route.peers {
-            spread.add(peer.broadcast(topic, payload).is_ok());
+            report.add(peer.broadcast(topic, payload).is_ok());
         }
-        Ok(self.counted(spread))
+        Ok(self.counted(report))
     }
 
     /// Likewise; waits for room where there is none.
@@ -244,11 +244,11 @@ impl Topics {
         payload: &Bytes,
         but: Option<u64>,
     ) -> Result<DeliveryReport, SendError> {
-        let (route, mut spread) = self.begin(topic, payload, but)?;
+        let (route, mut report) = self.begin(topic, payload, but)?;
         for peer in &route.peers {
-            spread.add(peer.when_room(|| peer.broadcast(topic, payload)).await.is_ok());
+            report.add(peer.when_room(|| peer.broadcast(topic, payload)).await.is_ok());
         }
-        Ok(self.counted(spread))
+        Ok(self.counted(report))
     }
 
     /// A broadcast that has reached this node, and the way it goes on.
@@ -260,15 +260,15 @@ impl Topics {
     ) -> Result<(Routed, DeliveryReport), SendError> {
         check(payload)?;
         let route = self.route(topic);
-        let spread = self.here(&route.local, topic, payload, but);
-        Ok((route, spread))
+        let report = self.here(&route.local, topic, payload, but);
+        Ok((route, report))
     }
 
-    fn counted(&self, spread: DeliveryReport) -> DeliveryReport {
-        if spread.missed > 0 {
-            self.metrics.add(Count::Door, "overloaded", spread.missed as u64);
+    fn counted(&self, report: DeliveryReport) -> DeliveryReport {
+        if report.missed > 0 {
+            self.metrics.add(Count::Door, "overloaded", report.missed as u64);
         }
-        spread
+        report
     }
 
     /// To the subscribers on one node.

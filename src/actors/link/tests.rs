@@ -233,7 +233,7 @@ async fn two_nodes_link_talk_and_part() {
     let (done, said) = oneshot::channel();
     b.bus.on_events("test", move |_| {});
     // Both go through b's Bus, in order with the subscription above.
-    a.bus.tell(&b.name, Topic::network_peers(), b"hi".to_vec());
+    a.bus.send(&b.name, Topic::network_peers(), b"hi".to_vec());
     let told = next(&mut heard).await;
     assert_eq!((told.from, &*told.payload), (a.name.clone(), b"hi".as_slice()));
 
@@ -245,7 +245,7 @@ async fn two_nodes_link_talk_and_part() {
     let end = b.news().await;
     assert_eq!(ended(&end), Some((inbound, &LinkEnd::Goodbye(Parting::Left))), "{end:?}");
     until("the outlet is gone", || {
-        b.bus.tell(&a.name, Topic::network_peers(), vec![]);
+        b.bus.send(&a.name, Topic::network_peers(), vec![]);
         counted(&b.metrics, "door_messages", "not_linked") > 0
     })
     .await;

@@ -101,15 +101,15 @@ async fn words_go_out_of_one_door_and_in_at_the_other() {
     let (bus, _root, metrics) = alone().await;
     let topic = Topic::network_peers();
     let mut wire = Wire::open(&bus, "b@h");
-    bus.tell(&peer(), topic.clone(), b"hi".to_vec());
-    bus.tell(&name("c@h"), topic.clone(), vec![]);
-    bus.tell(&peer(), topic.clone(), vec![0; MAX_PAYLOAD]);
+    bus.send(&peer(), topic.clone(), b"hi".to_vec());
+    bus.send(&name("c@h"), topic.clone(), vec![]);
+    bus.send(&peer(), topic.clone(), vec![0; MAX_PAYLOAD]);
     let sent = wire.next().await;
     assert_eq!(wire.try_words(), None);
     // Whoever finds no room is refused, and what waits stays in order.
     let mut told = 1;
     while counted(&metrics, "door_messages", "overloaded") == 0 {
-        bus.tell(&peer(), topic.clone(), vec![0; 60_000]);
+        bus.send(&peer(), topic.clone(), vec![0; 60_000]);
         told += 1;
     }
     assert!((6..=10).contains(&told), "{told} messages of 60 kB in half a megabyte");
@@ -207,7 +207,7 @@ async fn after_a_restart_nobody_listens_and_subscriptions_and_links_stay() {
     assert!(
         matches!(message, Some(Received::Message(Message { payload, .. })) if payload == "still")
     );
-    bus.tell(&peer(), Topic::network_peers(), vec![1]);
+    bus.send(&peer(), Topic::network_peers(), vec![1]);
     assert_eq!(parts(&wire.next().await), (Topic::network_peers(), vec![1]));
     root.stop().await;
 }
@@ -219,11 +219,11 @@ async fn a_link_that_is_down_takes_its_own_outlet_and_no_other() {
     let mut second = Wire::open(&bus, "b@h");
     assert!(first.outlet.is_closed(), "the newer link took its place");
     bus.exchange().topics.down(&first.outlet, DownReason::LinkLost);
-    bus.tell(&peer(), Topic::network_peers(), vec![1]);
+    bus.send(&peer(), Topic::network_peers(), vec![1]);
     assert!(second.try_words().is_some(), "the end of the old link is not that of the new");
     bus.exchange().topics.down(&second.outlet, DownReason::LinkLost);
     assert!(second.outlet.is_closed());
-    bus.tell(&peer(), Topic::network_peers(), vec![1]);
+    bus.send(&peer(), Topic::network_peers(), vec![1]);
     assert_eq!(counted(&metrics, "door_messages", "not_linked"), 1);
 }
 

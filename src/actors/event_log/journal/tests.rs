@@ -56,7 +56,7 @@ impl World {
 }
 
 /// What each event says: its number, if all went well.
-fn said(Recorded { event, .. }: &Recorded) -> u64 {
+fn number(Recorded { event, .. }: &Recorded) -> u64 {
     if let Event::Paused { millis } = event { *millis } else { panic!("{event:?}") }
 }
 
@@ -76,7 +76,7 @@ async fn numbers_go_on_in_the_next_life_and_old_events_are_read_with_new_ones() 
     assert_eq!((none.events, none.next), (vec![], 8));
     world.journal.write().expect("writes");
     let kept = world.journal.read(after).await;
-    assert_eq!(kept.events.iter().map(said).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
+    assert_eq!(kept.events.iter().map(number).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
     let stamps: Vec<_> = kept.events.iter().map(|event| event.stamp).collect();
     assert!(stamps.is_sorted_by(|one, other| one < other), "{stamps:?}");
     let verified = world.journal.verify().await.expect("sound");
@@ -94,7 +94,7 @@ async fn who_follows_gets_what_is_stored_then_what_waits_and_then_what_comes() {
     let mut following = world.journal.follow(Some(3));
     for seq in 4..=many + 2 {
         let kept = following.recv().await.expect("runs");
-        assert_eq!((kept.seq, said(&kept)), (seq, seq));
+        assert_eq!((kept.seq, number(&kept)), (seq, seq));
     }
     world.note(many + 3..=many + 3);
     assert_eq!(following.recv().await.expect("runs").seq, many + 3);
@@ -126,7 +126,7 @@ async fn a_commit_that_succeeded_although_it_seemed_to_fail_is_not_written_again
     world.journal.0.chain.append(&waiting).expect("writes");
     world.journal.write().expect("writes");
     let kept = world.journal.0.chain.after(0, 99, |_| true).expect("reads");
-    assert_eq!(kept.iter().map(said).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert_eq!(kept.iter().map(number).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
 }
 
 #[tokio::test]

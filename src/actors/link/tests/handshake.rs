@@ -144,7 +144,7 @@ impl Node {
     /// As `existing`, but keeps the attempts: links are what Bus has an outlet for.
     async fn existing_now(&self) -> Vec<()> {
         let before = counted(&self.metrics, "door_messages", "not_linked");
-        self.bus.tell(&name("b@127.0.0.1"), Topic::network_peers(), vec![]);
+        self.bus.send(&name("b@127.0.0.1"), Topic::network_peers(), vec![]);
         until("tried", || counted(&self.metrics, "door_messages", "not_linked") > before).await;
         Vec::new()
     }
@@ -166,7 +166,7 @@ async fn an_accepted_dialer_that_confirms_is_established() {
     node.link.proceed(attempt);
     // From here on the stream speaks in frames; the first are ractor's or none, until we part.
     until("linked", || {
-        node.bus.tell(id.name(), Topic::network_peers(), vec![7]);
+        node.bus.send(id.name(), Topic::network_peers(), vec![7]);
         counted(&node.metrics, "door_messages", "sent") > 0
     })
     .await;

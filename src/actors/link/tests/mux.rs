@@ -62,7 +62,7 @@ fn whole(message: &[u8]) -> Vec<u8> {
 impl World {
     /// This node's actors tell the peer's something.
     fn tell(&self, payload: &[u8]) {
-        self.bus.tell(&name(PEER), Topic::network_peers(), payload.to_vec());
+        self.bus.send(&name(PEER), Topic::network_peers(), payload.to_vec());
     }
 
     async fn say(&mut self, lane: Lane, payload: &[u8]) {
