@@ -64,8 +64,8 @@ pub struct Vital {
 /// What the monitor shows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Signs {
-    /// How much this node distrusts its own clock: 0, healthy, to 8.
-    pub health: u32,
+    /// How much this node stretches its timeouts after it was late itself: 0, healthy, to 8.
+    pub local_health: u32,
     /// All peers' vital signs, by name.
     pub peers: BTreeMap<NodeName, Vital>,
 }
@@ -273,8 +273,8 @@ impl Inside {
             }
             self.fallen.remove(&peer);
             vital.round_trip = pulse.round_trip();
-            for beat in pulse.beats() {
-                self.input(Input::Beat(peer.clone(), beat));
+            for round_trip in pulse.pongs() {
+                self.input(Input::Pong(peer.clone(), round_trip));
             }
             self.input(Input::Heard(peer, heard));
         }
@@ -285,8 +285,8 @@ impl Inside {
         for (peer, vital) in &mut self.vitals {
             vital.phi = self.machine.phi(peer, now);
         }
-        let (health, peers) = (self.machine.health(), self.vitals.clone());
-        self.publish.send_replace(Arc::new(Signs { health, peers }));
+        let (local_health, peers) = (self.machine.local_health(), self.vitals.clone());
+        self.publish.send_replace(Arc::new(Signs { local_health, peers }));
     }
 
     fn linked(&mut self, peer: NodeName) {

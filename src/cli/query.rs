@@ -133,7 +133,7 @@ pub(super) fn status(args: &StatusArgs, out: &mut dyn Write) -> anyhow::Result<(
         return Ok(write_line!(out, "no peers known yet")?);
     }
     write_line!(out, "{}", majority(&status.majority))?;
-    if status.doubts_itself > 0 {
+    if status.local_health > 0 {
         write_line!(out, "was paused lately, and waits longer before it doubts others")?;
     }
     let mut table = Columns::new(&["PEER", "STATUS", "ADDRESS", "INCARNATION", "SINCE"]);

@@ -109,7 +109,7 @@ fn own(status: &NodeStatus) -> Vec<String> {
     if status.draining {
         lines.push("It sends clients to other nodes.".to_owned());
     }
-    if status.doubts_itself > 0 {
+    if status.local_health > 0 {
         lines.push("It was paused lately, and waits longer before it doubts others.".to_owned());
     }
     lines

@@ -52,8 +52,12 @@ fn node(view: &NodeView, gauges: &mut Gauges) {
         "Until when a certificate is valid, as Unix time",
         certificates,
     );
-    let doubt = f64::from(view.vitals.borrow().health);
-    gauges.one("xpando_self_doubt", "How much the node distrusts its own clock, 0 to 8", doubt);
+    let health = f64::from(view.vitals.borrow().local_health);
+    gauges.one(
+        "xpando_local_health",
+        "0: healthy; to 8: timeouts are stretched after a pause",
+        health,
+    );
     let clients = |count: &std::sync::atomic::AtomicUsize| count.load(Ordering::Relaxed) as f64;
     gauges.one(
         "xpando_draining",

@@ -52,8 +52,8 @@ pub struct NodeStatus {
     /// Whether it has a list by which clients' tokens are verified; without one all are refused.
     #[serde(default)]
     pub token_list: bool,
-    /// How much this node distrusts its own clock after a pause: 0, healthy, to 8.
-    pub doubts_itself: u32,
+    /// How much this node stretches its timeouts after a pause of its own: 0, healthy, to 8.
+    pub local_health: u32,
     /// Where another process uses its name, as it was heard of in the last 90 s.
     pub namesake: Option<SocketAddr>,
     /// The addresses it is to join at.

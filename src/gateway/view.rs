@@ -113,7 +113,7 @@ impl NodeView {
             degraded: self.degraded(),
             draining: self.clients.draining(),
             token_list: (self.token_list)(),
-            doubts_itself: self.vitals.borrow().health,
+            local_health: self.vitals.borrow().local_health,
             namesake,
             seeds: seeds.into_iter().map(Into::into).collect(),
             majority: majority(&self.peers.borrow()),

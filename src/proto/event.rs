@@ -298,7 +298,7 @@ pub enum Event {
         /// What is broken, when it can be told.
         broken: Option<Broken>,
     },
-    /// This node was away for a while (stopped, starved, asleep) and doubts itself first.
+    /// This node was away for a while (stopped, starved, asleep) and stretches its timeouts.
     Paused {
         /// For how many milliseconds.
         millis: u64,

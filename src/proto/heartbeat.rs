@@ -4,9 +4,16 @@
 //! inbound byte as life, and turns silence first into doubt, then into a question to others, then
 //! into a verdict.
 //!
+//! # When silence is doubt
+//! A beat is answered at once, so an answer comes an interval after the one before it, later or earlier by what the round
+//! trip changed. The deviation of these changes, sampled of every watched peer, is that of the normal distribution behind
+//! phi; its mean is the interval and the acceptable pause. Phi reaches 8 at 5.3 deviations: after 4.1 s of silence on a
+//! steady link, after 5.6 s on the most jittery one, and after 4.5 s on one without enough samples.
+//!
 //! # Sources
 //! - Phi: Hayashibara et al., "The φ Accrual Failure Detector" (SRDS 2004), with the logistic
-//!   approximation of the normal distribution that Akka and Cassandra use.
+//!   approximation of the normal distribution and the parameters of Akka.
+//! - Jitter as the difference of successive transit times: RFC 3550, section 6.4.1.
 //! - Indirect probes and suspicion: Das, Gupta, Motivala, "SWIM" (DSN 2002).
 //! - Self-health: Dadgar, Phillips, Currey, "Lifeguard" (DSN 2018): a node that was itself late
 //!   distrusts its own clock first and stretches its timeouts.
@@ -32,6 +39,7 @@
 //! 2. Only a linked peer is watched, suspect, or declared silent; a new link starts from nothing.
 //! 3. After a pause of this node no peer is worse off than at the last tick before it.
 //! 4. Memory is bounded: 200 samples a watched peer, one open question a suspect.
+//! 5. Whatever was sampled, doubt begins after 4 to 5.6 s of silence, longer only by what `local_health` stretches.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -48,26 +56,26 @@ pub struct Config {
     pub interval: Duration,
     /// Doubt from this phi on.
     pub phi: f64,
-    /// Samples of beat intervals kept per peer.
-    pub window: usize,
-    /// Below this many samples the interval itself is the estimate.
-    pub samples: usize,
-    /// The smallest standard deviation believed.
-    pub sigma: Duration,
+    /// Samples kept of each watched peer.
+    pub max_samples: usize,
+    /// Below this many, a tenth of the interval is the deviation.
+    pub min_samples: usize,
+    /// The smallest standard deviation of round trips believed.
+    pub min_std_deviation: Duration,
     /// The largest one: a peer that was disturbed before is still found silent in time.
-    pub most_sigma: Duration,
-    /// Silence that is acceptable beyond the mean interval.
-    pub pause: Duration,
+    pub max_std_deviation: Duration,
+    /// Silence that is acceptable beyond the interval.
+    pub acceptable_pause: Duration,
     /// How soon a peer that another node doubts has to answer a beat.
     pub answer: Duration,
     /// So many doubted at once are reason to check everybody.
-    pub many: usize,
+    pub mass_suspicion: usize,
     /// Peers asked about a suspect.
     pub probes: usize,
     /// How long a suspect can answer.
     pub suspicion: Duration,
     /// A tick this much later than asked for is a pause of this node.
-    pub late: Duration,
+    pub stall_threshold: Duration,
     /// Up to this many peers all are watched.
     pub all_up_to: usize,
     /// Above it, so many followers on the ring of names.
@@ -79,23 +87,23 @@ impl Default for Config {
         Self {
             interval: Duration::from_secs(1),
             phi: 8.0,
-            window: 200,
-            samples: 4,
-            sigma: Duration::from_millis(100),
-            most_sigma: Duration::from_millis(250),
-            pause: Duration::from_secs(3),
+            max_samples: 200,
+            min_samples: 4,
+            min_std_deviation: Duration::from_millis(20),
+            max_std_deviation: Duration::from_millis(300),
+            acceptable_pause: Duration::from_secs(3),
             answer: Duration::from_secs(1),
-            many: 3,
+            mass_suspicion: 3,
             probes: 3,
             suspicion: Duration::from_secs(4),
-            late: Duration::from_secs(1),
+            stall_threshold: Duration::from_secs(1),
             all_up_to: 12,
             watched: 9,
         }
     }
 }
 
-/// The most that this node distrusts itself; each step stretches its timeouts by an eighth.
+/// The worst `local_health`; each step stretches the timeouts by an eighth.
 const WORST_HEALTH: u32 = 8;
 
 /// What the machine hears.
@@ -107,8 +115,8 @@ pub enum Input {
     Unlinked(NodeName),
     /// Bytes of a peer arrived, last at this time.
     Heard(NodeName, Instant),
-    /// A beat of a peer arrived at this time.
-    Beat(NodeName, Instant),
+    /// A peer answered a beat after this time.
+    Pong(NodeName, Duration),
     /// Another peer says whether it hears a suspect.
     Answer {
         /// Who says so.
@@ -156,10 +164,12 @@ pub enum Output {
 #[derive(Debug)]
 struct Watch {
     heard: Instant,
-    last_beat: Option<Instant>,
-    intervals: VecDeque<Duration>,
-    /// Mean and deviation of `intervals` in seconds, once there are enough.
-    rhythm: Option<(f64, f64)>,
+    /// The last answer took this long.
+    round_trip: Option<Duration>,
+    /// By how many seconds each answer took longer than the one before it.
+    changes: VecDeque<f64>,
+    /// The deviation of `changes` in seconds, once there are enough.
+    deviation: Option<f64>,
     next_beat: Instant,
     doubt: Option<Doubt>,
     /// Watched out of turn, because another node doubts this peer: by when it has to answer.
@@ -184,7 +194,7 @@ pub struct Heartbeat {
     watches: BTreeMap<NodeName, Watch>,
     /// When the next tick is due.
     due: Option<Instant>,
-    health: u32,
+    local_health: u32,
     healed: Option<Instant>,
     /// When everybody was last checked.
     checked: Option<Instant>,
@@ -203,7 +213,7 @@ impl Heartbeat {
             linked,
             watches,
             due: None,
-            health: 0,
+            local_health: 0,
             healed: None,
             checked: None,
         }
@@ -211,7 +221,7 @@ impl Heartbeat {
 
     /// Takes one input and appends what follows from it.
     pub fn handle(&mut self, input: Input, now: Instant, out: &mut Vec<Output>) {
-        if let Input::Heard(name, _) | Input::Beat(name, _) = &input
+        if let Input::Heard(name, _) | Input::Pong(name, _) = &input
             && !self.watches.contains_key(name)
         {
             return; // above 12 peers that is most of what is heard
@@ -228,10 +238,11 @@ impl Heartbeat {
                 self.choose(now);
             }
             Input::Heard(name, at) => self.heard(&name, at, out),
-            Input::Beat(name, at) => {
-                self.heard(&name, at, out);
-                if let Some(watch) = self.watches.get_mut(&name) {
-                    watch.sample(at, &self.config);
+            Input::Pong(name, round_trip) => {
+                // What arrived during a stall of this node was not measured.
+                let stalled = self.late(now) >= self.config.stall_threshold;
+                if let Some(watch) = self.watches.get_mut(&name).filter(|_| !stalled) {
+                    watch.sample(round_trip, &self.config);
                 }
             }
             Input::Answer { from, about, hears } => {
@@ -276,10 +287,15 @@ impl Heartbeat {
         self.watches.get(name).map_or(0.0, |watch| self.phi_of(watch, now))
     }
 
-    /// How much this node distrusts itself, 0 to 8.
+    /// How much the timeouts of this node are stretched after it was late itself: 0, healthy, to 8.
     #[must_use]
-    pub fn health(&self) -> u32 {
-        self.health
+    pub fn local_health(&self) -> u32 {
+        self.local_health
+    }
+
+    /// How much later it is than a tick was due.
+    fn late(&self, now: Instant) -> Duration {
+        self.due.map_or(Duration::ZERO, |due| now.saturating_duration_since(due))
     }
 
     /// Whether a peer is watched now.
@@ -329,7 +345,7 @@ impl Heartbeat {
     /// Where several peers are doubted at once: has everybody answer, once in a while.
     fn check_all(&mut self, now: Instant) {
         let doubted = |watch: &&Watch| watch.doubt.is_some() || watch.answer_by.is_some();
-        let many = self.watches.values().filter(doubted).count() >= self.config.many;
+        let many = self.watches.values().filter(doubted).count() >= self.config.mass_suspicion;
         let rests = self.checked.is_some_and(|at| now < at + self.config.suspicion);
         if many && !rests && self.linked.len() > self.config.all_up_to {
             self.checked = Some(now);
@@ -340,11 +356,11 @@ impl Heartbeat {
     }
 
     fn tick(&mut self, now: Instant, out: &mut Vec<Output>) {
-        let late = self.due.map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
-        if late >= self.config.late {
+        let late = self.late(now);
+        if late >= self.config.stall_threshold {
             self.forgive(late, now, out);
         } else if self.healed.is_none_or(|at| now >= at + self.config.interval) {
-            self.health = self.health.saturating_sub(1);
+            self.local_health = self.local_health.saturating_sub(1);
             self.healed = Some(now);
         }
         self.beat(now, out);
@@ -358,11 +374,11 @@ impl Heartbeat {
     /// This node was away: whatever the others did meanwhile, it could not hear.
     fn forgive(&mut self, late: Duration, now: Instant, out: &mut Vec<Output>) {
         let steps = u32::try_from(late.as_secs()).unwrap_or(WORST_HEALTH).max(1);
-        self.health = (self.health + steps).min(WORST_HEALTH);
+        self.local_health = (self.local_health + steps).min(WORST_HEALTH);
         self.healed = Some(now);
         for (name, watch) in &mut self.watches {
             watch.heard = (watch.heard + late).min(now);
-            watch.last_beat = None;
+            watch.round_trip = None;
             watch.answer_by = watch.answer_by.map(|by| by + late);
             if let Some(doubt) = &mut watch.doubt {
                 doubt.since = (doubt.since + late).min(now);
@@ -445,16 +461,16 @@ impl Heartbeat {
     }
 
     fn stretch(&self, time: Duration) -> Duration {
-        time + time * self.health / WORST_HEALTH
+        time + time * self.local_health / WORST_HEALTH
     }
 
-    /// Mean (with the acceptable pause) and deviation of a peer's beats, in seconds.
+    /// Mean, with the acceptable pause, and deviation of the time between a peer's answers, in seconds.
     fn estimate(&self, watch: &Watch) -> (f64, f64) {
-        let (mean, sigma) = watch.rhythm.unwrap_or((self.config.interval.as_secs_f64(), 0.0));
-        // What a disturbance leaves in the samples must not put off the next doubt at will.
-        let mean = mean.min(self.config.interval.as_secs_f64() * 1.25);
-        let [least, most] = [self.config.sigma, self.config.most_sigma].map(|d| d.as_secs_f64());
-        (mean + self.stretch(self.config.pause).as_secs_f64(), sigma.clamp(least, most))
+        let Config { interval, min_std_deviation, max_std_deviation, .. } = &self.config;
+        let mean = *interval + self.stretch(self.config.acceptable_pause);
+        let deviation = watch.deviation.unwrap_or(interval.as_secs_f64() / 10.0);
+        let [min, max] = [min_std_deviation, max_std_deviation].map(Duration::as_secs_f64);
+        (mean.as_secs_f64(), deviation.clamp(min, max))
     }
 
     fn phi_of(&self, watch: &Watch, now: Instant) -> f64 {
@@ -467,7 +483,7 @@ impl Heartbeat {
     fn doubt_at(&self, watch: &Watch) -> Instant {
         let (mean, sigma) = self.estimate(watch);
         let silence = Duration::try_from_secs_f64(mean + self.sigmas * sigma);
-        let at = watch.heard + silence.unwrap_or(self.config.pause);
+        let at = watch.heard + silence.unwrap_or(self.config.acceptable_pause);
         watch.answer_by.map_or(at, |by| by.min(at))
     }
 }
@@ -476,33 +492,32 @@ impl Watch {
     fn new(now: Instant) -> Self {
         Self {
             heard: now,
-            last_beat: None,
-            intervals: VecDeque::new(),
-            rhythm: None,
+            round_trip: None,
+            changes: VecDeque::new(),
+            deviation: None,
             next_beat: now,
             doubt: None,
             answer_by: None,
         }
     }
 
-    fn sample(&mut self, at: Instant, config: &Config) {
-        if let Some(last) = self.last_beat.replace(at) {
-            self.intervals.push_back(at.saturating_duration_since(last));
-            if self.intervals.len() > config.window {
-                self.intervals.pop_front();
+    fn sample(&mut self, round_trip: Duration, config: &Config) {
+        let took = round_trip.as_secs_f64();
+        if let Some(last) = self.round_trip.replace(round_trip) {
+            self.changes.push_back(took - last.as_secs_f64());
+            if self.changes.len() > config.max_samples {
+                self.changes.pop_front();
             }
-            let enough = self.intervals.len() >= config.samples;
-            self.rhythm = enough.then(|| mean_and_deviation(&self.intervals));
+            let enough = self.changes.len() >= config.min_samples;
+            self.deviation = enough.then(|| deviation(&self.changes));
         }
     }
 }
 
-/// Of some samples, in seconds.
-fn mean_and_deviation(samples: &VecDeque<Duration>) -> (f64, f64) {
-    let count = samples.len() as f64;
-    let mean = samples.iter().map(Duration::as_secs_f64).sum::<f64>() / count;
-    let square = |sample: &Duration| (sample.as_secs_f64() - mean).powi(2);
-    (mean, (samples.iter().map(square).sum::<f64>() / count).sqrt())
+/// Of changes, whose mean is 0 in the long run.
+fn deviation(changes: &VecDeque<f64>) -> f64 {
+    let squares: f64 = changes.iter().map(|change| change * change).sum();
+    (squares / changes.len() as f64).sqrt()
 }
 
 /// How many deviations beyond the mean phi reaches `threshold`: the same for every mean and
@@ -542,6 +557,8 @@ mod tests {
     /// One monitor, peers that beat when told to, and a clock that runs from deadline to deadline.
     struct World {
         machine: Heartbeat,
+        /// When each peer last answered.
+        heard: BTreeMap<NodeName, Instant>,
         now: Instant,
         out: Vec<(Duration, Output)>,
         start: Instant,
@@ -551,7 +568,8 @@ mod tests {
         fn new(peers: &[&str]) -> Self {
             let start = start();
             let machine = Heartbeat::new(Config::default(), name("a@h"));
-            let mut world = Self { machine, now: start, out: Vec::new(), start };
+            let heard = BTreeMap::new();
+            let mut world = Self { machine, heard, now: start, out: Vec::new(), start };
             for peer in peers {
                 world.input(Input::Linked(name(peer)));
             }
@@ -565,7 +583,16 @@ mod tests {
             self.out.extend(out.into_iter().map(|output| (at, output)));
         }
 
-        /// Runs until `until`; each of `alive` beats every second.
+        /// A peer answers the beat of a second after the last one that it answered.
+        fn answers(&mut self, peer: &str) {
+            let interval = self.machine.config.interval;
+            let due = self.heard.insert(name(peer), self.now).map(|at| at + interval);
+            let round_trip = due.map_or(Duration::ZERO, |due| self.now - due.min(self.now));
+            self.input(Input::Pong(name(peer), round_trip));
+            self.input(Input::Heard(name(peer), self.now));
+        }
+
+        /// Runs until `until`; each of `alive` answers every second.
         fn run(&mut self, until: f64, alive: &[&str]) {
             let end = self.start + Duration::from_secs_f64(until);
             while self.now < end {
@@ -575,7 +602,7 @@ mod tests {
                 self.now = tick.unwrap_or(beat).max(self.now).min(end);
                 if self.now == beat {
                     for peer in alive {
-                        self.input(Input::Beat(name(peer), self.now));
+                        self.answers(peer);
                     }
                 } else {
                     self.input(Input::Tick);
@@ -640,6 +667,49 @@ mod tests {
         assert!(silent.last().is_some_and(|at| at - from - 3.0 < 10.0), "{silent:?}, {from}");
     }
 
+    /// Silence that is doubt, after answers that took these milliseconds.
+    fn patience(round_trips: impl IntoIterator<Item = u64>) -> f64 {
+        let mut world = World::new(&["b@h"]);
+        for millis in round_trips {
+            world.input(Input::Pong(name("b@h"), Duration::from_millis(millis)));
+        }
+        world.run(20.0, &[]);
+        let [suspect] = world.when(is_suspect)[..] else { panic!("one doubt") };
+        suspect
+    }
+
+    #[test]
+    fn doubt_comes_sooner_on_a_steady_link_and_later_on_a_jittery_one_within_bounds() {
+        let within = |range: std::ops::Range<f64>, found: f64| {
+            assert!(range.contains(&found), "{found} is not in {range:?}");
+        };
+        within(4.5..4.6, patience([]));
+        within(4.5..4.6, patience([5, 900, 5, 900])); // three changes are too few
+        // A long way is no jitter.
+        within(4.1..4.15, patience([2; 50]));
+        within(4.1..4.15, patience([800; 50]));
+        let jitter = |size: u64| patience((0..50).map(move |at| at % 2 * size));
+        let by_jitter = [20, 60, 120, 200, 280].map(jitter);
+        assert!(by_jitter.is_sorted_by(|less, more| less + 0.15 < *more), "{by_jitter:?}");
+        within(5.5..5.6, jitter(5_000));
+        // What is long past counts no more.
+        within(4.1..4.15, patience((0..20).map(|at| at % 2 * 900).chain([2; 201])));
+    }
+
+    #[test]
+    fn a_stall_of_this_node_is_no_jitter_of_its_peers() {
+        let mut world = World::new(&["b@h"]);
+        world.run(20.0, &["b@h"]);
+        world.now += Duration::from_secs(30);
+        world.answers("b@h");
+        world.input(Input::Tick);
+        let woken = (world.now - world.start).as_secs_f64();
+        world.run(woken + 20.0, &["b@h"]);
+        world.run(woken + 40.0, &[]);
+        let suspect = world.when(is_suspect);
+        assert!(suspect[0] - woken < 24.2, "as soon as on any steady link: {suspect:?}, {woken}");
+    }
+
     #[test]
     fn a_byte_within_the_suspicion_time_clears_the_doubt() {
         let mut world = World::new(&["b@h"]);
@@ -690,12 +760,12 @@ mod tests {
         world.run(10.0, &["b@h"]);
         world.now += Duration::from_secs(30);
         world.input(Input::Tick);
-        assert_eq!(world.machine.health(), 8);
+        assert_eq!(world.machine.local_health(), 8);
         let paused = (world.now - world.start).as_secs_f64();
         world.run(paused + 20.0, &[]);
         let suspect = world.when(is_suspect);
         assert!(suspect[0] - paused > 4.6, "doubts later than usual: {suspect:?}");
-        assert!(world.machine.health() < 8, "heals");
+        assert!(world.machine.local_health() < 8, "heals");
     }
 
     #[test]

@@ -71,7 +71,7 @@ fn status_as_json_has_exactly_the_documented_keys() {
         "degraded",
         "draining",
         "token_list",
-        "doubts_itself",
+        "local_health",
         "majority",
         "namesake",
         "seeds",

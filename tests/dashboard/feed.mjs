@@ -33,7 +33,7 @@ export function mesh(names, by = names[0]) {
   const link = (from, to) => ({ from, to, state: "online", rtt_ms: 0.5, phi: 0.1, since: now, reason: null });
   const majority = { held: true, here: names.length, known: names.length, missing: [] };
   return {
-    status: { name: by, id: "0", cluster: "0", incarnation: 1, listen: "127.0.0.1:4699", http: null, uptime_s: 5, doubts_itself: 0, majority, peers: names.filter((name) => name !== by).map(peer) },
+    status: { name: by, id: "0", cluster: "0", incarnation: 1, listen: "127.0.0.1:4699", http: null, uptime_s: 5, local_health: 0, majority, peers: names.filter((name) => name !== by).map(peer) },
     topology: { as_seen_by: by, version: 1, agreement: "0", nodes: names.map((name) => ({ name, status: "online", incarnation: 1 })), links: names.flatMap((from) => names.filter((to) => to !== from).map((to) => link(from, to))) },
   };
 }

@@ -35,7 +35,7 @@ const SETTLED: Micros = secs(30 + 5 + 10);
 /// Two nodes that reach each other are linked within this: the longest backoff, a turn among dials
 /// that hang (eight of 5 s on three of the four places), and a second round with the other address.
 const CONNECTED_WITHIN: Micros = secs(30 + 15 + 30);
-/// A peer without power: a beat and the pause (4 s), phi 8 at 5.3 sigma of 100 ms, suspicion (4 s),
+/// A peer without power: a beat and the pause (4 s), phi 8 at 5.3 deviations of 300 ms, suspicion (4 s),
 /// and the ticks in between.
 pub(crate) const SILENT_DEATH: Micros = secs(10);
 /// Above 12 peers most are told of the doubt, and give the peer a second before they share it.
@@ -309,7 +309,8 @@ fn silent_only_after_whole_suspicion(
 /// After a pause of this node no peer is worse off than before: it is heard before it is doubted.
 fn paused_node_accuses_nobody(world: &World, node: usize, peer: &NodeName) {
     let (from, until) = world.life(node).pause;
-    let late = Micros::try_from(heartbeat::Config::default().late.as_micros()).unwrap_or(0);
+    let late =
+        Micros::try_from(heartbeat::Config::default().stall_threshold.as_micros()).unwrap_or(0);
     let peer = world.index(peer);
     let well = world.path(node, peer).max(world.nodes[peer].well);
     let before = well.checked_add(secs(5)).is_some_and(|at| at < from);

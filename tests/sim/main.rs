@@ -19,8 +19,8 @@ use std::env;
 use std::ops::Range;
 
 use scenarios::{
-    actors, all_paused, clocks, cut_pairs, flapping, forgotten, forgotten_alive, formation,
-    foul_network, many, pause, power_loss, random_weather, restart, split, the_same_run,
+    actors, adaptation, all_paused, clocks, cut_pairs, flapping, forgotten, forgotten_alive,
+    formation, foul_network, many, pause, power_loss, random_weather, restart, split, the_same_run,
 };
 use world::Disk;
 
@@ -81,6 +81,8 @@ scenario!(power_loss_is_known_in_ten_seconds, 0..20, power_loss);
 scenario!(every_actor_starts_again, 0..10, actors);
 scenario!(forgotten_nodes_stay_forgotten, 0..10, forgotten);
 scenario!(forgotten_nodes_that_live_come_back, 0..10, forgotten_alive);
+scenario!(doubt_adapts_to_jitter, 0..5, |name, seed| adaptation(name, seed, 5));
+scenario!(doubt_adapts_above_twelve_peers_too, 0..3, |name, seed| adaptation(name, seed, 20));
 scenario!(flapping_link, 0..10, flapping);
 
 scenario!(fifty_nodes, 0..10, |name, seed| many(name, seed, 50, 20));

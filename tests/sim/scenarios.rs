@@ -1,5 +1,8 @@
 //! What is lived through.
 
+use std::ops::Range;
+use std::time::Duration;
+
 use rand::RngExt;
 
 use xpando_node::internals::proto::event::Status;
@@ -426,6 +429,36 @@ pub(crate) fn power_loss(scenario: &'static str, seed: u64) {
     world.run(pause);
     world.boot(node, Disk::Kept);
     whole_again(&mut world);
+}
+
+/// A host loses power: on jittery links it is doubted later than on steady ones, and on both known in time.
+pub(crate) fn adaptation(scenario: &'static str, seed: u64, nodes: usize) {
+    let doubted_after = |delay: Range<u64>| {
+        let mut world = whole(scenario, seed, nodes);
+        world.weather.delay = delay;
+        world.run(secs(60));
+        let node = world.random(0..nodes as u64) as usize;
+        world.crash(node, true);
+        let offline = |world: &World| everybody_sees(world, node, |s, _| s == Status::Offline);
+        let limit = if nodes > 13 { SILENT_DEATH + HEARSAY } else { SILENT_DEATH };
+        world.run_until("silent_peer_is_offline_within_ten_seconds", limit, offline);
+        let vitals = world.running().filter_map(|at| world.life(at).vitals.get(&node));
+        // Those that only another node's doubt made look give it a second.
+        let own = vitals.filter_map(|vital| vital.doubted_after).filter(|it| it.as_secs() > 1);
+        own.collect::<Vec<_>>()
+    };
+    let (steady, jittery) = (doubted_after(200..ms(3)), doubted_after(200..ms(250)));
+    let watchers = if nodes > 13 { 9 } else { nodes - 1 };
+    assert_eq!((steady.len(), jittery.len()), (watchers, watchers), "SIM_SEED={seed}");
+    let within = |all: &[Duration], from, to| {
+        let range = Duration::from_millis(from)..Duration::from_millis(to);
+        assert!(
+            all.iter().all(|it| range.contains(it)),
+            "SIM_SEED={seed}: {all:?} not in {range:?}"
+        );
+    };
+    within(&steady, 4100, 4200);
+    within(&jittery, 4400, 5600);
 }
 
 /// A pair that is cut off and healed again and again, and everybody else is undisturbed.

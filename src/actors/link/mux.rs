@@ -157,12 +157,9 @@ impl Incoming {
     fn control(&mut self, control: Control) -> Result<Option<LinkEnd>, String> {
         match control {
             Control::Goodbye(parting) => return Ok(Some(LinkEnd::Goodbye(parting))),
-            Control::Ping(number) => {
-                self.pulse.on_beat();
-                self.pulse.say(Control::Pong(number));
-            }
+            Control::Ping(number) => self.pulse.say(Control::Pong(number)),
             Control::Pong(number) => {
-                if let Some(took) = self.pulse.on_echo(number) {
+                if let Some(took) = self.pulse.on_pong(number) {
                     self.metrics.count(Count::Beats, "answered");
                     self.outlet.echoed(took);
                 }

@@ -15,8 +15,8 @@ use crate::proto::frame::Control;
 
 /// Round-trip times kept.
 const TIMES: usize = 128;
-/// Beats kept until they are asked for.
-const BEATS: usize = 16;
+/// Answers kept until they are asked for.
+const PONGS: usize = 16;
 
 /// The signs of one link. Times are microseconds since it began.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Pulse {
     /// The connection's address here and there.
     ends: Option<(SocketAddr, SocketAddr)>,
     heard: AtomicU64,
-    beats: Mutex<VecDeque<Instant>>,
+    pongs: Mutex<VecDeque<Duration>>,
     round_trips: Mutex<VecDeque<Duration>>,
 }
 
@@ -47,7 +47,7 @@ impl Pulse {
         ends: Option<(SocketAddr, SocketAddr)>,
     ) -> Self {
         let (began, heard) = (timer::now(), AtomicU64::new(0));
-        Self { began, control, ends, heard, beats: Mutex::default(), round_trips: Mutex::default() }
+        Self { began, control, ends, heard, pongs: Mutex::default(), round_trips: Mutex::default() }
     }
 
     /// Sends a beat.
@@ -73,11 +73,11 @@ impl Pulse {
         self.began + Duration::from_micros(self.heard.load(Ordering::Relaxed))
     }
 
-    /// When beats arrived, each told once: whoever samples them must neither miss one nor count one
+    /// The round trips of answers since the last call, each once: who samples them must neither miss one nor count one
     /// twice.
     #[must_use]
-    pub fn beats(&self) -> Vec<Instant> {
-        self.beats.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    pub fn pongs(&self) -> Vec<Duration> {
+        self.pongs.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
     }
 
     /// How long beats take there and back; `None` before the first came back.
@@ -101,22 +101,16 @@ impl Pulse {
         self.heard.store(self.micros(), Ordering::Relaxed);
     }
 
-    pub(super) fn on_beat(&self) {
-        let mut beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
-        beats.push_back(timer::now());
-        if beats.len() > BEATS {
-            beats.pop_front();
-        }
-    }
-
     /// A beat came back; how long that took. One that was never sent (in the future) is the peer's fault
     /// and ignored.
-    pub(super) fn on_echo(&self, sent: u64) -> Option<Duration> {
+    pub(super) fn on_pong(&self, sent: u64) -> Option<Duration> {
         let took = Duration::from_micros(self.micros().checked_sub(sent)?);
-        let mut times = self.round_trips.lock().unwrap_or_else(PoisonError::into_inner);
-        times.push_back(took);
-        if times.len() > TIMES {
-            times.pop_front();
+        for (times, kept) in [(&self.pongs, PONGS), (&self.round_trips, TIMES)] {
+            let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
+            times.push_back(took);
+            if times.len() > kept {
+                times.pop_front();
+            }
         }
         Some(took)
     }
@@ -131,32 +125,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_beat_is_told_once_and_an_echo_is_none() {
+    async fn every_answer_is_sampled_once() {
         let pulse = Pulse::new(mpsc::channel(1).0, None);
-        let mut at = Vec::new();
-        for _ in 0..2 {
-            wait(1000).await;
-            pulse.on_beat();
-            at.push(timer::now());
+        for millis in [30, 50] {
+            let sent = pulse.micros();
+            wait(millis).await;
+            pulse.on_pong(sent);
         }
         pulse.on_bytes();
-        pulse.on_echo(pulse.micros());
-        assert_eq!(pulse.beats(), at, "two within one look are two");
-        assert!(pulse.beats().is_empty());
-        (0..100).for_each(|_| pulse.on_beat());
-        assert_eq!(pulse.beats().len(), BEATS, "a flood is bounded");
+        assert_eq!(pulse.pongs(), [30, 50].map(Duration::from_millis), "two within one look");
+        assert!(pulse.pongs().is_empty());
+        (0..100).for_each(|_| drop(pulse.on_pong(0)));
+        assert_eq!(pulse.pongs().len(), PONGS, "a flood is bounded");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn round_trips_are_measured_and_echoes_of_the_future_are_not() {
+    async fn round_trips_are_measured_and_answers_of_the_future_are_not() {
         let pulse = Pulse::new(mpsc::channel(1).0, None);
         assert_eq!(pulse.round_trip(), None);
         for millis in 1..=200 {
             let sent = pulse.micros();
             wait(millis).await;
-            pulse.on_echo(sent);
+            pulse.on_pong(sent);
         }
-        pulse.on_echo(u64::MAX);
+        pulse.on_pong(u64::MAX);
         let trip = pulse.round_trip().expect("measured");
         let millis = |trip: Duration| trip.as_millis();
         assert_eq!((millis(trip.last), millis(trip.p50), millis(trip.p99)), (200, 136, 198));

@@ -71,7 +71,7 @@ fn top(view: &View, sight: &Sight) -> Paragraph<'static> {
         Span::styled(status.name.to_string(), Style::new().add_modifier(Modifier::BOLD)),
         Span::raw(format!("  life {}  {up}  ", status.incarnation)),
         Span::styled(format!("{online} of {known} online"), colour(online == known)),
-        Span::raw(format!("  doubts itself {}", status.doubts_itself)),
+        Span::raw(format!("  local health {}", status.local_health)),
     ]);
     let second = match &view.trouble {
         Some(trouble) => Line::styled(
@@ -230,7 +230,7 @@ mod tests {
         };
         let status: NodeStatus = serde_json::from_value(json!({
             "name": name(0), "id": "1", "cluster": "2", "incarnation": 3,
-            "listen": "127.0.0.1:1", "http": null, "uptime_s": 3661, "doubts_itself": 0,
+            "listen": "127.0.0.1:1", "http": null, "uptime_s": 3661, "local_health": 0,
             "specializations": [], "metadata": {}, "degraded": null,
             "majority": {"held": true, "here": 1, "known": 1, "missing": []},
             "peers": (1..=peers).map(peer).collect::<Vec<_>>(),

@@ -79,7 +79,7 @@ table! {
         "{peer} given up after {missed} missed beats (phi {phi:.1}){}{}{}",
         Names("; still heard by ", heard_by), Names("; not heard either by ", confirmed_by), cut(*broken);
     Paused { millis } "paused" Warn, None,
-        "this node was paused for {:.1} s; it doubts itself before others", *millis as f64 / 1e3;
+        "this node was paused for {:.1} s; its timeouts are longer for a while", *millis as f64 / 1e3;
     LinkReplaced { peer, incarnation } "link_replaced" Info, Some(peer),
         "{peer} link replaced by a newer one, incarnation {incarnation}";
     LinkLost { peer, cause } "link_lost" Info, Some(peer), "{peer} link lost: {cause}";

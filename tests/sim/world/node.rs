@@ -35,6 +35,8 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct Vital {
     pub(crate) suspect: bool,
+    /// How long it had been silent when the last doubt began.
+    pub(crate) doubted_after: Option<Duration>,
     heard: Option<Instant>,
     round_trip: Option<Duration>,
     phi: f64,
@@ -392,6 +394,10 @@ impl World {
                 let silence = evidence.silence;
                 self.note(node, || format!("suspects {peer} after {silence:?}"));
                 self.suspect(node, &peer, true);
+                let index = self.index(&peer);
+                if let Some(vital) = self.life_mut(node).vitals.get_mut(&index) {
+                    vital.doubted_after = Some(silence);
+                }
             }
             Output::Cleared(peer) => {
                 self.note(node, || format!("clears {peer}"));
@@ -460,14 +466,14 @@ impl World {
         let fresh: Vec<_> = self.life(node).outlets.iter().filter_map(fresh).collect();
         for (peer, at) in fresh {
             let pulse = &mut self.end_mut(at).pulse;
-            let (heard, beats) = (pulse.heard, std::mem::take(&mut pulse.beats));
+            let (heard, pongs) = (pulse.heard, std::mem::take(&mut pulse.pongs));
             let trip = pulse.round_trip();
             if let Some(vital) = self.life_mut(node).vitals.get_mut(&peer) {
                 (vital.heard, vital.round_trip) = (Some(heard), trip);
             }
             let name = self.nodes[peer].name.clone();
-            for beat in beats {
-                self.watch(node, heartbeat::Input::Beat(name.clone(), beat));
+            for round_trip in pongs {
+                self.watch(node, heartbeat::Input::Pong(name.clone(), round_trip));
             }
             self.watch(node, heartbeat::Input::Heard(name, heard));
         }

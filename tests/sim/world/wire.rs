@@ -27,7 +27,7 @@ const SILENCE: Micros = secs(20);
 /// What is on its way when acknowledgements stop still arrives.
 const IN_FLIGHT: Micros = ms(300);
 /// A segment that takes longer than this puts a pair into trouble. Beats come every second and the
-/// first doubt after 4.5 s of silence: what takes less than three is what the defaults must bear.
+/// first doubt after 4.1 s of silence: what takes less than three is what the defaults must bear.
 const BEARABLE: Micros = secs(3);
 /// Round trips kept of a link.
 const TRIPS: usize = 128;
@@ -84,7 +84,7 @@ pub(super) enum Stage {
 #[derive(Debug)]
 pub(super) struct Pulse {
     pub(super) heard: Instant,
-    pub(super) beats: Vec<Instant>,
+    pub(super) pongs: Vec<Duration>,
     trips: VecDeque<Duration>,
 }
 
@@ -315,7 +315,7 @@ impl World {
         let (life, last) = (self.life(node).number, self.now);
         let (inbox, stuck, hello) = (VecDeque::new(), VecDeque::new(), None);
         let heard = self.local(node);
-        let pulse = Pulse { heard, beats: Vec::new(), trips: VecDeque::new() };
+        let pulse = Pulse { heard, pongs: Vec::new(), trips: VecDeque::new() };
         End { node, life, attempt, stage, inbox, stuck, stalled: false, last, hello, pulse }
     }
 
@@ -523,13 +523,11 @@ impl World {
         }
         match word {
             Word::Goodbye(parting) => self.link_ended(at, LinkEnd::Goodbye(parting)),
-            Word::Ping(number) => {
-                self.end_mut(at).pulse.beats.push(now);
-                self.send(at, Word::Pong(number));
-            }
+            Word::Ping(number) => self.send(at, Word::Pong(number)),
             Word::Pong(sent) => {
                 let took = Duration::from_micros(self.micros(node).saturating_sub(sent));
-                let trips = &mut self.end_mut(at).pulse.trips;
+                let Pulse { pongs, trips, .. } = &mut self.end_mut(at).pulse;
+                pongs.push(took);
                 trips.push_back(took);
                 if trips.len() > TRIPS {
                     trips.pop_front();
