@@ -378,7 +378,6 @@ impl Heartbeat {
         self.healed = Some(now);
         for (name, watch) in &mut self.watches {
             watch.heard = (watch.heard + late).min(now);
-            watch.round_trip = None;
             watch.answer_by = watch.answer_by.map(|by| by + late);
             if let Some(doubt) = &mut watch.doubt {
                 doubt.since = (doubt.since + late).min(now);
