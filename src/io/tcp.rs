@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
+use rustix::net::sockopt::set_tcp_congestion;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
@@ -40,9 +41,9 @@ pub fn listen(address: SocketAddr, waiting: i32) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Small messages leave at once, and those that get lost are sent again without ever longer waits (as
-/// long as few are under way), which on a bad line would look like a dead peer; a cut network is
-/// noticed by the kernel.
+/// Small messages leave at once. One that gets lost is sent again without ever longer waits, as long as
+/// few are under way: on a bad line those would look like a dead peer. A cut network is noticed by the
+/// kernel.
 ///
 /// # Errors
 /// The system's; the connection is not usable.
@@ -51,6 +52,10 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_user_timeout(Some(SILENCE))?;
     socket.set_tcp_thin_linear_timeouts(true)?;
+    // Under BBR the kernel takes no stream for a thin one (it never leaves its initial slow start), so
+    // the option before has no effect. Where only an administrator may choose CUBIC, Reno is free.
+    let cubic = set_tcp_congestion(stream, "cubic");
+    cubic.or_else(|_| set_tcp_congestion(stream, "reno")).unwrap_or(());
     let keepalive = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE).with_retries(3);
     socket.set_tcp_keepalive(&keepalive)
 }
@@ -155,6 +160,18 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::net::TcpStream;
+
+    #[tokio::test]
+    async fn a_link_sends_again_without_ever_longer_waits_whatever_the_machine_prefers() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let address = listener.local_addr().expect("bound");
+        let stream = tokio::net::TcpStream::connect(address).await.expect("open");
+        set_tcp_congestion(&stream, "bbr").unwrap_or(()); // where this kernel has it
+        tune(&stream).expect("tuned");
+        assert!(SockRef::from(&stream).tcp_thin_linear_timeouts().expect("told"));
+        let algorithm = rustix::net::sockopt::tcp_congestion(&stream).expect("told");
+        assert!(["cubic", "reno"].contains(&algorithm.as_str()), "{algorithm}");
+    }
 
     #[test]
     fn the_kernel_tells_what_arrived_and_what_was_not_acknowledged() {
