@@ -26,9 +26,9 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
-use xpando_node::{Admission, Client, Doing, Handler, Node, Payload, Push, Reaction};
+use xpando_node::serde_json::{Map, Value};
+use xpando_node::{Admission, Client, Doing, Handler, HandlerError, Node, Payload, Push, Reaction};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -71,7 +71,7 @@ impl Handler for ByName {
         Box::pin(async move {
             let asks = |what: &str| params.get(what) == Some(&Value::Bool(true));
             if asks("deny") {
-                return Err(json!({ "reason": "denied" }));
+                return Err("denied".into());
             }
             if asks("crash") {
                 crash();
@@ -86,11 +86,15 @@ impl Handler for ByName {
         })
     }
 
-    fn push<'a>(&'a self, _client: &'a Client, push: &'a Push) -> Doing<'a, Reaction> {
+    fn push<'a>(
+        &'a self,
+        _client: &'a Client,
+        push: &'a Push,
+    ) -> Doing<'a, Result<Reaction, HandlerError>> {
         Box::pin(async move {
-            match push.event.as_str() {
+            Ok(match push.event.as_str() {
                 "echo" => Reaction::Reply(push.payload.clone()),
-                "fail" => Reaction::refuse("as you wish"),
+                "fail" => Err("as you wish")?,
                 "silent" => Reaction::Silent,
                 "slow" => {
                     let told = match &push.payload {
@@ -103,8 +107,8 @@ impl Handler for ByName {
                 "shout" => Reaction::Broadcast,
                 "crash" => crash(),
                 "close" => Reaction::Close,
-                _ => Reaction::refuse("no such event"),
-            }
+                _ => Err("no such event")?,
+            })
         })
     }
 

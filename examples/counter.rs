@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use xpando_node::{Door, Event, Node, Received, Status};
+use xpando_node::{Event, Node, NodeHandle, Received, Status};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// The largest count heard of each node.
@@ -56,17 +56,17 @@ async fn main() -> Result<(), Failure> {
 }
 
 /// Counts until so many nodes have the same total.
-async fn count(door: &Door, up: u64, nodes: usize) -> Result<(), Failure> {
-    let me = door.name().to_string();
+async fn count(node: &NodeHandle, up: u64, nodes: usize) -> Result<(), Failure> {
+    let me = node.name().to_string();
     let counts = Arc::new(Mutex::new(Counts::from([(me.clone(), 0)])));
     let known = counts.clone();
-    let _serving = door.serve_typed("counter", move |_from, ()| {
+    let _serving = node.serve_typed("counter", move |_from, ()| {
         let known = lock(&known).clone();
         async move { Ok(known) }
     })?;
     // In this order: who comes between the two is heard of twice, and never not at all.
-    let (mut said, mut events) = (door.subscribe("counter:counts")?, door.events());
-    ask_all(door, &counts);
+    let (mut said, mut events) = (node.subscribe("counter:counts")?, node.events());
+    ask_all(node, &counts);
     let (mut totals, mut farewells) = (Counts::new(), 0);
     let mut ticks = tokio::time::interval(TICK);
     let final_total = up * nodes as u64;
@@ -79,7 +79,7 @@ async fn count(door: &Door, up: u64, nodes: usize) -> Result<(), Failure> {
                     *mine = up.min(*mine + 1);
                     (*mine, counts.values().sum())
                 };
-                door.publish_typed("counter:counts", &Said { count, total }).await?;
+                node.publish_typed("counter:counts", &Said { count, total }).await?;
                 farewells += u32::from(total == final_total);
             }
             received = said.recv() => match received {
@@ -94,9 +94,9 @@ async fn count(door: &Door, up: u64, nodes: usize) -> Result<(), Failure> {
             },
             event = events.recv() => match event {
                 Some(Event::PeerOnline { peer, .. }) => {
-                    tokio::spawn(ask(door.clone(), peer.to_string(), counts.clone()));
+                    tokio::spawn(ask(node.clone(), peer.to_string(), counts.clone()));
                 }
-                Some(Event::EventsMissed { .. }) => ask_all(door, &counts),
+                Some(Event::EventsMissed { .. }) => ask_all(node, &counts),
                 Some(_) => {}
                 None => return Err("the node has ended".into()),
             },
@@ -110,18 +110,18 @@ async fn count(door: &Door, up: u64, nodes: usize) -> Result<(), Failure> {
 }
 
 /// Asks every node that is online.
-fn ask_all(door: &Door, counts: &Arc<Mutex<Counts>>) {
-    let members = door.members();
+fn ask_all(node: &NodeHandle, counts: &Arc<Mutex<Counts>>) {
+    let members = node.members();
     for row in members.borrow().iter().filter(|row| row.peer.status == Status::Online) {
-        tokio::spawn(ask(door.clone(), row.peer.name.to_string(), counts.clone()));
+        tokio::spawn(ask(node.clone(), row.peer.name.to_string(), counts.clone()));
     }
 }
 
 /// Asks a node for all it knows. One that is no counter, or gone again, has nothing to say; who does not
 /// answer in time is heard at its next count.
-async fn ask(door: Door, peer: String, counts: Arc<Mutex<Counts>>) {
+async fn ask(node: NodeHandle, peer: String, counts: Arc<Mutex<Counts>>) {
     let to = format!("counter@{peer}");
-    if let Ok(known) = door.call_typed::<_, Counts>(&to, &(), WITHIN).await {
+    if let Ok(known) = node.call_typed::<_, Counts>(&to, &(), WITHIN).await {
         merge(&counts, known);
     }
 }

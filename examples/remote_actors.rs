@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use ractor_cluster::RactorClusterMessage;
-use xpando_node::{Door, Node, Status};
+use xpando_node::{Node, NodeHandle, Status};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -82,10 +82,10 @@ async fn main() -> Result<(), Failure> {
 }
 
 /// Offers an adder until whoever asks has come and gone.
-async fn add(door: &Door) -> Result<(), Failure> {
+async fn add(node: &NodeHandle) -> Result<(), Failure> {
     let (adder, _ended) = Actor::spawn(None, Adder, ()).await?;
-    door.exchange().join_group(&"adders".parse()?, &adder);
-    let (mut members, mut came) = (door.members(), false);
+    node.exchange().join_group(&"adders".parse()?, &adder);
+    let (mut members, mut came) = (node.members(), false);
     loop {
         let asks = members
             .borrow_and_update()
@@ -102,12 +102,12 @@ async fn add(door: &Door) -> Result<(), Failure> {
 }
 
 /// Tells all adders the same numbers and prints their sums.
-async fn ask(door: &Door, up: u64, adders: usize) -> Result<(), Failure> {
+async fn ask(node: &NodeHandle, up: u64, adders: usize) -> Result<(), Failure> {
     let group = "adders".parse()?;
-    let mut found = door.exchange().group::<Adding>(&group);
+    let mut found = node.exchange().group::<Adding>(&group);
     while found.len() < adders {
         tokio::time::sleep(TICK).await;
-        found = door.exchange().group(&group);
+        found = node.exchange().group(&group);
     }
     found.sort_by_key(|adder| adder.node().to_string());
     for adder in &found {

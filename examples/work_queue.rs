@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use xpando_node::{CallError, Door, DoorError, Node, NodeName};
+use xpando_node::{CallError, Node, NodeError, NodeHandle, NodeName};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Queue = Arc<Mutex<VecDeque<Job>>>;
@@ -59,15 +59,15 @@ async fn main() -> Result<(), Failure> {
 
 /// Does one job at a time and remembers what came out: a second attempt at a job, whose first answer was
 /// lost with a link or came too late, is answered from memory.
-async fn work(door: &Door) -> Result<(), Failure> {
-    let mut over = door.subscribe("work:over")?;
+async fn work(node: &NodeHandle) -> Result<(), Failure> {
+    let mut over = node.subscribe("work:over")?;
     let done = Arc::new(Mutex::new(Results::new()));
     let (memory, counted) = (done.clone(), done.clone());
-    let _counting = door.serve_typed("work:done", move |_from, ()| {
+    let _counting = node.serve_typed("work:done", move |_from, ()| {
         let counted = counted.clone();
         async move { Ok(counted.lock().await.len()) }
     })?;
-    let _working = door.serve_typed("work", move |_from, job: Job| {
+    let _working = node.serve_typed("work", move |_from, job: Job| {
         let memory = memory.clone();
         async move {
             let mut memory = memory.lock().await;
@@ -76,7 +76,7 @@ async fn work(door: &Door) -> Result<(), Failure> {
         }
     })?;
     over.recv().await;
-    println!("{} did {} jobs", door.name(), done.lock().await.len());
+    println!("{} did {} jobs", node.name(), done.lock().await.len());
     Ok(())
 }
 
@@ -85,8 +85,8 @@ fn primes(below: u64) -> u64 {
     (2..below).filter(prime).count() as u64
 }
 
-async fn queue(door: &Door, jobs: u64, wanted: usize) -> Result<(), Failure> {
-    while door.lookup("work")?.len() < wanted {
+async fn queue(node: &NodeHandle, jobs: u64, wanted: usize) -> Result<(), Failure> {
+    while node.lookup("work")?.len() < wanted {
         tokio::time::sleep(PAUSE).await;
     }
     let queue: Queue = Arc::default();
@@ -95,8 +95,8 @@ async fn queue(door: &Door, jobs: u64, wanted: usize) -> Result<(), Failure> {
     // Who gave up a worker left its job in the queue, for those that are there then.
     while !queue.lock().await.is_empty() {
         let mut lanes = JoinSet::new();
-        for worker in door.lookup("work")? {
-            let lane = || feed(door.clone(), worker.clone(), queue.clone());
+        for worker in node.lookup("work")? {
+            let lane = || feed(node.clone(), worker.clone(), queue.clone());
             (0..LANES).for_each(|_| drop(lanes.spawn(lane())));
         }
         while let Some(lane) = lanes.join_next().await {
@@ -105,13 +105,13 @@ async fn queue(door: &Door, jobs: u64, wanted: usize) -> Result<(), Failure> {
         tokio::time::sleep(PAUSE).await;
     }
     let (mut done, mut watches) = (0, Vec::new());
-    for worker in door.lookup("work")? {
-        done += door.call_typed::<_, u64>(&format!("work:done@{worker}"), &(), WITHIN).await?;
-        watches.push(door.watch("work", &worker)?);
+    for worker in node.lookup("work")? {
+        done += node.call_typed::<_, u64>(&format!("work:done@{worker}"), &(), WITHIN).await?;
+        watches.push(node.watch("work", &worker)?);
     }
     let primes: u64 = results.values().sum();
     println!("{} jobs, {done} done by {wanted} workers, {primes} primes", results.len());
-    door.publish("work:over", "").await?;
+    node.publish("work:over", "").await?;
     for watch in watches {
         watch.gone().await; // until then a goodbye could overtake what was published
     }
@@ -119,20 +119,20 @@ async fn queue(door: &Door, jobs: u64, wanted: usize) -> Result<(), Failure> {
 }
 
 /// Gives jobs to one worker until none is left or the worker is gone.
-async fn feed(door: Door, worker: NodeName, queue: Queue) -> Result<Results, DoorError> {
+async fn feed(node: NodeHandle, worker: NodeName, queue: Queue) -> Result<Results, NodeError> {
     use CallError::*;
     let (to, mut results, mut missing) = (format!("work@{worker}"), Results::new(), 0);
     while let Some(job) = { queue.lock().await.pop_front() } {
         let result = loop {
-            match door.call_typed(&to, &job, WITHIN).await {
+            match node.call_typed(&to, &job, WITHIN).await {
                 Ok(result) => break result,
                 // `Overloaded`: nothing was done, and there may be room soon. The others: it may have been
                 // done; only this worker knows, so only it may be asked again.
-                Err(DoorError::Call(Overloaded | OutcomeUnknown | DeadlinePassed)) => {}
+                Err(NodeError::Call(Overloaded | OutcomeUnknown | DeadlinePassed)) => {}
                 // Nothing was done this time, but perhaps at an attempt before: the job stays with this
                 // worker while its link is mended. A worker gone for good took its memory along; then
                 // its job may be done twice, which is the price of getting it done.
-                Err(DoorError::Call(NotConnected | NoSuchName)) => {
+                Err(NodeError::Call(NotConnected | NoSuchName)) => {
                     missing += 1;
                     if missing == PATIENCE {
                         queue.lock().await.push_back(job);

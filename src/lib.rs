@@ -18,8 +18,8 @@ use internals::{actors, gateway, io, node, proto};
 // The node, and what it is asked and answers.
 pub use crate::actors::channel_router::Publisher;
 pub use crate::actors::exchange::{
-    DeliveryReport, Exchange, Message, OverflowPolicy, Received, RemoteActor, Reply, Request,
-    Serving, Subscription, Watch,
+    DeliveryReport, Exchange, HandlerError, Message, OverflowPolicy, Received, RemoteActor, Reply,
+    Request, Serving, Subscription, Watch,
 };
 pub use crate::actors::news::Events;
 pub use crate::actors::node_manager::{Row, View};
@@ -27,7 +27,7 @@ pub use crate::actors::node_manager::{Row, View};
 pub use crate::gateway::channels::handler::{Admission, Client, Doing, Handler, Push, Reaction};
 #[cfg(feature = "testkit")]
 pub use crate::node::testkit;
-pub use crate::node::{Builder, Door, Node, QUIET};
+pub use crate::node::{Builder, Node, NodeHandle, QUIET};
 pub use crate::proto::channel::{Json, Payload};
 pub use crate::proto::event::{Event, Reason, Status};
 pub use crate::proto::membership::{Majority, PeerView};
@@ -44,7 +44,7 @@ pub use crate::io::places::NoPlace;
 pub use crate::io::sockets::SocketError;
 pub use crate::io::store::StoreError;
 pub use crate::io::tls::{TlsError, WebError};
-pub use crate::node::{DoorError, StartError};
+pub use crate::node::{NodeError, StartError, TooFew};
 pub use crate::proto::codec::CodecError;
 pub use crate::proto::interest::TooMany;
 pub use crate::proto::node::NameError;
@@ -53,6 +53,7 @@ pub use crate::proto::topic::AddressError;
 // Of other crates: what signatures name. An actor must be one of this version of ractor.
 pub use bytes::Bytes;
 pub use ractor;
+pub use serde_json;
 
 /// What [`Builder`] has no word for: [`Node::start`] takes it.
 pub mod config {
@@ -73,7 +74,7 @@ pub mod config {
 /// What most services name: `use xpando_node::prelude::*`.
 pub mod prelude {
     pub use crate::{
-        Bytes, Door, DoorError, Node, NodeName, Received, Request, Serving, Status, Subscription,
-        View,
+        Bytes, HandlerError, Node, NodeError, NodeHandle, NodeName, Received, Request, Serving,
+        Status, Subscription, View,
     };
 }

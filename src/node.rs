@@ -4,7 +4,7 @@
 //! is one clear error before anything runs, and then starts the supervision tree of `tree`. One
 //! node per process: ractor's registries are process-wide.
 //!
-//! A service that embeds a node starts it with [`Node::builder`] and talks through its [`Door`], which
+//! A service that embeds a node starts it with [`Node::builder`] and talks through its [`NodeHandle`], which
 //! the [`testkit`] has too:
 //!
 //! ```
@@ -69,7 +69,7 @@ mod builder;
 #[cfg(feature = "gateway")]
 mod clients;
 mod config;
-mod door;
+mod handle;
 mod listen;
 mod records;
 #[cfg(feature = "testkit")]
@@ -79,12 +79,12 @@ mod tree;
 pub use builder::Builder;
 pub use bytes::Bytes;
 pub use config::Config;
-pub use door::{Door, DoorError};
+pub use handle::{NodeError, NodeHandle, TooFew};
 
-// What the door speaks, so that a service finds everything here.
+// What the handle names, so that a service finds everything here.
 pub use crate::actors::exchange::{
-    CallError, DeliveryReport, Exchange, Message, OverflowPolicy, Received, RemoteActor, Reply,
-    Request, SendError, ServeError, Serving, Subscription, Watch,
+    CallError, DeliveryReport, Exchange, HandlerError, Message, OverflowPolicy, Received,
+    RemoteActor, Reply, Request, SendError, ServeError, Serving, Subscription, Watch,
 };
 pub use crate::actors::news::Events;
 pub use crate::actors::node_manager::{Row, View};
@@ -210,6 +210,9 @@ pub enum StartError {
     /// The names that every node serves.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// What [`Builder::linked`] waits for did not come. The node has left its cluster again.
+    #[error(transparent)]
+    TooFew(#[from] TooFew),
     /// An actor failed at its first start.
     #[error("cannot start: {0}")]
     Spawn(String),
@@ -252,12 +255,12 @@ impl Drop for OnlyNode {
     }
 }
 
-/// A running node. It is a [`Door`] with everything behind it. It stops when it is dropped, without the goodbyes of
+/// A running node. It is a [`NodeHandle`] with everything behind it. It stops when it is dropped, without the goodbyes of
 /// [`Node::shutdown`]: its peers see their links lost.
 #[derive(Debug)]
 #[must_use = "a node stops when it is dropped"]
 pub struct Node {
-    door: Door,
+    handle: NodeHandle,
     listen: SocketAddr,
     incarnation: Arc<AtomicU64>,
     http: Option<SocketAddr>,
@@ -282,10 +285,10 @@ impl std::fmt::Debug for StopHandle {
 }
 
 impl Deref for Node {
-    type Target = Door;
+    type Target = NodeHandle;
 
-    fn deref(&self) -> &Door {
-        &self.door
+    fn deref(&self) -> &NodeHandle {
+        &self.handle
     }
 }
 
@@ -379,7 +382,7 @@ impl Node {
     ) -> Result<Self, StartError> {
         let incarnation = parts.myself.incarnation.clone();
         let manager = NodeManager::new(&parts.metrics);
-        let door = Door::new(bus.clone(), manager.peers(), parts.registry.clone());
+        let handle = NodeHandle::new(bus.clone(), manager.peers(), parts.registry.clone());
         let (listen, http) = (parts.listen, parts.http.as_ref().map(|(_, address, _)| *address));
         let (files, journal, publisher) =
             (parts.files.clone(), parts.journal.clone(), parts.publisher.clone());
@@ -400,7 +403,7 @@ impl Node {
             publisher,
             #[cfg(feature = "gateway")]
             channels,
-            door,
+            handle,
             listen,
             incarnation,
             stop: StopHandle(manager),
@@ -427,10 +430,10 @@ impl Node {
     /// Gives topics to a handler: its clients are this service's. A later handler comes before an earlier one.
     ///
     /// # Errors
-    /// [`DoorError::Text`].
+    /// [`NodeError::Text`].
     #[cfg(feature = "gateway")]
-    pub fn channel(&self, pattern: &str, handler: impl Handler) -> Result<(), DoorError> {
-        self.channels.handlers().add(door::read(pattern)?, Arc::new(handler));
+    pub fn channel(&self, pattern: &str, handler: impl Handler) -> Result<(), NodeError> {
+        self.channels.handlers().add(handle::read(pattern)?, Arc::new(handler));
         Ok(())
     }
 
@@ -446,10 +449,10 @@ impl Node {
         Incarnation(self.incarnation.load(Ordering::Relaxed))
     }
 
-    /// Its door, to keep beside the node.
+    /// Its handle, for the parts of a service that outlive a borrow of the node.
     #[must_use]
-    pub fn door(&self) -> &Door {
-        &self.door
+    pub fn handle(&self) -> &NodeHandle {
+        &self.handle
     }
 
     /// Looks at once at the files that it follows anyway: certificates, keys, lists, sockets.
@@ -465,13 +468,13 @@ impl Node {
     /// Leaves the cluster: sends what waits, as far as that goes within a second, says goodbye to every
     /// peer, and stops.
     pub async fn shutdown(self) {
-        self.door.bus().announce(Event::NodeStopping);
+        self.handle.bus().announce(Event::NodeStopping);
         self.clients.drain(true);
-        if tokio::time::timeout(FLUSH, self.door.exchange().flushed()).await.is_err() {
+        if tokio::time::timeout(FLUSH, self.handle.exchange().flushed()).await.is_err() {
             tracing::warn!("not every peer took what was published");
         }
         let [(done, said), (noted, written)] = [oneshot::channel(), oneshot::channel()];
-        self.door.registry().close(noted);
+        self.handle.registry().close(noted);
         self.stop.0.stop(done);
         if tokio::time::timeout(GOODBYE, said).await.is_err() {
             tracing::warn!("not every peer took the goodbye in time");
@@ -485,7 +488,7 @@ impl Node {
             Err(_) => tracing::error!("the last events are not remembered: the disk hangs"),
         }
         self.root.stop().await;
-        tracing::info!(name = %self.door.name(), "stopped");
+        tracing::info!(name = %self.handle.name(), "stopped");
     }
 }
 

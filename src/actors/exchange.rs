@@ -29,7 +29,7 @@ mod queue;
 mod subscription;
 mod topics;
 
-pub use calls::{CallError, Reply, Request, ServeError, Serving, Watch};
+pub use calls::{CallError, HandlerError, Reply, Request, ServeError, Serving, Watch};
 pub use groups::RemoteActor;
 pub(crate) use outlet::Ticket;
 pub use outlet::{Outlet, SendError};

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -54,10 +53,9 @@ pub fn serve(view: &NodeView) -> Result<Serving, ServeError> {
     bus.exchange().serve(Name::history(), move |request| {
         let view = view.clone();
         async move {
-            let text = |error: serde_json::Error| error.to_string();
-            let query = serde_json::from_slice(&request.payload).map_err(text)?;
+            let query = serde_json::from_slice(&request.payload)?;
             let page = here(&view, query).await;
-            serde_json::to_vec(&page).map(Bytes::from).map_err(text)
+            Ok(serde_json::to_vec(&page)?.into())
         }
     })
 }

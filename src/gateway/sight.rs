@@ -29,7 +29,7 @@ pub fn serve(view: &NodeView) -> Result<Serving, ServeError> {
     let (view, bus) = (view.clone(), &view.bus);
     bus.exchange().serve(Name::sight(), move |_asked| {
         let sight = serde_json::to_vec(&view.sight());
-        async move { sight.map(Bytes::from).map_err(|error| error.to_string()) }
+        async move { Ok(sight?.into()) }
     })
 }
 

@@ -55,7 +55,7 @@ pub struct NodeView {
     pub nodes: watch::Receiver<Nodes>,
     /// What happened.
     pub journal: Journal,
-    /// The door.
+    /// The bus inside the node.
     pub bus: Bus,
     /// Counters.
     pub metrics: Metrics,

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use crate::actors::exchange::{Exchange, Received, Reply, Request, ServeError, Serving};
+use crate::actors::exchange::{
+    Exchange, HandlerError, Received, Reply, Request, ServeError, Serving,
+};
 use crate::actors::news::Bus;
 use crate::actors::timer;
 use crate::io::usage::{Usage, usage};
@@ -176,7 +178,7 @@ pub(super) fn serve(me: &NodeName, bus: &Bus) -> Result<Serving, ServeError> {
 }
 
 fn json(value: &impl Serialize) -> Reply {
-    serde_json::to_vec(value).map(Bytes::from).map_err(|error| error.to_string())
+    Ok(serde_json::to_vec(value)?.into())
 }
 
 fn used() -> Usage {
@@ -185,10 +187,9 @@ fn used() -> Usage {
 
 impl Bench {
     async fn obey(self: Arc<Self>, request: &Request, own: bool) -> Reply {
-        let order = serde_json::from_slice::<Order>(&request.payload);
-        let order = order.map_err(|error| error.to_string())?;
+        let order = serde_json::from_slice::<Order>(&request.payload)?;
         if !own && !order.is_for_all() {
-            return Err("only a node itself orders its load".to_owned());
+            return Err("only a node itself orders its load".into());
         }
         match order {
             Order::Sink(topic, subscribers) => self.sink(&topic, subscribers),
@@ -218,14 +219,13 @@ impl Bench {
     }
 
     fn sink(self: &Arc<Self>, topic: &str, subscribers: usize) -> Reply {
-        let topic = topic.parse::<Topic>().map_err(|error| error.to_string())?;
+        let topic = topic.parse::<Topic>()?;
         if subscribers > MOST {
-            return Err(format!("at most {MOST} subscribers"));
+            return Err(format!("at most {MOST} subscribers").into());
         }
         let (counts, mut tasks) = (Arc::<Counts>::default(), JoinSet::new());
         for _ in 0..subscribers {
-            let subscription = self.exchange.subscribe(topic.clone());
-            let mut subscription = subscription.map_err(|error| error.to_string())?;
+            let mut subscription = self.exchange.subscribe(topic.clone())?;
             let counts = counts.clone();
             tasks.spawn(async move {
                 while let Some(received) = subscription.recv().await {
@@ -241,8 +241,7 @@ impl Bench {
     }
 
     fn check(self: &Arc<Self>, pattern: &str) -> Reply {
-        let pattern = pattern.parse::<Pattern>().map_err(|error| error.to_string())?;
-        let subscription = self.exchange.subscribe(pattern).map_err(|error| error.to_string())?;
+        let subscription = self.exchange.subscribe(pattern.parse::<Pattern>()?)?;
         let (ledger, mut tasks) = (Arc::new(Mutex::new(Ledger::new())), JoinSet::new());
         tasks.spawn(numbered::keep(subscription, ledger.clone()));
         self.begin(Arc::default(), ledger, tasks);
@@ -287,14 +286,14 @@ impl Bench {
         Seen { messages, missed, usage: used() }
     }
 
-    async fn ask(&self, node: &NodeName) -> Result<Seen, String> {
+    async fn ask(&self, node: &NodeName) -> Result<Seen, HandlerError> {
         let address = Address { name: Name::bench(), node: Some(node.clone()) };
         let seen = self.exchange.call(&address, json(&Order::Seen)?, ANSWER).await;
         let seen = seen.map_err(|error| format!("{node}: {error}"))?;
-        serde_json::from_slice(&seen).map_err(|error| error.to_string())
+        Ok(serde_json::from_slice(&seen)?)
     }
 
-    async fn all(&self, load: &Load) -> Result<Vec<Seen>, String> {
+    async fn all(&self, load: &Load) -> Result<Vec<Seen>, HandlerError> {
         let mut all = Vec::new();
         for node in &load.to {
             all.push(self.ask(node).await?);
@@ -303,8 +302,8 @@ impl Bench {
     }
 
     /// Broadcasts, and calls beside them that tell how long others wait meanwhile.
-    async fn publish(self: Arc<Self>, load: Load) -> Result<Made, String> {
-        let topic = load.topic.parse::<Topic>().map_err(|error| error.to_string())?;
+    async fn publish(self: Arc<Self>, load: Load) -> Result<Made, HandlerError> {
+        let topic = load.topic.parse::<Topic>()?;
         let first = load.to.first().ok_or("to nobody")?.clone();
         if load.kind == Kind::Fanout {
             self.until_wanted(&topic, load.to.len()).await?;
@@ -333,13 +332,13 @@ impl Bench {
                 Err(_elapsed) => drop(self.all(&load).await?),
                 Ok(None) => break,
                 Ok(Some(task)) => {
-                    let (more, reached) = task.map_err(|error| error.to_string())??;
+                    let (more, reached) = task??;
                     (done, expected) = (done + more, expected + reached * load.subscribers);
                 }
             }
         }
         stop.store(true, Ordering::Relaxed);
-        let times = probe.await.map_err(|error| error.to_string())?;
+        let times = probe.await?;
         let (after, took) = self.drained(&load, &before, expected, start).await?;
         let sum = |of: fn(&Seen) -> u64| {
             after.iter().map(of).sum::<u64>() - before.iter().map(of).sum::<u64>()
@@ -357,7 +356,7 @@ impl Bench {
     }
 
     /// Waits until the sinks are known here.
-    async fn until_wanted(&self, topic: &Topic, nodes: usize) -> Result<(), String> {
+    async fn until_wanted(&self, topic: &Topic, nodes: usize) -> Result<(), HandlerError> {
         let deadline = timer::now() + ANSWER;
         while timer::now() < deadline {
             let report = self.exchange.try_publish(topic, Bytes::new());
@@ -366,7 +365,7 @@ impl Bench {
             }
             tokio::time::sleep(PROBE).await;
         }
-        Err("the sinks are not known here".to_owned())
+        Err("the sinks are not known here".into())
     }
 
     /// Waits until everything was delivered, or nothing more comes; when the last came.
@@ -376,7 +375,7 @@ impl Bench {
         before: &[Seen],
         expected: u64,
         start: Instant,
-    ) -> Result<(Vec<Seen>, Duration), String> {
+    ) -> Result<(Vec<Seen>, Duration), HandlerError> {
         let counted =
             |seen: &[Seen]| seen.iter().map(|seen| seen.messages + seen.missed).sum::<u64>();
         let (base, mut last, mut at) = (counted(before), 0, timer::now());
@@ -407,7 +406,7 @@ impl Bench {
         times
     }
 
-    async fn call(self: Arc<Self>, load: Load) -> Result<Made, String> {
+    async fn call(self: Arc<Self>, load: Load) -> Result<Made, HandlerError> {
         let first = load.to.first().ok_or("to nobody")?.clone();
         let (before, here) = (self.all(&load).await?, used());
         let to = echo(&first);
@@ -440,7 +439,7 @@ impl Bench {
         let mut made = Made::default();
         let mut times = Vec::new();
         while let Some(task) = tasks.join_next().await {
-            let (more, done, failed) = task.map_err(|error| error.to_string())?;
+            let (more, done, failed) = task?;
             times.extend(more);
             (made.done, made.failed) = (made.done + done, made.failed + failed);
         }
@@ -465,7 +464,7 @@ struct Publisher {
 
 impl Publisher {
     /// What was published, and how many nodes that reached in all.
-    async fn run(self, start: Instant) -> Result<(u64, u64), String> {
+    async fn run(self, start: Instant) -> Result<(u64, u64), HandlerError> {
         let (payload, end) = (Bytes::from(vec![7; self.load.size]), start + self.load.time);
         // A look at the clock costs as much as a small message.
         let portion = if self.load.size > 4096 { 1 } else { 256 };
@@ -486,8 +485,7 @@ impl Publisher {
                         let report = self.exchange.publish(&self.topic, payload).await;
                         report.map(|report| report.peers as u64)
                     }
-                }
-                .map_err(|error| error.to_string())?;
+                }?;
                 done += 1;
             }
         }

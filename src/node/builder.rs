@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[cfg(feature = "gateway")]
 use crate::gateway::http;
@@ -21,6 +22,7 @@ pub struct Builder {
     listen: Option<String>,
     advertise: Option<String>,
     beacons: bool,
+    linked: (usize, Duration),
     specializations: Vec<String>,
     metadata: Vec<(String, String)>,
     #[cfg(feature = "gateway")]
@@ -37,6 +39,7 @@ impl Builder {
             listen: None,
             advertise: None,
             beacons: true,
+            linked: (0, Duration::ZERO),
             specializations: Vec::new(),
             metadata: Vec::new(),
             #[cfg(feature = "gateway")]
@@ -77,6 +80,12 @@ impl Builder {
     /// Whether to send and hear multicast beacons. Default: yes.
     pub fn beacons(mut self, beacons: bool) -> Self {
         self.beacons = beacons;
+        self
+    }
+
+    /// Has [`Builder::start`] wait until so many other nodes are linked, at most so long. Default: it does not.
+    pub fn linked(mut self, min: usize, within: Duration) -> Self {
+        self.linked = (min, within);
         self
     }
 
@@ -138,7 +147,15 @@ impl Builder {
     /// # Errors
     /// [`StartError`].
     pub async fn start(self) -> Result<Node, StartError> {
-        Node::start(self.config()?).await
+        let (min, within) = self.linked;
+        let node = Node::start(self.config()?).await?;
+        match node.linked(min, within).await {
+            Ok(()) => Ok(node),
+            Err(too_few) => {
+                node.shutdown().await;
+                Err(too_few.into())
+            }
+        }
     }
 }
 

@@ -1,19 +1,19 @@
-//! For the unit tests of services: doors of several mock nodes in one process.
+//! For the unit tests of services: handles of several mock nodes in one process.
 //!
-//! What is between two doors is a node's own: the lanes, the flow control, the order, the losses. What is
+//! What is between two nodes is a node's own: the lanes, the flow control, the order, the losses. What is
 //! not there is the rest of a node: no socket, no certificate, no actor, no file, nobody who redials. A
-//! mock peer is a door on which the test itself serves and publishes. It is made for tokio's paused time,
+//! mock peer is a handle on which the test itself serves and publishes. It is made for tokio's paused time,
 //! `#[tokio::test(start_paused = true)]` (tokio's feature `test-util`): each run is the same, and a deadline
 //! that passes costs no time.
 //!
 //! ```
 //! use std::time::Duration;
-//! use xpando_node::{CallError, Door, DoorError, testkit};
+//! use xpando_node::{CallError, NodeHandle, NodeError, testkit};
 //!
 //! /// The service under test: asks a peer, and does without where it cannot.
-//! async fn price(door: &Door) -> Result<u32, DoorError> {
-//!     match door.call_typed("price@shop@h", &"tea", Duration::from_secs(5)).await {
-//!         Err(DoorError::Call(CallError::NotConnected)) => Ok(100),
+//! async fn price(node: &NodeHandle) -> Result<u32, NodeError> {
+//!     match node.call_typed("price@shop@h", &"tea", Duration::from_secs(5)).await {
+//!         Err(NodeError::Call(CallError::NotConnected)) => Ok(100),
 //!         other => other,
 //!     }
 //! }
@@ -46,7 +46,7 @@ use crate::actors::registry::Registry;
 use crate::actors::timer;
 use crate::io::clock;
 use crate::io::metrics::Metrics;
-use crate::node::Door;
+use crate::node::NodeHandle;
 use crate::proto::event::{Event, Reason, Status};
 use crate::proto::frame::Parting;
 use crate::proto::membership::PeerView;
@@ -58,22 +58,26 @@ const LIFE: Incarnation = Incarnation(1);
 /// Where they all say they are; nobody dials it.
 const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
-/// Doors of nodes of these names, each linked with each other.
+/// Handles of nodes of these names, each linked with each other.
 ///
 /// # Errors
 /// [`NameError`].
-pub async fn linked<const N: usize>(names: [&str; N]) -> Result<(Mesh, [Door; N]), NameError> {
+pub async fn linked<const N: usize>(
+    names: [&str; N],
+) -> Result<(Mesh, [NodeHandle; N]), NameError> {
     let mut mesh = Mesh::default();
-    let mut doors = Vec::new();
+    let mut handles = Vec::new();
     for name in names {
-        let door = mesh.add(name.parse()?);
-        for other in &doors {
-            mesh.heal(&door, other).await;
+        let node = mesh.add(name.parse()?);
+        for other in &handles {
+            mesh.heal(&node, other).await;
         }
-        doors.push(door);
+        handles.push(node);
     }
-    let Ok(doors) = <[Door; N]>::try_from(doors) else { unreachable!("a door for each name") };
-    Ok((mesh, doors))
+    let Ok(handles) = <[NodeHandle; N]>::try_from(handles) else {
+        unreachable!("a handle for each name")
+    };
+    Ok((mesh, handles))
 }
 
 /// Returns when every task waits for something from outside: in paused time, all that was said has
@@ -82,7 +86,7 @@ pub async fn settled() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
-/// What is between the doors. All links end when it is dropped.
+/// What is between the nodes. All links end when it is dropped.
 #[derive(Debug, Default)]
 #[must_use = "all links end when it is dropped"]
 pub struct Mesh {
@@ -92,8 +96,8 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// The door of another node, which is linked to nobody yet.
-    pub fn add(&mut self, name: NodeName) -> Door {
+    /// The handle of another node, which is linked to nobody yet.
+    pub fn add(&mut self, name: NodeName) -> NodeHandle {
         let (sender, members) = watch::channel(View::default());
         self.members.insert(name.clone(), sender);
         let metrics = Metrics::default();
@@ -102,14 +106,14 @@ impl Mesh {
             (own.status, own.incarnation) = (Some(Status::Online), LIFE);
         });
         self.registries.insert(name.clone(), registry.clone());
-        Door::new(Bus::new(&Exchange::new(name, &metrics)), members, registry)
+        NodeHandle::new(Bus::new(&Exchange::new(name, &metrics)), members, registry)
     }
 
     /// From now on a node says that it is good for this, and all nodes there are have heard it.
     ///
     /// # Errors
     /// [`ProfileError`]; then nothing changed.
-    pub fn specialize(&mut self, node: &Door, words: &[&str]) -> Result<(), ProfileError> {
+    pub fn specialize(&mut self, node: &NodeHandle, words: &[&str]) -> Result<(), ProfileError> {
         let words = words.iter().map(|word| word.parse()).collect::<Result<Vec<_>, _>>()?;
         let state = State::Live(Profile::new(words, [], clock::millis())?);
         let origin = node.name().clone();
@@ -121,7 +125,7 @@ impl Mesh {
     }
 
     /// Links two nodes that are not; returns when each knows what the other wants and serves.
-    pub async fn heal(&mut self, a: &Door, b: &Door) {
+    pub async fn heal(&mut self, a: &NodeHandle, b: &NodeHandle) {
         let key = key(a, b);
         if a.name() == b.name() || self.links.get(&key).is_some_and(|ends| ends[0].runs()) {
             return;
@@ -141,7 +145,7 @@ impl Mesh {
     }
 
     /// Breaks the link of two nodes: what is under way between them is lost. Returns when both know.
-    pub async fn cut(&mut self, a: &Door, b: &Door) {
+    pub async fn cut(&mut self, a: &NodeHandle, b: &NodeHandle) {
         let Some(ends) = self.links.remove(&key(a, b)) else { return };
         for end in ends {
             end.stop().await;
@@ -154,7 +158,7 @@ impl Mesh {
     }
 
     /// One node says goodbye to another, as it does to all when it shuts down.
-    pub async fn leave(&mut self, leaver: &Door, other: &Door) {
+    pub async fn leave(&mut self, leaver: &NodeHandle, other: &NodeHandle) {
         let key = key(leaver, other);
         let Some([mut first, mut second]) = self.links.remove(&key) else { return };
         let of_leaver = if key.0 == *leaver.name() { &mut first } else { &mut second };
@@ -167,13 +171,13 @@ impl Mesh {
         self.offline(other, leaver.name(), Reason::Left);
     }
 
-    fn offline(&self, here: &Door, peer: &NodeName, reason: Reason) {
+    fn offline(&self, here: &NodeHandle, peer: &NodeName, reason: Reason) {
         self.tell(here, peer, Status::Offline, Some(reason));
         here.bus().announce(Event::PeerOffline { peer: peer.clone(), reason });
     }
 
     /// Changes a node's view of another.
-    fn tell(&self, here: &Door, peer: &NodeName, status: Status, reason: Option<Reason>) {
+    fn tell(&self, here: &NodeHandle, peer: &NodeName, status: Status, reason: Option<Reason>) {
         let Some(members) = self.members.get(here.name()) else { return };
         let view = PeerView {
             name: peer.clone(),
@@ -198,7 +202,7 @@ impl Mesh {
     }
 }
 
-fn key(a: &Door, b: &Door) -> (NodeName, NodeName) {
+fn key(a: &NodeHandle, b: &NodeHandle) -> (NodeName, NodeName) {
     let (a, b) = (a.name().clone(), b.name().clone());
     if a < b { (a, b) } else { (b, a) }
 }
@@ -211,8 +215,8 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn statuses(door: &Door) -> Vec<(String, Status)> {
-        let members = door.members();
+    fn statuses(node: &NodeHandle) -> Vec<(String, Status)> {
+        let members = node.members();
         let rows = members.borrow();
         rows.iter().map(|row| (row.peer.name.short().to_owned(), row.peer.status)).collect()
     }

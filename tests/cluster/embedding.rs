@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use xpando_node::{Node, StartError};
+use xpando_node::{Node, StartError, TooFew};
 
 use crate::kit::{Cluster, PROGRAM, full, linked};
 
@@ -78,6 +78,18 @@ fn the_service_of_the_readme_builds_as_it_stands_and_joins_the_nodes_that_run() 
     let names: Vec<String> = ["a", "b", "c"].map(full).into();
     assert!(names.iter().all(|name| out.contains(name)), "{out}");
     a.sees_as("svc", "offline", |row| row["reason"] == "left");
+}
+
+#[tokio::test]
+async fn a_start_that_waits_for_links_gives_up_in_time_and_leaves_nothing_behind() {
+    let cluster = Cluster::without_authority();
+    let node = || {
+        let node = Node::builder("one@127.0.0.1").certs(cluster.path("certs"));
+        node.data_dir(cluster.path("one")).listen("127.0.0.1:0").beacons(false)
+    };
+    let error = node().linked(1, Duration::from_millis(50)).start().await.unwrap_err();
+    assert!(matches!(error, StartError::TooFew(TooFew { linked: 0, min: 1, .. })), "{error}");
+    node().start().await.unwrap().shutdown().await;
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::actors::exchange::outlet::{Outlet, SendError};
@@ -95,8 +96,37 @@ pub struct Request {
     pub deadline: Instant,
 }
 
+/// Why a handler refuses. Any error or text becomes one, by `?` or `into()`: a caller gets its text, a client of a
+/// channel `{"reason": text}`.
+///
+/// It is not `Display` itself, which would make it one of the errors that it is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandlerError(Value);
+
+impl<E: fmt::Display> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        Self(Value::String(error.to_string()))
+    }
+}
+
+impl HandlerError {
+    /// What a client of a channel gets in place of `{"reason": …}`; a caller gets it as text.
+    #[must_use]
+    pub fn response(response: Value) -> Self {
+        Self(response)
+    }
+
+    pub(super) fn into_text(self) -> String {
+        self.0.as_str().map_or_else(|| self.0.to_string(), str::to_owned)
+    }
+
+    pub(crate) fn into_response(self) -> Value {
+        if self.0.is_string() { json!({ "reason": self.0 }) } else { self.0 }
+    }
+}
+
 /// A reply, or the handler's own error for the caller.
-pub type Reply = Result<Bytes, String>;
+pub type Reply = Result<Bytes, HandlerError>;
 pub(super) type Handler =
     Box<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Reply> + Send>> + Send + Sync>;
 
@@ -444,7 +474,7 @@ impl Service {
         let until = tokio::time::Instant::from_std(request.deadline);
         match tokio::time::timeout_at(until, (self.handler)(request)).await {
             Ok(Ok(reply)) => (Outcome::Replied, reply),
-            Ok(Err(why)) => (Outcome::Refused, Bytes::from(why)),
+            Ok(Err(why)) => (Outcome::Refused, Bytes::from(why.into_text())),
             Err(_elapsed) => (Outcome::DeadlinePassed, Bytes::new()),
         }
     }

@@ -324,7 +324,8 @@ impl Entrance {
             herald.send(News::Ended(join, crashed));
         });
         let answer = answered.await.map_err(|_crashed| refused("join crashed"))?;
-        let response = answer.map_err(|response| Refused { response, late: false })?;
+        let response =
+            answer.map_err(|why| Refused { response: why.into_response(), late: false })?;
         Ok((response, pushes))
     }
 }
@@ -370,17 +371,21 @@ impl Served {
             };
             let empty = Payload::Json(Json::empty());
             match self.handler.push(&self.client, &push).await {
-                Reaction::Reply(response) => reply(Outcome::Ok, &response),
-                Reaction::Refuse(response) => reply(Outcome::Error, &response),
-                Reaction::Silent => {}
-                Reaction::Broadcast => {
+                Ok(Reaction::Reply(response)) => reply(Outcome::Ok, &response),
+                Ok(Reaction::Refuse(response)) => reply(Outcome::Error, &response),
+                Err(why) => {
+                    let response = Json::of(&why.into_response());
+                    reply(Outcome::Error, &Payload::Json(response));
+                }
+                Ok(Reaction::Silent) => {}
+                Ok(Reaction::Broadcast) => {
                     let publisher = &self.client.publisher;
                     match publisher.publish(&self.client.topic, &push.event, &push.payload) {
                         Ok(_spread) => reply(Outcome::Ok, &empty),
                         Err(_long) => reply(Outcome::Error, &reason("too long")),
                     }
                 }
-                Reaction::Close => {
+                Ok(Reaction::Close) => {
                     self.say(&Say::End(self.join.join_ref.as_ref(), "phx_close", &empty));
                     return;
                 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use serde_json::{Map, Value};
 
 use crate::actors::channel_router::Publisher;
+use crate::actors::exchange::HandlerError;
 use crate::proto::channel::{Json, Payload};
 use crate::proto::token::Claims;
 use crate::proto::topic::{Pattern, Topic};
@@ -40,7 +41,7 @@ pub struct Push {
 pub enum Reaction {
     /// The reply `ok` with this response.
     Reply(Payload),
-    /// The reply `error` with this response.
+    /// The reply `error` with this response; [`HandlerError`] is simpler where it is JSON.
     Refuse(Payload),
     /// To all that joined the topic, on every node; the reply `ok`.
     Broadcast,
@@ -56,28 +57,26 @@ impl Reaction {
     pub fn reply(value: &Value) -> Self {
         Self::Reply(Payload::Json(Json::of(value)))
     }
-
-    /// The reply `error` with a reason.
-    #[must_use]
-    pub fn refuse(why: &str) -> Self {
-        Self::Refuse(crate::proto::channel::reason(why))
-    }
 }
 
 /// A boxed future of a handler.
 pub type Doing<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The response to a join, or why it is refused.
-pub type Admission = Result<Map<String, Value>, Value>;
+pub type Admission = Result<Map<String, Value>, HandlerError>;
 
 /// What a service does on its topics. Who joins must have a token that allows the topic, before the handler
 /// is asked.
 pub trait Handler: Send + Sync + 'static {
-    /// Whether a client may join: the response, or why not (mostly `{"reason": …}`).
+    /// Whether a client may join: the response, or why not.
     fn join<'a>(&'a self, client: &'a Client, params: &'a Value) -> Doing<'a, Admission>;
 
-    /// An event of a client that joined.
-    fn push<'a>(&'a self, client: &'a Client, push: &'a Push) -> Doing<'a, Reaction>;
+    /// An event of a client that joined; an error is the reply `error`.
+    fn push<'a>(
+        &'a self,
+        client: &'a Client,
+        push: &'a Push,
+    ) -> Doing<'a, Result<Reaction, HandlerError>>;
 
     /// A client is gone.
     fn left<'a>(&'a self, _client: &'a Client) -> Doing<'a, ()> {

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::actors::exchange::{Exchange, Message, Received, Subscription};
+use crate::actors::exchange::{Exchange, HandlerError, Message, Received, Subscription};
 use crate::actors::timer;
 use crate::io::clock;
 use crate::proto::node::NodeName;
@@ -198,19 +198,19 @@ pub(super) async fn keep(mut subscription: Subscription, ledger: Arc<Mutex<Ledge
 }
 
 /// The topics below a text.
-pub(super) fn topics(below: &str, count: u64) -> Result<Vec<Topic>, String> {
+pub(super) fn topics(below: &str, count: u64) -> Result<Vec<Topic>, HandlerError> {
     if !(1..=TOPICS).contains(&count) {
-        return Err(format!("1 to {TOPICS} topics"));
+        return Err(format!("1 to {TOPICS} topics").into());
     }
     let topic = |number| format!("{below}{number:06}").parse::<Topic>();
-    (0..count).map(topic).collect::<Result<_, _>>().map_err(|error| error.to_string())
+    Ok((0..count).map(topic).collect::<Result<_, _>>()?)
 }
 
 /// Publishes numbered messages.
-pub(super) async fn publish(exchange: &Exchange, order: &Numbers) -> Result<Sent, String> {
+pub(super) async fn publish(exchange: &Exchange, order: &Numbers) -> Result<Sent, HandlerError> {
     let topics = topics(&order.below, order.topics)?;
     if !(MARK..=1 << 20).contains(&order.size) {
-        return Err(format!("{MARK} bytes to 1 MiB"));
+        return Err(format!("{MARK} bytes to 1 MiB").into());
     }
     let (mark, start) = (mark(exchange.name()), timer::now());
     let (mut sent, mut before) = (Sent::default(), start);
@@ -229,8 +229,7 @@ pub(super) async fn publish(exchange: &Exchange, order: &Numbers) -> Result<Sent
         let report = match order.wait {
             true => exchange.publish(topic, payload).await,
             false => exchange.try_publish(topic, payload),
-        };
-        let report = report.map_err(|error| error.to_string())?;
+        }?;
         sent.sent += 1;
         sent.reached += report.peers as u64;
         sent.missed += report.missed as u64;

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 
 use super::numbered::topics;
-use crate::actors::exchange::{Exchange, Subscription};
+use crate::actors::exchange::{Exchange, HandlerError, Subscription};
 use crate::actors::timer;
+use crate::proto::topic::Topic;
 
 /// Between two looks at what came on all the topics.
 const LOOK: Duration = Duration::from_millis(100);
@@ -44,10 +45,10 @@ pub(super) fn hold(
     exchange: &Exchange,
     below: &str,
     count: u64,
-) -> Result<(Held, Changed), String> {
+) -> Result<(Held, Changed), HandlerError> {
     let topics = topics(below, count)?;
     let start = timer::now();
-    let open = |topic| exchange.subscribe(topic).map_err(|error| error.to_string());
+    let open = |topic| exchange.subscribe(topic);
     let mut held = topics.into_iter().map(open).collect::<Result<Vec<Subscription>, _>>()?;
     let changed = Changed { subscribed: count, unsubscribed: 0, took: timer::now() - start };
     // A task each would be more than the topics cost.
@@ -67,15 +68,13 @@ pub(super) async fn churn(
     exchange: &Exchange,
     below: &str,
     time: Duration,
-) -> Result<Changed, String> {
+) -> Result<Changed, HandlerError> {
     let (mut open, mut changed) = (VecDeque::with_capacity(OPEN + 1), Changed::default());
     let start = timer::now();
     while changed.took < time {
         for _ in 0..PORTION {
             let topic = format!("{below}{:06}", changed.subscribed % TURNS);
-            let topic = topic.parse::<crate::proto::topic::Topic>();
-            let subscription = exchange.subscribe(topic.map_err(|error| error.to_string())?);
-            open.push_back(subscription.map_err(|error| error.to_string())?);
+            open.push_back(exchange.subscribe(topic.parse::<Topic>()?)?);
             changed.subscribed += 1;
             if open.len() > OPEN {
                 open.pop_front();

@@ -1,7 +1,9 @@
-//! Requests and watches between doors.
+//! Requests and watches between nodes.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::json;
 
 use super::kit::*;
 use super::*;
@@ -34,6 +36,16 @@ impl Drop for Alive {
     }
 }
 
+#[test]
+fn a_client_of_a_channel_gets_the_reason_or_the_response_of_a_refusal() {
+    let io = std::io::Error::other("the disk");
+    assert_eq!(HandlerError::from(io).into_response(), json!({ "reason": "the disk" }));
+    let own = json!({ "code": 7 });
+    let response = HandlerError::response(own.clone());
+    assert_eq!(response.clone().into_text(), own.to_string());
+    assert_eq!(response.into_response(), own);
+}
+
 /// Serves `work`: echoes, refuses, panics, or never answers, as it is told.
 fn work(door: &Exchange) -> (Serving, Arc<AtomicUsize>) {
     let running = Arc::new(AtomicUsize::new(0));
@@ -43,7 +55,7 @@ fn work(door: &Exchange) -> (Serving, Arc<AtomicUsize>) {
         async move {
             let _alive = alive;
             match &request.payload[..] {
-                b"refuse" => Err("no".to_owned()),
+                b"refuse" => Err("no".into()),
                 b"panic" => panic!("on purpose"),
                 b"sleep" => std::future::pending().await,
                 b"who" => Ok(request.from.to_string().into()),

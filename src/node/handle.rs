@@ -1,7 +1,7 @@
-//! A service's door to its cluster: publish, subscribe, call, serve; who is there, and what happens.
+//! What a service holds of a running node: publish, subscribe, call, serve; who is there, and what happens.
 //!
-//! A [`Node`](crate::node::Node) is one, and so is each mock node of the [test
-//! kit](crate::node::testkit): a service that talks through a `Door` does not know which it has. Topics,
+//! A [`Node`](crate::node::Node) derefs to it, and each mock node of the [test kit](crate::node::testkit) is
+//! one: a service that talks through a `NodeHandle` does not know which it has. Topics,
 //! names and addresses are texts here, read at each use; payloads are bytes or, in the methods that end
 //! in `typed`, values. Everything is carried by [`Exchange`], which takes what is read already.
 //!
@@ -34,7 +34,7 @@
 //!
 //! // To one name, wherever it is served, and back.
 //! let _serving = b.serve_typed("double", |_from: NodeName, n: u32| async move {
-//!     n.checked_mul(2).ok_or_else(|| "too large".to_owned())
+//!     Ok(n.checked_mul(2).ok_or("too large")?)
 //! })?;
 //! let doubled: u32 = a.call_typed("double@b@127.0.0.1", &21_u32, Duration::from_secs(1)).await?;
 //! assert_eq!(doubled, 42);
@@ -52,8 +52,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::actors::exchange::{
-    CallError, DeliveryReport, Exchange, Reply, Request, SendError, ServeError, Serving,
-    Subscription, Watch,
+    CallError, DeliveryReport, Exchange, HandlerError, Reply, Request, SendError, ServeError,
+    Serving, Subscription, Watch,
 };
 use crate::actors::news::{Bus, Events};
 use crate::actors::node_manager::{self, View};
@@ -67,20 +67,15 @@ use crate::proto::outbox::MAX_MESSAGE;
 use crate::proto::registry::Known;
 use crate::proto::topic::{Address, AddressError};
 
-/// Why the door did not do what it was asked to.
+/// Why a node did not do what it was asked to.
 ///
 /// Its `Debug` is its text, which is what a `main` that returns it prints.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum DoorError {
-    /// Fewer nodes were linked in time than were waited for. Nothing was done.
-    #[error("{linked} of {min} nodes are linked")]
-    Few {
-        /// Nodes that are linked.
-        linked: usize,
-        /// Nodes waited for.
-        min: usize,
-    },
+pub enum NodeError {
+    /// See there.
+    #[error(transparent)]
+    TooFew(#[from] TooFew),
     /// The text is no topic, pattern, name or address. Nothing was done; the caller must correct it.
     #[error("{given:?}: {why}")]
     Text {
@@ -115,22 +110,33 @@ pub enum DoorError {
     Serve(#[from] ServeError),
 }
 
-impl fmt::Debug for DoorError {
+impl fmt::Debug for NodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// A service's door. Clones lead through the same one.
+/// Fewer nodes were linked in time than were waited for. Nothing was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{linked} of {min} nodes are linked")]
+#[non_exhaustive]
+pub struct TooFew {
+    /// Nodes that are linked.
+    pub linked: usize,
+    /// Nodes waited for.
+    pub min: usize,
+}
+
+/// A handle to a running node. Clones are the same.
 #[derive(Clone, Debug)]
-pub struct Door {
+pub struct NodeHandle {
     bus: Bus,
     members: watch::Receiver<View>,
     registry: Registry,
 }
 
 /// Who is there, and what happens.
-impl Door {
+impl NodeHandle {
     pub(super) fn new(bus: Bus, members: watch::Receiver<View>, registry: Registry) -> Self {
         Self { bus, members, registry }
     }
@@ -165,8 +171,8 @@ impl Door {
     /// Waits until so many other nodes are linked, at most so long.
     ///
     /// # Errors
-    /// [`DoorError::Few`].
-    pub async fn linked(&self, min: usize, within: Duration) -> Result<(), DoorError> {
+    /// [`TooFew`].
+    pub async fn linked(&self, min: usize, within: Duration) -> Result<(), TooFew> {
         let online =
             |view: &View| view.iter().filter(|row| row.peer.status == Status::Online).count();
         let mut members = self.members();
@@ -174,7 +180,7 @@ impl Door {
         if let Ok(Ok(_view)) = reached.await {
             return Ok(());
         }
-        Err(DoorError::Few { linked: online(&self.members.borrow()), min })
+        Err(TooFew { linked: online(&self.members.borrow()), min })
     }
 
     /// All nodes that its node knows, this one first, those of earlier runs and those that only others see among them:
@@ -190,23 +196,23 @@ impl Door {
     /// What the services of its node think of a node: 0 until they say so.
     ///
     /// # Errors
-    /// [`DoorError::Unknown`].
-    pub fn reputation(&self, node: &NodeName) -> Result<f64, DoorError> {
+    /// [`NodeError::Unknown`].
+    pub fn reputation(&self, node: &NodeName) -> Result<f64, NodeError> {
         let nodes = self.registry.nodes().borrow().clone();
         let known = nodes.get(node).filter(|known| !known.is_forgotten());
-        known.map(|known| known.reputation).ok_or_else(|| DoorError::Unknown(node.clone()))
+        known.map(|known| known.reputation).ok_or_else(|| NodeError::Unknown(node.clone()))
     }
 
     /// Says what they think of it. It is remembered, and told to nobody.
     ///
     /// # Errors
-    /// [`DoorError::Unknown`], [`DoorError::Reputation`].
-    pub fn set_reputation(&self, node: &NodeName, reputation: f64) -> Result<(), DoorError> {
+    /// [`NodeError::Unknown`], [`NodeError::Reputation`].
+    pub fn set_reputation(&self, node: &NodeName, reputation: f64) -> Result<(), NodeError> {
         if !reputation.is_finite() {
-            return Err(DoorError::Reputation);
+            return Err(NodeError::Reputation);
         }
         let known = self.registry.rate(node, reputation);
-        known.then_some(()).ok_or_else(|| DoorError::Unknown(node.clone()))
+        known.then_some(()).ok_or_else(|| NodeError::Unknown(node.clone()))
     }
 
     /// Whether its node sees most of the cluster it knows: for a service that would rather pause than
@@ -216,7 +222,7 @@ impl Door {
         node_manager::majority(&self.members.borrow())
     }
 
-    /// What happens from now on. A listener that missed some looks at [`Door::members`] again.
+    /// What happens from now on. A listener that missed some looks at [`NodeHandle::members`] again.
     #[must_use]
     pub fn events(&self) -> Events {
         self.bus.events()
@@ -224,41 +230,41 @@ impl Door {
 }
 
 /// Publishing: at most once, and in order for each publishing node and topic.
-impl Door {
+impl NodeHandle {
     /// To every subscriber on every node; waits for room where a peer has none.
     ///
     /// # Errors
-    /// [`DoorError::Text`], [`DoorError::Send`].
+    /// [`NodeError::Text`], [`NodeError::Send`].
     pub async fn publish(
         &self,
         topic: &str,
         payload: impl Into<Bytes>,
-    ) -> Result<DeliveryReport, DoorError> {
+    ) -> Result<DeliveryReport, NodeError> {
         Ok(self.exchange().publish(&read(topic)?, payload).await?)
     }
 
     /// Likewise, without waiting: a peer without room misses it, and the result says so.
     ///
     /// # Errors
-    /// As [`Door::publish`].
+    /// As [`NodeHandle::publish`].
     pub fn try_publish(
         &self,
         topic: &str,
         payload: impl Into<Bytes>,
-    ) -> Result<DeliveryReport, DoorError> {
+    ) -> Result<DeliveryReport, NodeError> {
         Ok(self.exchange().try_publish(&read(topic)?, payload)?)
     }
 
-    /// As [`Door::publish`]; subscribers read it with
+    /// As [`NodeHandle::publish`]; subscribers read it with
     /// [`Message::decode`](crate::node::Message::decode).
     ///
     /// # Errors
-    /// Besides those, [`DoorError::Encode`].
+    /// Besides those, [`NodeError::Encode`].
     pub async fn publish_typed<T: Serialize>(
         &self,
         topic: &str,
         value: &T,
-    ) -> Result<DeliveryReport, DoorError> {
+    ) -> Result<DeliveryReport, NodeError> {
         self.publish(topic, encoded(value)?).await
     }
 
@@ -266,67 +272,67 @@ impl Door {
     /// lags loses the oldest and is told how many. Other nodes know of it within moments.
     ///
     /// # Errors
-    /// [`DoorError::Text`], [`DoorError::TooMany`].
-    pub fn subscribe(&self, pattern: &str) -> Result<Subscription, DoorError> {
+    /// [`NodeError::Text`], [`NodeError::TooMany`].
+    pub fn subscribe(&self, pattern: &str) -> Result<Subscription, NodeError> {
         Ok(self.exchange().subscribe(read::<crate::proto::topic::Pattern>(pattern)?)?)
     }
 }
 
 /// Requests.
-impl Door {
+impl NodeHandle {
     /// Makes a request and waits for its reply, at most so long: to a name on one node,
     /// `work@b@127.0.0.1`, or, in turn, to those that offer it, `work`.
     ///
     /// # Errors
-    /// [`DoorError::Text`], [`DoorError::Call`].
+    /// [`NodeError::Text`], [`NodeError::Call`].
     pub async fn call(
         &self,
         to: &str,
         payload: impl Into<Bytes>,
         within: Duration,
-    ) -> Result<Bytes, DoorError> {
+    ) -> Result<Bytes, NodeError> {
         Ok(self.exchange().call(&read::<Address>(to)?, payload, within).await?)
     }
 
-    /// As [`Door::call`], to a name on this node.
+    /// As [`NodeHandle::call`], to a name on this node.
     ///
     /// # Errors
-    /// As [`Door::call`].
+    /// As [`NodeHandle::call`].
     pub async fn call_on(
         &self,
         node: &NodeName,
         name: &str,
         payload: impl Into<Bytes>,
         within: Duration,
-    ) -> Result<Bytes, DoorError> {
+    ) -> Result<Bytes, NodeError> {
         let to = Address { name: read(name)?, node: Some(node.clone()) };
         Ok(self.exchange().call(&to, payload, within).await?)
     }
 
-    /// As [`Door::call`], with values, of the types that the name is [served](Door::serve_typed) with.
+    /// As [`NodeHandle::call`], with values, of the types that the name is [served](NodeHandle::serve_typed) with.
     ///
     /// # Errors
-    /// Besides those, [`DoorError::Encode`] and [`DoorError::Decode`].
+    /// Besides those, [`NodeError::Encode`] and [`NodeError::Decode`].
     pub async fn call_typed<Q: Serialize, A: DeserializeOwned>(
         &self,
         to: &str,
         question: &Q,
         within: Duration,
-    ) -> Result<A, DoorError> {
+    ) -> Result<A, NodeError> {
         let reply = self.call(to, encoded(question)?, within).await?;
-        codec::decode(&reply, MAX_MESSAGE).map_err(DoorError::Decode)
+        codec::decode(&reply, MAX_MESSAGE).map_err(NodeError::Decode)
     }
 
     /// Serves requests to a name until the result is dropped. Each request runs in a task of its own,
     /// and is dropped at its deadline.
     ///
     /// # Errors
-    /// [`DoorError::Text`], [`DoorError::Serve`].
+    /// [`NodeError::Text`], [`NodeError::Serve`].
     pub fn serve<F>(
         &self,
         name: &str,
         handler: impl Fn(Request) -> F + Send + Sync + 'static,
-    ) -> Result<Serving, DoorError>
+    ) -> Result<Serving, NodeError>
     where
         F: Future<Output = Reply> + Send + 'static,
     {
@@ -337,16 +343,16 @@ impl Door {
     /// refused without it.
     ///
     /// # Errors
-    /// As [`Door::serve`].
+    /// As [`NodeHandle::serve`].
     pub fn serve_typed<Q, A, F>(
         &self,
         name: &str,
         handler: impl Fn(NodeName, Q) -> F + Send + Sync + 'static,
-    ) -> Result<Serving, DoorError>
+    ) -> Result<Serving, NodeError>
     where
         Q: DeserializeOwned,
         A: Serialize,
-        F: Future<Output = Result<A, String>> + Send + 'static,
+        F: Future<Output = Result<A, HandlerError>> + Send + 'static,
     {
         self.serve(name, move |request: Request| {
             let question = codec::decode(&request.payload, MAX_MESSAGE);
@@ -354,8 +360,7 @@ impl Door {
             async move {
                 let other = |error| format!("the question is of another type: {error}");
                 let answer = answering.map_err(other)?.await?;
-                let answer = codec::encode(&answer).map_err(|error| error.to_string())?;
-                Ok(Bytes::from(answer))
+                Ok(codec::encode(&answer)?.into())
             }
         })
     }
@@ -363,28 +368,28 @@ impl Door {
     /// The nodes that serve a name, the nearest by round-trip time first, this node before all.
     ///
     /// # Errors
-    /// [`DoorError::Text`].
-    pub fn lookup(&self, name: &str) -> Result<Vec<NodeName>, DoorError> {
+    /// [`NodeError::Text`].
+    pub fn lookup(&self, name: &str) -> Result<Vec<NodeName>, NodeError> {
         Ok(self.exchange().lookup(&read(name)?))
     }
 
     /// Watches a name on a node: tells once when it is gone, and why.
     ///
     /// # Errors
-    /// [`DoorError::Text`], [`DoorError::Send`].
-    pub fn watch(&self, name: &str, node: &NodeName) -> Result<Watch, DoorError> {
+    /// [`NodeError::Text`], [`NodeError::Send`].
+    pub fn watch(&self, name: &str, node: &NodeName) -> Result<Watch, NodeError> {
         Ok(self.exchange().watch(&read(name)?, node)?)
     }
 }
 
 pub(super) fn read<T: std::str::FromStr<Err: Into<AddressError>>>(
     text: &str,
-) -> Result<T, DoorError> {
-    text.parse().map_err(|why: T::Err| DoorError::Text { given: text.to_owned(), why: why.into() })
+) -> Result<T, NodeError> {
+    text.parse().map_err(|why: T::Err| NodeError::Text { given: text.to_owned(), why: why.into() })
 }
 
-fn encoded<T: Serialize>(value: &T) -> Result<Vec<u8>, DoorError> {
-    codec::encode(value).map_err(DoorError::Encode)
+fn encoded<T: Serialize>(value: &T) -> Result<Vec<u8>, NodeError> {
+    codec::encode(value).map_err(NodeError::Encode)
 }
 
 #[cfg(test)]
@@ -395,7 +400,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    async fn two() -> (Mesh, [Door; 2]) {
+    async fn two() -> (Mesh, [NodeHandle; 2]) {
         testkit::linked(["a@127.0.0.1", "b@127.0.0.1"]).await.expect("names")
     }
 
@@ -410,7 +415,7 @@ mod tests {
     async fn a_start_waits_for_as_many_links_as_it_is_told() {
         let (_mesh, [a, b]) = two().await;
         assert_eq!(a.linked(1, SECOND).await, Ok(()));
-        assert_eq!(a.linked(2, SECOND).await, Err(DoorError::Few { linked: 1, min: 2 }));
+        assert_eq!(a.linked(2, SECOND).await, Err(TooFew { linked: 1, min: 2 }));
         let _serving = b.serve("echo", |it: Request| async { Ok(it.payload) }).expect("free");
         assert_eq!(a.call_on(b.name(), "echo", "x", SECOND).await, Ok("x".into()));
         let nobody = a.call_on(a.name(), "echo", "x", SECOND).await;
@@ -438,7 +443,7 @@ mod tests {
         let _serving = b
             .serve_typed("halve", |from: NodeName, n: u64| async move {
                 assert_eq!(from.short(), "a");
-                if n.is_multiple_of(2) { Ok(n / 2) } else { Err(format!("{n} is odd")) }
+                if n.is_multiple_of(2) { Ok(n / 2) } else { Err(format!("{n} is odd"))? }
             })
             .expect("free");
         settled().await;
@@ -447,12 +452,39 @@ mod tests {
         let odd = a.call_typed::<_, u64>("halve@b@127.0.0.1", &7_u64, SECOND).await;
         assert_eq!(odd, Err(CallError::Refused("7 is odd".to_owned()).into()));
         let text = a.call_typed::<_, String>("halve", &8_u64, SECOND).await;
-        assert!(matches!(text, Err(DoorError::Decode(_))), "{text:?}");
+        assert!(matches!(text, Err(NodeError::Decode(_))), "{text:?}");
         let question = a.call_typed::<_, u64>("halve", &"eight", SECOND).await;
-        let Err(DoorError::Call(CallError::Refused(why))) = question else {
+        let Err(NodeError::Call(CallError::Refused(why))) = question else {
             panic!("{question:?}")
         };
         assert!(why.starts_with("the question is of another type"), "{why}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn any_error_of_a_handler_refuses_with_its_text() {
+        let (_mesh, [a, b]) = two().await;
+        let _plain = b
+            .serve("plain", |request: Request| async move {
+                let number = str::from_utf8(&request.payload)?.parse::<u8>()?;
+                Ok(number.checked_sub(1).ok_or("too small")?.to_string().into())
+            })
+            .expect("free");
+        let _typed = b
+            .serve_typed("typed", |_, text: String| async move { Ok(text.parse::<NodeName>()?) })
+            .expect("free");
+        settled().await;
+        assert_eq!(a.call("plain", "8", SECOND).await, Ok("7".into()));
+        let refused = |why: &dyn fmt::Display| Err(CallError::Refused(why.to_string()).into());
+        let not_a_number = "eight".parse::<u8>().expect_err("a word");
+        for (given, why) in [("eight", &not_a_number as &dyn fmt::Display), ("0", &"too small")] {
+            assert_eq!(a.call("plain", given, SECOND).await, refused(why));
+        }
+        let bytes = vec![0xff];
+        let not_a_text = str::from_utf8(&bytes).expect_err("no text");
+        assert_eq!(a.call("plain", bytes.clone(), SECOND).await, refused(&not_a_text));
+        let nobody = "nobody".parse::<NodeName>().expect_err("no host");
+        let typed = a.call_typed::<_, NodeName>("typed", &"nobody", SECOND).await;
+        assert_eq!(typed.map(drop), refused(&nobody).map(drop));
     }
 
     #[tokio::test(start_paused = true)]
@@ -463,19 +495,19 @@ mod tests {
         let names: Vec<_> =
             nodes.iter().map(|node| (node.name.short(), node.does("nlp"))).collect();
         assert_eq!(names, [("a", false), ("b", true)]);
-        let first = |door: &Door| door.nodes().first().map(|node| node.name.clone());
+        let first = |node: &NodeHandle| node.nodes().first().map(|node| node.name.clone());
         assert_eq!(first(&b).as_ref(), Some(b.name()), "itself first");
         assert_eq!(a.reputation(b.name()), Ok(0.0));
         a.set_reputation(b.name(), 0.5).expect("known");
         assert_eq!((a.reputation(b.name()), b.reputation(b.name())), (Ok(0.5), Ok(0.0)));
         mesh.cut(&a, &b).await;
-        let status = |door: &Door| door.nodes().last().and_then(|node| node.status);
+        let status = |node: &NodeHandle| node.nodes().last().and_then(|node| node.status);
         assert_eq!((status(&a), a.reputation(b.name())), (Some(Status::Offline), Ok(0.5)));
         for wrong in [f64::NAN, f64::INFINITY] {
-            assert_eq!(a.set_reputation(b.name(), wrong), Err(DoorError::Reputation));
+            assert_eq!(a.set_reputation(b.name(), wrong), Err(NodeError::Reputation));
         }
         let nobody: NodeName = "x@h".parse().expect("valid");
-        let unknown = Err(DoorError::Unknown(nobody.clone()));
+        let unknown = Err(NodeError::Unknown(nobody.clone()));
         assert_eq!(a.set_reputation(&nobody, 1.0), unknown.clone());
         assert_eq!(a.reputation(&nobody).map(drop), unknown);
     }
@@ -493,7 +525,7 @@ mod tests {
         ];
         for (text, error) in said {
             let error = error.expect(text);
-            assert!(matches!(&error, DoorError::Text { given, .. } if given == text));
+            assert!(matches!(&error, NodeError::Text { given, .. } if given == text));
             assert!(error.to_string().starts_with(&format!("{text:?}: ")), "{error}");
         }
     }
