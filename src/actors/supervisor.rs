@@ -615,7 +615,7 @@ mod tests {
         let mut all = world(Strategy::OneForAll, 3).await;
         all.handles[2].cast(Order::Fail);
         assert_eq!(all.hear(6).await, ["-c", "-b", "-a", "+a", "+b", "+c"]);
-        assert!(all.metrics.text().expect("text").contains("restarts_total{kind=\"c\"} 1"));
+        assert!(all.metrics.text().expect("text").contains("restarts_total{actor=\"c\"} 1"));
     }
 
     #[tokio::test]
@@ -627,6 +627,6 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(5), world.root.failed()).await.expect("gives up");
         world.handles[0].cast(Order::Say);
         let text = world.metrics.text().expect("text");
-        assert!(text.contains("messages_lost_total{kind=\"a\"} 1"), "{text}");
+        assert!(text.contains("messages_lost_total{actor=\"a\"} 1"), "{text}");
     }
 }

@@ -56,7 +56,7 @@ pub(crate) async fn settled() {
 /// A counter's value; a part of its name is enough.
 pub(crate) fn counted(metrics: &Metrics, counter: &str, kind: &str) -> u64 {
     let text = metrics.text().expect("text");
-    let kind = format!("{{kind=\"{kind}\"}} ");
+    let kind = format!("=\"{kind}\"}} ");
     let line = text.lines().find(|line| line.contains(counter) && line.contains(&kind));
     line.and_then(|line| line.rsplit(' ').next()).map_or(0, |n| n.parse().expect("a number"))
 }

@@ -465,7 +465,7 @@ mod tests {
         let world = world(false).await;
         world.metrics.count(Count::Beacons, "accepted");
         let Answer::Metrics(text) = world.ask(b"{\"ask\":\"metrics\"}\n").await else { panic!() };
-        assert!(text.contains("xpando_beacons_received_total{kind=\"accepted\"} 1"), "{text}");
+        assert!(text.contains("xpando_beacons_received_total{verdict=\"accepted\"} 1"), "{text}");
     }
 
     #[tokio::test]
@@ -562,7 +562,7 @@ mod tests {
         let text = error(world.ask(b"{\"ask\":\"kill\",\"actor\":\"x\"}\n").await);
         assert_eq!(text, "the actors are: admin event_log news");
         assert_eq!(world.ask(kill).await, Answer::Done);
-        let restarted = "actor_restarts_total{kind=\"event_log\"} 1";
+        let restarted = "actor_restarts_total{actor=\"event_log\"} 1";
         let waiting = async {
             while !world.metrics.text().expect("text").contains(restarted) {
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -19,12 +18,8 @@ mod traffic;
 pub use text::{CONTENT_TYPE, Gauges};
 pub use traffic::{Flow, Traffic};
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Kind {
-    kind: &'static str,
-}
-
-type Family1 = Family<Kind, Counter>;
+/// By one label: its name and its value.
+type Counters = Family<[(&'static str, &'static str); 1], Counter>;
 
 /// The node's counters. Clones count into the same.
 #[derive(Clone, Debug)]
@@ -33,7 +28,7 @@ pub struct Metrics(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     registry: Registry,
-    families: [Family1; COUNTERS.len()],
+    families: [Counters; COUNTERS.len()],
     timings: [Histogram; TIMINGS.len()],
     traffic: Traffic,
 }
@@ -59,9 +54,9 @@ pub enum Count {
     Transitions,
     /// Peers that went offline, by reason.
     Offline,
-    /// Beats of the links, by kind.
+    /// Beats of the links, by direction.
     Beats,
-    /// Verdicts of the failure detector, by kind.
+    /// Verdicts of the failure detector, by verdict.
     Heartbeat,
     /// Words about the topology that broke a rule, by rule.
     Topology,
@@ -69,7 +64,7 @@ pub enum Count {
     Registry,
     /// Messages of the door, by what became of them.
     Door,
-    /// What the channels' clients do and get, by kind.
+    /// What the channels' clients do and get, by event.
     Channels,
     /// Tokens that were refused, by why.
     Tokens,
@@ -105,37 +100,83 @@ const TIMINGS: [(Timing, &str, &str); 2] = [
 /// The first bucket of a timing in seconds, how much wider each next one is, and how many there are: 0.5 ms to 16 s.
 const BUCKETS: (f64, f64, u16) = (0.0005, 2.0, 16);
 
-const COUNTERS: [(Count, &str, &str); 23] = [
-    (Count::Accepted, "xpando_connections_accepted", "Connections accepted, by how they went on"),
-    (Count::Dials, "xpando_dials", "Dials that began"),
-    (Count::DialFailed, "xpando_dial_failures", "Dials that failed, by cause"),
-    (Count::Refused, "xpando_connections_refused", "Connections refused, by cause"),
-    (Count::LinkEnded, "xpando_links_ended", "Links that ended, by cause"),
-    (Count::Beacons, "xpando_beacons_received", "Beacon datagrams received, by verdict"),
-    (Count::Revocations, "xpando_revocation_lists", "New revocation lists, by outcome"),
-    (Count::Transitions, "xpando_peer_transitions", "Status changes of peers, by new status"),
-    (Count::Offline, "xpando_peer_losses", "Peers that went offline, by reason"),
-    (Count::Beats, "xpando_heartbeats", "Beats of the links, by kind"),
-    (Count::Heartbeat, "xpando_heartbeat_verdicts", "Verdicts of the failure detector, by kind"),
-    (Count::Topology, "xpando_topology_violations", "Topology words that broke a rule, by rule"),
-    (Count::Registry, "xpando_registry_violations", "Registry words that broke a rule, by rule"),
-    (Count::Door, "xpando_door_messages", "Messages between nodes, by what became of them"),
-    (Count::Channels, "xpando_channel_events", "What channel clients do and get, by kind"),
-    (Count::Tokens, "xpando_tokens_refused", "Tokens of clients that were refused, by why"),
-    (Count::Restarts, "xpando_actor_restarts", "Actor restarts, by actor"),
-    (Count::Store, "xpando_store_writes", "Writes to the store, by outcome"),
-    (Count::Lost, "xpando_messages_lost", "Messages that found no actor, by actor"),
-    (Count::Api, "xpando_http_responses", "Answers of the HTTP API, by class of status"),
-    (Count::ClientsRefused, "xpando_clients_refused", "What was refused to clients, by cause"),
-    (Count::Files, "xpando_files", "Files under the running node that changed, by what and how"),
-    (Count::LogLines, "xpando_log_lines_lost", "Log lines that reached no reader, by why"),
+/// What is counted, under which name, by which label, and the help.
+const COUNTERS: [(Count, &str, &str, &str); 23] = [
+    (
+        Count::Accepted,
+        "xpando_connections_accepted",
+        "stage",
+        "Connections accepted, by how they went on",
+    ),
+    (Count::Dials, "xpando_dials", "outcome", "Dials that began"),
+    (Count::DialFailed, "xpando_dial_failures", "reason", "Dials that failed, by cause"),
+    (Count::Refused, "xpando_connections_refused", "reason", "Connections refused, by cause"),
+    (Count::LinkEnded, "xpando_links_ended", "reason", "Links that ended, by cause"),
+    (Count::Beacons, "xpando_beacons_received", "verdict", "Beacon datagrams received, by verdict"),
+    (Count::Revocations, "xpando_revocation_lists", "outcome", "New revocation lists, by outcome"),
+    (
+        Count::Transitions,
+        "xpando_peer_transitions",
+        "status",
+        "Status changes of peers, by new status",
+    ),
+    (Count::Offline, "xpando_peer_losses", "reason", "Peers that went offline, by reason"),
+    (Count::Beats, "xpando_heartbeats", "direction", "Beats of the links, sent or answered"),
+    (Count::Heartbeat, "xpando_heartbeat_verdicts", "verdict", "Verdicts of the failure detector"),
+    (
+        Count::Topology,
+        "xpando_topology_violations",
+        "rule",
+        "Topology words that broke a rule, by rule",
+    ),
+    (
+        Count::Registry,
+        "xpando_registry_violations",
+        "rule",
+        "Registry words that broke a rule, by rule",
+    ),
+    (
+        Count::Door,
+        "xpando_node_messages",
+        "outcome",
+        "Messages between nodes, by what became of them",
+    ),
+    (Count::Channels, "xpando_channel_events", "event", "What channel clients do and get"),
+    (
+        Count::Tokens,
+        "xpando_tokens_refused",
+        "reason",
+        "Tokens of clients that were refused, by why",
+    ),
+    (Count::Restarts, "xpando_actor_restarts", "actor", "Actor restarts, by actor"),
+    (Count::Store, "xpando_store_writes", "outcome", "Writes to the store, by outcome"),
+    (Count::Lost, "xpando_messages_lost", "actor", "Messages that found no actor, by actor"),
+    (Count::Api, "xpando_http_responses", "status", "Answers of the HTTP API, by class of status"),
+    (
+        Count::ClientsRefused,
+        "xpando_clients_refused",
+        "reason",
+        "What was refused to clients, by cause",
+    ),
+    (
+        Count::Files,
+        "xpando_files",
+        "event",
+        "Files under the running node that changed, by what and how",
+    ),
+    (
+        Count::LogLines,
+        "xpando_log_lines_lost",
+        "reason",
+        "Log lines that reached no reader, by why",
+    ),
 ];
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
-        let families = COUNTERS.map(|(_, name, help)| {
-            let family = Family1::default();
+        let families = COUNTERS.map(|(_, name, _, help)| {
+            let family = Counters::default();
             registry.register(name, help, family.clone());
             family
         });
@@ -151,21 +192,21 @@ impl Default for Metrics {
 
 /// The names of all that can be counted or timed, also of what was not yet.
 pub fn names() -> impl Iterator<Item = String> {
-    let counters = COUNTERS.iter().map(|(_, name, _)| format!("{name}_total"));
+    let counters = COUNTERS.iter().map(|(_, name, ..)| format!("{name}_total"));
     counters.chain(TIMINGS.iter().map(|(_, name, _)| (*name).to_owned()))
 }
 
 impl Metrics {
-    /// Adds one.
-    pub fn count(&self, what: Count, kind: &'static str) {
-        self.add(what, kind, 1);
+    /// Adds one, under this value of its label.
+    pub fn count(&self, what: Count, value: &'static str) {
+        self.add(what, value, 1);
     }
 
     /// Adds so many.
-    pub fn add(&self, what: Count, kind: &'static str, many: u64) {
-        let at = COUNTERS.iter().position(|(count, ..)| *count == what);
-        if let Some(family) = at.and_then(|at| self.0.families.get(at)) {
-            family.get_or_create(&Kind { kind }).inc_by(many);
+    pub fn add(&self, what: Count, value: &'static str, many: u64) {
+        let counters = COUNTERS.iter().zip(&self.0.families);
+        for ((_, _, label, _), family) in counters.filter(|((count, ..), _)| *count == what) {
+            family.get_or_create(&[(label, value)]).inc_by(many);
         }
     }
 
@@ -205,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_appear_under_their_name_and_kind() {
+    fn counts_appear_under_their_name_and_label() {
         let metrics = Metrics::default();
         metrics.count(Count::Refused, "tls");
         metrics.clone().count(Count::Refused, "tls");
@@ -216,7 +257,7 @@ mod tests {
         for line in [
             "# TYPE xpando_connections_refused_total counter",
             "# HELP xpando_connections_refused_total Connections refused, by cause.",
-            "xpando_connections_refused_total{kind=\"tls\"} 2",
+            "xpando_connections_refused_total{reason=\"tls\"} 2",
             "xpando_handshake_duration_seconds_bucket{le=\"0.004\"} 1",
             "xpando_handshake_duration_seconds_bucket{le=\"0.002\"} 0",
             "# TYPE xpando_peers gauge",

@@ -289,7 +289,7 @@ fn nonsense_on_the_door_lane_is_counted() {
     let mut stranger = Stranger::link(&scene.door(), &b);
     // One whole message of 100 bytes.
     stranger.piece(Lane::Door, &[&[0, 100][..], &[0xff; 100]].concat());
-    scene.a.counts("xpando_door_messages_total", "malformed", 0);
+    scene.a.counts("xpando_node_messages_total", "malformed", 0);
     scene.undisturbed();
 }
 

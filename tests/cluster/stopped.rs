@@ -60,7 +60,7 @@ fn a_stopped_receiver_costs_its_sender_a_bounded_outbox_and_others_nothing() {
             assert!(served.is_ok(), "call {calls} to a third node: {served:?}");
             calls += 1;
             if calls == 100 {
-                a.counts("xpando_door_messages_total", "overloaded", 0);
+                a.counts("xpando_node_messages_total", "overloaded", 0);
                 until("refusal of more", || {
                     let (code, out, err) = told(&a.run(&["publish", "t:more", "-"], &[b'x'; 4096]));
                     let refused = code == Some(1) && err.contains("overloaded");
@@ -132,7 +132,7 @@ fn a_stuck_subscriber_costs_its_node_a_bounded_queue_and_others_nothing() {
     stuck.read_to_end(&mut rest).unwrap();
     assert!(rest.len() < COUNT as usize * 4096 / 2, "{} bytes", rest.len());
     assert!(
-        b.counter("xpando_door_messages_total", "dropped_slow") > 0,
+        b.counter("xpando_node_messages_total", "dropped_slow") > 0,
         "its queue was never full"
     );
 }

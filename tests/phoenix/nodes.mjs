@@ -134,7 +134,7 @@ class Node {
 
   async counter(kind) {
     const text = await this.cluster.run("metrics", "--data-dir", join(this.cluster.dir, this.full));
-    const line = text.split("\n").find((one) => one.includes(`channel_events_total{kind="${kind}"}`));
+    const line = text.split("\n").find((one) => one.includes(`channel_events_total{event="${kind}"}`));
     return Number(line?.split(" ").pop() ?? 0);
   }
 

@@ -295,7 +295,7 @@ async fn a_malformed_list_is_counted_and_no_hint() {
     for bad in [vec![0xff; 30], [list.clone(), vec![0]].concat(), list[..list.len() - 1].to_vec()] {
         world.told(bad).await;
     }
-    until("counted", || counted(&world.metrics, "door_messages", "malformed") == 3).await;
+    until("counted", || counted(&world.metrics, "node_messages", "malformed") == 3).await;
     assert!(world.hints.try_recv().is_err());
     world.told(list).await;
     assert_eq!(world.contact().await.1, Source::Peer);

@@ -246,7 +246,7 @@ async fn two_nodes_link_talk_and_part() {
     assert_eq!(ended(&end), Some((inbound, &LinkEnd::Goodbye(Parting::Left))), "{end:?}");
     until("the outlet is gone", || {
         b.bus.send(&a.name, Topic::network_peers(), vec![]);
-        counted(&b.metrics, "door_messages", "not_linked") > 0
+        counted(&b.metrics, "node_messages", "not_linked") > 0
     })
     .await;
 }

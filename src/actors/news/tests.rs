@@ -108,7 +108,7 @@ async fn words_go_out_of_one_door_and_in_at_the_other() {
     assert_eq!(wire.try_words(), None);
     // Whoever finds no room is refused, and what waits stays in order.
     let mut told = 1;
-    while counted(&metrics, "door_messages", "overloaded") == 0 {
+    while counted(&metrics, "node_messages", "overloaded") == 0 {
         bus.send(&peer(), topic.clone(), vec![0; 60_000]);
         told += 1;
     }
@@ -120,9 +120,9 @@ async fn words_go_out_of_one_door_and_in_at_the_other() {
     let delivery = next(&mut rx).await;
     assert_eq!((delivery.from, &*delivery.payload), (peer(), b"hi".as_slice()));
     received(&bus, "b@h", vec![9; 20].into()).await;
-    assert_eq!(counted(&metrics, "door_messages", "sent"), told - 1);
+    assert_eq!(counted(&metrics, "node_messages", "sent"), told - 1);
     for kind in ["overloaded", "not_linked", "too_large", "received", "malformed"] {
-        assert_eq!(counted(&metrics, "door_messages", kind), 1, "{kind}");
+        assert_eq!(counted(&metrics, "node_messages", kind), 1, "{kind}");
     }
 }
 
@@ -201,7 +201,7 @@ async fn after_a_restart_nobody_listens_and_subscriptions_and_links_stay() {
     })
     .await;
     received(&bus, "b@h", words(Topic::network_peers(), vec![1])).await;
-    assert_eq!(counted(&metrics, "door_messages", "no_subscriber"), 1);
+    assert_eq!(counted(&metrics, "node_messages", "no_subscriber"), 1);
     bus.exchange().publish_here(&topic, "still").expect("short");
     let message = subscription.try_recv();
     assert!(
@@ -224,7 +224,7 @@ async fn a_link_that_is_down_takes_its_own_outlet_and_no_other() {
     bus.exchange().topics.down(&second.outlet, DownReason::LinkLost);
     assert!(second.outlet.is_closed());
     bus.send(&peer(), Topic::network_peers(), vec![1]);
-    assert_eq!(counted(&metrics, "door_messages", "not_linked"), 1);
+    assert_eq!(counted(&metrics, "node_messages", "not_linked"), 1);
 }
 
 #[tokio::test]

@@ -238,7 +238,7 @@ async fn nonsense_is_counted_and_abuse_costs_the_link() {
     }
     let told = tokio::time::timeout(crate::actors::tests::PATIENCE, world.said.recv()).await;
     assert_eq!(told.expect("in time").as_deref(), Some("cut b@h"));
-    assert_eq!(counted(&world.metrics, "door_messages", "malformed"), 1);
+    assert_eq!(counted(&world.metrics, "node_messages", "malformed"), 1);
     assert_eq!(counted(&world.metrics, "registry_violations", "too many in one word"), 17);
 }
 

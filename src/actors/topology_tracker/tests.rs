@@ -165,7 +165,7 @@ async fn nonsense_is_counted_and_abuse_costs_the_link() {
         world.said(&Word::Want(vec![name(A); 5000]));
     }
     settled().await;
-    assert_eq!(counted(&world.metrics, "door_messages", "malformed"), 1);
+    assert_eq!(counted(&world.metrics, "node_messages", "malformed"), 1);
     assert_eq!(world.cut.try_recv(), Ok(name(B)));
     let text = world.metrics.text().expect("text");
     assert!(text.contains("xpando_topology_violations_total{"), "{text}");

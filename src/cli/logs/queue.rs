@@ -198,7 +198,7 @@ mod tests {
 
     fn dropped(metrics: &Metrics, cause: &str) -> u64 {
         let text = metrics.text().unwrap();
-        let name = format!("xpando_log_lines_lost_total{{kind=\"{cause}\"}} ");
+        let name = format!("xpando_log_lines_lost_total{{reason=\"{cause}\"}} ");
         text.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap_or(0)
     }
 

@@ -119,6 +119,6 @@ mod tests {
             "counted from the last progress"
         );
         let text = metrics.text().expect("text");
-        assert!(text.contains("xpando_clients_refused_total{kind=\"unread\"} 1"), "{text}");
+        assert!(text.contains("xpando_clients_refused_total{reason=\"unread\"} 1"), "{text}");
     }
 }

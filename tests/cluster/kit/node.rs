@@ -282,9 +282,10 @@ impl Node {
     /// A counter at this moment.
     #[track_caller]
     pub(crate) fn counter(&self, name: &str, kind: &str) -> u64 {
-        let wanted = format!("{name}{{kind=\"{kind}\"}} ");
+        let (name, wanted) = (format!("{name}{{"), format!("=\"{kind}\"}} "));
         let text = self.ask(&["metrics"]).unwrap();
-        text.lines().find_map(|line| line.strip_prefix(&wanted)?.parse().ok()).unwrap_or(0)
+        let mut lines = text.lines().filter(|line| line.starts_with(&name));
+        lines.find_map(|line| line.split_once(&wanted)?.1.parse().ok()).unwrap_or(0)
     }
 
     /// A gauge with this label at this moment.

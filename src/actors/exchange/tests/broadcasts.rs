@@ -103,7 +103,7 @@ async fn a_direct_broadcast_reaches_one_node_alone() {
     settled().await;
     assert_eq!((message(&mut at_a).await.payload, drained(&mut at_a)), ("a".into(), vec![]));
     assert_eq!((message(&mut at_b).await.payload, drained(&mut at_b)), ("b".into(), vec![]));
-    assert_eq!(counted(&c.1, "door_messages", "no_subscriber"), 1);
+    assert_eq!(counted(&c.1, "node_messages", "no_subscriber"), 1);
 }
 
 #[tokio::test(start_paused = true)]

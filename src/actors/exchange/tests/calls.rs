@@ -184,7 +184,7 @@ async fn of_one_peer_only_so_many_bytes_of_requests_are_under_way() {
     }
     settled().await;
     assert_eq!(running.load(Ordering::Relaxed), 3, "with what they cost beside, less than four");
-    assert_eq!(counted(&metrics, "door_messages", "request_overloaded"), 7);
+    assert_eq!(counted(&metrics, "node_messages", "request_overloaded"), 7);
     let mut overloaded = 0;
     while let Some(told) = calls.join_next().await {
         overloaded += usize::from(told.expect("no panic") == Err(CallError::Overloaded));

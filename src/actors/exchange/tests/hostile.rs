@@ -252,5 +252,5 @@ async fn replies_and_ends_that_nobody_waits_for_are_no_fault() {
     raw.say(Lane::Bulk, &whole(&gone)).await;
     settled().await;
     assert!(raw.end.runs());
-    assert_eq!(counted(&metrics, "door_messages", "late_reply"), 1);
+    assert_eq!(counted(&metrics, "node_messages", "late_reply"), 1);
 }

@@ -37,7 +37,7 @@ async fn a_stuck_subscriber_loses_the_oldest_and_is_told_how_many_and_nobody_els
     assert_eq!(numbers(rest), (missed..COUNT).collect::<Vec<_>>(), "the newest are left");
     assert!(rest.len() * 16 * 1024 <= BOUND, "{} wait", rest.len());
     assert!(rest.len() * 16 * 1024 >= BOUND / 2, "{} wait", rest.len());
-    assert_eq!(counted(&metrics, "door_messages", "dropped_slow"), u64::from(missed));
+    assert_eq!(counted(&metrics, "node_messages", "dropped_slow"), u64::from(missed));
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,7 +144,7 @@ async fn a_peer_that_does_not_read_is_missed_and_what_was_taken_arrives_when_it_
     assert!((2 << 20..=4 << 20).contains(&waiting), "{waiting} bytes wait");
     let refused = a.try_publish_to(&name(B), &topic("t"), vec![0; LENGTH]);
     assert_eq!(refused, Err(SendError::Overloaded));
-    assert!(counted(&metrics, "door_messages", "overloaded") >= 1);
+    assert!(counted(&metrics, "node_messages", "overloaded") >= 1);
     // Who can wait does, until there is room.
     let patient = a.clone();
     let waits =

@@ -143,9 +143,9 @@ async fn a_dialer_is_established_step_by_step() {
 impl Node {
     /// As `existing`, but keeps the attempts: links are what Bus has an outlet for.
     async fn existing_now(&self) -> Vec<()> {
-        let before = counted(&self.metrics, "door_messages", "not_linked");
+        let before = counted(&self.metrics, "node_messages", "not_linked");
         self.bus.send(&name("b@127.0.0.1"), Topic::network_peers(), vec![]);
-        until("tried", || counted(&self.metrics, "door_messages", "not_linked") > before).await;
+        until("tried", || counted(&self.metrics, "node_messages", "not_linked") > before).await;
         Vec::new()
     }
 }
@@ -167,7 +167,7 @@ async fn an_accepted_dialer_that_confirms_is_established() {
     // From here on the stream speaks in frames; the first are ractor's or none, until we part.
     until("linked", || {
         node.bus.send(id.name(), Topic::network_peers(), vec![7]);
-        counted(&node.metrics, "door_messages", "sent") > 0
+        counted(&node.metrics, "node_messages", "sent") > 0
     })
     .await;
     assert!(started.elapsed() < PATIENCE);

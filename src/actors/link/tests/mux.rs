@@ -199,7 +199,7 @@ async fn words_reach_listeners_with_the_peers_name() {
     assert_eq!((told.from, &*told.payload), (name(PEER), b"told".as_slice()));
     // What the peer's actors get wrong is counted and costs nobody the link.
     world.say(Lane::Door, &whole(&[0xff; 9])).await;
-    until("counted", || counted(&metrics, "door_messages", "malformed") == 1).await;
+    until("counted", || counted(&metrics, "node_messages", "malformed") == 1).await;
     assert!(!world.end.is_finished());
 }
 
