@@ -70,7 +70,8 @@ enum Command {
     /// Make a request to a name and print the reply
     Call(message::CallArgs),
     /// List the nodes running on this machine
-    Names(query::NamesArgs),
+    #[command(visible_alias = "names")]
+    Ps(query::PsArgs),
     /// Print a running node's metrics as Prometheus text
     Metrics(query::MetricsArgs),
     /// Send a node's clients to other nodes, before it is stopped
@@ -136,7 +137,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Publish(args)) => message::publish(&args, &mut out),
         Some(Command::Subscribe(args)) => message::subscribe(&args, &mut out),
         Some(Command::Call(args)) => message::call(&args, &mut out),
-        Some(Command::Names(args)) => query::names(&args, &mut out),
+        Some(Command::Ps(args)) => query::ps(&args, &mut out),
         Some(Command::Metrics(args)) => query::metrics(&args, &mut out),
         Some(Command::Drain(args)) => query::drain(&args, &mut out),
         Some(Command::Disconnect(args)) => query::disconnect(&args, &mut out),

@@ -496,7 +496,7 @@ impl Node {
 fn admin_socket(config: &Config) -> Result<Arc<AdminSocket>, SocketError> {
     let socket = AdminSocket::open(&config.name, &config.data_dir)?;
     if let Err(error) = socket.look() {
-        tracing::warn!(%error, "`xpando-node names` will not find this node");
+        tracing::warn!(%error, "`xpando-node ps` will not find this node");
     }
     Ok(Arc::new(socket))
 }

@@ -24,7 +24,7 @@ pub(super) struct Which {
     #[arg(long, value_name = "NAME@HOST", env = "XPANDO_NAME")]
     name: Option<NodeName>,
 
-    /// Its data directory, as `xpando-node names` shows it; needed only where several nodes have the name
+    /// Its data directory, as `xpando-node ps` shows it; needed only where several nodes have the name
     #[arg(long, value_name = "DIR", env = "XPANDO_DATA_DIR")]
     data_dir: Option<PathBuf>,
 }
@@ -52,7 +52,7 @@ pub(super) enum FindError {
     )]
     Namesakes { name: NodeName, running: Vec<Registered> },
     /// The directory that was given is of no running node.
-    #[error("{}: {why}; `xpando-node names` shows the nodes of this machine and their directories", directory.display())]
+    #[error("{}: {why}; `xpando-node ps` shows the nodes of this machine and their directories", directory.display())]
     Directory { directory: PathBuf, why: String },
 }
 

@@ -27,7 +27,7 @@ impl Stdout {
         Self { lock: io::stdout().lock(), closed: false }
     }
 
-    /// True once the reader is gone: `xpando-node names | head`.
+    /// True once the reader is gone: `xpando-node ps | head`.
     pub(super) fn is_closed(&self) -> bool {
         self.closed
     }

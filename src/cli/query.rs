@@ -52,7 +52,7 @@ pub(super) struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct NamesArgs {
+pub(super) struct PsArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -235,7 +235,7 @@ struct Named {
     data_dir: PathBuf,
 }
 
-pub(super) fn names(args: &NamesArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+pub(super) fn ps(args: &PsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let found: Vec<_> = sockets::registered()?.into_iter().map(Named::of).collect();
     if args.json {
         return output::json(out, &found);

@@ -172,7 +172,7 @@ fn remedy(error: &str) -> &'static str {
         ),
         (
             "connection refused",
-            ". Nobody listens there: is the node running, and is this its port (`xpando-node names`)",
+            ". Nobody listens there: is the node running, and is this its port (`xpando-node ps`)",
         ),
         ("timed out", ". Nothing answers there: a firewall, or no such host"),
         ("no TLS within", ". Somebody listens there, but does not answer as a node"),

@@ -209,7 +209,7 @@ fn names_tells_the_living_from_the_stale() {
     let c = cluster.node("c").start();
     b.kill();
     assert_eq!(c.terminate(), Some(0));
-    let text = cluster.print(&["names"]);
+    let text = cluster.print(&["ps"]);
     let line = |name: &str| text.lines().find(|line| line.contains(name)).unwrap_or("");
     assert!(line("a@").contains("running"), "{text}");
     assert!(line("a@").contains(&a.listen().to_string()), "{text}");
@@ -219,14 +219,14 @@ fn names_tells_the_living_from_the_stale() {
     let status: Value = serde_json::from_str(&cluster.print(&["status", "--json"])).unwrap();
     assert_eq!(status["name"], "a@127.0.0.1");
     // It is shown once; the running ones with the directories by which commands find them.
-    let names: Value = serde_json::from_str(&cluster.print(&["names", "--json"])).unwrap();
+    let names: Value = serde_json::from_str(&cluster.print(&["ps", "--json"])).unwrap();
     assert_eq!(names.as_array().unwrap().len(), 1, "{names}");
     let directory = names[0]["data_dir"].as_str().unwrap();
     assert!(text.contains(directory), "{text}");
     assert!(cluster.print(&["status", "--data-dir", directory]).starts_with("a@127.0.0.1"));
     // And a restart makes it a living one again.
     let _b = cluster.node("b").start();
-    assert!(!cluster.print(&["names"]).contains("stale"));
+    assert!(!cluster.print(&["ps"]).contains("stale"));
 }
 
 #[test]

@@ -240,12 +240,12 @@ fn sockets_that_are_cleaned_away_are_made_again_and_looking_makes_nothing() {
     let cluster = Cluster::new();
     let fresh = cluster.path("fresh");
     fs::create_dir(&fresh).unwrap();
-    for args in [&["names"][..], &["status"], &["names", "--json"]] {
+    for args in [&["ps"][..], &["status"], &["ps", "--json"]] {
         cluster.command().args(args).env("XDG_RUNTIME_DIR", &fresh).output().unwrap();
         assert_eq!(fs::read_dir(&fresh).unwrap().count(), 0, "{args:?}");
     }
     let a = cluster.node("a").start();
-    let finds = || String::from_utf8_lossy(&cluster.run(&["names"]).stdout).contains("running");
+    let finds = || String::from_utf8_lossy(&cluster.run(&["ps"]).stdout).contains("running");
     assert!(finds());
     fs::remove_dir_all(cluster.path("run/xpando")).unwrap();
     until("link in the runtime directory", || if finds() { Ok(()) } else { Err("none".into()) });

@@ -220,7 +220,7 @@ fn a_node_runs_once_per_data_directory() {
     assert!(a.runs());
     let status = a.status().unwrap();
     assert_eq!(status["incarnation"], 1, "the second start has changed nothing");
-    assert!(cluster.print(&["names"]).contains("running"));
+    assert!(cluster.print(&["ps"]).contains("running"));
 }
 
 #[test]

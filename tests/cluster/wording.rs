@@ -48,8 +48,7 @@ fn an_empty_variable_is_unset_for_every_command() {
     }
     let a = a.env("NO_COLOR", "").start();
     assert_eq!(a.status().unwrap()["peers"].as_array().unwrap().len(), 0, "it joins at nobody");
-    for args in [&["status"][..], &["names"], &["events"], &["cert", "show"], &["nodes", "--json"]]
-    {
+    for args in [&["status"][..], &["ps"], &["events"], &["cert", "show"], &["nodes", "--json"]] {
         let mut command = cluster.command();
         command.args(args).envs(variables.iter().map(|variable| (variable, " ")));
         let (code, _, err) = told(&command.output().unwrap());
@@ -102,7 +101,7 @@ fn a_directory_without_a_node_is_named_with_the_remedy() {
             let output = cluster.run(&[args, &["--data-dir", &directory]].concat());
             let (code, out, err) = told(&output);
             assert_eq!((code, out.as_str()), (Some(1), ""), "{args:?}: {err}");
-            let expected = format!("xpando-node: {directory}: {why}; `xpando-node names` shows");
+            let expected = format!("xpando-node: {directory}: {why}; `xpando-node ps` shows");
             assert!(err.starts_with(&expected), "{args:?}: {err}");
         }
         // Events are read from a node that was stopped, too.
@@ -121,7 +120,7 @@ fn nodes_of_one_name_are_listed_with_their_directories() {
     }
     let (code, _, err) = told(&cluster.run(&["status", "--name", "a@127.0.0.1"]));
     assert_eq!(code, Some(1));
-    let listed = cluster.print(&["names"]);
+    let listed = cluster.print(&["ps"]);
     for directory in [one, other].map(|directory| directory.display().to_string()) {
         assert!(err.contains(&directory) && listed.contains(&directory), "{err}{listed}");
         assert!(cluster.print(&["status", "--data-dir", &directory]).starts_with("a@127.0.0.1"));
@@ -145,8 +144,8 @@ fn output_that_nobody_reads_is_no_failure() {
         &["watch", "--name", "a@127.0.0.1"],
         &["metrics", "--name", "a@127.0.0.1"],
         &["call", "xpando:echo", "x", "--name", "a@127.0.0.1"],
-        &["names"],
-        &["names", "--json"],
+        &["names"], // the older name of `ps`
+        &["ps", "--json"],
         &["cert", "show"],
         &["cert", "show", "--json"],
     ] {
