@@ -15,15 +15,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
-use xpando_node::{Event, Node, NodeHandle, Received, Status};
+use xpando_node::{Event, Node, NodeHandle, NodeName, Received, Status};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// The largest count heard of each node.
 type Counts = BTreeMap<String, u64>;
 
 /// What a node says on `counter:counts`.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, Schema)]
 struct Said {
     /// Its own count.
     count: u64,
@@ -84,7 +85,7 @@ async fn count(node: &NodeHandle, up: u64, nodes: usize) -> Result<(), Failure> 
             }
             received = said.recv() => match received {
                 Some(Received::Message(message)) => {
-                    let Said { count, total } = message.decode()?;
+                    let Said { count, total } = said.decode(&message)?;
                     merge(&counts, [(message.from.to_string(), count)]);
                     totals.insert(message.from.to_string(), total);
                 }
@@ -94,7 +95,7 @@ async fn count(node: &NodeHandle, up: u64, nodes: usize) -> Result<(), Failure> 
             },
             event = events.recv() => match event {
                 Some(Event::PeerOnline { peer, .. }) => {
-                    tokio::spawn(ask(node.clone(), peer.to_string(), counts.clone()));
+                    tokio::spawn(ask(node.clone(), peer, counts.clone()));
                 }
                 Some(Event::EventsMissed { .. }) => ask_all(node, &counts),
                 Some(_) => {}
@@ -113,15 +114,14 @@ async fn count(node: &NodeHandle, up: u64, nodes: usize) -> Result<(), Failure> 
 fn ask_all(node: &NodeHandle, counts: &Arc<Mutex<Counts>>) {
     let members = node.members();
     for row in members.borrow().iter().filter(|row| row.peer.status == Status::Online) {
-        tokio::spawn(ask(node.clone(), row.peer.name.to_string(), counts.clone()));
+        tokio::spawn(ask(node.clone(), row.peer.name.clone(), counts.clone()));
     }
 }
 
 /// Asks a node for all it knows. One that is no counter, or gone again, has nothing to say; who does not
 /// answer in time is heard at its next count.
-async fn ask(node: NodeHandle, peer: String, counts: Arc<Mutex<Counts>>) {
-    let to = format!("counter@{peer}");
-    if let Ok(known) = node.call_typed::<_, Counts>(&to, &(), WITHIN).await {
+async fn ask(node: NodeHandle, peer: NodeName, counts: Arc<Mutex<Counts>>) {
+    if let Ok(known) = node.call_typed_on::<_, Counts>(&peer, "counter", &(), WITHIN).await {
         merge(&counts, known);
     }
 }

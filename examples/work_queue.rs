@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -22,7 +23,7 @@ type Queue = Arc<Mutex<VecDeque<Job>>>;
 type Results = BTreeMap<u64, u64>;
 
 /// Counts the primes below a number. The job's own number makes a second attempt harmless.
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Copy, Serialize, Deserialize, Schema)]
 struct Job {
     number: u64,
     below: u64,
@@ -65,7 +66,7 @@ async fn work(node: &NodeHandle) -> Result<(), Failure> {
     let (memory, counted) = (done.clone(), done.clone());
     let _counting = node.serve_typed("work:done", move |_from, ()| {
         let counted = counted.clone();
-        async move { Ok(counted.lock().await.len()) }
+        async move { Ok(counted.lock().await.len() as u64) }
     })?;
     let _working = node.serve_typed("work", move |_from, job: Job| {
         let memory = memory.clone();
@@ -106,7 +107,7 @@ async fn queue(node: &NodeHandle, jobs: u64, wanted: usize) -> Result<(), Failur
     }
     let (mut done, mut watches) = (0, Vec::new());
     for worker in node.lookup("work")? {
-        done += node.call_typed::<_, u64>(&format!("work:done@{worker}"), &(), WITHIN).await?;
+        done += node.call_typed_on::<_, u64>(&worker, "work:done", &(), WITHIN).await?;
         watches.push(node.watch("work", &worker)?);
     }
     let primes: u64 = results.values().sum();
@@ -121,10 +122,10 @@ async fn queue(node: &NodeHandle, jobs: u64, wanted: usize) -> Result<(), Failur
 /// Gives jobs to one worker until none is left or the worker is gone.
 async fn feed(node: NodeHandle, worker: NodeName, queue: Queue) -> Result<Results, NodeError> {
     use CallError::*;
-    let (to, mut results, mut missing) = (format!("work@{worker}"), Results::new(), 0);
+    let (mut results, mut missing) = (Results::new(), 0);
     while let Some(job) = { queue.lock().await.pop_front() } {
         let result = loop {
-            match node.call_typed(&to, &job, WITHIN).await {
+            match node.call_typed_on(&worker, "work", &job, WITHIN).await {
                 Ok(result) => break result,
                 // `Overloaded`: nothing was done, and there may be room soon. The others: it may have been
                 // done; only this worker knows, so only it may be asked again.

@@ -52,6 +52,7 @@ pub use crate::proto::topic::AddressError;
 
 // Of other crates: what signatures name. An actor must be one of this version of ractor.
 pub use bytes::Bytes;
+pub use postcard_schema::Schema;
 pub use ractor;
 pub use serde_json;
 

@@ -68,8 +68,17 @@ const OWNERS: &[(&str, &[&str])] = &[
 ];
 
 /// The only outside crates `proto` may name, and what it may not take from `std`.
-const PROTO_CRATES: &[&str] =
-    &["bytes", "postcard", "prost", "rand", "serde", "serde_json", "sha2", "thiserror"];
+const PROTO_CRATES: &[&str] = &[
+    "bytes",
+    "postcard",
+    "postcard_schema",
+    "prost",
+    "rand",
+    "serde",
+    "serde_json",
+    "sha2",
+    "thiserror",
+];
 const PROTO_NEVER: &[&str] = &[
     "std::env",
     "std::fs",

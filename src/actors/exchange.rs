@@ -261,11 +261,11 @@ impl Exchange {
         groups::join(group, actor);
     }
 
-    /// The actors of a group on this and all linked nodes. Those of messages of another type take
-    /// nothing; of messages that cannot travel there are none.
+    /// The actors of a group on this and all linked nodes. Those that joined with another type of messages refuse all
+    /// ([`SendError::OtherType`]): a type is known by its path. Of messages that cannot travel there are none.
     #[must_use]
     pub fn group<M: RactorMessage>(&self, group: &Name) -> Vec<RemoteActor<M>> {
-        self.groups.members(self.name(), group)
+        self.groups.members(&self.topics, group)
     }
 
     /// ractor's session to a peer is ready.

@@ -151,6 +151,7 @@ impl Bus {
                     Err(SendError::NotConnected) => "not_linked",
                     Err(SendError::Overloaded) => "overloaded",
                     Err(SendError::TooLong(_)) => "too_large",
+                    Err(SendError::OtherType(_)) => "other_type",
                 }
             }
             Ok(_) | Err(_) => "too_large",

@@ -5,16 +5,17 @@
 //! names and addresses are texts here, read at each use; payloads are bytes or, in the methods that end
 //! in `typed`, values. Everything is carried by [`Exchange`], which takes what is read already.
 //!
-//! A value travels as postcard, which names neither fields nor types: the type is the contract between the
-//! nodes, and another one may be read as nonsense rather than refused (a bare `21` is an `i32`, no `u32`).
-//! A new field is a new type: publish it on another topic.
+//! A value travels as postcard behind a fingerprint of its type, which derives `Schema` of the crate
+//! `postcard-schema` (feature `derive`). Another type is refused and counted (a bare `21` is an `i32`, no `u32`), and
+//! so is one of another name, or with other fields: publish it on another topic.
 //!
 //! ```
 //! use std::time::Duration;
+//! use postcard_schema::Schema;
 //! use serde::{Deserialize, Serialize};
 //! use xpando_node::{NodeName, Received, testkit};
 //!
-//! #[derive(Debug, PartialEq, Serialize, Deserialize)]
+//! #[derive(Debug, PartialEq, Serialize, Deserialize, Schema)]
 //! struct Moved { piece: String, to: (u8, u8) }
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -28,7 +29,7 @@
 //! let report = a.publish_typed("game:7", &moved).await?;
 //! assert_eq!((report.local, report.peers), (0, 1));
 //! match moves.recv().await {
-//!     Some(Received::Message(message)) => assert_eq!(message.decode::<Moved>()?, moved),
+//!     Some(Received::Message(message)) => assert_eq!(moves.decode::<Moved>(&message)?, moved),
 //!     Some(Received::Missed(_)) | None => unreachable!("b keeps up"),
 //! }
 //!
@@ -47,6 +48,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use postcard_schema::Schema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -58,6 +60,7 @@ use crate::actors::exchange::{
 use crate::actors::news::{Bus, Events};
 use crate::actors::node_manager::{self, View};
 use crate::actors::registry::Registry;
+use crate::io::metrics::{Count, Metrics};
 use crate::proto::codec::{self, CodecError};
 use crate::proto::event::Status;
 use crate::proto::interest::TooMany;
@@ -88,7 +91,7 @@ pub enum NodeError {
     #[error("the value does not encode: {0}")]
     Encode(CodecError),
     /// The reply is no value of the type asked for. The request was done.
-    #[error("the reply is of another type: {0}")]
+    #[error("the reply: {0}")]
     Decode(CodecError),
     /// No such node is known. Nothing was done.
     #[error("no node {0} is known")]
@@ -256,11 +259,11 @@ impl NodeHandle {
     }
 
     /// As [`NodeHandle::publish`]; subscribers read it with
-    /// [`Message::decode`](crate::node::Message::decode).
+    /// [`Subscription::decode`].
     ///
     /// # Errors
     /// Besides those, [`NodeError::Encode`].
-    pub async fn publish_typed<T: Serialize>(
+    pub async fn publish_typed<T: Serialize + Schema + ?Sized>(
         &self,
         topic: &str,
         value: &T,
@@ -313,14 +316,37 @@ impl NodeHandle {
     ///
     /// # Errors
     /// Besides those, [`NodeError::Encode`] and [`NodeError::Decode`].
-    pub async fn call_typed<Q: Serialize, A: DeserializeOwned>(
+    pub async fn call_typed<Q, A>(
         &self,
         to: &str,
         question: &Q,
         within: Duration,
-    ) -> Result<A, NodeError> {
+    ) -> Result<A, NodeError>
+    where
+        Q: Serialize + Schema + ?Sized,
+        A: DeserializeOwned + Schema,
+    {
         let reply = self.call(to, encoded(question)?, within).await?;
-        codec::decode(&reply, MAX_MESSAGE).map_err(NodeError::Decode)
+        decoded(self.exchange().metrics(), &reply).map_err(NodeError::Decode)
+    }
+
+    /// As [`NodeHandle::call_typed`], to a name on this node.
+    ///
+    /// # Errors
+    /// As [`NodeHandle::call_typed`].
+    pub async fn call_typed_on<Q, A>(
+        &self,
+        node: &NodeName,
+        name: &str,
+        question: &Q,
+        within: Duration,
+    ) -> Result<A, NodeError>
+    where
+        Q: Serialize + Schema + ?Sized,
+        A: DeserializeOwned + Schema,
+    {
+        let reply = self.call_on(node, name, encoded(question)?, within).await?;
+        decoded(self.exchange().metrics(), &reply).map_err(NodeError::Decode)
     }
 
     /// Serves requests to a name until the result is dropped. Each request runs in a task of its own,
@@ -340,7 +366,7 @@ impl NodeHandle {
     }
 
     /// Likewise, with values: the handler gets the asking node and its question. One that is no `Q` is
-    /// refused without it.
+    /// counted and refused without it.
     ///
     /// # Errors
     /// As [`NodeHandle::serve`].
@@ -350,17 +376,18 @@ impl NodeHandle {
         handler: impl Fn(NodeName, Q) -> F + Send + Sync + 'static,
     ) -> Result<Serving, NodeError>
     where
-        Q: DeserializeOwned,
-        A: Serialize,
+        Q: DeserializeOwned + Schema,
+        A: Serialize + Schema,
         F: Future<Output = Result<A, HandlerError>> + Send + 'static,
     {
+        let metrics = self.exchange().metrics().clone();
         self.serve(name, move |request: Request| {
-            let question = codec::decode(&request.payload, MAX_MESSAGE);
+            let question = decoded(&metrics, &request.payload);
             let answering = question.map(|question| handler(request.from, question));
             async move {
-                let other = |error| format!("the question is of another type: {error}");
-                let answer = answering.map_err(other)?.await?;
-                Ok(codec::encode(&answer)?.into())
+                let unread = |error| format!("the question: {error}");
+                let answer = answering.map_err(unread)?.await?;
+                Ok(codec::encode_typed(&answer)?.into())
             }
         })
     }
@@ -388,13 +415,19 @@ pub(super) fn read<T: std::str::FromStr<Err: Into<AddressError>>>(
     text.parse().map_err(|why: T::Err| NodeError::Text { given: text.to_owned(), why: why.into() })
 }
 
-fn encoded<T: Serialize>(value: &T) -> Result<Vec<u8>, NodeError> {
-    codec::encode(value).map_err(NodeError::Encode)
+fn encoded<T: Serialize + Schema + ?Sized>(value: &T) -> Result<Vec<u8>, NodeError> {
+    codec::encode_typed(value).map_err(NodeError::Encode)
+}
+
+fn decoded<T: DeserializeOwned + Schema>(metrics: &Metrics, bytes: &[u8]) -> Result<T, CodecError> {
+    let value = codec::decode_typed(bytes, MAX_MESSAGE);
+    value.inspect_err(|_| metrics.count(Count::Door, "other_type"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actors::tests::counted;
     use crate::node::testkit::{self, Mesh, settled};
     use crate::node::{Message, Received, Status};
 
@@ -402,6 +435,11 @@ mod tests {
 
     async fn two() -> (Mesh, [NodeHandle; 2]) {
         testkit::linked(["a@127.0.0.1", "b@127.0.0.1"]).await.expect("names")
+    }
+
+    /// How many values of another type a node has counted.
+    fn refused(node: &NodeHandle) -> u64 {
+        counted(node.exchange().metrics(), "door_messages", "other_type")
     }
 
     async fn message(subscription: &mut Subscription) -> Message {
@@ -433,8 +471,11 @@ mod tests {
         assert_eq!((got.payload, got.topic.as_str()), ("hello".into(), "room:1"));
         a.publish_typed("room:2", &(7_u32, "seven")).await.expect("sound");
         let got = message(&mut all).await;
-        assert_eq!(got.decode::<(u32, String)>(), Ok((7, "seven".to_owned())));
-        assert_eq!(got.decode::<u8>(), Err(CodecError::Trailing(6)), "of another type");
+        assert_eq!(all.decode::<(u32, String)>(&got), Ok((7, "seven".to_owned())));
+        assert_eq!(refused(&b), 0);
+        let other = all.decode::<(u64, String)>(&got);
+        assert!(matches!(other, Err(CodecError::OtherType(_))), "{other:?}");
+        assert_eq!(refused(&b), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -451,13 +492,14 @@ mod tests {
         assert_eq!(a.call_typed("halve", &8_u64, SECOND).await, Ok(4_u64));
         let odd = a.call_typed::<_, u64>("halve@b@127.0.0.1", &7_u64, SECOND).await;
         assert_eq!(odd, Err(CallError::Refused("7 is odd".to_owned()).into()));
-        let text = a.call_typed::<_, String>("halve", &8_u64, SECOND).await;
-        assert!(matches!(text, Err(NodeError::Decode(_))), "{text:?}");
-        let question = a.call_typed::<_, u64>("halve", &"eight", SECOND).await;
-        let Err(NodeError::Call(CallError::Refused(why))) = question else {
-            panic!("{question:?}")
-        };
-        assert!(why.starts_with("the question is of another type"), "{why}");
+        // Of both, postcard would make a number without complaint.
+        let answer = a.call_typed_on::<_, i64>(b.name(), "halve", &8_u64, SECOND).await;
+        assert_eq!(answer, Err(NodeError::Decode(CodecError::OtherType("i64"))));
+        assert_eq!((refused(&a), refused(&b)), (1, 0));
+        let question = a.call_typed::<_, u64>("halve", &8_u32, SECOND).await;
+        let why = format!("the question: {}", CodecError::OtherType("u64"));
+        assert_eq!(question, Err(CallError::Refused(why).into()));
+        assert_eq!((refused(&a), refused(&b)), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,12 @@
 //! Invariants: the length is checked before a byte is decoded, so hostile input allocates no more
 //! than its own size; a value is the whole input, trailing bytes are an error. Enums on the wire
 //! only ever grow at their end.
+//!
+//! What services publish, ask and answer as values begins with the fingerprint of its type, of eight bytes.
 
+use postcard_schema::Schema;
+use postcard_schema::key::Key;
+use postcard_schema::schema::DataModelType;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -27,6 +32,9 @@ pub enum CodecError {
     /// The value is of a version this node does not speak.
     #[error("version {0} is not spoken here")]
     Version(u8),
+    /// The bytes are no value of this type.
+    #[error("no value of the type {0}, but of another")]
+    OtherType(&'static str),
 }
 
 /// Encodes a value.
@@ -40,7 +48,7 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
 /// Decodes a value of at most `cap` bytes that fills the input.
 ///
 /// # Errors
-/// Any [`CodecError`] but `Version`.
+/// Any [`CodecError`] but `Version` and `OtherType`.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], cap: usize) -> Result<T, CodecError> {
     if bytes.len() > cap {
         return Err(CodecError::TooLong { length: bytes.len(), cap });
@@ -61,7 +69,7 @@ pub fn encode_versioned<T: Serialize>(version: u8, value: &T) -> Result<Vec<u8>,
 /// As [`decode`], after checking the version byte.
 ///
 /// # Errors
-/// Any [`CodecError`].
+/// Any [`CodecError`] but `OtherType`.
 pub fn decode_versioned<T: DeserializeOwned>(
     version: u8,
     bytes: &[u8],
@@ -71,6 +79,41 @@ pub fn decode_versioned<T: DeserializeOwned>(
         Some((found, rest)) if *found == version => decode(rest, cap),
         Some((found, _)) => Err(CodecError::Version(*found)),
         None => Err(CodecError::Malformed),
+    }
+}
+
+/// What tells types apart: a hash of the fields, variants and types in a type, in their order, and of its own name if it
+/// is a struct or an enum. It is the same in each build and on each machine.
+const fn fingerprint<T: Schema + ?Sized>() -> [u8; 8] {
+    use DataModelType::{Enum, NewtypeStruct, Struct, TupleStruct, UnitStruct};
+    let named = matches!(
+        T::SCHEMA.ty,
+        Enum(_) | NewtypeStruct(_) | Struct(_) | TupleStruct(_) | UnitStruct
+    );
+    Key::for_path::<T>(if named { T::SCHEMA.name } else { "" }).to_bytes()
+}
+
+/// As [`encode`], behind the fingerprint of the type.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_typed<T: Serialize + Schema + ?Sized>(value: &T) -> Result<Vec<u8>, CodecError> {
+    let fingerprint = const { fingerprint::<T>() };
+    postcard::to_extend(value, fingerprint.to_vec())
+        .map_err(|_refused_by_serialize| CodecError::Malformed)
+}
+
+/// As [`decode`], after checking the fingerprint.
+///
+/// # Errors
+/// Any [`CodecError`] but `Version`.
+pub fn decode_typed<T: DeserializeOwned + Schema>(
+    bytes: &[u8],
+    cap: usize,
+) -> Result<T, CodecError> {
+    match bytes.split_first_chunk() {
+        Some((found, rest)) if *found == const { fingerprint::<T>() } => decode(rest, cap),
+        Some(_) | None => Err(CodecError::OtherType(T::SCHEMA.name)),
     }
 }
 
@@ -114,6 +157,57 @@ mod tests {
             Err(CodecError::TooLong { length: 5, cap: 2 })
         );
         assert_eq!(decode::<(String, u64)>(&bytes[..3], 16), Err(CodecError::Malformed));
+    }
+
+    #[test]
+    fn types_that_differ_in_anything_have_other_fingerprints() {
+        macro_rules! of {
+            ($kind:tt $name:ident $($shape:tt)*) => {{
+                #[derive(Schema)]
+                #[expect(dead_code, reason = "its shape alone is wanted")]
+                $kind $name $($shape)*
+                fingerprint::<$name>()
+            }};
+        }
+        let all = [
+            of! { struct Moved { piece: String, to: (u8, u8) } },
+            of! { struct Moved { piece: String, from: (u8, u8) } },
+            of! { struct Moved { to: (u8, u8), piece: String } },
+            of! { struct Moved { piece: String, to: (u8, i8) } },
+            of! { struct Moved { piece: String, to: (u8, u8), at: u64 } },
+            of! { struct Taken { piece: String, to: (u8, u8) } },
+            of! { enum Way { Up, Down } },
+            of! { enum Way { Down, Up } },
+            of! { enum Way { Up, Down, Left } },
+            of! { enum Way { Up, Down(u8) } },
+            of! { struct Celsius(f64); },
+            of! { struct Kelvin(f64); },
+            fingerprint::<f64>(),
+            fingerprint::<u32>(),
+            fingerprint::<u64>(),
+            fingerprint::<i32>(),
+            fingerprint::<Option<u32>>(),
+            fingerprint::<Vec<u32>>(),
+            fingerprint::<(u32,)>(),
+            fingerprint::<(u32, u32)>(),
+            fingerprint::<String>(),
+            fingerprint::<()>(),
+        ];
+        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len());
+        // A literal: it is the same in every build.
+        assert_eq!(fingerprint::<u32>(), [2, 27, 3, 134, 76, 142, 100, 175]);
+        assert_eq!(fingerprint::<&str>(), fingerprint::<String>(), "and what travels alike is one");
+    }
+
+    #[test]
+    fn a_value_is_read_as_its_own_type_alone() {
+        let bytes = encode_typed(&21_i32).expect("plain values encode");
+        assert_eq!(decode_typed::<i32>(&bytes, 8), Ok(21));
+        assert_eq!(decode_typed::<u32>(&bytes, 8), Err(CodecError::OtherType("u32")));
+        let bare = encode(&21_u32).expect("plain values encode");
+        assert_eq!(decode_typed::<u32>(&bare, 8), Err(CodecError::OtherType("u32")));
+        assert_eq!(decode_typed::<i32>(&bytes[..8], 8), Err(CodecError::Malformed));
     }
 
     #[test]

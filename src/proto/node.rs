@@ -10,6 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use postcard_schema::Schema;
+use postcard_schema::schema::NamedType;
 use serde::{Deserialize, Serialize};
 
 /// Longest accepted part before the `@`, in bytes.
@@ -34,6 +36,10 @@ pub struct NodeName {
     head: u64,
     full: Arc<str>,
     at: u8,
+}
+
+impl Schema for NodeName {
+    const SCHEMA: &'static NamedType = String::SCHEMA;
 }
 
 /// Why a text is not a node name. Nothing changed; whoever supplied the text must correct it.

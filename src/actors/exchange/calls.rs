@@ -61,6 +61,9 @@ pub enum CallError {
     /// Request and name are longer than a message may be. Nothing was sent.
     #[error("{0} bytes where at most 16 MiB are allowed")]
     TooLong(usize),
+    /// The actor takes messages of the type that is named, not of this one. Nothing was sent.
+    #[error("the actor takes messages of another type: {0}")]
+    OtherType(String),
 }
 
 impl From<SendError> for CallError {
@@ -69,6 +72,7 @@ impl From<SendError> for CallError {
             SendError::NotConnected => Self::NotConnected,
             SendError::Overloaded => Self::Overloaded,
             SendError::TooLong(length) => Self::TooLong(length),
+            SendError::OtherType(wanted) => Self::OtherType(wanted),
         }
     }
 }

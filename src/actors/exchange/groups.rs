@@ -5,20 +5,24 @@
 //! 1. Nobody far away can stop an actor, or the session that leads to it: there is no such method.
 //! 2. Every call has a deadline, and a lost link is told apart from a late answer.
 //! 3. What waits in ractor's session for one peer is bounded, and what is more is refused.
+//! 4. No actor gets a message of another type than its own: ractor's name of a group is ours and the type's.
 //!
 //! ractor's session copies and queues each message several times: for a few thousand messages a second of
 //! actors that exist anyway. Broadcasts and requests take the shorter way.
 
+use std::any::type_name;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ractor::message::SerializedMessage;
-use ractor::{ActorId, ActorRef, Message, RpcReplyPort, pg};
+use ractor::{ActorCell, ActorId, ActorRef, Message, RpcReplyPort, pg};
 use tokio::sync::oneshot;
 
 use crate::actors::exchange::calls::CallError;
 use crate::actors::exchange::outlet::{Outlet, SendError};
+use crate::actors::exchange::topics::Topics;
+use crate::io::metrics::{Count, Metrics};
 use crate::proto::node::NodeName;
 use crate::proto::outbox::MAX_MESSAGE;
 use crate::proto::topic::Name;
@@ -38,6 +42,9 @@ pub struct RemoteActor<M> {
     actor: ActorRef<M>,
     node: NodeName,
     outlet: Option<Arc<Outlet>>,
+    metrics: Metrics,
+    /// What it takes, where that is not `M`.
+    other: Option<String>,
 }
 
 impl Groups {
@@ -53,27 +60,45 @@ impl Groups {
     }
 
     /// The actors of a group on this node, `me`, and all linked ones.
-    pub(super) fn members<M: Message>(&self, me: &NodeName, group: &Name) -> Vec<RemoteActor<M>> {
+    pub(super) fn members<M: Message>(&self, of: &Topics, group: &Name) -> Vec<RemoteActor<M>> {
         let sessions = self.sessions();
-        let members = pg::get_scoped_members(&SCOPE.to_owned(), &group.to_string());
-        let actor = |cell: ractor::ActorCell| {
+        let scope = SCOPE.to_owned();
+        let named = pg::which_scoped_groups(&scope).into_iter().filter(|_| M::serializable());
+        let typed = named.filter_map(|name| Some((typed(group, &name)?.to_owned(), name)));
+        let members = typed.flat_map(|(takes, name)| {
+            let members = pg::get_scoped_members(&scope, &name).into_iter();
+            members.map(move |cell| (cell, takes.clone()))
+        });
+        let actor = |(cell, takes): (ActorCell, String)| {
             let (node, outlet) = match cell.get_id() {
-                ActorId::Local(_) => (me.clone(), None),
+                ActorId::Local(_) => (of.me().clone(), None),
                 ActorId::Remote { node_id, .. } => {
                     let outlet = sessions.get(&node_id)?.clone();
                     (outlet.peer().clone(), Some(outlet))
                 }
             };
-            Some(RemoteActor { actor: cell.into(), node, outlet })
+            let other = (takes != type_name::<M>()).then_some(takes);
+            Some(RemoteActor {
+                actor: cell.into(),
+                node,
+                outlet,
+                metrics: of.metrics().clone(),
+                other,
+            })
         };
-        let travels = M::serializable();
-        members.into_iter().filter(|_| travels).filter_map(actor).collect()
+        members.filter_map(actor).collect()
     }
+}
+
+/// The type in ractor's name of a group, if it is this group: no name has a space.
+fn typed<'a>(group: &Name, name: &'a str) -> Option<&'a str> {
+    name.strip_prefix(group.as_str())?.strip_prefix(' ')
 }
 
 /// An actor of this node joins a group, until it stops.
 pub(super) fn join<M: Message>(group: &Name, actor: &ActorRef<M>) {
-    pg::join_scoped(SCOPE.to_owned(), group.to_string(), vec![actor.get_cell()]);
+    let name = format!("{group} {}", type_name::<M>());
+    pg::join_scoped(SCOPE.to_owned(), name, vec![actor.get_cell()]);
 }
 
 impl<M: Message> RemoteActor<M> {
@@ -88,6 +113,10 @@ impl<M: Message> RemoteActor<M> {
     /// # Errors
     /// [`SendError`]; nothing was sent.
     pub fn cast(&self, message: M) -> Result<(), SendError> {
+        if let Some(other) = &self.other {
+            self.metrics.count(Count::Door, "other_type");
+            return Err(SendError::OtherType(other.clone()));
+        }
         match &self.outlet {
             None => self.actor.cast(message).map_err(|_stopped| SendError::NotConnected),
             Some(outlet) => self.send(outlet, message),

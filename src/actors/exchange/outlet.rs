@@ -48,6 +48,9 @@ pub enum SendError {
     /// Longer than any message may be.
     #[error("{0} bytes where at most 16 MiB are allowed")]
     TooLong(usize),
+    /// The actor takes messages of the type that is named, not of this one.
+    #[error("the actor takes messages of another type: {0}")]
+    OtherType(String),
 }
 
 struct State {

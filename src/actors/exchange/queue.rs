@@ -13,12 +13,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
 
 use crate::actors::exchange::outlet::Ticket;
-use crate::proto::codec::{self, CodecError};
 use crate::proto::node::NodeName;
-use crate::proto::outbox::MAX_MESSAGE;
 use crate::proto::topic::Topic;
 
 /// Bytes that may wait for a subscriber.
@@ -38,16 +35,6 @@ pub struct Message {
     pub from: NodeName,
     /// What was said.
     pub payload: Bytes,
-}
-
-impl Message {
-    /// What was said, as a value.
-    ///
-    /// # Errors
-    /// [`CodecError`]: it is of another type, or no value at all.
-    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, CodecError> {
-        codec::decode(&self.payload, MAX_MESSAGE)
-    }
 }
 
 /// What a subscriber is told.

@@ -5,13 +5,17 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use postcard_schema::Schema;
+use serde::de::DeserializeOwned;
 
 use crate::actors::exchange::queue::{
     Batch, Content, Message, Next, OverflowPolicy, Queue, Received,
 };
 use crate::actors::exchange::topics::Topics;
+use crate::io::metrics::Count;
+use crate::proto::codec::{self, CodecError};
 use crate::proto::interest::TooMany;
-use crate::proto::outbox::Records;
+use crate::proto::outbox::{MAX_MESSAGE, Records};
 use crate::proto::talk::{Bulk, read_bulk};
 use crate::proto::topic::Pattern;
 
@@ -69,6 +73,18 @@ impl Subscription {
             Poll::Ready(received) => received,
             Poll::Pending => None,
         }
+    }
+
+    /// A message that was published as a value.
+    ///
+    /// # Errors
+    /// [`CodecError`]: it is of another type, or no value at all. This is counted.
+    pub fn decode<T: DeserializeOwned + Schema>(&self, message: &Message) -> Result<T, CodecError> {
+        let value = codec::decode_typed(&message.payload, MAX_MESSAGE);
+        if let (Err(_), Some(topics)) = (&value, self.topics.upgrade()) {
+            topics.metrics().count(Count::Door, "other_type");
+        }
+        value
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Received>> {
