@@ -56,7 +56,8 @@ pub use postcard_schema::Schema;
 pub use ractor;
 pub use serde_json;
 
-/// What [`Builder`] has no word for: [`Node::start`] takes it.
+/// What [`Builder`] has no word for: [`Node::start`] takes it. Each `Config` comes from [`Builder::config`], `new` or
+/// `default`, and is changed field by field.
 pub mod config {
     #[cfg(feature = "gateway")]
     pub use crate::gateway::http::{Config as Http, Origin, OriginError, Prefix, PrefixError};

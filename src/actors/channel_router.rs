@@ -99,7 +99,7 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`Publisher::publish`].
-    pub fn publish_here(
+    pub(crate) fn publish_here(
         &self,
         topic: &Topic,
         event: &str,

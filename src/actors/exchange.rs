@@ -59,7 +59,7 @@ impl fmt::Debug for Exchange {
 impl Exchange {
     /// That of a node of this name, linked to nobody yet.
     #[must_use]
-    pub fn new(me: NodeName, metrics: &Metrics) -> Self {
+    pub(crate) fn new(me: NodeName, metrics: &Metrics) -> Self {
         let topics = Arc::new(Topics::new(me, metrics));
         let calls = Arc::new(Calls::new(topics.clone()));
         Self { topics, calls, groups: Arc::default() }
@@ -73,20 +73,20 @@ impl Exchange {
 
     /// What this node counts.
     #[must_use]
-    pub fn metrics(&self) -> &Metrics {
+    pub(crate) fn metrics(&self) -> &Metrics {
         self.topics.metrics()
     }
 
     /// Bytes that wait for each linked peer, by lane.
     #[must_use]
-    pub fn waiting(&self) -> Vec<(NodeName, [(Lane, usize); 3])> {
+    pub(crate) fn waiting(&self) -> Vec<(NodeName, [(Lane, usize); 3])> {
         let table = self.topics.table();
         table.peers().map(|outlet| (outlet.peer().clone(), outlet.waiting())).collect()
     }
 
     /// Waits until all that was said to other nodes has been sent, or their links are gone: as long as
     /// one of them does not read.
-    pub async fn flushed(&self) {
+    pub(crate) async fn flushed(&self) {
         let peers: Vec<_> = self.topics.table().peers().cloned().collect();
         for peer in peers {
             peer.flushed().await;

@@ -29,6 +29,7 @@ use crate::proto::node::{Contact, Incarnation, NodeId, NodeName};
 
 /// One peer in the view.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Row {
     /// What the machine knows.
     pub peer: PeerView,

@@ -190,7 +190,7 @@ fn seeds(seeds: &[SeedStatus]) -> Columns {
 }
 
 pub(super) fn majority(seen: &Majority) -> String {
-    let Majority { held, here, known, missing } = seen;
+    let Majority { held, here, known, missing, .. } = seen;
     let word = if *held { "the majority" } else { "NOT the majority" };
     let missing: Vec<&str> = missing.iter().map(NodeName::as_str).collect();
     match missing.as_slice() {

@@ -8,12 +8,10 @@ use anyhow::Context;
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use tokio::sync::mpsc::UnboundedReceiver;
-use xpando_node::internals::actors::event_log::LIMITS;
 use xpando_node::internals::gateway::http::{self, Origin, Prefix};
 use xpando_node::internals::io::metrics::Metrics;
 use xpando_node::internals::io::places;
 use xpando_node::internals::io::seeds::Seed;
-use xpando_node::internals::io::store::Limits;
 use xpando_node::internals::node::{Config, Node};
 use xpando_node::internals::proto::node::NodeName;
 use xpando_node::internals::proto::proxies::Cidr;
@@ -137,15 +135,14 @@ struct HttpArgs {
 
 impl HttpArgs {
     fn config(self) -> Option<http::Config> {
-        let config = http::Config {
-            listen: self.http,
-            tls: self.http_cert.zip(self.http_key),
-            plain: self.http_plain,
-            origins: self.http_origin,
-            prefix: self.http_prefix,
-            anonymous: self.allow_anonymous,
-            proxies: self.trust_proxy,
-        };
+        let mut config = http::Config::default();
+        config.listen = self.http;
+        config.tls = self.http_cert.zip(self.http_key);
+        config.plain = self.http_plain;
+        config.origins = self.http_origin;
+        config.prefix = self.http_prefix;
+        config.anonymous = self.allow_anonymous;
+        config.proxies = self.trust_proxy;
         (!self.no_http).then_some(config)
     }
 }
@@ -173,23 +170,19 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     drop(entered);
     // Before the start, so that a signal during it still ends in a goodbye.
     let wishes = signals::catch()?;
-    let config = Config {
-        listen: args.listen,
-        advertise: args.advertise,
-        join: args.join,
-        beacons: !args.no_beacon,
-        events: Limits {
-            age: args.events_age.unwrap_or(LIMITS.age),
-            bytes: args.events_size.map_or(LIMITS.bytes, |size| size << 20),
-        },
-        profile,
-        min_peers: args.http.min_peers,
-        http: args.http.config(),
-        chaos: args.chaos,
-        bench: args.bench,
-        metrics,
-        ..Config::new(name, certs, data_dir)
-    };
+    let mut config = Config::new(name, certs, data_dir);
+    config.listen = args.listen;
+    config.advertise = args.advertise;
+    config.join = args.join;
+    config.beacons = !args.no_beacon;
+    config.events.age = args.events_age.unwrap_or(config.events.age);
+    config.events.bytes = args.events_size.map_or(config.events.bytes, |size| size << 20);
+    config.profile = profile;
+    config.min_peers = args.http.min_peers;
+    config.http = args.http.config();
+    config.chaos = args.chaos;
+    config.bench = args.bench;
+    config.metrics = metrics;
     let served = runtime.block_on(serve(config, wishes));
     logs.close();
     // A thread that waits for a disk that hangs is left behind.

@@ -246,7 +246,7 @@ fn meaning(peer: &PeerStatus) -> String {
         (Status::Offline, Some(Reason::Disconnected)) => {
             "An operator ended the link. It is dialed again later."
         }
-        (Status::Offline, Some(Reason::Unreachable) | None) => "It does not answer from here.",
+        (Status::Offline, _) => "It does not answer from here.",
     };
     text.to_owned()
 }

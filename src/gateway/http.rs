@@ -44,6 +44,7 @@ pub const PORT: u16 = 4000;
 
 /// How clients reach a node.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Config {
     /// Where it listens. `None`: 127.0.0.1:4000, or the next port that is free.
     pub listen: Option<SocketAddr>,

@@ -96,6 +96,7 @@ impl fmt::Display for Subject {
 /// has changed and the operator acts as the text says; about a [`Subject::Peer`] the caller ends
 /// the connection and the peer's operator acts.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum IdentityError {
     /// A file or directory could not be read or written. What stood at `path` still stands; of
     /// several files, those before it may have been written, and the same call completes them.

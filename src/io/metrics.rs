@@ -220,7 +220,7 @@ impl Metrics {
 
     /// What goes over the links.
     #[must_use]
-    pub fn traffic(&self) -> &Traffic {
+    pub(crate) fn traffic(&self) -> &Traffic {
         &self.0.traffic
     }
 
@@ -236,7 +236,7 @@ impl Metrics {
     ///
     /// # Errors
     /// As [`Metrics::text`].
-    pub fn text_with(&self, gauges: &Gauges) -> Result<String, std::fmt::Error> {
+    pub(crate) fn text_with(&self, gauges: &Gauges) -> Result<String, std::fmt::Error> {
         text::text(&self.0.registry, gauges)
     }
 }

@@ -67,7 +67,7 @@ impl Seed {
     ///
     /// # Errors
     /// The resolver's; nothing changed, asking again later may help.
-    pub async fn resolve(&self) -> std::io::Result<Vec<SocketAddr>> {
+    pub(crate) async fn resolve(&self) -> std::io::Result<Vec<SocketAddr>> {
         Ok(tokio::net::lookup_host((self.host.as_str(), self.port)).await?.collect())
     }
 }

@@ -27,6 +27,7 @@ const DESCRIPTORS: &str = "/proc/self/fd";
 
 /// Why a socket or a runtime directory cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SocketError {
     /// The system refused. A node that runs tries again; else the operator acts.
     #[error("cannot {action} {}: {cause}", path.display())]

@@ -42,6 +42,7 @@ const STEADY: Duration = Duration::from_secs(10);
 
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StoreError {
     /// Another process has it open: nothing changed; the operator runs one node per directory.
     #[error("{0} is in use: a node with this data directory is already running")]

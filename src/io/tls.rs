@@ -44,6 +44,7 @@ const ALPN: &[u8] = b"xpando/1";
 /// Why there is no stream. In every case but [`TlsError::Config`] and [`TlsError::Authority`] the
 /// stream is closed, nothing else has changed, and [`TlsError::cause`] says who acts.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TlsError {
     /// The identity cannot be used for TLS. Nothing changed; the operator makes a new certificate.
     #[error("the certificate cannot be used for TLS: {0}")]

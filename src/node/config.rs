@@ -15,6 +15,7 @@ use crate::proto::{discovery, heartbeat, membership};
 
 /// Everything that makes a node this node.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Config {
     /// Its name.
     pub name: NodeName,

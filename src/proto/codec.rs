@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 /// Why bytes are not a value. Nothing changed; whoever sent the bytes is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CodecError {
     /// The input is longer than its kind may be.
     #[error("{length} bytes where at most {cap} are allowed")]

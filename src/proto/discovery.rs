@@ -31,6 +31,7 @@ pub fn contacts_for(linked: Vec<Contact>, peer: &NodeName) -> Vec<Vec<Contact>> 
 
 /// Settings of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Config {
     /// Shortest wait between two of our beacons.
     pub beacon_min: Duration,

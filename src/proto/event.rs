@@ -29,6 +29,7 @@ pub enum Status {
 /// Why a peer is offline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Reason {
     /// It said goodbye.
     Left,
@@ -222,6 +223,7 @@ pub enum Level {
 /// Something that happened. `event/table.rs` holds the label, level, subject and text of each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Event {
     /// A node was heard of for the first time.
     PeerDiscovered {

@@ -51,6 +51,7 @@ pub use evidence::{Evidence, Traces};
 
 /// Settings of the machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Config {
     /// Between two beats.
     pub interval: Duration,

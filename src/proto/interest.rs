@@ -53,6 +53,7 @@ impl From<&Pattern> for Interest {
 /// A node has more interest than it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("more than {MOST} topics, patterns and names")]
+#[non_exhaustive]
 pub struct TooMany;
 
 /// Where a message on a topic goes.

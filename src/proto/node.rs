@@ -44,6 +44,7 @@ impl Schema for NodeName {
 
 /// Why a text is not a node name. Nothing changed; whoever supplied the text must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NameError {
     /// There is no `@`.
     #[error("node name {0:?} has no '@': write name@host, for example a@127.0.0.1")]
@@ -88,7 +89,7 @@ impl NodeName {
 
     /// The host as an IP address, when it is written as one.
     #[must_use]
-    pub fn host_ip(&self) -> Option<IpAddr> {
+    pub(crate) fn host_ip(&self) -> Option<IpAddr> {
         self.host().parse().ok()
     }
 
@@ -103,13 +104,13 @@ impl NodeName {
     /// SPIFFE (SPIFFE-ID specification, section 2.2) allows neither `@` nor percent-encoding in a
     /// path, so the parts are separate segments and the colons of an IPv6 host become `-`.
     #[must_use]
-    pub fn spiffe_path(&self) -> String {
+    pub(crate) fn spiffe_path(&self) -> String {
         format!("/node/{}/{}", self.host().replace(':', "-"), self.short())
     }
 
     /// The reverse of [`NodeName::spiffe_path`]; `None` when the path names no node.
     #[must_use]
-    pub fn from_spiffe_path(path: &str) -> Option<Self> {
+    pub(crate) fn from_spiffe_path(path: &str) -> Option<Self> {
         let (host, short) = path.strip_prefix("/node/")?.split_once('/')?;
         let name = format!("{short}@{host}").parse::<Self>().ok();
         let ipv6 = || format!("{short}@{}", host.replace('-', ":")).parse::<Self>().ok();

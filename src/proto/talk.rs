@@ -41,6 +41,7 @@ pub enum Outcome {
 
 /// Why a watched name is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum DownReason {
     /// It was never there.
     NoSuchName,

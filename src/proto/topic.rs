@@ -30,37 +30,37 @@ pub struct TopicError;
 impl Topic {
     /// Addresses of peers, as nodes tell them to each other.
     #[must_use]
-    pub fn network_peers() -> Self {
+    pub(crate) fn network_peers() -> Self {
         Self("network:peers".into())
     }
 
     /// Questions and answers about peers that one node does not hear.
     #[must_use]
-    pub fn node_heartbeat() -> Self {
+    pub(crate) fn node_heartbeat() -> Self {
         Self("node:heartbeat".into())
     }
 
     /// Rows of the link matrix.
     #[must_use]
-    pub fn network_topology() -> Self {
+    pub(crate) fn network_topology() -> Self {
         Self("network:topology".into())
     }
 
     /// Who the nodes are, and who is forgotten.
     #[must_use]
-    pub fn network_registry() -> Self {
+    pub(crate) fn network_registry() -> Self {
         Self("network:registry".into())
     }
 
     /// What happens in the cluster, for clients.
     #[must_use]
-    pub fn network_updates() -> Self {
+    pub(crate) fn network_updates() -> Self {
         Self("network:updates".into())
     }
 
     /// Who is in which channel.
     #[must_use]
-    pub fn channel_presence() -> Self {
+    pub(crate) fn channel_presence() -> Self {
         Self("channel:presence".into())
     }
 
@@ -184,7 +184,7 @@ impl Name {
 
     /// Under which nodes tell each other what happened.
     #[must_use]
-    pub fn history() -> Self {
+    pub(crate) fn history() -> Self {
         Self("xpando:history".into())
     }
 
@@ -242,6 +242,7 @@ impl fmt::Display for Address {
 
 /// Why a text is not an address. Nothing changed; whoever supplied it must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum AddressError {
     /// The part before the first `@`.
     #[error(transparent)]

@@ -91,6 +91,7 @@ pub enum ServeError {
 
 /// A request, as its handler gets it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Request {
     /// The node that asks; certain, its certificate says so.
     pub from: NodeName,

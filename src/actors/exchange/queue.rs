@@ -28,6 +28,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
 /// A message on a topic. The payload may share memory with its neighbours; who keeps it for long should
 /// keep a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Message {
     /// Its topic.
     pub topic: Topic,
@@ -48,6 +49,7 @@ pub enum Received {
 
 /// What happens to a subscriber whose queue is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OverflowPolicy {
     /// It loses the oldest and is told how many.
     #[default]

@@ -23,6 +23,7 @@ use crate::proto::topic::{Name, Pattern, Topic};
 
 /// How far a broadcast got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DeliveryReport {
     /// Subscribers in this node that it was queued for.
     pub local: usize,

@@ -18,6 +18,7 @@ use crate::proto::topic::{Pattern, Topic};
 
 /// A client on one topic.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Client {
     /// The topic that it joins, or has joined.
     pub topic: Topic,
@@ -29,6 +30,7 @@ pub struct Client {
 
 /// An event of a client.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Push {
     /// The event.
     pub event: String,
@@ -38,6 +40,7 @@ pub struct Push {
 
 /// What becomes of an event.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Reaction {
     /// The reply `ok` with this response.
     Reply(Payload),

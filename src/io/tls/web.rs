@@ -22,6 +22,7 @@ use crate::io::identity::{Identity, Look, Stamp, Validity, stamp};
 
 /// Why clients cannot be served over TLS with these files. Nothing changed; the operator acts.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WebError {
     /// A file is not there, or holds something else.
     #[error("cannot read {}: {cause}", path.display())]

@@ -44,7 +44,7 @@ impl Json {
 
     /// Whether it is an object.
     #[must_use]
-    pub fn is_object(&self) -> bool {
+    pub(crate) fn is_object(&self) -> bool {
         self.0.trim_ascii_start().starts_with(b"{")
     }
 
@@ -63,7 +63,7 @@ impl Json {
 
     /// An object without the members of this name, which is ASCII. What is no object stays as it is.
     #[must_use]
-    pub fn without(&self, name: &str) -> Self {
+    pub(crate) fn without(&self, name: &str) -> Self {
         if !self.is_object() || members(&self.0).all(|member| !is_named(member, name)) {
             return self.clone();
         }

@@ -11,6 +11,7 @@ use crate::proto::node::NodeName;
 /// Every node that was ever known and has not left counts, dead or alive: of two halves that cannot
 /// see each other at most one is the majority. An even split has none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Majority {
     /// True when more than half of the known nodes are here.
     pub held: bool,
@@ -25,7 +26,7 @@ pub struct Majority {
 impl Majority {
     /// What a node with these peers sees.
     #[must_use]
-    pub fn of<'a>(peers: impl Iterator<Item = &'a PeerView>) -> Self {
+    pub(crate) fn of<'a>(peers: impl Iterator<Item = &'a PeerView>) -> Self {
         let members = peers.filter(|peer| peer.reason != Some(Reason::Left));
         let (here, missing): (Vec<_>, Vec<_>) =
             members.partition(|peer| peer.status == Status::Online);

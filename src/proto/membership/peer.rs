@@ -25,6 +25,7 @@ pub fn usable(address: SocketAddr) -> bool {
 
 /// A peer, as others see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PeerView {
     /// Its name.
     pub name: NodeName,

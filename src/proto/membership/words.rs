@@ -11,6 +11,7 @@ use crate::proto::node::{Contact, Incarnation, NodeName};
 
 /// Settings of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Config {
     /// Outbound attempts at once.
     pub dials: usize,

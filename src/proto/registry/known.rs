@@ -13,6 +13,7 @@ const ADDRESSES: usize = 8;
 
 /// A node, as this one knows it. Times are in milliseconds since 1970, by this node's clock.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Known {
     /// Its name.
     pub name: NodeName,
@@ -41,7 +42,7 @@ pub struct Known {
 impl Known {
     /// A node that was just heard of.
     #[must_use]
-    pub fn new(name: NodeName, now: u64) -> Self {
+    pub(crate) fn new(name: NodeName, now: u64) -> Self {
         Self {
             name,
             id: None,
@@ -77,7 +78,7 @@ impl Known {
     }
 
     /// A link to it worked there.
-    pub fn reached(&mut self, address: SocketAddr) {
+    pub(crate) fn reached(&mut self, address: SocketAddr) {
         self.addresses.retain(|known| *known != address);
         self.addresses.insert(0, address);
         self.addresses.truncate(ADDRESSES);

@@ -18,6 +18,7 @@ pub const LONGEST: usize = 64;
 
 /// Why something is no part of a profile. Nothing changed; whoever supplied it must correct it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProfileError {
     /// It is no word.
     #[error("{0:?} is not a specialization or key: 1 to {LONGEST} of A-Z a-z 0-9 . _ : / -")]
@@ -174,7 +175,7 @@ impl Profile {
 
     /// Likewise, of a life that begins then.
     #[must_use]
-    pub fn begun(self, started: u64) -> Self {
+    pub(crate) fn begun(self, started: u64) -> Self {
         Self { started, ..self }
     }
 
