@@ -2,9 +2,17 @@
 //! the same run, because machines differ and drift.
 
 use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
 
+use anyhow::Context;
 use clap::Subcommand;
-use xpando_node::internals::node::bench::Kind;
+use serde::de::DeserializeOwned;
+use xpando_node::internals::node::bench::{Kind, Order};
+use xpando_node::internals::proto::node::NodeName;
+use xpando_node::internals::proto::topic::{Address, Name};
+
+use super::message::call_at;
 
 mod channels;
 mod floor;
@@ -14,7 +22,6 @@ mod jitter;
 mod mesh;
 mod messages;
 mod store;
-mod topics;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
@@ -49,16 +56,7 @@ pub(super) enum BenchCommand {
     Call(messages::LoadArgs),
     /// Broadcasts from a running node to several
     Fanout(messages::LoadArgs),
-    /// What this machine can do at best: a bare TLS 1.3 stream, one channel before it
-    Floor {
-        /// Bytes of a message
-        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=16_000_000))]
-        size: u32,
-        /// For how long each
-        #[arg(long, default_value_t = 5.0)]
-        seconds: f64,
-    },
-    /// All of these between nodes of its own, each beside its floor
+    /// All of these between nodes of its own, each beside its floor: a bare TLS 1.3 stream, one channel before it
     Messages {
         /// For how long each
         #[arg(long, default_value_t = 5.0)]
@@ -89,15 +87,6 @@ pub(super) enum BenchCommand {
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=100))]
         seconds: u64,
     },
-    /// Many topics, and topics that come and go, between two nodes of its own
-    Topics {
-        /// Topics
-        #[arg(default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=500_000))]
-        topics: u64,
-        /// For how long others come and go
-        #[arg(long, default_value_t = 5.0)]
-        seconds: f64,
-    },
 }
 
 pub(super) fn run(command: BenchCommand, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -107,13 +96,24 @@ pub(super) fn run(command: BenchCommand, out: &mut dyn Write) -> anyhow::Result<
         BenchCommand::Cast(args) => messages::load(Kind::Cast, &args, out),
         BenchCommand::Call(args) => messages::load(Kind::Call, &args, out),
         BenchCommand::Fanout(args) => messages::load(Kind::Fanout, &args, out),
-        BenchCommand::Floor { size, seconds } => messages::floors(size as usize, seconds, out),
         BenchCommand::Messages { seconds } => messages::run(seconds, out),
         BenchCommand::Channels { seconds, idle } => channels::run(seconds, idle as usize, out),
         BenchCommand::Store { events, batch, seconds } => {
             store::run(events, batch, out)?;
             jitter::run(seconds, out)
         }
-        BenchCommand::Topics { topics, seconds } => topics::run(topics, seconds, out),
     }
+}
+
+/// Orders something of a node, through the one that keeps its data in this directory.
+fn order<T: DeserializeOwned>(
+    directory: &Path,
+    node: &NodeName,
+    order: &Order,
+    within: Duration,
+) -> anyhow::Result<T> {
+    let to = Address { name: Name::bench(), node: Some(node.clone()) };
+    let reply = call_at(directory, &to, &serde_json::to_vec(order)?, within)
+        .context("no benchmark without its service: start each of these nodes with --bench")?;
+    Ok(serde_json::from_slice(&reply)?)
 }

@@ -5,7 +5,7 @@
 //! itself, which means for those who may use its admin socket.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -155,8 +155,11 @@ struct Bench {
     bus: Bus,
     exchange: Exchange,
     run: Mutex<Option<Run>>,
-    held: Mutex<Option<topics::Held>>,
+    /// Reads the subscriptions of [`Order::Topics`].
+    held: Mutex<JoinSet<()>>,
 }
+
+type Fallible<T> = Result<T, HandlerError>;
 
 /// Serves benchmarks until the result is dropped.
 ///
@@ -181,6 +184,10 @@ fn json(value: &impl Serialize) -> Reply {
     Ok(serde_json::to_vec(value)?.into())
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn used() -> Usage {
     usage(None).unwrap_or_default()
 }
@@ -192,33 +199,28 @@ impl Bench {
             return Err("only a node itself orders its load".into());
         }
         match order {
-            Order::Sink(topic, subscribers) => self.sink(&topic, subscribers),
+            Order::Sink(topic, subscribers) => json(&self.sink(&topic, subscribers)?),
             Order::Seen => json(&self.seen()),
-            Order::Load(load) => match load.kind {
-                Kind::Cast | Kind::Fanout => json(&self.publish(load).await?),
-                Kind::Call => json(&self.call(load).await?),
-            },
-            Order::Check(pattern) => self.check(&pattern),
+            Order::Load(load) => json(&self.load(load).await?),
+            Order::Check(pattern) => json(&self.check(&pattern)?),
             Order::Checked => self.checked(),
             Order::Numbers(numbers) => json(&numbered::publish(&self.exchange, &numbers).await?),
-            Order::Topics(below, count) => self.hold(&below, count),
+            Order::Topics(below, count) => json(&self.hold(&below, count)?),
             Order::Flood(time) => json(&flood::flood(&self.bus, time).await),
             Order::Churn(below, time) => json(&topics::churn(&self.exchange, &below, time).await?),
         }
     }
 
-    fn hold(&self, below: &str, count: u64) -> Reply {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        *held = None;
+    fn hold(&self, below: &str, count: u64) -> Fallible<Changed> {
+        let mut held = lock(&self.held);
+        *held = JoinSet::new();
         if count == 0 {
-            return json(&Changed::default());
+            return Ok(Changed::default());
         }
-        let (holds, changed) = topics::hold(&self.exchange, below, count)?;
-        *held = Some(holds);
-        json(&changed)
+        topics::hold(&self.exchange, below, count, &mut held)
     }
 
-    fn sink(self: &Arc<Self>, topic: &str, subscribers: usize) -> Reply {
+    fn sink(self: &Arc<Self>, topic: &str, subscribers: usize) -> Fallible<()> {
         let topic = topic.parse::<Topic>()?;
         if subscribers > MOST {
             return Err(format!("at most {MOST} subscribers").into());
@@ -237,22 +239,22 @@ impl Bench {
             });
         }
         self.begin(counts, Arc::default(), tasks);
-        Ok(Bytes::new())
+        Ok(())
     }
 
-    fn check(self: &Arc<Self>, pattern: &str) -> Reply {
+    fn check(self: &Arc<Self>, pattern: &str) -> Fallible<()> {
         let subscription = self.exchange.subscribe(pattern.parse::<Pattern>()?)?;
         let (ledger, mut tasks) = (Arc::new(Mutex::new(Ledger::new())), JoinSet::new());
         tasks.spawn(numbered::keep(subscription, ledger.clone()));
         self.begin(Arc::default(), ledger, tasks);
-        Ok(Bytes::new())
+        Ok(())
     }
 
     fn checked(&self) -> Reply {
-        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut run = lock(&self.run);
         let run = run.as_mut().ok_or("no ledger is kept")?;
         run.asked = timer::now();
-        json(&*numbered::lock(&run.ledger))
+        json(&*lock(&run.ledger))
     }
 
     fn begin(
@@ -262,13 +264,13 @@ impl Bench {
         subscribers: JoinSet<()>,
     ) {
         let run = Run { counts, ledger, asked: timer::now(), _subscribers: subscribers };
-        *self.run.lock().unwrap_or_else(PoisonError::into_inner) = Some(run);
+        *lock(&self.run) = Some(run);
         let bench = Arc::downgrade(self);
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(IDLE).await;
                 let Some(bench) = bench.upgrade() else { return };
-                let mut run = bench.run.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut run = lock(&bench.run);
                 if run.as_ref().is_none_or(|run| run.asked + IDLE < timer::now()) {
                     *run = None;
                     return;
@@ -278,7 +280,7 @@ impl Bench {
     }
 
     fn seen(&self) -> Seen {
-        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut run = lock(&self.run);
         let Some(run) = run.as_mut() else { return Seen::default() };
         run.asked = timer::now();
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -286,77 +288,71 @@ impl Bench {
         Seen { messages, missed, usage: used() }
     }
 
-    async fn ask(&self, node: &NodeName) -> Result<Seen, HandlerError> {
-        let address = Address { name: Name::bench(), node: Some(node.clone()) };
-        let seen = self.exchange.call(&address, json(&Order::Seen)?, ANSWER).await;
-        let seen = seen.map_err(|error| format!("{node}: {error}"))?;
-        Ok(serde_json::from_slice(&seen)?)
-    }
-
-    async fn all(&self, load: &Load) -> Result<Vec<Seen>, HandlerError> {
+    /// What the sinks of a load counted so far.
+    async fn all(&self, load: &Load) -> Fallible<Vec<Seen>> {
         let mut all = Vec::new();
         for node in &load.to {
-            all.push(self.ask(node).await?);
+            let address = Address { name: Name::bench(), node: Some(node.clone()) };
+            let seen = self.exchange.call(&address, json(&Order::Seen)?, ANSWER).await;
+            all.push(serde_json::from_slice(&seen.map_err(|error| format!("{node}: {error}"))?)?);
         }
         Ok(all)
     }
 
-    /// Broadcasts, and calls beside them that tell how long others wait meanwhile.
-    async fn publish(self: Arc<Self>, load: Load) -> Result<Made, HandlerError> {
+    /// Makes a load. Beside broadcasts, calls tell how long others wait meanwhile.
+    async fn load(self: Arc<Self>, load: Load) -> Fallible<Made> {
         let topic = load.topic.parse::<Topic>()?;
         let first = load.to.first().ok_or("to nobody")?.clone();
         if load.kind == Kind::Fanout {
             self.until_wanted(&topic, load.to.len()).await?;
         }
         let (before, here) = (self.all(&load).await?, used());
-        let load = Arc::new(load);
-        let left = Arc::new(AtomicU64::new(load.count));
-        let start = timer::now();
-        let mut tasks = JoinSet::new();
+        let (exchange, left) = (self.exchange.clone(), AtomicU64::new(load.count));
+        let echo = Address { name: Name::echo(), node: Some(first.clone()) };
+        let maker = Arc::new(Maker { exchange, load: load.clone(), topic, first, echo, left });
+        let (start, mut tasks) = (timer::now(), JoinSet::new());
         for _ in 0..load.concurrency.max(1) {
-            let publisher = Publisher {
-                exchange: self.exchange.clone(),
-                load: load.clone(),
-                topic: topic.clone(),
-                first: first.clone(),
-                left: left.clone(),
-            };
-            tasks.spawn(publisher.run(start));
+            tasks.spawn(maker.clone().run(start));
         }
         let stop = Arc::new(AtomicBool::new(false));
-        let probe = tokio::spawn(self.clone().probe(echo(&first), stop.clone()));
-        let (mut done, mut expected) = (0, 0);
+        let probes = load.kind != Kind::Call;
+        let probe = probes.then(|| tokio::spawn(maker.probe(stop.clone())));
+        let (mut part, mut expected) = (Part::default(), 0);
         loop {
             match tokio::time::timeout(IDLE / 3, tasks.join_next()).await {
                 // A long load keeps its sinks.
                 Err(_elapsed) => drop(self.all(&load).await?),
                 Ok(None) => break,
                 Ok(Some(task)) => {
-                    let (more, reached) = task??;
-                    (done, expected) = (done + more, expected + reached * load.subscribers);
+                    let more = task??;
+                    (part.done, part.failed) = (part.done + more.done, part.failed + more.failed);
+                    expected += more.reached * load.subscribers;
+                    part.times.extend(more.times);
                 }
             }
         }
         stop.store(true, Ordering::Relaxed);
-        let times = probe.await?;
+        if let Some(probe) = probe {
+            part.times = probe.await?;
+        }
         let (after, took) = self.drained(&load, &before, expected, start).await?;
         let sum = |of: fn(&Seen) -> u64| {
             after.iter().map(of).sum::<u64>() - before.iter().map(of).sum::<u64>()
         };
         Ok(Made {
-            done,
-            failed: 0,
-            delivered: sum(|seen| seen.messages),
+            done: part.done,
+            failed: part.failed,
+            delivered: if probes { sum(|seen| seen.messages) } else { part.done },
             missed: sum(|seen| seen.missed),
             took,
-            round_trips: percentiles(times),
+            round_trips: percentiles(part.times),
             here: since(used(), here),
             there: after.iter().zip(&before).map(|(a, b)| since(a.usage, b.usage)).collect(),
         })
     }
 
     /// Waits until the sinks are known here.
-    async fn until_wanted(&self, topic: &Topic, nodes: usize) -> Result<(), HandlerError> {
+    async fn until_wanted(&self, topic: &Topic, nodes: usize) -> Fallible<()> {
         let deadline = timer::now() + ANSWER;
         while timer::now() < deadline {
             let report = self.exchange.try_publish(topic, Bytes::new());
@@ -375,7 +371,7 @@ impl Bench {
         before: &[Seen],
         expected: u64,
         start: Instant,
-    ) -> Result<(Vec<Seen>, Duration), HandlerError> {
+    ) -> Fallible<(Vec<Seen>, Duration)> {
         let counted =
             |seen: &[Seen]| seen.iter().map(|seen| seen.messages + seen.missed).sum::<u64>();
         let (base, mut last, mut at) = (counted(before), 0, timer::now());
@@ -392,83 +388,43 @@ impl Bench {
             tokio::time::sleep(PROBE).await;
         }
     }
-
-    /// Calls every few milliseconds until told to stop; how long each took, in nanoseconds.
-    async fn probe(self: Arc<Self>, to: Address, stop: Arc<AtomicBool>) -> Vec<u64> {
-        let mut times = Vec::new();
-        while !stop.load(Ordering::Relaxed) {
-            let start = timer::now();
-            if self.exchange.call(&to, Bytes::from_static(b"probe"), ANSWER).await.is_ok() {
-                times.push(nanos(timer::now() - start));
-            }
-            tokio::time::sleep(PROBE).await;
-        }
-        times
-    }
-
-    async fn call(self: Arc<Self>, load: Load) -> Result<Made, HandlerError> {
-        let first = load.to.first().ok_or("to nobody")?.clone();
-        let (before, here) = (self.all(&load).await?, used());
-        let to = echo(&first);
-        let payload = Bytes::from(vec![7; load.size]);
-        let left = Arc::new(AtomicU64::new(load.count));
-        let start = timer::now();
-        let end = start + load.time;
-        let most = TIMES / load.concurrency.max(1);
-        let mut tasks = JoinSet::new();
-        for _ in 0..load.concurrency.max(1) {
-            let (bench, to, payload, left) =
-                (self.clone(), to.clone(), payload.clone(), left.clone());
-            tasks.spawn(async move {
-                let (mut times, mut done, mut failed) = (Vec::new(), 0_u64, 0_u64);
-                let mut begin = timer::now();
-                while begin < end && take(&left, 1) == 1 {
-                    match bench.exchange.call(&to, payload.clone(), ANSWER).await {
-                        Ok(_) => done += 1,
-                        Err(_) => failed += 1,
-                    }
-                    let now = timer::now();
-                    if times.len() < most {
-                        times.push(nanos(now - begin));
-                    }
-                    begin = now;
-                }
-                (times, done, failed)
-            });
-        }
-        let mut made = Made::default();
-        let mut times = Vec::new();
-        while let Some(task) = tasks.join_next().await {
-            let (more, done, failed) = task?;
-            times.extend(more);
-            (made.done, made.failed) = (made.done + done, made.failed + failed);
-        }
-        made.took = timer::now() - start;
-        made.delivered = made.done;
-        made.here = since(used(), here);
-        let after = self.all(&load).await?;
-        made.there = after.iter().zip(&before).map(|(a, b)| since(a.usage, b.usage)).collect();
-        made.round_trips = percentiles(times);
-        Ok(made)
-    }
 }
 
-/// One task that publishes.
-struct Publisher {
+/// What the tasks of a load share.
+struct Maker {
     exchange: Exchange,
-    load: Arc<Load>,
+    load: Load,
     topic: Topic,
+    /// The first of the nodes, and what answers there.
     first: NodeName,
-    left: Arc<AtomicU64>,
+    echo: Address,
+    left: AtomicU64,
 }
 
-impl Publisher {
-    /// What was published, and how many nodes that reached in all.
-    async fn run(self, start: Instant) -> Result<(u64, u64), HandlerError> {
+/// What one task of a load came to.
+#[derive(Default)]
+struct Part {
+    done: u64,
+    failed: u64,
+    /// Nodes that broadcasts reached, in all.
+    reached: u64,
+    /// Of calls, how long each took, in nanoseconds.
+    times: Vec<u64>,
+}
+
+impl Maker {
+    async fn run(self: Arc<Self>, start: Instant) -> Fallible<Part> {
         let (payload, end) = (Bytes::from(vec![7; self.load.size]), start + self.load.time);
+        match self.load.kind {
+            Kind::Call => Ok(self.call(payload, end).await),
+            Kind::Cast | Kind::Fanout => self.publish(payload, end).await,
+        }
+    }
+
+    async fn publish(&self, payload: Bytes, end: Instant) -> Fallible<Part> {
         // A look at the clock costs as much as a small message.
         let portion = if self.load.size > 4096 { 1 } else { 256 };
-        let (mut done, mut reached) = (0, 0);
+        let mut made = Part::default();
         while timer::now() < end {
             let part = take(&self.left, portion);
             if part == 0 {
@@ -476,20 +432,47 @@ impl Publisher {
             }
             for _ in 0..part {
                 let payload = payload.clone();
-                reached += match self.load.kind {
-                    Kind::Cast | Kind::Call => {
-                        let sent = self.exchange.publish_to(&self.first, &self.topic, payload);
-                        sent.await.map(|()| 1)
-                    }
-                    Kind::Fanout => {
-                        let report = self.exchange.publish(&self.topic, payload).await;
-                        report.map(|report| report.peers as u64)
-                    }
-                }?;
-                done += 1;
+                made.reached += if self.load.kind == Kind::Fanout {
+                    self.exchange.publish(&self.topic, payload).await?.peers as u64
+                } else {
+                    self.exchange.publish_to(&self.first, &self.topic, payload).await?;
+                    1
+                };
+                made.done += 1;
             }
         }
-        Ok((done, reached))
+        Ok(made)
+    }
+
+    async fn call(&self, payload: Bytes, end: Instant) -> Part {
+        let most = TIMES / self.load.concurrency.max(1);
+        let (mut made, mut begin) = (Part::default(), timer::now());
+        while begin < end && take(&self.left, 1) == 1 {
+            match self.exchange.call(&self.echo, payload.clone(), ANSWER).await {
+                Ok(_) => made.done += 1,
+                Err(_) => made.failed += 1,
+            }
+            let now = timer::now();
+            if made.times.len() < most {
+                made.times.push(nanos(now - begin));
+            }
+            begin = now;
+        }
+        made
+    }
+
+    /// Calls every few milliseconds until told to stop; how long each took, in nanoseconds.
+    async fn probe(self: Arc<Self>, stop: Arc<AtomicBool>) -> Vec<u64> {
+        let mut times = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let start = timer::now();
+            let payload = Bytes::from_static(b"probe");
+            if self.exchange.call(&self.echo, payload, ANSWER).await.is_ok() {
+                times.push(nanos(timer::now() - start));
+            }
+            tokio::time::sleep(PROBE).await;
+        }
+        times
     }
 }
 
@@ -501,10 +484,6 @@ fn take(left: &AtomicU64, most: u64) -> u64 {
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn echo(node: &NodeName) -> Address {
-    Address { name: Name::echo(), node: Some(node.clone()) }
 }
 
 fn since(after: Usage, before: Usage) -> Usage {

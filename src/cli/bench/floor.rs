@@ -87,7 +87,7 @@ async fn count(reader: impl AsyncRead + Unpin, length: usize) -> anyhow::Result<
     }
 }
 
-/// Round-trip times in nanoseconds, sorted, of requests of this size one after another, and how many a
+/// Round-trip times in nanoseconds, of requests of this size one after another, and how many a
 /// second so many at once make.
 pub(super) fn calls(
     ends: &[Identity; 2],
@@ -109,7 +109,6 @@ pub(super) fn calls(
             reader.read_exact(&mut message).await?;
             times.push(u64::try_from((now() - begin).as_nanos())?);
         }
-        times.sort_unstable();
         let rate = many(ends, size, at_once, time).await?;
         Ok((times, rate))
     })
@@ -191,7 +190,7 @@ async fn echo(stream: impl AsyncRead + AsyncWrite, size: usize) -> std::io::Resu
     }
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 

@@ -9,59 +9,16 @@ use anyhow::bail;
 use xpando_node::internals::actors::timer::now;
 use xpando_node::internals::io::tls::Tls;
 
+use super::floor::runtime;
 use super::mesh::{Mesh, Scratch, issue};
 
 /// Repeats the measurement, each time beside its floor.
 pub(super) fn run(nodes: u16, reps: u16, out: &mut dyn Write) -> anyhow::Result<()> {
     for rep in 1..=reps {
         let floor = floor(nodes)?;
-        let measured = formation(nodes)?;
-        print(rep, nodes, &measured, floor, out)?;
+        writeln!(out, "run {rep}, {nodes} nodes")?;
+        formation(nodes, floor, out)?;
     }
-    Ok(())
-}
-
-struct Formation {
-    from_first: Duration,
-    from_last: Duration,
-    /// `kill -9` until the others know; until the kernel says it is gone.
-    killed: (Duration, Duration),
-    /// Start of the restarted node until it is ready; until all are linked with it.
-    restarted: (Duration, Duration),
-}
-
-fn print(
-    rep: u16,
-    nodes: u16,
-    measured: &Formation,
-    floor: Duration,
-    out: &mut dyn Write,
-) -> anyhow::Result<()> {
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let ratio = |time: Duration, floor: Duration| time.as_secs_f64() / floor.as_secs_f64();
-    let Formation { from_first, from_last, killed, restarted } = measured;
-    writeln!(out, "run {rep}, {nodes} nodes")?;
-    writeln!(
-        out,
-        "  full mesh from the first start  {:8.1} ms   {:.2} x floor ({:.1} ms)",
-        ms(*from_first),
-        ratio(*from_first, floor),
-        ms(floor)
-    )?;
-    writeln!(out, "  full mesh from the last start   {:8.1} ms", ms(*from_last))?;
-    writeln!(
-        out,
-        "  kill -9 until all others know   {:8.1} ms   {:.2} x floor ({:.1} ms)",
-        ms(killed.0),
-        ratio(killed.0, killed.1),
-        ms(killed.1)
-    )?;
-    writeln!(
-        out,
-        "  restarted: ready until online everywhere {:8.1} ms (start to ready {:.1} ms)",
-        ms(restarted.1.saturating_sub(restarted.0)),
-        ms(restarted.0)
-    )?;
     Ok(())
 }
 
@@ -76,9 +33,8 @@ fn floor(nodes: u16) -> anyhow::Result<Duration> {
         Command::new(&program).arg("--version").stdout(Stdio::null()).status()?;
     }
     let pairs = u32::from(nodes) * u32::from(nodes - 1) / 2;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (a, b) = (Arc::new(a.clone()), Arc::new(b.clone()));
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let mut handshakes = tokio::task::JoinSet::new();
         for _ in 0..pairs {
             let (a, b) = (a.clone(), b.clone());
@@ -95,11 +51,22 @@ fn floor(nodes: u16) -> anyhow::Result<Duration> {
     Ok(now() - start)
 }
 
-fn formation(nodes: u16) -> anyhow::Result<Formation> {
+fn formation(nodes: u16, floor: Duration, out: &mut dyn Write) -> anyhow::Result<()> {
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let ratio = |time: Duration, floor: Duration| time.as_secs_f64() / floor.as_secs_f64();
     let first = now();
     let mut mesh = Mesh::start(nodes)?;
     let last = now();
     let linked = mesh.full()?;
+    let (from_first, from_last) = (linked - first, linked.saturating_duration_since(last));
+    writeln!(
+        out,
+        "  full mesh from the first start  {:8.1} ms   {:.2} x floor ({:.1} ms)",
+        ms(from_first),
+        ratio(from_first, floor),
+        ms(floor)
+    )?;
+    writeln!(out, "  full mesh from the last start   {:8.1} ms", ms(from_last))?;
 
     let Some(victim) = mesh.nodes.pop() else { bail!("no node") };
     let name = victim.name.clone();
@@ -107,16 +74,24 @@ fn formation(nodes: u16) -> anyhow::Result<Formation> {
     let kill = now();
     victim.kill()?;
     let gone = now() - kill;
-    let known = mesh.wait_for(others, |line| line.is("peer_offline") && line.about(&name))?;
+    let known = mesh.wait_for(others, |line| line.is("peer_offline") && line.about(&name))? - kill;
+    writeln!(
+        out,
+        "  kill -9 until all others know   {:8.1} ms   {:.2} x floor ({:.1} ms)",
+        ms(known),
+        ratio(known, gone),
+        ms(gone)
+    )?;
 
     let start = now();
     mesh.launch(&name)?;
-    let ready = mesh.wait_for(1, |line| line.is("node ready"))?;
-    let back = mesh.wait_for(others, |line| line.is("peer_online") && line.about(&name))?;
-    Ok(Formation {
-        from_first: linked - first,
-        from_last: linked.saturating_duration_since(last),
-        killed: (known - kill, gone),
-        restarted: (ready - start, back - start),
-    })
+    let ready = mesh.wait_for(1, |line| line.is("node ready"))? - start;
+    let back = mesh.wait_for(others, |line| line.is("peer_online") && line.about(&name))? - start;
+    writeln!(
+        out,
+        "  restarted: ready until online everywhere {:8.1} ms (start to ready {:.1} ms)",
+        ms(back.saturating_sub(ready)),
+        ms(ready)
+    )?;
+    Ok(())
 }

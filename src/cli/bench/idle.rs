@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use serde::de::IgnoredAny;
 use xpando_node::internals::actors::timer::now;
 use xpando_node::internals::gateway::admin::Request;
 use xpando_node::internals::io::usage::{Usage, usage};
@@ -55,7 +56,7 @@ pub(super) fn run(nodes: u16, seconds: u64, out: &mut dyn Write) -> anyhow::Resu
         let mut times = Vec::new();
         for _ in 0..SCRAPES {
             let begun = now();
-            ask(&directory, request)?;
+            ask::<IgnoredAny>(&directory, request)?;
             times.push(u64::try_from(begun.elapsed().as_nanos())?);
         }
         Ok(quantiles(&mut times))

@@ -11,9 +11,11 @@ use xpando_node::internals::node::bench::{Flooded, Order};
 
 use super::channels::quantiles;
 use super::mesh::{Mesh, Running};
-use super::topics::order_at;
+use super::order;
 use crate::cli::ask::status_of;
 
+/// Time that a node may take beyond that of the flood.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at the beats: several between two beats.
 const LOOK: Duration = Duration::from_millis(100);
 /// After the mesh is full: first beats settle.
@@ -48,10 +50,11 @@ pub(super) fn run(seconds: u64, out: &mut dyn Write) -> anyhow::Result<()> {
     let Some(first) = mesh.nodes.first() else { bail!("nodes") };
     let ([_, idle], _) = beats(&mesh, first, time)?;
     let (directory, name) = (mesh.data_dir(first), first.name.clone());
-    let flood = thread::spawn(move || order_at::<Flooded>(&directory, &name, &Order::Flood(time)));
+    let within = time + PATIENCE;
+    let flood = thread::spawn(move || order(&directory, &name, &Order::Flood(time), within));
     let ([p50, p99], many) = beats(&mesh, first, time)?;
     let Ok(flooded) = flood.join() else { bail!("the flood panicked") };
-    let flooded = flooded?;
+    let flooded: Flooded = flooded?;
     writeln!(
         out,
         "beats of a node that stores {:.0} events/s   p50 {p50:.2} ms, p99 {p99:.2} ms of {many}   {:+.2} ms beside the same at rest ({idle:.2} ms, {:.1} x)",

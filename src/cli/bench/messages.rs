@@ -10,12 +10,11 @@ use serde::Serialize;
 use xpando_node::internals::io::identity::Identity;
 use xpando_node::internals::node::bench::{Kind, Load, Made, Order};
 use xpando_node::internals::proto::node::NodeName;
-use xpando_node::internals::proto::topic::{Address, Name};
 
-use super::super::ask::Which;
-use super::super::message::call_at;
-use super::floor;
+use super::super::ask::{Which, status_of};
+use super::channels::quantiles;
 use super::mesh::{Mesh, Scratch, issue};
+use super::{floor, order};
 
 /// Time that a node may take beyond that of the load.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -122,7 +121,7 @@ pub(super) fn load(kind: Kind, args: &LoadArgs, out: &mut dyn Write) -> anyhow::
         concurrency: args.concurrency,
         subscribers: args.subscribers as u64,
     };
-    let figures = Figures::of(&order(&args.which.find()?, load)?, args.size);
+    let figures = Figures::of(&made(&args.which.find()?, load)?, args.size);
     if args.json {
         return Ok(writeln!(out, "{}", serde_json::to_string(&figures)?)?);
     }
@@ -155,48 +154,23 @@ fn tell(figures: &Figures, out: &mut dyn Write) -> anyhow::Result<()> {
 }
 
 /// Opens the sinks, makes the load through the node in this directory, and closes them.
-fn order(directory: &Path, mut load: Load) -> anyhow::Result<Made> {
+fn made(directory: &Path, mut load: Load) -> anyhow::Result<Made> {
     load.topic = format!("bench:{:016x}", rand::random::<u64>());
-    let ask = |node: Option<&NodeName>, order: &Order, within: Duration| {
-        let address = Address { name: Name::bench(), node: node.cloned() };
-        let payload = serde_json::to_vec(order)?;
-        call_at(directory, &address, &payload, within)
-            .context("no benchmark without its service: start each of these nodes with --bench")
+    let sinks = |subscribers: usize| {
+        let sink = Order::Sink(load.topic.clone(), subscribers);
+        load.to.iter().try_for_each(|node| order(directory, node, &sink, PATIENCE))
     };
-    let subscribers = usize::try_from(load.subscribers)?;
-    for node in &load.to {
-        ask(Some(node), &Order::Sink(load.topic.clone(), subscribers), PATIENCE)?;
-    }
-    let here = super::super::ask::status_of(directory)?.name;
-    let made = ask(Some(&here), &Order::Load(load.clone()), load.time + PATIENCE)?;
-    for node in &load.to {
-        ask(Some(node), &Order::Sink(load.topic.clone(), 0), PATIENCE)?;
-    }
-    Ok(serde_json::from_slice(&made)?)
-}
-
-/// `bench floor`.
-pub(super) fn floors(size: usize, seconds: f64, out: &mut dyn Write) -> anyhow::Result<()> {
-    let (ends, _dir) = ends()?;
-    let time = Duration::try_from_secs_f64(seconds)?;
-    let casts = floor::casts(&ends, size, time)?;
-    writeln!(out, "floor, {size} B: {casts:.0} messages/s, {:.1} MB/s", casts * size as f64 / 1e6)?;
-    let (times, many) = floor::calls(&ends, size, 64, time)?;
-    let [p50, p99] = [0.5, 0.99].map(|share| percentile(&times, share));
-    writeln!(out, "  ping-pong p50 {p50:.1} µs, p99 {p99:.1} µs; 64 at once {many:.0} /s")?;
-    Ok(())
+    sinks(usize::try_from(load.subscribers)?)?;
+    let here = status_of(directory)?.name;
+    let made = order(directory, &here, &Order::Load(load.clone()), load.time + PATIENCE)?;
+    sinks(0)?;
+    Ok(made)
 }
 
 fn ends() -> anyhow::Result<([Identity; 2], Scratch)> {
     let dir = Scratch::new()?;
     let Ok(ends) = <[Identity; 2]>::try_from(issue(&dir, 2)?) else { bail!("two identities") };
     Ok((ends, dir))
-}
-
-/// In microseconds.
-fn percentile(sorted: &[u64], share: f64) -> f64 {
-    let at = (sorted.len().saturating_sub(1) as f64 * share) as usize;
-    sorted.get(at).copied().unwrap_or(0) as f64 / 1e3
 }
 
 /// `bench messages`: all of it, between nodes of its own.
@@ -219,8 +193,8 @@ pub(super) fn run(seconds: f64, out: &mut dyn Write) -> anyhow::Result<()> {
         )?;
         tell(&figures, out)?;
     }
-    let (times, many) = floor::calls(&ends, 64, 64, time)?;
-    let (p50, p99) = (percentile(&times, 0.5), percentile(&times, 0.99));
+    let (mut times, many) = floor::calls(&ends, 64, 64, time)?;
+    let [p50, p99] = quantiles(&mut times).map(|millis| millis * 1e3);
     let one = Figures::of(&between(&pair, Kind::Call, 64, time, 1, 1)?, 64);
     writeln!(
         out,
@@ -271,5 +245,5 @@ fn between(
     let to = others.iter().map(|node| node.name.clone()).collect();
     let (topic, count) = (String::new(), u64::MAX);
     let load = Load { kind, to, topic, size, time, count, concurrency, subscribers };
-    order(&mesh.data_dir(first), load)
+    made(&mesh.data_dir(first), load)
 }

@@ -5,13 +5,14 @@
 //! again or too late. What it remembers is bounded.
 
 use std::cmp::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::actors::exchange::{Exchange, HandlerError, Message, Received, Subscription};
+use super::{Fallible, lock};
+use crate::actors::exchange::{Exchange, Message, Received, Subscription};
 use crate::actors::timer;
 use crate::io::clock;
 use crate::proto::node::NodeName;
@@ -105,11 +106,6 @@ pub struct Ledger {
     since: u64,
 }
 
-fn millis(at: SystemTime) -> u64 {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// FNV-1a: short, and the same everywhere.
 fn mark(publisher: &NodeName) -> u64 {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
@@ -134,14 +130,10 @@ fn number(message: &Message) -> Option<u64> {
     sound.then_some(number)
 }
 
-pub(super) fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
-    ledger.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Ledger {
     /// An empty one, from now on.
     pub(super) fn new() -> Self {
-        Self { since: millis(clock::wall()), ..Self::default() }
+        Self { since: clock::millis(), ..Self::default() }
     }
 
     fn enter(&mut self, received: &Received, now: u64) {
@@ -192,44 +184,33 @@ impl Ledger {
 /// Enters everything that a subscriber gets.
 pub(super) async fn keep(mut subscription: Subscription, ledger: Arc<Mutex<Ledger>>) {
     while let Some(received) = subscription.recv().await {
-        let now = millis(clock::wall());
-        lock(&ledger).enter(&received, now);
+        lock(&ledger).enter(&received, clock::millis());
     }
 }
 
 /// The topics below a text.
-pub(super) fn topics(below: &str, count: u64) -> Result<Vec<Topic>, HandlerError> {
+pub(super) fn topics(below: &str, count: u64) -> Fallible<Vec<Topic>> {
     if !(1..=TOPICS).contains(&count) {
         return Err(format!("1 to {TOPICS} topics").into());
     }
-    let topic = |number| format!("{below}{number:06}").parse::<Topic>();
-    Ok((0..count).map(topic).collect::<Result<_, _>>()?)
+    (0..count).map(|number| Ok(format!("{below}{number:06}").parse()?)).collect()
 }
 
 /// Publishes numbered messages.
-pub(super) async fn publish(exchange: &Exchange, order: &Numbers) -> Result<Sent, HandlerError> {
+pub(super) async fn publish(exchange: &Exchange, order: &Numbers) -> Fallible<Sent> {
     let topics = topics(&order.below, order.topics)?;
     if !(MARK..=1 << 20).contains(&order.size) {
         return Err(format!("{MARK} bytes to 1 MiB").into());
     }
     let (mark, start) = (mark(exchange.name()), timer::now());
     let (mut sent, mut before) = (Sent::default(), start);
-    let mut turn = topics.iter();
-    let mut number = 0;
-    for count in 1..=order.count {
-        let topic = match turn.next() {
-            Some(topic) => topic,
-            None => {
-                number += 1;
-                turn = topics.iter();
-                turn.next().ok_or("no topics")?
-            }
-        };
+    for (count, topic) in (1..=order.count).zip(topics.iter().cycle()) {
+        let number = (count - 1) / order.topics;
         let payload = numbered(number, mark, order.size);
         let report = match order.wait {
-            true => exchange.publish(topic, payload).await,
-            false => exchange.try_publish(topic, payload),
-        }?;
+            true => exchange.publish(topic, payload).await?,
+            false => exchange.try_publish(topic, payload)?,
+        };
         sent.sent += 1;
         sent.reached += report.peers as u64;
         sent.missed += report.missed as u64;

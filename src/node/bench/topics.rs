@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 
+use super::Fallible;
 use super::numbered::topics;
-use crate::actors::exchange::{Exchange, HandlerError, Subscription};
+use crate::actors::exchange::{Exchange, Subscription};
 use crate::actors::timer;
 use crate::proto::topic::Topic;
 
@@ -31,28 +32,20 @@ pub struct Changed {
     pub took: Duration,
 }
 
-/// Subscriptions that are held, and read, until this is dropped.
-pub(super) struct Held(AbortHandle);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Subscribes to so many topics.
+/// Subscribes to so many topics; a task among `tasks` holds and reads them.
 pub(super) fn hold(
     exchange: &Exchange,
     below: &str,
     count: u64,
-) -> Result<(Held, Changed), HandlerError> {
+    tasks: &mut JoinSet<()>,
+) -> Fallible<Changed> {
     let topics = topics(below, count)?;
     let start = timer::now();
-    let open = |topic| exchange.subscribe(topic);
+    let open = |topic: Topic| exchange.subscribe(topic);
     let mut held = topics.into_iter().map(open).collect::<Result<Vec<Subscription>, _>>()?;
     let changed = Changed { subscribed: count, unsubscribed: 0, took: timer::now() - start };
     // A task each would be more than the topics cost.
-    let reading = tokio::spawn(async move {
+    tasks.spawn(async move {
         loop {
             for subscription in &mut held {
                 while subscription.try_recv().is_some() {}
@@ -60,15 +53,11 @@ pub(super) fn hold(
             tokio::time::sleep(LOOK).await;
         }
     });
-    Ok((Held(reading.abort_handle()), changed))
+    Ok(changed)
 }
 
 /// Subscribes to ever other topics and unsubscribes again, for so long.
-pub(super) async fn churn(
-    exchange: &Exchange,
-    below: &str,
-    time: Duration,
-) -> Result<Changed, HandlerError> {
+pub(super) async fn churn(exchange: &Exchange, below: &str, time: Duration) -> Fallible<Changed> {
     let (mut open, mut changed) = (VecDeque::with_capacity(OPEN + 1), Changed::default());
     let start = timer::now();
     while changed.took < time {
