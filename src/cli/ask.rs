@@ -5,8 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
+use serde::de::DeserializeOwned;
 use xpando_node::internals::gateway::admin::{Answer, Request};
 use xpando_node::internals::gateway::status::NodeStatus;
 use xpando_node::internals::io::places;
@@ -29,32 +30,10 @@ pub(super) struct Which {
     data_dir: Option<PathBuf>,
 }
 
-/// Why there is no node to ask. Nothing changed; the operator names another one or starts it.
+/// More than one node runs here, and none was named: the operator names one.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FindError {
-    /// None runs here.
-    #[error("no node runs on this machine")]
-    Nobody,
-    /// None of this name does.
-    #[error("no node {name} runs on this machine{}", listed(running))]
-    Unknown {
-        name: NodeName,
-        /// Those that do.
-        running: Vec<Registered>,
-    },
-    /// More than one does.
-    #[error("several nodes run on this machine: choose one with --name{}", listed(.0))]
-    Several(Vec<Registered>),
-    /// More than one of this name does.
-    #[error(
-        "several nodes {name} run on this machine: choose one with --data-dir{}",
-        listed(running)
-    )]
-    Namesakes { name: NodeName, running: Vec<Registered> },
-    /// The directory that was given is of no running node.
-    #[error("{}: {why}; `xpando-node ps` shows the nodes of this machine and their directories", directory.display())]
-    Directory { directory: PathBuf, why: String },
-}
+#[error("several nodes run on this machine: choose one with --name{}", listed(.0))]
+pub(super) struct Several(Vec<Registered>);
 
 fn listed(nodes: &[Registered]) -> String {
     let line = |node: &Registered| format!("\n  {}  {}", node.name, node.data_dir.display());
@@ -71,14 +50,16 @@ impl Which {
         let running: Vec<_> = running.collect();
         let named = |node: &&Registered| self.name.as_ref().is_none_or(|name| node.name == *name);
         let wanted: Vec<_> = running.iter().filter(named).cloned().collect();
-        Err(match (wanted.as_slice(), self.name.clone()) {
-            ([one], _) => return Ok(one.data_dir.clone()),
-            ([], None) => FindError::Nobody,
-            ([], Some(name)) => FindError::Unknown { name, running },
-            (_, None) => FindError::Several(wanted),
-            (_, Some(name)) => FindError::Namesakes { name, running: wanted },
+        match (wanted.as_slice(), &self.name) {
+            ([one], _) => Ok(one.data_dir.clone()),
+            ([], None) => bail!("no node runs on this machine"),
+            ([], Some(name)) => bail!("no node {name} runs on this machine{}", listed(&running)),
+            (_, None) => Err(Several(wanted).into()),
+            (some, Some(name)) => bail!(
+                "several nodes {name} run on this machine: choose one with --data-dir{}",
+                listed(some)
+            ),
         }
-        .into())
     }
 
     /// The directory of the node, or the one that it has left when it is named and does not run.
@@ -97,22 +78,19 @@ pub(super) fn is_running(directory: &Path) -> bool {
 }
 
 /// Asks a node; an error is the reason that it gives.
-pub(super) fn ask(directory: &Path, request: &Request) -> anyhow::Result<Answer> {
+pub(super) fn ask<T: DeserializeOwned>(directory: &Path, request: &Request) -> anyhow::Result<T> {
     open(directory, request, &[], PATIENCE).map(|(_rest, answer)| answer)
 }
 
 /// Sends a request and what follows it; returns the connection and the first line of the answer. Reading on has the
 /// same patience.
-pub(super) fn open(
+pub(super) fn open<T: DeserializeOwned>(
     directory: &Path,
     request: &Request,
     payload: &[u8],
     patience: Duration,
-) -> anyhow::Result<(BufReader<UnixStream>, Answer)> {
-    let mut stream = sockets::connect(directory).map_err(|error| FindError::Directory {
-        directory: directory.to_owned(),
-        why: unreachable(directory, &error),
-    })?;
+) -> anyhow::Result<(BufReader<UnixStream>, T)> {
+    let mut stream = sockets::connect(directory).map_err(|error| unreachable(directory, &error))?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_vec(request)?;
@@ -128,17 +106,18 @@ pub(super) fn open(
         Ok(0) => bail!("the node in {} has ended", directory.display()),
         Err(error) => bail!("the node in {} does not answer: {error}", directory.display()),
     }
-    let answer = serde_json::from_str(&answer)?;
-    if let Answer::Error(error) = answer {
-        bail!("{}", Printable(error))
+    let foreign =
+        "the node's answer is for another question: it may run another version of this program";
+    match serde_json::from_str(&answer).context(foreign)? {
+        Answer::Ok(answer) => Ok((reader, answer)),
+        Answer::Error(error) => bail!("{}", Printable(error)),
     }
-    Ok((reader, answer))
 }
 
 /// Why a directory leads to no node.
-fn unreachable(directory: &Path, error: &std::io::Error) -> String {
+fn unreachable(directory: &Path, error: &std::io::Error) -> anyhow::Error {
     let kind = error.kind();
-    if kind == ErrorKind::NotFound && !directory.exists() {
+    let why = if kind == ErrorKind::NotFound && !directory.exists() {
         "there is no such directory".to_owned()
     } else if matches!(kind, ErrorKind::NotFound | ErrorKind::ConnectionRefused) {
         "no node runs with this data directory".to_owned()
@@ -146,21 +125,18 @@ fn unreachable(directory: &Path, error: &std::io::Error) -> String {
         format!("{error}: ask as the node's own user")
     } else {
         error.to_string()
-    }
+    };
+    let directory = directory.display();
+    anyhow!(
+        "{directory}: {why}; `xpando-node ps` shows the nodes of this machine and their directories"
+    )
 }
 
 pub(super) fn status_of(directory: &Path) -> anyhow::Result<NodeStatus> {
-    let Answer::Status(status) = ask(directory, &Request::Status)? else { return unexpected() };
-    Ok(status)
+    ask(directory, &Request::Status)
 }
 
 /// Asks for something to be done.
 pub(super) fn command(which: &Which, request: &Request) -> anyhow::Result<()> {
-    let Answer::Done = ask(&which.find()?, request)? else { return unexpected() };
-    Ok(())
-}
-
-/// The answer is of another kind than the request: the node runs another version of the program.
-pub(super) fn unexpected<T>() -> anyhow::Result<T> {
-    bail!("the node's answer is for another question: it may run another version of this program")
+    ask(&which.find()?, request)
 }

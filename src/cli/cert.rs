@@ -99,7 +99,7 @@ fn issue(name: &NodeName, replace: bool, certs: &Path, out: &mut dyn Write) -> a
     write_line!(out, "node         {name}")?;
     write_line!(out, "id           {}", identity.id())?;
     write_line!(out, "cluster      {}", identity.cluster())?;
-    write_line!(out, "valid until  {}", clock::rfc3339(identity.not_after()))?;
+    write_line!(out, "valid until  {}", clock::rfc3339(identity.validity().not_after))?;
     write_line!(out, "fingerprint  {}", identity.fingerprint())?;
     write_line!(out, "certificate  {dir}/{name}/cert.pem")?;
     write_line!(out, "private key  {dir}/{name}/key.pem")?;
@@ -156,10 +156,10 @@ fn show(certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     let mut table = Columns::new(&["NAME", "ID", "VALID UNTIL", "STATE"]);
     for info in &found {
         table.row([
-            title(info).into(),
+            Field::new(title(info)),
             Field::or_dash(info.id.as_ref()),
             Field::or_dash(info.not_after.as_ref()),
-            state(info, &now).into(),
+            Field::new(state(info, &now)),
         ]);
     }
     table.print(out)?;

@@ -8,14 +8,16 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
-use xpando_node::internals::gateway::admin::{Answer, Request, Sound};
+use xpando_node::internals::gateway::admin::Request;
+use xpando_node::internals::gateway::history::Merged;
 use xpando_node::internals::io::identity::{Signers, Verifier};
 use xpando_node::internals::io::store::{Chain, Store};
 use xpando_node::internals::io::{clock, places, sockets};
+use xpando_node::internals::proto::chain::Verified;
 use xpando_node::internals::proto::event::{Event, MAX_EVENTS, Page, Query, Recorded};
 use xpando_node::internals::proto::node::NodeName;
 
-use super::ask::{Which, ask, open, unexpected};
+use super::ask::{Which, ask, open};
 use super::output::{self, write_line};
 use super::token::lifetime;
 use super::watch::{self, described};
@@ -142,10 +144,7 @@ impl Source {
 
     fn page(&self, request: Request) -> anyhow::Result<Page> {
         match (self, request) {
-            (Self::Node(directory), request) => {
-                let Answer::Events(page) = ask(directory, &request)? else { return unexpected() };
-                Ok(page)
-            }
+            (Self::Node(directory), request) => ask(directory, &request),
             (Self::File(chain), Request::Events(query) | Request::Export(query)) => {
                 Ok(chain.read(&query)?)
             }
@@ -228,9 +227,7 @@ fn follow(
 /// The events of all nodes; those that did not answer are named on standard error.
 fn everywhere(args: &EventsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let query = args.wanted.query(None, args.limit.unwrap_or(SHOWN));
-    let Answer::Merged(merged) = ask(&args.which.find()?, &Request::EventsAll(query))? else {
-        return unexpected();
-    };
+    let merged: Merged = ask(&args.which.find()?, &Request::EventsAll(query))?;
     let by = |event: &Recorded| event.noted_by.as_ref().map_or("", NodeName::as_str).to_owned();
     let width = merged.events.iter().map(|event| by(event).len()).max().unwrap_or(0);
     for event in &merged.events {
@@ -248,21 +245,16 @@ fn everywhere(args: &EventsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
 }
 
 fn verify(which: &Which, certs: Option<&Path>, out: &mut dyn Write) -> anyhow::Result<()> {
-    let sound = match Source::find(which)? {
-        Source::Node(directory) => {
-            let Answer::Sound(sound) = open(&directory, &Request::Verify, &[], WALK)?.1 else {
-                return unexpected();
-            };
-            sound
-        }
+    let verified = match Source::find(which)? {
+        Source::Node(directory) => open(&directory, &Request::Verify, &[], WALK)?.1,
         Source::File(chain) => {
             let certs = certs.map_or_else(places::certs, |certs| Ok(certs.to_owned()))?;
             let verifier = Verifier::load(&certs)?;
             let signers = Signers::of(&verifier, chain.node(), &chain.signers()?);
-            Sound::from(chain.verify(|message, signature| signers.signed(message, signature))?)
+            chain.verify(|message, signature| signers.signed(message, signature))?
         }
     };
-    let Sound { forgotten, last, proved } = sound;
+    let Verified { forgotten, last, proved } = verified;
     if last == forgotten {
         return Ok(write_line!(
             out,

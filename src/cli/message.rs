@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::Args;
 use serde_json::{Value, json};
-use xpando_node::internals::gateway::admin::{Answer, Line, Request};
+use xpando_node::internals::gateway::admin::{Line, Request, Sent};
 use xpando_node::internals::proto::channel::Payload;
 use xpando_node::internals::proto::channel::envelope::Envelope;
 use xpando_node::internals::proto::node::NodeName;
@@ -19,7 +19,7 @@ use xpando_node::internals::proto::outbox::MAX_MESSAGE;
 use xpando_node::internals::proto::printable;
 use xpando_node::internals::proto::topic::{Address, Pattern, Topic};
 
-use super::ask::{PATIENCE, Which, open, unexpected};
+use super::ask::{PATIENCE, Which, open};
 use super::output::{self, is_terminal, write_line};
 
 #[derive(Debug, Args)]
@@ -96,10 +96,8 @@ pub(super) fn publish(args: &PublishArgs, out: &mut dyn Write) -> anyhow::Result
     let payload = payload(&args.payload)?;
     let (topic, bytes) = (args.topic.as_str().to_owned(), payload.len());
     let request = Request::Publish { topic, bytes };
-    let (_, answer) = open(&args.which.find()?, &request, &payload, PATIENCE)?;
-    let Answer::Sent { local, peers, missed } = answer else {
-        return unexpected();
-    };
+    let (_, sent) = open(&args.which.find()?, &request, &payload, PATIENCE)?;
+    let Sent { local, peers, missed } = sent;
     write_line!(out, "to {local} subscribers here and {peers} other nodes")?;
     if missed > 0 {
         bail!("{missed} nodes take too little and missed it");
@@ -129,10 +127,7 @@ pub(super) fn call_at(
         within: u64::try_from(within.as_millis())?.max(1),
         bytes: payload.len(),
     };
-    let (mut reader, answer) = open(directory, &request, payload, within + PATIENCE)?;
-    let Answer::Replied { bytes } = answer else {
-        return unexpected();
-    };
+    let (mut reader, bytes) = open(directory, &request, payload, within + PATIENCE)?;
     let mut reply = vec![0; bytes];
     reader.read_exact(&mut reply)?;
     Ok(reply)
@@ -141,8 +136,7 @@ pub(super) fn call_at(
 /// Follows until the node ends, which is a failure, or nobody reads any more.
 pub(super) fn subscribe(args: &SubscribeArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let request = Request::Subscribe { pattern: args.pattern.to_string() };
-    let (mut reader, answer) = open(&args.which.find()?, &request, &[], PATIENCE)?;
-    let Answer::Subscribed(node) = answer else { return unexpected() };
+    let (mut reader, node): (_, NodeName) = open(&args.which.find()?, &request, &[], PATIENCE)?;
     if args.json {
         output::json(out, &json!({"subscribed": args.pattern.to_string(), "node": node}))?;
         out.flush()?;

@@ -3,11 +3,11 @@
 use std::io::Write;
 
 use clap::Args;
-use xpando_node::internals::gateway::admin::{Answer, Request};
+use xpando_node::internals::gateway::admin::Request;
 use xpando_node::internals::gateway::status::NodeRecord;
 use xpando_node::internals::proto::node::NodeName;
 
-use super::ask::{Which, ask, command, unexpected};
+use super::ask::{Which, ask, command};
 use super::output::{self, Columns, Field, write_line};
 use super::query::uptime;
 
@@ -32,9 +32,7 @@ pub(super) struct ForgetArgs {
 }
 
 pub(super) fn nodes(args: &NodesArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    let Answer::Nodes(nodes) = ask(&args.which.find()?, &Request::Nodes)? else {
-        return unexpected();
-    };
+    let nodes: Vec<NodeRecord> = ask(&args.which.find()?, &Request::Nodes)?;
     if args.json {
         return output::json(out, &nodes);
     }

@@ -121,7 +121,7 @@ pub(super) struct Field {
 impl Field {
     /// What is not known is a dash.
     pub(super) fn or_dash(text: Option<impl fmt::Display>) -> Self {
-        text.map_or_else(|| "-".into(), Self::new)
+        text.map_or_else(|| Self::new("-"), Self::new)
     }
 
     pub(super) fn new(text: impl fmt::Display) -> Self {
@@ -136,18 +136,6 @@ impl Field {
             Some(Status::Connecting | Status::Syncing) | None => Color::Yellow,
         };
         Self { colour: Some(colour), ..self }
-    }
-}
-
-impl From<&str> for Field {
-    fn from(text: &str) -> Self {
-        Self::new(text)
-    }
-}
-
-impl From<String> for Field {
-    fn from(text: String) -> Self {
-        Self::new(text)
     }
 }
 
@@ -189,7 +177,7 @@ mod tests {
         write_line!(&mut out, "a {}", "b\nxpando-node: c\u{1b}[1m").expect("written");
         assert_eq!(out, b"a b\\nxpando-node: c\\u{1b}[1m\n");
         let mut table = Columns::new(&["A", "B"]);
-        table.row(["x\ny\u{202e}".into(), Field::or_dash(None::<&str>)]);
+        table.row([Field::new("x\ny\u{202e}"), Field::or_dash(None::<&str>)]);
         let mut out = Vec::new();
         table.print(&mut out).expect("written");
         let text = String::from_utf8(out).expect("text");

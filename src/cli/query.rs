@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use clap::Args;
 use serde::Serialize;
 use xpando_node::internals::actors::timer;
-use xpando_node::internals::gateway::admin::{Answer, Request};
+use xpando_node::internals::gateway::admin::Request;
 use xpando_node::internals::gateway::status::{NodeStatus, PeerStatus, SeedStatus};
 use xpando_node::internals::io::identity::NO_TOKEN_LIST;
 use xpando_node::internals::io::sockets::{self, Registered};
@@ -17,7 +17,7 @@ use xpando_node::internals::proto::event::Status;
 use xpando_node::internals::proto::membership::Majority;
 use xpando_node::internals::proto::node::NodeName;
 
-use super::ask::{FindError, Which, ask, command, is_running, status_of, unexpected};
+use super::ask::{Several, Which, ask, command, is_running, status_of};
 use super::output::{self, Columns, Field, write_line};
 
 /// Between two looks at a node that is waited for.
@@ -56,12 +56,6 @@ pub(super) struct PsArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct MetricsArgs {
-    #[command(flatten)]
-    which: Which,
 }
 
 #[derive(Debug, Args)]
@@ -157,9 +151,7 @@ fn waited(args: &StatusArgs) -> anyhow::Result<NodeStatus> {
                 }
                 anyhow!("{} has {online} of {} peers online", status.name, args.peers)
             }
-            Err(error) if matches!(error.downcast_ref(), Some(FindError::Several(_))) => {
-                return Err(error);
-            }
+            Err(error) if error.is::<Several>() => return Err(error),
             Err(error) => error,
         };
         if timer::now() >= end {
@@ -247,7 +239,7 @@ pub(super) fn ps(args: &PsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     for node in found {
         table.row([
             Field::new(&node.name),
-            node.state.into(),
+            Field::new(node.state),
             Field::or_dash(node.listen),
             Field::or_dash(node.incarnation),
             Field::new(node.data_dir.display()),
@@ -278,10 +270,8 @@ impl Named {
     }
 }
 
-pub(super) fn metrics(args: &MetricsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    let Answer::Metrics(text) = ask(&args.which.find()?, &Request::Metrics)? else {
-        return unexpected();
-    };
+pub(super) fn metrics(which: &Which, out: &mut dyn Write) -> anyhow::Result<()> {
+    let text: String = ask(&which.find()?, &Request::Metrics)?;
     Ok(output::lines(out, &text)?)
 }
 

@@ -8,16 +8,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use clap::Args;
 use ratatui::crossterm::event::{
     self, Event as Key, KeyCode, KeyEvent, KeyEventKind, KeyModifiers,
 };
 use xpando_node::internals::actors::timer;
-use xpando_node::internals::gateway::admin::{Answer, Request};
+use xpando_node::internals::gateway::admin::Request;
 use xpando_node::internals::gateway::status::{Figures, Sight};
-use xpando_node::internals::proto::event::{Query, Recorded};
+use xpando_node::internals::proto::event::{Page, Query, Recorded};
 
-use super::ask::{Which, ask, unexpected};
+use super::ask::{Which, ask};
 
 mod screen;
 
@@ -27,12 +26,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const EVENTS: usize = 500;
 /// Rates that are kept: as many as a wide terminal shows.
 const RATES: usize = 240;
-
-#[derive(Debug, Args)]
-pub(super) struct TopArgs {
-    #[command(flatten)]
-    which: Which,
-}
 
 /// All that is shown.
 #[derive(Default)]
@@ -52,8 +45,8 @@ struct View {
 }
 
 /// Runs until `q`, Escape or Ctrl-C.
-pub(super) fn top(args: &TopArgs) -> anyhow::Result<()> {
-    let directory = args.which.find()?;
+pub(super) fn top(which: &Which) -> anyhow::Result<()> {
+    let directory = which.find()?;
     let mut view = View::default();
     view.look(&directory);
     if let Some(trouble) = &view.trouble {
@@ -125,23 +118,21 @@ impl View {
     }
 
     fn try_look(&mut self, directory: &Path) -> anyhow::Result<()> {
-        let Answer::Sight(sight) = ask(directory, &Request::Sight)? else { return unexpected() };
+        let sight: Sight = ask(directory, &Request::Sight)?;
         let lives = |sight: &Sight| (sight.status.incarnation, sight.status.id.clone());
         if self.sight.as_ref().is_some_and(|before| lives(before) != lives(&sight)) {
             (self.seen, self.figures) = (None, None); // another life counts anew
         }
         self.sight = Some(sight);
         let events = Request::Events(Query { after: self.seen, limit: EVENTS, ..Query::default() });
-        let Answer::Events(page) = ask(directory, &events)? else { return unexpected() };
+        let page: Page = ask(directory, &events)?;
         self.seen = Some(page.next);
         if self.back > 0 {
             self.back += page.events.len(); // who reads what was keeps it in view
         }
         self.events.extend(page.events);
         self.events.drain(..self.events.len().saturating_sub(EVENTS));
-        let Answer::Figures(figures) = ask(directory, &Request::Figures)? else {
-            return unexpected();
-        };
+        let figures = ask(directory, &Request::Figures)?;
         self.measure(timer::now(), figures);
         Ok(())
     }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use clap::Args;
-use xpando_node::internals::gateway::admin::{Answer, Request};
+use xpando_node::internals::gateway::admin::Request;
 use xpando_node::internals::gateway::status::{TopologyLink, TopologyStatus};
 use xpando_node::internals::proto::node::NodeName;
 
-use super::ask::{Which, ask, unexpected};
+use super::ask::{Which, ask};
 use super::output;
 
 #[derive(Debug, Args)]
@@ -42,9 +42,7 @@ struct Form {
 }
 
 pub(super) fn topology(args: &TopologyArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    let Answer::Topology(topology) = ask(&args.which.find()?, &Request::Topology)? else {
-        return unexpected();
-    };
+    let topology: TopologyStatus = ask(&args.which.find()?, &Request::Topology)?;
     let form = &args.form;
     let text = match (form.json, form.dot, form.mermaid) {
         (true, ..) => return output::json(out, &topology),

@@ -8,12 +8,12 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::json;
 use serde_json::value::RawValue;
-use xpando_node::internals::gateway::admin::{Answer, Request};
+use xpando_node::internals::gateway::admin::Request;
 use xpando_node::internals::io::clock;
 use xpando_node::internals::proto::event::{Query, Recorded};
 use xpando_node::internals::proto::node::NodeName;
 
-use super::ask::{PATIENCE, Which, open, unexpected};
+use super::ask::{PATIENCE, Which, open};
 use super::output::{self, write_line};
 
 #[derive(Debug, Args)]
@@ -54,8 +54,7 @@ pub(super) fn follow(
     directory: &Path,
     request: &Request,
 ) -> anyhow::Result<(NodeName, impl Iterator<Item = std::io::Result<String>> + use<>)> {
-    let (reader, answer) = open(directory, request, &[], PATIENCE)?;
-    let Answer::Watching(node) = answer else { return unexpected() };
+    let (reader, node) = open(directory, request, &[], PATIENCE)?;
     reader.get_ref().set_read_timeout(None)?;
     Ok((node, reader.lines()))
 }

@@ -7,13 +7,13 @@ use std::str::FromStr;
 
 use anyhow::bail;
 use clap::Args;
-use xpando_node::internals::gateway::admin::{Answer, Request};
+use xpando_node::internals::gateway::admin::Request;
 use xpando_node::internals::gateway::status::{EvidenceStatus, NodeStatus, PeerStatus, SeedStatus};
 use xpando_node::internals::io::seeds::{Seed, SeedError};
-use xpando_node::internals::proto::event::{Broken, Query, Reason, Status};
+use xpando_node::internals::proto::event::{Broken, Page, Query, Reason, Status};
 use xpando_node::internals::proto::node::NodeName;
 
-use super::ask::{Which, ask, status_of, unexpected};
+use super::ask::{Which, ask, status_of};
 use super::output::write_line;
 use super::query::{majority, uptime};
 use super::watch::described;
@@ -82,9 +82,7 @@ pub(super) fn why(args: &WhyArgs, out: &mut dyn Write) -> anyhow::Result<()> {
         write_line!(out, "{line}")?;
     }
     let query = Query { limit: SHOWN, node: Some(name), ..Query::default() };
-    let Answer::Events(page) = ask(&directory, &Request::Events(query))? else {
-        return unexpected();
-    };
+    let page: Page = ask(&directory, &Request::Events(query))?;
     if !page.events.is_empty() {
         write_line!(out, "What happened last:")?;
     }

@@ -19,11 +19,10 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::actors::supervisor::Child;
 use crate::gateway::gauges;
-use crate::gateway::history::{self, Merged};
-use crate::gateway::status::{Figures, NodeRecord, NodeStatus, Sight, TopologyStatus};
+use crate::gateway::history;
+use crate::gateway::status::Figures;
 use crate::gateway::view::NodeView;
-use crate::proto::chain::Verified;
-use crate::proto::event::{Page, Query};
+use crate::proto::event::Query;
 use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
 
@@ -39,41 +38,41 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// [`NodeStatus`].
+    /// [`NodeStatus`](crate::gateway::status::NodeStatus).
     Status,
-    /// [`NodeRecord`]s of all nodes that are known, the one that is asked first.
+    /// [`NodeRecord`](crate::gateway::status::NodeRecord)s of all nodes that are known, the one that is asked first.
     Nodes,
-    /// [`TopologyStatus`].
+    /// [`TopologyStatus`](crate::gateway::status::TopologyStatus).
     Topology,
-    /// The metrics as Prometheus text.
+    /// The metrics as Prometheus text, a string.
     Metrics,
-    /// [`Sight`].
+    /// [`Sight`](crate::gateway::status::Sight).
     Sight,
     /// [`Figures`].
     Figures,
-    /// A [`Page`] of what is known.
+    /// A [`Page`](crate::proto::event::Page) of what is known.
     Events(Query),
-    /// A [`Page`] of what is stored, with the hashes.
+    /// A [`Page`](crate::proto::event::Page) of what is stored, with the hashes.
     Export(Query),
-    /// [`Merged`]: what happened on every node.
+    /// [`Merged`](history::Merged): what happened on every node.
     EventsAll(Query),
-    /// [`Sound`]: whether the stored events are as they were written.
+    /// [`Verified`](crate::proto::chain::Verified): whether the stored events are as they were written.
     Verify,
-    /// Events, as they happen: those after a number, or from now on.
+    /// The name of the node, then events as they happen, one a line: those after a number, or from now on.
     Watch(Query),
-    /// A broadcast to every node. The payload follows.
+    /// A broadcast to every node: [`Sent`]. The payload follows.
     Publish {
         /// On what topic.
         topic: String,
         /// Of the payload.
         bytes: usize,
     },
-    /// Messages, as they come: [`Line`]s.
+    /// The name of the node, then messages as they come: [`Line`]s.
     Subscribe {
         /// A topic, or all below one.
         pattern: String,
     },
-    /// A request to a name. The payload follows.
+    /// A request to a name. The payload follows; the answer is the length of the reply, which follows it.
     Call {
         /// NAME or NAME@NODE.
         to: String,
@@ -106,66 +105,24 @@ pub enum Request {
 }
 
 /// The answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer {
-    /// To [`Request::Status`].
-    Status(NodeStatus),
-    /// To [`Request::Nodes`].
-    Nodes(Vec<NodeRecord>),
-    /// To [`Request::Topology`].
-    Topology(TopologyStatus),
-    /// To [`Request::Metrics`].
-    Metrics(String),
-    /// To [`Request::Sight`].
-    Sight(Sight),
-    /// To [`Request::Figures`].
-    Figures(Figures),
-    /// To [`Request::Events`] and [`Request::Export`].
-    Events(Page),
-    /// To [`Request::EventsAll`].
-    Merged(Merged),
-    /// To [`Request::Verify`].
-    Sound(Sound),
-    /// To [`Request::Publish`].
-    Sent {
-        /// Subscribers in this node.
-        local: usize,
-        /// Peers it went to.
-        peers: usize,
-        /// Peers that want it and did not get it.
-        missed: usize,
-    },
-    /// To [`Request::Subscribe`]: [`Line`]s follow.
-    Subscribed(NodeName),
-    /// To [`Request::Call`]: the payload follows.
-    Replied {
-        /// Of the payload.
-        bytes: usize,
-    },
-    /// To [`Request::Watch`], by this node: events follow, one a line.
-    Watching(NodeName),
-    /// It is done.
-    Done,
-    /// Why it is not.
+pub enum Answer<T> {
+    /// What [`Request`] says of it.
+    Ok(T),
+    /// Why there is none.
     Error(String),
 }
 
-/// A trail that is as it was written.
+/// What became of a broadcast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sound {
-    /// The last event that was forgotten; 0 when none was.
-    pub forgotten: u64,
-    /// The last event.
-    pub last: u64,
-    /// The last event that the node's signature proves; those after it are only consistent.
-    pub proved: u64,
-}
-
-impl From<Verified> for Sound {
-    fn from(Verified { forgotten, last, proved }: Verified) -> Self {
-        Self { forgotten, last, proved }
-    }
+pub struct Sent {
+    /// Subscribers in this node.
+    pub local: usize,
+    /// Peers it went to.
+    pub peers: usize,
+    /// Peers that want it and did not get it.
+    pub missed: usize,
 }
 
 /// What a subscriber is told.
@@ -192,46 +149,6 @@ pub fn child(view: NodeView, socket: tokio::sync::watch::Receiver<Arc<StdListene
     Child::task("admin", &metrics, move || Box::pin(accept::serve(view.clone(), socket.clone())))
 }
 
-async fn answer(view: &NodeView, request: Request) -> Answer {
-    match request {
-        Request::Status => Answer::Status(view.status()),
-        Request::Nodes => Answer::Nodes(view.records()),
-        Request::Topology => Answer::Topology(view.topology()),
-        Request::Metrics => answered(gauges::text(view), Answer::Metrics),
-        Request::Sight => Answer::Sight(view.sight()),
-        Request::Figures => Answer::Figures(Figures::of(view.metrics.traffic())),
-        Request::Events(query) => Answer::Events(history::here(view, query).await),
-        Request::Export(query) => {
-            answered(view.journal.stored(history::capped(query)).await, Answer::Events)
-        }
-        Request::EventsAll(query) => Answer::Merged(history::everywhere(view, &query).await),
-        Request::Verify => {
-            answered(view.journal.verify().await, |found| Answer::Sound(found.into()))
-        }
-        Request::Disconnect { node } => answered(view.disconnect(&node), |()| Answer::Done),
-        Request::Forget { node } => answered(view.forget(&node), |()| Answer::Done),
-        Request::Drain { undo } => {
-            view.clients.drain(!undo);
-            Answer::Done
-        }
-        Request::Kill { .. } if !view.chaos => {
-            Answer::Error("this node was not started with --chaos".to_owned())
-        }
-        Request::Kill { actor } if view.roster.kill(&actor) => Answer::Done,
-        Request::Kill { .. } => {
-            Answer::Error(format!("the actors are: {}", view.roster.names().join(" ")))
-        }
-        Request::Watch(_)
-        | Request::Publish { .. }
-        | Request::Subscribe { .. }
-        | Request::Call { .. } => Answer::Error("answered elsewhere".to_owned()),
-    }
-}
-
-fn answered<T>(result: Result<T, impl Display>, answer: impl FnOnce(T) -> Answer) -> Answer {
-    result.map_or_else(|error| Answer::Error(error.to_string()), answer)
-}
-
 async fn talk(view: &NodeView, stream: UnixStream) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
@@ -240,11 +157,22 @@ async fn talk(view: &NodeView, stream: UnixStream) -> std::io::Result<()> {
     tokio::time::timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await??;
     let request = match serde_json::from_slice(&line) {
         Ok(request) => request,
-        Err(error) => {
-            return say(&mut writer, &Answer::Error(format!("not a request: {error}"))).await;
-        }
+        Err(error) => return refuse(&mut writer, format!("not a request: {error}")).await,
     };
+    let to = &mut writer;
     match request {
+        Request::Status => answer(to, view.status()).await,
+        Request::Nodes => answer(to, view.records()).await,
+        Request::Topology => answer(to, view.topology()).await,
+        Request::Metrics => tried(to, gauges::text(view)).await,
+        Request::Sight => answer(to, view.sight()).await,
+        Request::Figures => answer(to, Figures::of(view.metrics.traffic())).await,
+        Request::Events(query) => answer(to, history::here(view, query).await).await,
+        Request::Export(query) => {
+            tried(to, view.journal.stored(history::capped(query)).await).await
+        }
+        Request::EventsAll(query) => answer(to, history::everywhere(view, &query).await).await,
+        Request::Verify => tried(to, view.journal.verify().await).await,
         Request::Watch(query) => watch(view, &query, reader, writer).await,
         Request::Publish { topic, bytes } => {
             messages::publish(view.bus.exchange(), &topic, bytes, (reader, writer)).await
@@ -256,20 +184,19 @@ async fn talk(view: &NodeView, stream: UnixStream) -> std::io::Result<()> {
         Request::Subscribe { pattern } => {
             messages::subscribe(view.bus.exchange(), &pattern, (reader, writer)).await
         }
-        Request::Status
-        | Request::Nodes
-        | Request::Forget { .. }
-        | Request::Topology
-        | Request::Metrics
-        | Request::Sight
-        | Request::Figures
-        | Request::Events(_)
-        | Request::Export(_)
-        | Request::EventsAll(_)
-        | Request::Verify
-        | Request::Disconnect { .. }
-        | Request::Drain { .. }
-        | Request::Kill { .. } => say(&mut writer, &answer(view, request).await).await,
+        Request::Disconnect { node } => tried(to, view.disconnect(&node)).await,
+        Request::Forget { node } => tried(to, view.forget(&node)).await,
+        Request::Drain { undo } => {
+            view.clients.drain(!undo);
+            answer(to, ()).await
+        }
+        Request::Kill { .. } if !view.chaos => {
+            refuse(to, "this node was not started with --chaos").await
+        }
+        Request::Kill { actor } if view.roster.kill(&actor) => answer(to, ()).await,
+        Request::Kill { .. } => {
+            refuse(to, format!("the actors are: {}", view.roster.names().join(" "))).await
+        }
     }
 }
 
@@ -281,7 +208,7 @@ async fn watch(
 ) -> std::io::Result<()> {
     // From here on nothing is missed: what the answer does not show yet comes as news.
     let mut events = view.journal.follow(query.after);
-    say(&mut writer, &Answer::Watching(view.name.clone())).await?;
+    answer(&mut writer, &view.name).await?;
     loop {
         let mut more = [0; 1];
         let event = tokio::select! {
@@ -293,6 +220,24 @@ async fn watch(
         if query.fits(&event) {
             say(&mut writer, &event).await?;
         }
+    }
+}
+
+async fn answer(writer: &mut OwnedWriteHalf, what: impl Serialize) -> std::io::Result<()> {
+    say(writer, &Answer::Ok(what)).await
+}
+
+async fn refuse(writer: &mut OwnedWriteHalf, why: impl Display) -> std::io::Result<()> {
+    say(writer, &Answer::<()>::Error(why.to_string())).await
+}
+
+async fn tried<T: Serialize, E: Display>(
+    writer: &mut OwnedWriteHalf,
+    done: Result<T, E>,
+) -> std::io::Result<()> {
+    match done {
+        Ok(what) => answer(writer, what).await,
+        Err(why) => refuse(writer, why).await,
     }
 }
 
@@ -313,6 +258,7 @@ mod tests {
     use crate::actors::supervisor::{Root, Roster, Tree, start};
     use crate::actors::tests::cluster;
     use crate::actors::timer;
+    use crate::gateway::status::NodeStatus;
     use crate::io::metrics::{Count, Metrics};
     use crate::io::store::{Chain, Condition, Store};
     use crate::io::{clock, sockets};
@@ -321,6 +267,7 @@ mod tests {
     use crate::proto::node::{Incarnation, KeyId};
     use crate::proto::registry::book::Nodes;
     use crate::proto::restart::{Intensity, Strategy};
+    use serde::de::DeserializeOwned;
     use std::sync::atomic::AtomicU64;
     use std::time::UNIX_EPOCH;
     use tempfile::TempDir;
@@ -406,15 +353,15 @@ mod tests {
         }
 
         /// Says this, and takes the answer line.
-        async fn ask(&self, request: &[u8]) -> Answer {
+        async fn ask<T: DeserializeOwned>(&self, request: &[u8]) -> Answer<T> {
             let mut stream = self.connect();
             // A request that is cut off may be answered before it is sent.
             drop(stream.write_all(request).await);
-            answer(stream).await
+            answered(stream).await
         }
     }
 
-    async fn answer(stream: UnixStream) -> Answer {
+    async fn answered<T: DeserializeOwned>(stream: UnixStream) -> Answer<T> {
         let mut line = String::new();
         let mut reader = BufReader::new(stream);
         let reading = reader.read_line(&mut line);
@@ -424,7 +371,12 @@ mod tests {
         serde_json::from_str(&line).expect("an answer")
     }
 
-    fn error(answer: Answer) -> String {
+    async fn status(world: &World) -> NodeStatus {
+        let Answer::Ok(status) = world.ask(b"{\"ask\":\"status\"}\n").await else { panic!() };
+        status
+    }
+
+    fn error(answer: Answer<()>) -> String {
         if let Answer::Error(text) = answer { text } else { panic!("{answer:?}") }
     }
 
@@ -451,7 +403,7 @@ mod tests {
         let rows = [(peer, Some(KeyId([5; 16]))), (unknown, None)];
         let rows = rows.map(|(peer, id)| Row { peer, id, since }).to_vec();
         world.view.send_replace(Arc::new(rows));
-        let Answer::Status(status) = world.ask(b"{\"ask\":\"status\"}\n").await else { panic!() };
+        let status = status(&world).await;
         assert_eq!((status.name, status.incarnation), (name("a@127.0.0.1"), 3));
         assert_eq!((status.id, status.cluster), ("01".repeat(16), "02".repeat(16)));
         let [b, c] = &status.peers[..] else { panic!("{:?}", status.peers) };
@@ -464,7 +416,9 @@ mod tests {
     async fn the_metrics_are_prometheus_text() {
         let world = world(false).await;
         world.metrics.count(Count::Beacons, "accepted");
-        let Answer::Metrics(text) = world.ask(b"{\"ask\":\"metrics\"}\n").await else { panic!() };
+        let Answer::Ok(text) = world.ask::<String>(b"{\"ask\":\"metrics\"}\n").await else {
+            panic!()
+        };
         assert!(text.contains("xpando_beacons_received_total{verdict=\"accepted\"} 1"), "{text}");
     }
 
@@ -478,7 +432,7 @@ mod tests {
             let line = tokio::time::timeout(Duration::from_secs(20), lines.next_line()).await;
             line.expect("in time").expect("a line").expect("not the end")
         };
-        assert_eq!(next().await, "{\"watching\":\"a@127.0.0.1\"}");
+        assert_eq!(next().await, "{\"ok\":\"a@127.0.0.1\"}");
         let event = |millis| Event::Paused { millis };
         let told = |line: String| serde_json::from_str::<Recorded>(&line).expect("an event").event;
         world.bus.announce(event(1));
@@ -523,7 +477,7 @@ mod tests {
         let text = error(world.ask(&long).await); // only its beginning is read
         assert!(text.contains("not a request"), "{text}");
         drop(world.connect()); // and one that says nothing at all
-        assert!(matches!(world.ask(b"{\"ask\":\"status\"}\n").await, Answer::Status(_)));
+        status(&world).await;
         let text = world.metrics.text().expect("text");
         assert!(!text.contains("actor_restarts_total{"), "{text}");
     }
@@ -536,14 +490,14 @@ mod tests {
         let mut rest = Vec::new();
         let closing = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest));
         drop(closing.await.expect("in time"));
-        assert!(matches!(world.ask(b"{\"ask\":\"status\"}\n").await, Answer::Status(_)));
+        status(&world).await;
     }
 
     #[tokio::test]
     async fn a_client_that_asks_nothing_is_let_go_in_time() {
         let world = world(false).await;
         let mut silent = world.connect();
-        assert!(matches!(world.ask(b"{\"ask\":\"status\"}\n").await, Answer::Status(_)));
+        status(&world).await;
         tokio::time::pause();
         let start = timer::now();
         let mut rest = Vec::new();
@@ -561,7 +515,7 @@ mod tests {
         let world = world(true).await;
         let text = error(world.ask(b"{\"ask\":\"kill\",\"actor\":\"x\"}\n").await);
         assert_eq!(text, "the actors are: admin event_log news");
-        assert_eq!(world.ask(kill).await, Answer::Done);
+        assert_eq!(world.ask(kill).await, Answer::Ok(()));
         let restarted = "actor_restarts_total{actor=\"event_log\"} 1";
         let waiting = async {
             while !world.metrics.text().expect("text").contains(restarted) {
@@ -582,7 +536,7 @@ mod tests {
         let mut rest = Vec::new();
         let closing = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest));
         drop(closing.await.expect("in time"));
-        assert!(matches!(world.ask(b"{\"ask\":\"status\"}\n").await, Answer::Status(_)));
+        status(&world).await;
     }
 
     #[tokio::test]

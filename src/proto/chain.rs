@@ -210,7 +210,7 @@ pub struct Fault {
 }
 
 /// What a sound chain holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
     /// The last forgotten record; 0 when nothing was forgotten.
     pub forgotten: u64,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::{Answer, Line, PATIENCE, say};
+use super::{Line, PATIENCE, Sent, answer, refuse, say, tried};
 use crate::actors::exchange::{CallError, Exchange, Received};
 use crate::gateway::view::NodeView;
 use crate::proto::outbox::MAX_MESSAGE;
@@ -23,11 +23,11 @@ pub(super) async fn publish(
     bytes: usize,
     (mut reader, mut writer): Asker,
 ) -> Result<()> {
-    let Some(payload) = payload(&mut reader, bytes).await? else {
-        return say(&mut writer, &too_long(bytes)).await;
+    let sent = match payload(&mut reader, bytes).await? {
+        Ok(payload) => published(exchange, topic, payload).await,
+        Err(too_long) => Err(too_long),
     };
-    let answer = published(exchange, topic, payload).await;
-    say(&mut writer, &answer.unwrap_or_else(Answer::Error)).await
+    tried(&mut writer, sent).await
 }
 
 /// Answers [`Request::Call`](super::Request::Call).
@@ -38,37 +38,32 @@ pub(super) async fn call(
     bytes: usize,
     (mut reader, mut writer): Asker,
 ) -> Result<()> {
-    let Some(payload) = payload(&mut reader, bytes).await? else {
-        return say(&mut writer, &too_long(bytes)).await;
+    let reply = match payload(&mut reader, bytes).await? {
+        Ok(payload) => replied(view, to, payload, within).await,
+        Err(too_long) => Err(too_long),
     };
-    match replied(view, to, payload, within).await {
-        Ok(reply) => {
-            say(&mut writer, &Answer::Replied { bytes: reply.len() }).await?;
-            tokio::time::timeout(PATIENCE, writer.write_all(&reply)).await?
-        }
-        Err(error) => say(&mut writer, &Answer::Error(error)).await,
-    }
-}
-
-fn too_long(bytes: usize) -> Answer {
-    Answer::Error(format!("{bytes} bytes are over 16 MiB"))
+    tried(&mut writer, reply.as_ref().map(Bytes::len)).await?;
+    tokio::time::timeout(PATIENCE, writer.write_all(&reply.unwrap_or_default())).await?
 }
 
 /// The bytes that follow a request, unless they are too many.
-async fn payload(reader: &mut BufReader<OwnedReadHalf>, bytes: usize) -> Result<Option<Bytes>> {
+async fn payload(
+    reader: &mut BufReader<OwnedReadHalf>,
+    bytes: usize,
+) -> Result<std::result::Result<Bytes, String>> {
     if bytes > MAX_MESSAGE {
-        return Ok(None);
+        return Ok(Err(format!("{bytes} bytes are over 16 MiB")));
     }
     let mut payload = vec![0; bytes];
     tokio::time::timeout(PATIENCE, reader.read_exact(&mut payload)).await??;
-    Ok(Some(payload.into()))
+    Ok(Ok(payload.into()))
 }
 
 async fn published(
     exchange: &Exchange,
     topic: &str,
     payload: Bytes,
-) -> std::result::Result<Answer, String> {
+) -> std::result::Result<Sent, String> {
     let topic: Topic = topic.parse().map_err(|_text| format!("{topic:?} is no topic"))?;
     // Who asks is told before it takes this node for hung.
     let report = tokio::time::timeout(PATIENCE / 2, exchange.publish(&topic, payload)).await;
@@ -76,7 +71,7 @@ async fn published(
         "overloaded: a node takes less than it is sent; others may have got it".to_owned()
     })?;
     let report = report.map_err(|error| error.to_string())?;
-    Ok(Answer::Sent { local: report.local, peers: report.peers, missed: report.missed })
+    Ok(Sent { local: report.local, peers: report.peers, missed: report.missed })
 }
 
 async fn replied(
@@ -120,9 +115,9 @@ pub(super) async fn subscribe(
         pattern.and_then(|to| exchange.subscribe(to).map_err(|error| error.to_string()));
     let mut subscription = match subscribed {
         Ok(subscription) => subscription,
-        Err(error) => return say(&mut writer, &Answer::Error(error)).await,
+        Err(error) => return refuse(&mut writer, error).await,
     };
-    say(&mut writer, &Answer::Subscribed(exchange.name().clone())).await?;
+    answer(&mut writer, exchange.name()).await?;
     loop {
         let mut more = [0; 1];
         let received = tokio::select! {

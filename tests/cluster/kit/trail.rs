@@ -71,7 +71,7 @@ impl Node {
         let mut line = String::new();
         BufReader::new(socket).read_line(&mut line).ok()?;
         let answer = serde_json::from_str(&line).ok()?;
-        let Answer::Events(page) = answer else { panic!("{}: {answer:?}", self.name) };
+        let Answer::Ok(page) = answer else { panic!("{}: {answer:?}", self.name) };
         Some(page)
     }
 
