@@ -33,55 +33,66 @@ struct Inner {
     traffic: Traffic,
 }
 
-/// What is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Count {
+macro_rules! counters {
+    ($($(#[$doc:meta])* $count:ident $name:literal by $label:literal: $help:literal;)*) => {
+        /// What is counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Count {
+            $($(#[$doc])* $count,)*
+        }
+
+        /// The name of each, its label, and the help.
+        const COUNTERS: [(&str, &str, &str); [$($name),*].len()] = [$(($name, $label, $help)),*];
+    };
+}
+
+counters! {
     /// Connections accepted, by how they went on.
-    Accepted,
+    Accepted "xpando_connections_accepted" by "stage": "Connections accepted, by how they went on";
     /// Dials that began.
-    Dials,
+    Dials "xpando_dials" by "outcome": "Dials that began";
     /// Dials that failed, by cause.
-    DialFailed,
+    DialFailed "xpando_dial_failures" by "reason": "Dials that failed, by cause";
     /// Connections refused in TLS, hello or gate, by cause.
-    Refused,
+    Refused "xpando_connections_refused" by "reason": "Connections refused, by cause";
     /// Links that ended, by cause.
-    LinkEnded,
+    LinkEnded "xpando_links_ended" by "reason": "Links that ended, by cause";
     /// Datagrams on the beacon socket, by verdict.
-    Beacons,
+    Beacons "xpando_beacons_received" by "verdict": "Beacon datagrams received, by verdict";
     /// Revocation lists, of certificates or tokens, that were new, by outcome.
-    Revocations,
+    Revocations "xpando_revocation_lists" by "outcome": "New revocation lists, by outcome";
     /// Status changes of peers, by new status.
-    Transitions,
+    Transitions "xpando_peer_transitions" by "status": "Status changes of peers, by new status";
     /// Peers that went offline, by reason.
-    Offline,
+    Offline "xpando_peer_losses" by "reason": "Peers that went offline, by reason";
     /// Beats of the links, by direction.
-    Beats,
+    Beats "xpando_heartbeats" by "direction": "Beats of the links, sent or answered";
     /// Verdicts of the failure detector, by verdict.
-    Heartbeat,
+    Heartbeat "xpando_heartbeat_verdicts" by "verdict": "Verdicts of the failure detector";
     /// Words about the topology that broke a rule, by rule.
-    Topology,
+    Topology "xpando_topology_violations" by "rule": "Topology words that broke a rule, by rule";
     /// Words about who the nodes are that broke a rule, by rule.
-    Registry,
+    Registry "xpando_registry_violations" by "rule": "Registry words that broke a rule, by rule";
     /// Messages of the door, by what became of them.
-    Door,
+    Door "xpando_node_messages" by "outcome": "Messages between nodes, by what became of them";
     /// What the channels' clients do and get, by event.
-    Channels,
+    Channels "xpando_channel_events" by "event": "What channel clients do and get";
     /// Tokens that were refused, by why.
-    Tokens,
+    Tokens "xpando_tokens_refused" by "reason": "Tokens of clients that were refused, by why";
     /// Actor restarts, by actor.
-    Restarts,
+    Restarts "xpando_actor_restarts" by "actor": "Actor restarts, by actor";
     /// Writes to the store, by outcome.
-    Store,
+    Store "xpando_store_writes" by "outcome": "Writes to the store, by outcome";
     /// Messages that found no actor, by actor.
-    Lost,
+    Lost "xpando_messages_lost" by "actor": "Messages that found no actor, by actor";
     /// Answers of the HTTP API, by class of status.
-    Api,
+    Api "xpando_http_responses" by "status": "Answers of the HTTP API, by class of status";
     /// Connections, requests and joins of clients that were refused, by cause.
-    ClientsRefused,
+    ClientsRefused "xpando_clients_refused" by "reason": "What was refused to clients, by cause";
     /// Log lines that reached no reader, by why.
-    LogLines,
+    LogLines "xpando_log_lines_lost" by "reason": "Log lines that reached no reader, by why";
     /// Files under the running node that changed or are about to be of no use, by what and how.
-    Files,
+    Files "xpando_files" by "event": "Files under the running node that changed, by what and how";
 }
 
 /// What is timed.
@@ -93,94 +104,23 @@ pub enum Timing {
     StoreWrite,
 }
 
-const TIMINGS: [(Timing, &str, &str); 2] = [
-    (Timing::Handshake, "xpando_handshake_duration_seconds", "From a dial until both sides agreed"),
-    (Timing::StoreWrite, "xpando_store_write_duration_seconds", "A write to the store"),
+/// In the order of [`Timing`].
+const TIMINGS: [(&str, &str); 2] = [
+    ("xpando_handshake_duration_seconds", "From a dial until both sides agreed"),
+    ("xpando_store_write_duration_seconds", "A write to the store"),
 ];
 /// The first bucket of a timing in seconds, how much wider each next one is, and how many there are: 0.5 ms to 16 s.
 const BUCKETS: (f64, f64, u16) = (0.0005, 2.0, 16);
 
-/// What is counted, under which name, by which label, and the help.
-const COUNTERS: [(Count, &str, &str, &str); 23] = [
-    (
-        Count::Accepted,
-        "xpando_connections_accepted",
-        "stage",
-        "Connections accepted, by how they went on",
-    ),
-    (Count::Dials, "xpando_dials", "outcome", "Dials that began"),
-    (Count::DialFailed, "xpando_dial_failures", "reason", "Dials that failed, by cause"),
-    (Count::Refused, "xpando_connections_refused", "reason", "Connections refused, by cause"),
-    (Count::LinkEnded, "xpando_links_ended", "reason", "Links that ended, by cause"),
-    (Count::Beacons, "xpando_beacons_received", "verdict", "Beacon datagrams received, by verdict"),
-    (Count::Revocations, "xpando_revocation_lists", "outcome", "New revocation lists, by outcome"),
-    (
-        Count::Transitions,
-        "xpando_peer_transitions",
-        "status",
-        "Status changes of peers, by new status",
-    ),
-    (Count::Offline, "xpando_peer_losses", "reason", "Peers that went offline, by reason"),
-    (Count::Beats, "xpando_heartbeats", "direction", "Beats of the links, sent or answered"),
-    (Count::Heartbeat, "xpando_heartbeat_verdicts", "verdict", "Verdicts of the failure detector"),
-    (
-        Count::Topology,
-        "xpando_topology_violations",
-        "rule",
-        "Topology words that broke a rule, by rule",
-    ),
-    (
-        Count::Registry,
-        "xpando_registry_violations",
-        "rule",
-        "Registry words that broke a rule, by rule",
-    ),
-    (
-        Count::Door,
-        "xpando_node_messages",
-        "outcome",
-        "Messages between nodes, by what became of them",
-    ),
-    (Count::Channels, "xpando_channel_events", "event", "What channel clients do and get"),
-    (
-        Count::Tokens,
-        "xpando_tokens_refused",
-        "reason",
-        "Tokens of clients that were refused, by why",
-    ),
-    (Count::Restarts, "xpando_actor_restarts", "actor", "Actor restarts, by actor"),
-    (Count::Store, "xpando_store_writes", "outcome", "Writes to the store, by outcome"),
-    (Count::Lost, "xpando_messages_lost", "actor", "Messages that found no actor, by actor"),
-    (Count::Api, "xpando_http_responses", "status", "Answers of the HTTP API, by class of status"),
-    (
-        Count::ClientsRefused,
-        "xpando_clients_refused",
-        "reason",
-        "What was refused to clients, by cause",
-    ),
-    (
-        Count::Files,
-        "xpando_files",
-        "event",
-        "Files under the running node that changed, by what and how",
-    ),
-    (
-        Count::LogLines,
-        "xpando_log_lines_lost",
-        "reason",
-        "Log lines that reached no reader, by why",
-    ),
-];
-
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
-        let families = COUNTERS.map(|(_, name, _, help)| {
+        let families = COUNTERS.map(|(name, _, help)| {
             let family = Counters::default();
             registry.register(name, help, family.clone());
             family
         });
-        let timings = TIMINGS.map(|(_, name, help)| {
+        let timings = TIMINGS.map(|(name, help)| {
             let (first, factor, many) = BUCKETS;
             let timing = Histogram::new(exponential_buckets(first, factor, many));
             registry.register(name, help, timing.clone());
@@ -192,8 +132,8 @@ impl Default for Metrics {
 
 /// The names of all that can be counted or timed, also of what was not yet.
 pub fn names() -> impl Iterator<Item = String> {
-    let counters = COUNTERS.iter().map(|(_, name, ..)| format!("{name}_total"));
-    counters.chain(TIMINGS.iter().map(|(_, name, _)| (*name).to_owned()))
+    let counters = COUNTERS.iter().map(|(name, ..)| format!("{name}_total"));
+    counters.chain(TIMINGS.iter().map(|(name, _)| (*name).to_owned()))
 }
 
 impl Metrics {
@@ -204,16 +144,15 @@ impl Metrics {
 
     /// Adds so many.
     pub fn add(&self, what: Count, value: &'static str, many: u64) {
-        let counters = COUNTERS.iter().zip(&self.0.families);
-        for ((_, _, label, _), family) in counters.filter(|((count, ..), _)| *count == what) {
+        let mut counters = COUNTERS.iter().zip(&self.0.families);
+        if let Some(((_, label, _), family)) = counters.nth(what as usize) {
             family.get_or_create(&[(label, value)]).inc_by(many);
         }
     }
 
     /// It took so long.
     pub fn took(&self, what: Timing, long: Duration) {
-        let at = TIMINGS.iter().position(|(timing, ..)| *timing == what);
-        if let Some(timing) = at.and_then(|at| self.0.timings.get(at)) {
+        if let Some(timing) = self.0.timings.get(what as usize) {
             timing.observe(long.as_secs_f64());
         }
     }
