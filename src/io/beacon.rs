@@ -88,7 +88,7 @@ impl SealChecker {
     pub fn holds(&mut self, sealed: &Sealed<'_>) -> bool {
         let digest: [u8; 32] = Sha256::digest(sealed.certificate).into();
         let now = clock::wall();
-        if self.known.get(&digest).is_none_or(|peer| peer.not_after < now) {
+        if self.known.get(&digest).is_none_or(|peer| peer.validity.not_after < now) {
             let certificate = CertificateDer::from(sealed.certificate);
             let Ok(peer) = self.verifier.peer(&certificate, now) else { return false };
             if self.known.len() >= CERTIFICATES {

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
 
-/// The first and the last second that RFC 3339 can write, as Unix time: years 0000 to 9999.
-const RFC3339_SECONDS: (i64, i64) = (-62_167_219_200, 253_402_300_799);
+/// How long before and after 1970 the first and the last second are that RFC 3339 can write: years 0000 to 9999.
+const RFC3339_SECONDS: (Duration, Duration) =
+    (Duration::from_secs(62_167_219_200), Duration::from_secs(253_402_300_799));
 
 /// By how much the wall clock must leave the monotonic one to count as set.
 const SET: Duration = Duration::from_millis(500);
@@ -53,7 +54,13 @@ pub fn wall() -> SystemTime {
 /// The present instant in whole milliseconds since 1970; 0 while the clock is before that.
 #[must_use]
 pub fn millis() -> u64 {
-    let since = wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    unix_millis(wall())
+}
+
+/// An instant in whole milliseconds since 1970; 0 before that.
+#[must_use]
+pub fn unix_millis(t: SystemTime) -> u64 {
+    let since = t.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -61,22 +68,8 @@ pub fn millis() -> u64 {
 /// nearest one inside, so the conversion cannot fail.
 #[must_use]
 pub fn utc(t: SystemTime) -> OffsetDateTime {
-    let (seconds, nanoseconds) = match t.duration_since(UNIX_EPOCH) {
-        Ok(after) => (i64::try_from(after.as_secs()).unwrap_or(i64::MAX), after.subsec_nanos()),
-        Err(before) => {
-            let before = before.duration();
-            let whole = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
-            // A date counts forward from its second, so a fraction before 1970 borrows one second.
-            match before.subsec_nanos() {
-                0 => (-whole, 0),
-                nanoseconds => (-whole - 1, 1_000_000_000 - nanoseconds),
-            }
-        }
-    };
-    let (first, last) = RFC3339_SECONDS;
-    OffsetDateTime::from_unix_timestamp(seconds.clamp(first, last))
-        .and_then(|whole| whole.replace_nanosecond(nanoseconds))
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    let (before, after) = RFC3339_SECONDS;
+    t.clamp(UNIX_EPOCH - before, UNIX_EPOCH + after).into()
 }
 
 /// An instant as RFC 3339 text in UTC with milliseconds, for example `2026-01-02T03:04:05.678Z`.

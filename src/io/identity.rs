@@ -43,8 +43,7 @@ use rustls::pki_types::PrivateKeyDer;
 
 pub use self::authority::Authority;
 use self::authority_certificate::AuthorityCertificate;
-pub use self::authority_certificate::Validity;
-pub use self::certificate::{PeerIdentity, Verifier, server_name};
+pub use self::certificate::{PeerIdentity, Validity, Verifier, server_name};
 pub(in crate::internals::io) use self::certificate::{claimed_cluster, cluster_of_server_name};
 use self::disk::Layout;
 pub use self::disk::shell_word;
@@ -362,7 +361,7 @@ impl Identity {
         let layout = Layout::new(certs);
         let to_begin = format!(
             "on the host that is to hold the authority's key run {} once, then {}; copy ca/cert.pem and the directory {name} from there",
-            layout.init(),
+            layout.command("init"),
             layout.issue(name)
         );
         let authority = AuthorityCertificate::read(layout, to_begin)?;
@@ -384,8 +383,7 @@ impl Identity {
     ) -> Result<(), IdentityError> {
         let revoked = layout.revoked_leaf(&self.name);
         self.authority.verifier.check_revoked(peer, &revoked)?;
-        let dates = (peer.not_before, peer.not_after);
-        certificate::check_time(dates, now, &layout.leaf(&self.name))
+        peer.validity.check(now, &layout.leaf(&self.name))
     }
 
     /// Puts the parts together and checks that they belong together; dates are not checked.
@@ -396,15 +394,7 @@ impl Identity {
         leaf: CertificateDer<'static>,
         key: Key,
     ) -> Result<Self, IdentityError> {
-        let subject = layout.leaf(name);
-        let peer = authority.verifier.examine(&leaf, &subject)?;
-        if peer.name != *name {
-            return Err(IdentityError::WrongName {
-                subject,
-                found: peer.name,
-                expected: name.clone(),
-            });
-        }
+        let peer = authority.verifier.examine_of(&leaf, name, layout.leaf(name))?;
         if !peer.has_key(key.point()) {
             let fix = layout.leaf_fix(name).damaged;
             return Err(IdentityError::KeyMismatch { path: layout.key(name), fix });
@@ -440,15 +430,15 @@ impl Identity {
             }
             Err(_) => {}
         }
+        let has_key = || layout.of_authority(disk::KEY).exists();
         let may_found = || {
             // A certificate without an authority was carried here incompletely: a new authority would
             // not fit it.
-            let parts =
-                [layout.authority_certificate(), layout.authority_key(), layout.certificate(name)];
-            !parts.iter().any(|path| path.exists())
+            let authority = [disk::CERTIFICATE, disk::KEY].map(|file| layout.of_authority(file));
+            !authority.iter().any(|path| path.exists()) && !layout.certificate(name).exists()
         };
         // Nothing is written, not even the lock's file, where nothing can be made.
-        if !may_found() && !layout.authority_key().exists() {
+        if !may_found() && !has_key() {
             return Self::load(certs, name, now).map(|identity| (identity, Made::Nothing));
         }
         let _lock = layout.lock()?;
@@ -459,7 +449,7 @@ impl Identity {
         };
         let (authority, made) = if may_found() {
             (Authority::develop(layout, now)?, Made::AuthorityAndLeaf)
-        } else if layout.authority_key().exists() && why.is_about_absence(certs, name) {
+        } else if has_key() && why.is_about_absence(certs, name) {
             (Authority::open(certs)?, Made::Leaf)
         } else {
             return Err(why);
@@ -515,29 +505,16 @@ impl Identity {
         self.authority.development
     }
 
-    /// The last second in which this node's certificate is valid.
-    #[must_use]
-    pub fn not_after(&self) -> SystemTime {
-        self.leaf.load().peer.not_after
-    }
-
-    /// The first second in which this node's certificate is valid.
-    #[must_use]
-    pub fn not_before(&self) -> SystemTime {
-        self.leaf.load().peer.not_before
-    }
-
     /// From when until when this node's certificate is valid.
     #[must_use]
     pub fn validity(&self) -> Validity {
-        let leaf = self.leaf.load();
-        Validity { not_before: leaf.peer.not_before, not_after: leaf.peer.not_after }
+        self.leaf.load().peer.validity
     }
 
     /// From when until when the authority's certificate is valid.
     #[must_use]
     pub fn authority_validity(&self) -> Validity {
-        self.authority.validity
+        self.authority.verifier.validity
     }
 
     /// SHA-256 of this node's certificate: `AB:CD:…`.
@@ -805,9 +782,11 @@ mod tests {
         let a = name("a@127.0.0.1");
         let verifier = identity.verifier();
         let at = |now| verifier.peer(&identity.certificate(), now);
-        assert!(at(identity.not_after()).is_ok() && at(identity.not_before()).is_ok());
-        let late = identity.not_after() + Duration::from_secs(1);
-        let early = identity.not_before() - Duration::from_secs(1);
+        assert!(
+            at(identity.validity().not_after).is_ok() && at(identity.validity().not_before).is_ok()
+        );
+        let late = identity.validity().not_after + Duration::from_secs(1);
+        let early = identity.validity().not_before - Duration::from_secs(1);
         assert!(matches!(at(late), Err(IdentityError::Expired { .. })));
         assert!(matches!(at(early), Err(IdentityError::NotYetValid { .. })));
         let error = Identity::load(dir.path(), &a, late).unwrap_err().to_string();
@@ -822,7 +801,7 @@ mod tests {
         let later = wall() + 91 * DAY;
         let (second, made) = Identity::load_or_develop(dir.path(), first.name(), later).unwrap();
         assert_eq!((made, second.id()), (Made::Leaf, first.id()));
-        assert!(second.not_after() > first.not_after());
+        assert!(second.validity().not_after > first.validity().not_after);
         // Without the authority's key there is nothing to renew it with.
         fs::remove_file(dir.path().join("ca/key.pem")).unwrap();
         let later = wall() + 200 * DAY;

@@ -16,7 +16,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, WriteTransaction};
 
@@ -476,12 +476,6 @@ fn remove_directories(outermost_first: &[PathBuf]) {
     for directory in outermost_first.iter().rev() {
         std::fs::remove_dir(directory).unwrap_or(());
     }
-}
-
-/// Milliseconds since 1970; 0 before that.
-fn millis(at: SystemTime) -> u64 {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    u64::try_from(since).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 //! handshake. Sessions are never resumed, because a resumed one would skip the check of the
 //! certificate.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -14,9 +13,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
-use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{
     Acceptor, NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier,
 };
@@ -24,6 +21,7 @@ use rustls::version::TLS13;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, PeerIncompatible, RootCertStore, ServerConfig,
 };
+use strum::IntoStaticStr;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
 
@@ -89,7 +87,10 @@ impl From<rustls::Error> for TlsError {
 }
 
 /// Why a stream failed, as a fixed word for logs and metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr, strum::Display,
+)]
+#[strum(serialize_all = "snake_case")]
 pub enum Cause {
     /// The peer's certificate is of another authority, or damaged.
     Untrusted,
@@ -123,27 +124,7 @@ impl Cause {
     /// The word, in lower case with underscores.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Untrusted => "untrusted",
-            Self::OtherCluster => "other_cluster",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::Revoked => "revoked",
-            Self::NoCertificate => "no_certificate",
-            Self::Version => "version",
-            Self::Garbage => "garbage",
-            Self::Name => "name",
-            Self::Closed => "closed",
-            Self::RefusedByPeer => "refused_by_peer",
-            Self::RefusedAsRevoked => "refused_as_revoked",
-            Self::Other => "other",
-        }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        self.into()
     }
 }
 
@@ -398,12 +379,6 @@ impl Tls {
     }
 }
 
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").field("cluster", &self.verifier.cluster()).finish_non_exhaustive()
-    }
-}
-
 /// Both sides of a handshake.
 struct Sides {
     server: Arc<ServerConfig>,
@@ -423,48 +398,26 @@ impl Sides {
             WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
                 .build()
                 .map_err(TlsError::Authority)?;
-        Ok(Self {
-            server: Arc::new(server_config(identity, &provider, &roots)?),
-            client: client_config(identity, provider, Arc::clone(&called))?,
-            called,
-        })
-    }
-}
-
-fn server_config(
-    identity: &Identity,
-    provider: &Arc<CryptoProvider>,
-    roots: &Arc<RootCertStore>,
-) -> Result<ServerConfig, TlsError> {
-    let clients =
-        WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
+        let callers = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
             .build()
             .map_err(TlsError::Authority)?;
-    let clients: Arc<dyn ClientCertVerifier> =
-        Arc::new(Callers { stock: clients, verifier: identity.verifier() });
-    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
-        .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(clients)
-        .with_single_cert(vec![identity.certificate()], identity.private_key())?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.send_tls13_tickets = 0;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(config)
-}
-
-fn client_config(
-    identity: &Identity,
-    provider: Arc<CryptoProvider>,
-    called: Arc<WebPkiServerVerifier>,
-) -> Result<ClientConfig, TlsError> {
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(called)
-        .with_client_auth_cert(vec![identity.certificate()], identity.private_key())?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.resumption = Resumption::disabled();
-    Ok(config)
+        let callers = Arc::new(Callers { stock: callers, verifier: identity.verifier() });
+        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&TLS13])?
+            .with_client_cert_verifier(callers)
+            .with_single_cert(vec![identity.certificate()], identity.private_key())?;
+        server.alpn_protocols = vec![ALPN.to_vec()];
+        server.send_tls13_tickets = 0;
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        let mut client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::clone(&called) as _)
+            .with_client_auth_cert(vec![identity.certificate()], identity.private_key())?;
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        client.resumption = Resumption::disabled();
+        Ok(Self { server: Arc::new(server), client, called })
+    }
 }
 
 #[cfg(test)]
@@ -633,9 +586,7 @@ mod tests {
         let cluster = Cluster::new();
         let server = cluster.node("b@h");
         let client = cluster.identity("a@h", Validity::leaf(clock::wall()));
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let called = Arc::clone(&Tls::new(&client).unwrap().sides.load().called);
-        let mut config = client_config(&client, provider, called).unwrap();
+        let mut config = Tls::new(&client).unwrap().sides.load().client.clone();
         config.alpn_protocols.clear();
         let name = ServerName::try_from(super::server_name(client.cluster())).unwrap();
         let (near, far) = duplex(64 * 1024);

@@ -18,8 +18,10 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use x509_cert::der::{Tag, Tagged as _};
 
-use super::authority_certificate::{AuthorityCertificate, DEVELOPMENT, Validity};
-use super::certificate::{Certificate, PeerIdentity, fingerprint, server_name, spiffe_uri};
+use super::authority_certificate::{AuthorityCertificate, DEVELOPMENT};
+use super::certificate::{
+    Certificate, PeerIdentity, Validity, fingerprint, server_name, spiffe_uri,
+};
 use super::disk::{self, Fix, Layout};
 use super::key::Key;
 use super::revocation::{Issued, RevocationList, Revoked, bytes, hexadecimal};
@@ -61,7 +63,7 @@ impl Authority {
         now: SystemTime,
         organization: &str,
     ) -> Result<Self, IdentityError> {
-        for path in [layout.authority_certificate(), layout.authority_key()] {
+        for path in [disk::CERTIFICATE, disk::KEY].map(|file| layout.of_authority(file)) {
             if path.exists() {
                 return Err(IdentityError::AlreadyExists { path });
             }
@@ -101,14 +103,14 @@ impl Authority {
     /// [`IdentityError::KeyMismatch`] when a file is not fit for use.
     pub fn open(certs: &Path) -> Result<Self, IdentityError> {
         let layout = Layout::new(certs);
-        let missing = format!("{} makes a new authority", layout.init());
+        let missing = format!("{} makes a new authority", layout.command("init"));
         let certificate = AuthorityCertificate::read(layout, missing)?;
         certificate.load_revocations(layout)?;
         let fix = Fix {
             missing: "certificates and tokens are made on the host that has it".to_owned(),
             damaged: "restore it from its backup".to_owned(),
         };
-        let key = disk::read_key(&layout.authority_key(), fix)?;
+        let key = disk::read_key(&layout.of_authority(disk::KEY), fix)?;
         Self::assemble(layout, certificate, key)
     }
 
@@ -119,7 +121,7 @@ impl Authority {
     ) -> Result<Self, IdentityError> {
         if KeyId::of_public_key(&key.subject_public_key_info()) != certificate.verifier.cluster() {
             return Err(IdentityError::KeyMismatch {
-                path: layout.authority_key(),
+                path: layout.of_authority(disk::KEY),
                 fix: "restore the pair from one backup".to_owned(),
             });
         }
@@ -170,7 +172,7 @@ impl Authority {
             let der = disk::read_certificate(&path, layout.leaf_fix(name)).ok()?;
             let certificate = Certificate::parse(&der).ok()?;
             let revoked = self.certificate.verifier.is_revoked(&certificate.serial());
-            Some(revoked || certificate.not_after() < clock::wall())
+            Some(revoked || certificate.validity().not_after < clock::wall())
         };
         if path.exists() && worthless() != Some(true) {
             return Err(IdentityError::AlreadyIssued { path, fix: layout.reissue(name) });
@@ -206,8 +208,8 @@ impl Authority {
         if NodeName::from_spiffe_path(&name.spiffe_path()).as_ref() != Some(name) {
             return Err(IdentityError::UnusableName(name.clone()));
         }
-        self.certificate
-            .check_time(layout, validity.not_before.max(self.certificate.validity.not_before))?;
+        let own = self.certificate.verifier.validity;
+        self.certificate.check_time(layout, validity.not_before.max(own.not_before))?;
         let (key, is_new) = match disk::read_key(&layout.key(name), layout.leaf_fix(name)) {
             Ok(key) if self.is_condemned(layout, name, &key)? => (Key::generate()?, true),
             Ok(key) => (key, false),
@@ -251,12 +253,15 @@ impl Authority {
         let serials = self.issued(layout, name)?.into_iter().map(|issued| issued.serial);
         let serials: std::collections::BTreeSet<String> = serials.collect();
         if serials.is_empty() {
-            return Err(IdentityError::NeverIssued { name: name.clone(), show: layout.show() });
+            return Err(IdentityError::NeverIssued {
+                name: name.clone(),
+                show: layout.command("show"),
+            });
         }
         let mut list = RevocationList::clone(&self.certificate.verifier.list());
         let added: Vec<String> =
             serials.into_iter().filter(|serial| !list.entries.contains_key(serial)).collect();
-        let path = layout.revocations();
+        let path = layout.of_authority(disk::REVOCATIONS);
         if !added.is_empty() {
             list.entries.extend(added.iter().map(|serial| (serial.clone(), now)));
             list.number = next_number(list.number, now);
@@ -277,7 +282,7 @@ impl Authority {
         };
         let list = CertificateRevocationListParams {
             this_update: clock::utc(now),
-            next_update: clock::utc(self.certificate.validity.not_after),
+            next_update: clock::utc(self.certificate.verifier.validity.not_after),
             crl_number: SerialNumber::from(list.number),
             issuing_distribution_point: None,
             revoked_certs: list.entries.iter().map(revoked).collect(),
@@ -294,8 +299,7 @@ impl Authority {
         issued.retain(|issued| issued.name == *name);
         let der = disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name)).ok();
         let verifier = &self.certificate.verifier;
-        let present = der.and_then(|der| verifier.examine(&der, &Subject::Peer).ok());
-        let present = present.filter(|present| present.name == *name);
+        let present = der.and_then(|der| verifier.examine_of(&der, name, Subject::Peer).ok());
         let issue =
             |p: PeerIdentity| Issued { serial: p.serial, key: p.id.to_string(), name: p.name };
         issued.extend(present.map(issue));
@@ -321,7 +325,7 @@ impl Authority {
         name: &NodeName,
         validity: Validity,
     ) -> Result<CertificateParams, IdentityError> {
-        let not_after = validity.not_after.min(self.certificate.validity.not_after);
+        let not_after = validity.not_after.min(self.certificate.verifier.validity.not_after);
         // The host part can be longer than a common name may be (64, RFC 5280 appendix A.1).
         let mut params = params(Validity { not_after, ..validity }, name.short().to_owned())?;
         let text = |text: String| text.try_into().map_err(refused);
@@ -396,7 +400,7 @@ fn refused(_detail: rcgen::Error) -> IdentityError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::authority_certificate::{BACKDATE, DAY};
+    use super::super::certificate::{BACKDATE, DAY};
     use super::*;
     use crate::io::clock::wall;
 
@@ -464,7 +468,7 @@ mod tests {
         let usage = x509.key_usage().unwrap().unwrap().value;
         assert!(usage.digital_signature() && !usage.key_cert_sign());
         assert!(!x509.is_ca());
-        let life = a.not_after().duration_since(a.not_before()).unwrap();
+        let life = a.validity().not_after.duration_since(a.validity().not_before).unwrap();
         assert_eq!(life, 90 * DAY + BACKDATE);
         assert_ne!(a.leaf.load().peer.serial, b.leaf.load().peer.serial);
         assert_ne!(a.id(), b.id());
@@ -475,7 +479,7 @@ mod tests {
         let (dir, authority) = authority();
         let late = Validity { not_before: wall(), not_after: wall() + 5000 * DAY };
         let leaf = authority.issue(dir.path(), &name("a@h"), late).unwrap();
-        assert_eq!(leaf.not_after(), authority.certificate.validity.not_after);
+        assert_eq!(leaf.validity().not_after, authority.certificate.verifier.validity.not_after);
     }
 
     #[test]

@@ -24,6 +24,10 @@ use super::signed::{Parts, instant};
 use super::{IdentityError, Subject};
 use crate::proto::node::{ClusterId, KeyId, NodeId, NodeName};
 
+/// How long certificates are valid before they are made, for hosts whose clocks lag.
+pub(super) const BACKDATE: Duration = Duration::from_secs(60 * 60);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The object identifiers that a P-256 public key carries (RFC 5480, 2.1.1).
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const PRIME256V1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
@@ -113,12 +117,9 @@ impl<'a> Certificate<'a> {
         &self.point
     }
 
-    pub(super) fn not_before(&self) -> SystemTime {
-        instant(self.tbs.validity().not_before)
-    }
-
-    pub(super) fn not_after(&self) -> SystemTime {
-        instant(self.tbs.validity().not_after)
+    pub(super) fn validity(&self) -> Validity {
+        let dates = self.tbs.validity();
+        Validity { not_before: instant(dates.not_before), not_after: instant(dates.not_after) }
     }
 
     /// The serial number in lower-case hexadecimal.
@@ -174,20 +175,39 @@ impl<'a> Certificate<'a> {
     }
 }
 
-/// Refuses `now` outside a certificate's validity, whose both ends are included (RFC 5280, 4.1.2.5).
-pub(super) fn check_time(
-    (not_before, not_after): (SystemTime, SystemTime),
-    now: SystemTime,
-    subject: &Subject,
-) -> Result<(), IdentityError> {
-    if now < not_before {
-        return Err(IdentityError::NotYetValid { subject: subject.clone(), not_before });
+/// From when until when a certificate is valid, in whole seconds, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// The first valid second.
+    pub not_before: SystemTime,
+    /// The last valid second.
+    pub not_after: SystemTime,
+}
+
+impl Validity {
+    /// A node's certificate made at `now`: 90 days, and the hour before.
+    #[must_use]
+    pub fn leaf(now: SystemTime) -> Self {
+        Self { not_before: now - BACKDATE, not_after: now + 90 * DAY }
     }
-    // Dates have whole seconds: a certificate lasts to the end of its last one.
-    if now >= not_after + Duration::from_secs(1) {
-        return Err(IdentityError::Expired { subject: subject.clone(), not_after });
+
+    /// An authority's certificate made at `now`: 3,650 days, and the hour before.
+    #[must_use]
+    pub fn authority(now: SystemTime) -> Self {
+        Self { not_before: now - BACKDATE, not_after: now + 3650 * DAY }
     }
-    Ok(())
+    /// Refuses `now` outside of it, whose both ends are included (RFC 5280, 4.1.2.5).
+    pub(super) fn check(self, now: SystemTime, subject: &Subject) -> Result<(), IdentityError> {
+        let (Self { not_before, not_after }, subject) = (self, subject.clone());
+        if now < not_before {
+            return Err(IdentityError::NotYetValid { subject, not_before });
+        }
+        // Dates have whole seconds: a certificate lasts to the end of its last one.
+        if now >= not_after + Duration::from_secs(1) {
+            return Err(IdentityError::Expired { subject, not_after });
+        }
+        Ok(())
+    }
 }
 
 /// Who a verified certificate belongs to.
@@ -197,10 +217,8 @@ pub struct PeerIdentity {
     pub name: NodeName,
     /// The id of its key.
     pub id: NodeId,
-    /// The first instant at which the certificate is valid.
-    pub not_before: SystemTime,
-    /// The last second in which the certificate is valid.
-    pub not_after: SystemTime,
+    /// From when until when the certificate is valid.
+    pub validity: Validity,
     /// The certificate's serial number in lower-case hexadecimal.
     pub serial: String,
     point: [u8; POINT],
@@ -228,7 +246,7 @@ impl PeerIdentity {
 pub struct Verifier {
     cluster: ClusterId,
     authority: [u8; POINT],
-    validity: (SystemTime, SystemTime),
+    pub(super) validity: Validity,
     revoked: Arc<ArcSwap<RevocationList>>,
 }
 
@@ -238,7 +256,7 @@ impl Verifier {
         Self {
             cluster: authority.key_id(),
             authority: *authority.point(),
-            validity: (authority.not_before(), authority.not_after()),
+            validity: authority.validity(),
             revoked: Arc::default(),
         }
     }
@@ -313,9 +331,23 @@ impl Verifier {
         let subject = Subject::Peer;
         let peer = self.examine(leaf, &subject)?;
         self.check_revoked(&peer, &subject)?;
-        check_time((peer.not_before, peer.not_after), now, &subject)?;
-        check_time(self.validity, now, &subject)?;
+        peer.validity.check(now, &subject)?;
+        self.validity.check(now, &subject)?;
         Ok(peer)
+    }
+
+    /// [`Verifier::examine`], and that the certificate is this node's.
+    pub(super) fn examine_of(
+        &self,
+        leaf: &CertificateDer<'_>,
+        name: &NodeName,
+        subject: Subject,
+    ) -> Result<PeerIdentity, IdentityError> {
+        let peer = self.examine(leaf, &subject)?;
+        if peer.name == *name {
+            return Ok(peer);
+        }
+        Err(IdentityError::WrongName { subject, found: peer.name, expected: name.clone() })
     }
 
     /// Everything [`Verifier::peer`] checks, except dates and revocation.
@@ -336,8 +368,7 @@ impl Verifier {
         Ok(PeerIdentity {
             name,
             id: certificate.key_id(),
-            not_before: certificate.not_before(),
-            not_after: certificate.not_after(),
+            validity: certificate.validity(),
             serial: certificate.serial(),
             point: *certificate.point(),
         })

@@ -35,9 +35,9 @@ pub(super) const CERTIFICATE: &str = "cert.pem";
 /// File name of a private key in its directory.
 pub(super) const KEY: &str = "key.pem";
 /// File name of the authority's revocation list.
-const REVOCATIONS: &str = "crl.pem";
+pub(super) const REVOCATIONS: &str = "crl.pem";
 /// File name of the authority's record of what it issued.
-const ISSUED: &str = "issued";
+pub(super) const ISSUED: &str = "issued";
 /// File name of the private key that signs tokens.
 pub(super) const TOKEN_KEY: &str = "token.key";
 /// File name of what verifies tokens.
@@ -64,28 +64,9 @@ impl<'a> Layout<'a> {
         self.certs.join(AUTHORITY)
     }
 
-    pub(super) fn authority_certificate(self) -> PathBuf {
-        self.authority().join(CERTIFICATE)
-    }
-
-    pub(super) fn authority_key(self) -> PathBuf {
-        self.authority().join(KEY)
-    }
-
-    pub(super) fn revocations(self) -> PathBuf {
-        self.authority().join(REVOCATIONS)
-    }
-
-    pub(super) fn issued(self) -> PathBuf {
-        self.authority().join(ISSUED)
-    }
-
-    pub(super) fn token_key(self) -> PathBuf {
-        self.authority().join(TOKEN_KEY)
-    }
-
-    pub(super) fn tokens(self) -> PathBuf {
-        self.authority().join(TOKENS)
+    /// A file of the authority.
+    pub(super) fn of_authority(self, file: &str) -> PathBuf {
+        self.authority().join(file)
     }
 
     pub(super) fn node(self, name: &NodeName) -> PathBuf {
@@ -100,28 +81,24 @@ impl<'a> Layout<'a> {
         self.node(name).join(KEY)
     }
 
-    /// The command that makes the cluster's authority.
-    pub(super) fn init(self) -> String {
-        format!("`xpando-node cert init --certs {}`", shell_word(self.certs))
+    /// A command of the group `cert` in this directory.
+    pub(super) fn command(self, words: &str) -> String {
+        format!("`xpando-node cert {words} --certs {}`", shell_word(self.certs))
     }
 
     /// The command that issues a node's first certificate.
     pub(super) fn issue(self, name: &NodeName) -> String {
-        format!("`xpando-node cert issue {name} --certs {}`", shell_word(self.certs))
+        self.command(&format!("issue {name}"))
     }
 
-    /// The command that lists the certificates.
-    pub(super) fn show(self) -> String {
-        format!("`xpando-node cert show --certs {}`", shell_word(self.certs))
+    /// The command that replaces a node's certificate.
+    pub(super) fn reissue(self, name: &NodeName) -> String {
+        self.command(&format!("issue {name} --replace"))
     }
 
     /// A node's revoked certificate, as an error names it.
     pub(super) fn revoked_leaf(self, name: &NodeName) -> Subject {
-        let fix = format!(
-            "run {} where the authority's key is, and copy the directory {name} from there",
-            self.issue(name)
-        );
-        Subject::File { path: self.certificate(name), fix }
+        Subject::File { path: self.certificate(name), fix: self.leaf_fix(name).missing }
     }
 
     /// A node's certificate, as an error names it.
@@ -145,11 +122,6 @@ impl<'a> Layout<'a> {
     pub(super) fn authority_fix(self, missing: String) -> Fix {
         let damaged = "copy it anew: every node of the cluster has the same file".to_owned();
         Fix { missing, damaged }
-    }
-
-    /// The command that replaces a node's certificate.
-    pub(super) fn reissue(self, name: &NodeName) -> String {
-        format!("`xpando-node cert issue {name} --replace --certs {}`", shell_word(self.certs))
     }
 
     /// Takes the directory's exclusive lock, making the directory if needed. The lock ends when the

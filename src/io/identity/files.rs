@@ -44,7 +44,8 @@ impl IdentityFiles {
     /// files. What was in force stays, and the same files are not judged twice.
     pub fn look(&self, now: SystemTime) -> Result<Look<SystemTime>, IdentityError> {
         let (layout, name) = (Layout::new(&self.certs), self.identity.name());
-        let paths = [layout.authority_certificate(), layout.certificate(name), layout.key(name)];
+        let paths =
+            [layout.of_authority(disk::CERTIFICATE), layout.certificate(name), layout.key(name)];
         let stamps = paths.each_ref().map(|path| disk::stamp(path));
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.replace(stamps) == Some(stamps) {
@@ -55,7 +56,7 @@ impl IdentityFiles {
         if leaf.der == self.identity.leaf.load().der {
             return Ok(Look::Sound);
         }
-        let until = leaf.peer.not_after;
+        let until = leaf.peer.validity.not_after;
         self.identity.leaf.store(leaf);
         Ok(Look::New(until))
     }
@@ -66,7 +67,9 @@ impl IdentityFiles {
         let copy = "copy it anew: every node of the cluster has the same file".to_owned();
         let authority = AuthorityCertificate::read(layout, copy)?;
         if authority.der != identity.authority.der {
-            return Err(IdentityError::NewAuthority { path: layout.authority_certificate() });
+            return Err(IdentityError::NewAuthority {
+                path: layout.of_authority(disk::CERTIFICATE),
+            });
         }
         let der = disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name))?;
         let key = disk::read_key(&layout.key(name), layout.leaf_fix(name))?;
@@ -105,9 +108,12 @@ mod tests {
         assert_eq!(files.look(wall()).unwrap(), Look::Unchanged);
 
         let renewed = authority.reissue(dir.path(), &name, valid(20)).unwrap();
-        assert_eq!(files.look(wall()).unwrap(), Look::New(renewed.not_after()));
+        assert_eq!(files.look(wall()).unwrap(), Look::New(renewed.validity().not_after));
         assert_eq!(identity.certificate(), renewed.certificate());
-        assert_eq!((identity.id(), identity.not_after()), (renewed.id(), renewed.not_after()));
+        assert_eq!(
+            (identity.id(), identity.validity().not_after),
+            (renewed.id(), renewed.validity().not_after)
+        );
         assert_ne!(identity.certificate(), first);
         let peer = identity.verifier().peer(&identity.certificate(), wall()).unwrap();
         assert!(peer.verify(b"m", &identity.sign(b"m").unwrap()), "the key is the same");

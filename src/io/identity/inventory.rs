@@ -7,28 +7,28 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 
+use super::IdentityError;
 use super::authority_certificate::AuthorityCertificate;
-use super::certificate::{Certificate, Verifier, fingerprint};
+use super::certificate::{Certificate, fingerprint};
 use super::disk::{self, Layout};
-use super::{IdentityError, Subject};
 use crate::io::clock;
 use crate::proto::node::NodeName;
 
 /// Whose certificate an entry is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CertificateKind {
     /// The cluster's authority.
     Authority,
     /// A node.
+    #[default]
     Node,
 }
 
 /// One certificate of a `certs` directory. What could not be read is `None`, and `error` says why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CertificateInfo {
     /// The node's name; `None` for the authority.
     pub name: Option<NodeName>,
@@ -65,10 +65,8 @@ pub struct CertificateInfo {
 pub fn inventory(certs: &Path) -> Result<Vec<CertificateInfo>, IdentityError> {
     let layout = Layout::new(certs);
     let nodes = nodes(certs)?;
-    let authority = {
-        let missing = format!("{} makes a new one", layout.init());
-        AuthorityCertificate::read(layout, missing)
-    };
+    let missing = format!("{} makes a new one", layout.command("init"));
+    let authority = AuthorityCertificate::read(layout, missing);
     let revocations = authority.as_ref().map(|authority| authority.load_revocations(layout));
     let mut found = Vec::new();
     if layout.authority().is_dir() || !nodes.is_empty() {
@@ -102,20 +100,26 @@ fn nodes(certs: &Path) -> Result<Vec<NodeName>, IdentityError> {
     Ok(names)
 }
 
-fn blank(kind: CertificateKind, name: Option<NodeName>, path: PathBuf) -> CertificateInfo {
-    CertificateInfo {
-        name,
-        id: None,
-        cluster: None,
-        kind,
-        development: false,
-        revoked: false,
-        serial: None,
-        not_before: None,
-        not_after: None,
-        fingerprint: None,
-        path,
-        error: None,
+impl CertificateInfo {
+    /// What a certificate says of itself.
+    fn read(der: &[u8]) -> Self {
+        let fingerprint = Some(fingerprint(der));
+        let Ok(certificate) = Certificate::parse(der) else {
+            return Self { fingerprint, ..Self::default() };
+        };
+        let validity = certificate.validity();
+        Self {
+            id: Some(certificate.key_id().to_string()),
+            serial: Some(certificate.serial()),
+            not_before: Some(clock::rfc3339(validity.not_before)),
+            not_after: Some(clock::rfc3339(validity.not_after)),
+            fingerprint,
+            ..Self::default()
+        }
+    }
+
+    fn unusable(error: &IdentityError) -> Self {
+        Self { error: Some(error.to_string()), ..Self::default() }
     }
 }
 
@@ -123,20 +127,14 @@ fn describe_authority(
     layout: Layout<'_>,
     authority: &Result<AuthorityCertificate, IdentityError>,
 ) -> CertificateInfo {
-    let mut info = blank(CertificateKind::Authority, None, layout.authority_certificate());
-    match authority {
-        Ok(authority) => {
-            let cluster = authority.verifier.cluster().to_string();
-            info.id = Some(cluster.clone());
-            info.cluster = Some(cluster);
-            info.development = authority.development;
-            info.serial = Some(authority.serial.clone());
-            info.not_before = Some(clock::rfc3339(authority.validity.not_before));
-            info.not_after = Some(clock::rfc3339(authority.validity.not_after));
-            info.fingerprint = Some(fingerprint(&authority.der));
-        }
-        Err(error) => info.error = Some(error.to_string()),
-    }
+    let mut info = match authority {
+        Ok(authority) => CertificateInfo::read(&authority.der),
+        Err(error) => CertificateInfo::unusable(error),
+    };
+    info.kind = CertificateKind::Authority;
+    info.path = layout.of_authority(disk::CERTIFICATE);
+    info.cluster = info.id.clone();
+    info.development = authority.as_ref().is_ok_and(|authority| authority.development);
     info
 }
 
@@ -146,45 +144,24 @@ fn describe_node(
     authority: Option<&AuthorityCertificate>,
 ) -> CertificateInfo {
     let path = layout.certificate(&name);
-    let mut info = blank(CertificateKind::Node, Some(name.clone()), path.clone());
-    let der = match disk::read_certificate(&path, layout.leaf_fix(&name)) {
-        Ok(der) => der,
-        Err(error) => {
-            info.error = Some(error.to_string());
-            return info;
-        }
+    let der = disk::read_certificate(&path, layout.leaf_fix(&name));
+    let mut info = match &der {
+        Ok(der) => CertificateInfo::read(der),
+        Err(error) => CertificateInfo::unusable(error),
     };
-    info.fingerprint = Some(fingerprint(&der));
-    if let Ok(certificate) = Certificate::parse(&der) {
-        info.id = Some(certificate.key_id().to_string());
-        info.serial = Some(certificate.serial());
-        info.not_before = Some(clock::rfc3339(certificate.not_before()));
-        info.not_after = Some(clock::rfc3339(certificate.not_after()));
-    }
+    (info.path, info.name) = (path, Some(name.clone()));
+    let Ok(der) = der else { return info };
     let Some(authority) = authority else {
         info.error = Some("there is no sound authority's certificate to check it by".to_owned());
         return info;
     };
-    info.cluster = Some(authority.verifier.cluster().to_string());
+    let verifier = &authority.verifier;
+    info.cluster = Some(verifier.cluster().to_string());
     info.development = authority.development;
-    info.revoked = info.serial.as_ref().is_some_and(|s| authority.verifier.is_revoked(s));
-    info.error =
-        judge(&authority.verifier, &der, layout.leaf(&name), name).err().map(|e| e.to_string());
+    info.revoked = info.serial.as_ref().is_some_and(|serial| verifier.is_revoked(serial));
+    let examined = verifier.examine_of(&der, &name, layout.leaf(&name));
+    info.error = examined.err().map(|error| error.to_string());
     info
-}
-
-fn judge(
-    verifier: &Verifier,
-    der: &CertificateDer<'_>,
-    subject: Subject,
-    expected: NodeName,
-) -> Result<(), IdentityError> {
-    let found = verifier.examine(der, &subject)?.name;
-    if found == expected {
-        Ok(())
-    } else {
-        Err(IdentityError::WrongName { subject, found, expected })
-    }
 }
 
 #[cfg(test)]
@@ -228,7 +205,7 @@ mod tests {
         assert_eq!(json[2]["kind"], "node");
         assert_eq!(json[2]["id"], b.id().to_string());
         assert_eq!(json[2]["cluster"], cluster.as_str());
-        assert_eq!(json[2]["not_after"], clock::rfc3339(b.not_after()));
+        assert_eq!(json[2]["not_after"], clock::rfc3339(b.validity().not_after));
         assert_eq!(json[2]["development"], false);
         assert!(json[2].get("error").is_none());
     }

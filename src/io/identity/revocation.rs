@@ -69,7 +69,7 @@ impl RevocationList {
         layout: Layout<'_>,
         authority: &[u8; POINT],
     ) -> Result<Option<Self>, IdentityError> {
-        let path = layout.revocations();
+        let path = layout.of_authority(disk::REVOCATIONS);
         let Some(pem) = disk::read_list(&path)? else { return Ok(None) };
         let damaged = |reason| IdentityError::DamagedRevocations { path, reason };
         Self::parse(&pem, authority).map(Some).map_err(damaged)
@@ -104,12 +104,15 @@ impl Issued {
     pub(super) fn record(&self, home: Layout<'_>) -> Result<(), IdentityError> {
         let Self { serial, key, name } = self;
         // The line break before it keeps a line that a crash tore apart from this one.
-        disk::append(&home.issued(), format!("\n{serial} {key} {name}\n").as_bytes())
+        disk::append(
+            &home.of_authority(disk::ISSUED),
+            format!("\n{serial} {key} {name}\n").as_bytes(),
+        )
     }
 
     /// Every certificate that the authority has written down.
     pub(super) fn all(home: Layout<'_>) -> Result<Vec<Self>, IdentityError> {
-        let bytes = disk::read_list(&home.issued())?.unwrap_or_default();
+        let bytes = disk::read_list(&home.of_authority(disk::ISSUED))?.unwrap_or_default();
         Ok(String::from_utf8_lossy(&bytes).lines().filter_map(Self::parse).collect())
     }
 

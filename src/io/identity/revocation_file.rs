@@ -31,7 +31,7 @@ impl RevocationFile {
     /// twice.
     pub fn look(&self) -> Result<Option<usize>, IdentityError> {
         let layout = Layout::new(&self.certs);
-        let path = layout.revocations();
+        let path = layout.of_authority(disk::REVOCATIONS);
         let stamp = disk::stamp(&path);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.replace(stamp) == Some(stamp) {

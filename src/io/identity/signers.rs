@@ -17,10 +17,8 @@ impl Signers {
     /// count: what a key signed while it was the node's stays signed.
     #[must_use]
     pub fn of(verifier: &Verifier, name: &NodeName, certificates: &[Vec<u8>]) -> Self {
-        let of_node = |der: &Vec<u8>| {
-            let peer = verifier.examine(&der.as_slice().into(), &Subject::Peer).ok()?;
-            (peer.name == *name).then_some(peer)
-        };
+        let of_node =
+            |der: &Vec<u8>| verifier.examine_of(&der.as_slice().into(), name, Subject::Peer).ok();
         Self(certificates.iter().filter_map(of_node).collect())
     }
 

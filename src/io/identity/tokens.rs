@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use strum::IntoStaticStr;
 
 pub(super) use self::key::TokenKey;
 pub(super) use self::list::TokenList;
@@ -37,7 +38,8 @@ pub const MAX_TOKEN: usize = 4 * 1024;
 
 /// Why a token is refused. Whoever shows it needs another one, but for [`TokenError::NoKey`], where the
 /// node's operator must act, and [`TokenError::NotYetValid`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum TokenError {
     /// It is no token, or says what no token may say, or is too long.
     #[error("it is no token of the kind that a cluster makes")]
@@ -68,15 +70,7 @@ impl TokenError {
     /// One word for programs.
     #[must_use]
     pub fn label(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::Signature => "signature",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::NotForUs => "not_for_us",
-            Self::Revoked => "revoked",
-            Self::NoKey => "no_key",
-        }
+        self.into()
     }
 }
 
@@ -122,7 +116,7 @@ impl Tokens {
         let layout = Layout::new(certs);
         let missing = format!(
             "copy it from the host that has the authority's key; {} makes a new authority",
-            layout.init()
+            layout.command("init")
         );
         let authority = AuthorityCertificate::read(layout, missing)?;
         let tokens = Self::new(certs.to_owned(), authority.verifier);
@@ -151,7 +145,7 @@ impl Tokens {
     /// [`IdentityError::Io`]. The list in force stays, and the same file is not judged twice.
     pub fn look(&self) -> Result<Option<usize>, IdentityError> {
         let layout = Layout::new(&self.0.certs);
-        let path = layout.tokens();
+        let path = layout.of_authority(disk::TOKENS);
         let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = disk::stamp(&path);
         if seen.replace(stamp) == Some(stamp) {

@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
 
 use super::schema::{self, CHECKPOINT, HEADS, LINKS, SIGNERS, STATE_TABLE, State, TrailState};
-use super::{Failure, Store, StoreError, millis};
+use super::{Failure, Store, StoreError};
+use crate::io::clock::unix_millis;
 use crate::proto::chain::{Checkpoint, Fault, Head, Link, Signed, Tip, Verified, Verifier, Why};
 use crate::proto::event::{Page, Query, Recorded};
 use crate::proto::node::{NodeId, NodeName};
@@ -178,7 +179,7 @@ impl Chain {
             let mut trail = self.trail(state)?;
             if trail.tip.seq == 0 {
                 trail.tip.seq = seq;
-                let what = Checkpoint { tip: trail.tip, at: millis(now) };
+                let what = Checkpoint { tip: trail.tip, at: unix_millis(now) };
                 let signature = sign(&what.signed_bytes(&self.node)).map_err(unsigned)?;
                 let signed = schema::sealed(&Signed { what, signature })?;
                 write.open_table(CHECKPOINT)?.insert((), signed.as_slice())?;
@@ -221,7 +222,7 @@ impl Chain {
         sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
     ) -> Result<Option<Signed<Head>>, StoreError> {
         self.store.write(|write, state| {
-            let what = Head { tip: self.trail(state)?.tip, at: millis(now) };
+            let what = Head { tip: self.trail(state)?.tip, at: unix_millis(now) };
             let mut heads = write.open_table(HEADS)?;
             let signed = heads.last()?.map_or(0, |(seq, _)| seq.value());
             if what.tip.seq <= signed.max(forgotten(write)?.map_or(0, |c| c.what.tip.seq)) {
@@ -249,8 +250,8 @@ impl Chain {
         sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
         is_signed: impl Fn(&[u8], &[u8]) -> bool,
     ) -> Result<u64, StoreError> {
-        let oldest =
-            millis(now).saturating_sub(u64::try_from(limits.age.as_millis()).unwrap_or(u64::MAX));
+        let oldest = unix_millis(now)
+            .saturating_sub(u64::try_from(limits.age.as_millis()).unwrap_or(u64::MAX));
         self.store.write(|write, state| {
             let mut trail = self.trail(state)?;
             let before = forgotten(write)?;
@@ -272,7 +273,7 @@ impl Chain {
             }
             let Some(tip) = last else { return Ok(0) };
             walk.finish(Some(tip)).map_err(|fault| Failure::Refused(fault.into()))?;
-            let what = Checkpoint { tip, at: millis(now) };
+            let what = Checkpoint { tip, at: unix_millis(now) };
             let signature = sign(&what.signed_bytes(&self.node)).map_err(unsigned)?;
             links.retain_in(..=tip.seq, |_, _| false)?;
             write.open_table(HEADS)?.retain_in(..=tip.seq, |_, _| false)?;

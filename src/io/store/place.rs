@@ -10,7 +10,8 @@ use std::time::SystemTime;
 
 use redb::{Database, DatabaseError};
 
-use super::{Failure, StoreError, guarded, millis, schema};
+use super::{Failure, StoreError, guarded, schema};
+use crate::io::clock::unix_millis;
 use crate::io::modes;
 use crate::proto::node::Incarnation;
 
@@ -95,7 +96,7 @@ impl Place {
             Self::Directory(directory) => {
                 // One that was set aside in the same millisecond stays, too.
                 let name = |stamp: u64| directory.join(format!("{FILE}.damaged-{stamp}"));
-                let aside = (millis(now)..).map(name).find(|path| !path.exists());
+                let aside = (unix_millis(now)..).map(name).find(|path| !path.exists());
                 let aside = aside.unwrap_or_else(|| name(u64::MAX));
                 fs::rename(directory.join(FILE), &aside).map_err(Failure::Disk)?;
                 Ok(aside)
@@ -103,7 +104,7 @@ impl Place {
             #[cfg(test)]
             Self::Simulated(disk) => {
                 disk.wipe();
-                Ok(PathBuf::from(format!("simulated.damaged-{}", millis(now))))
+                Ok(PathBuf::from(format!("simulated.damaged-{}", unix_millis(now))))
             }
         }
     }

@@ -91,12 +91,6 @@ struct Inner {
     served: ArcSwap<Served>,
 }
 
-impl std::fmt::Debug for Web {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Web")
-    }
-}
-
 impl Web {
     /// With the node's own certificate, which clients trust who trust the cluster's authority.
     ///

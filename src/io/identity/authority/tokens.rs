@@ -38,7 +38,11 @@ impl Authority {
             list = list.after(number, &key, seconds(now));
             self.write_tokens(layout, &list)?;
         }
-        Ok(RevokedToken { added, total: list.revoked.len(), path: layout.tokens() })
+        Ok(RevokedToken {
+            added,
+            total: list.revoked.len(),
+            path: layout.of_authority(disk::TOKENS),
+        })
     }
 
     /// The key that signs tokens and the list that verifies them, each made if need be. The caller
@@ -54,7 +58,11 @@ impl Authority {
             Err(IdentityError::Missing { .. }) => {
                 // The key goes first: one without its list is a state that the next call completes.
                 let key = TokenKey::generate()?;
-                disk::write(&layout.token_key(), key.to_pem()?.as_bytes(), disk::PRIVATE)?;
+                disk::write(
+                    &layout.of_authority(disk::TOKEN_KEY),
+                    key.to_pem()?.as_bytes(),
+                    disk::PRIVATE,
+                )?;
                 key
             }
             Err(other) => return Err(other),
@@ -78,8 +86,8 @@ impl Authority {
     fn write_tokens(&self, layout: Layout<'_>, list: &TokenList) -> Result<(), IdentityError> {
         let text = list.signed(self.cluster(), self.issuer.key())?;
         if u64::try_from(text.len()).unwrap_or(u64::MAX) >= disk::MAX_LIST {
-            return Err(IdentityError::TokensFull(layout.tokens()));
+            return Err(IdentityError::TokensFull(layout.of_authority(disk::TOKENS)));
         }
-        disk::write(&layout.tokens(), text.as_bytes(), disk::PUBLIC)
+        disk::write(&layout.of_authority(disk::TOKENS), text.as_bytes(), disk::PUBLIC)
     }
 }

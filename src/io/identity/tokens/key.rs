@@ -38,7 +38,7 @@ impl TokenKey {
             missing: "tokens are made on the host that has it".to_owned(),
             damaged: "restore it from its backup, or remove it: the next `xpando-node token create` makes another, and every earlier token is refused".to_owned(),
         };
-        disk::read_secret(&layout.token_key(), fix, Self::from_pem)
+        disk::read_secret(&layout.of_authority(disk::TOKEN_KEY), fix, Self::from_pem)
     }
 
     /// The first PKCS#8 key in a PEM text; `None` when there is no sound Ed25519 key.

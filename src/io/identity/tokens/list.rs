@@ -132,7 +132,7 @@ impl TokenList {
         layout: Layout<'_>,
         verifier: &Verifier,
     ) -> Result<Option<Self>, IdentityError> {
-        let path = layout.tokens();
+        let path = layout.of_authority(disk::TOKENS);
         let Some(text) = disk::read_list(&path)? else { return Ok(None) };
         let damaged = |reason| IdentityError::DamagedTokens { path, reason };
         Self::parse(&text, verifier).map(Some).map_err(damaged)

@@ -249,7 +249,7 @@ fn a_list_grows_no_longer_than_nodes_read() {
     let cluster = cluster();
     let layout = Layout::new(cluster.dir.path());
     let fix = disk::Fix { missing: String::new(), damaged: String::new() };
-    let authority = disk::read_key(&layout.authority_key(), fix).unwrap();
+    let authority = disk::read_key(&layout.of_authority(disk::KEY), fix).unwrap();
     let ends = seconds(cluster.now + HOUR);
     let mut list = TokenList::first(&cluster.key(), cluster.now);
     let line = "revoked  1234567890\n".len() + 64;
