@@ -62,7 +62,7 @@ enum Command {
     Events(events::EventsArgs),
     /// Watch nodes, links, rates and events live in this terminal
     #[cfg(feature = "top")]
-    Top(top::TopArgs),
+    Top(ask::Which),
     /// Broadcast a message to the subscribers on every node
     Publish(message::PublishArgs),
     /// Print messages as they come, one line each
@@ -73,7 +73,7 @@ enum Command {
     #[command(visible_alias = "names")]
     Ps(query::PsArgs),
     /// Print a running node's metrics as Prometheus text
-    Metrics(query::MetricsArgs),
+    Metrics(ask::Which),
     /// Send a node's clients to other nodes, before it is stopped
     Drain(query::DrainArgs),
     /// End a node's link to a peer; it is dialed again later
@@ -130,15 +130,15 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Watch(args)) => watch::watch(&args, &mut out),
         Some(Command::Events(args)) => events::events(&args, &mut out),
         #[cfg(feature = "top")]
-        Some(Command::Top(args)) => {
+        Some(Command::Top(which)) => {
             drop(out); // the terminal's own
-            return top::top(&args);
+            return top::top(&which);
         }
         Some(Command::Publish(args)) => message::publish(&args, &mut out),
         Some(Command::Subscribe(args)) => message::subscribe(&args, &mut out),
         Some(Command::Call(args)) => message::call(&args, &mut out),
         Some(Command::Ps(args)) => query::ps(&args, &mut out),
-        Some(Command::Metrics(args)) => query::metrics(&args, &mut out),
+        Some(Command::Metrics(which)) => query::metrics(&which, &mut out),
         Some(Command::Drain(args)) => query::drain(&args, &mut out),
         Some(Command::Disconnect(args)) => query::disconnect(&args, &mut out),
         Some(Command::Kill(args)) => query::kill(&args, &mut out),

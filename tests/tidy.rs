@@ -21,6 +21,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("gateway", "*", &["places", "refusal", "status", "view"]), // what clients have, and are refused; the API; the node
     ("gateway", "view", &["clients"]),
     ("gateway", "admin", &["gauges", "history"]),
+    ("gateway", "history", &["sight"]), // how other nodes are asked
     ("gateway", "channels", &["sight"]), // what can be read of other nodes
     ("gateway", "http", &["channels", "gauges", "history", "sight"]), // which it serves
     ("actors", "*", &["supervisor", "timer", "news", "exchange", "link"]),
@@ -77,6 +78,7 @@ const PROTO_CRATES: &[&str] = &[
     "serde",
     "serde_json",
     "sha2",
+    "strum",
     "thiserror",
 ];
 const PROTO_NEVER: &[&str] = &[

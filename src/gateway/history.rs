@@ -1,21 +1,18 @@
 //! What happened, on this node and on all others: each node answers under one name.
 //!
 //! Invariants: an answer has a bounded number of events, and is as large as a message may be at most; an asker waits
-//! for `PATIENCE` at most, and is told of every node that did not answer.
-
-use std::time::Duration;
+//! as long as `sight` lets it, and is told of every node that did not answer.
 
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::actors::exchange::{ServeError, Serving};
+use crate::gateway::sight::asked;
 use crate::gateway::view::NodeView;
 use crate::proto::event::{MAX_EVENTS, Page, Query, Recorded};
 use crate::proto::node::NodeName;
-use crate::proto::topic::{Address, Name};
+use crate::proto::topic::Name;
 
-/// How long a node may take.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// A node whose events are missing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missing {
@@ -95,9 +92,5 @@ async fn of(view: &NodeView, node: &NodeName, query: Query) -> Result<Page, Stri
     if *node == view.name {
         return Ok(here(view, query).await);
     }
-    let to = Address { name: Name::history(), node: Some(node.clone()) };
-    let query = serde_json::to_vec(&query).map_err(|error| error.to_string())?;
-    let reply = view.bus.exchange().call(&to, query, PATIENCE).await;
-    let reply = reply.map_err(|error| error.to_string())?;
-    serde_json::from_slice(&reply).map_err(|error| format!("an answer in other words: {error}"))
+    asked(view, node, Name::history(), &query).await
 }

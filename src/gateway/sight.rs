@@ -2,23 +2,19 @@
 //!
 //! Invariant: an answer is as large as a message may be at most, and an asker waits for `PATIENCE` at most.
 
-#[cfg(feature = "gateway")]
 use std::time::Duration;
 
-use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::actors::exchange::{ServeError, Serving};
 #[cfg(feature = "gateway")]
 use crate::gateway::status::Sight;
 use crate::gateway::view::NodeView;
-#[cfg(feature = "gateway")]
 use crate::proto::node::NodeName;
-#[cfg(feature = "gateway")]
-use crate::proto::topic::Address;
-use crate::proto::topic::Name;
+use crate::proto::topic::{Address, Name};
 
 /// How long a node may take.
-#[cfg(feature = "gateway")]
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Answers other nodes, until the result is dropped.
@@ -39,8 +35,19 @@ pub(super) async fn of(view: &NodeView, node: &NodeName) -> Result<Sight, String
     if *node == view.name {
         return Ok(view.sight());
     }
-    let to = Address { name: Name::sight(), node: Some(node.clone()) };
-    let reply = view.bus.exchange().call(&to, Bytes::new(), PATIENCE).await;
+    asked(view, node, Name::sight(), &()).await
+}
+
+/// What another node answers under a name. The error says why it does not.
+pub(super) async fn asked<T: DeserializeOwned>(
+    view: &NodeView,
+    node: &NodeName,
+    name: Name,
+    query: &impl Serialize,
+) -> Result<T, String> {
+    let to = Address { name, node: Some(node.clone()) };
+    let query = serde_json::to_vec(query).map_err(|error| error.to_string())?;
+    let reply = view.bus.exchange().call(&to, query, PATIENCE).await;
     let reply = reply.map_err(|error| error.to_string())?;
     serde_json::from_slice(&reply).map_err(|error| format!("an answer in other words: {error}"))
 }

@@ -219,33 +219,23 @@ impl Frame {
     /// # Errors
     /// [`Malformed`].
     pub fn binary(bytes: &Bytes) -> Result<Self, Malformed> {
-        let mut rest = bytes.clone();
-        let mut length = || -> Result<usize, Malformed> {
-            let first = rest.first().copied().ok_or(Malformed::Lengths)?;
-            rest = rest.slice(1..);
-            Ok(usize::from(first))
-        };
-        if length()? != usize::from(PUSH) {
+        let (kind, rest) = bytes.split_first().ok_or(Malformed::Lengths)?;
+        if *kind != PUSH {
             return Err(Malformed::Kind);
         }
-        let lengths = [length()?, length()?, length()?, length()?];
-        let mut word = |length: usize| -> Result<String, Malformed> {
-            let word = rest.get(..length).ok_or(Malformed::Lengths)?;
-            let word = std::str::from_utf8(word).map_err(|_utf8| Malformed::Lengths)?.to_owned();
-            rest = rest.slice(length..);
-            Ok(word)
+        let (lengths, mut rest) = rest.split_first_chunk().ok_or(Malformed::Lengths)?;
+        let mut word = |length: u8| -> Result<&str, Malformed> {
+            let split = rest.split_at_checked(usize::from(length));
+            let (word, after) = split.ok_or(Malformed::Lengths)?;
+            rest = after;
+            std::str::from_utf8(word).map_err(|_utf8| Malformed::Lengths)
         };
-        let [join_ref, reference, topic, event] = lengths;
+        let [join_ref, reference, topic, event] = *lengths;
         let (join_ref, reference) = (word(join_ref)?, word(reference)?);
-        let (topic, event) = (word(topic)?, word(event)?);
-        Self {
-            join_ref: Ref::of(&join_ref)?,
-            reference: Ref::of(&reference)?,
-            topic,
-            event,
-            payload: Payload::Binary(rest),
-        }
-        .checked()
+        let (topic, event) = (word(topic)?.to_owned(), word(event)?.to_owned());
+        let (join_ref, reference) = (Ref::of(join_ref)?, Ref::of(reference)?);
+        let payload = Payload::Binary(bytes.slice_ref(rest));
+        Self { join_ref, reference, topic, event, payload }.checked()
     }
 
     fn checked(self) -> Result<Self, Malformed> {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
+use strum::IntoStaticStr;
 
 use crate::proto::beacon::Beacon;
 use crate::proto::node::{ClusterId, Contact, Incarnation, NodeName};
@@ -64,7 +65,8 @@ impl Default for Config {
 }
 
 /// What became of a received datagram; each is a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Verdict {
     /// Believed: its sender is a hint.
     Accepted,
@@ -92,18 +94,7 @@ impl Verdict {
     /// The verdict as a metric label.
     #[must_use]
     pub fn label(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Malformed => "malformed",
-            Self::Version => "version",
-            Self::Foreign => "foreign",
-            Self::Echo => "echo",
-            Self::Namesake => "namesake",
-            Self::Replayed => "replayed",
-            Self::Stale => "stale",
-            Self::Forged => "forged",
-            Self::Flood => "flood",
-        }
+        self.into()
     }
 }
 

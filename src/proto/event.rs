@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use strum::IntoStaticStr;
 
 use crate::proto::node::{Incarnation, NodeName};
 
@@ -13,8 +14,11 @@ mod table;
 pub use recorded::{MAX_EVENTS, MAX_RECORD, Page, Query, Recorded};
 
 /// Where a peer stands, as this node sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, IntoStaticStr,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "snake_case")]
 pub enum Status {
     /// Known, and being dialed for the first time or right after a loss.
     Connecting,
@@ -27,9 +31,12 @@ pub enum Status {
 }
 
 /// Why a peer is offline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, IntoStaticStr,
+)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
+#[strum(serialize_all = "snake_case")]
 pub enum Reason {
     /// It said goodbye.
     Left,
@@ -51,12 +58,7 @@ impl Status {
     /// The status as the API spells it.
     #[must_use]
     pub fn label(self) -> &'static str {
-        match self {
-            Self::Connecting => "connecting",
-            Self::Syncing => "syncing",
-            Self::Online => "online",
-            Self::Offline => "offline",
-        }
+        self.into()
     }
 }
 
@@ -75,20 +77,15 @@ impl Reason {
     /// The reason as the API spells it.
     #[must_use]
     pub fn label(self) -> &'static str {
-        match self {
-            Self::Left => "left",
-            Self::Crashed => "crashed",
-            Self::Unreachable => "unreachable",
-            Self::Rejected => "rejected",
-            Self::Replaced => "replaced",
-            Self::Revoked => "revoked",
-            Self::Disconnected => "disconnected",
-        }
+        self.into()
     }
 }
 
 /// Why a link is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error, IntoStaticStr,
+)]
+#[strum(serialize_all = "snake_case")]
 pub enum Refusal {
     /// The hello names another node than the certificate.
     #[error("the hello names another node than the certificate")]
@@ -109,6 +106,7 @@ pub enum Refusal {
     Crossed,
     /// The node dialed itself.
     #[error("this is the node itself")]
+    #[strum(serialize = "self")]
     Myself,
     /// The refusing node is about to stop.
     #[error("the node is leaving")]
@@ -128,21 +126,14 @@ impl Refusal {
     /// The refusal as a metric label.
     #[must_use]
     pub fn label(self) -> &'static str {
-        match self {
-            Self::Name => "name",
-            Self::Cluster => "cluster",
-            Self::Stale { .. } => "stale",
-            Self::Crossed => "crossed",
-            Self::Myself => "self",
-            Self::Leaving => "leaving",
-            Self::Unexpected => "unexpected",
-        }
+        self.into()
     }
 }
 
 /// What is broken, when the evidence names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Broken {
     /// The way from here to the peer: it is heard, but what is sent to it gets no acknowledgement.
     /// (Without acknowledgements TCP carries nothing, in either direction.)
@@ -158,11 +149,7 @@ impl Broken {
     /// The finding as the API spells it.
     #[must_use]
     pub fn label(self) -> &'static str {
-        match self {
-            Self::WayThere => "way_there",
-            Self::WayBack => "way_back",
-            Self::Process => "process",
-        }
+        self.into()
     }
 }
 
@@ -177,8 +164,11 @@ pub enum Revocable {
 }
 
 /// How this node learned of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, IntoStaticStr,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "snake_case")]
 pub enum Source {
     /// A beacon of the node itself.
     Beacon,
@@ -196,13 +186,7 @@ impl Source {
     /// The source as the API spells it.
     #[must_use]
     pub fn label(self) -> &'static str {
-        match self {
-            Self::Beacon => "beacon",
-            Self::Seed => "seed",
-            Self::Peer => "peer",
-            Self::Remembered => "remembered",
-            Self::Link => "link",
-        }
+        self.into()
     }
 }
 

@@ -12,6 +12,7 @@
 //! no lane waits behind more than that of another.
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use crate::proto::codec::{self, CodecError};
 
@@ -23,7 +24,8 @@ pub const MAX_PAYLOAD: usize = 64 * 1024 + 512;
 pub(crate) const MAX_CONTROL: usize = 256;
 
 /// What a piece belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Lane {
     /// The link's own talk.
     Control,
@@ -44,13 +46,7 @@ impl Lane {
     /// The lane as a metric label.
     #[must_use]
     pub fn label(self) -> &'static str {
-        match self {
-            Self::Control => "control",
-            Self::Ractor => "ractor",
-            Self::Door => "door",
-            Self::Calls => "calls",
-            Self::Bulk => "bulk",
-        }
+        self.into()
     }
 }
 

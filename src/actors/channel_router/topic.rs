@@ -75,12 +75,6 @@ pub struct Member {
     pub ready: Option<oneshot::Sender<()>>,
 }
 
-impl std::fmt::Debug for Member {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Member").field(&self.id).finish()
-    }
-}
-
 /// What the router tells a topic.
 pub(super) enum Order {
     Join(Box<Member>),

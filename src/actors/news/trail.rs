@@ -8,7 +8,6 @@
 //! 3. Stamps rise; whatever follows a word of another node has a later stamp than that node's word.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
@@ -104,12 +103,6 @@ impl Default for Trail {
             started: timer::now(),
         };
         Self(Arc::new(Inner { kept: Mutex::new(kept), news: broadcast::Sender::new(WAITING) }))
-    }
-}
-
-impl fmt::Debug for Trail {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Trail").field(&self.kept().last).finish()
     }
 }
 

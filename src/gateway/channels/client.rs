@@ -117,12 +117,16 @@ impl Client {
     /// Answers what is no frame, as far as it can be made out: a client repeats what is not answered.
     pub(in crate::internals::gateway) fn refuse(&self, head: &Head, why: Malformed) {
         let topic = head.topic.as_deref().unwrap_or(SOCKET);
-        self.channels.refusals.note(Cause::Frame(why), self.place.address(), topic);
+        self.note(Cause::Frame(why), topic);
         let (join_ref, reference) = (head.join_ref.as_ref(), head.reference.as_ref());
         let why = reason(&why.to_string());
         let reply = Say::Reply(join_ref, reference, Outcome::Error, &why);
         // One that does not read what it is answered loses the answers, not the connection.
         self.outbox.push(reply.encode(self.session.dialect(), topic), Slow::DropOldest);
+    }
+
+    fn note(&self, cause: Cause, about: &str) {
+        self.channels.refusals.note(cause, self.place.address(), about);
     }
 
     /// Takes notice of what tasks have told.
@@ -162,10 +166,7 @@ impl Client {
             Ask::Leave(join) => {
                 self.gone(&join);
                 self.reply(&join, frame.reference.as_ref(), Outcome::Ok, &empty());
-                self.say(
-                    join.topic.as_str(),
-                    &Say::End(join.join_ref.as_ref(), "phx_close", &empty()),
-                );
+                self.say_end(&join, "phx_close", &empty());
             }
         }
     }
@@ -199,6 +200,10 @@ impl Client {
         self.say(join.topic.as_str(), &reply);
     }
 
+    fn say_end(&self, join: &Join, event: &str, why: &Payload) {
+        self.say(join.topic.as_str(), &Say::End(join.join_ref.as_ref(), event, why));
+    }
+
     /// A join is over.
     fn forget(&mut self, join: &Join) {
         self.session.ended(join);
@@ -208,7 +213,7 @@ impl Client {
     /// Ends a join.
     fn end(&mut self, join: &Join, event: &str, why: &Payload) {
         self.forget(join);
-        self.say(join.topic.as_str(), &Say::End(join.join_ref.as_ref(), event, why));
+        self.say_end(join, event, why);
     }
 
     /// A join is no more, pending or not: others must not see it any longer.
@@ -227,11 +232,7 @@ impl Client {
 
     fn join(&mut self, frame: Frame, join: Join) {
         let Some(place) = self.room(&frame.payload) else {
-            self.channels.refusals.note(
-                Cause::JoinsPending,
-                self.place.address(),
-                join.topic.as_str(),
-            );
+            self.note(Cause::JoinsPending, join.topic.as_str());
             self.session.ended(&join);
             return self.refuse_join(
                 &join,
@@ -306,11 +307,7 @@ impl Client {
                 Err(why) => Err(why),
             },
             (_, None, false) => {
-                self.channels.refusals.note(
-                    Cause::NotGranted,
-                    self.place.address(),
-                    join.topic.as_str(),
-                );
+                self.note(Cause::NotGranted, join.topic.as_str());
                 Err("unauthorized")
             }
             (Kind::Service(pushes), None, true) => {

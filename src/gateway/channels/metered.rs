@@ -6,7 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::gateway::places::Place;
@@ -24,6 +24,11 @@ pub(super) struct Metered<S> {
 impl<S> Metered<S> {
     pub(super) fn new(stream: S, place: Place) -> Self {
         Self { stream, place, frames: Frames::default(), pause: None }
+    }
+
+    /// The stream itself, for what is written to it.
+    pub(super) fn inner(&mut self) -> &mut S {
+        &mut self.stream
     }
 }
 
@@ -47,24 +52,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         let read = buffer.filled().get(before..).unwrap_or_default();
         me.place.spend(read.len() as u64 + me.frames.count(read) * FRAME);
         Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -81,7 +81,7 @@ async fn part(mut stream: Stream, close: Close) {
     let payload = [&close.code.to_be_bytes(), close.reason.as_bytes()].concat();
     let told = async {
         put(&mut stream, CLOSE, &payload).await?;
-        stream.shutdown().await.ok()
+        stream.inner().shutdown().await.ok()
     };
     // Whoever does not take even this is gone all the same.
     if let Ok(Some(())) = tokio::time::timeout(TAKE, told).await {
@@ -198,11 +198,9 @@ impl Connection {
             Message::Binary(bytes) => {
                 Frame::binary(bytes).map_err(|why| (Head::binary(bytes), why))
             }
-            Message::TooLong { text: true, begin } => {
-                Err((Head::text(dialect, begin), Malformed::TooLong))
-            }
-            Message::TooLong { text: false, begin } => {
-                Err((Head::binary(begin), Malformed::TooLong))
+            Message::TooLong { text, begin } => {
+                let head = if *text { Head::text(dialect, begin) } else { Head::binary(begin) };
+                Err((head, Malformed::TooLong))
             }
             Message::Ping(payload) => {
                 return tokio::time::timeout(TAKE, put(stream, PONG, payload)).await.ok()?;
@@ -227,13 +225,14 @@ async fn put(stream: &mut Stream, kind: u8, payload: &[u8]) -> Option<()> {
     let mut frame = Vec::with_capacity(payload.len() + 4);
     websocket::head(&mut frame, kind, payload.len());
     frame.extend_from_slice(payload);
-    stream.write_all(&frame).await.ok()?;
-    stream.flush().await.ok()
+    stream.inner().write_all(&frame).await.ok()?;
+    stream.inner().flush().await.ok()
 }
 
 /// Sends what there is, in as few writes as possible. Frames that many clients get are not copied for each: what a
 /// crowd has to wait for would be held once for every one of them.
 async fn send(stream: &mut Stream, frames: &mut Vec<Encoded>) -> Option<()> {
+    let stream = stream.inner();
     let sending = async {
         let mut gathered = Vec::with_capacity(BUFFER);
         for frame in std::mem::take(frames) {

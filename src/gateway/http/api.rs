@@ -191,27 +191,19 @@ impl FromRequestParts<Api> for Anybody {
     }
 }
 
-/// A request of somebody who may read.
-struct Reader(Asked);
+/// A request of somebody who may change something, or else read.
+struct By<const CHANGE: bool>(Asked);
 
-impl FromRequestParts<Api> for Reader {
+type Reader = By<false>;
+type Changer = By<true>;
+
+impl<const CHANGE: bool> FromRequestParts<Api> for By<CHANGE> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
         let asked = Asked::of(parts, api)?;
-        asked.permit(Right::Read).await.map(|()| Self(asked))
-    }
-}
-
-/// A request of somebody who may change.
-struct Changer(Asked);
-
-impl FromRequestParts<Api> for Changer {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
-        let asked = Asked::of(parts, api)?;
-        asked.permit(Right::Change).await.map(|()| Self(asked))
+        asked.permit(if CHANGE { Right::Change } else { Right::Read }).await?;
+        Ok(Self(asked))
     }
 }
 
@@ -263,11 +255,11 @@ async fn document(Anybody(asked): Anybody, Extension(Below(prefix)): Extension<B
     Ok(([(header::CONTENT_TYPE, "application/json")], document).into_response())
 }
 
-async fn status(Reader(asked): Reader) -> Answer {
+async fn status(By(asked): Reader) -> Answer {
     json(&asked.seen().await?.status)
 }
 
-async fn topology(Reader(asked): Reader) -> Answer {
+async fn topology(By(asked): Reader) -> Answer {
     json(&asked.seen().await?.topology)
 }
 
@@ -277,20 +269,20 @@ struct Nodes {
     nodes: Vec<NodeRecord>,
 }
 
-async fn nodes(Reader(asked): Reader) -> Answer {
+async fn nodes(By(asked): Reader) -> Answer {
     asked.query(&[])?;
     let (as_seen_by, nodes) = (asked.admin().name.clone(), asked.admin().records());
     json(&Nodes { as_seen_by, nodes })
 }
 
-async fn scrape(Reader(asked): Reader) -> Answer {
+async fn scrape(By(asked): Reader) -> Answer {
     asked.query(&[])?;
     let text = gauges::text(asked.admin())
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }
 
-async fn disconnect(Changer(asked): Changer, Path(node): Path<String>) -> Answer {
+async fn disconnect(By(asked): Changer, Path(node): Path<String>) -> Answer {
     asked.query(&[])?;
     let known = node.parse().ok().filter(|node| asked.admin().peer(node).is_some());
     let Some(node) = known else {
@@ -303,7 +295,7 @@ async fn disconnect(Changer(asked): Changer, Path(node): Path<String>) -> Answer
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-async fn forget(Changer(asked): Changer, Path(node): Path<String>) -> Answer {
+async fn forget(By(asked): Changer, Path(node): Path<String>) -> Answer {
     asked.query(&[])?;
     let unknown = |_| Problem::new(StatusCode::NOT_FOUND, format!("no node {node:?} is known"));
     let name: NodeName = node.parse().map_err(|error: NameError| unknown(error))?;
@@ -318,14 +310,14 @@ async fn forget(Changer(asked): Changer, Path(node): Path<String>) -> Answer {
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-async fn drain(Changer(asked): Changer) -> Answer {
+async fn drain(By(asked): Changer) -> Answer {
     asked.query(&[])?;
     asked.admin().clients.drain(true);
     tracing::info!(by = %asked.from.address, "clients are sent to other nodes, over the API");
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-async fn undrain(Changer(asked): Changer) -> Answer {
+async fn undrain(By(asked): Changer) -> Answer {
     asked.query(&[])?;
     asked.admin().clients.drain(false);
     tracing::info!(by = %asked.from.address, "clients are taken again, over the API");

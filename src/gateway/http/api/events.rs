@@ -8,7 +8,7 @@ use axum::response::IntoResponse;
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
 use futures_util::stream::{self, StreamExt};
 
-use super::{Answer, Asked, Reader, json};
+use super::{Answer, Asked, By, Reader, json};
 use crate::gateway::history;
 use crate::gateway::http::problem::Problem;
 use crate::gateway::refusal::Cause;
@@ -34,7 +34,7 @@ impl FromStr for Time {
     }
 }
 
-pub(super) async fn events(Reader(asked): Reader) -> Answer {
+pub(super) async fn events(By(asked): Reader) -> Answer {
     let read = asked.query(&["after", "since", "until", "type", "node", "limit"])?;
     let label: Option<String> = read.get("type", "a type of events")?;
     if let Some(label) = label.as_ref().filter(|label| !Event::LABELS.contains(&label.as_str())) {
