@@ -54,7 +54,7 @@ use crate::proto::quota::Quota;
 
 mod exchange;
 #[cfg(test)]
-pub(super) mod network;
+pub(super) mod tests;
 mod words;
 #[cfg(test)]
 pub(super) use exchange::{MAX_ANSWER, row_size};

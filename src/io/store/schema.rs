@@ -18,9 +18,9 @@ use crate::proto::registry::Known;
 
 /// The schema that this version writes.
 pub(super) const SCHEMA: u64 = 3;
-const SCHEMA_KEY: &str = "schema";
+pub(super) const SCHEMA_KEY: &str = "schema";
 
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// What is known of each node by its name.
 pub(super) const NODES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("nodes");
 pub(super) const STATE_TABLE: TableDefinition<'_, (), &[u8]> = TableDefinition::new("state");
@@ -218,18 +218,8 @@ fn write_tables(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use std::path::Path;
-
+mod tests {
     use super::*;
-
-    /// Writes another number into a file.
-    pub(in crate::internals::io::store) fn renumber(file: &Path, number: u64) {
-        let database = Database::open(file).expect("opens");
-        let write = database.begin_write().expect("begins");
-        write.open_table(META).expect("there").insert(SCHEMA_KEY, number).expect("writes");
-        write.commit().expect("writes");
-    }
 
     #[test]
     fn a_changed_byte_of_a_value_is_damage() {

@@ -14,8 +14,8 @@ use super::profile::LARGEST;
 use super::*;
 use crate::proto::codec;
 use crate::proto::node::Incarnation;
-use crate::proto::rows::network::{self, FAIR, Network, WALL, Weather};
-use crate::proto::rows::network::{life, ms, name, node};
+use crate::proto::rows::tests::{self as network, FAIR, Network, WALL, Weather};
+use crate::proto::rows::tests::{life, ms, name, node};
 use crate::proto::rows::{
     FUTURE, MAX_ANSWER, MAX_CHARGES, MAX_JUMP, MAX_WORD, RAISE, SWEEP, YOUNG, row_size,
 };

@@ -12,8 +12,8 @@ use rand::{RngExt, SeedableRng};
 use super::*;
 use crate::proto::codec;
 use crate::proto::event::{Reason, Status};
-use crate::proto::rows::network::{self, FAIR, Machine, Network, WALL, Weather};
-use crate::proto::rows::network::{life, ms, name, node};
+use crate::proto::rows::tests::{self as network, FAIR, Machine, Network, WALL, Weather};
+use crate::proto::rows::tests::{life, ms, name, node};
 use crate::proto::rows::{FUTURE, MAX_CHARGES, MAX_JUMP, Mark, RAISE, YOUNG};
 use crate::proto::tests::start;
 
