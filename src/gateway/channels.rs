@@ -94,7 +94,6 @@ pub(super) struct Denied {
 
 impl Channels {
     /// Nobody is connected yet.
-    #[must_use]
     pub fn new(
         router: &ChannelRouter,
         publisher: &Publisher,
@@ -123,13 +122,11 @@ impl Channels {
     }
 
     /// What can be read of the node.
-    #[must_use]
     pub fn admin(&self) -> &NodeView {
         &self.admin
     }
 
     /// The handlers of services.
-    #[must_use]
     pub fn handlers(&self) -> &Handlers {
         &self.handlers
     }

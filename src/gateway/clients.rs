@@ -22,7 +22,6 @@ impl Clients {
     }
 
     /// Whether clients are sent elsewhere.
-    #[must_use]
     pub fn draining(&self) -> bool {
         *self.news.borrow()
     }

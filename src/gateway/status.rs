@@ -177,7 +177,6 @@ pub struct NodeRecord {
 
 impl NodeRecord {
     /// A node as it is remembered and as it is seen now.
-    #[must_use]
     pub fn new(known: &Known, peer: Option<&PeerStatus>) -> Self {
         let status = peer.map(|peer| peer.status).or(known.status);
         let online = status == Some(Status::Online);
@@ -249,7 +248,6 @@ pub struct EvidenceStatus {
 
 impl PeerStatus {
     /// A peer as NodeManager, HeartbeatMonitor, TopologyTracker and Registry see it.
-    #[must_use]
     pub fn new(row: &Row, vital: Option<&Vital>, matrix: &Matrix, known: Option<&Known>) -> Self {
         let peer = &row.peer;
         let known = known.filter(|known| !known.is_forgotten());
@@ -353,7 +351,6 @@ pub struct Figures {
 
 impl Figures {
     /// The figures now.
-    #[must_use]
     pub fn of(traffic: &Traffic) -> Self {
         let (came, went) = traffic.total();
         Self {
@@ -423,7 +420,6 @@ pub struct TopologyLink {
 
 impl TopologyStatus {
     /// The matrix of node `name`, which sees its peers so.
-    #[must_use]
     pub fn new(name: &NodeName, peers: &[Row], matrix: &Matrix) -> Self {
         let own = |node: &NodeName| {
             let row = peers.iter().find(|row| row.peer.name == *node);

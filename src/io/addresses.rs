@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 const ELSEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 1), 9);
 
 /// Why nodes on other machines cannot reach a node at an address; `None` when nothing speaks against it.
-#[must_use]
 pub fn useless(ip: IpAddr) -> Option<&'static str> {
     match ip.to_canonical() {
         ip if ip.is_loopback() => Some("only this machine reaches it"),

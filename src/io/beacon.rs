@@ -22,7 +22,6 @@ pub const PORT: u16 = 45892;
 const CERTIFICATES: usize = 1024;
 
 /// The interface that beacons of a node reachable at `host` use: loopback for loopback.
-#[must_use]
 pub fn interface(host: IpAddr) -> Ipv4Addr {
     match host {
         IpAddr::V4(ip) if ip.is_loopback() => Ipv4Addr::LOCALHOST,
@@ -79,7 +78,6 @@ pub struct SealChecker {
 
 impl SealChecker {
     /// A checker that trusts the cluster's CA.
-    #[must_use]
     pub fn new(verifier: Verifier) -> Self {
         Self { verifier, known: BTreeMap::new() }
     }

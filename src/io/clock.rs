@@ -24,7 +24,6 @@ pub struct ClockWatch {
 
 impl ClockWatch {
     /// Both clocks as they are now.
-    #[must_use]
     pub fn new(wall: SystemTime, now: Instant) -> Self {
         Self { wall, at: now }
     }
@@ -45,20 +44,17 @@ impl ClockWatch {
 }
 
 /// The current wall-clock time.
-#[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
 pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
 /// The present instant in whole milliseconds since 1970; 0 while the clock is before that.
-#[must_use]
 pub fn millis() -> u64 {
     unix_millis(wall())
 }
 
 /// An instant in whole milliseconds since 1970; 0 before that.
-#[must_use]
 pub fn unix_millis(t: SystemTime) -> u64 {
     let since = t.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -66,7 +62,6 @@ pub fn unix_millis(t: SystemTime) -> u64 {
 
 /// The same instant as a UTC date and time. An instant outside the years 0000 to 9999 becomes the
 /// nearest one inside, so the conversion cannot fail.
-#[must_use]
 pub fn utc(t: SystemTime) -> OffsetDateTime {
     let (before, after) = RFC3339_SECONDS;
     t.clamp(UNIX_EPOCH - before, UNIX_EPOCH + after).into()
@@ -75,7 +70,6 @@ pub fn utc(t: SystemTime) -> OffsetDateTime {
 /// An instant as RFC 3339 text in UTC with milliseconds, for example `2026-01-02T03:04:05.678Z`.
 ///
 /// All texts have the same length, so they sort as the instants do.
-#[must_use]
 pub fn rfc3339(t: SystemTime) -> String {
     let t = utc(t);
     format!(
@@ -92,7 +86,6 @@ pub fn rfc3339(t: SystemTime) -> String {
 
 /// The instant of such a text, in milliseconds since 1970; also with an offset from UTC instead of the `Z`. `None` for
 /// another text. A time before 1970 is 0.
-#[must_use]
 pub fn read_rfc3339(text: &str) -> Option<u64> {
     let read = OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
     u64::try_from(read.unix_timestamp_nanos().max(0) / 1_000_000).ok()

@@ -458,73 +458,61 @@ impl Identity {
     }
 
     /// This node's name, as its certificate has it.
-    #[must_use]
     pub fn name(&self) -> &NodeName {
         &self.name
     }
 
     /// The directory it was read from.
-    #[must_use]
     pub fn certs(&self) -> &Path {
         &self.certs
     }
 
     /// The id of the cluster.
-    #[must_use]
     pub fn cluster(&self) -> ClusterId {
         self.authority.verifier.cluster()
     }
 
     /// This node's id.
-    #[must_use]
     pub fn id(&self) -> NodeId {
         self.id
     }
 
     /// This node's certificate, the latest one.
-    #[must_use]
     pub fn certificate(&self) -> CertificateDer<'static> {
         self.leaf.load().der.clone()
     }
 
     /// The authority's certificate.
-    #[must_use]
     pub fn authority_certificate(&self) -> &CertificateDer<'static> {
         &self.authority.der
     }
 
     /// A copy of the private key, which the caller must neither keep nor show.
-    #[must_use]
     pub fn private_key(&self) -> PrivateKeyDer<'static> {
         self.key.to_der()
     }
 
     /// True when the authority is one that a node on loopback made for itself.
-    #[must_use]
     pub fn is_development(&self) -> bool {
         self.authority.development
     }
 
     /// From when until when this node's certificate is valid.
-    #[must_use]
     pub fn validity(&self) -> Validity {
         self.leaf.load().peer.validity
     }
 
     /// From when until when the authority's certificate is valid.
-    #[must_use]
     pub fn authority_validity(&self) -> Validity {
         self.authority.verifier.validity
     }
 
     /// SHA-256 of this node's certificate: `AB:CD:…`.
-    #[must_use]
     pub fn fingerprint(&self) -> String {
         certificate::fingerprint(&self.leaf.load().der)
     }
 
     /// SHA-256 of the authority's certificate: `AB:CD:…`.
-    #[must_use]
     pub fn authority_fingerprint(&self) -> String {
         certificate::fingerprint(&self.authority.der)
     }
@@ -546,26 +534,22 @@ impl Identity {
 
     /// The revocation list in `certs`, to be looked at again while the node runs. What it says
     /// counts for every verifier of this identity.
-    #[must_use]
     pub fn revocation_file(&self, certs: &Path) -> RevocationFile {
         RevocationFile::new(certs.to_owned(), self.verifier())
     }
 
     /// What judges the tokens of clients by the list in `certs`. It knows no key before the first
     /// [`Tokens::look`], which reads the list.
-    #[must_use]
     pub fn tokens(&self, certs: &Path) -> Tokens {
         Tokens::new(certs.to_owned(), self.verifier())
     }
 
     /// The certificates and the key in `certs`, to be looked at again while the node runs.
-    #[must_use]
     pub fn files(self: &Arc<Self>, certs: &Path) -> IdentityFiles {
         IdentityFiles::new(certs.to_owned(), self.clone())
     }
 
     /// What judges other nodes' certificates.
-    #[must_use]
     pub fn verifier(&self) -> Verifier {
         self.authority.verifier.clone()
     }

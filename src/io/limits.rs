@@ -12,7 +12,6 @@ const NO_LIMIT: u64 = 1 << 62;
 const RESERVE: u64 = 1 << 30;
 
 /// How many descriptors this process may have open; `None` when there is no limit.
-#[must_use]
 pub fn descriptors() -> Option<usize> {
     let limit = getrlimit(Resource::Nofile).current;
     limit.and_then(|most| usize::try_from(most).ok())
@@ -56,14 +55,12 @@ pub struct Memory(Vec<Group>);
 
 impl Memory {
     /// Looks up the control groups of this process, and those that they are in.
-    #[must_use]
     pub fn of_this_process() -> Self {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         Self(groups_below(Path::new("/sys/fs/cgroup"), &groups))
     }
 
     /// The first limit that is nearly reached. What cannot be read is no limit.
-    #[must_use]
     pub fn scarce(&self) -> Option<Scarce> {
         let groups = self.0.iter().filter_map(|group| Some(("cgroup", group.used()?)));
         let address_space = address_space().map(|use_of| ("address space", use_of));

@@ -158,7 +158,6 @@ impl Metrics {
     }
 
     /// What goes over the links.
-    #[must_use]
     pub(crate) fn traffic(&self) -> &Traffic {
         &self.0.traffic
     }

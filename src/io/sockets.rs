@@ -190,7 +190,6 @@ impl AdminSocket {
     }
 
     /// The bound socket, and each one that takes its place.
-    #[must_use]
     pub fn listener(&self) -> watch::Receiver<Arc<UnixListener>> {
         self.listener.subscribe()
     }

@@ -132,7 +132,6 @@ pub struct Condition {
 
 impl Condition {
     /// Whether something was or is being lost.
-    #[must_use]
     pub fn is_degraded(&self) -> bool {
         self.set_aside.is_some() || self.failing.is_some()
     }
@@ -313,7 +312,6 @@ impl Store {
     }
 
     /// How the store fares.
-    #[must_use]
     pub fn condition(&self) -> Condition {
         let inside = self.inside();
         let mut condition = inside.condition.clone();

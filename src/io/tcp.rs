@@ -61,7 +61,6 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// The first bytes that have arrived and were not read yet; none when there are none, or the connection is gone.
-#[must_use]
 pub fn peek(stream: &TcpStream) -> [u8; 16] {
     let mut bytes = [0; 16];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;

@@ -122,7 +122,6 @@ pub enum Cause {
 
 impl Cause {
     /// The word, in lower case with underscores.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
@@ -155,7 +154,6 @@ impl TlsError {
 ///
 /// The side that connects needs it: in TLS 1.3 its handshake ends before the accepting side has
 /// judged its certificate, so a refusal arrives as an error of its first read.
-#[must_use]
 pub fn cause_of_io(error: &io::Error) -> Cause {
     if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         return cause_of_tls(tls);

@@ -45,7 +45,6 @@ pub enum Dialect {
 
 impl Dialect {
     /// The dialect of a `vsn` parameter; an absent one means 1.0.0. `None`: no dialect of ours.
-    #[must_use]
     pub fn of(version: Option<&str>) -> Option<Self> {
         match version {
             None => Some(Self::V1),
@@ -132,7 +131,6 @@ pub enum Malformed {
 
 impl Malformed {
     /// One word for programs.
-    #[must_use]
     pub fn label(self) -> &'static str {
         match self {
             Self::Shape => "frame_shape",
@@ -266,7 +264,6 @@ pub enum Encoded {
 
 impl Encoded {
     /// Its length in bytes.
-    #[must_use]
     pub fn length(&self) -> usize {
         match self {
             Self::Text(bytes) | Self::Binary(bytes) => bytes.len(),
@@ -309,7 +306,6 @@ pub enum Say<'a> {
 impl Say<'_> {
     /// The frame. `None` when the dialect has no way to say it: V1 has no binary frames; a topic, event
     /// or reference is too long for a binary one.
-    #[must_use]
     pub fn encode(&self, dialect: Dialect, topic: &str) -> Option<Encoded> {
         let (Self::Reply(.., payload)
         | Self::Push(.., payload)
@@ -323,7 +319,6 @@ impl Say<'_> {
     }
 
     /// A text frame whose payload and end are a [`tail`], which is not copied. The payload in `self` has no effect.
-    #[must_use]
     pub fn with_tail(&self, dialect: Dialect, topic: &str, tail: &Bytes) -> Encoded {
         Encoded::Parts(self.before_payload(dialect, topic, 0).into(), tail.clone())
     }
@@ -406,7 +401,6 @@ fn end(dialect: Dialect) -> u8 {
 }
 
 /// A payload, and the end of a text frame that is no reply.
-#[must_use]
 pub fn tail(dialect: Dialect, payload: &Json) -> Bytes {
     [&payload.0[..], &[end(dialect)]].concat().into()
 }
@@ -422,7 +416,6 @@ fn quote(out: &mut Vec<u8>, text: &str) {
 }
 
 /// A reason as clients read it: `{"reason":"…"}`.
-#[must_use]
 pub fn reason(text: &str) -> Payload {
     Payload::Json(Json::of(&serde_json::json!({ "reason": text })))
 }

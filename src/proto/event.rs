@@ -118,13 +118,11 @@ pub enum Refusal {
 
 impl Refusal {
     /// Another process uses the name of the refused node.
-    #[must_use]
     pub(crate) fn is_of_namesake(self) -> bool {
         matches!(self, Self::Stale { linked: Some(_), .. })
     }
 
     /// The refusal as a metric label.
-    #[must_use]
     pub fn label(self) -> &'static str {
         self.into()
     }
@@ -147,7 +145,6 @@ pub enum Broken {
 
 impl Broken {
     /// The finding as the API spells it.
-    #[must_use]
     pub fn label(self) -> &'static str {
         self.into()
     }
@@ -184,7 +181,6 @@ pub enum Source {
 
 impl Source {
     /// The source as the API spells it.
-    #[must_use]
     pub fn label(self) -> &'static str {
         self.into()
     }

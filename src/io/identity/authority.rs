@@ -132,19 +132,16 @@ impl Authority {
     }
 
     /// The cluster's id, made of the authority's key.
-    #[must_use]
     pub fn cluster(&self) -> ClusterId {
         self.certificate.verifier.cluster()
     }
 
     /// SHA-256 of the authority's certificate, for comparing it by eye: `AB:CD:…`.
-    #[must_use]
     pub fn fingerprint(&self) -> String {
         fingerprint(&self.certificate.der)
     }
 
     /// True for an authority that a node on loopback made for itself.
-    #[must_use]
     pub fn is_development(&self) -> bool {
         self.certificate.development
     }

@@ -38,19 +38,16 @@ const ORGANIZATION: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.10");
 ///
 /// It names no host. It exists because TLS libraries check a server's certificate against a DNS
 /// name; which node the certificate belongs to is told by its URI.
-#[must_use]
 pub fn server_name(cluster: ClusterId) -> String {
     format!("node.{cluster}.xpando.internal")
 }
 
 /// The cluster whose [`server_name`] this is.
-#[must_use]
 pub(in crate::internals::io) fn cluster_of_server_name(name: &str) -> Option<ClusterId> {
     KeyId::from_hex(name.strip_prefix("node.")?.strip_suffix(".xpando.internal")?)
 }
 
 /// The cluster that a certificate says it belongs to. Nothing is proven by that.
-#[must_use]
 pub(in crate::internals::io) fn claimed_cluster(leaf: &CertificateDer<'_>) -> Option<ClusterId> {
     let certificate = Certificate::parse(leaf).ok()?;
     let (_, names) = certificate.tbs.get_extension::<SubjectAltName>().ok()??;
@@ -186,13 +183,11 @@ pub struct Validity {
 
 impl Validity {
     /// A node's certificate made at `now`: 90 days, and the hour before.
-    #[must_use]
     pub fn leaf(now: SystemTime) -> Self {
         Self { not_before: now - BACKDATE, not_after: now + 90 * DAY }
     }
 
     /// An authority's certificate made at `now`: 3,650 days, and the hour before.
-    #[must_use]
     pub fn authority(now: SystemTime) -> Self {
         Self { not_before: now - BACKDATE, not_after: now + 3650 * DAY }
     }
@@ -310,7 +305,6 @@ impl Verifier {
     }
 
     /// The cluster whose certificates are accepted.
-    #[must_use]
     pub fn cluster(&self) -> ClusterId {
         self.cluster
     }

@@ -142,7 +142,6 @@ impl<'a> Layout<'a> {
 }
 
 /// A path as one word of a POSIX shell, for commands that can be copied: quoted if it must be.
-#[must_use]
 pub fn shell_word(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:,=".contains(c);

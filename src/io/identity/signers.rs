@@ -15,7 +15,6 @@ pub struct Signers(Vec<PeerIdentity>);
 impl Signers {
     /// The keys of those of the certificates (DER) that the authority made for `name`. Neither dates nor revocation
     /// count: what a key signed while it was the node's stays signed.
-    #[must_use]
     pub fn of(verifier: &Verifier, name: &NodeName, certificates: &[Vec<u8>]) -> Self {
         let of_node =
             |der: &Vec<u8>| verifier.examine_of(&der.as_slice().into(), name, Subject::Peer).ok();

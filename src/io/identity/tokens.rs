@@ -68,7 +68,6 @@ pub enum TokenError {
 
 impl TokenError {
     /// One word for programs.
-    #[must_use]
     pub fn label(self) -> &'static str {
         self.into()
     }
@@ -131,7 +130,6 @@ impl Tokens {
     }
 
     /// The number of the list in force: another list has another one.
-    #[must_use]
     pub fn number(&self) -> Option<u64> {
         self.0.in_force.load().as_ref().map(|list| list.number)
     }

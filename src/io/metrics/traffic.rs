@@ -61,7 +61,6 @@ impl Traffic {
     }
 
     /// All lanes together: what came, and what went.
-    #[must_use]
     pub fn total(&self) -> (Flow, Flow) {
         let sum = |sum: Flow, more: Flow| Flow {
             messages: sum.messages + more.messages,

@@ -67,7 +67,6 @@ impl Chain {
     }
 
     /// Whose it is.
-    #[must_use]
     pub fn node(&self) -> &NodeName {
         &self.node
     }

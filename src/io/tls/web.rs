@@ -140,7 +140,6 @@ impl Web {
     }
 
     /// From when until when the certificate is valid; `None` where that cannot be read.
-    #[must_use]
     pub fn validity(&self) -> Option<Validity> {
         let served = self.0.served.load();
         let leaf: Certificate = Certificate::from_der(&served.leaf).ok()?;
@@ -150,7 +149,6 @@ impl Web {
     }
 
     /// The certificate's file, unless it is the node's own.
-    #[must_use]
     pub fn file(&self) -> Option<&Path> {
         match &self.0.source {
             Source::Node => None,

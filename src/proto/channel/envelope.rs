@@ -32,7 +32,6 @@ pub struct Envelope {
 
 impl Envelope {
     /// A message as it is published. `None` when the event has no or over 255 bytes.
-    #[must_use]
     pub fn encode(stamp: Stamp, event: &str, payload: &Payload) -> Option<Bytes> {
         let length = u8::try_from(event.len()).ok().filter(|length| *length > 0)?;
         let (kind, data) = match payload {
@@ -51,7 +50,6 @@ impl Envelope {
     }
 
     /// Reads what was published on a topic. `None`: an envelope that is none, or too long for a client.
-    #[must_use]
     pub fn decode(published: &Bytes) -> Option<Self> {
         if published.len() > super::MAX_FRAME {
             return None;

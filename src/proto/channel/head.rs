@@ -23,7 +23,6 @@ pub struct Head {
 
 impl Head {
     /// Of a text frame.
-    #[must_use]
     pub fn text(dialect: Dialect, text: &[u8]) -> Self {
         let mut head = Self::default();
         let text = text.trim_ascii_start();
@@ -47,7 +46,6 @@ impl Head {
     }
 
     /// Of a binary frame.
-    #[must_use]
     pub fn binary(bytes: &[u8]) -> Self {
         let mut head = Self::default();
         let [kind, join_ref, reference, topic, _event, rest @ ..] = bytes else { return head };

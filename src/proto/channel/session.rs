@@ -20,7 +20,6 @@ pub const MOST: usize = 100;
 pub const SOCKET: &str = "phoenix";
 
 /// Whether an event is the protocol's own: nobody may publish it.
-#[must_use]
 pub fn reserved(event: &str) -> bool {
     event.starts_with("phx_") || matches!(event, "presence_state" | "presence_diff")
 }
@@ -70,13 +69,11 @@ struct Entry {
 
 impl Session {
     /// A socket that has joined nothing.
-    #[must_use]
     pub fn new(dialect: Dialect) -> Self {
         Self { dialect, joins: BTreeMap::new(), numbers: 0 }
     }
 
     /// How the client wants its frames.
-    #[must_use]
     pub fn dialect(&self) -> Dialect {
         self.dialect
     }

@@ -123,7 +123,6 @@ impl Recorded {
     }
 
     /// [`Recorded::at`] of stored bytes, without reading the rest.
-    #[must_use]
     pub fn at_of(bytes: &[u8]) -> Option<u64> {
         let (version, fields) = bytes.split_first()?;
         [VERSION, OLD]
@@ -173,7 +172,6 @@ impl Default for Query {
 
 impl Query {
     /// Whether an event is asked for by its type, node and time. That events were missed is for everybody.
-    #[must_use]
     pub fn fits(&self, Recorded { at, event, .. }: &Recorded) -> bool {
         matches!(event, Event::EventsMissed { .. })
             || self.label.as_ref().is_none_or(|label| label == event.label())

@@ -18,7 +18,6 @@ macro_rules! table {
             pub(super) const VARIANTS: [&str; Self::LABELS.len()] = [$(stringify!($event)),*];
 
             /// The type, as the API spells it.
-            #[must_use]
             pub fn label(&self) -> &str {
                 match self {
                     $(Self::$event { .. } => $label,)*
@@ -27,7 +26,6 @@ macro_rules! table {
             }
 
             /// How much it matters to an operator.
-            #[must_use]
             #[expect(unused_variables, reason = "few levels depend on a field")]
             pub fn level(&self) -> Level {
                 use Level::{Debug, Error, Info, Warn};
@@ -38,7 +36,6 @@ macro_rules! table {
             }
 
             /// The node that it is about, when there is one; of a link that of its two ends which sees the other.
-            #[must_use]
             #[expect(unused_variables, reason = "a row names the fields of all its columns")]
             pub fn about(&self) -> Option<&NodeName> {
                 match self {
