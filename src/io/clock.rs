@@ -55,7 +55,7 @@ pub fn millis() -> u64 {
 }
 
 /// An instant in whole milliseconds since 1970; 0 before that.
-pub fn unix_millis(t: SystemTime) -> u64 {
+pub(crate) fn unix_millis(t: SystemTime) -> u64 {
     let since = t.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -35,8 +35,8 @@ pub enum Status {
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, IntoStaticStr,
 )]
 #[serde(rename_all = "lowercase")]
-#[non_exhaustive]
 #[strum(serialize_all = "snake_case")]
+#[non_exhaustive]
 pub enum Reason {
     /// It said goodbye.
     Left,
