@@ -29,26 +29,30 @@ pub use crate::gateway::channels::handler::{Admission, Client, Doing, Handler, P
 pub use crate::node::testkit;
 pub use crate::node::{Builder, Node, NodeHandle, QUIET};
 pub use crate::proto::channel::{Json, Payload};
-pub use crate::proto::event::{Event, Reason, Status};
+pub use crate::proto::event::{
+    Broken, Event, OtherEvent, Reason, Refusal, Revocable, Source, Status,
+};
 pub use crate::proto::membership::{Majority, PeerView};
-pub use crate::proto::node::{Incarnation, NodeId, NodeName};
+pub use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
 pub use crate::proto::registry::Known;
 pub use crate::proto::talk::DownReason;
-pub use crate::proto::token::{Claims, Grant, Role};
+pub use crate::proto::token::{Claims, Grant, Role, Verb, Verbs};
 pub use crate::proto::topic::{Address, Name, Pattern, Topic};
 
 // Why something did not happen.
 pub use crate::actors::exchange::{CallError, SendError, ServeError};
-pub use crate::io::identity::IdentityError;
+pub use crate::io::identity::{IdentityError, Subject};
 pub use crate::io::places::NoPlace;
 pub use crate::io::sockets::SocketError;
 pub use crate::io::store::StoreError;
 pub use crate::io::tls::{TlsError, WebError};
 pub use crate::node::{NodeError, StartError, TooFew};
+pub use crate::proto::chain::Fault;
 pub use crate::proto::codec::CodecError;
 pub use crate::proto::interest::TooMany;
 pub use crate::proto::node::NameError;
-pub use crate::proto::topic::AddressError;
+pub use crate::proto::token::ClaimsError;
+pub use crate::proto::topic::{AddressError, TopicError};
 
 // Of other crates: what signatures name. An actor must be one of this version of ractor.
 pub use bytes::Bytes;
@@ -69,7 +73,7 @@ pub mod config {
     pub use crate::proto::heartbeat::Config as Heartbeat;
     pub use crate::proto::membership::Config as Membership;
     #[cfg(feature = "gateway")]
-    pub use crate::proto::proxies::Cidr;
+    pub use crate::proto::proxies::{Cidr, CidrError};
     pub use crate::proto::registry::{Pair, Profile, ProfileError, Specialization};
 }
 

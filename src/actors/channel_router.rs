@@ -77,7 +77,7 @@ impl std::fmt::Debug for Publisher {
 impl Publisher {
     /// A publisher through this exchange.
     #[must_use]
-    pub fn new(exchange: &Exchange) -> Self {
+    pub(crate) fn new(exchange: &Exchange) -> Self {
         let stamps = Stamps { epoch: rand::random(), last: HashMap::new() };
         Self { exchange: exchange.clone(), stamps: Arc::new(Mutex::new(stamps)) }
     }

@@ -61,6 +61,7 @@ use crate::proto::token::ClaimsError;
 
 /// Which certificate an error is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Subject {
     /// The one a peer has shown. Its operator mends it.
     Peer,

@@ -138,11 +138,13 @@ pub fn names() -> impl Iterator<Item = String> {
 
 impl Metrics {
     /// Adds one, under this value of its label.
+    #[doc(hidden)]
     pub fn count(&self, what: Count, value: &'static str) {
         self.add(what, value, 1);
     }
 
     /// Adds so many.
+    #[doc(hidden)]
     pub fn add(&self, what: Count, value: &'static str, many: u64) {
         let mut counters = COUNTERS.iter().zip(&self.0.families);
         if let Some(((_, label, _), family)) = counters.nth(what as usize) {
@@ -151,6 +153,7 @@ impl Metrics {
     }
 
     /// It took so long.
+    #[doc(hidden)]
     pub fn took(&self, what: Timing, long: Duration) {
         if let Some(timing) = self.0.timings.get(what as usize) {
             timing.observe(long.as_secs_f64());

@@ -40,7 +40,7 @@ pub use web::{Web, WebError};
 const ALPN: &[u8] = b"xpando/1";
 
 /// Why there is no stream. In every case but [`TlsError::Config`] and [`TlsError::Authority`] the
-/// stream is closed, nothing else has changed, and [`TlsError::cause`] says who acts.
+/// stream is closed, nothing else has changed, and its cause says who acts.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
@@ -130,7 +130,7 @@ impl Cause {
 impl TlsError {
     /// The error as a fixed word.
     #[must_use]
-    pub fn cause(&self) -> Cause {
+    pub(crate) fn cause(&self) -> Cause {
         match self {
             Self::Config(_) | Self::Authority(_) | Self::ServerName(_) | Self::Protocol => {
                 Cause::Other
@@ -145,7 +145,7 @@ impl TlsError {
     /// Whose certificate was refused as revoked, where that is known: not on the side that was
     /// called.
     #[must_use]
-    pub fn revoked(&self) -> Option<&NodeName> {
+    pub(crate) fn revoked(&self) -> Option<&NodeName> {
         if let Self::Peer(IdentityError::Revoked { name, .. }) = self { Some(name) } else { None }
     }
 }

@@ -202,10 +202,12 @@ pub enum Why {
 /// The first record that is not as it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("record {seq} {why}")]
+#[non_exhaustive]
 pub struct Fault {
     /// Its number.
     pub seq: u64,
     /// What is wrong.
+    #[doc(hidden)]
     pub why: Why,
 }
 

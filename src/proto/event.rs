@@ -86,6 +86,7 @@ impl Reason {
     Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error, IntoStaticStr,
 )]
 #[strum(serialize_all = "snake_case")]
+#[non_exhaustive]
 pub enum Refusal {
     /// The hello names another node than the certificate.
     #[error("the hello names another node than the certificate")]
@@ -166,6 +167,7 @@ pub enum Revocable {
 )]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "snake_case")]
+#[non_exhaustive]
 pub enum Source {
     /// A beacon of the node itself.
     Beacon,
@@ -425,12 +427,13 @@ pub enum Event {
     },
     /// An event that another version of this program stored.
     #[serde(untagged)]
-    Other(Other),
+    Other(OtherEvent),
 }
 
 /// An event of another version of this program, or one that was too long to be stored.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Other {
+#[non_exhaustive]
+pub struct OtherEvent {
     /// Its type.
     pub event: String,
     /// The rest of it.
@@ -438,7 +441,7 @@ pub struct Other {
     pub rest: Map<String, Value>,
 }
 
-impl Other {
+impl OtherEvent {
     /// Whether a member that names a node names this one.
     fn names(&self, node: &NodeName) -> bool {
         let named = |key: &str| self.rest.get(key).and_then(Value::as_str);

@@ -45,6 +45,7 @@ pub enum Role {
 
 /// Why a text is not a role, a grant or claims. Nothing changed; whoever supplied it must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClaimsError {
     /// Not the name of a role.
     #[error("{0:?} is no role: user, node_operator or admin is expected")]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, Other};
+use super::{Event, OtherEvent};
 use crate::proto::chain::Hash;
 use crate::proto::codec::{self, CodecError};
 use crate::proto::hlc::Stamp;
@@ -73,12 +73,12 @@ impl From<Unstamped> for Stored {
 impl From<Stored> for Recorded {
     fn from(Stored { at, since_start, incarnation, stamp, label, node, event }: Stored) -> Self {
         let event = match serde_json::from_str(&event) {
-            Ok(Event::Other(Other { rest, .. })) => {
-                Event::Other(Other { event: label, rest }.about(node))
+            Ok(Event::Other(OtherEvent { rest, .. })) => {
+                Event::Other(OtherEvent { event: label, rest }.about(node))
             }
             Ok(event) => event,
             Err(_unreadable) => {
-                Event::Other(Other { event: label, ..Other::default() }.about(node))
+                Event::Other(OtherEvent { event: label, ..OtherEvent::default() }.about(node))
             }
         };
         Self { seq: 0, noted_by: None, at, since_start, incarnation, stamp, hash: None, event }
@@ -212,7 +212,8 @@ mod tests {
         );
         assert_eq!(read.event.label(), "link_lost");
         assert!(read.event.concerns(&b()) && !read.event.concerns(&"c@h".parse().expect("valid")));
-        let label = Event::Other(Other { event: "x".repeat(MAX_RECORD), ..Other::default() });
+        let label =
+            Event::Other(OtherEvent { event: "x".repeat(MAX_RECORD), ..OtherEvent::default() });
         let refused = recorded(label).to_bytes();
         assert!(matches!(refused, Err(CodecError::TooLong { .. })), "{refused:?}");
     }

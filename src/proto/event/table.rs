@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{Broken, Event, Level, Other, Reason, Revocable};
+use super::{Broken, Event, Level, OtherEvent, Reason, Revocable};
 use crate::proto::node::NodeName;
 
 macro_rules! table {
@@ -50,7 +50,7 @@ macro_rules! table {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 match self {
                     $(Self::$event { $($field,)* .. } => write!(f, $text $(, $value)*),)*
-                    Self::Other(Other { event, rest }) => {
+                    Self::Other(OtherEvent { event, rest }) => {
                         write!(f, "{event} {}", serde_json::to_string(rest).unwrap_or_default())
                     }
                 }

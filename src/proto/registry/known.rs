@@ -20,6 +20,7 @@ pub struct Known {
     /// The id of its key, once it has shown its certificate here.
     pub id: Option<NodeId>,
     /// The latest word about it, of itself or that it is forgotten.
+    #[doc(hidden)]
     pub entry: Option<Entry>,
     /// Where it stands, as far as this node has seen.
     pub status: Option<Status>,
@@ -85,6 +86,7 @@ impl Known {
     }
 
     /// Where it may be found, the likeliest first; nowhere when it is forgotten.
+    #[doc(hidden)]
     pub fn contacts(&self) -> impl Iterator<Item = Contact> + '_ {
         let addresses = self.addresses.iter().filter(|_| !self.is_forgotten());
         let incarnation = self.incarnation;

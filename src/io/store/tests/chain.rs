@@ -113,7 +113,8 @@ fn a_chain_belongs_to_one_node() {
 fn a_record_that_could_not_be_read_back_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let chain = trail(Store::open(dir.path(), at(0)).expect("opens").0);
-    let label = crate::proto::event::Other { event: "x".repeat(MAX_RECORD), ..Default::default() };
+    let label =
+        crate::proto::event::OtherEvent { event: "x".repeat(MAX_RECORD), ..Default::default() };
     let long = Recorded { event: Event::Other(label), ..event(2) };
     let error = chain.append(&[event(1), long]).expect_err("too long");
     assert!(matches!(error, StoreError::Record(_)), "{error}");
