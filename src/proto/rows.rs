@@ -199,6 +199,8 @@ pub struct Rows<T: Table> {
     news_at: Option<Instant>,
     next_digest: Instant,
     next_round: Option<Instant>,
+    /// The first of the first digests, or before it.
+    next_first: Option<Instant>,
     /// When there are tombstones: by when to look at their age.
     next_sweep: Option<Instant>,
     raised: Option<Instant>,
@@ -240,6 +242,7 @@ impl<T: Table> Rows<T> {
             news_at: None,
             next_digest: now + T::DIGEST,
             next_round: T::ROUND.map(|round| now + round),
+            next_first: None,
             next_sweep,
             raised: None,
             wall: (wall, now),
@@ -292,10 +295,10 @@ impl<T: Table> Rows<T> {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let linked = !self.links.is_empty();
-        let digests = [Some(self.next_digest), self.next_round].into_iter().filter(|_| linked);
-        let first = self.links.values().filter_map(|link| link.first_digest).min();
+        let digests = [Some(self.next_digest), self.next_round, self.next_first];
+        let digests = digests.into_iter().filter(|_| linked);
         let asks = self.asks.values().map(|ask| ask.at + T::RETRY).min();
-        digests.chain([first, asks, self.news_at, self.next_sweep]).flatten().min()
+        digests.chain([asks, self.news_at, self.next_sweep]).flatten().min()
     }
 
     /// Takes one input and appends what follows from it.
@@ -366,6 +369,7 @@ impl<T: Table> Rows<T> {
         }
         self.asks.remove(&peer); // from now on it answers itself
         let first = now + T::FIRST_DIGEST.mul_f64(self.rng.random_range(0.5..=1.5));
+        self.next_first = self.next_first.into_iter().chain([first]).min();
         let link = Link {
             incarnation: life,
             cut: false,

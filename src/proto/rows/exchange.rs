@@ -54,11 +54,18 @@ impl<T: Table> Rows<T> {
             let peers = self.links.len();
             one = (peers > 0).then(|| self.rng.random_range(0..peers));
         }
+        let first = self.next_first.is_some_and(|at| now >= at);
+        if !(round || first || one.is_some()) {
+            return;
+        }
         let due = self.links.iter_mut().enumerate().filter_map(|(at, (peer, link))| {
             let first = link.first_digest.take_if(|at| now >= *at).is_some();
             (first || round || one == Some(at)).then(|| peer.clone())
         });
         let due: Vec<NodeName> = due.collect();
+        if first {
+            self.next_first = self.links.values().filter_map(|link| link.first_digest).min();
+        }
         if !due.is_empty() {
             let hash = self.agreement();
             out.extend(due.into_iter().map(|peer| Output::Send(peer, Word::Digest(hash))));
