@@ -81,7 +81,6 @@ pub struct EventLog {
 
 impl EventLog {
     /// A log that does not run yet.
-    #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
         Self { handle: Handle::new("event_log", metrics) }
     }

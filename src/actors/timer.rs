@@ -7,7 +7,6 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 /// Now, on the monotonic clock; paused when the runtime's clock is.
-#[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one home of the monotonic clock")]
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
@@ -21,7 +20,6 @@ pub struct Alarm {
 
 impl Alarm {
     /// An alarm that calls `ring` when its deadline passes, and is then unset.
-    #[must_use]
     pub fn new(ring: impl Fn() + Send + 'static) -> Self {
         let (deadline, mut changes) = watch::channel(None::<Instant>);
         tokio::spawn(async move {

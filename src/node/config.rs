@@ -57,7 +57,6 @@ pub struct Config {
 
 impl Config {
     /// The defaults for a node of this name with these directories.
-    #[must_use]
     pub fn new(name: NodeName, certs: PathBuf, data_dir: PathBuf) -> Self {
         Self {
             name,

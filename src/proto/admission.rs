@@ -38,7 +38,6 @@ pub struct Descriptors {
 impl Descriptors {
     /// The shares of a process that may open so many; `None` is no limit. What no share has is for the store, listeners,
     /// the admin socket and the log, and for links with peers.
-    #[must_use]
     pub fn shares(limit: Option<usize>) -> Self {
         let limit = limit.unwrap_or(usize::MAX);
         let own = (limit / 2).min(64);
@@ -64,7 +63,6 @@ pub struct Limits {
 impl Limits {
     /// Generous to an address whose clients are entitled, for many may share it: three quarters of all places. Strict
     /// to one whose clients are not: half of them, and at most 1,024.
-    #[must_use]
     pub fn of(places: usize) -> Self {
         let per_address = (places - places / 4).max(1);
         Self { places, per_address, provisional_per_address: (places / 2).clamp(1, 1024) }
@@ -114,7 +112,6 @@ pub struct Admission {
 
 impl Admission {
     /// Nothing is taken yet.
-    #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -175,7 +172,6 @@ impl Admission {
     }
 
     /// Places that are taken.
-    #[must_use]
     pub fn taken(&self) -> usize {
         self.places.len()
     }
@@ -243,7 +239,6 @@ impl Admission {
 }
 
 /// Whom an address belongs to: itself, or the network of 64 bits that it is in.
-#[must_use]
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) & NETWORK).into(),

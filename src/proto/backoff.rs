@@ -42,7 +42,6 @@ impl Backoff {
     }
 
     /// Failures since the last reset.
-    #[must_use]
     pub(crate) fn failures(&self) -> u32 {
         self.failures
     }

@@ -75,7 +75,6 @@ pub struct Tip {
 
 impl Tip {
     /// The end of a node's chain that has no records yet.
-    #[must_use]
     pub fn genesis(node: &NodeName) -> Self {
         let hash = Sha256::new().chain_update(GENESIS).chain_update(node.as_str()).finalize();
         Self { seq: 0, hash: Hash(hash.into()) }
@@ -106,13 +105,11 @@ pub struct Link<'a> {
 
 impl<'a> Link<'a> {
     /// As it is stored: the hash, the number (big endian), the record.
-    #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         [&self.tip.hash.0[..], &self.tip.seq.to_be_bytes(), self.record].concat()
     }
 
     /// The link of these bytes; `None` when they are too few to be one.
-    #[must_use]
     pub fn from_bytes(bytes: &'a [u8]) -> Option<Self> {
         let (front, record) = bytes.split_first_chunk::<FRONT>()?;
         let (hash, seq) = front.split_first_chunk::<HASH>()?;
@@ -132,7 +129,6 @@ pub struct Head {
 
 impl Head {
     /// The bytes that `node` signs.
-    #[must_use]
     pub fn signed_bytes(&self, node: &NodeName) -> Vec<u8> {
         signed_bytes(HEAD, node, self.tip, self.at)
     }
@@ -149,7 +145,6 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// The bytes that `node` signs.
-    #[must_use]
     pub fn signed_bytes(&self, node: &NodeName) -> Vec<u8> {
         signed_bytes(CHECKPOINT, node, self.tip, self.at)
     }

@@ -119,7 +119,6 @@ pub fn decode_typed<T: DeserializeOwned + Schema>(
 }
 
 /// Cuts a list into words so that no piece is larger than `limit` bytes, or has more than `most` things.
-#[must_use]
 pub fn chunks<T>(
     most: usize,
     items: impl IntoIterator<Item = T>,
@@ -141,6 +140,25 @@ pub fn chunks<T>(
     }
     done
 }
+
+/// Has a type travel as its text, which is read as people's is.
+macro_rules! as_text {
+    ($type:ty) => {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.to_string())
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <String as serde::Deserialize>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+pub(crate) use as_text;
 
 #[cfg(test)]
 mod tests {

@@ -75,7 +75,6 @@ impl Reason {
     ];
 
     /// The reason as the API spells it.
-    #[must_use]
     pub fn label(self) -> &'static str {
         self.into()
     }
@@ -457,7 +456,6 @@ impl OtherEvent {
 
 impl Event {
     /// Whether it is about a node.
-    #[must_use]
     pub fn concerns(&self, node: &NodeName) -> bool {
         let seen = matches!(self, Self::LinkChanged { to, .. } if to == node);
         let named = matches!(self, Self::Other(other) if other.names(node));

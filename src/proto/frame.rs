@@ -44,7 +44,6 @@ impl Lane {
     pub const ALL: [Self; 5] = [Self::Control, Self::Ractor, Self::Door, Self::Calls, Self::Bulk];
 
     /// The lane as a metric label.
-    #[must_use]
     pub fn label(self) -> &'static str {
         self.into()
     }
@@ -62,7 +61,6 @@ pub enum FrameError {
 }
 
 /// The header of a piece of `length` bytes in `lane`; `None` when the length is out of range.
-#[must_use]
 pub fn header(lane: Lane, length: usize) -> Option<[u8; HEADER]> {
     let lane = match lane {
         Lane::Control => 0,

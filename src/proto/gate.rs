@@ -146,13 +146,11 @@ pub struct Gate {
 
 impl Gate {
     /// A gate for a peer that dialed us and whose certificate says `certified`.
-    #[must_use]
     pub fn inbound(certified: NodeName) -> Self {
         Self::new(certified, Phase::Name)
     }
 
     /// A gate for a peer that we dialed and whose certificate says `certified`.
-    #[must_use]
     pub fn outbound(certified: NodeName) -> Self {
         Self::new(certified, Phase::ServerStatus)
     }

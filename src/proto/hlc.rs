@@ -51,7 +51,6 @@ pub struct Hlc {
 
 impl Hlc {
     /// A clock that goes on above `last`, the latest stamp of an earlier life.
-    #[must_use]
     pub fn after(last: Stamp) -> Self {
         Self { last }
     }

@@ -35,7 +35,6 @@ pub enum Interest {
 
 impl Interest {
     /// Every topic below this text; `None` when it is not empty and does not end with a colon.
-    #[must_use]
     pub fn below(prefix: &str) -> Option<Self> {
         Pattern::below(prefix).as_ref().map(Self::from)
     }
@@ -157,7 +156,6 @@ impl<S: Clone, P: Clone> Interests<S, P> {
     }
 
     /// A linked peer.
-    #[must_use]
     pub fn peer(&self, peer: &NodeName) -> Option<&P> {
         self.peers.get(peer).map(|peer| &peer.outlet)
     }
@@ -190,7 +188,6 @@ impl<S: Clone, P: Clone> Interests<S, P> {
     }
 
     /// The nodes that offer a name, in order, this one not among them.
-    #[must_use]
     pub fn offered_by(&self, name: &Name) -> Vec<(NodeName, P)> {
         let wanted = Interest::Name(name.clone());
         let offers = self.peers.iter().filter(|(_, peer)| peer.wants.contains(&wanted));
@@ -198,7 +195,6 @@ impl<S: Clone, P: Clone> Interests<S, P> {
     }
 
     /// The route of a topic, if it is ready.
-    #[must_use]
     pub fn ready(&self, topic: &Topic) -> Option<Arc<Route<S, P>>> {
         self.cache.get(topic).cloned()
     }

@@ -98,7 +98,6 @@ const LARGEST_RAISE: u64 = 1_000_000;
 impl Membership {
     /// A node that knows nobody. `first_attempt` numbers its dials: higher than any that an earlier
     /// machine of the same process has given out.
-    #[must_use]
     pub fn new(
         config: Config,
         me: NodeName,
@@ -130,13 +129,11 @@ impl Membership {
     }
 
     /// One peer.
-    #[must_use]
     pub fn peer(&self, name: &NodeName) -> Option<PeerView> {
         self.peers.get(name).map(|peer| peer.view(name))
     }
 
     /// This node's own life.
-    #[must_use]
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
@@ -204,7 +201,6 @@ impl Membership {
     }
 
     /// When the machine wants its next [`Input::Tick`].
-    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }

@@ -14,6 +14,8 @@ use postcard_schema::Schema;
 use postcard_schema::schema::NamedType;
 use serde::{Deserialize, Serialize};
 
+use crate::proto::codec;
+
 /// Longest accepted part before the `@`, in bytes.
 pub(crate) const MAX_SHORT_NAME: usize = 63;
 /// Longest accepted host part, in bytes (the limit of a DNS name).
@@ -29,14 +31,15 @@ pub(crate) const MAX_NAME: usize = 255;
 ///
 /// Names are keys of nearly every map and part of nearly every message: a clone shares the text, and
 /// most comparisons are over before they come to it.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone)]
 pub struct NodeName {
     /// The first eight bytes, padded with zeros, which no name contains: they order as the text does.
     head: u64,
     full: Arc<str>,
     at: u8,
 }
+
+codec::as_text!(NodeName);
 
 impl Schema for NodeName {
     const SCHEMA: &'static NamedType = String::SCHEMA;
@@ -88,7 +91,6 @@ impl NodeName {
     }
 
     /// The host as an IP address, when it is written as one.
-    #[must_use]
     pub(crate) fn host_ip(&self) -> Option<IpAddr> {
         self.host().parse().ok()
     }
@@ -103,13 +105,11 @@ impl NodeName {
     ///
     /// SPIFFE (SPIFFE-ID specification, section 2.2) allows neither `@` nor percent-encoding in a
     /// path, so the parts are separate segments and the colons of an IPv6 host become `-`.
-    #[must_use]
     pub(crate) fn spiffe_path(&self) -> String {
         format!("/node/{}/{}", self.host().replace(':', "-"), self.short())
     }
 
     /// The reverse of [`NodeName::spiffe_path`]; `None` when the path names no node.
-    #[must_use]
     pub(crate) fn from_spiffe_path(path: &str) -> Option<Self> {
         let (host, short) = path.strip_prefix("/node/")?.split_once('/')?;
         let name = format!("{short}@{host}").parse::<Self>().ok();
@@ -170,20 +170,6 @@ impl FromStr for NodeName {
     }
 }
 
-impl TryFrom<String> for NodeName {
-    type Error = NameError;
-
-    fn try_from(text: String) -> Result<Self, NameError> {
-        text.parse()
-    }
-}
-
-impl From<NodeName> for String {
-    fn from(name: NodeName) -> Self {
-        name.full.as_ref().to_owned()
-    }
-}
-
 impl PartialEq for NodeName {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
@@ -232,7 +218,6 @@ pub struct KeyId(pub [u8; 16]);
 
 impl KeyId {
     /// The id of a public key given as DER-encoded `SubjectPublicKeyInfo` (RFC 5280, 4.1).
-    #[must_use]
     pub fn of_public_key(spki_der: &[u8]) -> Self {
         use sha2::{Digest, Sha256};
         let digest: [u8; 32] = Sha256::digest(spki_der).into();
@@ -242,7 +227,6 @@ impl KeyId {
     }
 
     /// The id that these 32 hexadecimal digits show.
-    #[must_use]
     pub fn from_hex(text: &str) -> Option<Self> {
         let digits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
         let id = digits.then(|| u128::from_str_radix(text, 16).ok()).flatten()?;

@@ -194,7 +194,6 @@ impl Outbox {
     }
 
     /// Messages that wait, or wait in part.
-    #[must_use]
     pub fn messages(&self) -> u64 {
         let of = |chunk: &Chunk| match chunk {
             Chunk::Whole(_, count) => *count,
@@ -346,19 +345,16 @@ pub struct Records {
 
 impl Records {
     /// The messages of a payload of kind [`Start::Whole`].
-    #[must_use]
     pub fn of_payload() -> Self {
         Self { at: 1 }
     }
 
     /// The messages of records alone.
-    #[must_use]
     pub fn bare() -> Self {
         Self { at: 0 }
     }
 
     /// Where the next record begins.
-    #[must_use]
     pub fn position(&self) -> usize {
         self.at
     }

@@ -74,7 +74,6 @@ pub struct Presence {
 
 impl Presence {
     /// Nobody is anywhere. `epoch` must be greater than that of any earlier machine of this node.
-    #[must_use]
     pub fn new(me: NodeName, epoch: Epoch, now: Instant, rng: StdRng) -> Self {
         Self {
             own: Owner::new(&me, epoch),
@@ -106,7 +105,6 @@ impl Presence {
     }
 
     /// When [`tick`](Self::tick) is due.
-    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let tell = (!self.untold.0.is_empty()).then_some(self.tell_at);
         let digest = self.anybody().then_some(self.next_digest);

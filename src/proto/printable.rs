@@ -83,7 +83,6 @@ fn json(f: &mut fmt::Formatter<'_>, odd: char) -> fmt::Result {
 /// The others are controls (C0, DEL, C1), separators of lines and paragraphs, and Unicode's
 /// `Default_Ignorable_Code_Point` (Unicode 16, DerivedCoreProperties): direction, zero width, fillers, tags, variation.
 /// Of those the two that choose between a sign as text and as picture are ordinary text.
-#[must_use]
 pub fn is_plain(c: char) -> bool {
     let hidden = matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'

@@ -76,7 +76,6 @@ pub enum Client {
 
 impl Proxies {
     /// These.
-    #[must_use]
     pub fn new(ranges: Vec<Cidr>) -> Self {
         Self(ranges)
     }

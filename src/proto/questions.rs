@@ -41,7 +41,6 @@ pub struct Questions {
 
 impl Questions {
     /// Nobody has asked yet.
-    #[must_use]
     pub fn new(me: NodeName) -> Self {
         Self { me, open: VecDeque::new(), words: Quota::new(WORDS) }
     }
@@ -81,7 +80,6 @@ impl Questions {
     }
 
     /// When the next question is to be answered.
-    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.open.front().map(|question| question.asked + LISTEN)
     }

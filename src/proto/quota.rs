@@ -17,7 +17,6 @@ pub struct Quota {
 
 impl Quota {
     /// At most so often within a minute.
-    #[must_use]
     pub fn new(most: u32) -> Self {
         Self { most, spent: BTreeMap::new() }
     }

@@ -185,7 +185,6 @@ impl<T> Default for Log<T> {
 
 impl<T> Log<T> {
     /// A log that has heard nothing, and missed nothing.
-    #[must_use]
     pub fn new() -> Self {
         Self {
             kept: VecDeque::new(),
@@ -249,13 +248,11 @@ impl<T> Log<T> {
     }
 
     /// How many are kept.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.kept.len()
     }
 
     /// Whether none is.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
@@ -266,13 +263,11 @@ impl<T> Log<T> {
     }
 
     /// What is kept costs together, in bytes.
-    #[must_use]
     pub fn cost(&self) -> usize {
         self.cost
     }
 
     /// What this log has seen: the cursor after the last message.
-    #[must_use]
     pub fn cursor(&self) -> &Cursor {
         &self.latest
     }

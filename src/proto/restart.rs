@@ -55,7 +55,6 @@ pub struct Restarts {
 
 impl Restarts {
     /// A supervisor of `children` children, none of which has ended yet.
-    #[must_use]
     pub fn new(strategy: Strategy, intensity: Intensity, children: usize) -> Self {
         Self { strategy, intensity, children, recent: VecDeque::new() }
     }

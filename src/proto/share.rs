@@ -45,7 +45,6 @@ pub struct Share {
 
 impl Share {
     /// A whole burst.
-    #[must_use]
     pub fn new(rate: Rate, now: Instant) -> Self {
         Self { rate, left: rate.burst, at: now }
     }
@@ -58,14 +57,12 @@ impl Share {
     }
 
     /// Whether nothing of it is used.
-    #[must_use]
     pub fn is_whole(&self, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.at).as_secs_f64();
         self.left + since * self.rate.second >= self.rate.burst
     }
 
     /// When more is taken; `None`: now.
-    #[must_use]
     pub fn ready(&self, now: Instant) -> Option<Instant> {
         if self.left >= 0.0 {
             return None;

@@ -12,7 +12,9 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString};
 
+use crate::proto::codec;
 use crate::proto::topic::{Pattern, Topic, TopicError};
 
 /// For whom every token is: the claim `aud`.
@@ -32,8 +34,22 @@ const LAST: u64 = 253_402_300_799;
 const OF_NODES: [&str; 2] = ["network:", "node:"];
 
 /// Who the bearer of a token is to a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    Display,
+    EnumString,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case", parse_err_ty = ClaimsError, parse_err_fn = no_role)]
 pub enum Role {
     /// Somebody's program: every topic but the nodes' own.
     User,
@@ -70,25 +86,8 @@ pub enum ClaimsError {
     Lifetime,
 }
 
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::User => "user",
-            Self::NodeOperator => "node_operator",
-            Self::Admin => "admin",
-        })
-    }
-}
-
-impl FromStr for Role {
-    type Err = ClaimsError;
-
-    fn from_str(text: &str) -> Result<Self, ClaimsError> {
-        [Self::User, Self::NodeOperator, Self::Admin]
-            .into_iter()
-            .find(|role| role.to_string() == text)
-            .ok_or_else(|| ClaimsError::Role(text.to_owned()))
-    }
+fn no_role(text: &str) -> ClaimsError {
+    ClaimsError::Role(text.to_owned())
 }
 
 /// What can be done with a topic.
@@ -127,14 +126,15 @@ impl Verbs {
 ///
 /// What stands behind the last `=` are the verbs, so the grant of a topic with a `=` in its name always
 /// spells them: `a=b=join+push`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Grant {
     /// Which topics.
     pub pattern: Pattern,
     /// What may be done with them.
     pub verbs: Verbs,
 }
+
+codec::as_text!(Grant);
 
 impl Grant {
     /// True when it lets `verb` be done with `topic`.
@@ -168,20 +168,6 @@ impl FromStr for Grant {
             Some((_, other)) => return Err(ClaimsError::Verbs(other.to_owned())),
         };
         Ok(Self { pattern: pattern.parse().map_err(ClaimsError::Pattern)?, verbs })
-    }
-}
-
-impl TryFrom<String> for Grant {
-    type Error = ClaimsError;
-
-    fn try_from(text: String) -> Result<Self, ClaimsError> {
-        text.parse()
-    }
-}
-
-impl From<Grant> for String {
-    fn from(grant: Grant) -> Self {
-        grant.to_string()
     }
 }
 
@@ -222,7 +208,6 @@ pub enum NumericDate {
 impl NumericDate {
     /// The whole second that it is in, or with `up` the first whole second that is not before it. `None` for a time
     /// before 1970 or after the year 9999.
-    #[must_use]
     pub fn seconds(self, up: bool) -> Option<u64> {
         let seconds = match self {
             Self::Whole(seconds) => return Some(seconds).filter(|seconds| *seconds <= LAST),
@@ -326,7 +311,6 @@ impl Claims {
     }
 
     /// The instant from which on the token counts no more.
-    #[must_use]
     pub fn expires(&self) -> SystemTime {
         // An instant that the system cannot tell is none of sound claims.
         UNIX_EPOCH.checked_add(Duration::from_secs(self.exp)).unwrap_or(UNIX_EPOCH)

@@ -8,17 +8,17 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
+use crate::proto::codec;
 use crate::proto::node::NodeName;
 
 /// Longest topic, in bytes.
 pub(crate) const MAX_TOPIC: usize = 255;
 
 /// A topic of the door between nodes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic(Arc<str>);
+
+codec::as_text!(Topic);
 
 /// Why a text is not a topic. Nothing changed; whoever supplied it must correct it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,37 +29,31 @@ pub struct TopicError;
 
 impl Topic {
     /// Addresses of peers, as nodes tell them to each other.
-    #[must_use]
     pub(crate) fn network_peers() -> Self {
         Self("network:peers".into())
     }
 
     /// Questions and answers about peers that one node does not hear.
-    #[must_use]
     pub(crate) fn node_heartbeat() -> Self {
         Self("node:heartbeat".into())
     }
 
     /// Rows of the link matrix.
-    #[must_use]
     pub(crate) fn network_topology() -> Self {
         Self("network:topology".into())
     }
 
     /// Who the nodes are, and who is forgotten.
-    #[must_use]
     pub(crate) fn network_registry() -> Self {
         Self("network:registry".into())
     }
 
     /// What happens in the cluster, for clients.
-    #[must_use]
     pub(crate) fn network_updates() -> Self {
         Self("network:updates".into())
     }
 
     /// Who is in which channel.
-    #[must_use]
     pub(crate) fn channel_presence() -> Self {
         Self("channel:presence".into())
     }
@@ -84,25 +78,11 @@ impl TryFrom<&str> for Topic {
     }
 }
 
-impl TryFrom<String> for Topic {
-    type Error = TopicError;
-
-    fn try_from(text: String) -> Result<Self, TopicError> {
-        Self::try_from(text.as_str())
-    }
-}
-
 impl FromStr for Topic {
     type Err = TopicError;
 
     fn from_str(text: &str) -> Result<Self, TopicError> {
         Self::try_from(text)
-    }
-}
-
-impl From<Topic> for String {
-    fn from(topic: Topic) -> Self {
-        topic.0.as_ref().to_owned()
     }
 }
 
@@ -185,7 +165,6 @@ impl Name {
     }
 
     /// Under which nodes tell each other what happened.
-    #[must_use]
     pub(crate) fn history() -> Self {
         Self("xpando:history".into())
     }
@@ -273,9 +252,9 @@ mod tests {
 
     #[test]
     fn topics_are_short_and_plain() {
-        assert!(Topic::try_from("room:42".to_owned()).is_ok());
+        assert!("room:42".parse::<Topic>().is_ok());
         for bad in [String::new(), "a b".into(), "a\n".into(), "x".repeat(256)] {
-            assert_eq!(Topic::try_from(bad), Err(TopicError));
+            assert_eq!(bad.parse::<Topic>(), Err(TopicError));
         }
         assert_eq!(Topic::network_peers().as_str(), "network:peers");
     }

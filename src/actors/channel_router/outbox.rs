@@ -148,13 +148,11 @@ impl Outbox {
     }
 
     /// Whether it has ended.
-    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.state().close.is_some()
     }
 
     /// Frames that were dropped since this was asked last.
-    #[must_use]
     pub fn dropped(&self) -> u64 {
         std::mem::take(&mut self.state().dropped)
     }

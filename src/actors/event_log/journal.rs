@@ -68,7 +68,6 @@ impl Journal {
     }
 
     /// The trail that it keeps.
-    #[must_use]
     pub fn trail(&self) -> &Trail {
         &self.0.trail
     }

@@ -141,7 +141,6 @@ impl Trail {
     }
 
     /// The last stored number, and the first `limit` entries that wait after it.
-    #[must_use]
     pub fn unstored(&self, limit: usize) -> (u64, Vec<Arc<Recorded>>) {
         let kept = self.kept();
         let from = kept.entries.partition_point(|it| it.seq <= kept.stored);
@@ -149,13 +148,11 @@ impl Trail {
     }
 
     /// The last number.
-    #[must_use]
     pub fn last(&self) -> u64 {
         self.kept().last
     }
 
     /// Entries that wait to be stored.
-    #[must_use]
     pub fn waiting(&self) -> usize {
         self.kept().waiting()
     }
@@ -168,13 +165,11 @@ impl Trail {
     }
 
     /// The first number that is still in memory, or the next when none is.
-    #[must_use]
     pub fn first(&self) -> u64 {
         first(&self.kept())
     }
 
     /// What is asked for and still in memory.
-    #[must_use]
     pub fn read(&self, query: &Query) -> Page {
         page(&self.kept(), query)
     }

@@ -264,6 +264,13 @@ fn read(dialect: Dialect, line: &Bytes) -> Result<Frame, (Head, Malformed)> {
 /// The answer. Clients go by the status in its body, and know 200, 204, 403, 410 and 500 there: 403 ends a try, 500
 /// has them try again later, and another one in the answer to a poll stops them for good.
 pub(in crate::internals::gateway) fn answer(poll: &Poll) -> Response {
+    let of_session = |code: u16, token: &str, messages: &[String]| {
+        let mut body = json!({ "status": code, "messages": messages });
+        if !token.is_empty() {
+            body["token"] = token.into();
+        }
+        (StatusCode::OK, body)
+    };
     let (status, body) = match poll {
         Poll::Refused(cause) => {
             let (usual, posted) = (cause.status(), [Cause::BodyStalled, Cause::BodyTooLong]);
@@ -283,18 +290,9 @@ pub(in crate::internals::gateway) fn answer(poll: &Poll) -> Response {
             }
             (status, body)
         }
-        Poll::Gone(token) if token.is_empty() => {
-            (StatusCode::OK, json!({ "status": 410, "messages": [] }))
-        }
-        Poll::Gone(token) => {
-            (StatusCode::OK, json!({ "status": 410, "token": token, "messages": [] }))
-        }
-        Poll::Messages(token, messages) => {
-            (StatusCode::OK, json!({ "status": 200, "token": token, "messages": messages }))
-        }
-        Poll::Nothing(token) => {
-            (StatusCode::OK, json!({ "status": 204, "token": token, "messages": [] }))
-        }
+        Poll::Gone(token) => of_session(410, token, &[]),
+        Poll::Messages(token, messages) => of_session(200, token, messages),
+        Poll::Nothing(token) => of_session(204, token, &[]),
         Poll::Taken => (StatusCode::OK, json!({ "status": 200 })),
     };
     let mut answer = (status, body.to_string()).into_response();

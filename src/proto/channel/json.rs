@@ -43,7 +43,6 @@ impl Json {
     }
 
     /// Whether it is an object.
-    #[must_use]
     pub(crate) fn is_object(&self) -> bool {
         self.0.trim_ascii_start().starts_with(b"{")
     }
@@ -62,7 +61,6 @@ impl Json {
     }
 
     /// An object without the members of this name, which is ASCII. What is no object stays as it is.
-    #[must_use]
     pub(crate) fn without(&self, name: &str) -> Self {
         if !self.is_object() || members(&self.0).all(|member| !is_named(member, name)) {
             return self.clone();

@@ -40,7 +40,6 @@ pub struct Traces {
 
 impl Evidence {
     /// What is broken; `None` when it cannot be told.
-    #[must_use]
     pub fn broken(&self) -> Option<Broken> {
         let Traces { unacknowledged, segments, beacon } = self.traces;
         let beacon = beacon.is_some_and(|age| age + CLEARLY < self.silence);

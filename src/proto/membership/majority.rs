@@ -25,7 +25,6 @@ pub struct Majority {
 
 impl Majority {
     /// What a node with these peers sees.
-    #[must_use]
     pub(crate) fn of<'a>(peers: impl Iterator<Item = &'a PeerView>) -> Self {
         let members = peers.filter(|peer| peer.reason != Some(Reason::Left));
         let (here, missing): (Vec<_>, Vec<_>) =

@@ -16,7 +16,6 @@ const ADDRESSES: usize = 8;
 const HURRY: Duration = Duration::from_secs(1);
 
 /// True for an address that can be dialed: a real host and port.
-#[must_use]
 pub fn usable(address: SocketAddr) -> bool {
     let ip = address.ip().to_canonical();
     let no_host = ip.is_unspecified() || ip.is_multicast() || ip == Ipv4Addr::BROADCAST;

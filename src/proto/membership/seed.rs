@@ -45,7 +45,6 @@ impl Membership {
     }
 
     /// How joining goes.
-    #[must_use]
     pub fn joining(&self) -> JoinView {
         let seeds = self.seeds.iter().map(|(address, seed)| seed.view(*address)).collect();
         JoinView { seeds, namesake: self.namesake.address() }

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use strum::IntoStaticStr;
+
 use crate::proto::backoff;
 use crate::proto::event::{Event, Source};
 use crate::proto::frame::Parting;
@@ -50,7 +52,8 @@ pub enum AttemptId {
 }
 
 /// Why an attempt ended before it became a link.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Failure {
     /// Nobody listens there.
     Refused,
@@ -72,18 +75,8 @@ pub enum Failure {
 
 impl Failure {
     /// The failure as a metric label.
-    #[must_use]
     pub fn label(&self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Unreachable(_) => "unreachable",
-            Self::Rejected(_) => "rejected",
-            Self::OtherCluster(_) => "other_cluster",
-            Self::RefusedBy(refusal) => refusal.label(),
-            Self::Closed => "closed",
-            Self::Revoked(_) => "revoked",
-            Self::RefusedAsRevoked => "refused_as_revoked",
-        }
+        if let Self::RefusedBy(refusal) = self { refusal.label() } else { self.into() }
     }
 }
 

@@ -78,7 +78,6 @@ pub struct Entry {
 
 impl Entry {
     /// The meta as clients see it, with its `phx_ref` and `phx_ref_prev`, as JSON text.
-    #[must_use]
     pub fn shown(&self) -> String {
         let mut text = format!("{{\"phx_ref\":\"{}\"", self.reference);
         if let Some(previous) = self.previous {

@@ -42,7 +42,6 @@ pub struct Known {
 
 impl Known {
     /// A node that was just heard of.
-    #[must_use]
     pub(crate) fn new(name: NodeName, now: u64) -> Self {
         Self {
             name,
@@ -60,20 +59,17 @@ impl Known {
     }
 
     /// What it says of itself, as far as that is known.
-    #[must_use]
     pub fn profile(&self) -> Option<&Profile> {
         self.entry.as_ref().and_then(Entry::value)
     }
 
     /// Whether it has this specialization.
-    #[must_use]
     pub fn does(&self, specialization: &str) -> bool {
         let words = self.profile().map(Profile::specializations);
         words.is_some_and(|words| words.iter().any(|it| it.as_str() == specialization))
     }
 
     /// Whether it is forgotten.
-    #[must_use]
     pub fn is_forgotten(&self) -> bool {
         self.entry.as_ref().is_some_and(|entry| entry.gone_at().is_some())
     }

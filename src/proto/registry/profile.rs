@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::proto::codec;
+
 /// Specializations at most.
 pub(super) const MOST: usize = 32;
 /// Keys and values of the metadata, in bytes, at most.
@@ -47,23 +49,15 @@ fn word(text: &str) -> Result<(), ProfileError> {
 }
 
 /// What a node is good for, in one word: 1 to 64 of `A–Z a–z 0–9 . _ : / -`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Specialization(String);
+
+codec::as_text!(Specialization);
 
 impl Specialization {
     /// The word.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl TryFrom<String> for Specialization {
-    type Error = ProfileError;
-
-    fn try_from(text: String) -> Result<Self, ProfileError> {
-        word(&text).map(|()| Self(text))
     }
 }
 
@@ -71,13 +65,7 @@ impl FromStr for Specialization {
     type Err = ProfileError;
 
     fn from_str(text: &str) -> Result<Self, ProfileError> {
-        Self::try_from(text.to_owned())
-    }
-}
-
-impl From<Specialization> for String {
-    fn from(it: Specialization) -> Self {
-        it.0
+        word(text).map(|()| Self(text.to_owned()))
     }
 }
 
@@ -156,19 +144,16 @@ impl Profile {
     }
 
     /// What the node is good for.
-    #[must_use]
     pub fn specializations(&self) -> &BTreeSet<Specialization> {
         &self.specializations
     }
 
     /// What else it says.
-    #[must_use]
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
     /// When its life began by its own clock, in milliseconds since 1970.
-    #[must_use]
     pub fn started(&self) -> u64 {
         self.started
     }

@@ -42,14 +42,12 @@ pub struct Row<V> {
 
 impl<V> Row<V> {
     /// How late it is.
-    #[must_use]
     pub fn mark(&self) -> Mark {
         let Self { incarnation, version, .. } = *self;
         Mark { incarnation, version, gone: self.gone_at().is_some() }
     }
 
     /// What the origin states, unless this is a tombstone.
-    #[must_use]
     pub fn value(&self) -> Option<&V> {
         match &self.state {
             State::Live(value) => Some(value),
@@ -58,7 +56,6 @@ impl<V> Row<V> {
     }
 
     /// When the tombstone was made, if this is one.
-    #[must_use]
     pub fn gone_at(&self) -> Option<u64> {
         match &self.state {
             State::Live(_) => None,
