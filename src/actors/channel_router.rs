@@ -6,7 +6,7 @@
 //! - **Says** what clients say, as broadcasts on their topic; this node's presences to the other routers.
 //! - **After a restart**: knows no topic and nobody. Members of the topics before are told `phx_error`, and
 //!   join again; others' presences come back with their answers, within about a second.
-//! - **Never** waits for a client, and sees no message: those go from the door to a topic's task.
+//! - **Never** waits for a client, and sees no message: those go from the exchange to a topic's task.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;

@@ -51,7 +51,7 @@ pub struct Setup {
     pub admin: Weak<AdminSocket>,
     /// Has the links to judge.
     pub link: Link,
-    /// The door.
+    /// The bus inside the node.
     pub bus: Bus,
     /// Counters.
     pub metrics: Metrics,

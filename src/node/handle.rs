@@ -439,7 +439,7 @@ mod tests {
 
     /// How many values of another type a node has counted.
     fn refused(node: &NodeHandle) -> u64 {
-        counted(node.exchange().metrics(), "door_messages", "other_type")
+        counted(node.exchange().metrics(), "node_messages", "other_type")
     }
 
     async fn message(subscription: &mut Subscription) -> Message {

@@ -156,6 +156,11 @@ macro_rules! as_text {
                 text.parse().map_err(serde::de::Error::custom)
             }
         }
+
+        impl postcard_schema::Schema for $type {
+            const SCHEMA: &'static postcard_schema::schema::NamedType =
+                <String as postcard_schema::Schema>::SCHEMA;
+        }
     };
 }
 pub(crate) use as_text;

@@ -10,8 +10,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use postcard_schema::Schema;
-use postcard_schema::schema::NamedType;
 use serde::{Deserialize, Serialize};
 
 use crate::proto::codec;
@@ -40,10 +38,6 @@ pub struct NodeName {
 }
 
 codec::as_text!(NodeName);
-
-impl Schema for NodeName {
-    const SCHEMA: &'static NamedType = String::SCHEMA;
-}
 
 /// Why a text is not a node name. Nothing changed; whoever supplied the text must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

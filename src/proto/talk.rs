@@ -1,4 +1,4 @@
-//! What doors say to each other on the lanes *calls* and *bulk*: broadcasts, requests, replies, watches
+//! What nodes send each other on the lanes *calls* and *bulk*: broadcasts, requests, replies, watches
 //! and interest, as bytes.
 //!
 //! ```text

@@ -14,7 +14,7 @@ use crate::proto::node::NodeName;
 /// Longest topic, in bytes.
 pub(crate) const MAX_TOPIC: usize = 255;
 
-/// A topic of the door between nodes.
+/// A topic of broadcasts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic(Arc<str>);
 

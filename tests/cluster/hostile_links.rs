@@ -11,7 +11,7 @@ use xpando_node::internals::io::identity::{Identity, Validity};
 use xpando_node::internals::proto::frame::Lane;
 use xpando_node::internals::proto::hello::{Greeting, Hello, MAX_GREETING, Refusal};
 
-use crate::kit::stranger::{Door, Stranger, dial, hello, hung_up, ractor_name};
+use crate::kit::stranger::{LinkPort, Stranger, dial, hello, hung_up, ractor_name};
 use crate::kit::{Cluster, Node, linked, now, parsed, until};
 
 const REFUSED: &str = "xpando_connections_refused_total";
@@ -37,8 +37,8 @@ impl Scene {
         Self { a, c, rows, any, cluster }
     }
 
-    fn door(&self) -> Door<'_> {
-        Door { address: self.a.listen(), cluster: &self.any }
+    fn port(&self) -> LinkPort<'_> {
+        LinkPort { address: self.a.listen(), cluster: &self.any }
     }
 
     /// What `attack` does is counted as `kind` and logged with `message` and `fields`.
@@ -48,10 +48,10 @@ impl Scene {
         kind: &str,
         message: &str,
         fields: &[(&str, &str)],
-        attack: impl FnOnce(&Door<'_>),
+        attack: impl FnOnce(&LinkPort<'_>),
     ) {
         let before = self.a.counter(REFUSED, kind);
-        attack(&self.door());
+        attack(&self.port());
         self.a.counts(REFUSED, kind, before);
         self.a.logged(message, fields);
         self.undisturbed();
@@ -76,8 +76,8 @@ fn a_certificate_of_another_authority() {
     let scene = Scene::new();
     let foreign = scene.cluster.foreign_identity("b");
     let fields = [("cause", "untrusted")];
-    scene.refuses("untrusted", "connection refused", &fields, |door| {
-        Stranger::connect(door, Some(&foreign)).ends();
+    scene.refuses("untrusted", "connection refused", &fields, |port| {
+        Stranger::connect(port, Some(&foreign)).ends();
     });
     assert_eq!(scene.a.row("b"), Value::Null, "it is no peer");
 }
@@ -90,12 +90,12 @@ fn an_expired_certificate_and_one_of_tomorrow() {
         scene.cluster.identity_valid("b", Validity { not_before, not_after })
     };
     let expired = valid(now - HOUR / 2, now - HOUR / 4);
-    scene.refuses("expired", "connection refused", &[("cause", "expired")], |door| {
-        Stranger::connect(door, Some(&expired)).ends();
+    scene.refuses("expired", "connection refused", &[("cause", "expired")], |port| {
+        Stranger::connect(port, Some(&expired)).ends();
     });
     let early = valid(now + HOUR, now + 2 * HOUR);
-    scene.refuses("not_yet_valid", "connection refused", &[("cause", "not_yet_valid")], |door| {
-        Stranger::connect(door, Some(&early)).ends();
+    scene.refuses("not_yet_valid", "connection refused", &[("cause", "not_yet_valid")], |port| {
+        Stranger::connect(port, Some(&early)).ends();
     });
 }
 
@@ -103,16 +103,16 @@ fn an_expired_certificate_and_one_of_tomorrow() {
 fn no_client_certificate() {
     let scene = Scene::new();
     let fields = [("cause", "no_certificate")];
-    scene.refuses("no_certificate", "connection refused", &fields, |door| {
-        Stranger::connect(door, None).ends();
+    scene.refuses("no_certificate", "connection refused", &fields, |port| {
+        Stranger::connect(port, None).ends();
     });
 }
 
 #[test]
 fn tls_1_2() {
     let scene = Scene::new();
-    scene.refuses("version", "connection refused", &[("cause", "version")], |door| {
-        let mut stream = dial(door.address);
+    scene.refuses("version", "connection refused", &[("cause", "version")], |port| {
+        let mut stream = dial(port.address);
         stream.write_all(&client_hello_of_tls_1_2()).unwrap();
         hung_up(&mut stream);
     });
@@ -140,8 +140,8 @@ fn client_hello_of_tls_1_2() -> Vec<u8> {
 fn garbage_over_plain_tcp() {
     let scene = Scene::new();
     for words in ["GET / HTTP/1.1\r\nHost: a\r\n\r\n", "\u{0}\u{1}\u{2}\u{3}\u{4}\u{5}\u{6}\u{7}"] {
-        scene.refuses("garbage", "connection refused", &[("cause", "garbage")], |door| {
-            let mut stream = dial(door.address);
+        scene.refuses("garbage", "connection refused", &[("cause", "garbage")], |port| {
+            let mut stream = dial(port.address);
             stream.write_all(words.as_bytes()).unwrap();
             hung_up(&mut stream);
         });
@@ -154,8 +154,8 @@ fn the_hello_claims_another_name_than_the_certificate() {
     let b = scene.cluster.identity("b");
     for claimed in ["a", "c", "x"] {
         let fields = [("cause", "name"), ("detail", "b@127.0.0.1")];
-        scene.refuses("name", "connection refused", &fields, |door| {
-            let mut stranger = Stranger::connect(door, Some(&b));
+        scene.refuses("name", "connection refused", &fields, |port| {
+            let mut stranger = Stranger::connect(port, Some(&b));
             let name = parsed(claimed);
             stranger.say(&Greeting::Hello(Hello { name, ..hello(&b) }));
             assert_eq!(stranger.hear().unwrap(), Greeting::Refuse(Refusal::Name), "it is told why");
@@ -170,8 +170,8 @@ fn the_hello_claims_another_cluster() {
     let scene = Scene::new();
     let b = scene.cluster.identity("b");
     let elsewhere = scene.cluster.foreign_identity("b").cluster();
-    scene.refuses("cluster", "connection refused", &[("cause", "cluster")], |door| {
-        let mut stranger = Stranger::connect(door, Some(&b));
+    scene.refuses("cluster", "connection refused", &[("cause", "cluster")], |port| {
+        let mut stranger = Stranger::connect(port, Some(&b));
         stranger.say(&Greeting::Hello(Hello { cluster: elsewhere, ..hello(&b) }));
         assert_eq!(stranger.hear().unwrap(), Greeting::Refuse(Refusal::Cluster));
         stranger.ends();
@@ -186,8 +186,8 @@ fn ractor_s_handshake_claims_another_name_than_the_certificate() {
         let claimed = parsed(claimed);
         let words = format!("claims the name \"{claimed}\"");
         let fields = [("peer", "b@127.0.0.1"), ("fault", words.as_str())];
-        scene.refuses("protocol", "link cut", &fields, |door| {
-            let mut stranger = Stranger::link(door, &b);
+        scene.refuses("protocol", "link cut", &fields, |port| {
+            let mut stranger = Stranger::link(port, &b);
             stranger.piece(Lane::Ractor, &ractor_name(claimed.as_str()));
             stranger.ends();
         });
@@ -204,8 +204,8 @@ fn ractor_s_handshake_lies_in_small_pieces() {
         "protocol",
         "link cut",
         &[("fault", "claims the name \"c@127.0.0.1\"")],
-        |door| {
-            let mut stranger = Stranger::link(door, &b);
+        |port| {
+            let mut stranger = Stranger::link(port, &b);
             for byte in ractor_name(parsed("c").as_str()) {
                 stranger.piece(Lane::Ractor, &[byte]);
             }
@@ -220,8 +220,8 @@ fn a_hello_larger_than_its_cap() {
     let b = scene.cluster.identity("b");
     let words = format!("at most {MAX_GREETING} are allowed");
     let fields = [("cause", "hello"), ("detail", words.as_str())];
-    scene.refuses("hello", "connection refused", &fields, |door| {
-        let mut stranger = Stranger::connect(door, Some(&b));
+    scene.refuses("hello", "connection refused", &fields, |port| {
+        let mut stranger = Stranger::connect(port, Some(&b));
         stranger.send(&u16::MAX.to_be_bytes());
         stranger.ends();
     });
@@ -233,14 +233,14 @@ fn a_hello_that_is_none() {
     let b = scene.cluster.identity("b");
     for body in [[1_u8, 0xff, 0xff, 0xff], [9, 0, 0, 0]] {
         let fields = [("cause", "hello"), ("detail", "bad hello")];
-        scene.refuses("hello", "connection refused", &fields, |door| {
-            let mut stranger = Stranger::connect(door, Some(&b));
+        scene.refuses("hello", "connection refused", &fields, |port| {
+            let mut stranger = Stranger::connect(port, Some(&b));
             stranger.send(&[[0, 4].as_slice(), &body].concat());
             stranger.ends();
         });
     }
-    scene.refuses("unexpected", "connection refused", &[("cause", "unexpected")], |door| {
-        let mut stranger = Stranger::connect(door, Some(&b));
+    scene.refuses("unexpected", "connection refused", &[("cause", "unexpected")], |port| {
+        let mut stranger = Stranger::connect(port, Some(&b));
         stranger.say(&Greeting::Confirm);
         assert_eq!(stranger.hear().unwrap(), Greeting::Refuse(Refusal::Unexpected));
         stranger.ends();
@@ -253,8 +253,8 @@ fn a_ractor_frame_over_4_kib_before_authentication() {
     let b = scene.cluster.identity("b");
     for length in [4 * 1024 + 1, u64::MAX] {
         let words = format!("a handshake frame of {length} bytes");
-        scene.refuses("protocol", "link cut", &[("fault", &words)], |door| {
-            let mut stranger = Stranger::link(door, &b);
+        scene.refuses("protocol", "link cut", &[("fault", &words)], |port| {
+            let mut stranger = Stranger::link(port, &b);
             stranger.piece(Lane::Ractor, &length.to_be_bytes());
             stranger.ends();
         });
@@ -273,20 +273,20 @@ fn a_lane_that_does_not_exist_and_pieces_of_no_and_too_much_length() {
         ([4, 0, 0, 9], "a malformed piece"),
         ([0, 0, 1, 1], "control message"),
     ] {
-        scene.refuses("protocol", "link cut", &[("fault", words)], |door| {
-            let mut stranger = Stranger::link(door, &b);
+        scene.refuses("protocol", "link cut", &[("fault", words)], |port| {
+            let mut stranger = Stranger::link(port, &b);
             stranger.send(&[header.as_slice(), &[0xff; 257]].concat());
             stranger.ends();
         });
     }
 }
 
-/// What a peer says at the door is judged there: it costs nobody a link.
+/// What a peer sends to other actors is judged there: it costs nobody a link.
 #[test]
 fn nonsense_on_the_door_lane_is_counted() {
     let scene = Scene::new();
     let b = scene.cluster.identity("b");
-    let mut stranger = Stranger::link(&scene.door(), &b);
+    let mut stranger = Stranger::link(&scene.port(), &b);
     // One whole message of 100 bytes.
     stranger.piece(Lane::Door, &[&[0, 100][..], &[0xff; 100]].concat());
     scene.a.counts("xpando_node_messages_total", "malformed", 0);
@@ -299,8 +299,8 @@ fn silence_after_the_certificate() {
     let scene = Scene::new();
     let b = scene.cluster.identity("b");
     let fields = [("cause", "silent"), ("detail", "no hello within the deadline")];
-    scene.refuses("silent", "connection refused", &fields, |door| {
-        Stranger::connect(door, Some(&b)).ends();
+    scene.refuses("silent", "connection refused", &fields, |port| {
+        Stranger::connect(port, Some(&b)).ends();
     });
 }
 

@@ -16,7 +16,7 @@ use xpando_node::internals::proto::node::Incarnation;
 use super::PATIENCE;
 
 /// Where a stranger goes, and what it knows of the cluster there: its public certificate.
-pub(crate) struct Door<'a> {
+pub(crate) struct LinkPort<'a> {
     pub(crate) address: SocketAddr,
     /// Any identity of that cluster.
     pub(crate) cluster: &'a Identity,
@@ -29,10 +29,10 @@ pub(crate) struct Stranger {
 
 impl Stranger {
     /// Shakes hands under `identity`, or without a certificate. In TLS 1.3 the node judges it later.
-    pub(crate) fn connect(door: &Door<'_>, identity: Option<&Identity>) -> Self {
+    pub(crate) fn connect(port: &LinkPort<'_>, identity: Option<&Identity>) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
-        roots.add(door.cluster.authority_certificate().clone()).unwrap();
+        roots.add(port.cluster.authority_certificate().clone()).unwrap();
         let config = ClientConfig::builder_with_provider(provider);
         let config = config.with_protocol_versions(&[&TLS13]).unwrap();
         let config = config.with_root_certificates(roots);
@@ -43,9 +43,9 @@ impl Stranger {
             None => config.with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"xpando/1".to_vec()];
-        let name = ServerName::try_from(server_name(door.cluster.cluster())).unwrap();
+        let name = ServerName::try_from(server_name(port.cluster.cluster())).unwrap();
         let session = ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut stream = StreamOwned::new(session, dial(door.address));
+        let mut stream = StreamOwned::new(session, dial(port.address));
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock).unwrap();
         }
@@ -53,8 +53,8 @@ impl Stranger {
     }
 
     /// Connects and introduces itself truthfully, up to the point where ractor's bytes begin.
-    pub(crate) fn link(door: &Door<'_>, identity: &Identity) -> Self {
-        let mut stranger = Self::connect(door, Some(identity));
+    pub(crate) fn link(port: &LinkPort<'_>, identity: &Identity) -> Self {
+        let mut stranger = Self::connect(port, Some(identity));
         stranger.say(&Greeting::Hello(hello(identity)));
         let answer = stranger.hear().unwrap();
         assert!(matches!(answer, Greeting::Welcome(_)), "{answer:?}");

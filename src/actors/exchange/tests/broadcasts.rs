@@ -1,4 +1,4 @@
-//! Broadcasts between doors: who gets them, how often, in which order, and what travels at all.
+//! Broadcasts between nodes: who gets them, how often, in which order, and what travels at all.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,9 @@ use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn a_broadcast_reaches_exact_and_prefix_subscribers_everywhere_once_in_order() {
-    let (a, b, c) = (door(A), door(B), door(C));
-    let subscribe = |door: &Exchange, text: &str| door.subscribe(pattern(text)).expect("few");
+    let (a, b, c) = (exchange(A), exchange(B), exchange(C));
+    let subscribe =
+        |exchange: &Exchange, text: &str| exchange.subscribe(pattern(text)).expect("few");
     let here = subscribe(&a, "room:1");
     let (exact, below) = (subscribe(&b, "room:1"), subscribe(&b, "room:*"));
     let mut other = subscribe(&b, "room:10");
@@ -33,7 +34,7 @@ async fn a_broadcast_reaches_exact_and_prefix_subscribers_everywhere_once_in_ord
 
 #[tokio::test(start_paused = true)]
 async fn topics_that_alternate_keep_their_names_and_their_order() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let mut all = b.subscribe(pattern("*")).expect("few");
     let _cable = Cable::plug(&a, &b).await;
     let name_of = |number: u32| topic(&format!("t:{}", number / 3 % 5));
@@ -49,7 +50,7 @@ async fn topics_that_alternate_keep_their_names_and_their_order() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_travels_to_a_node_without_a_subscriber() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let mut room = b.subscribe(topic("room:1")).expect("few");
     let cable = Cable::plug(&a, &b).await;
     let before = cable.carried();
@@ -73,7 +74,7 @@ async fn nothing_travels_to_a_node_without_a_subscriber() {
 
 #[tokio::test(start_paused = true)]
 async fn a_publisher_can_be_left_out_of_its_own_broadcast() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let [mut one, mut two] = [(); 2].map(|()| a.subscribe(topic("t")).expect("few"));
     let mut far = b.subscribe(topic("t")).expect("few");
     let _cable = Cable::plug(&a, &b).await;
@@ -91,8 +92,8 @@ async fn a_publisher_can_be_left_out_of_its_own_broadcast() {
 
 #[tokio::test(start_paused = true)]
 async fn a_direct_broadcast_reaches_one_node_alone() {
-    let ((a, b, c), t) = ((door(A), door(B), node(C)), topic("t"));
-    let [mut at_a, mut at_b] = [&a, &b].map(|door| door.subscribe(t.clone()).expect("few"));
+    let ((a, b, c), t) = ((exchange(A), exchange(B), node(C)), topic("t"));
+    let [mut at_a, mut at_b] = [&a, &b].map(|exchange| exchange.subscribe(t.clone()).expect("few"));
     let (_ab, _ac) = (Cable::plug(&a, &b).await, Cable::plug(&a, &c.0).await);
     assert_eq!(a.publish_to(&name(B), &t, "b").await, Ok(()));
     assert_eq!(a.try_publish_to(&name(A), &t, "a"), Ok(()));
@@ -108,7 +109,7 @@ async fn a_direct_broadcast_reaches_one_node_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn long_payloads_arrive_whole_and_in_their_place() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let mut heard = b.subscribe(topic("t")).expect("few");
     let _cable = Cable::plug(&a, &b).await;
     let lengths = [10, 64 << 10, 8 << 10, 1 << 20, 10, (64 << 10) - 7, 15 << 20, 0, 9000];
@@ -128,7 +129,7 @@ async fn long_payloads_arrive_whole_and_in_their_place() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_too_long_is_refused_and_the_longest_is_not() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let mut heard = b.subscribe(topic("t")).expect("few");
     let cable = Cable::plug(&a, &b).await;
     let (before, t) = (cable.carried(), topic("t"));
@@ -154,7 +155,7 @@ async fn what_is_too_long_is_refused_and_the_longest_is_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_link_brings_the_interest_as_it_is_by_then() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let peers = |a: &Exchange, text: &str| a.topics.route(&topic(text)).peers.len();
     let (_stays, goes) = (b.subscribe(topic("stays")), b.subscribe(topic("goes")));
     let cable = Cable::plug(&a, &b).await;
@@ -182,7 +183,7 @@ async fn a_new_link_brings_the_interest_as_it_is_by_then() {
 
 #[tokio::test(start_paused = true)]
 async fn storms_of_subscriptions_leave_both_sides_agreeing() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let cable = Cable::plug(&a, &b).await;
     let mut kept: BTreeMap<usize, Subscription> = BTreeMap::new();
     let mut which = 1_usize;
@@ -216,7 +217,7 @@ async fn storms_of_subscriptions_leave_both_sides_agreeing() {
 
 #[tokio::test(start_paused = true)]
 async fn topics_that_come_and_go_while_a_peer_does_not_read_leave_no_news() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let cable = Cable::plug(&a, &b).await;
     let told = a.subscribe(topic("told")).expect("few");
     settled().await;

@@ -47,10 +47,10 @@ fn a_client_of_a_channel_gets_the_reason_or_the_response_of_a_refusal() {
 }
 
 /// Serves `work`: echoes, refuses, panics, or never answers, as it is told.
-fn work(door: &Exchange) -> (Serving, Arc<AtomicUsize>) {
+fn work(exchange: &Exchange) -> (Serving, Arc<AtomicUsize>) {
     let running = Arc::new(AtomicUsize::new(0));
     let count = running.clone();
-    let serving = door.serve(offer("work"), move |request: Request| {
+    let serving = exchange.serve(offer("work"), move |request: Request| {
         let alive = Alive::new(&count);
         async move {
             let _alive = alive;
@@ -72,7 +72,7 @@ fn work(door: &Exchange) -> (Serving, Arc<AtomicUsize>) {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_brings_the_reply_or_says_what_became_of_it() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let (_serving, running) = work(&b);
     let _cable = Cable::plug(&a, &b).await;
     let call = async |payload: &'static str| a.call(&to("work@b@127.0.0.1"), payload, LONG).await;
@@ -103,7 +103,7 @@ async fn a_call_brings_the_reply_or_says_what_became_of_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_within_a_node_ends_in_the_same_ways() {
-    let a = door(A);
+    let a = exchange(A);
     let (serving, running) = work(&a);
     let call = async |payload: &'static str| a.call(&to("work"), payload, LONG).await;
     assert_eq!(call("hi").await, Ok("hi".into()));
@@ -123,7 +123,7 @@ async fn a_call_within_a_node_ends_in_the_same_ways() {
 
 #[tokio::test(start_paused = true)]
 async fn the_end_of_a_link_leaves_the_outcome_unknown() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let (_serving, running) = work(&b);
     let cable = Cable::plug(&a, &b).await;
     let caller = a.clone();
@@ -140,7 +140,7 @@ async fn the_end_of_a_link_leaves_the_outcome_unknown() {
 
 #[tokio::test(start_paused = true)]
 async fn more_than_a_name_can_take_is_refused_undone() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let (_serving, running) = work(&b);
     let _cable = Cable::plug(&a, &b).await;
     let calls: Vec<_> = (0..1100)
@@ -165,7 +165,7 @@ async fn more_than_a_name_can_take_is_refused_undone() {
 
 #[tokio::test(start_paused = true)]
 async fn of_one_peer_only_so_many_bytes_of_requests_are_under_way() {
-    let (a, (b, metrics)) = (door(A), node(B));
+    let (a, (b, metrics)) = (exchange(A), node(B));
     let running = Arc::new(AtomicUsize::new(0));
     let count = running.clone();
     let _serving = b.serve(offer("hold"), move |request: Request| {
@@ -194,7 +194,7 @@ async fn of_one_peer_only_so_many_bytes_of_requests_are_under_way() {
 
 #[tokio::test(start_paused = true)]
 async fn sixty_four_at_once_each_get_their_own_reply() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let _serving = b.serve(offer("later"), |request: Request| async move {
         let turn = u64::from(request.payload[3] % 7);
         tokio::time::sleep(Duration::from_millis(turn)).await;
@@ -218,7 +218,7 @@ async fn sixty_four_at_once_each_get_their_own_reply() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_overtakes_a_bulk_transfer() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let mut heard = b.subscribe(topic("t")).expect("few");
     let (_serving, _) = work(&b);
     let _cable = Cable::plug(&a, &b).await;
@@ -230,10 +230,10 @@ async fn a_call_overtakes_a_bulk_transfer() {
 
 #[tokio::test(start_paused = true)]
 async fn without_a_node_calls_go_around_and_lookup_knows_the_nearest() {
-    let (a, b, c) = (door(A), door(B), door(C));
-    let me = |door: &Exchange| {
-        let me = door.name().to_string();
-        door.serve(offer("who"), move |_| std::future::ready(Ok(me.clone().into())))
+    let (a, b, c) = (exchange(A), exchange(B), exchange(C));
+    let me = |exchange: &Exchange| {
+        let me = exchange.name().to_string();
+        exchange.serve(offer("who"), move |_| std::future::ready(Ok(me.clone().into())))
     };
     let (_b, _c) = (me(&b).expect("free"), me(&c).expect("free"));
     let (ab, _ac) = (Cable::plug(&a, &b).await, Cable::plug(&a, &c).await);
@@ -259,12 +259,12 @@ async fn without_a_node_calls_go_around_and_lookup_knows_the_nearest() {
 
 #[tokio::test(start_paused = true)]
 async fn two_names_that_are_called_by_turns_both_go_around() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     for text in ["one", "two"] {
-        for door in [&a, &b] {
-            let me = door.name().to_string();
+        for exchange in [&a, &b] {
+            let me = exchange.name().to_string();
             let serve = move |_| std::future::ready(Ok(Bytes::from(me.clone())));
-            std::mem::forget(door.serve(offer(text), serve).expect("free"));
+            std::mem::forget(exchange.serve(offer(text), serve).expect("free"));
         }
     }
     let _cable = Cable::plug(&a, &b).await;
@@ -279,7 +279,7 @@ async fn two_names_that_are_called_by_turns_both_go_around() {
 
 #[tokio::test(start_paused = true)]
 async fn the_round_trip_of_the_beats_is_that_of_the_lookup() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let cable = Cable::plug(&a, &b).await;
     let outlet = a.topics.peer(&name(B)).expect("linked");
     assert_eq!(outlet.rtt(), u64::MAX);
@@ -290,7 +290,7 @@ async fn the_round_trip_of_the_beats_is_that_of_the_lookup() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_tells_once_why_a_name_is_gone() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let cable = Cable::plug(&a, &b).await;
     let (stops, _) = work(&b);
     let watch = |text: &str| a.watch(&offer(text), &name(B)).expect("linked");
@@ -327,7 +327,7 @@ async fn a_watch_tells_once_why_a_name_is_gone() {
 
 #[tokio::test(start_paused = true)]
 async fn the_end_of_a_name_comes_behind_all_that_its_node_said_before() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let mut heard = a.subscribe(topic("t")).expect("few");
     let (serving, _) = work(&b);
     let _cable = Cable::plug(&b, &a).await;
@@ -344,7 +344,7 @@ async fn the_end_of_a_name_comes_behind_all_that_its_node_said_before() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_is_dropped_is_forgotten_at_the_other_side() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let (_serving, _) = work(&b);
     let _cable = Cable::plug(&a, &b).await;
     let watches: Vec<_> =
@@ -371,7 +371,7 @@ async fn a_watch_that_is_dropped_is_forgotten_at_the_other_side() {
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_asks_and_never_reads_costs_a_bounded_number_of_answers() {
-    let b = door(B);
+    let b = exchange(B);
     let running = Arc::new(AtomicUsize::new(0));
     let (count, reply) = (running.clone(), Bytes::from(vec![1; 100_000]));
     let _serving = b.serve(offer("big"), move |_| {

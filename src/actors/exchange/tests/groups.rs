@@ -40,7 +40,7 @@ async fn an_actor_refuses_messages_of_another_type() {
     a.join_group(&group("numbers"), &passing);
     let [other] = &a.group::<u64>(&group("numbers"))[..] else { panic!("one member") };
     assert_eq!(other.cast(7), Err(SendError::OtherType("u32".to_owned())));
-    assert_eq!(counted(&metrics, "door_messages", "other_type"), 1);
+    assert_eq!(counted(&metrics, "node_messages", "other_type"), 1);
     let [own] = &a.group::<u32>(&group("numbers"))[..] else { panic!("one member") };
     own.cast(8).expect("its own type");
     assert_eq!(tokio::time::timeout(PATIENCE, got.recv()).await.expect("in time"), Some(8));

@@ -11,7 +11,7 @@ const WORDS: &str = "malformed words";
 
 /// Says these pieces to a node that has another, sound link; both are served as before afterwards.
 async fn charged(pieces: &[(Lane, Vec<u8>)], why: &str) {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let mut heard = b.subscribe(topic("t")).expect("few");
     let cable = Cable::plug(&a, &b).await;
     let mut raw = Raw::plug(&b, C, 1 << 20).await;
@@ -134,7 +134,7 @@ async fn words_that_are_none() {
 
 #[tokio::test(start_paused = true)]
 async fn what_comes_before_bad_words_counts_and_what_follows_does_not() {
-    let b = door(B);
+    let b = exchange(B);
     let mut heard = b.subscribe(topic("t")).expect("few");
     let mut raw = Raw::plug(&b, C, 1 << 20).await;
     raw.say(Lane::Bulk, &whole(&broadcast("t", b"one"))).await;
@@ -154,7 +154,7 @@ async fn credit_that_was_never_used() {
     charged(&[credit(1)], "credit never used").await;
     charged(&[credit(u32::MAX)], "credit never used").await;
     // Of what was used it may return just as much.
-    let b = door(B);
+    let b = exchange(B);
     let mut raw = Raw::plug(&b, C, 1 << 20).await;
     b.try_publish_to(&name(C), &topic("t"), vec![0; 100]).expect("room");
     let (lane, piece) = raw.hear().await.expect("sent");
@@ -169,7 +169,7 @@ async fn credit_that_was_never_used() {
 
 #[tokio::test(start_paused = true)]
 async fn bulk_beyond_its_credit() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let mut stuck = b.subscribe(topic("t")).expect("few");
     let cable = Cable::plug(&a, &b).await;
     let mut raw = Raw::plug(&b, C, 1 << 20).await;
@@ -199,7 +199,7 @@ async fn half_a_long_message() {
 
 #[tokio::test(start_paused = true)]
 async fn half_a_long_message_is_found_although_the_peer_says_other_things() {
-    let b = door(B);
+    let b = exchange(B);
     let mut raw = Raw::plug(&b, C, 1 << 20).await;
     raw.say(Lane::Bulk, &first(100, b"half")).await;
     let ping = Control::Ping(1).encode().expect("encodes");
@@ -214,7 +214,7 @@ async fn half_a_long_message_is_found_although_the_peer_says_other_things() {
 
 #[tokio::test(start_paused = true)]
 async fn a_long_message_that_is_slow_but_goes_on_is_no_fault() {
-    let b = door(B);
+    let b = exchange(B);
     let mut heard = b.subscribe(topic("t")).expect("few");
     let mut raw = Raw::plug(&b, C, 1 << 20).await;
     let long = broadcast("t", &[9; 7]);
@@ -229,7 +229,7 @@ async fn a_long_message_that_is_slow_but_goes_on_is_no_fault() {
 
 #[tokio::test(start_paused = true)]
 async fn one_number_watches_once() {
-    let b = door(B);
+    let b = exchange(B);
     let _serving = b.serve("work".parse().expect("valid"), |r| async move { Ok(r.payload) });
     let mut raw = Raw::plug(&b, C, 1 << 20).await;
     let mut word = Vec::new();

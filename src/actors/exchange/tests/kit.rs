@@ -1,4 +1,4 @@
-//! Doors of several nodes in one process, and cables between them that a test can watch, stop and cut.
+//! Exchanges of several nodes in one process, and cables between them that a test can watch, stop and cut.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,13 +18,13 @@ pub(super) const C: &str = "c@127.0.0.1";
 /// What a stream between two links holds.
 const PIPE: usize = 64 * 1024;
 
-/// The door of a node.
+/// The exchange of a node.
 pub(super) fn node(me: &str) -> (Exchange, Metrics) {
     let metrics = Metrics::default();
     (Exchange::new(name(me), &metrics), metrics)
 }
 
-pub(super) fn door(me: &str) -> Exchange {
+pub(super) fn exchange(me: &str) -> Exchange {
     node(me).0
 }
 
@@ -79,14 +79,14 @@ async fn carry(
     to.shutdown().await.unwrap_or(()); // the other end may have gone
 }
 
-/// A link between two doors.
+/// A link between two nodes.
 pub(super) struct Cable {
     pub(super) ends: [End; 2],
     ways: [Way; 2],
 }
 
 impl Cable {
-    /// Links two doors; returns when each knows what the other wants.
+    /// Links two nodes; returns when each knows what the other wants.
     pub(super) async fn plug(a: &Exchange, b: &Exchange) -> Self {
         let ((a_end, to_a), (b_end, to_b)) = (duplex(PIPE), duplex(PIPE));
         let ((a_reads, a_writes), (b_reads, b_writes)) = (split(to_a), split(to_b));
@@ -99,12 +99,12 @@ impl Cable {
         Self { ends, ways }
     }
 
-    /// Bytes that went from the first door to the second.
+    /// Bytes that went from the first node to the second.
     pub(super) fn carried(&self) -> usize {
         self.ways[0].carried.load(Ordering::Relaxed)
     }
 
-    /// Whether what the first door says reaches the second; what it says meanwhile is not read.
+    /// Whether what the first node says reaches the second; what it says meanwhile is not read.
     pub(super) fn open(&self, open: bool) {
         self.ways[0].open.send_replace(open);
     }
@@ -129,7 +129,7 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    /// Links with a door under this name.
+    /// Links with a node under this name.
     pub(super) async fn plug(exchange: &Exchange, me: &str, buffer: usize) -> Self {
         let (ours, stream) = duplex(buffer);
         let end = End::start(ours, &Bus::new(exchange), name(me));

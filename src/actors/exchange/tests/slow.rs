@@ -22,7 +22,7 @@ fn eager(mut subscription: Subscription, count: usize) -> tokio::task::JoinHandl
 #[tokio::test(start_paused = true)]
 async fn a_stuck_subscriber_loses_the_oldest_and_is_told_how_many_and_nobody_else_loses_any() {
     const COUNT: u32 = 3000;
-    let (a, (b, metrics)) = (door(A), node(B));
+    let (a, (b, metrics)) = (exchange(A), node(B));
     let mut stuck = b.subscribe(topic("t")).expect("few");
     let live = eager(b.subscribe(topic("t")).expect("few"), COUNT as usize);
     let _cable = Cable::plug(&a, &b).await;
@@ -42,7 +42,7 @@ async fn a_stuck_subscriber_loses_the_oldest_and_is_told_how_many_and_nobody_els
 
 #[tokio::test(start_paused = true)]
 async fn a_stuck_subscriber_holds_up_no_bulk_although_the_link_is_never_silent() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let _stuck = b.subscribe(topic("t")).expect("few");
     let count = 4 * WINDOW / (16 * 1024);
     let live = eager(b.subscribe(topic("t")).expect("few"), count);
@@ -69,7 +69,7 @@ async fn a_stuck_subscriber_holds_up_no_bulk_although_the_link_is_never_silent()
 
 #[tokio::test(start_paused = true)]
 async fn who_would_rather_be_disconnected_gets_what_waits_and_then_the_end() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let mut stuck = b.subscribe_with(topic("t"), OverflowPolicy::Disconnect).expect("few");
     let live = eager(b.subscribe(topic("t")).expect("few"), 1000);
     let _cable = Cable::plug(&a, &b).await;
@@ -86,7 +86,7 @@ async fn who_would_rather_be_disconnected_gets_what_waits_and_then_the_end() {
 
 /// A subscriber that takes 128 KiB a millisecond from a sender without a limit.
 async fn everything_at_half_speed(count: u32, length: usize) {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let mut slow = b.subscribe(topic("t")).expect("few");
     let _cable = Cable::plug(&a, &b).await;
     let sending = tokio::spawn(async move {
@@ -126,7 +126,7 @@ async fn likewise_with_long_messages() {
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_does_not_read_is_missed_and_what_was_taken_arrives_when_it_does() {
     const LENGTH: usize = 10_000;
-    let ((a, metrics), b) = (node(A), door(B));
+    let ((a, metrics), b) = (node(A), exchange(B));
     let mut heard = b.subscribe(topic("t")).expect("few");
     let cable = Cable::plug(&a, &b).await;
     cable.open(false);
@@ -160,7 +160,7 @@ async fn a_peer_that_does_not_read_is_missed_and_what_was_taken_arrives_when_it_
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_room_learns_that_the_link_is_gone() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let _heard = b.subscribe(topic("t")).expect("few");
     let cable = Cable::plug(&a, &b).await;
     cable.open(false);
@@ -181,7 +181,7 @@ async fn who_waits_for_room_learns_that_the_link_is_gone() {
 
 #[tokio::test(start_paused = true)]
 async fn many_who_wait_for_room_all_get_it() {
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let mut heard = b.subscribe(topic("t")).expect("few");
     let cable = Cable::plug(&a, &b).await;
     cable.open(false);
@@ -206,7 +206,7 @@ async fn many_who_wait_for_room_all_get_it() {
 #[tokio::test(start_paused = true)]
 async fn what_was_flushed_comes_before_the_goodbye() {
     const COUNT: u32 = 1500;
-    let (a, b) = (door(A), door(B));
+    let (a, b) = (exchange(A), exchange(B));
     let mut heard = b.subscribe(topic("t")).expect("few");
     let mut cable = Cable::plug(&a, &b).await;
     cable.open(false);
