@@ -40,10 +40,4 @@ pub mod topic;
 pub mod topology;
 
 #[cfg(test)]
-pub(crate) mod tests {
-    /// A point in time for machines under test to count from.
-    #[expect(clippy::disallowed_methods, reason = "the one place where proto's tests get a start")]
-    pub(crate) fn start() -> std::time::Instant {
-        std::time::Instant::now()
-    }
-}
+pub(crate) mod tests;

@@ -255,18 +255,20 @@ impl Inside {
     }
 
     fn looked(&self, found: List) {
+        let Setup { metrics, bus, identity, link, .. } = &self.setup;
         match found {
             Ok(None) => {}
             Ok(Some(certificates)) => {
-                self.setup.metrics.count(Count::Revocations, "loaded");
-                let own = self.setup.identity.is_revoked();
-                self.setup.bus.announce(Event::CertificatesRevoked { certificates, own });
-                self.setup.link.judge();
+                metrics.count(Count::Revocations, "loaded");
+                bus.announce(Event::CertificatesRevoked {
+                    certificates,
+                    own: identity.is_revoked(),
+                });
+                link.judge();
             }
-            Err(error) => {
-                self.setup.metrics.count(Count::Revocations, "refused");
-                let (list, why) = (Revocable::Certificates, error);
-                self.setup.bus.announce(Event::RevocationsRefused { list, why });
+            Err(why) => {
+                metrics.count(Count::Revocations, "refused");
+                bus.announce(Event::RevocationsRefused { list: Revocable::Certificates, why });
             }
         }
     }

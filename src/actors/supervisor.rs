@@ -104,14 +104,14 @@ impl<M: Send + 'static> Handle<M> {
         }
     }
 
-    fn point(&self, address: Address<M>) {
+    pub(super) fn point(&self, address: Address<M>) {
         self.slot.store(Some(Arc::new(address)));
     }
 }
 
-struct Runner<P>(std::marker::PhantomData<fn() -> P>);
+pub(super) struct Runner<P>(pub(super) std::marker::PhantomData<fn() -> P>);
 
-struct Running<P> {
+pub(super) struct Running<P> {
     process: P,
     alarm: Alarm,
 }
@@ -458,39 +458,6 @@ impl Actor for Supervisor {
             *slot = None;
         }
         state.ended(index, &why, &myself.get_cell()).await
-    }
-}
-
-/// For the tests of others: an actor that hands on everything it hears, so that any handle can be
-/// mocked. It lives as long as the test's runtime.
-#[cfg(test)]
-pub(crate) async fn probe<M: Send + 'static>(
-    name: &'static str,
-) -> (Handle<M>, tokio::sync::mpsc::UnboundedReceiver<M>) {
-    let (heard, hears) = tokio::sync::mpsc::unbounded_channel();
-    let runner = Runner::<Forward<M>>(std::marker::PhantomData);
-    let (address, _) = Actor::spawn(None, runner, heard).await.expect("a probe always starts");
-    let handle = Handle::new(name, &Metrics::default());
-    handle.point(address);
-    (handle, hears)
-}
-
-#[cfg(test)]
-struct Forward<M>(tokio::sync::mpsc::UnboundedSender<M>);
-
-#[cfg(test)]
-impl<M: Send + 'static> Process for Forward<M> {
-    const NAME: &'static str = "forward";
-    type Message = M;
-    type Setup = tokio::sync::mpsc::UnboundedSender<M>;
-
-    async fn start(heard: Self::Setup, _myself: &Address<M>) -> Result<Self, ActorProcessingErr> {
-        Ok(Self(heard))
-    }
-
-    fn handle(&mut self, message: M) -> Result<(), ActorProcessingErr> {
-        drop(self.0.send(message)); // a test that stopped listening has seen enough
-        Ok(())
     }
 }
 

@@ -1,14 +1,18 @@
 //! What the unit tests of the actors share: a small tree, identities of one cluster, and waiting.
 
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedReceiver;
+use ractor::{Actor, ActorProcessingErr};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::actors::link::Myself;
-use crate::actors::supervisor::{Child, Root, Roster, Tree, start};
+use crate::actors::supervisor::{
+    Address, Child, Handle, Process, Root, Roster, Runner, Tree, start,
+};
 use crate::io::clock;
 use crate::io::identity::{Authority, Identity, Validity};
 use crate::io::metrics::Metrics;
@@ -89,5 +93,35 @@ pub(crate) fn myself(identity: &Identity, advertise: SocketAddr) -> Myself {
         incarnation: Arc::new(AtomicU64::new(1)),
         boot: 7,
         advertise,
+    }
+}
+
+/// For the tests of others: an actor that hands on everything it hears, so that any handle can be
+/// mocked. It lives as long as the test's runtime.
+pub(crate) async fn probe<M: Send + 'static>(
+    name: &'static str,
+) -> (Handle<M>, UnboundedReceiver<M>) {
+    let (heard, hears) = unbounded_channel();
+    let runner = Runner::<Forward<M>>(PhantomData);
+    let (address, _) = Actor::spawn(None, runner, heard).await.expect("a probe always starts");
+    let handle = Handle::new(name, &Metrics::default());
+    handle.point(address);
+    (handle, hears)
+}
+
+struct Forward<M>(UnboundedSender<M>);
+
+impl<M: Send + 'static> Process for Forward<M> {
+    const NAME: &'static str = "forward";
+    type Message = M;
+    type Setup = UnboundedSender<M>;
+
+    async fn start(heard: Self::Setup, _myself: &Address<M>) -> Result<Self, ActorProcessingErr> {
+        Ok(Self(heard))
+    }
+
+    fn handle(&mut self, message: M) -> Result<(), ActorProcessingErr> {
+        drop(self.0.send(message)); // a test that stopped listening has seen enough
+        Ok(())
     }
 }

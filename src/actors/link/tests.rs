@@ -8,7 +8,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
 use crate::actors::exchange::Exchange;
-use crate::actors::supervisor::{Root, Roster, probe};
+use crate::actors::supervisor::{Root, Roster};
+use crate::actors::tests::probe;
 use crate::actors::tests::{PATIENCE, cluster, counted, name, next, run, settled, until};
 use crate::io::identity::Identity;
 use crate::proto::frame::Control;

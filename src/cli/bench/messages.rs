@@ -16,6 +16,8 @@ use super::channels::quantiles;
 use super::mesh::{Mesh, Scratch, issue};
 use super::{floor, order};
 
+/// The longest message, in bytes, with room for its topic.
+const MAX_SIZE: i64 = 16 * 1024 * 1024 - 512;
 /// Time that a node may take beyond that of the load.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -30,8 +32,8 @@ pub(in crate::cli) struct LoadArgs {
     to: Vec<NodeName>,
 
     /// Bytes of a message
-    #[arg(long, default_value_t = 64, value_parser = size)]
-    size: usize,
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=MAX_SIZE))]
+    size: u32,
 
     /// For how long
     #[arg(long, default_value_t = 5.0)]
@@ -52,12 +54,6 @@ pub(in crate::cli) struct LoadArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-fn size(text: &str) -> Result<usize, String> {
-    let size: usize = text.parse().map_err(|_text| format!("{text:?} is no number"))?;
-    let most = 16 * 1024 * 1024 - 512;
-    if (1..=most).contains(&size) { Ok(size) } else { Err(format!("1 to {most} bytes")) }
 }
 
 /// What a load came to, in figures.
@@ -115,13 +111,13 @@ pub(super) fn load(kind: Kind, args: &LoadArgs, out: &mut dyn Write) -> anyhow::
         kind,
         to: args.to.clone(),
         topic: String::new(),
-        size: args.size,
+        size: args.size as usize,
         time: Duration::try_from_secs_f64(args.seconds)?,
         count: args.count,
         concurrency: args.concurrency,
         subscribers: args.subscribers as u64,
     };
-    let figures = Figures::of(&made(&args.which.find()?, load)?, args.size);
+    let figures = Figures::of(&made(&args.which.find()?, load)?, args.size as usize);
     if args.json {
         return Ok(writeln!(out, "{}", serde_json::to_string(&figures)?)?);
     }

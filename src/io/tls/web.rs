@@ -62,12 +62,6 @@ pub enum WebError {
     Node(rustls::Error),
 }
 
-impl From<rustls::Error> for WebError {
-    fn from(error: rustls::Error) -> Self {
-        Self::Node(error)
-    }
-}
-
 /// Where certificate and key come from.
 #[derive(Debug)]
 enum Source {
@@ -171,7 +165,7 @@ impl Web {
 
 fn of_node(identity: &Identity) -> Result<Served, WebError> {
     let chain = vec![identity.certificate(), identity.authority_certificate().clone()];
-    Ok(served(chain, identity.private_key())?)
+    served(chain, identity.private_key()).map_err(WebError::Node)
 }
 
 fn of_files(certificate: &Path, key: &Path) -> Result<Served, WebError> {
