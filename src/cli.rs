@@ -143,12 +143,10 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Disconnect(args)) => query::disconnect(&args, &mut out),
         Some(Command::Kill(args)) => query::kill(&args, &mut out),
         Some(Command::Cert { certs, command }) => {
-            let certs = certs.map_or_else(places::certs, Ok)?;
-            cert::run(command, &certs, &mut out)
+            cert::run(command, &certs.map_or_else(places::certs, Ok)?, &mut out)
         }
         Some(Command::Token { certs, command }) => {
-            let certs = certs.map_or_else(places::certs, Ok)?;
-            token::run(command, &certs, &mut out)
+            token::run(command, &certs.map_or_else(places::certs, Ok)?, &mut out)
         }
         Some(Command::Bench { command }) => bench::run(command, &mut out),
     };

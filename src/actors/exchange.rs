@@ -45,8 +45,8 @@ use topics::Topics;
 /// The exchange of one node. Clones are the same.
 #[derive(Clone)]
 pub struct Exchange {
-    pub(in crate::internals::actors) topics: Arc<Topics>,
-    pub(in crate::internals::actors) calls: Arc<Calls>,
+    pub(super) topics: Arc<Topics>,
+    pub(super) calls: Arc<Calls>,
     groups: Arc<Groups>,
 }
 
@@ -269,7 +269,7 @@ impl Exchange {
     }
 
     /// ractor's session to a peer is ready.
-    pub(in crate::internals::actors) fn session(&self, number: u64, outlet: Arc<Outlet>) {
+    pub(super) fn session(&self, number: u64, outlet: Arc<Outlet>) {
         self.groups.session(number, outlet);
     }
 }

@@ -61,9 +61,7 @@ pub(super) fn why(args: &WhyArgs, out: &mut dyn Write) -> anyhow::Result<()> {
             Some(name) => name,
             None => {
                 let (lines, node) = seed_lines(&status, &seed.to_string())?;
-                for line in lines {
-                    write_line!(out, "{line}")?;
-                }
+                lines.iter().try_for_each(|line| write_line!(out, "{line}"))?;
                 let Some(node) = node.filter(|node| *node != status.name) else { return Ok(()) };
                 node
             }
@@ -78,9 +76,7 @@ pub(super) fn why(args: &WhyArgs, out: &mut dyn Write) -> anyhow::Result<()> {
             status.name
         ),
     };
-    for line in told {
-        write_line!(out, "{line}")?;
-    }
+    told.iter().try_for_each(|line| write_line!(out, "{line}"))?;
     let query = Query { limit: SHOWN, node: Some(name), ..Query::default() };
     let page: Page = ask(&directory, &Request::Events(query))?;
     if !page.events.is_empty() {

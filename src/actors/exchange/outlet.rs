@@ -165,7 +165,7 @@ impl Outlet {
     }
 
     /// A message of a lane whose head the caller writes.
-    pub(in crate::internals::actors) fn push(
+    pub(in super::super) fn push(
         &self,
         lane: Lane,
         head: impl FnOnce(&mut Vec<u8>),
@@ -376,7 +376,7 @@ impl Outlet {
         lost
     }
 
-    pub(in crate::internals::actors) fn is_closed(&self) -> bool {
+    pub(in super::super) fn is_closed(&self) -> bool {
         self.state().closed
     }
 

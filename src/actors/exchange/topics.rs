@@ -147,10 +147,7 @@ impl Topics {
         ready.unwrap_or_else(|| self.table_mut().route(topic))
     }
 
-    pub(in crate::internals::actors) fn peer(
-        &self,
-        peer: &NodeName,
-    ) -> Result<Arc<Outlet>, SendError> {
+    pub(in super::super) fn peer(&self, peer: &NodeName) -> Result<Arc<Outlet>, SendError> {
         self.table().peer(peer).cloned().ok_or(SendError::NotConnected)
     }
 

@@ -51,7 +51,7 @@ impl Drop for Pending {
 }
 
 /// One client.
-pub(in crate::internals::gateway) struct Client {
+pub(in super::super) struct Client {
     channels: Arc<Channels>,
     session: Session,
     outbox: Outbox,
@@ -65,7 +65,7 @@ pub(in crate::internals::gateway) struct Client {
 }
 
 impl Client {
-    pub(in crate::internals::gateway) fn new(
+    pub(in super::super) fn new(
         channels: &Arc<Channels>,
         dialect: Dialect,
         place: places::Place,
@@ -90,32 +90,32 @@ impl Client {
         }
     }
 
-    pub(in crate::internals::gateway) fn outbox(&self) -> &Outbox {
+    pub(in super::super) fn outbox(&self) -> &Outbox {
         &self.outbox
     }
 
     /// What its connection or session has at the gateway.
-    pub(in crate::internals::gateway) fn place(&self) -> &places::Place {
+    pub(in super::super) fn place(&self) -> &places::Place {
         &self.place
     }
 
-    pub(in crate::internals::gateway) fn dialect(&self) -> Dialect {
+    pub(in super::super) fn dialect(&self) -> Dialect {
         self.session.dialect()
     }
 
     /// Notified when [`Client::sweep`] has something to do.
-    pub(in crate::internals::gateway) fn wake(&self) -> Arc<Notify> {
+    pub(in super::super) fn wake(&self) -> Arc<Notify> {
         self.herald.wake.clone()
     }
 
     /// Takes a frame.
-    pub(in crate::internals::gateway) fn hear(&mut self, frame: Frame) {
+    pub(in super::super) fn hear(&mut self, frame: Frame) {
         self.sweep();
         self.take(frame);
     }
 
     /// Answers what is no frame, as far as it can be made out: a client repeats what is not answered.
-    pub(in crate::internals::gateway) fn refuse(&self, head: &Head, why: Malformed) {
+    pub(in super::super) fn refuse(&self, head: &Head, why: Malformed) {
         let topic = head.topic.as_deref().unwrap_or(SOCKET);
         self.note(Cause::Frame(why), topic);
         let (join_ref, reference) = (head.join_ref.as_ref(), head.reference.as_ref());
@@ -130,7 +130,7 @@ impl Client {
     }
 
     /// Takes notice of what tasks have told.
-    pub(in crate::internals::gateway) fn sweep(&mut self) {
+    pub(in super::super) fn sweep(&mut self) {
         while let Ok(news) = self.news.try_recv() {
             match news {
                 News::Settled(join, settled) => self.settle(&join, settled),
@@ -172,14 +172,14 @@ impl Client {
     }
 
     /// When [`Client::expire`] is due.
-    pub(in crate::internals::gateway) fn deadline(&self) -> Option<Instant> {
+    pub(in super::super) fn deadline(&self) -> Option<Instant> {
         let rights = self.live.values().filter_map(|live| live.claims.as_ref());
         let first = rights.map(|claims| claims.expires()).min()?;
         Some(timer::now() + first.duration_since(clock::wall()).unwrap_or_default())
     }
 
     /// Ends what the client has no right to any more.
-    pub(in crate::internals::gateway) fn expire(&mut self) {
+    pub(in super::super) fn expire(&mut self) {
         let outlived = |live: &Live| {
             let why = self.channels.outlived(live.claims.as_ref()?)?;
             Some((live.join.clone(), why))

@@ -24,7 +24,7 @@ use crate::proto::topic::Topic;
 const BEAT: Duration = Duration::from_secs(1);
 
 /// Publishes until the node ends.
-pub(in crate::internals::gateway) async fn run(channels: Arc<Channels>) -> io::Result<()> {
+pub(in super::super) async fn run(channels: Arc<Channels>) -> io::Result<()> {
     channels.check_list();
     let mut events = channels.admin.bus.trail().follow();
     let mut clock = ClockWatch::new(clock::wall(), timer::now());

@@ -46,10 +46,10 @@ const LINES: usize = 100;
 /// Sessions at once.
 const SESSIONS: usize = 10_000;
 /// Bytes of one request.
-pub(in crate::internals::gateway) const MAX_BODY: usize = 2 * MAX_FRAME;
+pub(in super::super) const MAX_BODY: usize = 2 * MAX_FRAME;
 
 /// What a request comes to.
-pub(in crate::internals::gateway) enum Poll {
+pub(in super::super) enum Poll {
     /// The client may not, or should try again later.
     Refused(Cause),
     /// There is no such session: here is a new one, or none.
@@ -64,13 +64,13 @@ pub(in crate::internals::gateway) enum Poll {
 }
 
 /// The sessions of a node.
-pub(in crate::internals::gateway) struct Sessions {
+pub(in super::super) struct Sessions {
     all: Mutex<HashMap<String, Arc<Session>>>,
     places: Arc<Places>,
 }
 
 /// A client that polls.
-pub(in crate::internals::gateway) struct Session {
+pub(in super::super) struct Session {
     token: String,
     place: Place,
     client: Mutex<Client>,
@@ -83,13 +83,13 @@ pub(in crate::internals::gateway) struct Session {
 }
 
 impl Sessions {
-    pub(in crate::internals::gateway) fn new(shares: &Arc<Shares>) -> Arc<Self> {
+    pub(in super::super) fn new(shares: &Arc<Shares>) -> Arc<Self> {
         let places = Places::new(Limits::of(SESSIONS), shares);
         Arc::new(Self { all: Mutex::default(), places })
     }
 
     /// A place for a session of a client at this address.
-    pub(in crate::internals::gateway) fn place(&self, from: IpAddr) -> Result<Place, Cause> {
+    pub(in super::super) fn place(&self, from: IpAddr) -> Result<Place, Cause> {
         match self.places.open(from, false) {
             Ok((place, _evicted)) => Ok(place),
             Err(NoPlace::Full) => Err(Cause::TooManyClients),
@@ -97,12 +97,12 @@ impl Sessions {
         }
     }
 
-    pub(in crate::internals::gateway) fn find(&self, token: &str) -> Option<Arc<Session>> {
+    pub(in super::super) fn find(&self, token: &str) -> Option<Arc<Session>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).get(token).cloned()
     }
 
     /// A new session, which ends by itself.
-    pub(in crate::internals::gateway) fn open(
+    pub(in super::super) fn open(
         self: &Arc<Self>,
         client: Client,
         channels: &Arc<Channels>,
@@ -138,7 +138,7 @@ impl Sessions {
 }
 
 impl Session {
-    pub(in crate::internals::gateway) fn place(&self) -> &Place {
+    pub(in super::super) fn place(&self) -> &Place {
         &self.place
     }
 
@@ -179,7 +179,7 @@ impl Session {
     }
 
     /// What waits.
-    pub(in crate::internals::gateway) async fn poll(&self) -> Poll {
+    pub(in super::super) async fn poll(&self) -> Poll {
         self.touch();
         let mut frames = Vec::new();
         let next = tokio::time::timeout(WAIT, self.outbox.next(&mut frames)).await;
@@ -206,12 +206,12 @@ impl Session {
     }
 
     /// Waits until the client's earlier bodies are done, so that it holds room for one of them at a time.
-    pub(in crate::internals::gateway) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+    pub(in super::super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.posting.lock().await
     }
 
     /// Takes the client's frames.
-    pub(in crate::internals::gateway) fn take(&self, headers: &HeaderMap, body: &Bytes) -> Poll {
+    pub(in super::super) fn take(&self, headers: &HeaderMap, body: &Bytes) -> Poll {
         let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let lines: Vec<_> = match kind {
             Some(kind) if kind.starts_with("application/x-ndjson") => {
@@ -237,7 +237,7 @@ impl Session {
 }
 
 /// What a body takes of its client's share.
-pub(in crate::internals::gateway) fn cost(body: &Bytes) -> u64 {
+pub(in super::super) fn cost(body: &Bytes) -> u64 {
     let lines = body.split(|byte| *byte == b'\n').count() as u64;
     body.len() as u64 + lines * FRAME
 }
@@ -263,7 +263,7 @@ fn read(dialect: Dialect, line: &Bytes) -> Result<Frame, (Head, Malformed)> {
 
 /// The answer. Clients go by the status in its body, and know 200, 204, 403, 410 and 500 there: 403 ends a try, 500
 /// has them try again later, and another one in the answer to a poll stops them for good.
-pub(in crate::internals::gateway) fn answer(poll: &Poll) -> Response {
+pub(in super::super) fn answer(poll: &Poll) -> Response {
     let of_session = |code: u16, token: &str, messages: &[String]| {
         let mut body = json!({ "status": code, "messages": messages });
         if !token.is_empty() {

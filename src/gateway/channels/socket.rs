@@ -30,7 +30,7 @@ use crate::proto::channel::head::Head;
 use crate::proto::channel::{Encoded, Frame, Malformed};
 
 /// A client that says nothing for so long is disconnected.
-pub(in crate::internals::gateway) const IDLE: Duration = Duration::from_secs(60);
+pub(in super::super) const IDLE: Duration = Duration::from_secs(60);
 /// When to ask a quiet client whether it is there. Its answer keeps the network's paths open; it is no word.
 const ASK: Duration = Duration::from_secs(30);
 /// A client that takes nothing for so long is disconnected.
@@ -45,11 +45,7 @@ const REST: u64 = 16 * 1024 * 1024;
 type Stream = Metered<TokioIo<Upgraded>>;
 
 /// Serves a client until it goes, or is to go.
-pub(in crate::internals::gateway) async fn run(
-    stream: Upgraded,
-    client: Client,
-    channels: Arc<Channels>,
-) {
+pub(in super::super) async fn run(stream: Upgraded, client: Client, channels: Arc<Channels>) {
     let mut stream = Metered::new(TokioIo::new(stream), client.place().clone());
     channels.metrics.count(Count::Channels, "connected");
     let heard = timer::now();

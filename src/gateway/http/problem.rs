@@ -24,9 +24,7 @@ impl Problem {
         self.more.insert(name.to_owned(), value);
         self
     }
-}
 
-impl Problem {
     /// Another status, where a protocol asks for it.
     pub(super) fn status(self, status: StatusCode) -> Self {
         Self { status, ..self }

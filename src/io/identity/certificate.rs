@@ -43,12 +43,12 @@ pub fn server_name(cluster: ClusterId) -> String {
 }
 
 /// The cluster whose [`server_name`] this is.
-pub(in crate::internals::io) fn cluster_of_server_name(name: &str) -> Option<ClusterId> {
+pub(in super::super) fn cluster_of_server_name(name: &str) -> Option<ClusterId> {
     KeyId::from_hex(name.strip_prefix("node.")?.strip_suffix(".xpando.internal")?)
 }
 
 /// The cluster that a certificate says it belongs to. Nothing is proven by that.
-pub(in crate::internals::io) fn claimed_cluster(leaf: &CertificateDer<'_>) -> Option<ClusterId> {
+pub(in super::super) fn claimed_cluster(leaf: &CertificateDer<'_>) -> Option<ClusterId> {
     let certificate = Certificate::parse(leaf).ok()?;
     let (_, names) = certificate.tbs.get_extension::<SubjectAltName>().ok()??;
     names.0.iter().filter_map(dns).find_map(cluster_of_server_name)

@@ -88,10 +88,7 @@ fn reason(error: &Error) -> TokenError {
 
 impl TokenKey {
     /// A token that says this: JWS compact serialization (RFC 7515, 7.1).
-    pub(in crate::internals::io::identity) fn sign(
-        &self,
-        claims: &Claims,
-    ) -> Result<String, IdentityError> {
+    pub(in super::super) fn sign(&self, claims: &Claims) -> Result<String, IdentityError> {
         let key = EncodingKey::from_ed_der(self.private());
         let token = encode(&Header::new(Algorithm::EdDSA), claims, &key)
             .map_err(|_refused| IdentityError::Crypto("sign"))?;

@@ -17,23 +17,21 @@ use super::super::disk::{self, Fix, Layout};
 pub(super) const PUBLIC_KEY: usize = 32;
 
 /// A private key for tokens, and its public half.
-pub(in crate::internals::io::identity) struct TokenKey {
+pub(in super::super) struct TokenKey {
     pkcs8: Zeroizing<PrivatePkcs8KeyDer<'static>>,
     public: [u8; PUBLIC_KEY],
 }
 
 impl TokenKey {
     /// A new random key.
-    pub(in crate::internals::io::identity) fn generate() -> Result<Self, IdentityError> {
+    pub(in super::super) fn generate() -> Result<Self, IdentityError> {
         let made = Ed25519KeyPair::generate().and_then(|pair| pair.to_pkcs8v1());
         let key = made.ok().and_then(|made| Self::from_pkcs8(made.as_ref().to_vec().into()));
         key.ok_or(IdentityError::Crypto("make a key"))
     }
 
     /// The key in ca/token.key.
-    pub(in crate::internals::io::identity) fn read(
-        layout: Layout<'_>,
-    ) -> Result<Self, IdentityError> {
+    pub(in super::super) fn read(layout: Layout<'_>) -> Result<Self, IdentityError> {
         let fix = Fix {
             missing: "tokens are made on the host that has it".to_owned(),
             damaged: "restore it from its backup, or remove it: the next `xpando-node token create` makes another, and every earlier token is refused".to_owned(),
@@ -55,9 +53,7 @@ impl TokenKey {
 
     /// The key as PEM, for its own file only. The encoder leaves unwiped copies in memory; it runs
     /// when a key is made, which a serving node does at most once, before it serves.
-    pub(in crate::internals::io::identity) fn to_pem(
-        &self,
-    ) -> Result<Zeroizing<String>, IdentityError> {
+    pub(in super::super) fn to_pem(&self) -> Result<Zeroizing<String>, IdentityError> {
         rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&self.pkcs8, &rcgen::PKCS_ED25519)
             .map(|pair| Zeroizing::new(pair.serialize_pem()))
             .map_err(|_unreadable| IdentityError::Crypto("encode a key"))

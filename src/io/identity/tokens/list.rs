@@ -34,47 +34,37 @@ const LAG: u64 = 60 * 60;
 
 /// What verifies tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::internals::io::identity) struct TokenList {
+pub(in super::super) struct TokenList {
     /// Grows with each list of one authority.
-    pub(in crate::internals::io::identity) number: u64,
+    pub(in super::super) number: u64,
     /// The public half of the key that signs tokens.
     pub(super) key: [u8; PUBLIC_KEY],
     /// The ids of revoked tokens, each with the second since 1970 after which it may be forgotten.
-    pub(in crate::internals::io::identity) revoked: BTreeMap<String, u64>,
+    pub(in super::super) revoked: BTreeMap<String, u64>,
 }
 
 impl TokenList {
     /// A list for this key that revokes nothing.
-    pub(in crate::internals::io::identity) fn first(key: &TokenKey, now: SystemTime) -> Self {
+    pub(in super::super) fn first(key: &TokenKey, now: SystemTime) -> Self {
         let number = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Self { number, key: *key.public(), revoked: BTreeMap::new() }
     }
 
     /// True when it verifies what `key` signs.
-    pub(in crate::internals::io::identity) fn is_for(&self, key: &TokenKey) -> bool {
+    pub(in super::super) fn is_for(&self, key: &TokenKey) -> bool {
         self.key == *key.public()
     }
 
     /// The list that follows it, with this number and for this key. What was to be remembered until
     /// before `now`, in seconds since 1970, is forgotten.
-    pub(in crate::internals::io::identity) fn after(
-        mut self,
-        number: u64,
-        key: &TokenKey,
-        now: u64,
-    ) -> Self {
+    pub(in super::super) fn after(mut self, number: u64, key: &TokenKey, now: u64) -> Self {
         self.revoked.retain(|_, until| *until >= now);
         Self { number, key: *key.public(), ..self }
     }
 
     /// Revokes a token that ends at `exp`; false when this revokes nothing that was not revoked, or
     /// the token has ended. Both in seconds since 1970.
-    pub(in crate::internals::io::identity) fn revoke(
-        &mut self,
-        jti: &str,
-        exp: u64,
-        now: u64,
-    ) -> bool {
+    pub(in super::super) fn revoke(&mut self, jti: &str, exp: u64, now: u64) -> bool {
         let until = exp.saturating_add(LAG);
         if until < now || self.revoked.get(jti).is_some_and(|known| *known >= until) {
             return false;
@@ -84,7 +74,7 @@ impl TokenList {
     }
 
     /// The list as text, signed with the authority's key.
-    pub(in crate::internals::io::identity) fn signed(
+    pub(in super::super) fn signed(
         &self,
         cluster: ClusterId,
         authority: &Key,
@@ -128,7 +118,7 @@ impl TokenList {
     }
 
     /// The list in a certificate directory; `None` when there is none.
-    pub(in crate::internals::io::identity) fn read(
+    pub(in super::super) fn read(
         layout: Layout<'_>,
         verifier: &Verifier,
     ) -> Result<Option<Self>, IdentityError> {

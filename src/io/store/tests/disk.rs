@@ -74,10 +74,10 @@ impl Media {
 
 /// The disk. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub(in crate::internals::io::store) struct Disk {
+pub(in super::super) struct Disk {
     media: Arc<Mutex<Media>>,
     /// Whether a file is opened without a look at all of it, as a long one is.
-    pub(in crate::internals::io::store) trusting: bool,
+    pub(in super::super) trusting: bool,
 }
 
 impl Disk {
@@ -94,14 +94,14 @@ impl Disk {
     }
 
     /// The file, for one who opens it.
-    pub(in crate::internals::io::store) fn opened(&self) -> Opened {
+    pub(in super::super) fn opened(&self) -> Opened {
         let mut media = self.media();
         media.generation += 1;
         Opened { disk: self.clone(), generation: media.generation }
     }
 
     /// Removes the file.
-    pub(in crate::internals::io::store) fn wipe(&self) {
+    pub(in super::super) fn wipe(&self) {
         let mut media = self.media();
         *media = Media { generation: media.generation, ..Media::default() };
     }
@@ -134,7 +134,7 @@ impl Disk {
 
 /// The file of a [`Disk`], as one opening of it sees it.
 #[derive(Debug)]
-pub(in crate::internals::io::store) struct Opened {
+pub(in super::super) struct Opened {
     disk: Disk,
     generation: u64,
 }
