@@ -39,9 +39,10 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::actors::channel_router;
+use crate::actors::channel_router::{self, Publisher};
 use crate::actors::discovery;
 use crate::actors::event_log::Journal;
+use crate::actors::exchange::{Exchange, Request, ServeError, Serving};
 use crate::actors::files::{self, Files};
 use crate::actors::link::Myself;
 use crate::actors::news::Bus;
@@ -49,7 +50,7 @@ use crate::actors::node_manager::NodeManager;
 use crate::actors::registry::Registry;
 use crate::actors::supervisor::{self, Root};
 #[cfg(feature = "gateway")]
-use crate::gateway::channels::Channels;
+use crate::gateway::channels::{Channels, handler::Handler};
 use crate::gateway::clients::Clients;
 use crate::gateway::view::NodeView;
 use crate::gateway::{history, sight};
@@ -60,8 +61,9 @@ use crate::io::sockets::{AdminSocket, SocketError};
 use crate::io::store::{Chain, Opened, Store, StoreError};
 use crate::io::tls::{Tls, TlsError, WebError};
 use crate::io::{beacon, clock};
-use crate::proto::node::{Incarnation, NameError};
-use crate::proto::registry::ProfileError;
+use crate::proto::event::Event;
+use crate::proto::node::{Incarnation, NameError, NodeName};
+use crate::proto::registry::{Known, ProfileError};
 use crate::proto::topic::Name;
 
 pub mod bench;
@@ -77,36 +79,12 @@ pub mod testkit;
 mod tree;
 
 pub use builder::Builder;
-pub use bytes::Bytes;
 pub use config::Config;
 pub use handle::{NodeError, NodeHandle, TooFew};
-
-// What the handle names, so that a service finds everything here.
-pub use crate::actors::exchange::{
-    CallError, DeliveryReport, Exchange, HandlerError, Message, OverflowPolicy, Received,
-    RemoteActor, Reply, Request, SendError, ServeError, Serving, Subscription, Watch,
-};
-pub use crate::actors::news::Events;
-pub use crate::actors::node_manager::{Row, View};
-pub use crate::proto::event::{Event, Reason, Status};
-pub use crate::proto::membership::Majority;
-pub use crate::proto::node::NodeName;
-pub use crate::proto::registry::Known;
-
-// And what its topics for clients need.
-pub use crate::actors::channel_router::Publisher;
-#[cfg(feature = "gateway")]
-pub use crate::gateway::channels::handler::{Admission, Client, Doing, Handler, Push, Reaction};
-#[cfg(feature = "gateway")]
-pub use crate::gateway::http;
-pub use crate::proto::channel::{Json, Payload};
-pub use crate::proto::token::{Claims, Role};
-pub use crate::proto::topic::Topic;
 
 use listen::{advertise, listen};
 use tree::{Parts, Planted, tree};
 
-pub use crate::io::seeds::PORT;
 /// What a log filter had better contain: ractor warns of each session that ends, in good order or not, and the node
 /// itself logs what matters of that.
 pub const QUIET: &str = "ractor=error,ractor_cluster=error";

@@ -99,6 +99,7 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`Publisher::publish`].
+    #[cfg(feature = "gateway")]
     pub(crate) fn publish_here(
         &self,
         topic: &Topic,

@@ -427,9 +427,9 @@ fn decoded<T: DeserializeOwned + Schema>(metrics: &Metrics, bytes: &[u8]) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actors::exchange::{Message, Received};
     use crate::actors::tests::counted;
     use crate::node::testkit::{self, Mesh, settled};
-    use crate::node::{Message, Received, Status};
 
     const SECOND: Duration = Duration::from_secs(1);
 

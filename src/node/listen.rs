@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
+use crate::io::seeds::PORT;
 use crate::io::tls::Web;
 use crate::io::{addresses, limits, tcp};
-use crate::node::{Config, PORT, StartError};
+use crate::node::{Config, StartError};
 use crate::proto::admission::Descriptors;
 use crate::proto::node::NodeName;
 

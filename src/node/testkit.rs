@@ -210,7 +210,9 @@ fn key(a: &NodeHandle, b: &NodeHandle) -> (NodeName, NodeName) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::{Bytes, CallError, Received};
+    use bytes::Bytes;
+
+    use crate::actors::exchange::{CallError, Received};
     use crate::proto::talk::DownReason;
 
     const HOUR: Duration = Duration::from_secs(3600);

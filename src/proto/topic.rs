@@ -49,6 +49,7 @@ impl Topic {
     }
 
     /// What happens in the cluster, for clients.
+    #[cfg(feature = "gateway")]
     pub(crate) fn network_updates() -> Self {
         Self("network:updates".into())
     }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::actors::exchange::outlet::{Outlet, SendError};
@@ -125,8 +125,9 @@ impl HandlerError {
         self.0.as_str().map_or_else(|| self.0.to_string(), str::to_owned)
     }
 
+    #[cfg(feature = "gateway")]
     pub(crate) fn into_response(self) -> Value {
-        if self.0.is_string() { json!({ "reason": self.0 }) } else { self.0 }
+        if self.0.is_string() { serde_json::json!({ "reason": self.0 }) } else { self.0 }
     }
 }
 
