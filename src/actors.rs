@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! root            rest_for_one
-//! ├─ news         what happens, told inside this node, and words to actors of others
+//! ├─ news         what happens and which links are up, told inside this node; messages to actors of others
 //! ├─ records      one_for_one: nobody depends on it, so its crashes stay its own
 //! │  └─ event_log     what happens, and this node's life in the store
 //! ├─ cluster      rest_for_one
@@ -35,6 +35,7 @@ pub mod heartbeat_monitor;
 pub mod link;
 pub mod news;
 pub mod node_manager;
+pub mod peers;
 pub mod registry;
 pub mod supervisor;
 pub mod timer;

@@ -22,7 +22,7 @@ pub use crate::actors::exchange::{
     Request, Serving, Subscription, Watch,
 };
 pub use crate::actors::news::Events;
-pub use crate::actors::node_manager::{Row, View};
+pub use crate::actors::peers::{Row, View};
 #[cfg(feature = "gateway")]
 pub use crate::gateway::channels::handler::{Admission, Client, Doing, Handler, Push, Reaction};
 #[cfg(feature = "testkit")]

@@ -46,7 +46,7 @@ use crate::actors::exchange::{Exchange, Request, ServeError, Serving};
 use crate::actors::files::{self, Files};
 use crate::actors::link::Myself;
 use crate::actors::news::Bus;
-use crate::actors::node_manager::NodeManager;
+use crate::actors::peers::Peers;
 use crate::actors::registry::Registry;
 use crate::actors::supervisor::{self, Root};
 #[cfg(feature = "gateway")]
@@ -246,20 +246,12 @@ pub struct Node {
     publisher: Publisher,
     #[cfg(feature = "gateway")]
     channels: Arc<Channels>,
-    stop: StopHandle,
+    peers: Peers,
     files: Files,
     journal: Journal,
     root: Root,
     _served: Vec<Serving>,
     _admin_socket: Arc<AdminSocket>,
-}
-
-struct StopHandle(NodeManager);
-
-impl std::fmt::Debug for StopHandle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("StopHandle")
-    }
 }
 
 impl Deref for Node {
@@ -359,12 +351,12 @@ impl Node {
         admin_socket: Arc<AdminSocket>,
     ) -> Result<Self, StartError> {
         let incarnation = parts.myself.incarnation.clone();
-        let manager = NodeManager::new(&parts.metrics);
-        let handle = NodeHandle::new(bus.clone(), manager.peers(), parts.registry.clone());
+        let peers = Peers::new(&parts.metrics, parts.registry.forgotten());
+        let handle = NodeHandle::new(bus.clone(), peers.subscribe(), parts.registry.clone());
         let (listen, http) = (parts.listen, parts.http.as_ref().map(|(_, address, _)| *address));
         let (files, journal, publisher) =
             (parts.files.clone(), parts.journal.clone(), parts.publisher.clone());
-        let planted = tree(config, parts, &manager, bus);
+        let planted = tree(config, parts, &peers, bus);
         #[cfg(feature = "gateway")]
         let channels = planted.channels;
         let Planted { tree, view, .. } = planted;
@@ -384,7 +376,7 @@ impl Node {
             handle,
             listen,
             incarnation,
-            stop: StopHandle(manager),
+            peers,
             files,
             journal,
             root,
@@ -453,7 +445,7 @@ impl Node {
         }
         let [(done, said), (noted, written)] = [oneshot::channel(), oneshot::channel()];
         self.handle.registry().close(noted);
-        self.stop.0.stop(done);
+        self.peers.stop(done);
         if tokio::time::timeout(GOODBYE, said).await.is_err() {
             tracing::warn!("not every peer took the goodbye in time");
         }

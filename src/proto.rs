@@ -20,6 +20,7 @@ pub mod heartbeat;
 pub mod hello;
 pub mod hlc;
 pub mod interest;
+pub mod link;
 pub mod membership;
 pub mod node;
 pub mod notices;
@@ -38,6 +39,7 @@ pub mod talk;
 pub mod token;
 pub mod topic;
 pub mod topology;
+pub mod wiring;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+#[path = "tidy/closures.rs"]
+mod closures;
 #[path = "tidy/public.rs"]
 mod public;
 
@@ -24,16 +26,19 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("gateway", "history", &["sight"]), // how other nodes are asked
     ("gateway", "channels", &["sight"]), // what can be read of other nodes
     ("gateway", "http", &["channels", "gauges", "history", "sight"]), // which it serves
-    ("actors", "*", &["supervisor", "timer", "news", "exchange", "link"]),
+    ("actors", "*", &["supervisor", "timer", "news", "exchange", "link", "peers"]),
     ("io", "*", &["clock", "modes"]),
     ("io", "tls", &["identity"]),
     ("io", "beacon", &["identity"]),
-    ("proto", "*", &["node", "topic", "event", "codec", "backoff", "quota"]),
+    ("proto", "*", &["node", "topic", "event", "codec", "backoff", "quota", "wiring"]),
+    ("proto", "wiring", &["membership", "link", "talk"]), // whose output is whose input
     ("proto", "event", &["chain", "hlc"]),
     ("proto", "membership", &["hello", "frame"]),
-    ("proto", "discovery", &["beacon"]),
-    ("proto", "registry", &["rows"]),
-    ("proto", "topology", &["rows"]),
+    ("proto", "link", &["hello", "frame", "membership", "talk"]), // whose attempts these are
+    ("proto", "discovery", &["beacon", "talk"]),
+    ("proto", "registry", &["rows", "heartbeat", "membership"]),
+    ("proto", "topology", &["rows", "heartbeat", "membership"]), // a cell shows what these know of a peer
+    ("proto", "heartbeat", &["questions"]),
     ("proto", "channel", &["replay"]),
     ("proto", "outbox", &["frame"]),
     ("proto", "talk", &["interest", "outbox"]),
@@ -114,6 +119,7 @@ fn the_house_is_tidy() {
     let mut found: Vec<_> =
         files.iter().flat_map(|(p, text)| offences(p, text, &manifest)).collect();
     found.extend(circles(&files));
+    found.extend(closures::too_many(&files));
     sources(&root, "examples", &mut files);
     sources(&root, "fuzz", &mut files);
     found.extend(lonely_items(&files));

@@ -1,8 +1,8 @@
 //! ChannelRouter: which topics have clients here, and who is present in them, in the whole cluster.
 //!
 //! - **Owns** the topics' tasks (`channel_router/topic`) and the presence machine.
-//! - **Hears** joins and leaves of the gateway's clients; words of other nodes' routers on
-//!   `channel:presence`; which peers come and go.
+//! - **Hears** joins and leaves of the gateway's clients; which links are up and down, with words of other nodes'
+//!   routers on `channel:presence`; which peers are offline.
 //! - **Says** what clients say, as broadcasts on their topic; this node's presences to the other routers.
 //! - **After a restart**: knows no topic and nobody. Members of the topics before are told `phx_error`, and
 //!   join again; others' presences come back with their answers, within about a second.
@@ -20,18 +20,19 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::actors::exchange::{DeliveryReport, Exchange, SendError, ServeError, Serving};
-use crate::actors::news::{Bus, Delivery};
+use crate::actors::news::Bus;
+use crate::actors::peers::Peers;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::channel::Payload;
 use crate::proto::channel::envelope::Envelope;
 use crate::proto::codec;
-use crate::proto::event::Event;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::presence::{Attendance, Epoch, Output, To, WORD, Word};
 use crate::proto::replay::Stamp;
 use crate::proto::topic::{self as topic_of, Name, Topic};
+use crate::proto::wiring::{Ask, Consumer, Notice};
 
 pub mod outbox;
 mod topic;
@@ -137,18 +138,15 @@ pub fn answer(exchange: &Exchange) -> Result<Serving, ServeError> {
 pub struct Setup {
     /// This node's life; NodeManager may raise it.
     pub incarnation: Arc<AtomicU64>,
-    /// The peers that are linked at this moment.
-    pub linked: Arc<dyn Fn() -> Vec<NodeName> + Send + Sync>,
-    /// Ends the link of a peer that breaks the rules.
-    pub cut: Arc<dyn Fn(NodeName) + Send + Sync>,
+    /// The peers, and who ends their links.
+    pub peers: Peers,
 }
 
 enum Msg {
     Join(Topic, Box<Member>),
     Leave(Topic, u64),
     Idle(Topic, u64),
-    Happened(Event),
-    Said(Delivery),
+    Notice(Notice<Arc<[u8]>>),
 }
 
 /// The handle.
@@ -261,7 +259,7 @@ impl Inside {
     /// Waits until the linked peers know what this node subscribes to now: whoever hears that it has joined may be
     /// told things at once. One that does not answer in time holds up nobody.
     fn acquainted(&self) -> impl Future<Output = ()> + Send + 'static {
-        let asks = (self.setup.linked)().into_iter().map(|peer| {
+        let asks = self.attendance.linked().iter().cloned().map(|peer| {
             let bus = self.router.bus.clone();
             let to = topic_of::Address { name: Name::channels(), node: Some(peer) };
             async move { drop(bus.exchange().call(&to, bytes::Bytes::new(), ACQUAINT).await) }
@@ -293,18 +291,18 @@ impl Inside {
             match output {
                 Output::Joined(entry) => order(&entry.topic.clone(), Order::Joined(entry)),
                 Output::Left(entry) => order(&entry.topic.clone(), Order::Left(entry)),
-                Output::Say(To::One(peer), word) => self.say(&[peer], &word),
-                Output::Say(To::All, word) => self.say(&(self.setup.linked)(), &word),
+                Output::Say(To::One(peer), word) => self.say([&peer], &word),
+                Output::Say(To::All, word) => self.say(self.attendance.linked(), &word),
                 Output::Fault(peer, rule) => {
                     self.router.metrics.count(Count::Channels, "presence_fault");
                     tracing::warn!(%peer, rule, "presence words that break the rules");
-                    (self.setup.cut)(peer);
+                    self.setup.peers.ask(Ask::Cut(peer));
                 }
             }
         }
     }
 
-    fn say(&self, peers: &[NodeName], word: &Word) {
+    fn say<'a>(&self, peers: impl IntoIterator<Item = &'a NodeName>, word: &Word) {
         let Ok(word) = codec::encode(word) else {
             return self.router.metrics.count(Count::Channels, "presence_fault");
         };
@@ -313,14 +311,15 @@ impl Inside {
         }
     }
 
-    fn said(&mut self, delivery: &Delivery) {
-        let Ok(word) = codec::decode(&delivery.payload, WORD) else {
-            self.router.metrics.count(Count::Channels, "presence_fault");
-            return (self.setup.cut)(delivery.from.clone());
-        };
-        let mut out = Vec::new();
-        self.attendance.received(&delivery.from, word, timer::now(), &mut out);
-        self.perform(out);
+    fn notice(&mut self, notice: Notice<Arc<[u8]>>, out: &mut Vec<Output>) {
+        let from = if let Notice::Message(peer, _) = &notice { Some(peer.clone()) } else { None };
+        match notice.read(|word| codec::decode(&word, WORD)) {
+            Ok(notice) => self.attendance.handle(notice, timer::now(), out),
+            Err(_) => {
+                self.router.metrics.count(Count::Channels, "presence_fault");
+                from.into_iter().for_each(|peer| self.setup.peers.ask(Ask::Cut(peer)));
+            }
+        }
     }
 }
 
@@ -340,37 +339,28 @@ impl Process for Inside {
         (router, setup): (ChannelRouter, Setup),
         myself: &Address<Msg>,
     ) -> Result<Self, ActorProcessingErr> {
-        let told = myself.clone();
         // An actor that ended attaches anew when it starts.
-        router.bus.on_words(Self::NAME, Topic::channel_presence(), move |said| {
-            drop(told.cast(Mail::Message(Msg::Said(said))));
-        });
-        let told = myself.clone();
-        router.bus.on_events(Self::NAME, move |event| {
-            if Attendance::concerns(event) {
-                drop(told.cast(Mail::Message(Msg::Happened(event.clone()))));
-            }
+        let to = myself.clone();
+        router.bus.attach(Consumer::ChannelRouter, move |notice| {
+            drop(to.cast(Mail::Message(Msg::Notice(notice))));
         });
         let life = Incarnation(setup.incarnation.load(Ordering::Relaxed));
         let epoch = Epoch { life, boot: router.number() };
         let (me, now) = (router.bus.exchange().name().clone(), timer::now());
-        let (linked, mut out) = ((setup.linked)(), Vec::new());
-        let attendance = Attendance::new(me, epoch, &linked, now, rand::make_rng(), &mut out);
+        let attendance = Attendance::new(me, epoch, now, rand::make_rng());
         let shared = Shared { metrics: router.metrics.clone(), logged: Arc::default() };
-        let mut inside = Self {
+        Ok(Self {
             router,
             setup,
             myself: myself.clone(),
             topics: BTreeMap::new(),
             attendance,
             shared,
-        };
-        inside.perform(out);
-        Ok(inside)
+        })
     }
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
-        let (now, mut out) = (timer::now(), Vec::new());
+        let mut out = Vec::new();
         match message {
             Msg::Join(topic, member) => self.join(topic, member),
             Msg::Leave(topic, id) => self.leave(&topic, id),
@@ -379,8 +369,7 @@ impl Process for Inside {
                     self.topics.remove(&topic);
                 }
             }
-            Msg::Happened(event) => self.attendance.event(&event, now, &mut out),
-            Msg::Said(delivery) => self.said(&delivery),
+            Msg::Notice(notice) => self.notice(notice, &mut out),
         }
         self.perform(out);
         Ok(())

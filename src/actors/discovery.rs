@@ -8,7 +8,6 @@
 //!   once. It forgets which beacons it heard, so one replay of each sender may pass: a hint, no more.
 //! - **Never** ends or opens a link; never believes an unsigned word.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::actors::news::Bus;
+use crate::actors::peers::Peers;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::beacon::{self, SealChecker};
@@ -30,13 +30,14 @@ use crate::io::seeds::Seed;
 use crate::proto::beacon::{Beacon, MAX_BEACON};
 use crate::proto::codec::{self, CodecError};
 use crate::proto::discovery::{
-    Announced, CONTACTS, Config, Discovery as Machine, Output, Own, Verdict, contacts_for,
+    Announced, Config, Discovery as Machine, Output, Own, Verdict, contacts_for,
 };
-use crate::proto::event::{Event, Reason, Source};
+use crate::proto::event::{Reason, Source};
 use crate::proto::frame::MAX_PAYLOAD;
-use crate::proto::membership::{JoinView, PeerView};
+use crate::proto::membership::PeerView;
 use crate::proto::node::{Contact, Incarnation, NodeName};
 use crate::proto::topic::Topic;
+use crate::proto::wiring::{Ask, Consumer, Notice};
 
 mod joining;
 use joining::LookUp;
@@ -46,17 +47,6 @@ pub use joining::SeedRow;
 const WAITING: usize = 64;
 /// How often seeds are looked up again.
 const LOOK_UP: Duration = Duration::from_secs(30);
-
-/// What Discovery says to NodeManager.
-#[derive(Clone, Debug)]
-pub enum Hint {
-    /// A node is said to be at an address.
-    Contact(Contact, Source),
-    /// Some node is said to be at an address.
-    Seed(SocketAddr),
-    /// Another process uses this node's name, at an address.
-    Namesake(SocketAddr),
-}
 
 /// What the actor is made from.
 #[derive(Clone)]
@@ -77,14 +67,8 @@ pub struct Setup {
     pub remembered: Vec<Contact>,
     /// The last beacon this life has sent.
     pub sequence: Arc<AtomicU64>,
-    /// Takes the hints.
-    pub hint: Arc<dyn Fn(Hint) + Send + Sync>,
-    /// The peers linked at this moment.
-    pub linked: Arc<dyn Fn() -> Vec<Contact> + Send + Sync>,
-    /// All peers at this moment.
-    pub peers: Arc<dyn Fn() -> Vec<PeerView> + Send + Sync>,
-    /// How joining goes at this moment.
-    pub join: Arc<dyn Fn() -> JoinView + Send + Sync>,
+    /// Takes the hints, and shows who is linked and how joining goes.
+    pub peers: Peers,
     /// The door.
     pub bus: Bus,
     /// Counters.
@@ -95,13 +79,8 @@ enum Msg {
     Datagram(Vec<u8>, OwnedSemaphorePermit),
     /// What the look-up of the seed with this number found.
     LookedUp(usize, std::io::Result<Vec<SocketAddr>>),
-    Online(NodeName),
-    Lost,
-    Told(Arc<[u8]>),
+    Notice(Notice<Arc<[u8]>>),
 }
-
-/// When the last believed beacon of each node arrived.
-type Heard = Arc<Mutex<BTreeMap<NodeName, Instant>>>;
 
 type LookUps = Arc<Mutex<Vec<LookUp>>>;
 
@@ -109,7 +88,6 @@ type LookUps = Arc<Mutex<Vec<LookUp>>>;
 #[derive(Clone)]
 pub struct Discovery {
     handle: Handle<Msg>,
-    heard: Heard,
     lookups: LookUps,
 }
 
@@ -118,33 +96,26 @@ impl Discovery {
     #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
         let handle = Handle::new("discovery", metrics);
-        Self { handle, heard: Heard::default(), lookups: LookUps::default() }
+        Self { handle, lookups: LookUps::default() }
     }
 
     /// The child to put under a supervisor.
     #[must_use]
     pub fn child(&self, setup: Setup) -> Child {
-        Child::actor::<Inside>(&self.handle, (setup, self.heard.clone(), self.lookups.clone()))
+        Child::actor::<Inside>(&self.handle, (setup, self.lookups.clone()))
     }
 
-    /// What became of each `--join` of the node `me`, with its peers and its joining as they are now.
+    /// What became of each `--join` of the node `me`.
     #[must_use]
-    pub fn seeds(&self, join: &JoinView, peers: &[PeerView], me: &NodeName) -> Vec<SeedRow> {
+    pub fn seeds(&self, peers: &Peers, me: &NodeName) -> Vec<SeedRow> {
         let lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
-        joining::rows(&lookups, join, peers, me)
-    }
-
-    /// When the last beacon of a node arrived.
-    #[must_use]
-    pub fn heard(&self, node: &NodeName) -> Option<Instant> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(node).copied()
+        joining::rows(&lookups, &peers.joining(), &peers.known(), me)
     }
 }
 
 struct Inside {
     setup: Setup,
     machine: Machine,
-    heard: Heard,
     lookups: LookUps,
     seals: SealChecker,
     /// Beacons could not be sent, and that was said.
@@ -167,12 +138,11 @@ impl Inside {
         }
         let verdict = self.machine.believe(&sealed.beacon);
         if verdict == Verdict::Namesake {
-            (self.setup.hint)(Hint::Namesake(sealed.beacon.contact.address));
+            self.setup.peers.ask(Ask::Namesake(sealed.beacon.contact.address));
             return verdict;
         }
-        let name = sealed.beacon.contact.name.clone();
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(name, timer::now());
-        (self.setup.hint)(Hint::Contact(sealed.beacon.contact, Source::Beacon));
+        self.setup.peers.heard_beacon(sealed.beacon.contact.name.clone());
+        self.setup.peers.ask(Ask::Hint(sealed.beacon.contact, Source::Beacon));
         verdict
     }
 
@@ -183,7 +153,7 @@ impl Inside {
         let failing = matches!(lookup.found, Some((_, Err(_))));
         match &found {
             Ok(addresses) => {
-                addresses.iter().for_each(|address| (self.setup.hint)(Hint::Seed(*address)));
+                addresses.iter().for_each(|address| self.setup.peers.ask(Ask::Seed(*address)));
             }
             Err(error) if !failing => {
                 tracing::warn!(%seed, %error, "a --join name cannot be looked up; will try again");
@@ -195,8 +165,8 @@ impl Inside {
 
     /// No node is linked: what was tried, and how others come here. Where nothing is left to try, that is said once.
     fn alone(&self, since: Duration, announced: Announced) {
-        let peers = (self.setup.peers)();
-        let (join, name) = ((self.setup.join)(), self.setup.identity.name());
+        let (peers, join) = (self.setup.peers.known(), self.setup.peers.joining());
+        let name = self.setup.identity.name();
         let lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
         let seeds = texts(&joining::rows(&lookups, &join, &peers, name));
         drop(lookups);
@@ -233,11 +203,6 @@ impl Inside {
         }
     }
 
-    fn count_links(&mut self) {
-        let any = !(self.setup.linked)().is_empty();
-        self.machine.linked(any, timer::now());
-    }
-
     fn contact(&self) -> Contact {
         Contact {
             name: self.setup.identity.name().clone(),
@@ -269,7 +234,7 @@ impl Inside {
 
     /// Tells one peer who is linked here.
     fn share(&self, peer: &NodeName) {
-        for some in contacts_for((self.setup.linked)(), peer) {
+        for some in contacts_for(self.setup.peers.contacts(), peer) {
             match codec::encode(&some) {
                 Ok(payload) => {
                     self.setup.bus.send(peer, Topic::network_peers(), payload);
@@ -279,14 +244,21 @@ impl Inside {
         }
     }
 
-    fn told(&self, payload: &[u8]) {
-        match codec::decode::<Vec<Contact>>(payload, MAX_PAYLOAD) {
-            Ok(contacts) => {
-                for contact in contacts.into_iter().take(CONTACTS) {
-                    (self.setup.hint)(Hint::Contact(contact, Source::Peer));
+    fn perform(&mut self, out: Vec<Output>) {
+        for output in out {
+            match output {
+                Output::Beacon(sequence) => self.beacon(sequence),
+                Output::Alone(since, announced) => self.alone(since, announced),
+                Output::Share => {
+                    let linked = self.setup.peers.contacts();
+                    let one = self.machine.pick(linked.len()).and_then(|at| linked.get(at));
+                    if let Some(contact) = one {
+                        self.share(&contact.name);
+                    }
                 }
+                Output::ShareWith(peer) => self.share(&peer),
+                Output::Ask(ask) => self.setup.peers.ask(ask),
             }
-            Err(_) => self.setup.metrics.count(Count::Door, "malformed"),
         }
     }
 }
@@ -294,10 +266,10 @@ impl Inside {
 impl Process for Inside {
     const NAME: &'static str = "discovery";
     type Message = Msg;
-    type Setup = (Setup, Heard, LookUps);
+    type Setup = (Setup, LookUps);
 
     async fn start(
-        (setup, heard, lookups): Self::Setup,
+        (setup, lookups): Self::Setup,
         myself: &Address<Msg>,
     ) -> Result<Self, ActorProcessingErr> {
         let mut tasks = JoinSet::new();
@@ -311,19 +283,10 @@ impl Process for Inside {
             tasks.spawn(look_up(number, seed, myself.clone()));
         }
         for contact in setup.remembered.clone() {
-            (setup.hint)(Hint::Contact(contact, Source::Remembered));
+            setup.peers.ask(Ask::Hint(contact, Source::Remembered));
         }
         let to = myself.clone();
-        setup.bus.on_events("discovery", move |event| {
-            if let Event::PeerOnline { peer, .. } = event {
-                tell(&to, Msg::Online(peer.clone()));
-            } else if matches!(event, Event::LinkLost { .. } | Event::PeerOffline { .. }) {
-                tell(&to, Msg::Lost);
-            }
-        });
-        let to = myself.clone();
-        let topic = Topic::network_peers();
-        setup.bus.on_words("discovery", topic, move |told| tell(&to, Msg::Told(told.payload)));
+        setup.bus.attach(Consumer::Discovery, move |notice| tell(&to, Msg::Notice(notice)));
         let machine = Machine::new(
             setup.config,
             Own {
@@ -338,8 +301,7 @@ impl Process for Inside {
             rand::make_rng(),
         );
         let seals = SealChecker::new(setup.identity.verifier());
-        let mut inside = Self { setup, machine, heard, lookups, seals, mute: false, _tasks: tasks };
-        inside.count_links(); // those that live when this actor is started again
+        let mut inside = Self { setup, machine, lookups, seals, mute: false, _tasks: tasks };
         inside.tick()?; // the first beacon goes out now
         Ok(inside)
     }
@@ -362,12 +324,14 @@ impl Process for Inside {
                 drop(permit);
             }
             Msg::LookedUp(number, found) => self.looked_up(number, found),
-            Msg::Online(peer) => {
-                self.count_links();
-                self.share(&peer);
-            }
-            Msg::Lost => self.count_links(),
-            Msg::Told(payload) => self.told(&payload),
+            Msg::Notice(notice) => match notice.read(|it| codec::decode(&it, MAX_PAYLOAD)) {
+                Ok(notice) => {
+                    let mut out = Vec::new();
+                    self.machine.handle(notice, timer::now(), &mut out);
+                    self.perform(out);
+                }
+                Err(_) => self.setup.metrics.count(Count::Door, "malformed"),
+            },
         }
         Ok(())
     }
@@ -379,19 +343,7 @@ impl Process for Inside {
     fn tick(&mut self) -> Result<(), ActorProcessingErr> {
         let mut out = Vec::new();
         self.machine.tick(timer::now(), &mut out);
-        for output in out {
-            match output {
-                Output::Beacon(sequence) => self.beacon(sequence),
-                Output::Alone(since, announced) => self.alone(since, announced),
-                Output::Share => {
-                    let linked = (self.setup.linked)();
-                    let one = self.machine.pick(linked.len()).and_then(|at| linked.get(at));
-                    if let Some(contact) = one {
-                        self.share(&contact.name);
-                    }
-                }
-            }
-        }
+        self.perform(out);
         Ok(())
     }
 }

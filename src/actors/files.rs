@@ -25,6 +25,7 @@ use crate::io::metrics::{Count, Metrics};
 use crate::io::sockets::{AdminSocket, Renewed};
 use crate::io::tls::{Tls, Web};
 use crate::proto::event::{Event, Revocable};
+use crate::proto::link::Input;
 
 mod notes;
 use notes::{Ends, Trouble};
@@ -264,7 +265,7 @@ impl Inside {
                     certificates,
                     own: identity.is_revoked(),
                 });
-                link.judge();
+                link.input(Input::Judge);
             }
             Err(why) => {
                 metrics.count(Count::Revocations, "refused");
@@ -280,7 +281,7 @@ impl Process for Inside {
     type Setup = Setup;
 
     async fn start(setup: Setup, myself: &Address<Msg>) -> Result<Self, ActorProcessingErr> {
-        setup.link.judge();
+        setup.link.input(Input::Judge);
         let next = [Part::Certs, Part::Web, Part::Admin].map(|part| (part, timer::now()));
         Ok(Self {
             setup,

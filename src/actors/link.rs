@@ -1,6 +1,6 @@
 //! Link: connections, handshakes, and exactly one ractor_cluster session per peer.
 //!
-//! - **Owns** the listening socket's accept loop, every attempt and every live connection, and
+//! - **Owns** the listening socket's accept loop, the link machine, every attempt's task and every live connection, and
 //!   ractor_cluster's `NodeServer` (its child; if that ends, this actor ends).
 //! - **Hears** commands from NodeManager (dial, proceed, refuse, abandon, close), the steps of its own
 //!   handshake tasks, and the session events of ractor_cluster.
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ractor::{ActorProcessingErr, ActorRef};
 use ractor_cluster::{NodeServerMessage, NodeSessionMessage};
@@ -31,8 +31,9 @@ use crate::io::metrics::{Count, Metrics, Timing};
 use crate::io::tls::Tls;
 use crate::proto::frame::Parting;
 use crate::proto::hello::{Hello, Refusal};
-use crate::proto::membership::{AttemptId, Failure, LinkEnd};
-use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
+use crate::proto::link::{Decision, Input, Links, Output, Proven, Report};
+use crate::proto::membership::AttemptId;
+use crate::proto::node::{ClusterId, Incarnation, NodeName};
 
 mod accept;
 #[cfg(feature = "testkit")]
@@ -43,12 +44,8 @@ mod mux;
 mod pulse;
 mod refusals;
 mod sessions;
-pub use pulse::{Pulse, RoundTrip};
+pub use pulse::Pulse;
 
-/// Time for ractor's sessions to agree once a stream is theirs.
-const READY: Duration = Duration::from_secs(5);
-/// Inbound attempts of one peer at once.
-const ATTEMPTS: usize = 4;
 /// Beats and echoes that may wait for a link's control lane.
 const CONTROLS: usize = 16;
 
@@ -94,64 +91,25 @@ pub struct Setup {
     pub metrics: Metrics,
 }
 
-/// A step of an attempt or a link, for the one that decides.
-#[derive(Clone, Debug)]
-pub enum Report {
-    /// An outbound attempt read this name and key in the other side's certificate.
-    Connected(AttemptId, NodeName, NodeId),
-    /// An inbound attempt brought a hello that matches its certificate.
-    Greeted(AttemptId, Hello, NodeId),
-    /// An outbound attempt was welcomed.
-    Welcomed(AttemptId, Hello),
-    /// An inbound attempt was confirmed.
-    Confirmed(AttemptId),
-    /// An attempt ended.
-    Failed(AttemptId, Failure),
-    /// ractor's sessions agree.
-    Ready(AttemptId),
-    /// A link ended.
-    Ended(AttemptId, LinkEnd),
-    /// The certificate that a link was made with is revoked by now.
-    Revoked(AttemptId),
-    /// A link that lives, for a listener that has just attached.
-    Existing(AttemptId, Hello, NodeId, bool),
-    /// Every link that lives has been reported to the listener that has just attached.
-    Attached,
-}
-
 type Listener = Box<dyn Fn(Report) + Send>;
-
-#[derive(Debug)]
-enum Decision {
-    Proceed,
-    Refuse(Refusal),
-}
 
 /// A finished handshake.
 struct Established {
     stream: TlsStream<TcpStream>,
-    hello: Hello,
-    id: NodeId,
-    /// The serial number of the peer's certificate.
-    serial: String,
+    proven: Proven,
 }
 
 enum Msg {
     Attach(Listener),
-    Dial(AttemptId, SocketAddr),
-    Decide(AttemptId, Decision),
-    Abandon(AttemptId),
-    Close(AttemptId, Parting),
+    /// What the machine alone has to know.
+    Input(Input),
     /// A connection showed the certificate of this node and goes on with this task.
     Authenticated(AttemptId, NodeName, mpsc::Sender<Decision>, AbortHandle),
-    Step(AttemptId, Report),
     Established(AttemptId, Box<Established>),
-    MuxEnded(AttemptId, LinkEnd),
     SessionOpened(AttemptId, ActorRef<NodeSessionMessage>),
     /// With ractor's number of the session.
     SessionReady(AttemptId, u64),
     SessionGone(AttemptId),
-    Judge,
     WhenClosed(oneshot::Sender<()>),
 }
 
@@ -184,34 +142,9 @@ impl Link {
         self.handle.cast(Msg::Attach(Box::new(listener)));
     }
 
-    /// Opens a connection.
-    pub fn dial(&self, attempt: AttemptId, address: SocketAddr) {
-        self.handle.cast(Msg::Dial(attempt, address));
-    }
-
-    /// Lets an attempt take its next step.
-    pub fn proceed(&self, attempt: AttemptId) {
-        self.handle.cast(Msg::Decide(attempt, Decision::Proceed));
-    }
-
-    /// Ends an attempt with a word to the other side.
-    pub fn refuse(&self, attempt: AttemptId, refusal: Refusal) {
-        self.handle.cast(Msg::Decide(attempt, Decision::Refuse(refusal)));
-    }
-
-    /// Ends an attempt without a word.
-    pub(crate) fn abandon(&self, attempt: AttemptId) {
-        self.handle.cast(Msg::Abandon(attempt));
-    }
-
-    /// Ends a link with a goodbye.
-    pub fn close(&self, attempt: AttemptId, parting: Parting) {
-        self.handle.cast(Msg::Close(attempt, parting));
-    }
-
-    /// Reports every link whose peer's certificate is revoked by now.
-    pub fn judge(&self) {
-        self.handle.cast(Msg::Judge);
+    /// What the machine is to do.
+    pub(crate) fn input(&self, input: Input) {
+        self.handle.cast(Msg::Input(input));
     }
 
     /// The signs of life of a linked peer.
@@ -227,44 +160,23 @@ impl Link {
     }
 }
 
-struct Pending {
-    /// Who it is, once a certificate said so; of outbound attempts NodeManager keeps count.
-    from: Option<NodeName>,
+/// A pending attempt's task.
+struct Attempt {
     decide: mpsc::Sender<Decision>,
     task: AbortHandle,
-    since: Instant,
-}
-
-struct Linked {
-    hello: Hello,
-    id: NodeId,
-    serial: String,
-    /// Since when it is in this stage.
-    since: Instant,
-    stage: Stage,
 }
 
 /// An attempt's task ends with what is known of it.
-impl Drop for Pending {
+impl Drop for Attempt {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-enum Stage {
-    /// The peer's earlier session is not gone yet.
-    Parked(Box<Established>),
-    Running(Running),
-    /// The connection is gone, ractor's session not yet.
-    Closing(Option<ActorRef<NodeSessionMessage>>),
 }
 
 struct Running {
     outlet: Arc<Outlet>,
     part: Option<oneshot::Sender<Parting>>,
     task: AbortHandle,
-    session: Option<ActorRef<NodeSessionMessage>>,
-    ready: bool,
 }
 
 struct Inside {
@@ -273,41 +185,73 @@ struct Inside {
     myself: Address<Msg>,
     server: ActorRef<NodeServerMessage>,
     listener: Option<Listener>,
-    pending: BTreeMap<AttemptId, Pending>,
-    links: BTreeMap<AttemptId, Linked>,
+    machine: Links,
+    attempts: BTreeMap<AttemptId, Attempt>,
+    /// The connections of attempts that are through and wait.
+    parked: BTreeMap<AttemptId, TlsStream<TcpStream>>,
+    running: BTreeMap<AttemptId, Running>,
+    sessions: BTreeMap<AttemptId, ActorRef<NodeSessionMessage>>,
     waiting_for_close: Vec<oneshot::Sender<()>>,
     /// Every task of this actor: they end with it.
     tasks: JoinSet<()>,
 }
 
 impl Inside {
-    fn report(&self, report: Report) {
+    fn input(&mut self, input: Input) {
+        let (mut out, tls) = (Vec::new(), self.setup.tls.clone());
+        self.machine.handle(input, |serial| tls.is_revoked(serial), timer::now(), &mut out);
+        for output in out {
+            self.perform(output);
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        let metrics = &self.setup.metrics;
+        match output {
+            Output::Report(report) => self.report(report),
+            Output::Dial(attempt, address) => self.dial(attempt, address),
+            Output::Decide(attempt, decision) => {
+                if let Some(attempt) = self.attempts.get(&attempt) {
+                    // A task that ended meanwhile has its report under way.
+                    drop(attempt.decide.try_send(decision));
+                }
+            }
+            Output::Drop(attempt) => {
+                self.attempts.remove(&attempt);
+                self.parked.remove(&attempt);
+            }
+            Output::Took(took) => metrics.took(Timing::Handshake, took),
+            Output::Evicted => metrics.count(Count::Refused, "evicted"),
+            Output::Start(attempt) => self.start(attempt),
+            Output::Part(attempt, parting) => {
+                let part = self.running.get_mut(&attempt).and_then(|link| link.part.take());
+                // The task tells when it ended; one that already did needs no goodbye.
+                part.map(|part| part.send(parting).ok());
+            }
+            Output::Break(attempt) => {
+                self.running.get(&attempt).iter().for_each(|link| link.task.abort());
+            }
+            Output::Fault(peer, fault) => {
+                tracing::warn!(%peer, %fault, "link cut: the peer broke the protocol");
+                metrics.count(Count::Refused, "protocol");
+            }
+            Output::StopSession(attempt) => {
+                self.sessions.get(&attempt).iter().for_each(|session| session.stop(None));
+            }
+            Output::Over(attempt) => drop(self.sessions.remove(&attempt)),
+        }
+    }
+
+    fn report(&mut self, report: Report) {
+        if let Report::Failed(AttemptId::Outbound(_), failure) = &report {
+            self.setup.metrics.count(Count::DialFailed, failure.label());
+        }
+        if let Report::Ended(attempt, _) = &report {
+            self.running.remove(attempt);
+            self.pulses().retain(|_, (of, _)| of != attempt);
+        }
         if let Some(listener) = &self.listener {
             listener(report);
-        }
-    }
-
-    fn attach(&mut self, listener: Listener) {
-        self.pending.clear();
-        self.listener = Some(listener);
-        for (attempt, link) in &self.links {
-            let ready = match &link.stage {
-                Stage::Running(running) => running.ready,
-                Stage::Parked(_) => false,
-                Stage::Closing(_) => continue,
-            };
-            self.report(Report::Existing(*attempt, link.hello.clone(), link.id, ready));
-        }
-        self.report(Report::Attached);
-        self.judge(); // an earlier listener may not have come to it
-    }
-
-    fn judge(&self) {
-        for (attempt, link) in &self.links {
-            let lives = !matches!(link.stage, Stage::Closing(_));
-            if lives && self.setup.tls.is_revoked(&link.serial) {
-                self.report(Report::Revoked(*attempt));
-            }
         }
     }
 
@@ -317,169 +261,36 @@ impl Inside {
         let dial =
             handshake::dial(address, self.setup.tls.clone(), self.setup.myself.clone(), steps);
         let task = self.tasks.spawn(dial);
-        self.pending.insert(attempt, Pending { from: None, decide, task, since: timer::now() });
+        self.attempts.insert(attempt, Attempt { decide, task });
         self.setup.metrics.count(Count::Dials, "started");
     }
 
-    /// A peer may try again while its earlier attempt hangs, but not fill this node with attempts.
-    fn authenticated(&mut self, attempt: AttemptId, pending: Pending) {
-        let same = |other: &&AttemptId| {
-            self.pending.get(other).is_some_and(|other| other.from == pending.from)
-        };
-        let earlier: Vec<AttemptId> = self.pending.keys().filter(same).copied().collect();
-        for oldest in earlier.iter().take((earlier.len() + 1).saturating_sub(ATTEMPTS)) {
-            self.abandon(*oldest);
-            self.report(Report::Failed(*oldest, Failure::Closed));
-            self.setup.metrics.count(Count::Refused, "evicted");
-        }
-        self.pending.insert(attempt, pending);
-    }
-
-    fn abandon(&mut self, attempt: AttemptId) {
-        self.pending.remove(&attempt);
-    }
-
-    fn failed(&mut self, attempt: AttemptId, failure: &Failure) {
-        self.pending.remove(&attempt);
-        if matches!(attempt, AttemptId::Outbound(_)) {
-            self.setup.metrics.count(Count::DialFailed, failure.label());
-        }
-    }
-
-    fn established(&mut self, attempt: AttemptId, established: Box<Established>) {
-        let Some(pending) = self.pending.remove(&attempt) else {
-            return; // abandoned meanwhile
-        };
-        if matches!(attempt, AttemptId::Outbound(_)) {
-            let took = timer::now().saturating_duration_since(pending.since);
-            self.setup.metrics.took(Timing::Handshake, took);
-        }
-        drop(pending);
-        if self.setup.tls.is_revoked(&established.serial) {
-            return self.report(Report::Revoked(attempt)); // while the hellos were exchanged
-        }
-        let (hello, id) = (established.hello.clone(), established.id);
-        let serial = established.serial.clone();
-        let stage = Stage::Parked(established);
-        self.links.insert(attempt, Linked { hello, id, serial, since: timer::now(), stage });
-        self.start_parked();
-    }
-
-    /// Starts every parked link whose peer has no earlier session any more.
-    fn start_parked(&mut self) {
-        let busy = |of: &NodeName, links: &BTreeMap<AttemptId, Linked>| {
-            let runs = |l: &Linked| !matches!(l.stage, Stage::Parked(_)) && l.hello.name == *of;
-            links.values().any(runs)
-        };
-        let parked = |(attempt, link): (&AttemptId, &Linked)| {
-            let free = !busy(&link.hello.name, &self.links);
-            (matches!(link.stage, Stage::Parked(_)) && free).then_some(*attempt)
-        };
-        if let Some(attempt) = self.links.iter().find_map(parked) {
-            self.start(attempt);
-        }
-    }
-
     fn start(&mut self, attempt: AttemptId) {
-        let Some(Linked { hello, id, serial, stage: Stage::Parked(established), .. }) =
-            self.links.remove(&attempt)
-        else {
+        let proven = self.machine.proven(attempt);
+        let Some((stream, Proven { hello, .. })) = self.parked.remove(&attempt).zip(proven) else {
             return;
         };
-        let peer = hello.name.clone();
+        let (peer, life) = (hello.name.clone(), hello.incarnation);
         let (part, parting) = oneshot::channel();
         let (pipe, ractor_end) = tokio::io::duplex(mux::PIPE);
         let (control, controls) = mpsc::channel(CONTROLS);
-        let pulse = Arc::new(Pulse::new(control, ends(&established.stream)));
-        let door = mux::Door::open(&self.setup.bus, peer.clone());
-        let outlet = door.outlet();
-        let own = mux::Own { parting, controls, pulse: pulse.clone() };
-        let (myself, inbound) = (self.myself.clone(), matches!(attempt, AttemptId::Inbound(_)));
+        let pulse = Arc::new(Pulse::new(control, ends(&stream)));
         self.pulses().insert(peer.clone(), (attempt, pulse.clone()));
+        let door = mux::Door::open(&self.setup.bus, peer.clone(), life);
+        let outlet = door.outlet();
+        let own = mux::Own { parting, controls, pulse };
+        let (myself, inbound) = (self.myself.clone(), matches!(attempt, AttemptId::Inbound(_)));
         let task = self.tasks.spawn(async move {
             let gate = mux::gate(inbound, peer);
-            let end = mux::run(established.stream, gate, pipe, door, own).await;
-            send(&myself, Msg::MuxEnded(attempt, end));
+            let end = mux::run(stream, gate, pipe, door, own).await;
+            send(&myself, Msg::Input(Input::MuxEnded(attempt, end)));
         });
-        let part = Some(part);
-        let stage = Stage::Running(Running { outlet, part, task, session: None, ready: false });
-        self.links.insert(attempt, Linked { hello, id, serial, since: timer::now(), stage });
+        self.running.insert(attempt, Running { outlet, part: Some(part), task });
         sessions::hand_over(&self.server, ractor_end, attempt, inbound);
     }
 
     fn pulses(&self) -> MutexGuard<'_, BTreeMap<NodeName, (AttemptId, Arc<Pulse>)>> {
         self.pulses.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn mux_ended(&mut self, attempt: AttemptId, end: LinkEnd) {
-        let Some(link) = self.links.get_mut(&attempt) else { return };
-        let gone = Stage::Closing(None);
-        let Stage::Running(running) = std::mem::replace(&mut link.stage, gone) else { return };
-        if let LinkEnd::Fault(fault) = &end {
-            tracing::warn!(peer = %link.hello.name, %fault, "link cut: the peer broke the protocol");
-            self.setup.metrics.count(Count::Refused, "protocol");
-        }
-        if let Some(session) = &running.session {
-            session.stop(None);
-        }
-        link.stage = Stage::Closing(running.session);
-        link.since = timer::now();
-        self.pulses().retain(|_, (of, _)| *of != attempt);
-        self.report(Report::Ended(attempt, end));
-    }
-
-    /// ractor gave up a session: the connection goes with it.
-    fn session_gone(&mut self, attempt: AttemptId) {
-        let Some(link) = self.links.remove(&attempt) else { return };
-        if let Stage::Running(running) = link.stage {
-            running.task.abort();
-            self.pulses().retain(|_, (of, _)| *of != attempt);
-            let fault = "ractor_cluster ended the session".to_owned();
-            self.report(Report::Ended(attempt, LinkEnd::Fault(fault)));
-        }
-        self.start_parked();
-    }
-
-    fn session_opened(&mut self, attempt: AttemptId, session: ActorRef<NodeSessionMessage>) {
-        match self.links.get_mut(&attempt).map(|link| &mut link.stage) {
-            Some(Stage::Running(running)) => running.session = Some(session),
-            Some(Stage::Closing(closing)) => {
-                session.stop(None);
-                *closing = Some(session);
-            }
-            Some(Stage::Parked(_)) | None => session.stop(None),
-        }
-    }
-
-    fn session_ready(&mut self, attempt: AttemptId, number: u64) {
-        if let Some(Stage::Running(running)) = self.links.get_mut(&attempt).map(|l| &mut l.stage) {
-            running.ready = true;
-            self.setup.bus.exchange().session(number, running.outlet.clone());
-            self.report(Report::Ready(attempt));
-        }
-    }
-
-    fn close(&mut self, attempt: AttemptId, parting: Parting) {
-        match self.links.get_mut(&attempt).map(|link| &mut link.stage) {
-            Some(Stage::Running(running)) => {
-                if let Some(part) = running.part.take() {
-                    // The task tells when it ended; one that already did needs no goodbye.
-                    part.send(parting).ok();
-                }
-            }
-            Some(Stage::Parked(_)) => drop(self.links.remove(&attempt)),
-            Some(Stage::Closing(_)) | None => {}
-        }
-    }
-
-    /// Until when a link must have got out of its stage; a ready one may stay as it is.
-    fn unready(link: &Linked) -> Option<Instant> {
-        let waits = match &link.stage {
-            Stage::Parked(_) => true,
-            Stage::Running(running) => !running.ready,
-            Stage::Closing(_) => true,
-        };
-        waits.then_some(link.since + READY)
     }
 }
 
@@ -503,8 +314,11 @@ impl Process for Inside {
             myself: myself.clone(),
             server,
             listener: None,
-            pending: BTreeMap::new(),
-            links: BTreeMap::new(),
+            machine: Links::default(),
+            attempts: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            running: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             waiting_for_close: Vec::new(),
             tasks,
         })
@@ -513,43 +327,45 @@ impl Process for Inside {
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
         while self.tasks.try_join_next().is_some() {}
         match message {
-            Msg::Attach(listener) => self.attach(listener),
-            Msg::Dial(attempt, address) => self.dial(attempt, address),
-            Msg::Decide(attempt, decision) => {
-                if let Decision::Refuse(refusal) = &decision
+            Msg::Attach(listener) => {
+                self.listener = Some(listener);
+                self.input(Input::Attach);
+            }
+            Msg::Input(input) => {
+                if let Input::Decide(_, Decision::Refuse(refusal)) = &input
                     && *refusal != Refusal::Crossed
                 {
                     self.setup.metrics.count(Count::Refused, refusal.label());
                 }
-                if let Some(pending) = self.pending.get(&attempt) {
-                    // A task that ended meanwhile has its report under way.
-                    drop(pending.decide.try_send(decision));
-                }
+                self.input(input);
             }
-            Msg::Abandon(attempt) => self.abandon(attempt),
-            Msg::Close(attempt, parting) => self.close(attempt, parting),
             Msg::Authenticated(attempt, from, decide, task) => {
-                let since = timer::now();
-                self.authenticated(attempt, Pending { from: Some(from), decide, task, since });
+                self.attempts.insert(attempt, Attempt { decide, task });
+                self.input(Input::Authenticated(attempt, from));
             }
-            Msg::Step(attempt, report) => {
-                if !self.pending.contains_key(&attempt) {
-                    return Ok(()); // abandoned meanwhile
-                }
-                if let Report::Failed(_, failure) = &report {
-                    self.failed(attempt, failure);
-                }
-                self.report(report);
+            Msg::Established(attempt, established) => {
+                let Established { stream, proven } = *established;
+                self.attempts.remove(&attempt);
+                self.parked.insert(attempt, stream);
+                self.input(Input::Established(attempt, proven));
             }
-            Msg::Established(attempt, established) => self.established(attempt, established),
-            Msg::MuxEnded(attempt, end) => self.mux_ended(attempt, end),
-            Msg::SessionOpened(attempt, session) => self.session_opened(attempt, session),
-            Msg::SessionReady(attempt, number) => self.session_ready(attempt, number),
-            Msg::SessionGone(attempt) => self.session_gone(attempt),
-            Msg::Judge => self.judge(),
+            Msg::SessionOpened(attempt, session) => {
+                self.sessions.insert(attempt, session);
+                self.input(Input::SessionOpened(attempt));
+            }
+            Msg::SessionReady(attempt, number) => {
+                if let Some(link) = self.running.get(&attempt) {
+                    self.setup.bus.exchange().session(number, link.outlet.clone());
+                }
+                self.input(Input::SessionReady(attempt));
+            }
+            Msg::SessionGone(attempt) => {
+                self.sessions.remove(&attempt);
+                self.input(Input::SessionGone(attempt));
+            }
             Msg::WhenClosed(done) => self.waiting_for_close.push(done),
         }
-        if self.links.values().all(|link| matches!(link.stage, Stage::Closing(_))) {
+        if self.machine.is_closed() {
             // Whoever asked and went away needs no answer.
             self.waiting_for_close.drain(..).for_each(|done| done.send(()).unwrap_or(()));
         }
@@ -557,28 +373,11 @@ impl Process for Inside {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.links.values().filter_map(Self::unready).min()
+        self.machine.deadline()
     }
 
     fn tick(&mut self) -> Result<(), ActorProcessingErr> {
-        let now = timer::now();
-        let late = |link: &Linked| Self::unready(link).is_some_and(|at| at <= now);
-        let late: Vec<_> = self.links.iter().filter(|(_, l)| late(l)).map(|(a, _)| *a).collect();
-        for attempt in late {
-            let fault = LinkEnd::Fault("ractor's sessions did not agree in time".to_owned());
-            match self.links.get(&attempt).map(|link| &link.stage) {
-                Some(Stage::Running(running)) => {
-                    running.task.abort();
-                    self.mux_ended(attempt, fault);
-                }
-                // A session that never came to life is never reported gone either.
-                Some(Stage::Closing(_)) => self.session_gone(attempt),
-                Some(Stage::Parked(_)) | None => {
-                    self.links.remove(&attempt);
-                    self.report(Report::Ended(attempt, fault));
-                }
-            }
-        }
+        self.input(Input::Tick);
         Ok(())
     }
 }

@@ -1,10 +1,13 @@
-//! News: what happens in this node, told to its actors and kept in the trail, and words to actors of other nodes.
+//! News: what happens in this node, told to its actors and kept in the trail, and the news of its links.
 //!
-//! - **Owns** who listens to events and to the words of other nodes' actors; the trail of what happened.
-//! - **Hears** announcements from any actor, and the words of peers (through `link`).
+//! - **Owns** who listens; which links are up; the trail of what happened.
+//! - **Hears** announcements from any actor; that a link is up, its messages, and that it is down, in this order, from
+//!   the link itself.
 //! - **Says** to listeners what they asked for; to peers' actors (through `exchange`) what they are told.
-//! - **After a restart**: no listeners. The tree restarts everything after it, and they attach again.
+//! - **After a restart**: no listeners and no links. The tree restarts everything after it, and they attach again.
 //! - **Never** waits for a listener or a peer: what finds no room is refused, and that is counted.
+//!
+//! Who gets what, and in which order, is in `proto::wiring`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,15 +18,17 @@ use ractor::ActorProcessingErr;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::actors::exchange::{Exchange, SendError};
+use crate::actors::exchange::{Exchange, Outlet, SendError};
 use crate::actors::supervisor::{Address, Child, Handle, Process};
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::codec;
 use crate::proto::event::Event;
 use crate::proto::frame::{Lane, MAX_PAYLOAD};
 use crate::proto::hlc::Stamp;
-use crate::proto::node::NodeName;
+use crate::proto::node::{Incarnation, NodeName};
+use crate::proto::talk::DownReason;
 use crate::proto::topic::Topic;
+use crate::proto::wiring::{Consumer, Links, Notice};
 
 mod announce;
 mod events;
@@ -43,23 +48,17 @@ struct Words {
     payload: Vec<u8>,
 }
 
-/// Words of a peer's actor, as this node's actors get them.
-#[derive(Clone, Debug)]
-pub struct Delivery {
-    /// The peer; certain, its certificate says so.
-    pub from: NodeName,
-    /// The words.
-    pub payload: Arc<[u8]>,
-}
-
 type EventSink = Box<dyn Fn(&Event) + Send>;
-type WordsSink = Box<dyn Fn(Delivery) + Send>;
+type NoticeSink = Box<dyn Fn(Notice<Arc<[u8]>>) + Send>;
 
 enum Msg {
     Announce(Event),
-    Events(&'static str, EventSink),
-    OnWords(&'static str, Topic, WordsSink),
-    Received(NodeName, Bytes, OwnedSemaphorePermit),
+    OnEvents(&'static str, EventSink),
+    Attach(Consumer, NoticeSink),
+    /// A link, which is its outlet here.
+    Up(Arc<Outlet>, Incarnation),
+    Received(Arc<Outlet>, Bytes, OwnedSemaphorePermit),
+    Down(Arc<Outlet>, DownReason),
 }
 
 /// The handle.
@@ -122,17 +121,16 @@ impl Bus {
 
     /// Gives every later event to `sink`. A listener has one name; a second one replaces the first.
     pub(crate) fn on_events(&self, name: &'static str, sink: impl Fn(&Event) + Send + 'static) {
-        self.handle.cast(Msg::Events(name, Box::new(sink)));
+        self.handle.cast(Msg::OnEvents(name, Box::new(sink)));
     }
 
-    /// Gives all later words of peers on `topic` to `sink`, likewise.
-    pub(crate) fn on_words(
+    /// Gives what concerns a consumer to `sink`, in one order, likewise. The links that are up come first.
+    pub(crate) fn attach(
         &self,
-        name: &'static str,
-        topic: Topic,
-        sink: impl Fn(Delivery) + Send + 'static,
+        consumer: Consumer,
+        sink: impl Fn(Notice<Arc<[u8]>>) + Send + 'static,
     ) {
-        self.handle.cast(Msg::OnWords(name, topic, Box::new(sink)));
+        self.handle.cast(Msg::Attach(consumer, Box::new(sink)));
     }
 
     /// Words for the actors that listen to `topic` on one peer: at most once, in order while the link
@@ -159,9 +157,31 @@ impl Bus {
         self.metrics().count(Count::Door, kind);
     }
 
+    /// There is a link to this life of a peer: what is sent to it goes through the outlet.
+    pub(crate) fn up(&self, peer: NodeName, life: Incarnation) -> Arc<Outlet> {
+        let outlet = self.exchange.topics.up(peer);
+        self.handle.cast(Msg::Up(outlet.clone(), life));
+        outlet
+    }
+
     /// Words arrived on a link. The permit bounds what a peer can have waiting here.
-    pub(crate) fn received(&self, from: NodeName, words: Bytes, permit: OwnedSemaphorePermit) {
-        self.handle.cast(Msg::Received(from, words, permit));
+    pub(crate) fn received(&self, link: &Arc<Outlet>, words: Bytes, permit: OwnedSemaphorePermit) {
+        self.handle.cast(Msg::Received(link.clone(), words, permit));
+    }
+
+    /// The link is gone.
+    pub(crate) fn down(&self, link: &Arc<Outlet>, why: DownReason) {
+        self.exchange.topics.down(link, why);
+        self.handle.cast(Msg::Down(link.clone(), why));
+    }
+}
+
+/// A link, by its outlet.
+struct Way(Arc<Outlet>);
+
+impl PartialEq for Way {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
@@ -169,11 +189,23 @@ struct Inside {
     metrics: Metrics,
     trail: Trail,
     events: BTreeMap<&'static str, EventSink>,
-    words: BTreeMap<(Topic, &'static str), WordsSink>,
+    consumers: BTreeMap<Topic, (Consumer, NoticeSink)>,
+    links: Links<Way>,
 }
 
 impl Inside {
-    fn received(&self, from: NodeName, words: &[u8]) -> &'static str {
+    fn announce(&self, event: &Event) {
+        self.events.values().for_each(|sink| sink(event));
+        for (consumer, sink) in self.consumers.values() {
+            consumer.concern(event).into_iter().for_each(sink);
+        }
+    }
+
+    fn tell(&self, notice: &Notice<Arc<[u8]>>) {
+        self.consumers.values().for_each(|(_, sink)| sink(notice.clone()));
+    }
+
+    fn received(&self, link: Arc<Outlet>, words: &[u8]) -> &'static str {
         let Ok(Words { topic, stamp, payload }) =
             codec::decode_versioned(VERSION, words, MAX_PAYLOAD)
         else {
@@ -182,14 +214,13 @@ impl Inside {
         if !self.trail.heard(stamp) {
             self.metrics.count(Count::Door, "stamp_far_ahead");
         }
-        let mut kind = "no_subscriber";
-        let delivery = Delivery { from, payload: payload.into() };
-        let same = (topic.clone(), "")..;
-        for ((_, _), sink) in self.words.range(same).take_while(|((t, _), _)| *t == topic) {
-            sink(delivery.clone());
-            kind = "received";
+        let peer = link.peer().clone();
+        if !self.links.is_up(&peer, &Way(link)) {
+            return "link_gone";
         }
-        kind
+        let Some((_, sink)) = self.consumers.get(&topic) else { return "no_subscriber" };
+        sink(Notice::Message(peer, payload.into()));
+        "received"
     }
 }
 
@@ -202,17 +233,30 @@ impl Process for Inside {
         (metrics, trail): Self::Setup,
         _myself: &Address<Msg>,
     ) -> Result<Self, ActorProcessingErr> {
-        Ok(Self { metrics, trail, events: BTreeMap::new(), words: BTreeMap::new() })
+        let (events, consumers, links) = (BTreeMap::new(), BTreeMap::new(), Links::default());
+        Ok(Self { metrics, trail, events, consumers, links })
     }
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Announce(event) => self.events.values().for_each(|sink| sink(&event)),
-            Msg::Events(name, sink) => drop(self.events.insert(name, sink)),
-            Msg::OnWords(name, topic, sink) => drop(self.words.insert((topic, name), sink)),
-            Msg::Received(from, words, permit) => {
-                self.metrics.count(Count::Door, self.received(from, &words));
+            Msg::Announce(event) => self.announce(&event),
+            Msg::OnEvents(name, sink) => drop(self.events.insert(name, sink)),
+            Msg::Attach(consumer, sink) => {
+                self.links.all().for_each(&sink);
+                self.consumers.insert(consumer.topic(), (consumer, sink));
+            }
+            Msg::Up(link, life) => {
+                let notices = self.links.up(link.peer().clone(), life, Way(link));
+                notices.iter().for_each(|notice| self.tell(notice));
+            }
+            Msg::Received(link, words, permit) => {
+                self.metrics.count(Count::Door, self.received(link, &words));
                 drop(permit);
+            }
+            Msg::Down(link, why) => {
+                let peer = link.peer().clone();
+                let notices = self.links.down(&peer, &Way(link), why);
+                notices.iter().for_each(|notice| self.tell(notice));
             }
         }
         Ok(())

@@ -2,8 +2,8 @@
 //!
 //! - **Owns** the registry machine, the view of all known nodes that everybody reads, and its writes to the store: one
 //!   at a time, on a blocking thread, batched.
-//! - **Hears** that something changed (events); other registries' words on `network:registry`; an operator who has a
-//!   node forgotten, and services that rate one.
+//! - **Hears** which links are up and down, with other registries' words on `network:registry`; that the peers' view
+//!   changed; an operator who has a node forgotten, and services that rate one.
 //! - **Says** what this node is, and what it knows of others, to other registries; to NodeManager whom to look for no
 //!   more, and whom again; warns when the disk fails, and tries again until it succeeds.
 //! - **After a restart**: goes on from its view, which outlives it, and writes all of it once more.
@@ -16,8 +16,10 @@ use std::time::Instant;
 
 use ractor::ActorProcessingErr;
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 
-use crate::actors::news::{Bus, Delivery};
+use crate::actors::news::Bus;
+use crate::actors::peers::{Peers, Row};
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::clock;
@@ -27,8 +29,9 @@ use crate::proto::codec;
 use crate::proto::frame::MAX_PAYLOAD;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::registry::Known;
-use crate::proto::registry::book::{self, Batch, Book, Input, Nodes, Output, Own, Seen, Sight};
+use crate::proto::registry::book::{self, Batch, Book, Input, Nodes, Output, Own, Seen};
 use crate::proto::topic::Topic;
+use crate::proto::wiring::{Ask, Consumer, Notice};
 
 /// What the actor is made from.
 #[derive(Clone)]
@@ -37,14 +40,8 @@ pub struct Setup {
     pub own: Own,
     /// Its life; NodeManager may raise it.
     pub incarnation: Arc<AtomicU64>,
-    /// The peers, at this moment.
-    pub seen: Arc<dyn Fn() -> Vec<Seen> + Send + Sync>,
-    /// A life of a node is forgotten; whether it was known here.
-    pub forget: Arc<dyn Fn(NodeName, Incarnation, bool) + Send + Sync>,
-    /// A node is forgotten no more.
-    pub revive: Arc<dyn Fn(NodeName) + Send + Sync>,
-    /// Ends the link of a peer that breaks the rules.
-    pub cut: Arc<dyn Fn(NodeName) + Send + Sync>,
+    /// The peers; whom to look for no more, and whom again.
+    pub peers: Peers,
     /// The open store.
     pub store: Arc<Store>,
     /// The door.
@@ -54,8 +51,7 @@ pub struct Setup {
 }
 
 enum Msg {
-    Changed,
-    Said(Delivery),
+    Notice(Notice<Arc<[u8]>>),
     Forget(NodeName, Incarnation),
     Rated(NodeName),
     Written(Batch, Result<(), StoreError>),
@@ -90,10 +86,10 @@ impl Registry {
         Child::actor::<Inside>(&self.handle, (setup, self.publish.clone()))
     }
 
-    /// All nodes, now and as they change.
+    /// All nodes now.
     #[must_use]
-    pub fn nodes(&self) -> watch::Receiver<Nodes> {
-        self.publish.subscribe()
+    pub fn nodes(&self) -> Nodes {
+        self.publish.borrow().clone()
     }
 
     /// The nodes that are forgotten, with the life that is.
@@ -140,17 +136,19 @@ struct Inside {
     myself: Address<Msg>,
     failing: bool,
     closing: Option<oneshot::Sender<()>>,
+    _tasks: JoinSet<()>,
 }
 
 impl Inside {
     fn input(&mut self, input: Input) {
         let Self { setup, book, publish, .. } = self;
-        let sight = || Sight {
-            incarnation: Incarnation(setup.incarnation.load(Ordering::Relaxed)),
-            peers: (setup.seen)(),
-        };
         let (now, mut out) = ((timer::now(), clock::millis()), Vec::new());
-        publish.send_if_modified(|nodes| book.handle(input, &sight, nodes, now, &mut out));
+        let seen = || {
+            let vitals = setup.peers.vitals();
+            let seen = |row: &Row| Seen::new(&row.peer, row.id, vitals.peers.get(&row.peer.name));
+            setup.peers.view().iter().map(seen).collect()
+        };
+        publish.send_if_modified(|nodes| book.handle(input, &seen, nodes, now, &mut out));
         out.into_iter().for_each(|output| self.perform(output));
     }
 
@@ -162,15 +160,15 @@ impl Inside {
                 }
                 Err(error) => tracing::error!(%error, "a registry word cannot be encoded"),
             },
-            Output::Forget(node, life, known) => (self.setup.forget)(node, life, known),
-            Output::Revive(node) => (self.setup.revive)(node),
+            Output::Ask(ask) => {
+                if let Ask::Cut(peer) = &ask {
+                    tracing::warn!(%peer, "a peer keeps breaking the registry's rules");
+                }
+                self.setup.peers.ask(ask);
+            }
             Output::Charge(peer, rule) => {
                 self.setup.metrics.count(Count::Registry, rule);
                 tracing::debug!(%peer, rule, "a peer's word about the nodes breaks a rule");
-            }
-            Output::Cut(peer) => {
-                tracing::warn!(%peer, "a peer keeps breaking the registry's rules");
-                (self.setup.cut)(peer);
             }
             Output::Write { batch, known, gone } => self.write(batch, known, gone),
             Output::Closed => {
@@ -210,13 +208,6 @@ impl Inside {
             }
         }
     }
-
-    fn said(&mut self, delivery: Delivery) {
-        match codec::decode(&delivery.payload, MAX_PAYLOAD) {
-            Ok(word) => self.input(Input::Received(delivery.from, word)),
-            Err(_) => self.setup.metrics.count(Count::Door, "malformed"),
-        }
-    }
 }
 
 impl Process for Inside {
@@ -228,32 +219,28 @@ impl Process for Inside {
         (setup, publish): Self::Setup,
         myself: &Address<Msg>,
     ) -> Result<Self, ActorProcessingErr> {
-        let to = myself.clone();
-        // The successor of an actor that ended subscribes anew.
-        setup.bus.on_events("registry", move |event| {
-            if Book::concerns(event) {
-                drop(to.cast(Mail::Message(Msg::Changed)));
-            }
-        });
-        let (to, topic) = (myself.clone(), Topic::network_registry());
-        setup.bus.on_words("registry", topic, move |delivery| {
-            drop(to.cast(Mail::Message(Msg::Said(delivery))));
-        });
+        let (to, mut tasks) = (myself.clone(), JoinSet::new());
+        // The successor of an actor that ended attaches anew.
+        let sink = move |notice| drop(to.cast(Mail::Message(Msg::Notice(notice))));
+        setup.bus.attach(Consumer::Registry, sink.clone());
+        setup.peers.follow(Consumer::Registry, &mut tasks, sink);
         let incarnation = Incarnation(setup.incarnation.load(Ordering::Relaxed));
         let (own, now, wall) = (setup.own.clone(), timer::now(), clock::millis());
         let nodes = publish.borrow().clone();
         let book = Book::new(own, incarnation, &nodes, now, wall, rand::make_rng());
         drop(nodes);
-        let myself = myself.clone();
-        let mut inside = Self { setup, book, publish, myself, failing: false, closing: None };
+        let (myself, failing, closing) = (myself.clone(), false, None);
+        let mut inside = Self { setup, book, publish, myself, failing, closing, _tasks: tasks };
         inside.tick()?; // the first look
         Ok(inside)
     }
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Changed => self.input(Input::Changed),
-            Msg::Said(delivery) => self.said(delivery),
+            Msg::Notice(notice) => match notice.read(|word| codec::decode(&word, MAX_PAYLOAD)) {
+                Ok(notice) => self.input(Input::Notice(notice)),
+                Err(_) => self.setup.metrics.count(Count::Door, "malformed"),
+            },
             Msg::Forget(node, life) => self.input(Input::Forget(node, life)),
             Msg::Rated(node) => self.input(Input::Rated(node)),
             Msg::Written(batch, result) => {

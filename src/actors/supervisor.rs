@@ -224,6 +224,7 @@ struct TaskRunner {
 impl Process for TaskRunner {
     const NAME: &'static str = "task";
     type Message = std::io::Result<()>;
+    /// A closure: each start makes another task, of any kind.
     type Setup = Arc<dyn Fn() -> Task + Send + Sync>;
 
     async fn start(
@@ -286,7 +287,8 @@ pub struct Tree {
     pub ended: Ended,
 }
 
-/// Hears the name of an actor that ended, why, and whether it is started again.
+/// Hears the name of an actor that ended, why, and whether it is started again. A closure, because the bus is itself an
+/// actor under a supervisor.
 pub type Ended = Arc<dyn Fn(&'static str, &str, bool) + Send + Sync>;
 
 /// The root of a running tree.

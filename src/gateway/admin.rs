@@ -250,22 +250,22 @@ async fn say(writer: &mut OwnedWriteHalf, what: &impl Serialize) -> std::io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actors::discovery::Discovery;
     use crate::actors::event_log::{self, EventLog, Journal};
     use crate::actors::exchange::Exchange;
-    use crate::actors::heartbeat_monitor::Vitals;
     use crate::actors::news::{Bus, WAITING};
-    use crate::actors::node_manager::{Row, View};
+    use crate::actors::peers::{Peers, Row};
+    use crate::actors::registry::Registry;
     use crate::actors::supervisor::{Root, Roster, Tree, start};
     use crate::actors::tests::cluster;
     use crate::actors::timer;
     use crate::gateway::status::NodeStatus;
     use crate::io::metrics::{Count, Metrics};
-    use crate::io::store::{Chain, Condition, Store};
+    use crate::io::store::{Chain, Store};
     use crate::io::{clock, sockets};
     use crate::proto::event::{Event, Recorded, Status};
     use crate::proto::membership::PeerView;
     use crate::proto::node::{Incarnation, KeyId};
-    use crate::proto::registry::book::Nodes;
     use crate::proto::restart::{Intensity, Strategy};
     use serde::de::DeserializeOwned;
     use std::sync::atomic::AtomicU64;
@@ -276,7 +276,7 @@ mod tests {
     struct World {
         dir: TempDir,
         metrics: Metrics,
-        view: watch::Sender<View>,
+        peers: Peers,
         bus: Bus,
         root: Root,
         _socket: sockets::AdminSocket,
@@ -290,7 +290,7 @@ mod tests {
     async fn world(chaos: bool) -> World {
         let dir = tempfile::tempdir().expect("a directory");
         let (metrics, roster) = (Metrics::default(), Roster::default());
-        let (view, peers) = watch::channel(View::default());
+        let peers = Peers::new(&metrics, []);
         let bus = Bus::new(&Exchange::new("a@127.0.0.1".parse().expect("valid"), &metrics));
         let victim = EventLog::new(&metrics);
         let store = Store::open(&dir.path().join("data"), clock::wall()).expect("opens").0;
@@ -309,16 +309,13 @@ mod tests {
             listen: ([127, 0, 0, 1], 4697).into(),
             http: None,
             started: timer::now(),
-            peers,
-            joining: Arc::new(|| (Vec::new(), None)),
-            vitals: watch::channel(Vitals::default()).1,
+            peers: peers.clone(),
+            discovery: Discovery::new(&metrics),
             matrix: watch::channel(Arc::default()).1,
-            nodes: watch::channel(Nodes::default()).1,
-            forget: Arc::new(|_node, _life| {}),
+            registry: Registry::new(&metrics, []),
             bus: bus.clone(),
             metrics: metrics.clone(),
-            disconnect: Arc::new(|_node| {}),
-            store: Arc::new(Condition::default),
+            store: store.clone(),
             certificates: Arc::new(Vec::new),
             token_list: Arc::new(|| true),
             min_peers: 0,
@@ -342,7 +339,7 @@ mod tests {
             ended: Arc::new(|_, _, _| {}),
         };
         let root = start(tree, ()).await.expect("starts");
-        World { dir, metrics, view, bus, root, _socket: socket }
+        World { dir, metrics, peers, bus, root, _socket: socket }
     }
 
     impl World {
@@ -402,7 +399,7 @@ mod tests {
         let since = UNIX_EPOCH + Duration::from_millis(1_767_323_045_678);
         let rows = [(peer, Some(KeyId([5; 16]))), (unknown, None)];
         let rows = rows.map(|(peer, id)| Row { peer, id, since }).to_vec();
-        world.view.send_replace(Arc::new(rows));
+        world.peers.publish(|_| rows);
         let status = status(&world).await;
         assert_eq!((status.name, status.incarnation), (name("a@127.0.0.1"), 3));
         assert_eq!((status.id, status.cluster), ("01".repeat(16), "02".repeat(16)));

@@ -5,13 +5,14 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
-use crate::actors::node_manager::{Row, majority};
+use crate::actors::peers::{Row, majority};
 use crate::actors::timer;
 use crate::gateway::view::NodeView;
 use crate::io::clock;
 use crate::io::metrics::{Flow, Gauges};
 use crate::io::usage;
 use crate::proto::event::{Reason, Status};
+use crate::proto::heartbeat::Vital;
 
 /// Everything as Prometheus text.
 ///
@@ -37,7 +38,7 @@ fn node(view: &NodeView, gauges: &mut Gauges) {
         started.as_secs_f64(),
     );
     gauges.one("xpando_incarnation", "The node's life", view.life() as f64);
-    let degraded = f64::from(u8::from((view.store)().is_degraded()));
+    let degraded = f64::from(u8::from(view.store.condition().is_degraded()));
     gauges.one(
         "xpando_store_degraded",
         "1 while the node does not remember what it should",
@@ -52,7 +53,7 @@ fn node(view: &NodeView, gauges: &mut Gauges) {
         "Until when a certificate is valid, as Unix time",
         certificates,
     );
-    let health = f64::from(view.vitals.borrow().local_health);
+    let health = f64::from(view.peers.vitals().local_health);
     gauges.one(
         "xpando_local_health",
         "0: healthy; to 8: timeouts are stretched after a pause",
@@ -109,7 +110,7 @@ fn standing(peers: &[Row]) -> Vec<(Vec<(&'static str, String)>, f64)> {
 }
 
 fn peers(view: &NodeView, gauges: &mut Gauges) {
-    let (peers, vitals) = (view.peers.borrow().clone(), view.vitals.borrow().clone());
+    let (peers, vitals) = (view.peers.view(), view.peers.vitals());
     gauges.many("xpando_peers", "Peers, by status, and those offline by reason", standing(&peers));
     let majority = f64::from(u8::from(majority(&peers).held));
     gauges.one(
@@ -122,7 +123,7 @@ fn peers(view: &NodeView, gauges: &mut Gauges) {
         Some((vec![("peer", row.peer.name.to_string())], vitals.peers.get(&row.peer.name)?))
     });
     let signs: Vec<_> = signs.collect();
-    let each = |value: fn(&crate::actors::heartbeat_monitor::Vital) -> Option<f64>| {
+    let each = |value: fn(&Vital) -> Option<f64>| {
         signs.iter().filter_map(move |(peer, vital)| Some((peer.clone(), value(vital)?)))
     };
     gauges.many("xpando_peer_phi", "Suspicion level", each(|vital| Some(vital.phi)));

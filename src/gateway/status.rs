@@ -2,24 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::actors::discovery::SeedRow;
-use crate::actors::heartbeat_monitor::Vital;
-use crate::actors::link::RoundTrip;
-use crate::actors::node_manager::Row;
+use crate::actors::peers::Row;
 use crate::actors::timer;
-use crate::actors::topology_tracker::{Edge, Matrix};
 use crate::io::clock::{self, rfc3339};
 use crate::io::metrics::Traffic;
 use crate::proto::event::{Broken, Reason, Status};
-use crate::proto::heartbeat::Evidence;
+use crate::proto::heartbeat::{Evidence, RoundTrip, Vital};
 use crate::proto::membership::Majority;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::registry::Known;
+use crate::proto::topology::{Edge, Matrix};
 
 mod recorded;
 
@@ -64,9 +61,6 @@ pub struct NodeStatus {
     /// Every other node it knows, by name.
     pub peers: Vec<PeerStatus>,
 }
-
-/// What became of each `--join`, and where another process uses the node's name.
-pub type Joining = Arc<dyn Fn() -> (Vec<SeedRow>, Option<SocketAddr>) + Send + Sync>;
 
 /// One `--join`, and one address behind it where there are some.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

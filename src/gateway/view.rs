@@ -7,24 +7,22 @@ use std::time::{Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use crate::actors::discovery::Discovery;
 use crate::actors::event_log::Journal;
-use crate::actors::heartbeat_monitor::Vitals;
 use crate::actors::news::Bus;
-use crate::actors::node_manager::{Row, View, majority};
+use crate::actors::peers::{Peers, Row, majority};
+use crate::actors::registry::Registry;
 use crate::actors::supervisor::Roster;
 use crate::actors::timer;
-use crate::actors::topology_tracker::Matrix;
 use crate::gateway::clients::Clients;
-use crate::gateway::status::{
-    Joining, NodeRecord, NodeStatus, PeerStatus, Sight, TopologyStatus, says,
-};
+use crate::gateway::status::{NodeRecord, NodeStatus, PeerStatus, Sight, TopologyStatus, says};
 use crate::io::clock;
 use crate::io::metrics::Metrics;
-use crate::io::store::Condition;
+use crate::io::store::Store;
 use crate::proto::event::Status;
 use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
 use crate::proto::registry::Known;
-use crate::proto::registry::book::Nodes;
+use crate::proto::topology::Matrix;
 
 /// What can be read of the node, and done to it.
 #[derive(Clone)]
@@ -44,15 +42,13 @@ pub struct NodeView {
     /// When it started.
     pub started: Instant,
     /// All peers.
-    pub peers: watch::Receiver<View>,
-    /// What became of each `--join`, and where another process uses the node's name.
-    pub joining: Joining,
-    /// Their vital signs.
-    pub vitals: watch::Receiver<Vitals>,
+    pub peers: Peers,
+    /// What became of each `--join`.
+    pub discovery: Discovery,
     /// The link matrix.
     pub matrix: watch::Receiver<Arc<Matrix>>,
     /// All known nodes.
-    pub nodes: watch::Receiver<Nodes>,
+    pub registry: Registry,
     /// What happened.
     pub journal: Journal,
     /// The bus inside the node.
@@ -61,15 +57,11 @@ pub struct NodeView {
     pub metrics: Metrics,
     /// The clients that are here.
     pub clients: Arc<Clients>,
-    /// Ends the link to a peer.
-    pub disconnect: Arc<dyn Fn(NodeName) + Send + Sync>,
-    /// Has a node forgotten, of which this life is the latest known one.
-    pub forget: Arc<dyn Fn(NodeName, Incarnation) + Send + Sync>,
-    /// How the store fares.
-    pub store: Arc<dyn Fn() -> Condition + Send + Sync>,
-    /// Until when the certificates of this node are valid, by what they are for.
+    /// What is remembered.
+    pub store: Arc<Store>,
+    /// Until when the certificates of this node are valid, by what they are for: of several sources, read when asked.
     pub certificates: Arc<dyn Fn() -> Vec<(&'static str, SystemTime)> + Send + Sync>,
-    /// Whether there is a list by which clients' tokens are verified.
+    /// Whether there is a list by which clients' tokens are verified: the rest of the tokens' keeper is not for clients.
     pub token_list: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Peers that must be linked before the node calls itself ready.
     pub min_peers: usize,
@@ -97,9 +89,9 @@ impl NodeView {
     /// The node's status now.
     #[must_use]
     pub fn status(&self) -> NodeStatus {
-        let own = self.nodes.borrow().get(&self.name).cloned();
+        let own = self.registry.nodes().get(&self.name).cloned();
         let (specializations, metadata) = own.as_deref().map(says).unwrap_or_default();
-        let (seeds, namesake) = (self.joining)();
+        let seeds = self.discovery.seeds(&self.peers, &self.name);
         NodeStatus {
             specializations,
             metadata,
@@ -113,10 +105,10 @@ impl NodeView {
             degraded: self.degraded(),
             draining: self.clients.draining(),
             token_list: (self.token_list)(),
-            local_health: self.vitals.borrow().local_health,
-            namesake,
+            local_health: self.peers.vitals().local_health,
+            namesake: self.peers.joining().namesake,
             seeds: seeds.into_iter().map(Into::into).collect(),
-            majority: majority(&self.peers.borrow()),
+            majority: majority(&self.peers.view()),
             peers: self.peer_statuses(),
         }
     }
@@ -124,7 +116,7 @@ impl NodeView {
     /// What it does not remember as it should.
     #[must_use]
     pub fn degraded(&self) -> Option<String> {
-        let store = (self.store)();
+        let store = self.store.condition();
         let failing = store.failing.map(|why| format!("nothing is remembered: {why}"));
         failing.or_else(|| {
             let path = store.set_aside?;
@@ -147,7 +139,7 @@ impl NodeView {
     /// The link matrix now.
     #[must_use]
     pub fn topology(&self) -> TopologyStatus {
-        let (peers, matrix) = (self.peers.borrow(), self.matrix.borrow());
+        let (peers, matrix) = (self.peers.view(), self.matrix.borrow());
         TopologyStatus::new(&self.name, &peers, &matrix)
     }
 
@@ -155,9 +147,9 @@ impl NodeView {
     #[must_use]
     pub fn peer(&self, name: &NodeName) -> Option<PeerStatus> {
         let (peers, vitals, matrix) =
-            (self.peers.borrow(), self.vitals.borrow(), self.matrix.borrow());
+            (self.peers.view(), self.peers.vitals(), self.matrix.borrow());
         let row = peers.iter().find(|row| row.peer.name == *name)?;
-        let nodes = self.nodes.borrow();
+        let nodes = self.registry.nodes();
         let known = nodes.get(name).map(Arc::as_ref);
         Some(PeerStatus::new(row, vitals.peers.get(name), &matrix, known))
     }
@@ -166,7 +158,7 @@ impl NodeView {
     #[must_use]
     pub fn records(&self) -> Vec<NodeRecord> {
         let status = self.status();
-        let (own, nodes) = (PeerStatus::from(&status), self.nodes.borrow().clone());
+        let (own, nodes) = (PeerStatus::from(&status), self.registry.nodes());
         let peers = [&own].into_iter().chain(&status.peers);
         let peers: BTreeMap<_, _> = peers.map(|peer| (&peer.name, peer)).collect();
         let known = nodes.values().filter(|known| !known.is_forgotten());
@@ -193,7 +185,7 @@ impl NodeView {
             return Err(Unforgettable::Myself);
         }
         let peer = self.peer(node);
-        let known = self.nodes.borrow().get(node).cloned();
+        let known = self.registry.nodes().get(node).cloned();
         let known = known.filter(|known| !known.is_forgotten());
         if peer.is_none() && known.is_none() {
             return Err(Unforgettable::Unknown(node.clone()));
@@ -204,7 +196,7 @@ impl NodeView {
         }
         let lives = [peer.and_then(|peer| peer.incarnation), known.map(|it| it.incarnation.0)];
         let life = lives.into_iter().flatten().max().unwrap_or_default();
-        (self.forget)(node.clone(), Incarnation(life));
+        self.registry.forget(node.clone(), Incarnation(life));
         Ok(())
     }
 
@@ -217,7 +209,7 @@ impl NodeView {
         if peer.status != Status::Online && peer.status != Status::Syncing {
             return Err(format!("{node} is not linked: {}", peer.status.label()));
         }
-        (self.disconnect)(node.clone());
+        self.peers.disconnect(node.clone());
         Ok(())
     }
 
@@ -226,10 +218,10 @@ impl NodeView {
     #[must_use]
     pub fn checks(&self) -> [(&'static str, bool); 6] {
         let online =
-            self.peers.borrow().iter().filter(|row| row.peer.status == Status::Online).count();
+            self.peers.view().iter().filter(|row| row.peer.status == Status::Online).count();
         [
             ("identity", true),
-            ("store", (self.store)().failing.is_none()),
+            ("store", self.store.condition().failing.is_none()),
             ("discovery", self.roster.names().contains(&"discovery")),
             ("peers", online >= self.min_peers),
             ("clients", !self.clients.draining()),
@@ -239,8 +231,8 @@ impl NodeView {
 
     fn peer_statuses(&self) -> Vec<PeerStatus> {
         let (peers, vitals, matrix) =
-            (self.peers.borrow(), self.vitals.borrow(), self.matrix.borrow());
-        let nodes = self.nodes.borrow();
+            (self.peers.view(), self.peers.vitals(), self.matrix.borrow());
+        let nodes = self.registry.nodes();
         let status = |row: &Row| {
             let known = nodes.get(&row.peer.name).map(Arc::as_ref);
             PeerStatus::new(row, vitals.peers.get(&row.peer.name), &matrix, known)

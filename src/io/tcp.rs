@@ -11,9 +11,9 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 /// Unacknowledged data or silence for this long ends a connection: the kernel's own backstop.
-const SILENCE: Duration = Duration::from_secs(20);
+pub const SILENCE: Duration = Duration::from_secs(20);
 /// Silence before the kernel asks whether the other side is still there, and between such questions.
-const PROBE: Duration = Duration::from_secs(5);
+pub const PROBE: Duration = Duration::from_secs(5);
 /// Room for the kernel's answer about one connection.
 const ANSWER: usize = 4096;
 

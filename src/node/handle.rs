@@ -58,7 +58,7 @@ use crate::actors::exchange::{
     Serving, Subscription, Watch,
 };
 use crate::actors::news::{Bus, Events};
-use crate::actors::node_manager::{self, View};
+use crate::actors::peers::{self, View};
 use crate::actors::registry::Registry;
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::codec::{self, CodecError};
@@ -190,7 +190,7 @@ impl NodeHandle {
     /// what each says of itself ([`Known::does`]), when it was seen, and what it is thought of.
     #[must_use]
     pub fn nodes(&self) -> Vec<Known> {
-        let nodes = self.registry.nodes().borrow().clone();
+        let nodes = self.registry.nodes();
         let known = nodes.values().filter(|known| !known.is_forgotten());
         let (own, others): (Vec<_>, Vec<_>) = known.partition(|known| known.name == *self.name());
         own.into_iter().chain(others).map(|known| Known::clone(known)).collect()
@@ -201,7 +201,7 @@ impl NodeHandle {
     /// # Errors
     /// [`NodeError::Unknown`].
     pub fn reputation(&self, node: &NodeName) -> Result<f64, NodeError> {
-        let nodes = self.registry.nodes().borrow().clone();
+        let nodes = self.registry.nodes();
         let known = nodes.get(node).filter(|known| !known.is_forgotten());
         known.map(|known| known.reputation).ok_or_else(|| NodeError::Unknown(node.clone()))
     }
@@ -222,7 +222,7 @@ impl NodeHandle {
     /// serve in a minority. The node itself cuts nobody off.
     #[must_use]
     pub fn majority(&self) -> Majority {
-        node_manager::majority(&self.members.borrow())
+        peers::majority(&self.members.borrow())
     }
 
     /// What happens from now on. A listener that missed some looks at [`NodeHandle::members`] again.

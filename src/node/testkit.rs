@@ -41,7 +41,7 @@ use tokio::sync::watch;
 use crate::actors::exchange::Exchange;
 use crate::actors::link::cable::{End, cable};
 use crate::actors::news::Bus;
-use crate::actors::node_manager::{Row, View};
+use crate::actors::peers::{Row, View};
 use crate::actors::registry::Registry;
 use crate::actors::timer;
 use crate::io::clock;

@@ -6,7 +6,7 @@
 //! 3. Signature checks are bounded per second, whatever arrives.
 //! 4. Memory is bounded: at most `SENDERS` senders are remembered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,9 @@ use rand::rngs::StdRng;
 use strum::IntoStaticStr;
 
 use crate::proto::beacon::Beacon;
+use crate::proto::event::Source;
 use crate::proto::node::{ClusterId, Contact, Incarnation, NodeName};
+use crate::proto::wiring::{Ask, Notice};
 
 /// Senders remembered at most; beyond it beacons of new senders are dropped as `Flood`.
 pub(crate) const SENDERS: usize = 4096;
@@ -99,12 +101,16 @@ impl Verdict {
 }
 
 /// What the machine wants done at its deadline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Send a beacon with this sequence number.
     Beacon(u64),
-    /// Tell one random linked peer which peers are known.
+    /// Tell one random linked peer who is linked here.
     Share,
+    /// Tell this peer, which has just been linked.
+    ShareWith(NodeName),
+    /// Ask NodeManager.
+    Ask(Ask),
     /// No node has been linked for this long, and that was announced before or not.
     Alone(Duration, Announced),
 }
@@ -162,6 +168,7 @@ pub struct Discovery {
     config: Config,
     own: Own,
     air: Air,
+    linked: BTreeSet<NodeName>,
     alone: Option<Alone>,
     heard: BTreeMap<NodeName, (Incarnation, u64)>,
     sequence: u64,
@@ -188,6 +195,7 @@ impl Discovery {
             config,
             own,
             air: Air::default(),
+            linked: BTreeSet::new(),
             alone: Some(Alone::new(config, now)),
             heard: BTreeMap::new(),
             sequence,
@@ -248,12 +256,25 @@ impl Discovery {
         self.air
     }
 
-    /// Whether any node is linked.
-    pub fn linked(&mut self, any: bool, now: Instant) {
-        if any {
-            self.alone = None;
-        } else if self.alone.is_none() {
-            self.alone = Some(Alone::new(self.config, now));
+    /// Takes news of a link.
+    pub fn handle(&mut self, notice: Notice<Vec<Contact>>, now: Instant, out: &mut Vec<Output>) {
+        match notice {
+            Notice::Up(peer, _) => {
+                self.linked.insert(peer.clone());
+                self.alone = None;
+                out.push(Output::ShareWith(peer));
+            }
+            Notice::Message(_, contacts) => {
+                let hints = contacts.into_iter().take(CONTACTS);
+                out.extend(hints.map(|it| Output::Ask(Ask::Hint(it, Source::Peer))));
+            }
+            Notice::Down(peer, _) => {
+                self.linked.remove(&peer);
+                if self.linked.is_empty() && self.alone.is_none() {
+                    self.alone = Some(Alone::new(self.config, now));
+                }
+            }
+            Notice::Forgotten(_) | Notice::Offline(_) | Notice::Renewed(_) | Notice::Changed => {}
         }
     }
 
@@ -294,6 +315,7 @@ impl Discovery {
 mod tests {
     use super::*;
     use crate::proto::node::{Contact, KeyId};
+    use crate::proto::talk::DownReason;
     use crate::proto::tests::start;
     use rand::SeedableRng;
 
@@ -384,11 +406,14 @@ mod tests {
             [first, (610, 610, again), (1210, 1210, again)]
         );
         let later = now + Duration::from_secs(1300);
-        discovery.linked(true, later);
+        let b: NodeName = "b@h".parse().expect("valid");
+        discovery.handle(Notice::Up(b.clone(), Incarnation(1)), later, &mut Vec::new());
         assert_eq!(alone(&mut discovery, later, 1300), []);
         let lost = later + Duration::from_secs(1300);
-        discovery.linked(false, lost);
-        discovery.linked(false, lost + Duration::from_secs(5));
+        for at in [lost, lost + Duration::from_secs(5)] {
+            let down = Notice::Down(b.clone(), DownReason::LinkLost);
+            discovery.handle(down, at, &mut Vec::new());
+        }
         assert_eq!(alone(&mut discovery, lost, 60), [first], "from the loss on");
         assert!(discovery.air().sent > 100 && discovery.air().heard == 0);
     }

@@ -47,7 +47,11 @@ use std::time::{Duration, Instant};
 use crate::proto::node::NodeName;
 
 mod evidence;
+pub mod monitor;
+mod trips;
 pub use evidence::{Evidence, Traces};
+pub use monitor::{MAX_WORD, Monitor, Pulses, RoundTrip, Signs, Vital, Word};
+pub use trips::Trips;
 
 /// Settings of the machine.
 #[derive(Clone, Copy, Debug, PartialEq)]

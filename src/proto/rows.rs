@@ -73,8 +73,8 @@ pub(super) const HEAD: usize = 320;
 /// Changes of what is seen of the peers come in bursts (one death is a change in every row): who keeps a table looks at
 /// them together, after this time.
 pub const BURST: Duration = Duration::from_millis(20);
-/// The first version of an own row is drawn up to here.
-const FIRST: u64 = 1 << 20;
+/// The first version of an own row is drawn up to here, and how far it goes on above a claim.
+pub(super) const FIRST: u64 = 1 << 20;
 /// News is collected, and a digest after a lost link waits, for this long.
 const HOLD: Duration = Duration::from_millis(50);
 /// Between two raises of the own row that others' claims cause.
@@ -469,7 +469,10 @@ impl<T: Table> Rows<T> {
         // A later life of ours is not for this machine: it is renewed, if it is so.
         if mark > own && mark.incarnation == own.incarnation && near && !rests {
             self.raised = Some(now);
-            self.raise(mark.version, out);
+            // An earlier machine of this life may have sent versions above the claim, which are still on their way: far
+            // above them, or one of them would be another row of the same version.
+            let far = first_version(&mut self.rng);
+            self.raise(mark.version.saturating_add(far), out);
         }
     }
 

@@ -34,6 +34,11 @@ use crate::proto::event::{Reason, Status};
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::rows::{self, HEAD, MAX_ROWS, MAX_WORD, Rows, State, Table, Tombstones};
 
+mod matrix;
+pub mod tracker;
+pub use matrix::{Edge, Matrix};
+pub use tracker::{Side, Sides, Tracker};
+
 /// Between two measurements of one peer that travel.
 const MEASURE: Duration = Duration::from_secs(10);
 

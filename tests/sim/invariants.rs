@@ -3,24 +3,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use xpando_node::internals::io::tcp::{PROBE, SILENCE};
 use xpando_node::internals::proto::codec;
 use xpando_node::internals::proto::event::{Event, Reason, Source, Status};
-use xpando_node::internals::proto::heartbeat;
+use xpando_node::internals::proto::heartbeat::{self, monitor};
 use xpando_node::internals::proto::membership::{self, AttemptId, Input, Output};
 use xpando_node::internals::proto::node::{Incarnation, NodeName};
 use xpando_node::internals::proto::presence::Entry;
 use xpando_node::internals::proto::registry::Mark;
-use xpando_node::internals::proto::topology;
+use xpando_node::internals::proto::topology::{self, Side, Sides, tracker};
+use xpando_node::internals::proto::wiring::Notice;
 
-use crate::world::{Micros, Word, World, ms, secs};
+use crate::world::{Message, Micros, Word, World, micros, ms, secs};
 
 mod records;
 mod whole;
 pub(crate) use records::{
     after_book, after_presence, disks_hold_what_is_shown, is_forgotten, no_ghost_is_shown,
-    presences_agree, recalled, registries_agree, stated,
+    presences_agree, registries_agree, stated,
 };
 pub(crate) use whole::{
     all_is_well, everybody_sees, mesh_is_whole, nodes_agree, the_dead_are_offline,
@@ -41,7 +43,7 @@ pub(crate) const SILENT_DEATH: Micros = secs(10);
 /// Above 12 peers most are told of the doubt, and give the peer a second before they share it.
 pub(crate) const HEARSAY: Micros = secs(1);
 /// What the kernel needs without any help: `TCP_USER_TIMEOUT`, counted from a probe.
-const BACKSTOP: Micros = secs(20 + 5 + 1);
+const BACKSTOP: Micros = micros(SILENCE) + micros(PROBE) + secs(1);
 /// Words encode below this.
 const LONGEST_WORD: usize = 48 * 1024;
 
@@ -60,11 +62,20 @@ pub(crate) struct Watched {
     /// Peers the failure detector was told of.
     linked: BTreeSet<NodeName>,
     doubts: BTreeMap<NodeName, Instant>,
+    /// The silence that the last doubt of each peer rested on.
+    doubted_after: BTreeMap<NodeName, Duration>,
     second: Micros,
     in_second: u64,
     pub(crate) words: u64,
     pub(crate) bytes: u64,
     pub(crate) busiest: u64,
+}
+
+impl Watched {
+    /// How long a peer had been silent when it was doubted last.
+    pub(crate) fn doubted_after(&self, peer: &NodeName) -> Option<Duration> {
+        self.doubted_after.get(peer).copied()
+    }
 }
 
 /// Runs `check` with what was seen of a node so far.
@@ -181,6 +192,15 @@ pub(crate) fn after_event(world: &mut World, node: usize, event: &Event) {
             }
             Event::PeerOffline { peer, .. } => (peer, Some(Status::Offline)),
             Event::LinkLost { peer, .. } => (peer, None),
+            Event::PeerDiscovered { peer, .. } => {
+                watched.shown.remove(peer); // one that was shown before was forgotten, or had left
+                return;
+            }
+            Event::PeerSuspected { peer, .. } => {
+                let silence = doubt_is_shown(world, node, peer);
+                watched.doubted_after.insert(peer.clone(), silence);
+                return;
+            }
             Event::PeerForgotten { peer } => {
                 watched.shown.remove(peer);
                 return;
@@ -198,6 +218,14 @@ pub(crate) fn after_event(world: &mut World, node: usize, event: &Event) {
             watched.shown.insert(peer.clone(), status);
         }
     });
+}
+
+/// A doubt that is announced is in the vital signs before. Returns the silence that it rests on.
+fn doubt_is_shown(world: &World, node: usize, peer: &NodeName) -> Duration {
+    let shown = world.life(node).signs.peers.get(peer).filter(|vital| vital.suspect);
+    let evidence = shown.and_then(|vital| vital.evidence.as_ref());
+    let missing = || world.fail("doubt_is_shown", &format!("n{node:03} of {peer}: {shown:?}"));
+    evidence.map_or_else(missing, |evidence| evidence.silence)
 }
 
 /// No node believes an older incarnation after a newer, or one that never lived.
@@ -232,36 +260,40 @@ fn healthy_pair_is_never_declared_offline(
     }
 }
 
+/// Of a notice for the monitor, or its tick.
 pub(crate) fn after_heartbeat(
     world: &mut World,
     node: usize,
-    input: &heartbeat::Input,
-    out: &[heartbeat::Output],
+    notice: Option<&Notice<Option<monitor::Word>>>,
+    out: &[monitor::Output],
 ) {
     with(world, node, |world, watched| {
-        match input {
-            heartbeat::Input::Linked(peer) => {
-                watched.linked.insert(peer.clone());
-                watched.doubts.remove(peer);
-            }
-            heartbeat::Input::Unlinked(peer) => {
-                watched.linked.remove(peer);
-                watched.doubts.remove(peer);
-            }
-            _ => {}
+        if let Some(Notice::Up(peer, _) | Notice::Down(peer, _)) = notice {
+            watched.doubts.remove(peer);
+            watched.linked.remove(peer);
         }
+        if let Some(Notice::Up(peer, _)) = notice {
+            watched.linked.insert(peer.clone());
+        }
+        // A question about a peer that is not linked is answered like any other.
+        let asked = matches!(notice, Some(Notice::Message(..)));
         let now = world.local(node);
         for output in out {
-            only_linked_peers_are_watched(world, watched, output);
-            silent_only_after_whole_suspicion(world, watched, now, output);
             match output {
-                heartbeat::Output::Suspect(peer, _) => {
-                    paused_node_accuses_nobody(world, node, peer);
+                monitor::Output::Beat(peer) if !asked => {
+                    only_linked_peers_are_watched(world, watched, peer);
                 }
-                heartbeat::Output::Silent(peer, _) => {
-                    let time = SHORTEST_SILENCE;
-                    healthy_pair_is_never_declared_offline(world, node, peer, time);
-                    watched.linked.remove(peer);
+                monitor::Output::Announce(event) => {
+                    silent_only_after_whole_suspicion(world, watched, now, event);
+                    if let Event::PeerSuspected { peer, .. } = event {
+                        only_linked_peers_are_watched(world, watched, peer);
+                        paused_node_accuses_nobody(world, node, peer);
+                    } else if let Event::PeerSilent { peer, .. } = event {
+                        only_linked_peers_are_watched(world, watched, peer);
+                        let time = SHORTEST_SILENCE;
+                        healthy_pair_is_never_declared_offline(world, node, peer, time);
+                        watched.linked.remove(peer);
+                    }
                 }
                 _ => {}
             }
@@ -270,13 +302,9 @@ pub(crate) fn after_heartbeat(
 }
 
 /// Only a linked peer is watched, suspect, or declared silent.
-fn only_linked_peers_are_watched(world: &World, watched: &Watched, output: &heartbeat::Output) {
-    if let heartbeat::Output::Beat(peer)
-    | heartbeat::Output::Suspect(peer, _)
-    | heartbeat::Output::Silent(peer, _) = output
-        && !watched.linked.contains(peer)
-    {
-        world.fail("only_linked_peers_are_watched", &format!("{output:?}"));
+fn only_linked_peers_are_watched(world: &World, watched: &Watched, peer: &NodeName) {
+    if !watched.linked.contains(peer) {
+        world.fail("only_linked_peers_are_watched", &format!("{peer}"));
     }
 }
 
@@ -285,15 +313,16 @@ fn silent_only_after_whole_suspicion(
     world: &World,
     watched: &mut Watched,
     now: Instant,
-    output: &heartbeat::Output,
+    event: &Event,
 ) {
-    match output {
-        heartbeat::Output::Suspect(peer, _) => drop(watched.doubts.insert(peer.clone(), now)),
-        heartbeat::Output::Cleared(peer) => drop(watched.doubts.remove(peer)),
-        heartbeat::Output::Paused(late) => {
-            watched.doubts.values_mut().for_each(|since| *since = (*since + *late).min(now));
+    match event {
+        Event::PeerSuspected { peer, .. } => drop(watched.doubts.insert(peer.clone(), now)),
+        Event::PeerCleared { peer } => drop(watched.doubts.remove(peer)),
+        Event::Paused { millis } => {
+            let late = Duration::from_millis(*millis);
+            watched.doubts.values_mut().for_each(|since| *since = (*since + late).min(now));
         }
-        heartbeat::Output::Silent(peer, _) => {
+        Event::PeerSilent { peer, .. } => {
             let suspicion = heartbeat::Config::default().suspicion;
             let since = watched.doubts.remove(peer);
             if since.is_none_or(|since| now < since + suspicion) {
@@ -319,12 +348,12 @@ fn paused_node_accuses_nobody(world: &World, node: usize, peer: &NodeName) {
     }
 }
 
-/// Whose rows an input can change.
-pub(crate) fn concerned(input: &topology::Input) -> Vec<NodeName> {
-    match input {
-        topology::Input::Linked(peer, _) | topology::Input::Gone(peer, _) => vec![peer.clone()],
-        topology::Input::Received(_, topology::Word::Delta { origin, .. }) => vec![origin.clone()],
-        topology::Input::Received(_, topology::Word::Rows(rows)) => {
+/// Whose rows a notice can change.
+pub(crate) fn concerned(notice: &Notice<topology::Word>) -> Vec<NodeName> {
+    match notice {
+        Notice::Up(peer, _) | Notice::Forgotten(peer) => vec![peer.clone()],
+        Notice::Message(_, topology::Word::Delta { origin, .. }) => vec![origin.clone()],
+        Notice::Message(_, topology::Word::Rows(rows)) => {
             rows.iter().map(|row| row.origin.clone()).collect()
         }
         _ => Vec::new(),
@@ -335,10 +364,10 @@ pub(crate) fn after_topology(
     world: &mut World,
     node: usize,
     concerned: &[NodeName],
-    out: &[topology::Output],
+    out: &[tracker::Output],
 ) {
     let me = world.nodes[node].name.clone();
-    let own = world.life(node).topology.row_of(&me).map(|row| (row.incarnation, row.version));
+    let own = world.life(node).topology().row_of(&me).map(|row| (row.incarnation, row.version));
     let truth = &mut world.nodes[node].truth;
     *truth = (*truth).max(own.unwrap_or_default());
     with(world, node, |world, watched| {
@@ -351,7 +380,7 @@ pub(crate) fn after_topology(
 
 /// What is known of an origin only rises, and never above what the origin has said itself.
 fn row_never_falls(world: &World, node: usize, watched: &mut Watched, origin: &NodeName) {
-    let Some(row) = world.life(node).topology.row_of(origin) else {
+    let Some(row) = world.life(node).topology().row_of(origin) else {
         // Buried: its life is not forgotten, its version is.
         watched.rows.entry(origin.clone()).and_modify(|known| known.1 = 0);
         return;
@@ -369,21 +398,22 @@ fn row_never_falls(world: &World, node: usize, watched: &mut Watched, origin: &N
 }
 
 /// Nobody breaks the topology's rules here.
-fn honest_nodes_are_never_charged(world: &World, out: &[topology::Output]) {
-    let charge = out
-        .iter()
-        .find(|output| matches!(output, topology::Output::Charge(..) | topology::Output::Cut(_)));
-    if let Some(charge) = charge {
+fn honest_nodes_are_never_charged(world: &World, out: &[tracker::Output]) {
+    let honest = |output: &tracker::Output| matches!(output, tracker::Output::Send(..));
+    if let Some(charge) = out.iter().find(|output| !honest(output)) {
         world.fail("honest_nodes_are_never_charged", &format!("{charge:?}"));
     }
 }
 
 /// After a look: events, view and own row say the same of those whose side has changed.
-pub(crate) fn after_look(world: &mut World, node: usize, changed: &[NodeName]) {
+pub(crate) fn after_look(world: &mut World, node: usize, before: &Sides, after: &Sides) {
     with(world, node, |world, watched| {
-        let life = world.life(node);
-        let own = life.topology.row_of(&world.nodes[node].name);
-        for (peer, (incarnation, cell)) in changed.iter().map(|peer| (peer, &life.sides[peer])) {
+        let own = world.life(node).topology().row_of(&world.nodes[node].name);
+        for (peer, Side { incarnation, cell }) in after {
+            let same = |old: &Side| (old.incarnation, &old.cell) == (*incarnation, cell);
+            if before.get(peer).is_some_and(same) {
+                continue;
+            }
             if *incarnation != Incarnation(0) {
                 incarnation_never_falls(world, watched, peer, *incarnation); // it is known
             }
@@ -444,14 +474,28 @@ pub(crate) fn before_send(world: &mut World, node: usize, word: &Word) {
 fn size(word: &Word) -> usize {
     let door = |payload: Result<Vec<u8>, _>| payload.map_or(0, |bytes: Vec<u8>| bytes.len() + 24);
     let encoded: Result<Vec<u8>, codec::CodecError> = match word {
-        Word::Topology(word) => codec::encode(word),
-        Word::Registry(word) => codec::encode(word),
-        Word::Presence(word) => codec::encode(&**word),
-        Word::Contacts(contacts) => codec::encode(&**contacts),
-        Word::Ask(name) | Word::Doubted(name) | Word::Answer(name, _) => codec::encode(name),
+        Word::Door(Message::Monitor(word)) => codec::encode(word),
+        Word::Door(Message::Topology(word)) => codec::encode(&**word),
+        Word::Door(Message::Registry(word)) => codec::encode(&**word),
+        Word::Door(Message::Presence(word)) => codec::encode(&**word),
+        Word::Door(Message::Contacts(contacts)) => codec::encode(&contacts.to_vec()),
         _ => return 12,
     };
     door(encoded)
+}
+
+/// What a node shows to its clients is what its tracker knows, without what is forgotten.
+pub(crate) fn matrix_is_the_table(world: &World, node: usize) {
+    let life = world.life(node);
+    let shown: BTreeSet<_> = life.matrix.edges().map(|edge| (edge.from, edge.to)).collect();
+    let hidden = life.hidden();
+    let known = life.topology().matrix().map(|(from, to, _)| (from, to));
+    let seen =
+        |(from, to): &(&NodeName, &NodeName)| !hidden.contains(*from) && !hidden.contains(*to);
+    let known: BTreeSet<_> = known.filter(seen).collect();
+    if shown != known {
+        world.fail("matrix_is_the_table", &format!("n{node:03} shows {shown:?}, not {known:?}"));
+    }
 }
 
 /// By when an observer must know that a node is dead whose sockets closed, or whose host lost power.

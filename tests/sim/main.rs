@@ -20,7 +20,8 @@ use std::ops::Range;
 
 use scenarios::{
     actors, adaptation, all_paused, clocks, cut_pairs, flapping, forgotten, forgotten_alive,
-    formation, foul_network, many, pause, power_loss, random_weather, restart, split, the_same_run,
+    formation, foul_network, link_and_peer, many, pause, power_loss, random_weather, restart,
+    split, the_same_run,
 };
 use world::Disk;
 
@@ -79,6 +80,7 @@ scenario!(restart_with_stale_disk, 0..10, |name, seed| restart(name, seed, Disk:
 scenario!(restart_with_lost_disk, 0..10, |name, seed| restart(name, seed, Disk::Lost));
 scenario!(power_loss_is_known_in_ten_seconds, 0..20, power_loss);
 scenario!(every_actor_starts_again, 0..10, actors);
+scenario!(link_starts_again_while_a_peer_dies, 0..10, link_and_peer);
 scenario!(forgotten_nodes_stay_forgotten, 0..10, forgotten);
 scenario!(forgotten_nodes_that_live_come_back, 0..10, forgotten_alive);
 scenario!(doubt_adapts_to_jitter, 0..5, |name, seed| adaptation(name, seed, 5));

@@ -222,7 +222,7 @@ pub(crate) fn cut_pairs(scenario: &'static str, seed: u64, pairs: &[(usize, usiz
     let shows = |world: &World| {
         let nodes: Vec<usize> = world.running().collect();
         for at in &nodes {
-            for (from, to, cell) in world.life(*at).topology.matrix() {
+            for (from, to, cell) in world.life(*at).topology().matrix() {
                 let cut = hit(world.index(from), world.index(to));
                 if (cell.state == Status::Online) == cut || cell.suspect {
                     return Err(format!("n{at:03}: {from} sees {to} as {cell:?}"));
@@ -237,7 +237,7 @@ pub(crate) fn cut_pairs(scenario: &'static str, seed: u64, pairs: &[(usize, usiz
         if let Err(why) = shows(&world) {
             // Dials go on: the state of the cut edges may differ for a moment, others never.
             let others = world.nodes.len() * (world.nodes.len() - 1) - 2 * pairs.len();
-            let online = world.life(0).topology.matrix().filter(|c| c.2.state == Status::Online);
+            let online = world.life(0).topology().matrix().filter(|c| c.2.state == Status::Online);
             if online.count() != others {
                 world.fail("cut_shows_on_its_edges_alone", &why);
             }
@@ -351,12 +351,29 @@ pub(crate) fn actors(scenario: &'static str, seed: u64) {
         let before = world.gaps();
         world.restart(node, actor);
         world.run_until("restart_of_an_actor_is_mended", MENDED, all_is_well);
-        if actor != Actor::Link && world.gaps() != before {
+        if actor > Actor::Link && world.gaps() != before {
             world.fail("restart_of_an_actor_costs_no_link", &format!("{actor:?}"));
         }
         let pause = world.random(0..secs(5));
         world.run(pause);
     }
+}
+
+/// Link starts again while a peer dies: nothing that is gone is shown as if it were there.
+pub(crate) fn link_and_peer(scenario: &'static str, seed: u64) {
+    let mut world = whole(scenario, seed, 5);
+    let [node, dead] = [0, 1].map(|n| (seed as usize + n) % 5);
+    world.join(dead, 0, "gone");
+    world.run(secs(2));
+    let actor = if world.random(0..2) == 0 { Actor::News } else { Actor::Link };
+    world.restart(node, actor);
+    world.crash(dead, false);
+    let up: Vec<usize> = world.running().collect();
+    let offline = |world: &World| everybody_sees(world, dead, |s, _| s == Status::Offline);
+    world.run_until("silent_peer_is_offline_within_ten_seconds", SILENT_DEATH, offline);
+    world.run_until("what_is_gone_is_not_shown", secs(2), |world| presences_agree(world, &up));
+    world.boot(dead, Disk::Kept);
+    whole_again(&mut world);
 }
 
 /// A dead node is forgotten, at one node, and so everywhere and for good, whatever starts again; until it lives again.
@@ -376,7 +393,10 @@ pub(crate) fn forgotten(scenario: &'static str, seed: u64) {
     // One that was away learns of it; then nobody who starts again takes up what is gone.
     world.boot(late, Disk::Kept);
     let up: Vec<usize> = world.running().collect();
-    world.run_until("forgotten_is_forgotten", secs(20), forgotten(up.clone()));
+    let kept = |world: &World| {
+        is_forgotten(world, &up, gone).and_then(|()| disks_hold_what_is_shown(world))
+    };
+    world.run_until("forgotten_is_forgotten", secs(20), kept);
     for step in 0..10 {
         let node = up[world.random(0..up.len() as u64) as usize];
         let actor = Actor::ALL[world.random(0..Actor::ALL.len() as u64) as usize];
@@ -442,10 +462,10 @@ pub(crate) fn adaptation(scenario: &'static str, seed: u64, nodes: usize) {
         let offline = |world: &World| everybody_sees(world, node, |s, _| s == Status::Offline);
         let limit = if nodes > 13 { SILENT_DEATH + HEARSAY } else { SILENT_DEATH };
         world.run_until("silent_peer_is_offline_within_ten_seconds", limit, offline);
-        let vitals = world.running().filter_map(|at| world.life(at).vitals.get(&node));
+        let name = &world.nodes[node].name;
+        let doubts = world.running().filter_map(|at| world.life(at).watched.doubted_after(name));
         // Those that only another node's doubt made look give it a second.
-        let own = vitals.filter_map(|vital| vital.doubted_after).filter(|it| it.as_secs() > 1);
-        own.collect::<Vec<_>>()
+        doubts.filter(|it| it.as_secs() > 1).collect::<Vec<_>>()
     };
     let (steady, jittery) = (doubted_after(200..ms(3)), doubted_after(200..ms(250)));
     let watchers = if nodes > 13 { 9 } else { nodes - 1 };

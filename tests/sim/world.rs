@@ -2,9 +2,8 @@
 //! happens when. One seed, one run.
 //!
 //! # Modelled
-//! - A process: the machines of its actors, joined as `src/actors` and `src/node` join them (`world/node`). An actor
-//!   can start again at any time (`world/node/actors`); what happens in a node reaches registry and router a little later
-//!   than the others.
+//! - A process: the machines of its actors, joined by `proto::wiring` as `src/actors` joins them (`world/node`). An actor
+//!   can start again at any time (`world/node/actors`); what it gets arrives in its mailbox in order, a little later.
 //!   Its clock has an offset and a rate, its wall clock another offset that can jump. A paused process
 //!   does nothing; what arrives waits, and its timers fire late.
 //! - Connections as `actors/link` sees them (`world/wire`): ordered bytes. A lost segment is late, not
@@ -18,8 +17,8 @@
 //!
 //! # Not modelled
 //! TLS and ractor's sessions are a delay and an exchange of `Ready`. Signatures hold. Queues are as
-//! long as they need to be: there is no back pressure. Messages between the actors of one node arrive
-//! at once, but for Link's reports to NodeManager and events for registry and router.
+//! long as they need to be: there is no back pressure. What actors ask of NodeManager, and what it decides for Link,
+//! arrives at once.
 
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
@@ -30,16 +29,17 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use xpando_node::internals::proto::beacon::Beacon;
-use xpando_node::internals::proto::event::Event;
-use xpando_node::internals::proto::membership::{AttemptId, Failure, Input, PeerView};
+use xpando_node::internals::proto::link::Report;
+use xpando_node::internals::proto::membership::{AttemptId, Failure};
 use xpando_node::internals::proto::node::{Incarnation, NodeName};
+use xpando_node::internals::proto::wiring::{Consumer, Notice};
 
 mod faults;
 mod node;
 mod trace;
 mod wire;
 pub(crate) use faults::Disk;
-pub(crate) use node::{Actor, Life, topics};
+pub(crate) use node::{Actor, Life, Message, is_trusted, topics};
 use wire::Connection;
 pub(crate) use wire::{At, Word};
 
@@ -48,6 +48,11 @@ pub(crate) type Micros = u64;
 
 pub(crate) const fn ms(n: u64) -> Micros {
     n * 1000
+}
+
+/// A time of production.
+pub(crate) const fn micros(time: Duration) -> Micros {
+    time.as_micros() as Micros
 }
 
 pub(crate) const fn secs(n: u64) -> Micros {
@@ -84,13 +89,12 @@ pub(crate) enum Task {
     DialFailed(usize, Failure),
     NoTls(At),
     Late(At),
-    Unready(At),
     LinkGone(At),
     SessionGone(AttemptId),
     /// To that life of NodeManager.
-    Report(u64, Box<Input>),
-    Recall(Vec<PeerView>),
-    Happened(Box<Event>),
+    Report(u64, Box<Report>),
+    /// To that life of a consumer.
+    Notice(Consumer, u64, Box<Notice<Message>>),
     Written(Box<node::Write>),
     Rejoin(usize, String),
     Datagram(Rc<Beacon>),

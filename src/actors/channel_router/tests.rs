@@ -6,9 +6,11 @@ use serde_json::{Map, Value, json};
 use super::outbox::{Next, Outbox, Slow};
 use super::*;
 use crate::actors::exchange::Exchange;
+use crate::actors::news::tests::Wire;
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{PATIENCE, counted, name, run, settled, until};
 use crate::proto::channel::{Dialect, Encoded, Frame, Json};
+use crate::proto::event::Event;
 use crate::proto::presence::{Body, Change};
 
 const B: &str = "b@127.0.0.1";
@@ -26,11 +28,7 @@ async fn world() -> World {
     let metrics = Metrics::default();
     let bus = Bus::new(&Exchange::new(name("a@127.0.0.1"), &metrics));
     let router = ChannelRouter::new(&bus, &metrics);
-    let setup = Setup {
-        incarnation: Arc::new(AtomicU64::new(1)),
-        linked: Arc::new(|| vec![name(B)]),
-        cut: Arc::new(|_peer| {}),
-    };
+    let setup = Setup { incarnation: Arc::new(AtomicU64::new(1)), peers: Peers::new(&metrics, []) };
     let (root, roster) = run(&metrics, vec![bus.child(), router.child(setup)]).await;
     let publisher = Publisher::new(bus.exchange());
     World { bus, router, publisher, metrics, roster, _root: root }
@@ -186,21 +184,21 @@ async fn members_see_who_is_there_and_who_comes_and_goes() {
 #[tokio::test(start_paused = true)]
 async fn the_users_of_a_node_that_is_gone_leave() {
     let world = world().await;
+    let wire = Wire::open(&world.bus, B);
     let anna = world.enter(world.member(Some("anna"))).await;
     let epoch = Epoch { life: Incarnation(1), boot: 1 };
     let body = Body { topic: room(), key: "zoe".into(), meta: "{}".into(), previous: None };
     let word = Word::Delta { epoch, after: 0, changes: vec![Change::Joined(body)] };
-    let said = Msg::Said(Delivery {
-        from: name(B),
-        payload: codec::encode(&word).expect("encodes").into(),
-    });
-    world.router.handle.cast(said);
+    wire.says(Topic::channel_presence(), codec::encode(&word).expect("encodes"));
     tokio::time::sleep(Duration::from_secs(1)).await;
     let joined = anna.take();
     assert!(
         joined.iter().any(|(_, it)| keys(it).contains(&"zoe") || keys(&it["joins"]) == ["zoe"]),
         "{joined:?}"
     );
+    wire.close();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(anna.take().is_empty(), "a link may come back at once");
     let reason = crate::proto::event::Reason::Crashed;
     world.bus.announce(Event::PeerOffline { peer: name(B), reason });
     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -1,12 +1,12 @@
-//! Discovery with closures for NodeManager, and beacons that arrive without a network.
+//! Discovery with a mock of NodeManager, and beacons that arrive without a network.
 
 use super::*;
 use crate::actors::exchange::Exchange;
 use crate::actors::news::tests::{Wire, parts};
+use crate::actors::peers::tests::{Mock, online};
 use crate::actors::supervisor::{Root, Roster};
-use crate::actors::tests::{PATIENCE, cluster, contact, counted, name, next, run, until};
-use std::sync::Mutex;
-use tokio::sync::mpsc;
+use crate::actors::tests::{PATIENCE, cluster, contact, counted, name, run, settled, until};
+use crate::proto::discovery::CONTACTS;
 
 const B: &str = "b@127.0.0.1";
 
@@ -15,8 +15,8 @@ struct World {
     discovery: Discovery,
     bus: Bus,
     metrics: Metrics,
-    hints: mpsc::UnboundedReceiver<Hint>,
-    linked: Arc<Mutex<Vec<Contact>>>,
+    peers: Peers,
+    asked: Mock,
     roster: Roster,
     _root: Root,
 }
@@ -28,9 +28,7 @@ async fn world(change: impl FnOnce(&mut Setup)) -> World {
     let metrics = Metrics::default();
     let bus = Bus::new(&Exchange::new(name("a@127.0.0.1"), &metrics));
     let discovery = Discovery::new(&metrics);
-    let (tx, hints) = mpsc::unbounded_channel();
-    let linked = Arc::new(Mutex::new(Vec::new()));
-    let seen = linked.clone();
+    let (peers, asked) = Mock::start().await;
     let mut setup = Setup {
         config: Config::default(),
         identity: ids[0].clone(),
@@ -40,17 +38,14 @@ async fn world(change: impl FnOnce(&mut Setup)) -> World {
         seeds: Vec::new(),
         remembered: Vec::new(),
         sequence: Arc::default(),
-        hint: Arc::new(move |hint| drop(tx.send(hint))),
-        peers: Arc::new(Vec::new),
-        join: Arc::new(JoinView::default),
-        linked: Arc::new(move || seen.lock().expect("no panic").clone()),
+        peers: peers.clone(),
         bus: bus.clone(),
         metrics: metrics.clone(),
     };
     change(&mut setup);
     let children = vec![bus.child(), discovery.child(setup)];
     let (_root, roster) = run(&metrics, children).await;
-    World { ids, discovery, bus, metrics, hints, linked, roster, _root }
+    World { ids, discovery, bus, metrics, peers, asked, roster, _root }
 }
 
 impl World {
@@ -81,10 +76,8 @@ impl World {
     }
 
     async fn contact(&mut self) -> (Contact, Source) {
-        match next(&mut self.hints).await {
-            Hint::Contact(contact, source) => (contact, source),
-            Hint::Seed(address) | Hint::Namesake(address) => panic!("only {address}"),
-        }
+        let ask = self.asked.next().await;
+        if let Ask::Hint(contact, source) = ask { (contact, source) } else { panic!("{ask:?}") }
     }
 
     /// The door to a peer, as its link would drain it.
@@ -92,19 +85,19 @@ impl World {
         Wire::open(&self.bus, peer)
     }
 
-    fn online(&self, peer: &str) {
-        let Contact { name: peer, address, incarnation } = contact(peer, 5000, 1);
-        self.bus.announce(Event::PeerOnline { peer, incarnation, address });
+    /// These peers are linked.
+    fn linked(&self, contacts: &[Contact]) {
+        let row = |contact: &Contact| {
+            let mut row = online(contact.name.clone());
+            (row.peer.address, row.peer.incarnation) = (Some(contact.address), contact.incarnation);
+            row
+        };
+        self.peers.publish(|_| contacts.iter().map(row).collect());
     }
 
     /// A message of peer b on the topic for contacts arrives.
-    async fn told(&self, payload: Vec<u8>) {
-        // The door's own wire format, from the door itself.
-        let mut wire = self.outlet("wire@h");
-        self.bus.send(&name("wire@h"), Topic::network_peers(), payload);
-        let words = wire.next().await;
-        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.expect("open");
-        self.bus.received(name(B), words, permit);
+    fn told(&self, payload: Vec<u8>) {
+        self.outlet(B).says(Topic::network_peers(), payload);
     }
 }
 
@@ -151,7 +144,7 @@ async fn what_is_no_genuine_beacon_is_counted_and_no_hint() {
     let mut other = world.sealed(1, &genuine);
     other[3] = 9;
     world.hear(other, Verdict::Version).await;
-    assert!(world.hints.try_recv().is_err(), "not one is a hint");
+    assert!(world.asked.heard().is_none(), "not one is a hint");
 
     // None of them has silenced the genuine one, which counts once.
     world.hear(world.sealed(1, &genuine), Verdict::Accepted).await;
@@ -159,7 +152,7 @@ async fn what_is_no_genuine_beacon_is_counted_and_no_hint() {
     let older = world.beacon(1, 4);
     world.hear(world.sealed(1, &older), Verdict::Replayed).await;
     assert_eq!(world.contact().await, (genuine.contact, Source::Beacon));
-    assert!(world.hints.try_recv().is_err());
+    assert!(world.asked.heard().is_none());
 }
 
 #[tokio::test]
@@ -173,10 +166,13 @@ async fn the_remembered_and_the_seeds_are_hints_at_every_start() {
     for life in 0..2 {
         let (mut known, mut seeds) = (Vec::new(), Vec::new());
         for _ in 0..3 {
-            match next(&mut world.hints).await {
-                Hint::Contact(contact, Source::Remembered) => known.push(contact),
-                Hint::Seed(address) => seeds.push(address.to_string()),
-                other @ (Hint::Contact(..) | Hint::Namesake(_)) => panic!("{other:?}"),
+            let ask = world.asked.next().await;
+            if let Ask::Hint(contact, Source::Remembered) = ask {
+                known.push(contact);
+            } else if let Ask::Seed(address) = ask {
+                seeds.push(address.to_string());
+            } else {
+                panic!("{ask:?}");
             }
         }
         assert_eq!(
@@ -191,13 +187,13 @@ async fn the_remembered_and_the_seeds_are_hints_at_every_start() {
     let probe = SocketAddr::from(([127, 0, 0, 1], 1));
     until("it hears", || {
         world.discovery.handle.cast(Msg::LookedUp(0, Ok(vec![probe])));
-        matches!(world.hints.try_recv(), Ok(Hint::Seed(address)) if address == probe)
+        world.asked.heard() == Some(Ask::Seed(probe))
     })
     .await;
     let beacon = world.beacon(1, 1);
     world.hear(world.sealed(1, &beacon), Verdict::Accepted).await;
     let heard = loop {
-        if let Hint::Contact(contact, source) = next(&mut world.hints).await {
+        if let Ask::Hint(contact, source) = world.asked.next().await {
             break (contact, source);
         }
     };
@@ -226,30 +222,28 @@ async fn after_a_restart_a_beacon_may_be_heard_once_more() {
 
 #[tokio::test]
 async fn a_peer_that_comes_online_is_told_who_else_is_linked() {
-    let world = world(|_| {}).await;
+    let mut world = world(|_| {}).await;
     let others = vec![contact("c@127.0.0.1", 2, 1), contact("d@127.0.0.1", 3, 9)];
-    *world.linked.lock().expect("no panic") = [&[contact(B, 1, 1)], others.as_slice()].concat();
+    world.linked(&[&[contact(B, 1, 1)], others.as_slice()].concat());
     let mut wire = world.outlet(B);
-    world.online(B);
     assert_eq!(contacts(&wire.next().await), others, "all but itself");
     // Nobody else is linked: nothing to tell.
-    *world.linked.lock().expect("no panic") = vec![contact(B, 1, 1)];
-    world.online(B);
-    *world.linked.lock().expect("no panic") = others.clone();
-    until("told again", || {
-        world.online(B);
-        wire.try_words().is_some_and(|words| contacts(&words) == others)
-    })
-    .await;
+    world.linked(&[contact(B, 1, 1)]);
+    let mut alone = world.outlet(B);
+    alone.says(Topic::network_peers(), codec::encode(&others).expect("encodes"));
+    world.contact().await; // what came before is done
+    world.linked(&[contact(B, 1, 1), contact("x@127.0.0.1", 9, 9)]);
+    let mut again = world.outlet("c@127.0.0.1");
+    until("told again", || again.try_words().is_some()).await;
+    assert!(alone.try_words().is_none());
 }
 
 #[tokio::test]
 async fn many_contacts_are_told_in_several_messages() {
     let world = world(|_| {}).await;
     let many: Vec<_> = (1..=300).map(|n| contact(&format!("n{n}@127.0.0.1"), n, 1)).collect();
-    *world.linked.lock().expect("no panic") = many.clone();
+    world.linked(&many);
     let mut wire = world.outlet(B);
-    world.online(B);
     let mut told = Vec::new();
     while told.len() < many.len() {
         let some = contacts(&wire.next().await);
@@ -263,8 +257,9 @@ async fn many_contacts_are_told_in_several_messages() {
 async fn now_and_then_a_random_linked_peer_is_told() {
     let world = world(|_| {}).await;
     let both = vec![contact(B, 1, 1), contact("c@127.0.0.1", 2, 1)];
-    *world.linked.lock().expect("no panic") = both.clone();
     let (to_b, to_c) = (world.outlet(B), world.outlet("c@127.0.0.1"));
+    settled().await;
+    world.linked(&both);
     let start = timer::now();
     for (mut wire, other) in [(to_b, &both[1]), (to_c, &both[0])] {
         // Each turn tells one of two: within an hour both had theirs.
@@ -279,12 +274,12 @@ async fn now_and_then_a_random_linked_peer_is_told() {
 async fn what_a_peer_tells_is_a_hint_of_a_peer_and_bounded() {
     let mut world = world(|_| {}).await;
     let many: Vec<_> = (1..=200).map(|n| contact(&format!("n{n}@127.0.0.1"), n, 1)).collect();
-    world.told(codec::encode(&many).expect("encodes")).await;
+    world.told(codec::encode(&many).expect("encodes"));
     for expected in &many[..CONTACTS] {
         assert_eq!(world.contact().await, (expected.clone(), Source::Peer));
     }
     let last = contact("last@127.0.0.1", 1, 1);
-    world.told(codec::encode(&vec![last.clone()]).expect("encodes")).await;
+    world.told(codec::encode(&vec![last.clone()]).expect("encodes"));
     assert_eq!(world.contact().await, (last, Source::Peer), "the 72 beyond the bound are dropped");
 }
 
@@ -293,11 +288,11 @@ async fn a_malformed_list_is_counted_and_no_hint() {
     let mut world = world(|_| {}).await;
     let list = codec::encode(&vec![contact(B, 1, 1)]).expect("encodes");
     for bad in [vec![0xff; 30], [list.clone(), vec![0]].concat(), list[..list.len() - 1].to_vec()] {
-        world.told(bad).await;
+        world.told(bad);
     }
     until("counted", || counted(&world.metrics, "node_messages", "malformed") == 3).await;
-    assert!(world.hints.try_recv().is_err());
-    world.told(list).await;
+    assert!(world.asked.heard().is_none());
+    world.told(list);
     assert_eq!(world.contact().await.1, Source::Peer);
 }
 
@@ -338,7 +333,7 @@ async fn another_process_of_this_name_is_heard_and_is_no_contact() {
     let mut other = world.beacon(0, 1);
     other.sent += 1000; // after this process began
     world.hear(world.sealed(0, &other), Verdict::Namesake).await;
-    let Hint::Namesake(address) = next(&mut world.hints).await else { panic!("no word of it") };
+    let Ask::Namesake(address) = world.asked.next().await else { panic!("no word of it") };
     assert_eq!(address, other.contact.address);
     let forged = Beacon { sequence: 2, ..other };
     world.hear(world.sealed(1, &forged), Verdict::Forged).await;
@@ -349,7 +344,7 @@ async fn what_became_of_each_seed_is_kept() {
     let seed = |text: &str| text.parse::<Seed>().expect("valid");
     let world = world(|setup| setup.seeds = vec![seed("127.0.0.1:9999"), seed("[::1]:9999")]).await;
     let me = name("a@127.0.0.1");
-    let rows = || world.discovery.seeds(&JoinView::default(), &[], &me);
+    let rows = || world.discovery.seeds(&world.peers, &me);
     until("both are looked up", || rows().iter().all(|row| row.address.is_some())).await;
     world.discovery.handle.cast(Msg::LookedUp(1, Err(std::io::Error::other("no such host"))));
     until("one fails", || rows()[1].error.is_some()).await;

@@ -1,15 +1,20 @@
 //! HeartbeatMonitor between a mocked link layer and a real door, in paused time.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use super::*;
 use crate::actors::exchange::Exchange;
-use crate::actors::link::tests::Mock;
+use crate::actors::link::tests::Mock as LinkMock;
 use crate::actors::news::tests::{Wire, parts};
+use crate::actors::peers::tests::Mock;
 use crate::actors::supervisor::{Root, Roster};
-use crate::actors::tests::{counted, name, next, run, settled};
+use crate::actors::tests::{counted, name, run, settled};
+use crate::proto::event::Event;
 use crate::proto::frame::Control;
-use crate::proto::node::Incarnation;
+use crate::proto::heartbeat::{Vital, Word};
 use crate::proto::questions::{EACH, LISTEN, WORDS};
-use std::sync::Mutex;
+use crate::proto::wiring::Ask;
 use tokio::sync::mpsc;
 
 const B: &str = "b@h";
@@ -19,49 +24,40 @@ struct World {
     link: Link,
     lanes: BTreeMap<NodeName, mpsc::Receiver<Control>>,
     bus: Bus,
-    monitor: HeartbeatMonitor,
+    peers: Peers,
+    asked: Mock,
+    wires: BTreeMap<NodeName, Wire>,
     metrics: Metrics,
     events: mpsc::UnboundedReceiver<Event>,
-    silent: mpsc::UnboundedReceiver<NodeName>,
-    cut: mpsc::UnboundedReceiver<NodeName>,
-    linked: Arc<Mutex<Vec<NodeName>>>,
     roster: Roster,
     _root: Root,
 }
 
 async fn world() -> World {
     let metrics = Metrics::default();
-    let (link, _mock) = Mock::start().await;
+    let (link, _mock) = LinkMock::start().await;
     let bus = Bus::new(&Exchange::new(name("a@127.0.0.1"), &metrics));
-    let monitor = HeartbeatMonitor::new(&metrics);
-    let (silenced, silent) = mpsc::unbounded_channel();
-    let (flooded, cut) = mpsc::unbounded_channel();
-    let linked = Arc::new(Mutex::new(Vec::new()));
-    let seen = linked.clone();
+    let (peers, asked) = Mock::start().await;
     let setup = Setup {
         config: Config::default(),
         name: name("a@h"),
         link: link.clone(),
         bus: bus.clone(),
-        silent: Arc::new(move |peer| silenced.send(peer).expect("the test listens")),
-        cut: Arc::new(move |peer| flooded.send(peer).expect("the test listens")),
-        beacon: Arc::new(|_| None),
-        linked: Arc::new(move || seen.lock().expect("no panic").clone()),
+        peers: peers.clone(),
         metrics: metrics.clone(),
     };
-    let (_root, roster) = run(&metrics, vec![bus.child(), monitor.child(setup)]).await;
+    let (_root, roster) = run(&metrics, vec![bus.child(), child(setup)]).await;
     let (tx, events) = mpsc::unbounded_channel();
     bus.on_events("test", move |event| drop(tx.send(event.clone())));
     World {
         link,
         lanes: BTreeMap::new(),
         bus,
-        monitor,
+        peers,
+        asked,
+        wires: BTreeMap::new(),
         metrics,
         events,
-        silent,
-        cut,
-        linked,
         roster,
         _root,
     }
@@ -70,32 +66,27 @@ async fn world() -> World {
 impl World {
     /// A peer comes online; what the door sends to it.
     async fn online(&mut self, peer: &str) -> Wire {
-        self.lanes.insert(name(peer), Mock::up(&self.link, &name(peer)));
-        let address = ([127, 0, 0, 1], 1).into();
-        self.linked.lock().expect("no panic").push(name(peer));
+        self.lanes.insert(name(peer), LinkMock::up(&self.link, &name(peer)));
         let wire = Wire::open(&self.bus, peer);
-        let (peer, incarnation) = (name(peer), Incarnation(1));
-        self.bus.announce(Event::PeerOnline { peer, incarnation, address });
-        next(&mut self.events).await;
+        self.wires.insert(name(peer), wire.clone());
         settled().await;
         wire
     }
 
     async fn seconds(&self, seconds: u64, alive: &[&str]) {
         for _ in 0..seconds * 2 {
-            alive.iter().for_each(|peer| Mock::byte_from(&self.link, &name(peer)));
+            alive.iter().for_each(|peer| LinkMock::byte_from(&self.link, &name(peer)));
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 
     fn vital(&self, peer: &str) -> Vital {
-        self.monitor.vitals().borrow().peers.get(&name(peer)).cloned().expect("known")
+        self.peers.vitals().peers.get(&name(peer)).cloned().expect("known")
     }
 
-    /// A peer says something, as Bus would deliver it.
     fn said(&self, from: &str, word: &Word) {
-        let payload = codec::encode(word).expect("encodes").into();
-        self.monitor.handle.cast(Msg::Said(Delivery { from: name(from), payload }));
+        let payload = codec::encode(word).expect("encodes");
+        self.wires[&name(from)].says(Topic::node_heartbeat(), payload);
     }
 }
 
@@ -122,8 +113,8 @@ async fn a_silent_peer_is_doubted_asked_about_given_up_and_told_of() {
     assert_eq!(words(&mut c), [Word::Ask(name(B))]);
     world.said(C, &Word::Answer(name(B), true));
     world.seconds(5, &[C]).await;
-    assert_eq!(world.silent.try_recv(), Ok(name(B)));
-    assert!(world.silent.try_recv().is_err(), "once, and nobody else");
+    assert_eq!(world.asked.heard(), Some(Ask::Silent(name(B))));
+    assert!(world.asked.heard().is_none(), "once, and nobody else");
     assert_eq!(words(&mut c), [], "among a few all watch all");
     let evidence = world.vital(B).evidence.expect("kept");
     assert_eq!(evidence.heard_by, [name(C)].into());
@@ -143,12 +134,11 @@ async fn beats_go_out_every_second_while_a_peer_is_linked() {
     let lane = world.lanes.get_mut(&name(B)).expect("up");
     let beats = std::iter::from_fn(|| lane.try_recv().ok()).count();
     assert!((10..=11).contains(&beats), "{beats}");
-    let (peer, cause) = (name(B), String::new());
-    world.bus.announce(Event::LinkLost { peer, cause });
+    world.wires[&name(B)].close();
     settled().await;
     world.seconds(10, &[]).await;
     assert!(world.lanes[&name(B)].is_empty(), "no link, no beat");
-    assert!(world.silent.try_recv().is_err(), "no link, no verdict");
+    assert!(world.asked.heard().is_none(), "no link, no verdict");
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,7 +150,7 @@ async fn a_question_is_answered_by_what_was_heard_since() {
     world.said(B, &Word::Ask(name("nobody@h")));
     settled().await;
     assert_eq!(words(&mut b), [], "it listens first");
-    Mock::byte_from(&world.link, &name(C));
+    LinkMock::byte_from(&world.link, &name(C));
     tokio::time::sleep(LISTEN).await;
     settled().await;
     let answers = [Word::Answer(name(C), true), Word::Answer(name("nobody@h"), false)];
@@ -176,20 +166,19 @@ async fn a_flood_and_nonsense_are_counted_and_a_flooder_is_cut() {
     }
     world.said(C, &Word::Ask(name(B)));
     world.said(B, &Word::Ask(name("a@h")));
-    let payload = vec![0xff; 10].into();
-    world.monitor.handle.cast(Msg::Said(Delivery { from: name(B), payload }));
+    world.wires[&name(B)].says(Topic::node_heartbeat(), vec![0xff; 10]);
     tokio::time::sleep(LISTEN * 2).await;
     assert_eq!((words(&mut b).len(), words(&mut c).len()), (EACH, 1));
     let counted = |kind| counted(&world.metrics, "heartbeat_verdicts", kind);
     assert_eq!((counted("flood"), counted("absurd")), (10, 1));
-    assert!(world.cut.try_recv().is_err(), "bounded, and put up with");
+    assert!(world.asked.heard().is_none(), "bounded, and put up with");
     let lane = world.lanes.get_mut(&name(C)).expect("up");
     while lane.try_recv().is_ok() {}
     for _ in 0..WORDS {
         world.said(B, &Word::Doubted(name(C)));
     }
     settled().await;
-    assert_eq!(world.cut.try_recv(), Ok(name(B)));
+    assert_eq!(world.asked.heard(), Some(Ask::Cut(name(B))));
     let beats = world.lanes[&name(C)].len();
     assert!(beats <= 1, "a flood of doubts is no flood of beats: {beats}");
 }
@@ -204,7 +193,7 @@ async fn after_a_restart_the_linked_peers_are_watched_as_if_just_heard() {
     assert!(world.roster.kill("heartbeat_monitor"));
     settled().await;
     assert!(!world.vital(B).suspect, "doubts are forgotten");
-    assert!(world.silent.try_recv().is_err());
+    assert!(world.asked.heard().is_none());
     world.seconds(12, &[]).await;
-    assert_eq!(world.silent.try_recv(), Ok(name(B)), "watched from the start");
+    assert_eq!(world.asked.heard(), Some(Ask::Silent(name(B))), "watched from the start");
 }

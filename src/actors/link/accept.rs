@@ -21,6 +21,7 @@ use crate::io::metrics::{Count, Metrics};
 use crate::io::tls::Cause;
 use crate::io::{limits, tcp};
 use crate::proto::admission::Descriptors;
+use crate::proto::link::HANDSHAKE;
 
 /// Wait after a failed accept (out of descriptors, mostly).
 const PAUSE: Duration = Duration::from_millis(100);
@@ -87,28 +88,27 @@ async fn greet(
     if let Err(error) = tcp::tune(&stream) {
         return log.refused("socket", Some(from), &error);
     }
-    let (stream, peer) =
-        match tokio::time::timeout(handshake::DEADLINE, setup.tls.accept(stream)).await {
-            Ok(Ok(accepted)) => accepted,
-            Ok(Err(error)) if error.cause() == Cause::Closed => {
-                // Somebody went away again: a dial that was abandoned, or a look whether the port
-                // is open.
-                setup.metrics.count(Count::Refused, Cause::Closed.as_str());
-                return tracing::debug!(%from, %error, "connection closed before it was one");
-            }
-            Ok(Err(error)) if error.cause() == Cause::RefusedAsRevoked => {
-                let detail = "the caller refuses this node: its certificate is revoked";
-                return log.refused(Cause::RefusedAsRevoked.as_str(), Some(from), &detail);
-            }
-            Ok(Err(error)) if error.cause() == Cause::OtherCluster => {
-                let detail = format!("the caller {error}");
-                return log.refused(Cause::OtherCluster.as_str(), Some(from), &detail);
-            }
-            Ok(Err(error)) => return log.refused(error.cause().as_str(), Some(from), &error),
-            Err(_elapsed) => {
-                return log.refused("silent", Some(from), &"no TLS handshake within the deadline");
-            }
-        };
+    let (stream, peer) = match tokio::time::timeout(HANDSHAKE, setup.tls.accept(stream)).await {
+        Ok(Ok(accepted)) => accepted,
+        Ok(Err(error)) if error.cause() == Cause::Closed => {
+            // Somebody went away again: a dial that was abandoned, or a look whether the port
+            // is open.
+            setup.metrics.count(Count::Refused, Cause::Closed.as_str());
+            return tracing::debug!(%from, %error, "connection closed before it was one");
+        }
+        Ok(Err(error)) if error.cause() == Cause::RefusedAsRevoked => {
+            let detail = "the caller refuses this node: its certificate is revoked";
+            return log.refused(Cause::RefusedAsRevoked.as_str(), Some(from), &detail);
+        }
+        Ok(Err(error)) if error.cause() == Cause::OtherCluster => {
+            let detail = format!("the caller {error}");
+            return log.refused(Cause::OtherCluster.as_str(), Some(from), &detail);
+        }
+        Ok(Err(error)) => return log.refused(error.cause().as_str(), Some(from), &error),
+        Err(_elapsed) => {
+            return log.refused("silent", Some(from), &"no TLS handshake within the deadline");
+        }
+    };
     setup.metrics.count(Count::Accepted, "tls");
     let attempt = AttemptId::Inbound(NEXT.fetch_add(1, Ordering::Relaxed));
     let (decide, decisions) = mpsc::channel(1);

@@ -12,7 +12,10 @@ use crate::actors::link::{CONTROLS, Pulse};
 use crate::actors::news::Bus;
 use crate::proto::frame::Parting;
 use crate::proto::membership::LinkEnd;
-use crate::proto::node::NodeName;
+use crate::proto::node::{Incarnation, NodeName};
+
+/// The life that every node is in.
+const LIFE: Incarnation = Incarnation(1);
 
 /// Links two doors.
 pub(crate) fn cable(a: &Bus, b: &Bus) -> [End; 2] {
@@ -42,7 +45,7 @@ impl End {
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, None));
         let own = Own { parting, controls, pulse: pulse.clone() };
-        let door = Door::open(bus, peer.clone());
+        let door = Door::open(bus, peer.clone(), LIFE);
         let task = tokio::spawn(mux::run(stream, mux::gate(true, peer), pipe, door, own));
         Self { part: Some(part), pulse, task, _ractor: ractor }
     }

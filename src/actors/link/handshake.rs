@@ -5,7 +5,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -13,18 +12,14 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsStream;
 
 use crate::actors::link::refusals::RefusalLog;
-use crate::actors::link::{AttemptId, Decision, Established, Msg, Myself, Report, send};
+use crate::actors::link::{AttemptId, Established, Msg, Myself, send};
 use crate::actors::supervisor::Address;
 use crate::io::identity::PeerIdentity;
 use crate::io::tcp;
 use crate::io::tls::{Cause, Tls, cause_of_io};
 use crate::proto::hello::{Greeting, Hello, MAX_GREETING, Refusal};
+use crate::proto::link::{CONNECT, Decision, HANDSHAKE, Input, Proven, Report};
 use crate::proto::membership::Failure;
-
-/// Time to connect.
-const CONNECT: Duration = Duration::from_secs(5);
-/// Time for TLS, and again for the hello.
-pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 
 type Stream = Box<TlsStream<TcpStream>>;
 
@@ -46,7 +41,7 @@ impl Steps {
 
     /// Reports a step and waits for what to do.
     async fn ask(&mut self, report: Report) -> Result<(), Stop> {
-        send(&self.link, Msg::Step(self.attempt, report));
+        send(&self.link, Msg::Input(Input::Step(self.attempt, report)));
         match self.decisions.recv().await {
             Some(Decision::Proceed) => Ok(()),
             Some(Decision::Refuse(refusal)) => Err(Stop::Refuse(refusal)),
@@ -55,7 +50,8 @@ impl Steps {
     }
 
     fn failed(&self, failure: Failure) {
-        send(&self.link, Msg::Step(self.attempt, Report::Failed(self.attempt, failure)));
+        let failed = Report::Failed(self.attempt, failure);
+        send(&self.link, Msg::Input(Input::Step(self.attempt, failed)));
     }
 }
 
@@ -78,7 +74,7 @@ pub(super) async fn dial(address: SocketAddr, tls: Tls, myself: Myself, mut step
         Ok(stream) => stream,
         Err(failure) => return steps.failed(failure),
     };
-    let tls = tokio::time::timeout(DEADLINE, tls.connect(stream)).await;
+    let tls = tokio::time::timeout(HANDSHAKE, tls.connect(stream)).await;
     let (stream, peer) = match tls {
         Ok(Ok((stream, peer))) => (Box::new(TlsStream::from(stream)), peer),
         Ok(Err(error)) => {
@@ -88,9 +84,10 @@ pub(super) async fn dial(address: SocketAddr, tls: Tls, myself: Myself, mut step
         Err(_elapsed) => return steps.failed(not_in_time("TLS")),
     };
     let (id, serial) = (peer.id, peer.serial.clone());
-    match tokio::time::timeout(DEADLINE, greet(stream, peer, &myself, &mut steps)).await {
+    match tokio::time::timeout(HANDSHAKE, greet(stream, peer, &myself, &mut steps)).await {
         Ok(Ok((stream, hello))) => {
-            let established = Box::new(Established { stream: *stream, hello, id, serial });
+            let proven = Proven { hello, id, serial };
+            let established = Box::new(Established { stream: *stream, proven });
             send(&steps.link, Msg::Established(steps.attempt, established));
         }
         Ok(Err(Stop::Failed(failure))) => steps.failed(failure),
@@ -140,9 +137,10 @@ pub(super) async fn welcome(
     log: std::sync::Arc<RefusalLog>,
 ) {
     let (id, serial, name) = (peer.id, peer.serial.clone(), peer.name.clone());
-    match tokio::time::timeout(DEADLINE, answer(stream, peer, &myself, &mut steps)).await {
+    match tokio::time::timeout(HANDSHAKE, answer(stream, peer, &myself, &mut steps)).await {
         Ok(Ok((stream, hello))) => {
-            let established = Box::new(Established { stream: *stream, hello, id, serial });
+            let proven = Proven { hello, id, serial };
+            let established = Box::new(Established { stream: *stream, proven });
             send(&steps.link, Msg::Established(steps.attempt, established));
         }
         Ok(Err(Stop::Refuse(refusal))) => {
@@ -234,7 +232,7 @@ fn failure_of(cause: Cause, detail: &dyn std::fmt::Display) -> Failure {
 }
 
 fn not_in_time(what: &str) -> Failure {
-    Failure::Unreachable(format!("no {what} within {} s", DEADLINE.as_secs()))
+    Failure::Unreachable(format!("no {what} within {} s", HANDSHAKE.as_secs()))
 }
 
 async fn write(stream: &mut Stream, greeting: &Greeting) -> Result<(), Stop> {

@@ -206,7 +206,7 @@ impl Inbound {
             Lane::Door => {
                 // `news` takes them at once; a flood waits here and holds up only its sender.
                 if let Ok(permit) = self.waiting.clone().acquire_owned().await {
-                    self.bus.received(self.outlet.peer().clone(), message, permit);
+                    self.bus.received(&self.outlet, message, permit);
                 }
                 Ok(())
             }

@@ -26,8 +26,9 @@ use crate::io::metrics::{Count, Metrics};
 use crate::io::tls::{Cause, cause_of_io};
 use crate::proto::frame::{self, Control, HEADER, Lane, Parting};
 use crate::proto::gate::{self, Gate, Quiet};
+use crate::proto::link::down_reason;
 use crate::proto::membership::LinkEnd;
-use crate::proto::node::NodeName;
+use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::outbox::Piece;
 use crate::proto::talk::DownReason;
 
@@ -43,7 +44,7 @@ pub(super) fn gate(inbound: bool, peer: NodeName) -> Gate {
     if inbound { Gate::inbound(peer) } else { Gate::outbound(peer) }
 }
 
-/// What the door says and hears on this link. Dropped, it tells the door that the link is gone.
+/// What the node says and hears on this link. Dropped, it tells the bus that the link is gone, after all its messages.
 pub(crate) struct Door {
     bus: Bus,
     outlet: Arc<Outlet>,
@@ -51,9 +52,9 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Tells the door that a link is up.
-    pub(crate) fn open(bus: &Bus, peer: NodeName) -> Self {
-        let outlet = bus.exchange().topics.up(peer);
+    /// Tells the bus that there is a link to this life of a peer.
+    pub(crate) fn open(bus: &Bus, peer: NodeName, life: Incarnation) -> Self {
+        let outlet = bus.up(peer, life);
         Self { bus: bus.clone(), outlet, end: DownReason::LinkLost }
     }
 
@@ -64,7 +65,7 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        self.bus.exchange().topics.down(&self.outlet, self.end);
+        self.bus.down(&self.outlet, self.end);
     }
 }
 
@@ -96,9 +97,7 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Send>(
         end = incoming.run(BufReader::with_capacity(READ, reader)) => end,
         end = lanes.run(writer) => end,
     };
-    if end == LinkEnd::Goodbye(Parting::Left) {
-        door.end = DownReason::NodeOffline;
-    }
+    door.end = down_reason(&end);
     end
 }
 

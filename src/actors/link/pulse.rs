@@ -1,10 +1,9 @@
 //! Signs of life of one link: beats go straight to its control lane, and what it hears is written by its
 //! own task and read by whoever asks. No mailbox is in between, nobody waits.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -12,11 +11,7 @@ use tokio::sync::mpsc;
 use crate::actors::timer;
 use crate::io::tcp::{self, Tcp};
 use crate::proto::frame::Control;
-
-/// Round-trip times kept.
-const TIMES: usize = 128;
-/// Answers kept until they are asked for.
-const PONGS: usize = 16;
+use crate::proto::heartbeat::{RoundTrip, Trips};
 
 /// The signs of one link. Times are microseconds since it began.
 #[derive(Debug)]
@@ -26,19 +21,7 @@ pub struct Pulse {
     /// The connection's address here and there.
     ends: Option<(SocketAddr, SocketAddr)>,
     heard: AtomicU64,
-    pongs: Mutex<VecDeque<Duration>>,
-    round_trips: Mutex<VecDeque<Duration>>,
-}
-
-/// Round-trip times of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RoundTrip {
-    /// The latest.
-    pub last: Duration,
-    /// The median of the last 128.
-    pub p50: Duration,
-    /// Their 99th percentile.
-    pub p99: Duration,
+    trips: Mutex<Trips>,
 }
 
 impl Pulse {
@@ -47,7 +30,7 @@ impl Pulse {
         ends: Option<(SocketAddr, SocketAddr)>,
     ) -> Self {
         let (began, heard) = (timer::now(), AtomicU64::new(0));
-        Self { began, control, ends, heard, pongs: Mutex::default(), round_trips: Mutex::default() }
+        Self { began, control, ends, heard, trips: Mutex::default() }
     }
 
     /// Sends a beat.
@@ -73,22 +56,20 @@ impl Pulse {
         self.began + Duration::from_micros(self.heard.load(Ordering::Relaxed))
     }
 
-    /// The round trips of answers since the last call, each once: who samples them must neither miss one nor count one
-    /// twice.
+    /// The round trips of answers since the last call.
     #[must_use]
     pub fn pongs(&self) -> Vec<Duration> {
-        self.pongs.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+        self.trips().pongs()
     }
 
     /// How long beats take there and back; `None` before the first came back.
     #[must_use]
     pub fn round_trip(&self) -> Option<RoundTrip> {
-        let times = self.round_trips.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let last = *times.back()?;
-        let mut sorted: Vec<_> = times.into();
-        sorted.sort_unstable();
-        let at = |percent: usize| sorted.get((sorted.len() - 1) * percent / 100).copied();
-        Some(RoundTrip { last, p50: at(50)?, p99: at(99)? })
+        self.trips().measured()
+    }
+
+    fn trips(&self) -> MutexGuard<'_, Trips> {
+        self.trips.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Microseconds since the link began: what a beat carries.
@@ -105,13 +86,7 @@ impl Pulse {
     /// and ignored.
     pub(super) fn on_pong(&self, sent: u64) -> Option<Duration> {
         let took = Duration::from_micros(self.micros().checked_sub(sent)?);
-        for (times, kept) in [(&self.pongs, PONGS), (&self.round_trips, TIMES)] {
-            let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
-            times.push_back(took);
-            if times.len() > kept {
-                times.pop_front();
-            }
-        }
+        self.trips().push(took);
         Some(took)
     }
 }
@@ -122,23 +97,6 @@ mod tests {
 
     async fn wait(millis: u64) {
         tokio::time::sleep(Duration::from_millis(millis)).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn every_answer_is_sampled_once() {
-        let pulse = Pulse::new(mpsc::channel(1).0, None);
-        for millis in [30, 50] {
-            let sent = pulse.micros();
-            wait(millis).await;
-            pulse.on_pong(sent);
-        }
-        pulse.on_bytes();
-        assert_eq!(pulse.pongs(), [30, 50].map(Duration::from_millis), "two within one look");
-        assert!(pulse.pongs().is_empty());
-        for _ in 0..100 {
-            pulse.on_pong(0);
-        }
-        assert_eq!(pulse.pongs().len(), PONGS, "a flood is bounded");
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 //! of it that others test against.
 
 use std::net::TcpListener;
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -13,7 +14,11 @@ use crate::actors::tests::probe;
 use crate::actors::tests::{PATIENCE, cluster, counted, name, next, run, settled, until};
 use crate::io::identity::Identity;
 use crate::proto::frame::Control;
+use crate::proto::membership::{Failure, LinkEnd};
+use crate::proto::node::NodeId;
+use crate::proto::talk::DownReason;
 use crate::proto::topic::Topic;
+use crate::proto::wiring::{Consumer, Notice};
 
 mod handshake;
 mod mux;
@@ -28,6 +33,33 @@ pub(crate) enum Command {
     Close(AttemptId, Parting),
     Judge,
     WhenClosed(oneshot::Sender<()>),
+}
+
+/// What NodeManager has Link do.
+impl Link {
+    fn dial(&self, attempt: AttemptId, address: SocketAddr) {
+        self.input(Input::Dial(attempt, address));
+    }
+
+    fn proceed(&self, attempt: AttemptId) {
+        self.input(Input::Decide(attempt, Decision::Proceed));
+    }
+
+    fn refuse(&self, attempt: AttemptId, refusal: Refusal) {
+        self.input(Input::Decide(attempt, Decision::Refuse(refusal)));
+    }
+
+    fn abandon(&self, attempt: AttemptId) {
+        self.input(Input::Abandon(attempt));
+    }
+
+    fn close(&self, attempt: AttemptId, parting: Parting) {
+        self.input(Input::Close(attempt, parting));
+    }
+
+    fn judge(&self) {
+        self.input(Input::Judge);
+    }
 }
 
 /// Stands in for Link: hears its commands and does nothing.
@@ -64,17 +96,18 @@ impl Mock {
     fn command(message: Msg) -> Command {
         match message {
             Msg::Attach(listener) => Command::Attach(listener),
-            Msg::Dial(attempt, address) => Command::Dial(attempt, address),
-            Msg::Decide(attempt, Decision::Proceed) => Command::Proceed(attempt),
-            Msg::Decide(attempt, Decision::Refuse(why)) => Command::Refuse(attempt, why),
-            Msg::Abandon(attempt) => Command::Abandon(attempt),
-            Msg::Close(attempt, why) => Command::Close(attempt, why),
-            Msg::Judge => Command::Judge,
+            Msg::Input(Input::Dial(attempt, address)) => Command::Dial(attempt, address),
+            Msg::Input(Input::Decide(attempt, Decision::Proceed)) => Command::Proceed(attempt),
+            Msg::Input(Input::Decide(attempt, Decision::Refuse(why))) => {
+                Command::Refuse(attempt, why)
+            }
+            Msg::Input(Input::Abandon(attempt)) => Command::Abandon(attempt),
+            Msg::Input(Input::Close(attempt, parting)) => Command::Close(attempt, parting),
+            Msg::Input(Input::Judge) => Command::Judge,
             Msg::WhenClosed(done) => Command::WhenClosed(done),
-            Msg::Authenticated(..)
-            | Msg::Step(..)
+            Msg::Input(_)
+            | Msg::Authenticated(..)
             | Msg::Established(..)
-            | Msg::MuxEnded(..)
             | Msg::SessionOpened(..)
             | Msg::SessionReady(..)
             | Msg::SessionGone(..) => panic!("not a command"),
@@ -230,13 +263,13 @@ fn ended(report: &Report) -> Option<(AttemptId, &LinkEnd)> {
 async fn two_nodes_link_talk_and_part() {
     let (mut a, mut b, inbound) = linked(["talk-a@127.0.0.1", "talk-b@127.0.0.1"]).await;
     let (tx, mut heard) = unbounded_channel();
-    b.bus.on_words("test", Topic::network_peers(), move |told| drop(tx.send(told)));
+    b.bus.attach(Consumer::Discovery, move |news| drop(tx.send(news)));
     let (done, said) = oneshot::channel();
     b.bus.on_events("test", move |_| {});
     // Both go through b's Bus, in order with the subscription above.
     a.bus.send(&b.name, Topic::network_peers(), b"hi".to_vec());
-    let told = next(&mut heard).await;
-    assert_eq!((told.from, &*told.payload), (a.name.clone(), b"hi".as_slice()));
+    assert_eq!(next(&mut heard).await, Notice::Up(a.name.clone(), Incarnation(1)));
+    assert_eq!(next(&mut heard).await, Notice::Message(a.name.clone(), (*b"hi").into()));
 
     a.link.close(OUT, Parting::Left);
     a.link.when_closed(done);
@@ -245,6 +278,8 @@ async fn two_nodes_link_talk_and_part() {
     assert_eq!(ended(&end), Some((OUT, &LinkEnd::Closed)), "{end:?}");
     let end = b.news().await;
     assert_eq!(ended(&end), Some((inbound, &LinkEnd::Goodbye(Parting::Left))), "{end:?}");
+    let down = Notice::Down(a.name.clone(), DownReason::NodeOffline);
+    assert_eq!(next(&mut heard).await, down);
     until("the outlet is gone", || {
         b.bus.send(&a.name, Topic::network_peers(), vec![]);
         counted(&b.metrics, "node_messages", "not_linked") > 0

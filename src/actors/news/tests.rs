@@ -28,14 +28,43 @@ fn peer() -> NodeName {
 }
 
 /// The way to a peer, with the test in the place of the link that sends.
+#[derive(Clone)]
 pub(crate) struct Wire {
+    bus: Bus,
     outlet: Arc<Outlet>,
     words: VecDeque<Bytes>,
 }
 
 impl Wire {
+    /// A link to the first life of a peer.
     pub(crate) fn open(bus: &Bus, peer: &str) -> Self {
-        Self { outlet: bus.exchange().topics.up(name(peer)), words: VecDeque::new() }
+        Self::with(bus, peer, 1)
+    }
+
+    /// Likewise, to another one.
+    pub(crate) fn with(bus: &Bus, peer: &str, life: u64) -> Self {
+        let outlet = bus.up(name(peer), Incarnation(life));
+        Self { bus: bus.clone(), outlet, words: VecDeque::new() }
+    }
+
+    /// The peer's actor sends this on a topic.
+    pub(crate) fn says(&self, topic: Topic, payload: Vec<u8>) {
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("free");
+        self.bus.received(&self.outlet, words(topic, payload), permit);
+    }
+
+    /// Something arrives; returns when Bus has handled it.
+    async fn hears(&self, words: Bytes) {
+        let room = Arc::new(Semaphore::new(1));
+        let permit = room.clone().acquire_owned().await.expect("open");
+        self.bus.received(&self.outlet, words, permit);
+        let handled = tokio::time::timeout(PATIENCE, room.acquire()).await;
+        let _returned = handled.expect("in time").expect("open");
+    }
+
+    /// The link is lost.
+    pub(crate) fn close(&self) {
+        self.bus.down(&self.outlet, DownReason::LinkLost);
     }
 
     /// The next words of this node's actors that wait to be sent.
@@ -88,15 +117,6 @@ fn words(topic: Topic, payload: Vec<u8>) -> Bytes {
         .into()
 }
 
-/// Words of a peer arrive; returns when Bus has handled them.
-pub(crate) async fn received(bus: &Bus, from: &str, words: Bytes) {
-    let room = Arc::new(Semaphore::new(1));
-    let permit = room.clone().acquire_owned().await.expect("open");
-    bus.received(name(from), words, permit);
-    let handled = tokio::time::timeout(PATIENCE, room.acquire()).await;
-    let _returned = handled.expect("in time").expect("open");
-}
-
 #[tokio::test]
 async fn words_go_out_of_one_door_and_in_at_the_other() {
     let (bus, _root, metrics) = alone().await;
@@ -116,11 +136,11 @@ async fn words_go_out_of_one_door_and_in_at_the_other() {
     assert!((6..=10).contains(&told), "{told} messages of 60 kB in half a megabyte");
 
     let (tx, mut rx) = mpsc::unbounded_channel();
-    bus.on_words("test", topic, move |d| drop(tx.send(d)));
-    received(&bus, "b@h", sent).await;
-    let delivery = next(&mut rx).await;
-    assert_eq!((delivery.from, &*delivery.payload), (peer(), b"hi".as_slice()));
-    received(&bus, "b@h", vec![9; 20].into()).await;
+    bus.attach(Consumer::Discovery, move |notice| drop(tx.send(notice)));
+    wire.hears(sent).await;
+    assert_eq!(next(&mut rx).await, Notice::Up(peer(), Incarnation(1)));
+    assert_eq!(next(&mut rx).await, Notice::Message(peer(), (*b"hi").into()));
+    wire.hears(vec![9; 20].into()).await;
     assert_eq!(counted(&metrics, "node_messages", "sent"), told - 1);
     for kind in ["overloaded", "not_linked", "too_large", "received", "malformed"] {
         assert_eq!(counted(&metrics, "node_messages", kind), 1, "{kind}");
@@ -182,12 +202,13 @@ async fn after_a_restart_nobody_listens_and_subscriptions_and_links_stay() {
     let (tx, mut heard) = mpsc::unbounded_channel();
     let (events, messages) = (tx.clone(), tx.clone());
     bus.on_events("test", move |_| events.send("event").unwrap_or(()));
-    bus.on_words("test", Topic::network_peers(), move |_| messages.send("message").unwrap_or(()));
+    bus.attach(Consumer::Discovery, move |_| messages.send("link").unwrap_or(()));
     drop(tx);
     let topic: Topic = "room:1".parse().expect("valid");
     let mut subscription = bus.exchange().subscribe(topic.clone()).expect("few");
     let mut wire = Wire::open(&bus, "b@h");
     bus.announce(Event::PeerConnecting { peer: peer() });
+    assert_eq!(next(&mut heard).await, "link");
     assert_eq!(next(&mut heard).await, "event");
 
     assert!(roster.kill("news"));
@@ -201,8 +222,8 @@ async fn after_a_restart_nobody_listens_and_subscriptions_and_links_stay() {
         heard.try_recv() == Ok("again")
     })
     .await;
-    received(&bus, "b@h", words(Topic::network_peers(), vec![1])).await;
-    assert_eq!(counted(&metrics, "node_messages", "no_subscriber"), 1);
+    wire.hears(words(Topic::network_peers(), vec![1])).await;
+    assert_eq!(counted(&metrics, "node_messages", "link_gone"), 1, "the tree restarts the links");
     bus.exchange().publish_here(&topic, "still").expect("short");
     let message = subscription.try_recv();
     assert!(
@@ -219,26 +240,49 @@ async fn a_link_that_is_down_takes_its_own_outlet_and_no_other() {
     let first = Wire::open(&bus, "b@h");
     let mut second = Wire::open(&bus, "b@h");
     assert!(first.outlet.is_closed(), "the newer link took its place");
-    bus.exchange().topics.down(&first.outlet, DownReason::LinkLost);
+    first.close();
     bus.send(&peer(), Topic::network_peers(), vec![1]);
     assert!(second.try_words().is_some(), "the end of the old link is not that of the new");
-    bus.exchange().topics.down(&second.outlet, DownReason::LinkLost);
+    second.close();
     assert!(second.outlet.is_closed());
     bus.send(&peer(), Topic::network_peers(), vec![1]);
     assert_eq!(counted(&metrics, "node_messages", "not_linked"), 1);
 }
 
 #[tokio::test]
-async fn topics_with_the_same_beginning_are_told_apart() {
-    let (bus, _root, _) = alone().await;
-    let topic = |text: &str| Topic::try_from(text).expect("valid");
-    let (tx, mut heard) = mpsc::unbounded_channel();
-    for (who, what) in [("z", "room:1"), ("a", "room:1"), ("z", "room:10"), ("a", "room:0")] {
-        let tx = tx.clone();
-        bus.on_words(who, topic(what), move |_| tx.send((who, what)).unwrap_or(()));
-    }
-    received(&bus, "b@h", words(topic("room:1"), vec![])).await;
-    assert_eq!(next(&mut heard).await, ("a", "room:1"));
-    assert_eq!(next(&mut heard).await, ("z", "room:1"));
-    assert!(heard.try_recv().is_err());
+async fn links_are_told_in_one_order_and_to_a_newcomer_from_the_start() {
+    let (bus, _root, metrics) = alone().await;
+    let attach = || {
+        let (tx, heard) = mpsc::unbounded_channel();
+        bus.attach(Consumer::Discovery, move |notice| drop(tx.send(notice)));
+        heard
+    };
+    let message = || words(Topic::network_peers(), vec![1]);
+    let up = |life| Notice::Up(peer(), Incarnation(life));
+    let sent = || Notice::Message(peer(), [1].into());
+    let down = || Notice::Down(peer(), DownReason::LinkLost);
+    let mut heard = attach();
+    let first = Wire::with(&bus, "b@h", 1);
+    first.hears(message()).await;
+    // The task of a link that was cancelled may end after the next link began.
+    let second = Wire::with(&bus, "b@h", 2);
+    first.hears(message()).await;
+    first.close();
+    second.hears(message()).await;
+    let mut late = attach();
+    second.close();
+    second.hears(message()).await;
+    let mut after = attach();
+    second.hears(message()).await;
+    let all = |heard: &mut mpsc::UnboundedReceiver<Notice<Arc<[u8]>>>| {
+        std::iter::from_fn(|| heard.try_recv().ok()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        all(&mut heard),
+        [up(1), sent(), down(), up(2), sent()],
+        "then another took its place"
+    );
+    assert_eq!(all(&mut late), [up(2), down()]);
+    assert_eq!(all(&mut after), []);
+    assert_eq!(counted(&metrics, "node_messages", "link_gone"), 3);
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::actors::exchange::Exchange;
@@ -11,10 +12,12 @@ use crate::actors::link::tests::{Command, Mock};
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{cluster, contact, counted, name, next, run, settled, until};
 use crate::io::identity::Identity;
-use crate::proto::event::{Event, Reason, Status};
+use crate::io::metrics::Metrics;
+use crate::proto::event::{Event, Reason, Source, Status};
 use crate::proto::frame::Parting;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::membership::{AttemptId, Failure, LinkEnd};
+use crate::proto::node::Contact;
 
 const B: &str = "b@127.0.0.1";
 
@@ -22,7 +25,7 @@ type Tell = Box<dyn Fn(Report) + Send>;
 
 struct World {
     ids: Vec<Identity>,
-    manager: NodeManager,
+    peers: Peers,
     link: Mock,
     tell: Tell,
     events: UnboundedReceiver<Event>,
@@ -36,10 +39,8 @@ struct World {
 async fn world() -> World {
     let ids = cluster(&["a@127.0.0.1", B]);
     let metrics = Metrics::default();
-    let (bus, manager) = (
-        Bus::new(&Exchange::new("a@127.0.0.1".parse().expect("valid"), &metrics)),
-        NodeManager::new(&metrics),
-    );
+    let bus = Bus::new(&Exchange::new(name("a@127.0.0.1"), &metrics));
+    let peers = Peers::new(&metrics, []);
     let (link, mut mock) = Mock::start().await;
     let myself = crate::actors::tests::myself(&ids[0], SocketAddr::from(([127, 0, 0, 1], 4000)));
     let incarnation = myself.incarnation.clone();
@@ -47,15 +48,15 @@ async fn world() -> World {
         config: Config::default(),
         myself,
         link,
+        peers: peers.clone(),
         bus: bus.clone(),
         lives: Arc::default(),
-        forgotten: Arc::new(Vec::new),
     };
-    let (_root, roster) = run(&metrics, vec![bus.child(), manager.child(setup)]).await;
+    let (_root, roster) = run(&metrics, vec![bus.child(), child(setup)]).await;
     let (tx, events) = unbounded_channel();
     bus.on_events("test", move |event| drop(tx.send(event.clone())));
     let Command::Attach(tell) = mock.next().await else { panic!("attaches first") };
-    World { ids, manager, link: mock, tell, events, incarnation, metrics, roster, _root }
+    World { ids, peers, link: mock, tell, events, incarnation, metrics, roster, _root }
 }
 
 impl World {
@@ -66,7 +67,7 @@ impl World {
     }
 
     fn hint(&self) {
-        self.manager.hint(contact(B, 5000, 1), Source::Beacon);
+        self.peers.ask(Ask::Hint(contact(B, 5000, 1), Source::Beacon));
     }
 
     async fn dialed(&mut self) -> AttemptId {
@@ -94,7 +95,7 @@ impl World {
 
     /// Waits until the view shows b so.
     async fn status(&self, status: Status) -> Row {
-        let mut view = self.manager.peers();
+        let mut view = self.peers.subscribe();
         let shown = view.wait_for(|rows| {
             rows.iter().any(|row| row.peer.name == name(B) && row.peer.status == status)
         });
@@ -121,7 +122,7 @@ impl World {
 async fn an_outbound_attempt_becomes_a_link_step_by_step() {
     let mut world = world().await;
     let b = world.ids[1].id();
-    assert!(world.manager.peers().borrow().is_empty());
+    assert!(world.peers.subscribe().borrow().is_empty());
     world.hint();
     let attempt = world.dialed().await;
     let row = world.status(Status::Connecting).await;
@@ -214,14 +215,14 @@ async fn a_row_keeps_its_time_while_its_status_lasts() {
     let mut world = world().await;
     world.link().await;
     let online = world.status(Status::Online).await;
-    let view = world.manager.peers();
+    let view = world.peers.subscribe();
     // News that changes no status: another address, then nothing new at all.
-    world.manager.hint(contact(B, 6000, 1), Source::Peer);
+    world.peers.ask(Ask::Hint(contact(B, 6000, 1), Source::Peer));
     tokio::time::sleep(Duration::from_secs(9)).await;
     assert_eq!(world.status(Status::Online).await.since, online.since);
-    let mut unchanged = world.manager.peers();
+    let mut unchanged = world.peers.subscribe();
     unchanged.mark_unchanged();
-    world.manager.hint(contact(B, 6000, 1), Source::Peer);
+    world.peers.ask(Ask::Hint(contact(B, 6000, 1), Source::Peer));
     settled().await;
     assert!(!unchanged.has_changed().expect("published"), "no news, no notice");
     assert!(view.has_changed().is_ok());
@@ -248,7 +249,7 @@ async fn stopping_says_goodbye_and_asks_when_that_is_done() {
     let mut world = world().await;
     let attempt = world.link().await;
     let (done, mut said) = oneshot::channel();
-    world.manager.stop(done);
+    world.peers.stop(done);
     let Command::Close(of, why) = world.link.next().await else { panic!("no goodbye") };
     assert_eq!((of, why), (attempt, Parting::Left));
     let Command::WhenClosed(closed) = world.link.next().await else { panic!("does not ask") };
@@ -262,7 +263,7 @@ async fn stopping_says_goodbye_and_asks_when_that_is_done() {
     let Command::Refuse(of, why) = world.link.next().await else { panic!("not refused") };
     assert_eq!((of, why), (late, Refusal::Leaving));
     (world.tell)(Report::Ended(attempt, LinkEnd::Closed));
-    world.manager.seed(SocketAddr::from(([127, 0, 0, 1], 7000)));
+    world.peers.ask(Ask::Seed(SocketAddr::from(([127, 0, 0, 1], 7000))));
     world.hint();
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(world.link.heard().is_none());
@@ -274,7 +275,7 @@ async fn stopping_abandons_attempts() {
     world.hint();
     let attempt = world.dialed().await;
     let (done, _said) = oneshot::channel();
-    world.manager.stop(done);
+    world.peers.stop(done);
     assert!(matches!(world.link.next().await, Command::Abandon(of) if of == attempt));
     assert!(matches!(world.link.next().await, Command::WhenClosed(_)));
 }
@@ -288,7 +289,7 @@ async fn after_a_restart_the_links_that_live_are_known_again() {
     world.restart().await;
     of_an_earlier_life(Report::Ended(attempt, LinkEnd::Closed)); // nobody hears it
     (world.tell)(Report::Existing(attempt, world.hello(), b, true));
-    let mut rows = world.manager.peers();
+    let mut rows = world.peers.subscribe();
     let online =
         |rows: &View| rows.iter().any(|row| row.peer.status == Status::Online && row.id == Some(b));
     settled().await;
@@ -324,9 +325,9 @@ async fn after_a_restart_peers_come_back_with_hints_and_their_attempts_have_new_
         world.restart().await;
     }
     // Offline peers and their reasons are forgotten until the next word of them.
-    world.manager.hint(contact("c@127.0.0.1", 5000, 1), Source::Remembered);
+    world.peers.ask(Ask::Hint(contact("c@127.0.0.1", 5000, 1), Source::Remembered));
     world.dialed().await;
-    let rows = world.manager.peers();
+    let rows = world.peers.subscribe();
     until("only the new one", || {
         let names: Vec<_> = rows.borrow().iter().map(|row| row.peer.name.clone()).collect();
         names == [name("c@127.0.0.1")]
@@ -366,9 +367,9 @@ async fn a_raised_incarnation_is_used_announced_and_kept_by_the_next_life() {
 async fn a_seed_is_dialed_and_known_by_its_certificate() {
     let mut world = world().await;
     let address = contact(B, 5000, 1).address;
-    world.manager.seed(address);
+    world.peers.ask(Ask::Seed(address));
     let attempt = world.dialed().await;
-    assert!(world.manager.peers().borrow().is_empty(), "nobody is known by an address");
+    assert!(world.peers.subscribe().borrow().is_empty(), "nobody is known by an address");
     (world.tell)(Report::Connected(attempt, name(B), world.ids[1].id()));
     world.proceeds(attempt).await;
     let row = world.status(Status::Connecting).await;

@@ -1,19 +1,17 @@
-//! Registry with closures for NodeManager, a real door, and a real store in a directory of its own.
+//! Registry with a mock of NodeManager, a real door, and a real store in a directory of its own.
 
 use super::*;
 use crate::actors::exchange::Exchange;
 use crate::actors::news::tests::{Wire, parts};
+use crate::actors::peers::tests::{Mock, online};
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{counted, name, run, until};
-use crate::proto::event::{Event, Reason, Status};
+use crate::proto::event::{Reason, Status};
+use crate::proto::heartbeat::{Signs, Vital};
 use crate::proto::node::KeyId;
 use crate::proto::registry::book::RETRY;
 use crate::proto::registry::{Entry, Profile, State, Word};
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::Mutex;
 use tempfile::TempDir;
-use tokio::sync::mpsc;
 
 const A: &str = "a@h";
 const B: &str = "b@h";
@@ -25,8 +23,8 @@ struct World {
     bus: Bus,
     registry: Registry,
     metrics: Metrics,
-    peers: Arc<Mutex<BTreeMap<NodeName, Seen>>>,
-    said: mpsc::UnboundedReceiver<String>,
+    peers: Peers,
+    asked: Mock,
     wire: Wire,
     roster: Roster,
     _root: Root,
@@ -39,11 +37,8 @@ async fn world(remembered: Vec<Known>) -> World {
     let metrics = Metrics::default();
     let bus = Bus::new(&Exchange::new(name(A), &metrics));
     let registry = Registry::new(&metrics, remembered);
-    let peers = Arc::new(Mutex::new(BTreeMap::from([(name(B), seen(B, Status::Online, 1000))])));
-    let (say, said) = mpsc::unbounded_channel();
-    let tell = move |what: String| say.send(what).expect("the test listens");
-    let [forgets, revives, cuts] = [(); 3].map(|()| tell.clone());
-    let (sees, shows) = (peers.clone(), registry.clone());
+    let (peers, asked) = Mock::start().await;
+    peers.show([seen(B, Status::Online, 1000)]);
     let setup = Setup {
         own: Own {
             name: name(A),
@@ -52,36 +47,34 @@ async fn world(remembered: Vec<Known>) -> World {
             profile: does("a"),
         },
         incarnation: Arc::new(AtomicU64::new(3)),
-        seen: Arc::new(move || sees.lock().expect("no panic").values().cloned().collect()),
-        forget: Arc::new(move |node, life, known| {
-            assert!(shows.forgotten().contains(&(node.clone(), life)), "first the view");
-            forgets(format!("forget {node} {life} {known}"));
-        }),
-        revive: Arc::new(move |node| revives(format!("revive {node}"))),
-        cut: Arc::new(move |peer| cuts(format!("cut {peer}"))),
+        peers: peers.clone(),
         store: store.clone(),
         bus: bus.clone(),
         metrics: metrics.clone(),
     };
     let (_root, roster) = run(&metrics, vec![bus.child(), registry.child(setup)]).await;
-    let wire = Wire::open(&bus, B);
-    World { _dir: dir, store, bus, registry, metrics, peers, said, wire, roster, _root }
+    let wire = Wire::with(&bus, B, 7);
+    World { _dir: dir, store, bus, registry, metrics, peers, asked, wire, roster, _root }
 }
 
 fn does(what: &str) -> Profile {
     Profile::new([what.parse().expect("a word")], [], 0).expect("within the bounds")
 }
 
-fn seen(of: &str, status: Status, port: u16) -> Seen {
-    Seen {
-        name: name(of),
-        id: Some(KeyId([2; 16])),
-        incarnation: Incarnation(7),
-        status,
-        reason: None,
-        address: Some(([127, 0, 0, 1], port).into()),
-        heard: Some(timer::now()),
-    }
+fn seen(of: &str, status: Status, port: u16) -> Row {
+    let mut row = online(name(of));
+    row.id = Some(KeyId([2; 16]));
+    row.peer.incarnation = Incarnation(7);
+    row.peer.status = status;
+    row.peer.address = Some(([127, 0, 0, 1], port).into());
+    row
+}
+
+/// One that is offline, for this reason.
+fn gone(of: &str, reason: Reason, port: u16) -> Row {
+    let mut row = seen(of, Status::Offline, port);
+    row.peer.reason = Some(reason);
+    row
 }
 
 fn entry(of: &str, life: u64, version: u64, what: &str) -> Entry {
@@ -90,15 +83,24 @@ fn entry(of: &str, life: u64, version: u64, what: &str) -> Entry {
 }
 
 impl World {
-    /// A peer is seen otherwise, and somebody says that something changed.
-    fn sees(&self, peer: Seen) {
-        self.peers.lock().expect("no panic").insert(peer.name.clone(), peer);
-        self.bus.announce(Event::PeerConnecting { peer: name(B) });
+    /// A peer is seen so.
+    fn sees(&self, peer: Row) {
+        let others = self.peers.view();
+        let mut rows = others.to_vec();
+        rows.retain(|row| row.peer.name != peer.peer.name);
+        rows.push(peer);
+        self.peers.show(rows);
+    }
+
+    /// What is known of the last byte of a peer.
+    fn heard(&self, of: &str) {
+        let heard = Some(timer::now());
+        let vital = Vital { heard, ..Vital::default() };
+        self.peers.publish_vitals(Signs { local_health: 0, peers: [(name(of), vital)].into() });
     }
 
     fn hears(&self, word: &Word) {
-        let payload = codec::encode(word).expect("encodes").into();
-        self.registry.handle.cast(Msg::Said(Delivery { from: name(B), payload }));
+        self.wire.says(Topic::network_registry(), codec::encode(word).expect("encodes"));
     }
 
     /// Everything that was said to it before is done and written.
@@ -110,7 +112,7 @@ impl World {
     }
 
     fn known(&self, of: &str) -> Option<Known> {
-        self.registry.nodes().borrow().get(&name(of)).map(|known| Known::clone(known))
+        self.registry.nodes().get(&name(of)).map(|known| Known::clone(known))
     }
 
     fn stored(&self, of: &str) -> Option<Known> {
@@ -138,12 +140,12 @@ async fn a_peer_is_remembered_with_what_it_says_and_where_it_was() {
     until("b is stored", || world.stored(B).is_some()).await;
     world.hears(&Word::Rows(vec![entry(B, 7, 1, "nlp")]));
     until("its profile is stored", || world.stored(B).is_some_and(|b| b.does("nlp"))).await;
-    let parted = Seen { reason: Some(Reason::Left), ..seen(B, Status::Offline, 1000) };
-    world.sees(parted);
+    world.heard(B);
+    world.sees(gone(B, Reason::Left, 1000));
     let left = |b: Known| b.reason == Some(Reason::Left) && b.last_heartbeat.is_some();
     until("its end is stored", || world.stored(B).is_some_and(left)).await;
     world.sees(seen(B, Status::Online, 2000));
-    let ports = |b: Known| b.addresses.iter().map(SocketAddr::port).collect::<Vec<_>>();
+    let ports = |b: Known| b.addresses.iter().map(std::net::SocketAddr::port).collect::<Vec<_>>();
     until("its new address", || world.stored(B).map(ports) == Some(vec![2000, 1000])).await;
     let b = world.stored(B).expect("there");
     assert_eq!((b.id, b.incarnation, b.reputation), (Some(KeyId([2; 16])), Incarnation(7), 0.0));
@@ -168,18 +170,20 @@ async fn who_was_never_linked_is_not_remembered_and_who_others_know_is() {
 async fn a_forgotten_node_is_told_of_shown_no_more_and_stays_so_on_disk() {
     let mut world = world(vec![]).await;
     world.sees(seen(X, Status::Online, 5));
-    world.hears(&Word::Rows(vec![entry(X, 7, 4, "gpu")]));
+    let x = Wire::with(&world.bus, X, 7);
+    let word = Word::Rows(vec![entry(X, 7, 4, "gpu")]);
+    x.says(Topic::network_registry(), codec::encode(&word).expect("encodes"));
     until("x is known", || world.known(X).is_some()).await;
     world.registry.forget(name(X), Incarnation(7)); // linked: nothing happens
     world.closed().await;
-    world.sees(Seen { reason: Some(Reason::Crashed), ..seen(X, Status::Offline, 5) });
+    x.close();
+    world.sees(gone(X, Reason::Crashed, 5));
     until("x is offline", || world.known(X).and_then(|x| x.reason).is_some()).await;
-    assert!(world.said.try_recv().is_err());
+    assert_eq!(world.asked.heard(), None);
     assert!(world.registry.rate(&name(X), 0.5));
     world.words();
     world.registry.forget(name(X), Incarnation(7));
-    let told = tokio::time::timeout(crate::actors::tests::PATIENCE, world.said.recv()).await;
-    assert_eq!(told.expect("in time").as_deref(), Some("forget x@h 7 true"));
+    assert_eq!(world.asked.next().await, Ask::Forget(name(X), Incarnation(7), true));
     let x = world.known(X).expect("its tombstone");
     assert!(x.is_forgotten() && x.addresses.is_empty() && x.reputation == 0.0);
     assert!(!world.registry.rate(&name(X), 1.0), "nobody to rate");
@@ -189,7 +193,7 @@ async fn a_forgotten_node_is_told_of_shown_no_more_and_stays_so_on_disk() {
     // Its next life is a new node.
     world.hears(&Word::Rows(vec![entry(X, 8, 1, "new")]));
     until("it is back", || world.does(X, "new")).await;
-    assert_eq!(world.said.try_recv().as_deref(), Ok("revive x@h"));
+    assert_eq!(world.asked.heard(), Some(Ask::Revive(name(X))));
 }
 
 #[tokio::test]
@@ -231,13 +235,11 @@ async fn an_earlier_run_is_remembered_as_offline_and_after_a_restart_nothing_is_
 #[tokio::test]
 async fn nonsense_is_counted_and_abuse_costs_the_link() {
     let mut world = world(vec![]).await;
-    let payload = vec![0xff; 9].into();
-    world.registry.handle.cast(Msg::Said(Delivery { from: name(B), payload }));
+    world.wire.says(Topic::network_registry(), vec![0xff; 9]);
     for _ in 0..20 {
         world.hears(&Word::Want(vec![name(A); 5000]));
     }
-    let told = tokio::time::timeout(crate::actors::tests::PATIENCE, world.said.recv()).await;
-    assert_eq!(told.expect("in time").as_deref(), Some("cut b@h"));
+    assert_eq!(world.asked.next().await, Ask::Cut(name(B)));
     assert_eq!(counted(&world.metrics, "node_messages", "malformed"), 1);
     assert_eq!(counted(&world.metrics, "registry_violations", "too many in one word"), 17);
 }

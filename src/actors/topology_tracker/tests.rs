@@ -1,14 +1,18 @@
-//! TopologyTracker with closures for NodeManager and a real door, in paused time.
+//! TopologyTracker with a mock of NodeManager and a real door, in paused time.
+
+use std::time::Duration;
 
 use super::*;
 use crate::actors::exchange::Exchange;
 use crate::actors::news::tests::{Wire, parts};
+use crate::actors::peers::tests::{Mock, offline, online};
 use crate::actors::supervisor::{Root, Roster};
 use crate::actors::tests::{counted, name, run};
-use crate::proto::event::Event;
-use crate::proto::topology::Word;
-use std::sync::Mutex;
-use tokio::sync::mpsc;
+use crate::proto::event::{Event, Status};
+use crate::proto::heartbeat::{Signs, Vital};
+use crate::proto::rows::BURST;
+use crate::proto::topology::{Cell, Word};
+use crate::proto::wiring::Ask;
 
 const A: &str = "a@h";
 const B: &str = "b@h";
@@ -17,9 +21,8 @@ struct World {
     bus: Bus,
     tracker: TopologyTracker,
     metrics: Metrics,
-    sides: Arc<Mutex<BTreeMap<NodeName, Side>>>,
-    forgotten: Arc<Mutex<BTreeSet<NodeName>>>,
-    cut: mpsc::UnboundedReceiver<NodeName>,
+    peers: Peers,
+    asked: Mock,
     wire: Wire,
     roster: Roster,
     _root: Root,
@@ -31,7 +34,15 @@ async fn settled() {
 }
 
 fn cell(state: Status) -> Cell {
-    Cell { state, suspect: false, rtt: Some(500), phi: 0, since: 7, reason: None }
+    Cell { state, suspect: false, rtt: None, phi: 0, since: 7, reason: None }
+}
+
+/// The peer b, linked in its third life.
+fn b() -> Row {
+    let mut row = online(name(B));
+    row.peer.incarnation = Incarnation(3);
+    row.since = UNIX_EPOCH + Duration::from_millis(7);
+    row
 }
 
 /// Node a, linked with b.
@@ -39,38 +50,31 @@ async fn world() -> World {
     let metrics = Metrics::default();
     let bus = Bus::new(&Exchange::new(name("a@127.0.0.1"), &metrics));
     let tracker = TopologyTracker::new(&metrics);
-    let side = Side { incarnation: Incarnation(3), cell: cell(Status::Online) };
-    let sides = Arc::new(Mutex::new(BTreeMap::from([(name(B), side)])));
-    let (cuts, cut) = mpsc::unbounded_channel();
-    let (seen, forgotten) = (sides.clone(), Arc::<Mutex<BTreeSet<_>>>::default());
-    let unseen = forgotten.clone();
+    let (peers, asked) = Mock::start().await;
+    peers.show([b()]);
     let setup = Setup {
         name: name(A),
         incarnation: Arc::new(AtomicU64::new(1)),
-        sides: Arc::new(move || seen.lock().expect("no panic").clone()),
-        forgotten: Arc::new(move || unseen.lock().expect("no panic").clone()),
-        cut: Arc::new(move |peer| cuts.send(peer).expect("the test listens")),
+        peers: peers.clone(),
         bus: bus.clone(),
         metrics: metrics.clone(),
     };
     let (_root, roster) = run(&metrics, vec![bus.child(), tracker.child(setup)]).await;
-    let wire = Wire::open(&bus, B);
-    let world = World { bus, tracker, metrics, sides, forgotten, cut, wire, roster, _root };
+    let wire = Wire::with(&bus, B, 3);
+    let world = World { bus, tracker, metrics, peers, asked, wire, roster, _root };
     settled().await;
     world
 }
 
 impl World {
-    /// b is seen otherwise, and somebody says that something changed.
-    async fn sees(&mut self, change: impl FnOnce(&mut Side)) {
-        change(self.sides.lock().expect("no panic").get_mut(&name(B)).expect("known"));
-        self.bus.announce(Event::PeerConnecting { peer: name(B) });
+    /// The peers are these now.
+    async fn sees(&mut self, rows: impl IntoIterator<Item = Row>) {
+        self.peers.show(rows);
         settled().await;
     }
 
     fn said(&self, word: &Word) {
-        let payload = codec::encode(word).expect("encodes").into();
-        self.tracker.handle.cast(Msg::Said(Delivery { from: name(B), payload }));
+        self.wire.says(Topic::network_topology(), codec::encode(word).expect("encodes"));
     }
 
     fn edge(&self, from: &str, to: &str) -> Option<Cell> {
@@ -101,16 +105,19 @@ async fn a_change_is_in_the_matrix_and_on_the_wire_at_once() {
     let mut world = world().await;
     assert_eq!(world.edge(A, B), Some(cell(Status::Online)));
     world.words();
-    world.sees(|side| side.cell.suspect = true).await;
+    let vital = Vital { phi: 8.0, suspect: true, ..Vital::default() };
+    let signs = Signs { local_health: 0, peers: [(name(B), vital)].into() };
+    world.peers.publish_vitals(signs);
+    world.bus.announce(Event::PeerSuspected { peer: name(B), phi: 8.0, missed: 8 });
+    settled().await;
     assert!(world.edge(A, B).expect("known").suspect);
     let told = world.words();
     let deltas = told.iter().filter(|word| matches!(word, Word::Delta { .. })).count();
     assert_eq!(deltas, 1, "{told:?}");
-    world.sees(|side| side.cell.state = Status::Offline).await;
+    world.wire.close();
+    world.sees([offline(name(B), None)]).await;
     assert_eq!(world.words(), [], "an unlinked peer is told nothing");
-    world.sides.lock().expect("no panic").clear();
-    world.bus.announce(Event::PeerConnecting { peer: name(B) });
-    settled().await;
+    world.sees([]).await;
     assert_eq!(world.edge(A, B), None, "forgotten with the peer");
 }
 
@@ -139,7 +146,7 @@ async fn a_forgotten_node_is_neither_seen_nor_heard_whoever_speaks_of_it() {
     settled().await;
     assert!(world.edge(B, "c@h").is_some());
     let forget = async |node: &str| {
-        world.forgotten.lock().expect("no panic").insert(name(node));
+        world.peers.ask(Ask::Forget(name(node), Incarnation(3), true));
         world.bus.announce(Event::PeerForgotten { peer: name(node) });
         settled().await;
     };
@@ -147,10 +154,11 @@ async fn a_forgotten_node_is_neither_seen_nor_heard_whoever_speaks_of_it() {
     assert_eq!(world.edge(B, "c@h"), None, "b still speaks of it");
     let nodes = || world.tracker.matrix().borrow().nodes().into_keys().collect::<Vec<_>>();
     assert_eq!(nodes(), [name(A), name(B)]);
-    world.sides.lock().expect("no panic").clear();
+    world.wire.close();
+    world.peers.show([]);
     forget(B).await;
     assert_eq!(nodes(), [name(A)]);
-    world.forgotten.lock().expect("no panic").clear();
+    [B, "c@h"].iter().for_each(|node| world.peers.ask(Ask::Revive(name(node))));
     world.bus.announce(Event::PeerForgotten { peer: name("x@h") });
     settled().await;
     assert_eq!(nodes(), [name(A)], "its row is gone for good");
@@ -159,14 +167,13 @@ async fn a_forgotten_node_is_neither_seen_nor_heard_whoever_speaks_of_it() {
 #[tokio::test(start_paused = true)]
 async fn nonsense_is_counted_and_abuse_costs_the_link() {
     let mut world = world().await;
-    let payload = vec![0xff; 9].into();
-    world.tracker.handle.cast(Msg::Said(Delivery { from: name(B), payload }));
+    world.wire.says(Topic::network_topology(), vec![0xff; 9]);
     for _ in 0..20 {
         world.said(&Word::Want(vec![name(A); 5000]));
     }
     settled().await;
     assert_eq!(counted(&world.metrics, "node_messages", "malformed"), 1);
-    assert_eq!(world.cut.try_recv(), Ok(name(B)));
+    assert_eq!(world.asked.heard(), Some(Ask::Cut(name(B))));
     let text = world.metrics.text().expect("text");
     assert!(text.contains("xpando_topology_violations_total{"), "{text}");
 }

@@ -76,7 +76,7 @@ fn figures(channels: &Channels) {
 
 fn beats(channels: &Channels) {
     let admin = &channels.admin;
-    let peers: Vec<_> = admin.peers.borrow().iter().map(|row| row.peer.name.clone()).collect();
+    let peers: Vec<_> = admin.peers.view().iter().map(|row| row.peer.name.clone()).collect();
     for name in peers.into_iter().chain([admin.name.clone()]) {
         let beat = beat(admin, &name);
         here(channels, &Topic::node_heartbeat(), "heartbeat", &beat);

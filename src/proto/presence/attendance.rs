@@ -1,15 +1,15 @@
 //! The members of this node's topics, as presences: what the actor ChannelRouter decides of them. The simulator runs it
 //! as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use rand::rngs::StdRng;
 
 use super::{Epoch, Output, Presence, Ref, Refused, Word};
-use crate::proto::event::Event;
 use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
+use crate::proto::wiring::Notice;
 
 /// Who of this node's clients is present, and under what reference.
 #[derive(Debug)]
@@ -18,28 +18,27 @@ pub struct Attendance {
     epoch: Epoch,
     /// By the numbers of the members.
     present: BTreeMap<u64, Ref>,
+    linked: BTreeSet<NodeName>,
 }
 
 impl Attendance {
-    /// Nobody is present; these peers are linked. `epoch` must be greater than any earlier one of this node.
+    /// Nobody is present, and no peer is linked. `epoch` must be greater than any earlier one of this node.
     #[must_use]
-    pub fn new<'a>(
-        me: NodeName,
-        epoch: Epoch,
-        linked: impl IntoIterator<Item = &'a NodeName>,
-        now: Instant,
-        rng: StdRng,
-        out: &mut Vec<Output>,
-    ) -> Self {
-        let mut presence = Presence::new(me, epoch, now, rng);
-        linked.into_iter().for_each(|peer| presence.up(peer, now, out));
-        Self { presence, epoch, present: BTreeMap::new() }
+    pub fn new(me: NodeName, epoch: Epoch, now: Instant, rng: StdRng) -> Self {
+        let presence = Presence::new(me, epoch, now, rng);
+        Self { presence, epoch, present: BTreeMap::new(), linked: BTreeSet::new() }
     }
 
     /// The machine: who is in which topic.
     #[must_use]
     pub fn presence(&self) -> &Presence {
         &self.presence
+    }
+
+    /// The peers that are linked: [`To::All`](super::To::All).
+    #[must_use]
+    pub fn linked(&self) -> &BTreeSet<NodeName> {
+        &self.linked
     }
 
     /// A member joins a topic with this key and meta.
@@ -65,33 +64,27 @@ impl Attendance {
         }
     }
 
-    /// Whether an event is of use to [`Self::event`].
-    #[must_use]
-    pub fn concerns(event: &Event) -> bool {
-        matches!(
-            event,
-            Event::PeerOnline { .. } | Event::PeerOffline { .. } | Event::IncarnationRaised { .. }
-        )
-    }
-
-    /// Something happened in this node.
-    pub fn event(&mut self, event: &Event, now: Instant, out: &mut Vec<Output>) {
-        if let Event::PeerOnline { peer, .. } = event {
-            self.presence.up(peer, now, out);
-        } else if let Event::PeerOffline { peer, .. } = event {
-            self.presence.gone(peer, out);
-        } else if let Event::IncarnationRaised { to } = event {
-            self.epoch.life = *to;
-            let renewed = self.presence.renew(self.epoch, now, out);
-            for reference in self.present.values_mut() {
-                *reference = renewed.get(reference).copied().unwrap_or(*reference);
+    /// Takes news of a link or of this node. A message has at most [`WORD`](super::WORD) bytes.
+    pub fn handle(&mut self, notice: Notice<Word>, now: Instant, out: &mut Vec<Output>) {
+        match notice {
+            Notice::Up(peer, _) => {
+                self.presence.up(&peer, now, out);
+                self.linked.insert(peer);
             }
+            Notice::Message(peer, word) => self.presence.heard(&peer, word, now, out),
+            // A link that comes back at once takes nobody's presence away.
+            Notice::Down(peer, _) => drop(self.linked.remove(&peer)),
+            Notice::Offline(peer) => self.presence.gone(&peer, out),
+            // One that started under this life has it already.
+            Notice::Renewed(life) if life > self.epoch.life => {
+                self.epoch.life = life;
+                let renewed = self.presence.renew(self.epoch, now, out);
+                for reference in self.present.values_mut() {
+                    *reference = renewed.get(reference).copied().unwrap_or(*reference);
+                }
+            }
+            Notice::Renewed(_) | Notice::Forgotten(_) | Notice::Changed => {}
         }
-    }
-
-    /// A peer's router sent this word, in at most [`WORD`](super::WORD) bytes.
-    pub fn received(&mut self, from: &NodeName, word: Word, now: Instant, out: &mut Vec<Output>) {
-        self.presence.heard(from, word, now, out);
     }
 
     /// When [`Self::tick`] is due.

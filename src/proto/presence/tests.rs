@@ -8,9 +8,9 @@ use rand::SeedableRng;
 
 use super::*;
 use crate::proto::codec;
-use crate::proto::event::Event;
 use crate::proto::node::Incarnation;
 use crate::proto::tests::start;
+use crate::proto::wiring::Notice;
 
 mod world;
 
@@ -92,14 +92,15 @@ fn a_raised_life_states_anew_all_that_it_has_and_members_can_still_leave() {
     // z lost its disk: what it says in its first life is from before for b.
     let (mut out, now) = (Vec::new(), b.now);
     let rng = StdRng::seed_from_u64(2);
-    let mut z = Attendance::new(name("z@h"), epoch(1, 0), [&name("a@h")], now, rng, &mut out);
+    let mut z = Attendance::new(name("z@h"), epoch(1, 0), now, rng);
+    z.handle(Notice::Up(name("a@h"), Incarnation(1)), now, &mut out);
     z.join(7, (&topic("room:1"), "anna", "{}"), now, &mut out).expect("taken");
     for output in out.drain(..) {
         if let Output::Say(_, word) = output {
             assert_eq!(brief(&b.hears("z@h", word)), "");
         }
     }
-    z.event(&Event::IncarnationRaised { to: Incarnation(6) }, now, &mut out);
+    z.handle(Notice::Renewed(Incarnation(6)), now, &mut out);
     assert_eq!(brief(&out), "-anna +anna >1 D");
     let mut heard = Vec::new();
     for output in out.drain(..) {

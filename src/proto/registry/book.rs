@@ -20,10 +20,13 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 
 use super::{Entry, MAX_ROWS, Output as News, Profile, Registry, State, Word};
-use crate::proto::event::{Event, Reason, Status};
+use crate::proto::event::{Reason, Status};
+use crate::proto::heartbeat::Vital;
+use crate::proto::membership::PeerView;
 use crate::proto::node::{Incarnation, NodeId, NodeName};
 use crate::proto::registry::{self, Known};
 use crate::proto::rows::{BURST, first_version};
+use crate::proto::wiring::{Ask, Notice};
 
 /// How often it is noted that linked nodes are still seen.
 const TOUCH: Duration = Duration::from_secs(300);
@@ -92,13 +95,21 @@ pub struct Seen {
     pub heard: Option<Instant>,
 }
 
-/// What can be seen at this moment.
-#[derive(Clone, Debug)]
-pub struct Sight {
-    /// This node's life, which may have been raised.
-    pub incarnation: Incarnation,
-    /// Its peers.
-    pub peers: Vec<Seen>,
+impl Seen {
+    /// What the view of the peers and the vital signs show of a peer.
+    #[must_use]
+    pub fn new(peer: &PeerView, id: Option<NodeId>, vital: Option<&Vital>) -> Self {
+        let PeerView { name, address, status, reason, incarnation, .. } = peer.clone();
+        Self {
+            name,
+            id,
+            incarnation,
+            status,
+            reason,
+            address,
+            heard: vital.and_then(|it| it.heard),
+        }
+    }
 }
 
 /// Nodes to be written.
@@ -108,10 +119,8 @@ pub struct Batch(pub(crate) BTreeSet<NodeName>);
 /// What the book receives.
 #[derive(Debug)]
 pub enum Input {
-    /// Something changed among the peers.
-    Changed,
-    /// A word of a peer's registry.
-    Received(NodeName, Word),
+    /// News of a link or of the peers.
+    Notice(Notice<Word>),
     /// An operator has that life of a node forgotten, unless it is linked.
     Forget(NodeName, Incarnation),
     /// A node was rated in the view.
@@ -129,14 +138,10 @@ pub enum Input {
 pub enum Output {
     /// Send this to the registry of a linked peer.
     Send(NodeName, Word),
-    /// That life is forgotten; whether it was known here. It is looked for no more.
-    Forget(NodeName, Incarnation, bool),
-    /// A node is forgotten no more.
-    Revive(NodeName),
+    /// Ask NodeManager.
+    Ask(Ask),
     /// A peer broke this rule.
     Charge(NodeName, &'static str),
-    /// A peer keeps breaking rules: end its link.
-    Cut(NodeName),
     /// Write these nodes, and remove those.
     Write {
         /// What comes back with [`Input::Written`].
@@ -156,8 +161,6 @@ pub struct Book {
     machine: Registry,
     /// This node, before it states anything.
     own: Known,
-    linked: BTreeMap<NodeName, Incarnation>,
-    incarnation: Incarnation,
     /// Nodes whose entries changed since they were shown.
     changed: BTreeSet<NodeName>,
     /// What comes out once it is shown.
@@ -172,7 +175,7 @@ pub struct Book {
 
 /// What a call works with.
 struct Call<'a> {
-    sight: &'a dyn Fn() -> Sight,
+    seen: &'a dyn Fn() -> Vec<Seen>,
     nodes: &'a mut Nodes,
     now: Instant,
     wall: u64,
@@ -201,8 +204,6 @@ impl Book {
         let pending = Batch(nodes.keys().filter(|name| **name != me).cloned().collect());
         Self {
             machine,
-            linked: BTreeMap::new(),
-            incarnation,
             changed: BTreeSet::from([me]),
             own: Known { id, status, addresses, ..new },
             forgotten: Vec::new(),
@@ -221,12 +222,6 @@ impl Book {
         &self.machine
     }
 
-    /// Whether an event can change what is seen of the peers.
-    #[must_use]
-    pub fn concerns(event: &Event) -> bool {
-        !matches!(event, Event::LinkChanged { .. })
-    }
-
     /// When the book wants its next [`Input::Tick`].
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
@@ -234,29 +229,22 @@ impl Book {
         own.into_iter().flatten().min()
     }
 
-    /// Takes one input, changes the view, appends what follows, and returns whether the view changed. `sight` is asked
-    /// when it is needed.
+    /// Takes one input, changes the view, appends what follows, and returns whether the view changed. `seen`, all
+    /// peers, is asked when it is needed.
     pub fn handle(
         &mut self,
         input: Input,
-        sight: &dyn Fn() -> Sight,
+        seen: &dyn Fn() -> Vec<Seen>,
         nodes: &mut Nodes,
         (now, wall): (Instant, u64),
         out: &mut Vec<Output>,
     ) -> bool {
-        let call = &mut Call { sight, nodes, now, wall, out };
+        let call = &mut Call { seen, nodes, now, wall, out };
         match input {
-            Input::Changed => self.soon(now),
-            Input::Received(from, word) => {
-                // Its first word may be faster than the news of its link.
-                let news = !self.linked.contains_key(&from) && self.look(call);
-                self.input(registry::Input::Received(from, word), call);
-                return news;
-            }
+            Input::Notice(notice) => self.notice(notice, call),
             Input::Forget(node, life) => {
-                let news = self.look(call); // one that is linked by now is not forgotten
-                self.input(registry::Input::Gone(node, life), call);
-                return self.look(call) || news;
+                self.input(registry::Input::Gone(node, life), call); // nothing while it is linked
+                return self.look(call);
             }
             Input::Rated(node) => {
                 self.pending.0.insert(node);
@@ -270,6 +258,17 @@ impl Book {
             Input::Tick => return self.tick(call),
         }
         false
+    }
+
+    fn notice(&mut self, notice: Notice<Word>, call: &mut Call<'_>) {
+        match notice {
+            Notice::Up(peer, life) => self.input(registry::Input::Linked(peer, life), call),
+            Notice::Message(peer, word) => self.input(registry::Input::Received(peer, word), call),
+            Notice::Down(peer, _) => self.input(registry::Input::Unlinked(peer), call),
+            Notice::Renewed(life) => self.input(registry::Input::Renewed(life), call),
+            Notice::Changed => self.soon(call.now),
+            Notice::Forgotten(_) | Notice::Offline(_) => {}
+        }
     }
 
     fn tick(&mut self, call: &mut Call<'_>) -> bool {
@@ -298,17 +297,18 @@ impl Book {
                 News::Send(peer, word) => call.out.push(Output::Send(peer, word)),
                 News::Changed(node) => {
                     if self.machine.row(&node).is_none() {
-                        call.out.push(Output::Revive(node.clone()));
+                        call.out.push(Output::Ask(Ask::Revive(node.clone())));
                     }
                     self.changed.insert(node);
                     self.soon(call.now);
                 }
                 News::Gone { origin, incarnation, known } => {
-                    self.forgotten.push(Output::Forget(origin, incarnation, known));
+                    let forget = Ask::Forget(origin, incarnation, known);
+                    self.forgotten.push(Output::Ask(forget));
                 }
-                News::Revived(node) => call.out.push(Output::Revive(node)),
+                News::Revived(node) => call.out.push(Output::Ask(Ask::Revive(node))),
                 News::Charge(peer, rule) => call.out.push(Output::Charge(peer, rule)),
-                News::Cut(peer) => call.out.push(Output::Cut(peer)),
+                News::Cut(peer) => call.out.push(Output::Ask(Ask::Cut(peer))),
             }
         }
     }
@@ -316,35 +316,10 @@ impl Book {
     /// Brings the machine and the view up to what is seen now, and has written what changed.
     fn look(&mut self, call: &mut Call<'_>) -> bool {
         self.look_at = None;
-        let Sight { incarnation, peers } = (call.sight)();
-        if incarnation > self.incarnation {
-            self.incarnation = incarnation;
-            self.input(registry::Input::Renewed(incarnation), call);
-        }
-        self.links(&peers, call);
-        let news = self.show(&peers, call);
+        let news = self.show(&(call.seen)(), call);
         call.out.append(&mut self.forgotten);
         self.write(call);
         news
-    }
-
-    fn links(&mut self, seen: &[Seen], call: &mut Call<'_>) {
-        let online = seen.iter().filter(|peer| peer.status == Status::Online);
-        let online: BTreeMap<_, _> = online.map(|it| (it.name.clone(), it.incarnation)).collect();
-        if online == self.linked {
-            return;
-        }
-        let before = mem::replace(&mut self.linked, online.clone());
-        for (peer, life) in &before {
-            if online.get(peer) != Some(life) {
-                self.input(registry::Input::Unlinked(peer.clone()), call);
-            }
-        }
-        for (peer, life) in online {
-            if before.get(&peer) != Some(&life) {
-                self.input(registry::Input::Linked(peer, life), call);
-            }
-        }
     }
 
     /// Shows what changed. Nothing else than this changes the view, but ratings.

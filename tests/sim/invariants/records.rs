@@ -6,6 +6,7 @@ use xpando_node::internals::proto::event::Status;
 use xpando_node::internals::proto::node::NodeName;
 use xpando_node::internals::proto::presence::{Entry, Output};
 use xpando_node::internals::proto::registry::{Mark, Word, book};
+use xpando_node::internals::proto::wiring::{Ask, Notice};
 
 use super::{SETTLED, Watched, with};
 use crate::world::{Actor, Micros, World, secs, topics};
@@ -17,7 +18,7 @@ impl Watched {
     /// An actor has started again: its machine remembers nothing.
     pub(crate) fn restarted(&mut self, actor: Actor) {
         match actor {
-            Actor::Link | Actor::Discovery => {}
+            Actor::News | Actor::Link | Actor::Discovery => {}
             Actor::NodeManager => {
                 self.links.clear();
                 self.dials.clear();
@@ -34,18 +35,10 @@ impl Watched {
     }
 }
 
-/// A NodeManager that started again shows its peers anew. Of those whose links went with Link, nothing is announced.
-pub(crate) fn recalled(world: &mut World, node: usize) {
-    with(world, node, |world, watched| {
-        let peers = world.life(node).membership.peers();
-        watched.shown = peers.map(|peer| (peer.name, peer.status)).collect();
-    });
-}
-
 /// Whose entries an input can change.
 pub(crate) fn stated(input: &book::Input) -> Vec<NodeName> {
     match input {
-        book::Input::Received(_, Word::Rows(rows)) => {
+        book::Input::Notice(Notice::Message(_, Word::Rows(rows))) => {
             rows.iter().map(|row| row.origin.clone()).collect()
         }
         book::Input::Forget(name, _) => vec![name.clone()],
@@ -68,7 +61,7 @@ pub(crate) fn after_book(
             entry_never_falls(world, node, watched, origin);
         }
         let honest = |output: &book::Output| {
-            !matches!(output, book::Output::Charge(..) | book::Output::Cut(_))
+            !matches!(output, book::Output::Charge(..) | book::Output::Ask(Ask::Cut(_)))
         };
         if let Some(charge) = out.iter().find(|output| !honest(output)) {
             world.fail("honest_nodes_are_never_charged", &format!("{charge:?}"));
@@ -238,7 +231,8 @@ pub(crate) fn is_forgotten(world: &World, nodes: &[usize], gone: usize) -> Resul
         let life = world.life(*at);
         let known = life.nodes.get(name).is_some_and(|known| known.is_forgotten())
             && life.registry().row(name).is_some_and(|row| row.mark().gone);
-        if !known || life.membership.peer(name).is_some() || life.topology.row_of(name).is_some() {
+        if !known || life.membership.peer(name).is_some() || life.topology().row_of(name).is_some()
+        {
             let peer = life.membership.peer(name);
             return Err(format!("n{at:03} remembers {name}: {known} {peer:?}"));
         }

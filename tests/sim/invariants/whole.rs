@@ -7,7 +7,7 @@ use xpando_node::internals::proto::node::NodeName;
 
 use super::records::below;
 use super::{presences_agree, registries_agree};
-use crate::world::World;
+use crate::world::{World, is_trusted};
 
 /// Every two of these nodes are online with each other, in their present lives, without a doubt.
 pub(crate) fn mesh_is_whole(world: &World, nodes: &[usize]) -> Result<(), String> {
@@ -18,7 +18,7 @@ pub(crate) fn mesh_is_whole(world: &World, nodes: &[usize]) -> Result<(), String
             let online = view.as_ref().is_some_and(|view| {
                 view.status == Status::Online && view.incarnation == world.life(*b).incarnation
             });
-            if !online || life.vitals.get(b).is_none_or(|vital| vital.suspect) {
+            if !online || !is_trusted(life, name) {
                 return Err(format!("n{a:03} sees n{b:03} as {view:?}"));
             }
         }
@@ -31,13 +31,13 @@ pub(crate) fn nodes_agree(world: &World, nodes: &[usize]) -> Result<(), String> 
     let Some(first) = nodes.first() else { return Ok(()) };
     let below = below(world, nodes);
     let marks = |of: usize| -> BTreeSet<_> {
-        let rows = world.life(of).topology.rows();
+        let rows = world.life(of).topology().rows();
         let rows = rows.filter(|row| !below.contains(&world.index(&row.origin)));
         rows.map(|row| (&row.origin, row.mark())).collect()
     };
-    let same = world.life(*first).topology.agreement();
+    let same = world.life(*first).topology().agreement();
     for a in nodes {
-        let topology = &world.life(*a).topology;
+        let topology = world.life(*a).topology();
         if topology.agreement() != same {
             let (ours, theirs) = (marks(*a), marks(*first));
             let differ: Vec<_> = ours.symmetric_difference(&theirs).collect();
@@ -46,7 +46,7 @@ pub(crate) fn nodes_agree(world: &World, nodes: &[usize]) -> Result<(), String> 
             }
         }
         let name = &world.nodes[*a].name;
-        let known = world.life(*first).topology.row_of(name);
+        let known = world.life(*first).topology().row_of(name);
         if !below.contains(a) && known != topology.row_of(name) {
             return Err(format!("n{first:03} knows another row of n{a:03}"));
         }
@@ -62,7 +62,7 @@ pub(crate) fn the_dead_are_offline(world: &World, nodes: &[usize]) -> Result<(),
         if dead.is_empty() {
             return Ok(());
         }
-        let rows = world.life(*a).topology.matrix();
+        let rows = world.life(*a).topology().matrix();
         let living = |name: &NodeName| nodes.contains(&world.index(name));
         let wrong = rows
             .filter(|(from, to, _)| dead.contains(to) && living(from))
@@ -97,7 +97,7 @@ pub(crate) fn everybody_sees(
     for at in world.running().filter(|at| *at != peer) {
         let life = world.life(at);
         let Some(view) = life.membership.peer(name) else { continue };
-        let suspect = life.vitals.get(&peer).is_some_and(|vital| vital.suspect);
+        let suspect = life.signs.peers.get(name).is_some_and(|vital| vital.suspect);
         if !what(view.status, suspect) {
             return Err(format!("n{at:03} sees {view:?}, suspect: {suspect}"));
         }

@@ -7,7 +7,7 @@ use xpando_node::internals::proto::node::{Contact, Incarnation};
 use xpando_node::internals::proto::registry::book::{self, recalled};
 
 use super::wire::Stage;
-use super::{Happening, Life, Micros, Task, World, address, secs};
+use super::{Actor, Happening, Life, Micros, Task, World, address, secs};
 use crate::invariants;
 
 /// How a disk comes back.
@@ -43,13 +43,12 @@ impl World {
         let number = it.lives;
         let nodes = recalled(remembered.into_values());
         let life = Life::new(self, node, number, boot, incarnation, nodes, rng);
-        let row = life.topology.row_of(&self.nodes[node].name);
+        let row = life.topology().row_of(&self.nodes[node].name);
         let mark = row.map(|row| (row.incarnation, row.version)).unwrap_or_default();
         self.nodes[node].truth = self.nodes[node].truth.max(mark);
         self.nodes[node].life = Some(life);
         self.note(node, || format!("starts with its disk {disk:?}, incarnation {incarnation}"));
-        self.record(node, book::Input::Tick);
-        self.look_around(node);
+        Actor::ALL.into_iter().for_each(|actor| self.start_actor(node, actor));
         self.wake(node);
     }
 

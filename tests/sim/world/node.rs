@@ -1,59 +1,41 @@
-//! One running node: the machines, joined as `src/actors` and `src/node.rs` join them.
+//! One running node: the machines of its actors, joined by `proto::wiring` as `src/actors` joins them.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rand::rngs::StdRng;
-use xpando_node::internals::proto::discovery::Discovery;
-use xpando_node::internals::proto::event::{Event, Reason, Source, Status};
-use xpando_node::internals::proto::heartbeat::{self, Heartbeat};
+use xpando_node::internals::proto::discovery::{self, Discovery};
+use xpando_node::internals::proto::event::{Event, Source};
+use xpando_node::internals::proto::heartbeat::{self, Monitor, Signs};
+use xpando_node::internals::proto::link::{self, Report};
 use xpando_node::internals::proto::membership::{self, AttemptId, Membership, PeerView};
 use xpando_node::internals::proto::node::{Contact, Incarnation, NodeName};
 use xpando_node::internals::proto::presence::{Attendance, Presence};
-use xpando_node::internals::proto::questions::Questions;
 use xpando_node::internals::proto::registry::Registry;
 use xpando_node::internals::proto::registry::book::{self, Book, Nodes};
-use xpando_node::internals::proto::rows::BURST;
-use xpando_node::internals::proto::topology::{self, Cell, Topology};
+use xpando_node::internals::proto::topology::{Matrix, Sides, Topology, Tracker};
+use xpando_node::internals::proto::wiring::{self, Ask, Consumer, Decided, Forgotten, contacts};
 
-use super::wire::{At, Word};
+use super::wire::At;
 use super::{Happening, Micros, Task, Waiting, World};
 use crate::invariants::{self, Watched};
 
 mod actors;
 mod beacons;
-mod door;
+mod bus;
 mod records;
+mod sight;
 pub(crate) use actors::Actor;
+pub(crate) use bus::Message;
 pub(crate) use records::topics;
 pub(super) use records::{Disk, Write};
-
-/// How often measurements are looked at without any event (`actors/topology_tracker.rs`).
-const LOOK: Duration = Duration::from_secs(1);
-
-/// What HeartbeatMonitor shows of a peer.
-#[derive(Debug, Default)]
-pub(crate) struct Vital {
-    pub(crate) suspect: bool,
-    /// How long it had been silent when the last doubt began.
-    pub(crate) doubted_after: Option<Duration>,
-    heard: Option<Instant>,
-    round_trip: Option<Duration>,
-    phi: f64,
-}
 
 /// One run of one node.
 pub(crate) struct Life {
     pub(crate) number: u64,
     pub(crate) boot: u64,
     pub(crate) incarnation: Incarnation,
-    pub(crate) membership: Membership,
-    discovery: Discovery,
-    heartbeat: Heartbeat,
-    pub(crate) topology: Topology,
-    /// Out while it is asked.
-    book: Option<Book>,
-    attendance: Option<Attendance>,
     /// How often each actor has started.
     pub(super) starts: [u64; Actor::ALL.len()],
     pub(crate) paused: bool,
@@ -61,47 +43,59 @@ pub(crate) struct Life {
     pub(crate) pause: (Micros, Micros),
     pub(super) waiting: Waiting,
     pub(crate) watched: Watched,
+    // The bus.
+    links: wiring::Links<At>,
+    attached: BTreeSet<Consumer>,
+    /// What arrives in each mailbox arrives in order.
+    mail: BTreeMap<Actor, Micros>,
+    /// Consumers that have not come to the last change of the peers' view.
+    behind: BTreeSet<Consumer>,
     // Link.
+    pub(super) link: link::Links,
     pub(super) ends: BTreeMap<AttemptId, At>,
-    pub(super) parked: BTreeSet<At>,
-    /// ractor's sessions, by peer, until they are gone.
-    pub(super) sessions: BTreeMap<usize, AttemptId>,
     /// The running link of each peer.
     pub(super) outlets: BTreeMap<usize, At>,
     pub(super) inbound: u64,
-    /// Its reports arrive in order.
-    pub(super) mailbox: Micros,
-    // NodeManager.
+    // NodeManager, and what it shows in `Peers`.
+    pub(crate) membership: Membership,
     /// What an earlier one showed last, until this one shows something.
     earlier: Option<Vec<PeerView>>,
-    // HeartbeatMonitor.
-    pub(crate) vitals: BTreeMap<usize, Vital>,
-    questions: Questions,
-    // TopologyTracker.
-    pub(crate) sides: BTreeMap<NodeName, (Incarnation, Cell)>,
-    pub(crate) linked: BTreeMap<NodeName, Incarnation>,
-    look_at: Instant,
-    raised: Incarnation,
+    /// Likewise, until Link has reported which links live.
+    unrecalled: Vec<PeerView>,
+    forgotten: Forgotten,
     /// Since when each peer has its status: by the one clock, and by the wall clock.
-    since: BTreeMap<usize, (Instant, u64)>,
+    since: RefCell<BTreeMap<NodeName, (Instant, u64)>>,
+    // HeartbeatMonitor. It is out while it is asked, as are the next three.
+    monitor: Option<Monitor>,
+    pub(crate) signs: Signs,
+    // TopologyTracker.
+    tracker: Option<Tracker>,
+    pub(crate) matrix: Matrix,
+    /// What it saw when it looked last.
+    sides: RefCell<Sides>,
+    measurements: wiring::Measurements,
     // Registry.
+    book: Option<Book>,
     pub(crate) nodes: Nodes,
     // Discovery.
+    discovery: Discovery,
     remembered: Vec<Contact>,
     /// The last beacon.
     sequence: u64,
+    /// When the last believed beacon of each node arrived.
+    beacons: BTreeMap<NodeName, Instant>,
     // ChannelRouter.
+    attendance: Option<Attendance>,
     /// The clients of this node, with their topics.
     pub(crate) members: BTreeMap<u64, records::Member>,
     numbers: u64,
-    /// What happened in this node reaches registry and router in order.
-    pub(super) bus: Micros,
-    /// When each machine wants to be woken: membership, heartbeat, tracker, discovery, registry, presence.
-    deadlines: [Option<Instant>; 6],
+    /// When each actor wants to be woken.
+    deadlines: [Option<Instant>; Actor::ALL.len()],
     wake_at: Option<Micros>,
 }
 
 impl Life {
+    /// Its actors have yet to start.
     pub(super) fn new(
         world: &World,
         node: usize,
@@ -111,45 +105,56 @@ impl Life {
         nodes: Nodes,
         mut rng: impl FnMut() -> StdRng,
     ) -> Self {
-        let (me, now) = (world.nodes[node].name.clone(), world.local(node));
+        let now = world.local(node);
+        let forgotten = Forgotten::new(book::forgotten(&nodes));
+        let (monitor, tracker) = (world.monitor(node), world.tracker(node, incarnation, rng()));
+        let discovery = world.discovery(node, 0, rng());
+        let book = Some(world.book(node, incarnation, &nodes, rng()));
+        let attendance = Some(world.attendance(node, (incarnation, 0), rng()));
         Self {
             number,
             boot,
             incarnation,
-            membership: world.membership(node, (boot, incarnation), 0, &nodes, rng()),
-            discovery: world.discovery(node, rng()),
-            heartbeat: Heartbeat::new(heartbeat::Config::default(), me.clone()),
-            topology: world.topology(node, incarnation, rng()),
-            book: Some(world.book(node, incarnation, &nodes, rng())),
-            attendance: Some(world.attendance(node, (incarnation, 0), &[], rng()).0),
             starts: [0; Actor::ALL.len()],
             paused: false,
             pause: (0, 0),
             waiting: VecDeque::new(),
             watched: Watched::default(),
+            links: wiring::Links::default(),
+            attached: BTreeSet::new(),
+            mail: BTreeMap::new(),
+            behind: BTreeSet::new(),
+            link: link::Links::default(),
             ends: BTreeMap::new(),
-            parked: BTreeSet::new(),
-            sessions: BTreeMap::new(),
             outlets: BTreeMap::new(),
             inbound: 0,
-            mailbox: world.now,
+            membership: world.membership(node, (boot, incarnation), 0, &forgotten, rng()),
             earlier: None,
-            vitals: BTreeMap::new(),
-            questions: Questions::new(me),
-            sides: BTreeMap::new(),
-            linked: BTreeMap::new(),
-            look_at: now,
-            raised: incarnation,
-            since: BTreeMap::new(),
+            unrecalled: Vec::new(),
+            forgotten,
+            since: RefCell::default(),
+            monitor: Some(monitor),
+            signs: Signs::default(),
+            tracker: Some(tracker),
+            matrix: Matrix::default(),
+            sides: RefCell::default(),
+            measurements: wiring::Measurements::new(now),
+            book,
+            discovery,
             remembered: nodes.values().flat_map(|known| known.contacts()).collect(),
             nodes,
             sequence: 0,
+            beacons: BTreeMap::new(),
+            attendance,
             members: BTreeMap::new(),
             numbers: 0,
-            bus: world.now,
-            deadlines: [None, None, Some(now), Some(now), Some(now), None],
+            deadlines: [None; Actor::ALL.len()],
             wake_at: None,
         }
+    }
+
+    pub(crate) fn topology(&self) -> &Topology {
+        self.tracker.as_ref().expect("it is not being asked").machine()
     }
 
     pub(crate) fn registry(&self) -> &Registry {
@@ -157,16 +162,21 @@ impl Life {
     }
 
     pub(crate) fn presence(&self) -> &Presence {
-        self.attendance.as_ref().expect("one that runs").presence()
+        self.attendance.as_ref().expect("it is not being asked").presence()
     }
 
-    fn monitor_deadline(&self) -> Option<Instant> {
-        let question = self.questions.deadline();
-        question.into_iter().chain(self.heartbeat.deadline()).min()
+    /// What is shown to nobody.
+    pub(crate) fn hidden(&self) -> BTreeSet<NodeName> {
+        self.forgotten.of_no_peer(&self.peers()).into_keys().collect()
     }
 
-    fn tracker_deadline(&self) -> Option<Instant> {
-        self.topology.deadline().into_iter().chain([self.look_at]).min()
+    /// What the peers' view shows.
+    fn peers(&self) -> Vec<PeerView> {
+        self.earlier.clone().unwrap_or_else(|| self.membership.peers().collect())
+    }
+
+    fn deadline(&mut self, actor: Actor) -> &mut Option<Instant> {
+        &mut self.deadlines[actor as usize]
     }
 }
 
@@ -176,17 +186,17 @@ impl World {
         match task {
             Task::Accept(id) => self.accept(node, id),
             Task::Read(at, word) => self.receive(at, word),
-            Task::SessionGone(attempt) => {
-                self.life_mut(node).sessions.retain(|_, session| *session != attempt);
-                self.start_parked(node);
-            }
-            Task::Report(start, input) => {
+            Task::SessionGone(attempt) => self.link(node, link::Input::SessionGone(attempt)),
+            Task::Report(start, report) => {
                 if self.life(node).starts[Actor::NodeManager as usize] == start {
-                    self.member(node, *input);
+                    self.reported(node, *report);
                 }
             }
-            Task::Recall(earlier) => self.recall(node, earlier),
-            Task::Happened(event) => self.happened(node, &event),
+            Task::Notice(consumer, start, notice) => {
+                if self.life(node).starts[Actor::of(consumer) as usize] == start {
+                    self.notice(node, consumer, *notice);
+                }
+            }
             Task::Written(write) => self.written(node, *write),
             Task::Rejoin(topic, key) => self.join(node, topic, &key),
             Task::Datagram(beacon) => self.datagram(node, &beacon),
@@ -196,16 +206,14 @@ impl World {
                     self.tick(node);
                 }
             }
-            task @ (Task::DialFailed(..)
-            | Task::NoTls(_)
-            | Task::Late(_)
-            | Task::Unready(_)
-            | Task::LinkGone(_)) => self.attend(task),
+            task @ (Task::DialFailed(..) | Task::NoTls(_) | Task::Late(_) | Task::LinkGone(_)) => {
+                self.attend(task);
+            }
         }
         self.wake(node);
     }
 
-    /// Sees to it that the node wakes when the first of its machines wants to.
+    /// Sees to it that the node wakes when the first of its actors wants to.
     pub(super) fn wake(&mut self, node: usize) {
         let Some(life) = &self.nodes[node].life else { return };
         let Some(at) = life.deadlines.iter().flatten().min() else { return };
@@ -221,380 +229,202 @@ impl World {
     fn tick(&mut self, node: usize) {
         let now = self.local(node);
         self.life_mut(node).wake_at = None;
-        let due = |world: &Self, machine: usize| {
-            world.life(node).deadlines[machine].is_some_and(|at| at <= now)
-        };
-        if due(self, 0) {
-            self.member(node, membership::Input::Tick);
-        }
-        if due(self, 1) {
-            self.monitor_tick(node);
-        }
-        if due(self, 2) {
-            if self.life(node).look_at <= now {
-                self.look(node);
+        for actor in Actor::ALL {
+            if self.life(node).deadlines[actor as usize].is_none_or(|at| at > now) {
+                continue;
             }
-            if self.life(node).topology.deadline().is_some_and(|at| at <= now) {
-                let wall = self.wall(node);
-                self.track(node, topology::Input::Tick { wall });
+            match actor {
+                Actor::News => {}
+                Actor::Link => self.link(node, link::Input::Tick),
+                Actor::NodeManager => self.member(node, membership::Input::Tick),
+                Actor::HeartbeatMonitor => self.watch(node, None),
+                Actor::TopologyTracker => self.track(node, None),
+                Actor::Registry => self.record(node, book::Input::Tick),
+                Actor::Discovery => self.discover(node, |it, now, out| it.tick(now, out)),
+                Actor::ChannelRouter => self.present(node, |it, now, out| it.tick(now, out)),
             }
         }
-        if due(self, 3) {
-            self.discovery_tick(node);
+    }
+
+    // Link.
+
+    /// Gives the link machine an input, and does what it says.
+    pub(super) fn link(&mut self, node: usize, input: link::Input) {
+        let (now, mut out) = (self.local(node), Vec::new());
+        self.detail(node, || format!("link hears {input:?}"));
+        let life = self.life_mut(node);
+        life.link.handle(input, |_serial| false, now, &mut out);
+        *life.deadline(Actor::Link) = life.link.deadline();
+        for output in out {
+            self.connect(node, output);
         }
-        if due(self, 4) {
-            self.record(node, book::Input::Tick);
-        }
-        if due(self, 5) {
-            self.present(node, |attendance, now, out| attendance.tick(now, out));
+    }
+
+    fn connect(&mut self, node: usize, output: link::Output) {
+        use link::{Decision, Output};
+        let at = |world: &Self, attempt: AttemptId| world.life(node).ends.get(&attempt).copied();
+        match output {
+            Output::Report(report) => {
+                let start = self.life(node).starts[Actor::NodeManager as usize];
+                self.mail(node, Actor::NodeManager, Task::Report(start, Box::new(report)));
+            }
+            Output::Dial(attempt, to) => self.dial(node, attempt, to),
+            Output::Decide(attempt, Decision::Proceed) => {
+                at(self, attempt).into_iter().for_each(|at| self.proceed(at));
+            }
+            Output::Decide(attempt, Decision::Refuse(refusal)) => {
+                at(self, attempt).into_iter().for_each(|at| self.refuse(at, refusal));
+            }
+            Output::Drop(attempt) | Output::Break(attempt) => {
+                at(self, attempt).into_iter().for_each(|at| self.vanish(at));
+            }
+            Output::Start(attempt) => at(self, attempt).into_iter().for_each(|at| self.start(at)),
+            Output::Part(attempt, parting) => {
+                at(self, attempt).into_iter().for_each(|at| self.part_with(at, parting));
+            }
+            Output::StopSession(attempt) => self.stop_session(node, attempt),
+            Output::Evicted => self.fail("honest_nodes_are_never_charged", "evicted"),
+            // A session that does not agree in time, where the network is that slow.
+            Output::Fault(..) | Output::Took(_) | Output::Over(_) => {}
         }
     }
 
     // NodeManager.
+
+    fn reported(&mut self, node: usize, report: Report) {
+        match wiring::step(report) {
+            Some(input) => self.member(node, input),
+            None => {
+                let earlier = std::mem::take(&mut self.life_mut(node).unrecalled);
+                wiring::recall(&earlier).for_each(|input| self.member(node, input));
+                self.life_mut(node).earlier = None;
+                let membership = &self.life(node).membership;
+                let lost = wiring::lost(&earlier, |peer| membership.peer(peer));
+                self.changed(node);
+                lost.into_iter().for_each(|event| self.announced(node, event));
+            }
+        }
+    }
+
+    /// A machine of this node asks NodeManager.
+    fn ask(&mut self, node: usize, ask: Ask) {
+        self.life_mut(node).forgotten.asked(&ask);
+        self.member(node, ask.into());
+    }
 
     /// Somebody says a node is at an address. Nearly all of it is known.
     fn hint(&mut self, node: usize, contact: &Contact, source: Source) {
         let (now, mut out) = (self.local(node), Vec::new());
         let input = membership::Input::Hint(contact.clone(), source);
         let life = self.life_mut(node);
-        if life.membership.handle(input, now, &mut out) {
-            life.earlier = None;
-        }
-        if out.is_empty() {
-            life.deadlines[0] = life.membership.deadline();
+        let news = life.membership.handle(input, now, &mut out);
+        if news || !out.is_empty() {
+            self.decided(node, &membership::Input::Hint(contact.clone(), source), news, out);
         } else {
-            self.decided(node, &membership::Input::Hint(contact.clone(), source), out);
+            *life.deadline(Actor::NodeManager) = life.membership.deadline();
         }
     }
 
     /// Gives the membership machine an input, and does what it says.
     pub(super) fn member(&mut self, node: usize, input: membership::Input) {
         let (now, mut out) = (self.local(node), Vec::new());
-        let life = self.life_mut(node);
-        if life.membership.handle(input.clone(), now, &mut out) {
-            life.earlier = None;
-        }
-        self.decided(node, &input, out);
+        let news = self.life_mut(node).membership.handle(input.clone(), now, &mut out);
+        self.decided(node, &input, news, out);
     }
 
-    fn decided(&mut self, node: usize, input: &membership::Input, out: Vec<membership::Output>) {
+    fn decided(
+        &mut self,
+        node: usize,
+        input: &membership::Input,
+        news: bool,
+        out: Vec<membership::Output>,
+    ) {
         self.detail(node, || format!("membership hears {input:?}"));
         let life = self.life_mut(node);
-        life.deadlines[0] = life.membership.deadline();
+        *life.deadline(Actor::NodeManager) = life.membership.deadline();
+        if news {
+            life.earlier = None;
+            self.changed(node);
+        }
         invariants::after_membership(self, node, input, &out);
         for output in out {
-            self.manage(node, output);
+            self.detail(node, || format!("membership says {output:?}"));
+            match Decided::from(output) {
+                Decided::Link(input) => self.link(node, input),
+                Decided::Renew(incarnation) => {
+                    self.life_mut(node).incarnation = incarnation;
+                    let it = &mut self.nodes[node];
+                    it.truth = it.truth.max((incarnation, 0));
+                    it.well = self.now; // its links end and come back
+                }
+                Decided::Announce(event) => self.announced(node, event),
+            }
         }
     }
 
-    fn manage(&mut self, node: usize, output: membership::Output) {
-        use membership::Output;
-        self.detail(node, || format!("membership says {output:?}"));
-        let at = |world: &Self, attempt: AttemptId| world.life(node).ends.get(&attempt).copied();
-        match output {
-            Output::Dial(attempt, to) => self.dial(node, attempt, to),
-            Output::Proceed(attempt) => {
-                if let Some(at) = at(self, attempt) {
-                    self.proceed(at);
-                }
-            }
-            Output::Refuse(attempt, refusal) => {
-                if let Some(at) = at(self, attempt) {
-                    self.refuse(at, refusal);
-                }
-            }
-            Output::Abandon(attempt) => {
-                if let Some(at) = at(self, attempt) {
-                    self.vanish(at);
-                }
-            }
-            Output::Close(attempt, parting) => {
-                if let Some(at) = at(self, attempt) {
-                    self.close(at, parting);
-                }
-            }
-            Output::Renew(incarnation) => {
-                self.life_mut(node).incarnation = incarnation;
-                let it = &mut self.nodes[node];
-                it.truth = it.truth.max((incarnation, 0));
-                it.well = self.now; // its links end and come back
-            }
-            Output::Announce(event) => self.announced(node, event),
-        }
-    }
-
-    /// An event reaches everybody in this node who listens.
+    /// An event reaches everybody in this node whom it concerns.
     fn announced(&mut self, node: usize, event: Event) {
-        self.note(node, || format!("{event:?}"));
+        if matches!(event, Event::LinkChanged { .. }) {
+            self.detail(node, || format!("{event:?}"));
+        } else {
+            self.note(node, || format!("{event:?}"));
+        }
         invariants::after_event(self, node, &event);
-        let soon = self.local(node) + BURST;
-        let life = self.life_mut(node);
-        life.look_at = life.look_at.min(soon);
-        life.deadlines[2] = life.tracker_deadline();
-        self.publish(node, &event);
-        if let Event::PeerOnline { peer, .. } = event {
-            self.linked(node, peer.clone());
-            self.share(node, &peer);
-        } else if let Event::LinkLost { peer, .. }
-        | Event::LinkReplaced { peer, .. }
-        | Event::PeerOffline { peer, .. } = event
-        {
-            let at = self.index(&peer);
-            if let Some(vital) = self.life_mut(node).vitals.get_mut(&at) {
-                vital.suspect = false;
-            }
-            self.gaps += 1;
-            self.watch(node, heartbeat::Input::Unlinked(peer));
-        } else if let Event::PeerForgotten { peer } = event {
-            self.forgotten(node, &peer);
-        } else if let Event::IncarnationRaised { to } = event
-            && let Some(counter) = self.nodes[node].counters.last_mut()
-        {
-            *counter = to.0;
-        }
-    }
-
-    /// The peers, as NodeManager shows them.
-    fn peers(&self, node: usize) -> Vec<PeerView> {
-        let life = self.life(node);
-        life.earlier.clone().unwrap_or_else(|| life.membership.peers().collect())
-    }
-
-    /// The peers that are linked, and where.
-    fn online(&self, node: usize) -> Vec<Contact> {
-        let online = self.peers(node).into_iter().filter(|view| view.status == Status::Online);
-        online
-            .filter_map(|view| {
-                let (name, incarnation) = (view.name, view.incarnation);
-                view.address.map(|address| Contact { name, address, incarnation })
-            })
-            .collect()
-    }
-
-    // HeartbeatMonitor.
-
-    fn watch(&mut self, node: usize, input: heartbeat::Input) {
-        let (now, mut out) = (self.local(node), Vec::new());
-        let life = self.life_mut(node);
-        life.heartbeat.handle(input.clone(), now, &mut out);
-        life.deadlines[1] = life.monitor_deadline();
-        invariants::after_heartbeat(self, node, &input, &out);
-        for output in out {
-            self.act(node, output);
-        }
-    }
-
-    fn act(&mut self, node: usize, output: heartbeat::Output) {
-        use heartbeat::Output;
-        match output {
-            Output::Beat(peer) => self.beat(node, &peer),
-            Output::Ask { via, about } => self.tell(node, &via, Word::Ask(about)),
-            Output::Tell { to, about } => self.tell(node, &to, Word::Doubted(about)),
-            Output::Suspect(peer, evidence) => {
-                let silence = evidence.silence;
-                self.note(node, || format!("suspects {peer} after {silence:?}"));
-                self.suspect(node, &peer, true);
-                let index = self.index(&peer);
-                if let Some(vital) = self.life_mut(node).vitals.get_mut(&index) {
-                    vital.doubted_after = Some(silence);
+        self.tell_of(node, &event);
+        match event {
+            Event::LinkLost { .. } | Event::LinkReplaced { .. } => self.gaps += 1,
+            Event::IncarnationRaised { to } => {
+                if let Some(counter) = self.nodes[node].counters.last_mut() {
+                    *counter = to.0;
                 }
             }
-            Output::Cleared(peer) => {
-                self.note(node, || format!("clears {peer}"));
-                self.suspect(node, &peer, false);
-            }
-            Output::Silent(peer, evidence) => {
-                self.note(node, || format!("gives {peer} up: {evidence:?}"));
-                self.suspect(node, &peer, false);
-                self.member(node, membership::Input::Silent(peer));
-            }
-            Output::Paused(late) => self.note(node, || format!("was paused for {late:?}")),
+            _ => {}
         }
     }
 
-    /// Notes a doubt, or its end, and has the tracker look.
-    fn suspect(&mut self, node: usize, peer: &NodeName, suspect: bool) {
-        let (soon, peer) = (self.local(node) + BURST, self.index(peer));
-        let life = self.life_mut(node);
-        if let Some(vital) = life.vitals.get_mut(&peer) {
-            vital.suspect = suspect;
-        }
-        life.look_at = life.look_at.min(soon);
-        life.deadlines[2] = life.tracker_deadline();
-    }
+    // Discovery.
 
-    fn beat(&mut self, node: usize, peer: &NodeName) {
-        let number = self.micros(node);
-        if let Some(at) = self.life(node).outlets.get(&self.index(peer)).copied() {
-            self.send(at, Word::Ping(number));
-        }
-    }
-
-    /// What a ping carries.
-    pub(super) fn micros(&self, node: usize) -> u64 {
-        self.nodes[node].clock.nanos(self.now) / 1000
-    }
-
-    fn monitor_tick(&mut self, node: usize) {
-        let now = self.local(node);
-        while let Some(question) = self.life_mut(node).questions.due(now) {
-            let outlet = self.life(node).outlets.get(&self.index(&question.about)).copied();
-            let hears = outlet.is_some_and(|at| self.end(at).pulse.heard > question.asked);
-            self.tell(node, &question.from, Word::Answer(question.about, hears));
-        }
-        self.listen(node);
-        let life = self.life_mut(node);
-        life.deadlines[1] = life.monitor_deadline();
-        if life.heartbeat.deadline().is_some_and(|at| at <= now) {
-            self.watch(node, heartbeat::Input::Tick);
-            let Some(life) = self.nodes[node].life.as_mut() else { return };
-            let mut vitals = std::mem::take(&mut life.vitals);
-            for (peer, vital) in &mut vitals {
-                vital.phi = self.life(node).heartbeat.phi(&self.nodes[*peer].name, now);
-            }
-            self.life_mut(node).vitals = vitals;
-        }
-    }
-
-    /// Feeds the machine with what the links heard meanwhile.
-    fn listen(&mut self, node: usize) {
-        let fresh = |(peer, at): (&usize, &At)| {
-            let heard = Some(self.end(*at).pulse.heard);
-            let vital = self.life(node).vitals.get(peer)?;
-            (vital.heard != heard).then_some((*peer, *at))
-        };
-        let fresh: Vec<_> = self.life(node).outlets.iter().filter_map(fresh).collect();
-        for (peer, at) in fresh {
-            let pulse = &mut self.end_mut(at).pulse;
-            let (heard, pongs) = (pulse.heard, std::mem::take(&mut pulse.pongs));
-            let trip = pulse.round_trip();
-            if let Some(vital) = self.life_mut(node).vitals.get_mut(&peer) {
-                (vital.heard, vital.round_trip) = (Some(heard), trip);
-            }
-            let name = self.nodes[peer].name.clone();
-            for round_trip in pongs {
-                self.watch(node, heartbeat::Input::Pong(name.clone(), round_trip));
-            }
-            self.watch(node, heartbeat::Input::Heard(name, heard));
-        }
-    }
-
-    // TopologyTracker.
-
-    fn track(&mut self, node: usize, input: topology::Input) {
+    /// Has the discovery machine do something, and does what follows.
+    fn discover(
+        &mut self,
+        node: usize,
+        act: impl FnOnce(&mut Discovery, Instant, &mut Vec<discovery::Output>),
+    ) {
+        use discovery::Output;
         let (now, mut out) = (self.local(node), Vec::new());
-        if !matches!(input, topology::Input::Own(_) | topology::Input::Tick { .. }) {
-            self.detail(node, || format!("topology hears {input:?}"));
-        }
-        let concerned = invariants::concerned(&input);
         let life = self.life_mut(node);
-        life.topology.handle(input, now, &mut out);
-        life.deadlines[2] = life.tracker_deadline();
-        invariants::after_topology(self, node, &concerned, &out);
+        act(&mut life.discovery, now, &mut out);
+        *life.deadline(Actor::Discovery) = Some(life.discovery.deadline());
         for output in out {
             match output {
-                topology::Output::Send(peer, word) => {
-                    self.tell(node, &peer, Word::Topology(word));
+                Output::Beacon(sequence) => {
+                    self.life_mut(node).sequence = sequence;
+                    self.beacon(node, sequence);
                 }
-                topology::Output::Cut(peer) => {
-                    self.member(node, membership::Input::Misbehaved(peer));
+                Output::Alone(..) => {}
+                Output::Share => {
+                    let linked = contacts(&self.life(node).peers());
+                    let one = self.life_mut(node).discovery.pick(linked.len());
+                    if let Some(contact) = one.and_then(|at| linked.get(at)) {
+                        self.share(node, &contact.name);
+                    }
                 }
-                topology::Output::Changed(_)
-                | topology::Output::Gone { .. }
-                | topology::Output::Revived(_)
-                | topology::Output::Charge(..) => {}
+                Output::ShareWith(peer) => self.share(node, &peer),
+                Output::Ask(Ask::Hint(contact, source)) => self.hint(node, &contact, source),
+                Output::Ask(ask) => self.ask(node, ask),
             }
         }
     }
 
-    /// This node's side of every link, as `node::sides` makes it.
-    fn sides(&mut self, node: usize) -> BTreeMap<NodeName, (Incarnation, Cell)> {
-        let wall = self.wall(node);
-        let views = self.peers(node);
-        let views: Vec<_> = views.into_iter().map(|view| (self.index(&view.name), view)).collect();
-        let life = self.life_mut(node);
-        let (vitals, known) = (&life.vitals, &mut life.since);
-        let side = |(at, peer): (usize, PeerView)| {
-            let since = known.entry(at).or_insert((peer.since, wall));
-            if since.0 != peer.since {
-                *since = (peer.since, wall);
-            }
-            let vital = vitals.get(&at).filter(|_| peer.status == Status::Online);
-            let trip = vital.and_then(|vital| vital.round_trip);
-            let cell = Cell {
-                state: peer.status,
-                suspect: vital.is_some_and(|vital| vital.suspect),
-                rtt: trip.and_then(|trip| u32::try_from(trip.as_micros()).ok()),
-                phi: vital.map_or(0, |vital| (vital.phi * 100.0) as u32),
-                since: since.1,
-                reason: peer.reason,
-            };
-            (peer.name, (peer.incarnation, cell))
-        };
-        views.into_iter().map(side).collect()
+    /// Tells one peer who is linked here.
+    fn share(&mut self, node: usize, peer: &NodeName) {
+        for some in discovery::contacts_for(contacts(&self.life(node).peers()), peer) {
+            self.tell(node, peer, Message::Contacts(some.into()));
+        }
     }
+}
 
-    /// A node is forgotten: what it said of its links is, too, and its vital signs.
-    fn forgotten(&mut self, node: usize, peer: &NodeName) {
-        let side = self.life(node).sides.get(peer).map(|side| side.0);
-        self.look(node);
-        let life = self.life_mut(node);
-        let row = life.topology.row_of(peer).map(|row| row.incarnation);
-        let gone = side.max(row).filter(|_| !life.sides.contains_key(peer));
-        if !life.linked.contains_key(peer) {
-            let at = self.index(peer);
-            self.life_mut(node).vitals.remove(&at);
-        }
-        if let Some(life) = gone {
-            self.track(node, topology::Input::Gone(peer.clone(), life));
-        }
-    }
-
-    /// Brings the topology machine up to what the peers' view says now.
-    fn look(&mut self, node: usize) {
-        let incarnation = self.life(node).incarnation;
-        if incarnation > self.life(node).raised {
-            self.life_mut(node).raised = incarnation;
-            self.track(node, topology::Input::Renewed(incarnation));
-        }
-        let sides = self.sides(node);
-        let before = std::mem::replace(&mut self.life_mut(node).sides, sides.clone());
-        for peer in before.keys().filter(|peer| !sides.contains_key(*peer)) {
-            if self.life_mut(node).linked.remove(peer).is_some() {
-                self.track(node, topology::Input::Unlinked(peer.clone()));
-            }
-            self.track(node, topology::Input::Own(vec![(peer.clone(), None)]));
-        }
-        let mut cells = Vec::with_capacity(sides.len());
-        let mut olds = before.iter().peekable();
-        let mut changed = Vec::new();
-        for (peer, (life, cell)) in sides {
-            while olds.next_if(|(name, _)| **name < peer).is_some() {}
-            let old = olds.peek().filter(|(name, _)| **name == peer).map(|(_, old)| *old);
-            if old.is_none_or(|(old_life, old)| (*old_life, old) != (life, &cell)) {
-                changed.push(peer.clone());
-            }
-            let online = cell.state == Status::Online;
-            let was = self.life(node).linked.get(&peer).copied();
-            if was.is_some() && was != Some(life).filter(|_| online) {
-                self.life_mut(node).linked.remove(&peer);
-                self.track(node, topology::Input::Unlinked(peer.clone()));
-            }
-            if online && self.life_mut(node).linked.insert(peer.clone(), life).is_none() {
-                self.track(node, topology::Input::Linked(peer.clone(), life));
-            }
-            let left = cell.reason == Some(Reason::Left);
-            let news = old.is_none_or(|(_, old)| old.reason != cell.reason);
-            if left && news {
-                self.track(node, topology::Input::Gone(peer.clone(), life));
-            }
-            cells.push((peer, Some(cell)));
-        }
-        self.track(node, topology::Input::Own(cells));
-        let next = self.local(node) + LOOK;
-        let life = self.life_mut(node);
-        life.look_at = next;
-        life.deadlines[2] = life.tracker_deadline();
-        invariants::after_look(self, node, &changed);
-    }
+/// The peer is linked and not doubted.
+pub(crate) fn is_trusted(life: &Life, peer: &NodeName) -> bool {
+    life.signs.peers.get(peer).is_some_and(|vital: &heartbeat::Vital| !vital.suspect)
 }

@@ -4,33 +4,29 @@
 //! each step, and goes on when told. Words stay in order within a direction; reports stay in order on
 //! their way to a machine, which may decide on what is no longer true.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
+use xpando_node::internals::io::tcp::{PROBE, SILENCE};
 use xpando_node::internals::proto::frame::Parting;
+use xpando_node::internals::proto::heartbeat::Trips;
 use xpando_node::internals::proto::hello::{Hello, Refusal};
-use xpando_node::internals::proto::membership::{AttemptId, Failure, Input, LinkEnd};
-use xpando_node::internals::proto::node::{Contact, KeyId, NodeName};
-use xpando_node::internals::proto::presence;
-use xpando_node::internals::proto::registry;
-use xpando_node::internals::proto::topology;
+use xpando_node::internals::proto::link::{CONNECT, HANDSHAKE, Input, Proven, Report, down_reason};
+use xpando_node::internals::proto::membership::{AttemptId, Failure, LinkEnd};
+use xpando_node::internals::proto::node::{Contact, KeyId};
+use xpando_node::internals::proto::talk::DownReason;
 
-use super::{Happening, Micros, Task, World, host, ms, secs};
+use super::node::Message;
+use super::{Happening, Micros, Task, World, host, micros, ms, secs};
 
-/// Time to connect, for TLS, for the hello, and for ractor's sessions.
-const PATIENCE: Micros = secs(5);
-/// The kernel gives a connection up when nothing was acknowledged for so long (`io/tcp.rs`).
-const SILENCE: Micros = secs(20);
 /// What is on its way when acknowledgements stop still arrives.
 const IN_FLIGHT: Micros = ms(300);
 /// A segment that takes longer than this puts a pair into trouble. Beats come every second and the
 /// first doubt after 4.1 s of silence: what takes less than three is what the defaults must bear.
 const BEARABLE: Micros = secs(3);
-/// Round trips kept of a link.
-const TRIPS: usize = 128;
 
 /// What a word on the wire says.
 #[derive(Clone, Debug)]
@@ -47,13 +43,7 @@ pub(crate) enum Word {
     Fin,
     Ping(u64),
     Pong(u64),
-    Ask(NodeName),
-    Answer(NodeName, bool),
-    Doubted(NodeName),
-    Contacts(Rc<Vec<Contact>>),
-    Topology(topology::Word),
-    Registry(registry::Word),
-    Presence(Rc<presence::Word>),
+    Door(Message),
 }
 
 /// One end of one connection: the dialer's is 0.
@@ -72,29 +62,10 @@ pub(super) enum Stage {
     Awaits,
     /// Welcomed or Confirmed is reported.
     AskedLast,
-    /// A link, and the peer's earlier session is not gone yet.
+    /// Both sides have agreed, and the peer's earlier session may not be gone yet.
     Parked,
-    Running {
-        ready: bool,
-    },
+    Running,
     Gone,
-}
-
-/// The signs of life of a link, as `actors/link/pulse.rs` keeps them.
-#[derive(Debug)]
-pub(super) struct Pulse {
-    pub(super) heard: Instant,
-    pub(super) pongs: Vec<Duration>,
-    trips: VecDeque<Duration>,
-}
-
-impl Pulse {
-    /// The median round trip.
-    pub(super) fn round_trip(&self) -> Option<Duration> {
-        let mut trips: Vec<_> = self.trips.iter().copied().collect();
-        let middle = trips.len().checked_sub(1)? / 2;
-        Some(*trips.select_nth_unstable(middle).1)
-    }
 }
 
 #[derive(Debug)]
@@ -112,7 +83,9 @@ pub(super) struct End {
     last: Micros,
     /// The other side's hello.
     pub(super) hello: Option<Box<Hello>>,
-    pub(super) pulse: Pulse,
+    /// When its last byte arrived.
+    pub(super) heard: Instant,
+    pub(super) trips: RefCell<Trips>,
 }
 
 #[derive(Debug)]
@@ -181,7 +154,7 @@ impl World {
         let target = host(to);
         if !self.reaches_both_ways(from, target) {
             let nothing = Failure::Unreachable("nothing answers".to_owned());
-            return self.task_of((id, 0), PATIENCE, Task::DialFailed(id, nothing));
+            return self.task_of((id, 0), micros(CONNECT), Task::DialFailed(id, nothing));
         }
         let there = &self.nodes[target];
         match there.life.as_ref().filter(|_| there.address == to) {
@@ -191,7 +164,7 @@ impl World {
             }
             Some(life) => {
                 let life = life.number;
-                self.task_of((id, 0), PATIENCE, Task::NoTls((id, 0)));
+                self.task_of((id, 0), micros(HANDSHAKE), Task::NoTls((id, 0)));
                 self.later(0, Happening::Task(target, life, Task::Accept(id)));
             }
         }
@@ -236,7 +209,7 @@ impl World {
         connection.silent = Some(now);
         for end in 0..connection.ends.len() {
             // Without traffic the first keepalive probe comes only after 5 s.
-            let wait = SILENCE + self.random(0..secs(5));
+            let wait = micros(SILENCE) + self.random(0..micros(PROBE));
             self.later(wait, Happening::TimedOut((id, end), now));
         }
     }
@@ -245,7 +218,7 @@ impl World {
     pub(super) fn speak_again(&mut self, id: usize) {
         let Some(connection) = self.connections[id].as_mut() else { return };
         let Some(since) = connection.silent.take() else { return };
-        let outage = (self.now - since).min(SILENCE);
+        let outage = (self.now - since).min(micros(SILENCE));
         for end in 0..connection.ends.len() {
             let wait = self.random(0..outage + 1);
             self.later(wait, Happening::Flow((id, end)));
@@ -304,7 +277,9 @@ impl World {
         if let Some(connection) = &mut self.connections[id] {
             connection.ends.push(end);
         }
-        self.task_of((id, 1), PATIENCE, Task::Late((id, 1)));
+        let name = self.nodes[dialer].name.clone();
+        self.link(node, Input::Authenticated(attempt, name));
+        self.task_of((id, 1), micros(HANDSHAKE), Task::Late((id, 1)));
         if !self.reaches_both_ways(node, dialer) {
             self.fall_silent(id);
         }
@@ -314,9 +289,8 @@ impl World {
     fn end_of(&self, node: usize, attempt: AttemptId, stage: Stage) -> End {
         let (life, last) = (self.life(node).number, self.now);
         let (inbox, stuck, hello) = (VecDeque::new(), VecDeque::new(), None);
-        let heard = self.local(node);
-        let pulse = Pulse { heard, pongs: Vec::new(), trips: VecDeque::new() };
-        End { node, life, attempt, stage, inbox, stuck, stalled: false, last, hello, pulse }
+        let (stalled, heard, trips) = (false, self.local(node), RefCell::default());
+        End { node, life, attempt, stage, inbox, stuck, stalled, last, hello, heard, trips }
     }
 
     pub(super) fn proceed(&mut self, at: At) {
@@ -334,11 +308,11 @@ impl World {
                 if dialer {
                     self.say(at, Word::Confirm);
                 }
-                let node = self.end(at).node;
                 self.end_mut(at).stage = Stage::Parked;
-                self.life_mut(node).parked.insert(at);
-                self.task_of(at, PATIENCE, Task::Unready(at));
-                self.start_parked(node);
+                let End { node, attempt, ref hello, .. } = *self.end(at);
+                let hello = hello.as_deref().cloned().expect("both sides have said hello");
+                let proven = Proven { hello, id: KeyId([1; 16]), serial: String::new() };
+                self.link(node, Input::Established(attempt, proven));
             }
             stage => self.fail("sim", &format!("{at:?}: proceed while {stage:?}")),
         }
@@ -354,67 +328,53 @@ impl World {
         self.failed(at, Failure::Rejected(format!("refused here: {refusal}")));
     }
 
-    pub(super) fn close(&mut self, at: At, parting: Parting) {
-        match self.end(at).stage {
-            Stage::Running { .. } => {
-                self.say(at, Word::Goodbye(parting));
-                self.link_ended(at, LinkEnd::Closed);
-            }
-            Stage::Parked => self.vanish(at),
-            stage => self.fail("sim", &format!("{at:?}: closes an attempt while {stage:?}")),
-        }
+    pub(super) fn part_with(&mut self, at: At, parting: Parting) {
+        self.say(at, Word::Goodbye(parting));
+        self.link_ended(at, LinkEnd::Closed);
     }
 
-    /// Starts the links whose peer has no earlier session any more.
-    pub(super) fn start_parked(&mut self, node: usize) {
-        for at in std::mem::take(&mut self.life_mut(node).parked) {
-            if self.is_gone(at) {
-                continue;
-            }
-            let name = self.end(at).hello.as_ref().map(|hello| hello.name.clone());
-            let peer = self.index(&name.expect("both sides have said hello"));
-            if self.life(node).sessions.contains_key(&peer) {
-                self.life_mut(node).parked.insert(at);
-            } else {
-                self.start(at, peer);
-            }
-        }
-    }
-
-    fn start(&mut self, at: At, peer: usize) {
-        let (node, attempt) = (self.end(at).node, self.end(at).attempt);
+    pub(super) fn start(&mut self, at: At) {
+        let node = self.end(at).node;
         let heard = self.local(node);
         let end = self.end_mut(at);
-        end.stage = Stage::Running { ready: false };
-        end.pulse.heard = heard;
-        let life = self.life_mut(node);
-        life.sessions.insert(peer, attempt);
-        life.outlets.insert(peer, at);
+        (end.stage, end.heard) = (Stage::Running, heard);
+        let peer = end.hello.as_ref().map(|hello| hello.name.clone());
+        let peer = self.index(&peer.expect("both sides have said hello"));
+        self.life_mut(node).outlets.insert(peer, at);
+        self.up(node, at);
         let other = (at.0, 1 - at.1);
-        if matches!(self.end(other).stage, Stage::Running { .. }) {
+        if self.end(other).stage == Stage::Running {
             self.say(at, Word::Ready);
             self.say(other, Word::Ready);
         }
         self.read(at);
     }
 
-    pub(super) fn link_ended(&mut self, at: At, end: LinkEnd) {
-        let End { node, attempt, .. } = *self.end(at);
-        self.report(at, Input::Ended(attempt, end));
-        let gone = self.random(0..ms(2));
-        self.task_of(at, gone, Task::SessionGone(attempt));
-        self.life_mut(node).outlets.retain(|_, running| *running != at);
-        self.vanish(at);
+    /// ractor's session of a link ends soon.
+    pub(super) fn stop_session(&mut self, node: usize, attempt: AttemptId) {
+        let (gone, life) = (self.random(0..ms(2)), self.life(node).number);
+        self.later(gone, Happening::Task(node, life, Task::SessionGone(attempt)));
     }
 
-    pub(super) fn failed(&mut self, at: At, failure: Failure) {
-        let attempt = self.end(at).attempt;
-        self.report(at, Input::Failed(attempt, failure));
-        self.vanish(at);
+    /// The connection of a running link has ended.
+    fn link_ended(&mut self, at: At, end: LinkEnd) {
+        let End { node, attempt, .. } = *self.end(at);
+        self.close(at, down_reason(&end));
+        self.link(node, Input::MuxEnded(attempt, end));
+    }
+
+    fn failed(&mut self, at: At, failure: Failure) {
+        let End { node, attempt, .. } = *self.end(at);
+        self.link(node, Input::Step(attempt, Report::Failed(attempt, failure)));
+    }
+
+    /// An end breaks off.
+    pub(super) fn vanish(&mut self, at: At) {
+        self.close(at, DownReason::LinkLost);
     }
 
     /// One end is no more; the other finds out.
-    pub(super) fn vanish(&mut self, at: At) {
+    fn close(&mut self, at: At, why: DownReason) {
         let End { node, attempt, stage, .. } = *self.end(at);
         if stage == Stage::Gone {
             return;
@@ -423,6 +383,10 @@ impl World {
         self.say(at, Word::Fin);
         if let Some(life) = &mut self.nodes[node].life {
             life.ends.remove(&attempt);
+            life.outlets.retain(|_, running| *running != at);
+            if stage == Stage::Running {
+                self.down(node, at, why);
+            }
         }
         self.bury(at.0);
     }
@@ -478,26 +442,26 @@ impl World {
             }
             let Some(word) = self.end_mut(at).inbox.pop_front() else { return };
             match (stage, word) {
-                (Stage::Running { .. }, word) => self.heard(at, word),
+                (Stage::Running, word) => self.heard(at, word),
                 (Stage::Dials, Word::Certificate) => {
                     let name = self.nodes[self.end((at.0, 1)).node].name.clone();
                     self.end_mut(at).stage = Stage::Asked;
-                    self.task_of(at, PATIENCE, Task::Late(at));
-                    self.report(at, Input::Connected(attempt, name));
+                    self.task_of(at, micros(HANDSHAKE), Task::Late(at));
+                    self.came_to(at, Report::Connected(attempt, name, KeyId([1; 16])));
                 }
                 (Stage::Listens, Word::Hello(hello)) => {
                     self.end_mut(at).hello = Some(hello.clone());
                     self.end_mut(at).stage = Stage::Asked;
-                    self.report(at, Input::Greeted(attempt, *hello));
+                    self.came_to(at, Report::Greeted(attempt, *hello, KeyId([1; 16])));
                 }
                 (Stage::Awaits, Word::Welcome(hello)) if dialer => {
                     self.end_mut(at).hello = Some(hello.clone());
                     self.end_mut(at).stage = Stage::AskedLast;
-                    self.report(at, Input::Welcomed(attempt, *hello));
+                    self.came_to(at, Report::Welcomed(attempt, *hello));
                 }
                 (Stage::Awaits, Word::Confirm) if !dialer => {
                     self.end_mut(at).stage = Stage::AskedLast;
-                    self.report(at, Input::Confirmed(attempt));
+                    self.came_to(at, Report::Confirmed(attempt));
                 }
                 (Stage::Awaits, Word::Refuse(refusal)) => {
                     self.failed(at, Failure::RefusedBy(refusal));
@@ -514,30 +478,25 @@ impl World {
         let now = self.local(node);
         match word {
             Word::Fin => return self.link_ended(at, LinkEnd::Closed),
-            Word::Ready => {
-                self.end_mut(at).stage = Stage::Running { ready: true };
-                self.end_mut(at).pulse.heard = now;
-                return self.report(at, Input::Ready(attempt));
-            }
-            _ => self.end_mut(at).pulse.heard = now,
+            Word::Goodbye(parting) => return self.link_ended(at, LinkEnd::Goodbye(parting)),
+            _ => self.end_mut(at).heard = now,
         }
         match word {
-            Word::Goodbye(parting) => self.link_ended(at, LinkEnd::Goodbye(parting)),
+            Word::Ready => self.link(node, Input::SessionReady(attempt)),
             Word::Ping(number) => self.send(at, Word::Pong(number)),
             Word::Pong(sent) => {
                 let took = Duration::from_micros(self.micros(node).saturating_sub(sent));
-                let Pulse { pongs, trips, .. } = &mut self.end_mut(at).pulse;
-                pongs.push(took);
-                trips.push_back(took);
-                if trips.len() > TRIPS {
-                    trips.pop_front();
-                }
+                self.end_mut(at).trips.get_mut().push(took);
             }
-            word => {
-                let from = self.end((at.0, 1 - at.1)).node;
-                self.delivered(node, from, word);
-            }
+            Word::Door(message) => self.delivered(node, at, message),
+            word => self.fail("sim", &format!("{at:?}: {word:?} on a link")),
         }
+    }
+
+    /// The task of an attempt came to a step.
+    fn came_to(&mut self, at: At, report: Report) {
+        let End { node, attempt, .. } = *self.end(at);
+        self.link(node, Input::Step(attempt, report));
     }
 
     fn hello(&self, node: usize) -> Hello {
@@ -568,20 +527,13 @@ impl World {
                 }
             }
             Task::Late(at) => {
-                let linked = |stage| matches!(stage, Stage::Parked | Stage::Running { .. });
+                let linked = |stage| matches!(stage, Stage::Parked | Stage::Running);
                 if !self.is_gone(at) && !linked(self.end(at).stage) {
                     self.failed(at, Failure::Unreachable("no hello within 5 s".to_owned()));
                 }
             }
-            Task::Unready(at) => {
-                let waits =
-                    |stage| matches!(stage, Stage::Parked | Stage::Running { ready: false });
-                if !self.is_gone(at) && waits(self.end(at).stage) {
-                    self.link_ended(at, LinkEnd::Fault("not ready in time".to_owned()));
-                }
-            }
             Task::LinkGone(at) => {
-                if !self.is_gone(at) && matches!(self.end(at).stage, Stage::Running { .. }) {
+                if !self.is_gone(at) && matches!(self.end(at).stage, Stage::Running) {
                     self.link_ended(at, LinkEnd::TimedOut);
                 }
             }

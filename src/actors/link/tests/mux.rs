@@ -13,6 +13,7 @@ use crate::actors::link::mux::{Door, Own, PIPE, gate, run as run_mux};
 use crate::actors::news::tests::{parts, silent};
 use crate::proto::frame::{Control, HEADER, Lane, MAX_PAYLOAD, header, parse_header};
 use crate::proto::heartbeat::{self, Heartbeat};
+use crate::proto::wiring::{Consumer, Notice};
 
 const PEER: &str = "b@127.0.0.1";
 /// Two frames of ractor.
@@ -38,7 +39,7 @@ fn world(bus: Bus, inbound: bool, buffer: usize) -> World {
     let (ours, peer) = duplex(buffer);
     let (pipe, ractor) = duplex(PIPE);
     let (part, parting) = oneshot::channel();
-    let door = Door::open(&bus, name(PEER));
+    let door = Door::open(&bus, name(PEER), Incarnation(1));
     let (control, controls) = mpsc::channel(CONTROLS);
     let pulse = Arc::new(Pulse::new(control.clone(), None));
     let own = Own { parting, controls, pulse: pulse.clone() };
@@ -188,15 +189,15 @@ async fn words_reach_listeners_with_the_peers_name() {
     let bus = Bus::new(&Exchange::new(name("a@127.0.0.1"), &metrics));
     let (_root, _) = run(&metrics, vec![bus.child()]).await;
     let (tx, mut heard) = unbounded_channel();
-    bus.on_words("test", Topic::network_peers(), move |told| drop(tx.send(told)));
+    bus.attach(Consumer::Discovery, move |news| drop(tx.send(news)));
     let mut world = world(bus, true, 1024);
     // What one door says, another understands.
     world.tell(b"told");
     let (lane, piece) = world.hear().await;
     assert_eq!(lane, Lane::Door);
     world.say(Lane::Door, &piece).await;
-    let told = next(&mut heard).await;
-    assert_eq!((told.from, &*told.payload), (name(PEER), b"told".as_slice()));
+    assert_eq!(next(&mut heard).await, Notice::Up(name(PEER), Incarnation(1)));
+    assert_eq!(next(&mut heard).await, Notice::Message(name(PEER), (*b"told").into()));
     // What the peer's actors get wrong is counted and costs nobody the link.
     world.say(Lane::Door, &whole(&[0xff; 9])).await;
     until("counted", || counted(&metrics, "node_messages", "malformed") == 1).await;
@@ -380,7 +381,7 @@ impl Busy {
         let own = Own { parting, controls, pulse: pulse.clone() };
         let topic: Topic = "bulk".parse().expect("valid");
         let mut heard = bus.exchange().subscribe(topic.clone()).expect("few");
-        let door = Door::open(bus, name(other));
+        let door = Door::open(bus, name(other), Incarnation(1));
         let end = tokio::spawn(run_mux(stream, gate(true, name(other)), pipe, door, own));
         let (says, to, payload) = (bus.clone(), name(other), Bytes::from(vec![0; MAX_PAYLOAD]));
         tokio::spawn(async move {

@@ -1,40 +1,17 @@
-//! Discovery: beacons, and who is told of whom.
+//! Beacons.
 
 use std::rc::Rc;
 
 use rand::RngExt;
 use xpando_node::internals::proto::beacon::Beacon;
-use xpando_node::internals::proto::discovery;
+use xpando_node::internals::proto::discovery::Verdict;
 use xpando_node::internals::proto::event::Source;
 use xpando_node::internals::proto::node::KeyId;
 
 use crate::world::{Happening, Task, World, ms};
 
 impl World {
-    pub(super) fn discovery_tick(&mut self, node: usize) {
-        let (now, mut out) = (self.local(node), Vec::new());
-        let life = self.life_mut(node);
-        life.discovery.tick(now, &mut out);
-        life.deadlines[3] = Some(life.discovery.deadline());
-        for output in out {
-            match output {
-                discovery::Output::Beacon(sequence) => {
-                    self.life_mut(node).sequence = sequence;
-                    self.beacon(node, sequence);
-                }
-                discovery::Output::Alone(..) => {}
-                discovery::Output::Share => {
-                    let linked = self.online(node);
-                    let one = self.life_mut(node).discovery.pick(linked.len());
-                    if let Some(contact) = one.and_then(|at| linked.get(at)) {
-                        self.share(node, &contact.name);
-                    }
-                }
-            }
-        }
-    }
-
-    fn beacon(&mut self, node: usize, sequence: u64) {
+    pub(super) fn beacon(&mut self, node: usize, sequence: u64) {
         let (contact, sent) = (self.contact(node), self.wall(node));
         let beacon = Rc::new(Beacon { cluster: KeyId([7; 16]), contact, sequence, sent });
         for other in (0..self.nodes.len()).filter(|other| *other != node) {
@@ -60,7 +37,10 @@ impl World {
         let (wall, now) = (self.wall(node), self.local(node));
         let discovery = &mut self.life_mut(node).discovery;
         if discovery.screen(beacon, wall, now).is_ok() {
-            discovery.believe(beacon);
+            if discovery.believe(beacon) == Verdict::Namesake {
+                self.fail("sim", "names are used once");
+            }
+            self.life_mut(node).beacons.insert(beacon.contact.name.clone(), now);
             self.hint(node, &beacon.contact, Source::Beacon);
         }
     }

@@ -6,17 +6,17 @@ use std::time::Instant;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use xpando_node::internals::proto::event::{Event, Status};
-use xpando_node::internals::proto::membership::{self, PeerView};
+use xpando_node::internals::proto::event::Status;
+use xpando_node::internals::proto::membership::PeerView;
 use xpando_node::internals::proto::node::{Incarnation, KeyId, NodeName};
 use xpando_node::internals::proto::presence::{self, Attendance, Epoch, To};
-use xpando_node::internals::proto::registry::book::{self, Batch, Book, Nodes, Own, Seen, Sight};
+use xpando_node::internals::proto::registry::book::{self, Batch, Book, Nodes, Own, Seen};
 use xpando_node::internals::proto::registry::{Known, Profile};
 use xpando_node::internals::proto::topic::Topic;
+use xpando_node::internals::proto::wiring::Ask;
 
-use super::Actor;
+use super::{Actor, Message};
 use crate::invariants;
-use crate::world::wire::Word;
 use crate::world::{Happening, Task, World, ms, secs};
 
 /// What a disk holds of other nodes.
@@ -62,22 +62,17 @@ impl World {
         Book::new(own, incarnation, nodes, self.local(node), self.wall(node), rng)
     }
 
-    fn sight(&self, node: usize) -> Sight {
+    fn seen(&self, node: usize) -> Vec<Seen> {
         let life = self.life(node);
-        let seen = |view: PeerView| {
-            let vital = life.vitals.get(&self.index(&view.name));
-            let PeerView { name, address, status, reason, incarnation, .. } = view;
-            let (id, heard) = (Some(KeyId([1; 16])), vital.and_then(|vital| vital.heard));
-            Seen { name, id, incarnation, status, reason, address, heard }
+        let seen = |view: &PeerView| {
+            Seen::new(view, Some(KeyId([1; 16])), life.signs.peers.get(&view.name))
         };
-        let peers = self.peers(node).into_iter().map(seen).collect();
-        Sight { incarnation: life.incarnation, peers }
+        life.peers().iter().map(seen).collect()
     }
 
     /// Gives the book an input, and does what follows.
     pub(in crate::world) fn record(&mut self, node: usize, input: book::Input) {
         if !self.records {
-            self.life_mut(node).deadlines[4] = None;
             return;
         }
         let concerned = invariants::stated(&input);
@@ -85,9 +80,9 @@ impl World {
         let life = self.life_mut(node);
         let mut nodes = std::mem::take(&mut life.nodes);
         let mut book = life.book.take().expect("one call at a time");
-        book.handle(input, &|| self.sight(node), &mut nodes, now, &mut out);
+        book.handle(input, &|| self.seen(node), &mut nodes, now, &mut out);
         let life = self.life_mut(node);
-        life.deadlines[4] = book.deadline();
+        *life.deadline(Actor::Registry) = book.deadline();
         (life.nodes, life.book) = (nodes, Some(book));
         if out.is_empty() && concerned.is_empty() {
             return;
@@ -95,14 +90,10 @@ impl World {
         invariants::after_book(self, node, &concerned, &out);
         for output in out {
             match output {
-                book::Output::Send(peer, word) => self.tell(node, &peer, Word::Registry(word)),
-                book::Output::Forget(name, life, known) => {
-                    self.member(node, membership::Input::Forget { name, life, known });
+                book::Output::Send(peer, word) => {
+                    self.tell(node, &peer, Message::Registry(word.into()))
                 }
-                book::Output::Revive(name) => self.member(node, membership::Input::Revive(name)),
-                book::Output::Cut(peer) => {
-                    self.member(node, membership::Input::Misbehaved(peer));
-                }
+                book::Output::Ask(ask) => self.ask(node, ask),
                 book::Output::Write { batch, known, gone } => {
                     let life = self.life(node);
                     let (number, start) = (life.number, life.starts[Actor::Registry as usize]);
@@ -152,12 +143,10 @@ impl World {
         &self,
         node: usize,
         (life, boot): (Incarnation, u64),
-        linked: &[NodeName],
         rng: StdRng,
-    ) -> (Attendance, Vec<presence::Output>) {
-        let (me, now, mut out) = (self.nodes[node].name.clone(), self.local(node), Vec::new());
-        let it = Attendance::new(me, Epoch { life, boot }, linked, now, rng, &mut out);
-        (it, out)
+    ) -> Attendance {
+        let me = self.nodes[node].name.clone();
+        Attendance::new(me, Epoch { life, boot }, self.local(node), rng)
     }
 
     /// Has the attendance do something, and does what follows.
@@ -171,12 +160,12 @@ impl World {
         let life = self.life_mut(node);
         let attendance = life.attendance.as_mut().expect("one that runs");
         let result = act(attendance, now, &mut out);
-        life.deadlines[5] = attendance.deadline().filter(|_| records);
+        life.deadlines[Actor::ChannelRouter as usize] = attendance.deadline().filter(|_| records);
         self.perform_presence(node, out);
         result
     }
 
-    pub(super) fn perform_presence(&mut self, node: usize, out: Vec<presence::Output>) {
+    fn perform_presence(&mut self, node: usize, out: Vec<presence::Output>) {
         if !self.records {
             return;
         }
@@ -184,16 +173,17 @@ impl World {
         for output in out {
             match output {
                 presence::Output::Say(To::One(peer), word) => {
-                    self.tell(node, &peer, Word::Presence(Rc::new(word)));
+                    self.tell(node, &peer, Message::Presence(word.into()));
                 }
                 presence::Output::Say(To::All, word) => {
                     let word = Rc::new(word);
-                    for contact in self.online(node) {
-                        self.tell(node, &contact.name, Word::Presence(word.clone()));
+                    let attendance = self.life(node).attendance.as_ref();
+                    for peer in attendance.expect("one that runs").linked().clone() {
+                        self.tell(node, &peer, Message::Presence(word.clone()));
                     }
                 }
                 presence::Output::Fault(peer, _) => {
-                    self.member(node, membership::Input::Misbehaved(peer));
+                    self.ask(node, Ask::Cut(peer));
                 }
                 presence::Output::Joined(_) | presence::Output::Left(_) => {}
             }
@@ -221,28 +211,6 @@ impl World {
         let Some((number, _)) = self.life_mut(node).members.pop_first() else { return };
         self.present(node, |it, now, out| it.leave(number, now, out));
         self.wake(node);
-    }
-
-    // Both.
-
-    /// Something happened in a node: the router hears of it a little later, the registry looks a little later.
-    pub(super) fn publish(&mut self, node: usize, event: &Event) {
-        if Book::concerns(event) {
-            self.record(node, book::Input::Changed);
-        }
-        if !Attendance::concerns(event) {
-            return;
-        }
-        let when = self.now + self.random(0..ms(2));
-        let life = self.life_mut(node);
-        life.bus = life.bus.max(when);
-        let (number, when) = (life.number, life.bus);
-        let task = Task::Happened(Box::new(event.clone()));
-        self.at_time(when, Happening::Task(node, number, task));
-    }
-
-    pub(super) fn happened(&mut self, node: usize, event: &Event) {
-        self.present(node, |attendance, now, out| attendance.event(event, now, out));
     }
 
     /// The clients of a router that ended come back, under other numbers.
