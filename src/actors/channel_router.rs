@@ -30,7 +30,7 @@ use crate::proto::channel::envelope::Envelope;
 use crate::proto::codec;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::presence::{Attendance, Epoch, Output, To, WORD, Word};
-use crate::proto::replay::Stamp;
+use crate::proto::replay::Position;
 use crate::proto::topic::{self as topic_of, Name, Topic};
 use crate::proto::wiring::{Ask, Consumer, Notice};
 
@@ -38,7 +38,7 @@ pub mod outbox;
 mod topic;
 
 pub use topic::{Greeting, Member};
-use topic::{Hall, Order, Shared};
+use topic::{Order, Shared, TopicTask};
 
 /// How long a new topic waits for the other nodes to know that it has members here.
 const ACQUAINT: Duration = Duration::from_millis(250);
@@ -52,13 +52,13 @@ struct Stamps {
 }
 
 impl Stamps {
-    fn next(&mut self, topic: &Topic) -> Stamp {
+    fn next(&mut self, topic: &Topic) -> Position {
         if self.last.len() >= NUMBERED && !self.last.contains_key(topic) {
             *self = Self { epoch: rand::random(), last: HashMap::new() };
         }
         let n = self.last.entry(topic.clone()).or_insert(0);
         *n += 1;
-        Stamp { epoch: self.epoch, n: *n, tag: rand::random() }
+        Position { epoch: self.epoch, n: *n, tag: rand::random() }
     }
 }
 
@@ -241,7 +241,7 @@ impl Inside {
         // A router that ended took its topics with it.
         let idle = move |joins| drop(to.cast(Mail::Message(Msg::Idle(about.clone(), joins))));
         let hall =
-            Hall::new(topic.clone(), subscription, heard, Box::new(idle), self.shared.clone());
+            TopicTask::new(topic.clone(), subscription, heard, Box::new(idle), self.shared.clone());
         let acquainted = self.acquainted();
         // It outlives this actor by as long as it takes to tell its members.
         tokio::spawn(async move {
@@ -291,8 +291,8 @@ impl Inside {
             match output {
                 Output::Joined(entry) => order(&entry.topic.clone(), Order::Joined(entry)),
                 Output::Left(entry) => order(&entry.topic.clone(), Order::Left(entry)),
-                Output::Say(To::One(peer), word) => self.say([&peer], &word),
-                Output::Say(To::All, word) => self.say(self.attendance.linked(), &word),
+                Output::Say(To::One(peer), word) => self.send([&peer], &word),
+                Output::Say(To::All, word) => self.send(self.attendance.linked(), &word),
                 Output::Fault(peer, rule) => {
                     self.router.metrics.count(Count::Channels, "presence_fault");
                     tracing::warn!(%peer, rule, "presence words that break the rules");
@@ -302,7 +302,7 @@ impl Inside {
         }
     }
 
-    fn say<'a>(&self, peers: impl IntoIterator<Item = &'a NodeName>, word: &Word) {
+    fn send<'a>(&self, peers: impl IntoIterator<Item = &'a NodeName>, word: &Word) {
         let Ok(word) = codec::encode(word) else {
             return self.router.metrics.count(Count::Channels, "presence_fault");
         };

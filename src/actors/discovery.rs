@@ -286,7 +286,7 @@ impl Process for Inside {
             setup.peers.ask(Ask::Hint(contact, Source::Remembered));
         }
         let to = myself.clone();
-        setup.bus.attach(Consumer::Discovery, move |notice| tell(&to, Msg::Notice(notice)));
+        setup.bus.attach(Consumer::Discovery, move |notice| forward(&to, Msg::Notice(notice)));
         let machine = Machine::new(
             setup.config,
             Own {
@@ -330,7 +330,7 @@ impl Process for Inside {
                     self.machine.handle(notice, timer::now(), &mut out);
                     self.perform(out);
                 }
-                Err(_) => self.setup.metrics.count(Count::Door, "malformed"),
+                Err(_) => self.setup.metrics.count(Count::Messages, "malformed"),
             },
         }
         Ok(())
@@ -357,7 +357,7 @@ fn sought_text(peer: &PeerView) -> String {
     format!("{}{at}: {}", peer.name, peer.cause.as_deref().unwrap_or("no answer yet"))
 }
 
-fn tell(to: &Address<Msg>, message: Msg) {
+fn forward(to: &Address<Msg>, message: Msg) {
     // An actor that ended has a successor, which hears anew.
     drop(to.cast(Mail::Message(message)));
 }
@@ -390,7 +390,7 @@ fn listen(
                 Ok(length) => match room.clone().try_acquire_owned() {
                     Ok(permit) => {
                         let bytes = buffer.get(..length).unwrap_or(&[]).to_vec();
-                        tell(&to, Msg::Datagram(bytes, permit));
+                        forward(&to, Msg::Datagram(bytes, permit));
                     }
                     Err(_full) => metrics.count(Count::Beacons, Verdict::Flood.label()),
                 },
@@ -405,7 +405,7 @@ fn listen(
 
 async fn look_up(number: usize, seed: Seed, to: Address<Msg>) {
     loop {
-        tell(&to, Msg::LookedUp(number, seed.resolve().await));
+        forward(&to, Msg::LookedUp(number, seed.resolve().await));
         tokio::time::sleep(LOOK_UP).await;
     }
 }

@@ -128,7 +128,7 @@ impl Process for Inside {
         let read = |payload: Arc<[u8]>| {
             let word = codec::decode(&payload, MAX_WORD).ok();
             if word.is_none() {
-                self.setup.metrics.count(Count::Door, "malformed");
+                self.setup.metrics.count(Count::Messages, "malformed");
             }
             Ok::<_, Infallible>(word)
         };

@@ -29,7 +29,7 @@ use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics, Timing};
 use crate::io::tls::Tls;
-use crate::proto::frame::Parting;
+use crate::proto::frame::CloseReason;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::link::{Decision, Input, Links, Output, Proven, Report};
 use crate::proto::membership::AttemptId;
@@ -175,7 +175,7 @@ impl Drop for Attempt {
 
 struct Running {
     outlet: Arc<Outlet>,
-    part: Option<oneshot::Sender<Parting>>,
+    part: Option<oneshot::Sender<CloseReason>>,
     task: AbortHandle,
 }
 
@@ -276,7 +276,7 @@ impl Inside {
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, ends(&stream)));
         self.pulses().insert(peer.clone(), (attempt, pulse.clone()));
-        let door = mux::Door::open(&self.setup.bus, peer.clone(), life);
+        let door = mux::LinkGuard::open(&self.setup.bus, peer.clone(), life);
         let outlet = door.outlet();
         let own = mux::Own { parting, controls, pulse };
         let (myself, inbound) = (self.myself.clone(), matches!(attempt, AttemptId::Inbound(_)));

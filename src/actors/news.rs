@@ -143,7 +143,7 @@ impl Bus {
                     .exchange
                     .topics
                     .peer(peer)
-                    .and_then(|outlet| outlet.push(Lane::Door, |_no_head| {}, &words.into()));
+                    .and_then(|outlet| outlet.push(Lane::System, |_no_head| {}, &words.into()));
                 match told {
                     Ok(()) => "sent",
                     Err(SendError::NotConnected) => "not_linked",
@@ -154,7 +154,7 @@ impl Bus {
             }
             Ok(_) | Err(_) => "too_large",
         };
-        self.metrics().count(Count::Door, kind);
+        self.metrics().count(Count::Messages, kind);
     }
 
     /// There is a link to this life of a peer: what is sent to it goes through the outlet.
@@ -212,7 +212,7 @@ impl Inside {
             return "malformed";
         };
         if !self.trail.heard(stamp) {
-            self.metrics.count(Count::Door, "stamp_far_ahead");
+            self.metrics.count(Count::Messages, "stamp_far_ahead");
         }
         let peer = link.peer().clone();
         if !self.links.is_up(&peer, &Way(link)) {
@@ -250,7 +250,7 @@ impl Process for Inside {
                 notices.iter().for_each(|notice| self.tell(notice));
             }
             Msg::Received(link, words, permit) => {
-                self.metrics.count(Count::Door, self.received(link, &words));
+                self.metrics.count(Count::Messages, self.received(link, &words));
                 drop(permit);
             }
             Msg::Down(link, why) => {

@@ -239,7 +239,7 @@ impl Process for Inside {
         match message {
             Msg::Notice(notice) => match notice.read(|word| codec::decode(&word, MAX_PAYLOAD)) {
                 Ok(notice) => self.input(Input::Notice(notice)),
-                Err(_) => self.setup.metrics.count(Count::Door, "malformed"),
+                Err(_) => self.setup.metrics.count(Count::Messages, "malformed"),
             },
             Msg::Forget(node, life) => self.input(Input::Forget(node, life)),
             Msg::Rated(node) => self.input(Input::Rated(node)),

@@ -248,9 +248,9 @@ impl Process for TaskRunner {
 
 /// The living actors by name, for diagnosis and for tests that kill them.
 #[derive(Clone, Debug, Default)]
-pub struct Roster(Arc<Mutex<BTreeMap<&'static str, ActorCell>>>);
+pub struct ActorTable(Arc<Mutex<BTreeMap<&'static str, ActorCell>>>);
 
-impl Roster {
+impl ActorTable {
     fn put(&self, name: &'static str, cell: ActorCell) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, cell);
     }
@@ -280,7 +280,7 @@ pub struct Tree {
     /// Its children, in starting order.
     pub children: Vec<Child>,
     /// Where living actors are listed.
-    pub roster: Roster,
+    pub roster: ActorTable,
     /// Where restarts are counted.
     pub metrics: Metrics,
     /// Hears which child ended and why, and whether it is started again.
@@ -532,7 +532,7 @@ mod tests {
             handles.push(handle);
         }
         let intensity = Intensity { restarts, window: Duration::from_secs(10) };
-        let roster = Roster::default();
+        let roster = ActorTable::default();
         let tree = Tree {
             name: "root",
             strategy,

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::actors::link::Myself;
 use crate::actors::supervisor::{
-    Address, Child, Handle, Process, Root, Roster, Runner, Tree, start,
+    ActorTable, Address, Child, Handle, Process, Root, Runner, Tree, start,
 };
 use crate::io::clock;
 use crate::io::identity::{Authority, Identity, Validity};
@@ -23,8 +23,8 @@ use crate::proto::restart::{Intensity, Strategy};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs these actors under one supervisor; the later ones restart with an earlier one.
-pub(crate) async fn run(metrics: &Metrics, children: Vec<Child>) -> (Root, Roster) {
-    let roster = Roster::default();
+pub(crate) async fn run(metrics: &Metrics, children: Vec<Child>) -> (Root, ActorTable) {
+    let roster = ActorTable::default();
     let tree = Tree {
         name: "root",
         strategy: Strategy::RestForOne,

@@ -167,7 +167,7 @@ impl Process for Inside {
             Ok(notice) => {
                 self.tracker.handle(notice, || sides(&self.setup), timer::now(), &mut out);
             }
-            Err(_) => self.setup.metrics.count(Count::Door, "malformed"),
+            Err(_) => self.setup.metrics.count(Count::Messages, "malformed"),
         }
         self.perform(out);
         Ok(())

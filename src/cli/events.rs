@@ -10,7 +10,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use xpando_node::internals::gateway::admin::Request;
 use xpando_node::internals::gateway::history::Merged;
-use xpando_node::internals::io::identity::{Signers, Verifier};
+use xpando_node::internals::io::identity::{CertificateVerifier, Signers};
 use xpando_node::internals::io::store::{Chain, Store};
 use xpando_node::internals::io::{clock, places, sockets};
 use xpando_node::internals::proto::chain::Verified;
@@ -249,7 +249,7 @@ fn verify(which: &Which, certs: Option<&Path>, out: &mut dyn Write) -> anyhow::R
         Source::Node(directory) => open(&directory, &Request::Verify, &[], WALK)?.1,
         Source::File(chain) => {
             let certs = certs.map_or_else(places::certs, |certs| Ok(certs.to_owned()))?;
-            let verifier = Verifier::load(&certs)?;
+            let verifier = CertificateVerifier::load(&certs)?;
             let signers = Signers::of(&verifier, chain.node(), &chain.signers()?);
             chain.verify(|message, signature| signers.signed(message, signature))?
         }

@@ -237,7 +237,7 @@ mod tests {
     use super::*;
     use xpando_node::internals::proto::channel::Json;
     use xpando_node::internals::proto::printable::Printable;
-    use xpando_node::internals::proto::replay::Stamp;
+    use xpando_node::internals::proto::replay::Position;
 
     fn shown(published: Bytes) -> Shown {
         Shown::new("room:1".parse().unwrap(), "a@h".parse().unwrap(), published)
@@ -254,7 +254,7 @@ mod tests {
         let json = |text: &'static str| {
             Payload::Json(Json::read(Bytes::from_static(text.as_bytes())).unwrap())
         };
-        let stamp = Stamp { epoch: 7, n: 9, tag: 11 };
+        let stamp = Position { epoch: 7, n: 9, tag: 11 };
         let envelope = |event, payload| Envelope::encode(stamp, event, &payload).unwrap();
         let message = shown(envelope("shout\u{1b}[1m", json("{\"body\":\"h\u{202e}i\"}")));
         assert_eq!(

@@ -13,7 +13,7 @@ use ratatui::crossterm::event::{
 };
 use xpando_node::internals::actors::timer;
 use xpando_node::internals::gateway::admin::Request;
-use xpando_node::internals::gateway::status::{Figures, Sight};
+use xpando_node::internals::gateway::status::{ClusterView, Figures};
 use xpando_node::internals::proto::event::{Page, Query, Recorded};
 
 use super::ask::{Which, ask};
@@ -30,7 +30,7 @@ const RATES: usize = 240;
 /// All that is shown.
 #[derive(Default)]
 struct View {
-    sight: Option<Sight>,
+    sight: Option<ClusterView>,
     events: VecDeque<Recorded>,
     /// The number of the last event.
     seen: Option<u64>,
@@ -118,8 +118,8 @@ impl View {
     }
 
     fn try_look(&mut self, directory: &Path) -> anyhow::Result<()> {
-        let sight: Sight = ask(directory, &Request::Sight)?;
-        let lives = |sight: &Sight| (sight.status.incarnation, sight.status.id.clone());
+        let sight: ClusterView = ask(directory, &Request::ClusterView)?;
+        let lives = |sight: &ClusterView| (sight.status.incarnation, sight.status.id.clone());
         if self.sight.as_ref().is_some_and(|before| lives(before) != lives(&sight)) {
             (self.seen, self.figures) = (None, None); // another life counts anew
         }

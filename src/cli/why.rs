@@ -337,7 +337,7 @@ mod tests {
         }
     }
 
-    fn told(peer: &PeerStatus) -> String {
+    fn shown(peer: &PeerStatus) -> String {
         lines(peer, &"a@h".parse().expect("valid")).join("\n")
     }
 
@@ -360,7 +360,7 @@ mod tests {
             reached_by: vec!["c@h".parse().expect("valid"), "d@h".parse().expect("valid")],
             ..peer(Status::Offline, Some(Reason::Unreachable))
         };
-        let text = told(&cut);
+        let text = shown(&cut);
         assert!(text.contains("offline (unreachable) since 2026-01-02"), "{text}");
         assert!(text.contains("missed 8 beats in 8.5 s") && text.contains("phi 300.0"), "{text}");
         assert!(text.contains("Still heard by c@h: the path from here is cut"), "{text}");
@@ -400,14 +400,14 @@ mod tests {
 
     #[test]
     fn who_left_is_not_said_to_be_dialed() {
-        let text = told(&peer(Status::Offline, Some(Reason::Left)));
+        let text = shown(&peer(Status::Offline, Some(Reason::Left)));
         assert!(text.contains("said goodbye") && !text.contains("again and again"), "{text}");
-        let text = told(&peer(Status::Offline, Some(Reason::Crashed)));
+        let text = shown(&peer(Status::Offline, Some(Reason::Crashed)));
         assert!(text.contains("nobody listens") && text.contains("again and again"), "{text}");
-        let text = told(&peer(Status::Offline, Some(Reason::Revoked)));
+        let text = shown(&peer(Status::Offline, Some(Reason::Revoked)));
         assert!(text.contains("offline (revoked)") && text.contains("needs a new one"), "{text}");
         let online = PeerStatus { rtt_ms: Some(0.84), ..peer(Status::Online, None) };
-        assert!(told(&online).contains("the last beat took 0.8 ms"));
-        assert!(told(&PeerStatus { suspect: true, ..online }).contains("doubted"));
+        assert!(shown(&online).contains("the last beat took 0.8 ms"));
+        assert!(shown(&PeerStatus { suspect: true, ..online }).contains("doubted"));
     }
 }

@@ -46,8 +46,8 @@ pub enum Request {
     Topology,
     /// The metrics as Prometheus text, a string.
     Metrics,
-    /// [`Sight`](crate::gateway::status::Sight).
-    Sight,
+    /// [`ClusterView`](crate::gateway::status::ClusterView).
+    ClusterView,
     /// [`Figures`].
     Figures,
     /// A [`Page`](crate::proto::event::Page) of what is known.
@@ -165,7 +165,7 @@ async fn talk(view: &NodeView, stream: UnixStream) -> std::io::Result<()> {
         Request::Nodes => answer(to, view.records()).await,
         Request::Topology => answer(to, view.topology()).await,
         Request::Metrics => tried(to, gauges::text(view)).await,
-        Request::Sight => answer(to, view.sight()).await,
+        Request::ClusterView => answer(to, view.sight()).await,
         Request::Figures => answer(to, Figures::of(view.metrics.traffic())).await,
         Request::Events(query) => answer(to, history::here(view, query).await).await,
         Request::Export(query) => {
@@ -218,17 +218,17 @@ async fn watch(
         };
         let Some(event) = event else { return Ok(()) };
         if query.fits(&event) {
-            say(&mut writer, &event).await?;
+            send_line(&mut writer, &event).await?;
         }
     }
 }
 
 async fn answer(writer: &mut OwnedWriteHalf, what: impl Serialize) -> std::io::Result<()> {
-    say(writer, &Answer::Ok(what)).await
+    send_line(writer, &Answer::Ok(what)).await
 }
 
 async fn refuse(writer: &mut OwnedWriteHalf, why: impl Display) -> std::io::Result<()> {
-    say(writer, &Answer::<()>::Error(why.to_string())).await
+    send_line(writer, &Answer::<()>::Error(why.to_string())).await
 }
 
 async fn tried<T: Serialize, E: Display>(
@@ -241,7 +241,7 @@ async fn tried<T: Serialize, E: Display>(
     }
 }
 
-async fn say(writer: &mut OwnedWriteHalf, what: &impl Serialize) -> std::io::Result<()> {
+async fn send_line(writer: &mut OwnedWriteHalf, what: &impl Serialize) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(what)?;
     line.push(b'\n');
     tokio::time::timeout(PATIENCE, writer.write_all(&line)).await?
@@ -256,7 +256,7 @@ mod tests {
     use crate::actors::news::{Bus, WAITING};
     use crate::actors::peers::{Peers, Row};
     use crate::actors::registry::Registry;
-    use crate::actors::supervisor::{Root, Roster, Tree, start};
+    use crate::actors::supervisor::{ActorTable, Root, Tree, start};
     use crate::actors::tests::cluster;
     use crate::actors::timer;
     use crate::gateway::status::NodeStatus;
@@ -289,7 +289,7 @@ mod tests {
     /// The server, and an actor that can be killed when there is `chaos`.
     async fn world(chaos: bool) -> World {
         let dir = tempfile::tempdir().expect("a directory");
-        let (metrics, roster) = (Metrics::default(), Roster::default());
+        let (metrics, roster) = (Metrics::default(), ActorTable::default());
         let peers = Peers::new(&metrics, []);
         let bus = Bus::new(&Exchange::new("a@127.0.0.1".parse().expect("valid"), &metrics));
         let victim = EventLog::new(&metrics);

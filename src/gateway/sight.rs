@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::actors::exchange::{ServeError, Serving};
 #[cfg(feature = "gateway")]
-use crate::gateway::status::Sight;
+use crate::gateway::status::ClusterView;
 use crate::gateway::view::NodeView;
 use crate::proto::node::NodeName;
 use crate::proto::topic::{Address, Name};
@@ -31,7 +31,7 @@ pub fn serve(view: &NodeView) -> Result<Serving, ServeError> {
 
 /// What a node sees: this one at once, another when it answers. The error says why it does not.
 #[cfg(feature = "gateway")]
-pub(super) async fn of(view: &NodeView, node: &NodeName) -> Result<Sight, String> {
+pub(super) async fn of(view: &NodeView, node: &NodeName) -> Result<ClusterView, String> {
     if *node == view.name {
         return Ok(view.sight());
     }

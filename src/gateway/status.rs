@@ -39,7 +39,7 @@ pub struct NodeStatus {
     pub uptime_s: u64,
     /// What it is good for, in words of its own.
     pub specializations: Vec<String>,
-    /// What else it says of itself.
+    /// What else it profile_texts of itself.
     pub metadata: BTreeMap<String, String>,
     /// What it does not remember as it should; null when all is well.
     pub degraded: Option<String>,
@@ -124,11 +124,11 @@ pub struct PeerStatus {
     pub last_heard: Option<String>,
     /// What the last doubt or verdict rests on.
     pub evidence: Option<EvidenceStatus>,
-    /// What it says it is good for.
+    /// What it profile_texts it is good for.
     pub specializations: Vec<String>,
-    /// What else it says of itself.
+    /// What else it profile_texts of itself.
     pub metadata: BTreeMap<String, String>,
-    /// While it is online: whole seconds since it started, as it says.
+    /// While it is online: whole seconds since it started, as it profile_texts.
     pub uptime_s: Option<u64>,
     /// When it was first heard of: RFC 3339, UTC. Null while it was never linked nor told of itself.
     pub first_seen: Option<String>,
@@ -151,9 +151,9 @@ pub struct NodeRecord {
     pub id: Option<String>,
     /// Its latest known life.
     pub incarnation: Option<u64>,
-    /// What it says it is good for.
+    /// What it profile_texts it is good for.
     pub specializations: Vec<String>,
-    /// What else it says of itself.
+    /// What else it profile_texts of itself.
     pub metadata: BTreeMap<String, String>,
     /// When it was first heard of: RFC 3339, UTC.
     pub first_seen: String,
@@ -165,7 +165,7 @@ pub struct NodeRecord {
     pub addresses: Vec<SocketAddr>,
     /// What this node's services think of it; 0 unless they say so.
     pub reputation: f64,
-    /// While it is online, or only others have seen it: whole seconds since it started, as it says.
+    /// While it is online, or only others have seen it: whole seconds since it started, as it profile_texts.
     pub uptime_s: Option<u64>,
 }
 
@@ -174,7 +174,7 @@ impl NodeRecord {
     pub fn new(known: &Known, peer: Option<&PeerStatus>) -> Self {
         let status = peer.map(|peer| peer.status).or(known.status);
         let online = status == Some(Status::Online);
-        let (specializations, metadata) = says(known);
+        let (specializations, metadata) = profile_texts(known);
         let heard = peer.and_then(|peer| peer.last_heard.clone());
         Self {
             name: known.name.clone(),
@@ -200,8 +200,8 @@ fn at(millis: u64) -> String {
     rfc3339(UNIX_EPOCH + Duration::from_millis(millis))
 }
 
-/// What a node says of itself.
-pub(super) fn says(known: &Known) -> (Vec<String>, BTreeMap<String, String>) {
+/// What a node profile_texts of itself.
+pub(super) fn profile_texts(known: &Known) -> (Vec<String>, BTreeMap<String, String>) {
     let Some(profile) = known.profile() else { return Default::default() };
     let words = profile.specializations().iter().map(ToString::to_string);
     (words.collect(), profile.metadata().clone())
@@ -246,7 +246,7 @@ impl PeerStatus {
         let peer = &row.peer;
         let known = known.filter(|known| !known.is_forgotten());
         let is_online = peer.status == Status::Online;
-        let (specializations, metadata) = known.map(says).unwrap_or_default();
+        let (specializations, metadata) = known.map(profile_texts).unwrap_or_default();
         let online = vital.filter(|_| peer.status == Status::Online);
         let trip = online.and_then(|vital| vital.round_trip);
         let rtt = |of: fn(RoundTrip) -> Duration| trip.map(|trip| of(trip).as_secs_f64() * 1e3);
@@ -359,7 +359,7 @@ impl Figures {
 
 /// What one node sees: the answer to a client that asks for its view.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sight {
+pub struct ClusterView {
     /// The node, and its peers.
     pub status: NodeStatus,
     /// The link matrix.

@@ -12,10 +12,12 @@ use crate::actors::event_log::Journal;
 use crate::actors::news::Bus;
 use crate::actors::peers::{Peers, Row, majority};
 use crate::actors::registry::Registry;
-use crate::actors::supervisor::Roster;
+use crate::actors::supervisor::ActorTable;
 use crate::actors::timer;
 use crate::gateway::clients::Clients;
-use crate::gateway::status::{NodeRecord, NodeStatus, PeerStatus, Sight, TopologyStatus, says};
+use crate::gateway::status::{
+    ClusterView, NodeRecord, NodeStatus, PeerStatus, TopologyStatus, profile_texts,
+};
 use crate::io::clock;
 use crate::io::metrics::Metrics;
 use crate::io::store::Store;
@@ -66,14 +68,14 @@ pub struct NodeView {
     /// Peers that must be linked before the node calls itself ready.
     pub min_peers: usize,
     /// The actors.
-    pub roster: Roster,
+    pub roster: ActorTable,
     /// Whether they may be killed.
     pub chaos: bool,
 }
 
 /// Why a node is not forgotten. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unforgettable {
+pub enum ForgetError {
     /// It is the node that was asked.
     #[error("this is the node itself")]
     Myself,
@@ -90,7 +92,7 @@ impl NodeView {
     #[must_use]
     pub fn status(&self) -> NodeStatus {
         let own = self.registry.nodes().get(&self.name).cloned();
-        let (specializations, metadata) = own.as_deref().map(says).unwrap_or_default();
+        let (specializations, metadata) = own.as_deref().map(profile_texts).unwrap_or_default();
         let seeds = self.discovery.seeds(&self.peers, &self.name);
         NodeStatus {
             specializations,
@@ -132,8 +134,8 @@ impl NodeView {
 
     /// All that this node sees now.
     #[must_use]
-    pub fn sight(&self) -> Sight {
-        Sight { status: self.status(), topology: self.topology() }
+    pub fn sight(&self) -> ClusterView {
+        ClusterView { status: self.status(), topology: self.topology() }
     }
 
     /// The link matrix now.
@@ -179,20 +181,20 @@ impl NodeView {
     /// Has a node forgotten that is known and not linked, here and everywhere.
     ///
     /// # Errors
-    /// [`Unforgettable`]. Nothing changed.
-    pub fn forget(&self, node: &NodeName) -> Result<(), Unforgettable> {
+    /// [`ForgetError`]. Nothing changed.
+    pub fn forget(&self, node: &NodeName) -> Result<(), ForgetError> {
         if *node == self.name {
-            return Err(Unforgettable::Myself);
+            return Err(ForgetError::Myself);
         }
         let peer = self.peer(node);
         let known = self.registry.nodes().get(node).cloned();
         let known = known.filter(|known| !known.is_forgotten());
         if peer.is_none() && known.is_none() {
-            return Err(Unforgettable::Unknown(node.clone()));
+            return Err(ForgetError::Unknown(node.clone()));
         }
         let status = peer.as_ref().map(|peer| peer.status);
         if matches!(status, Some(Status::Online | Status::Syncing)) {
-            return Err(Unforgettable::Linked(node.clone()));
+            return Err(ForgetError::Linked(node.clone()));
         }
         let lives = [peer.and_then(|peer| peer.incarnation), known.map(|it| it.incarnation.0)];
         let life = lives.into_iter().flatten().max().unwrap_or_default();

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
 use crate::io::clock;
-use crate::io::identity::{CertificateDer, Identity, PeerIdentity, Verifier};
+use crate::io::identity::{CertificateDer, CertificateVerifier, Identity, PeerIdentity};
 use crate::proto::beacon::{Beacon, Sealed};
 use crate::proto::codec::CodecError;
 
@@ -72,13 +72,13 @@ pub fn sealed(beacon: &Beacon, identity: &Identity) -> Result<Vec<u8>, CodecErro
 /// Checks seals, and remembers certificates that held.
 #[derive(Debug)]
 pub struct SealChecker {
-    verifier: Verifier,
+    verifier: CertificateVerifier,
     known: BTreeMap<[u8; 32], PeerIdentity>,
 }
 
 impl SealChecker {
     /// A checker that trusts the cluster's CA.
-    pub fn new(verifier: Verifier) -> Self {
+    pub fn new(verifier: CertificateVerifier) -> Self {
         Self { verifier, known: BTreeMap::new() }
     }
 

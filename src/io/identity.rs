@@ -43,11 +43,11 @@ use rustls::pki_types::PrivateKeyDer;
 
 pub use self::authority::Authority;
 use self::authority_certificate::AuthorityCertificate;
-pub use self::certificate::{PeerIdentity, Validity, Verifier, server_name};
+pub use self::certificate::{CertificateVerifier, PeerIdentity, Validity, server_name};
 pub(super) use self::certificate::{claimed_cluster, cluster_of_server_name};
 use self::disk::Layout;
 pub use self::disk::shell_word;
-pub(super) use self::disk::{Stamp, stamp};
+pub(super) use self::disk::{FileState, file_state};
 pub use self::files::{IdentityFiles, Look};
 pub use self::inventory::{CertificateInfo, CertificateKind, inventory};
 use self::key::Key;
@@ -551,7 +551,7 @@ impl Identity {
     }
 
     /// What judges other nodes' certificates.
-    pub fn verifier(&self) -> Verifier {
+    pub fn verifier(&self) -> CertificateVerifier {
         self.authority.verifier.clone()
     }
 }

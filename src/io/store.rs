@@ -35,7 +35,7 @@ use self::place::{Id, Place};
 use self::schema::{NODES, State};
 
 /// Nodes that are remembered at most: those seen last.
-const MOST: usize = 2 * registry::MAX_ROWS;
+const MAX_NODES: usize = 2 * registry::MAX_ROWS;
 
 /// How long writes must succeed after one that failed, before the store counts as sound: on a full disk small ones do.
 const STEADY: Duration = Duration::from_secs(10);
@@ -371,7 +371,7 @@ impl Store {
     pub fn known(&self) -> Result<Vec<Known>, StoreError> {
         let mut nodes = self.read(|read| schema::nodes(&read.open_table(NODES)?))?;
         nodes.sort_by_key(|node| std::cmp::Reverse(node.last_seen));
-        nodes.truncate(MOST);
+        nodes.truncate(MAX_NODES);
         Ok(nodes)
     }
 

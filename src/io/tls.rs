@@ -27,12 +27,13 @@ use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
 
 use super::clock;
 use super::identity::{
-    Identity, IdentityError, PeerIdentity, Subject, Verifier, cluster_of_server_name, server_name,
+    CertificateVerifier, Identity, IdentityError, PeerIdentity, Subject, cluster_of_server_name,
+    server_name,
 };
 use crate::proto::node::{ClusterId, NodeName};
 
 mod revocation;
-use revocation::{Called, Callers};
+use revocation::{ClientVerifier, ServerVerifier};
 mod web;
 pub use web::{Web, WebError};
 
@@ -246,7 +247,7 @@ fn cause_of_alert(alert: AlertDescription) -> Cause {
 pub struct Tls {
     sides: Arc<ArcSwap<Sides>>,
     server_name: ServerName<'static>,
-    verifier: Verifier,
+    verifier: CertificateVerifier,
     certs: PathBuf,
 }
 
@@ -316,7 +317,7 @@ impl Tls {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let sides = self.sides.load_full();
-        let judge = Arc::new(Called {
+        let judge = Arc::new(ServerVerifier {
             stock: Arc::clone(&sides.called) as Arc<dyn ServerCertVerifier>,
             verifier: self.verifier.clone(),
             revoked: OnceLock::new(),
@@ -385,7 +386,7 @@ impl Sides {
         let callers = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
             .build()
             .map_err(TlsError::Authority)?;
-        let callers = Arc::new(Callers { stock: callers, verifier: identity.verifier() });
+        let callers = Arc::new(ClientVerifier { stock: callers, verifier: identity.verifier() });
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(callers)

@@ -32,7 +32,7 @@ pub use topics::Changed;
 /// A run that nobody asks about ends after this time.
 const IDLE: Duration = Duration::from_secs(30);
 /// Subscribers of one run.
-const MOST: usize = 10_000;
+const MAX_SUBSCRIBERS: usize = 10_000;
 /// Round-trip times that are kept of one run.
 const TIMES: usize = 2_000_000;
 /// Between two calls beside the load.
@@ -222,8 +222,8 @@ impl Bench {
 
     fn sink(self: &Arc<Self>, topic: &str, subscribers: usize) -> Fallible<()> {
         let topic = topic.parse::<Topic>()?;
-        if subscribers > MOST {
-            return Err(format!("at most {MOST} subscribers").into());
+        if subscribers > MAX_SUBSCRIBERS {
+            return Err(format!("at most {MAX_SUBSCRIBERS} subscribers").into());
         }
         let (counts, mut tasks) = (Arc::<Counts>::default(), JoinSet::new());
         for _ in 0..subscribers {

@@ -421,7 +421,7 @@ fn encoded<T: Serialize + Schema + ?Sized>(value: &T) -> Result<Vec<u8>, NodeErr
 
 fn decoded<T: DeserializeOwned + Schema>(metrics: &Metrics, bytes: &[u8]) -> Result<T, CodecError> {
     let value = codec::decode_typed(bytes, MAX_MESSAGE);
-    value.inspect_err(|_| metrics.count(Count::Door, "other_type"))
+    value.inspect_err(|_| metrics.count(Count::Messages, "other_type"))
 }
 
 #[cfg(test)]

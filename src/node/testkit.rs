@@ -48,7 +48,7 @@ use crate::io::clock;
 use crate::io::metrics::Metrics;
 use crate::node::NodeHandle;
 use crate::proto::event::{Event, Reason, Status};
-use crate::proto::frame::Parting;
+use crate::proto::frame::CloseReason;
 use crate::proto::membership::PeerView;
 use crate::proto::node::{Incarnation, NameError, NodeName};
 use crate::proto::registry::{Entry, Profile, ProfileError, State};
@@ -136,7 +136,7 @@ impl Mesh {
         ends.iter().for_each(|end| end.pulse.beat()); // both know the way's time, as lookups want it
         self.links.insert(key, ends);
         for (here, there) in [(a, b), (b, a)] {
-            self.tell(here, there.name(), Status::Online, None);
+            self.set_view(here, there.name(), Status::Online, None);
             let peer = there.name().clone();
             let online = Event::PeerOnline { peer, incarnation: LIFE, address: ADDRESS };
             here.bus().announce(online);
@@ -163,7 +163,7 @@ impl Mesh {
         let Some([mut first, mut second]) = self.links.remove(&key) else { return };
         let of_leaver = if key.0 == *leaver.name() { &mut first } else { &mut second };
         if let Some(part) = of_leaver.part.take() {
-            part.send(Parting::Left).unwrap_or(()); // its end may have come already
+            part.send(CloseReason::Left).unwrap_or(()); // its end may have come already
         }
         for end in [&mut first, &mut second] {
             drop(end.ended().await);
@@ -172,12 +172,12 @@ impl Mesh {
     }
 
     fn offline(&self, here: &NodeHandle, peer: &NodeName, reason: Reason) {
-        self.tell(here, peer, Status::Offline, Some(reason));
+        self.set_view(here, peer, Status::Offline, Some(reason));
         here.bus().announce(Event::PeerOffline { peer: peer.clone(), reason });
     }
 
     /// Changes a node's view of another.
-    fn tell(&self, here: &NodeHandle, peer: &NodeName, status: Status, reason: Option<Reason>) {
+    fn set_view(&self, here: &NodeHandle, peer: &NodeName, status: Status, reason: Option<Reason>) {
         let Some(members) = self.members.get(here.name()) else { return };
         let view = PeerView {
             name: peer.clone(),

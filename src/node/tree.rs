@@ -17,7 +17,7 @@ use crate::actors::news::Bus;
 use crate::actors::node_manager;
 use crate::actors::peers::Peers;
 use crate::actors::registry::{self, Registry};
-use crate::actors::supervisor::{self, Child, Roster, Tree};
+use crate::actors::supervisor::{self, ActorTable, Child, Tree};
 use crate::actors::timer;
 use crate::actors::topology_tracker::{self, TopologyTracker};
 use crate::gateway::admin;
@@ -73,7 +73,7 @@ pub(super) struct Planted {
 pub(super) fn tree(config: &Config, parts: Parts, peers: &Peers, bus: &Bus) -> Planted {
     let metrics = &parts.metrics;
     let (tracker, discovery) = (TopologyTracker::new(metrics), Discovery::new(metrics));
-    let (roster, door) = (Roster::default(), bus.clone());
+    let (roster, door) = (ActorTable::default(), bus.clone());
     let fallen: supervisor::Ended = Arc::new(move |actor, why, restarted| {
         let (actor, why) = (actor.to_owned(), why.to_owned());
         door.announce(Event::ActorEnded { actor, why, restarted });
@@ -129,7 +129,7 @@ fn view(
     bus: &Bus,
     peers: &Peers,
     (tracker, discovery): (&TopologyTracker, &Discovery),
-    roster: &Roster,
+    roster: &ActorTable,
 ) -> NodeView {
     let Parts { metrics, myself, .. } = parts;
     NodeView {

@@ -1,9 +1,9 @@
 //! The chain: a node's records, each bound to all before it, so that no change to them goes unseen.
 //!
-//! Every record is a [`Link`]: it has a number and the SHA-256 of the link before it, its number and its
+//! Every record is a [`ChainLink`]: it has a number and the SHA-256 of the link before it, its number and its
 //! bytes, which are an event as it is stored. The first builds on a genesis that is made of the node's name. From time to time the node signs the
 //! last link, a [`Head`]. What is old is forgotten up to a [`Checkpoint`]: the last forgotten link, signed.
-//! A [`Verifier`] walks what is left and names the first record that is not as it was written. It has no key:
+//! A [`ChainVerifier`] walks what is left and names the first record that is not as it was written. It has no key:
 //! its caller tells whether a signature is the node's.
 //!
 //! Invariants:
@@ -96,14 +96,14 @@ impl Tip {
 
 /// A record in its place in the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Link<'a> {
+pub struct ChainLink<'a> {
     /// Its number and hash, as they were written beside it.
     pub tip: Tip,
     /// The bytes of its record.
     pub record: &'a [u8],
 }
 
-impl<'a> Link<'a> {
+impl<'a> ChainLink<'a> {
     /// As it is stored: the hash, the number (big endian), the record.
     pub fn to_bytes(&self) -> Vec<u8> {
         [&self.tip.hash.0[..], &self.tip.seq.to_be_bytes(), self.record].concat()
@@ -218,7 +218,7 @@ pub struct Verified {
 }
 
 /// Walks a chain. It is given the links in their order, and each head after the links up to it.
-pub struct Verifier<'a, C> {
+pub struct ChainVerifier<'a, C> {
     node: &'a NodeName,
     is_signed: C,
     forgotten: u64,
@@ -227,13 +227,17 @@ pub struct Verifier<'a, C> {
     fault: Option<Fault>,
 }
 
-impl<C> fmt::Debug for Verifier<'_, C> {
+impl<C> fmt::Debug for ChainVerifier<'_, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Verifier").field(&self.node).field(&self.tip).field(&self.fault).finish()
+        f.debug_tuple("ChainVerifier")
+            .field(&self.node)
+            .field(&self.tip)
+            .field(&self.fault)
+            .finish()
     }
 }
 
-impl<'a, C: Fn(&[u8], &[u8]) -> bool> Verifier<'a, C> {
+impl<'a, C: Fn(&[u8], &[u8]) -> bool> ChainVerifier<'a, C> {
     /// A walk over the chain of `node`, which was forgotten up to `checkpoint`. `is_signed` tells whether its second
     /// argument is the node's signature over its first.
     pub fn new(node: &'a NodeName, checkpoint: Option<&Signed<Checkpoint>>, is_signed: C) -> Self {
@@ -245,7 +249,7 @@ impl<'a, C: Fn(&[u8], &[u8]) -> bool> Verifier<'a, C> {
     }
 
     /// The next link.
-    pub fn link(&mut self, link: &Link<'_>) {
+    pub fn link(&mut self, link: &ChainLink<'_>) {
         let (expected, seq) = (self.tip.then(link.record), link.tip.seq);
         match self.fault {
             Some(fault) => self.fault = Some(explained(fault, seq, link.tip == expected)),

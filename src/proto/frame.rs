@@ -32,7 +32,7 @@ pub enum Lane {
     /// ractor_cluster's byte stream.
     Ractor,
     /// What the nodes' own actors say.
-    Door,
+    System,
     /// Requests and replies.
     Calls,
     /// Broadcasts.
@@ -41,7 +41,7 @@ pub enum Lane {
 
 impl Lane {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 5] = [Self::Control, Self::Ractor, Self::Door, Self::Calls, Self::Bulk];
+    pub const ALL: [Self; 5] = [Self::Control, Self::Ractor, Self::System, Self::Calls, Self::Bulk];
 
     /// The lane as a metric label.
     pub fn label(self) -> &'static str {
@@ -65,7 +65,7 @@ pub fn header(lane: Lane, length: usize) -> Option<[u8; HEADER]> {
     let lane = match lane {
         Lane::Control => 0,
         Lane::Ractor => 1,
-        Lane::Door => 2,
+        Lane::System => 2,
         Lane::Calls => 3,
         Lane::Bulk => 4,
     };
@@ -86,7 +86,7 @@ pub fn parse_header(bytes: [u8; HEADER]) -> Result<(Lane, usize), FrameError> {
     match lane {
         0 => Ok((Lane::Control, length)),
         1 => Ok((Lane::Ractor, length)),
-        2 => Ok((Lane::Door, length)),
+        2 => Ok((Lane::System, length)),
         3 => Ok((Lane::Calls, length)),
         4 => Ok((Lane::Bulk, length)),
         other => Err(FrameError::Lane(other)),
@@ -97,7 +97,7 @@ pub fn parse_header(bytes: [u8; HEADER]) -> Result<(Lane, usize), FrameError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Control {
     /// The sender ends the link on purpose; nothing follows.
-    Goodbye(Parting),
+    Goodbye(CloseReason),
     /// A beat: the sender is alive. Answered at once with [`Control::Pong`] and the same number.
     Ping(u64),
     /// The answer to a beat.
@@ -108,7 +108,7 @@ pub enum Control {
 
 /// Why an end of a link closed it on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Parting {
+pub enum CloseReason {
     /// The node stops and leaves the cluster.
     Left,
     /// A newer link to the same node took this one's place.
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn headers_round_trip_and_bad_ones_are_named() {
-        for lane in [Lane::Control, Lane::Ractor, Lane::Door, Lane::Calls, Lane::Bulk] {
+        for lane in [Lane::Control, Lane::Ractor, Lane::System, Lane::Calls, Lane::Bulk] {
             for length in [1, 255, 256, MAX_PAYLOAD] {
                 let bytes = header(lane, length).expect("in range");
                 assert_eq!(parse_header(bytes), Ok((lane, length)));
@@ -164,7 +164,9 @@ mod tests {
 
     #[test]
     fn control_round_trips() {
-        for parting in [Parting::Left, Parting::Replaced, Parting::Renewed, Parting::Revoked] {
+        for parting in
+            [CloseReason::Left, CloseReason::Replaced, CloseReason::Renewed, CloseReason::Revoked]
+        {
             let bytes = Control::Goodbye(parting).encode().expect("encodes");
             assert_eq!(Control::decode(&bytes), Ok(Control::Goodbye(parting)));
         }

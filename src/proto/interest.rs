@@ -8,7 +8,7 @@
 //! # Invariants
 //! 1. A [`Route`] names each local subscriber that matches its topic once, and each peer that wants it once.
 //! 2. A cached route is the route that would be computed now.
-//! 3. One peer's interest is at most [`MOST`] entries; this node's own likewise; the cache holds at most
+//! 3. One peer's interest is at most [`MAX_INTERESTS`] entries; this node's own likewise; the cache holds at most
 //!    `CACHED` routes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -18,7 +18,7 @@ use crate::proto::node::NodeName;
 use crate::proto::topic::{Name, Pattern, Topic};
 
 /// Topics, patterns and names of one node.
-pub const MOST: usize = 1_000_000;
+pub const MAX_INTERESTS: usize = 1_000_000;
 /// Routes kept ready.
 pub(crate) const CACHED: usize = 131_072;
 
@@ -51,7 +51,7 @@ impl From<&Pattern> for Interest {
 
 /// A node has more interest than it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more than {MOST} topics, patterns and names")]
+#[error("more than {MAX_INTERESTS} topics, patterns and names")]
 #[non_exhaustive]
 pub struct TooMany;
 
@@ -94,7 +94,7 @@ impl<S: Clone, P: Clone> Interests<S, P> {
     pub fn subscribe(&mut self, pattern: &Pattern, number: u64, who: S) -> Result<bool, TooMany> {
         let interest = Interest::from(pattern);
         let first = !self.local.contains_key(&interest);
-        if first && self.local.len() + self.names.len() >= MOST {
+        if first && self.local.len() + self.names.len() >= MAX_INTERESTS {
             return Err(TooMany);
         }
         self.forget(&interest);
@@ -120,7 +120,7 @@ impl<S: Clone, P: Clone> Interests<S, P> {
     /// # Errors
     /// [`TooMany`].
     pub fn offer(&mut self, name: &Name) -> Result<(), TooMany> {
-        if self.local.len() + self.names.len() >= MOST {
+        if self.local.len() + self.names.len() >= MAX_INTERESTS {
             return Err(TooMany);
         }
         self.names.insert(name.clone());
@@ -179,7 +179,7 @@ impl<S: Clone, P: Clone> Interests<S, P> {
         let Some(peer) = self.peers.get_mut(peer) else { return Ok(()) };
         if !there {
             peer.wants.remove(&interest);
-        } else if peer.wants.len() < MOST {
+        } else if peer.wants.len() < MAX_INTERESTS {
             peer.wants.insert(interest);
         } else {
             return Err(TooMany);

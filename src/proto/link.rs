@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::proto::frame::Parting;
+use crate::proto::frame::CloseReason;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::membership::{AttemptId, Failure, LinkEnd};
 use crate::proto::node::{NodeId, NodeName};
@@ -88,7 +88,7 @@ impl Report {
 #[must_use]
 pub fn down_reason(end: &LinkEnd) -> DownReason {
     match *end {
-        LinkEnd::Goodbye(Parting::Left) => DownReason::NodeOffline,
+        LinkEnd::Goodbye(CloseReason::Left) => DownReason::NodeOffline,
         LinkEnd::Goodbye(_) | LinkEnd::Closed | LinkEnd::TimedOut | LinkEnd::Fault(_) => {
             DownReason::LinkLost
         }
@@ -133,7 +133,7 @@ pub enum Input {
     /// An attempt is through.
     Established(AttemptId, Proven),
     /// End a link with a goodbye.
-    Close(AttemptId, Parting),
+    Close(AttemptId, CloseReason),
     /// The connection of a link is gone.
     MuxEnded(AttemptId, LinkEnd),
     /// ractor has a session for a link.
@@ -168,7 +168,7 @@ pub enum Output {
     /// Run the lanes on the connection of an attempt, and hand ractor its end.
     Start(AttemptId),
     /// Say goodbye on a running link.
-    Part(AttemptId, Parting),
+    Part(AttemptId, CloseReason),
     /// Break off the connection of a running link.
     Break(AttemptId),
     /// Stop ractor's session, if there is one.
@@ -374,7 +374,7 @@ impl Links {
         }
     }
 
-    fn close(&mut self, attempt: AttemptId, parting: Parting, out: &mut Vec<Output>) {
+    fn close(&mut self, attempt: AttemptId, parting: CloseReason, out: &mut Vec<Output>) {
         match self.stage(attempt) {
             Some(Stage::Running { parting: parts, .. }) => {
                 if !std::mem::replace(parts, true) {

@@ -38,7 +38,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::proto::event::{Event, Reason, Source, Status};
-use crate::proto::frame::Parting;
+use crate::proto::frame::CloseReason;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::node::{Contact, Incarnation, NodeName};
 
@@ -48,7 +48,7 @@ mod majority;
 mod peer;
 mod seed;
 mod words;
-use forgotten::met;
+use forgotten::get_or_insert;
 pub use majority::Majority;
 use peer::{Live, Peer};
 pub use peer::{PeerView, usable};
@@ -171,15 +171,15 @@ impl Membership {
             Input::Ended(attempt, end) => self.ended(attempt, end, now, out),
             Input::Silent(name) => {
                 let why = ("not heard for too long", Reason::Unreachable);
-                self.give_up(&name, Parting::Silent, why, now, out);
+                self.give_up(&name, CloseReason::Silent, why, now, out);
             }
             Input::Misbehaved(name) => {
                 let why = ("keeps breaking rules", Reason::Rejected);
-                self.give_up(&name, Parting::Misbehaved, why, now, out);
+                self.give_up(&name, CloseReason::Misbehaved, why, now, out);
             }
             Input::Disconnect(name) => {
                 let why = ("ended by an operator", Reason::Disconnected);
-                self.give_up(&name, Parting::Disconnected, why, now, out);
+                self.give_up(&name, CloseReason::Disconnected, why, now, out);
             }
             Input::Forget { name, life, known } => self.forget(name, life, known, out),
             Input::Revive(name) => drop(self.forgotten.remove(&name)),
@@ -218,7 +218,9 @@ impl Membership {
             return false;
         }
         if !self.peers.contains_key(&name) {
-            if self.peers.len() >= self.config.peers || !self.heeds(&name, incarnation, source) {
+            if self.peers.len() >= self.config.peers
+                || !self.accepts_hint(&name, incarnation, source)
+            {
                 return false;
             }
             out.push(Output::Announce(Event::PeerDiscovered {
@@ -228,7 +230,7 @@ impl Membership {
             }));
             out.push(Output::Announce(Event::PeerConnecting { peer: name.clone() }));
         }
-        let peer = met((&mut self.peers, &mut self.forgotten), &name, now);
+        let peer = get_or_insert((&mut self.peers, &mut self.forgotten), &name, now);
         let older_life = incarnation != Incarnation(0) && incarnation < peer.incarnation;
         let newer_life = incarnation > peer.incarnation && peer.incarnation != Incarnation(0);
         if older_life || peer.left() && !newer_life {
@@ -241,12 +243,12 @@ impl Membership {
         };
         let signed = source == Source::Beacon;
         if let Some(live) = peer.live.take_if(|_| newer_life && signed) {
-            out.push(Output::Close(live.attempt, Parting::Replaced));
+            out.push(Output::Close(live.attempt, CloseReason::Replaced));
             let cause = "a later life of the peer is announced";
             peer.lost(&name, cause, Some(Reason::Replaced), now, out);
         }
-        if newer_life || (news || signed) && !peer.bars_us() {
-            peer.hurry(now);
+        if newer_life || (news || signed) && !peer.refuses_us() {
+            peer.expedite_dial(now);
         }
         let shows = first != peer.first_address();
         newer_life || news || shows || signed && peer.idle()
@@ -262,9 +264,9 @@ impl Membership {
         out: &mut Vec<Output>,
     ) {
         let name = &hello.name;
-        let peer = met((&mut self.peers, &mut self.forgotten), name, now);
+        let peer = get_or_insert((&mut self.peers, &mut self.forgotten), name, now);
         if peer.judge(hello).is_err() {
-            return out.push(Output::Close(attempt, Parting::Replaced));
+            return out.push(Output::Close(attempt, CloseReason::Replaced));
         }
         // A hint may have been faster than the news of the link.
         if let Some(needless) = peer.dialing.take() {
@@ -340,10 +342,10 @@ impl Membership {
             self.meet_namesake(hello.advertise, now, out);
             return Err(Refusal::Stale { known: self.incarnation, linked: Some(at) });
         }
-        self.risen(hello)?;
+        self.check_resurrection(hello)?;
         let crossed_wins = self.me < *name;
         let known = self.peers.contains_key(name);
-        let peer = met((&mut self.peers, &mut self.forgotten), name, now);
+        let peer = get_or_insert((&mut self.peers, &mut self.forgotten), name, now);
         peer.judge(hello)?;
         if peer.dialing.is_some() && peer.greeting && crossed_wins {
             return Err(Refusal::Crossed);
@@ -492,7 +494,8 @@ impl Membership {
         }
         // A link that worked is dialed again at once: that tells a crash from a cut in milliseconds.
         let at_once = live.ready && (peer.backoff.failures() == 0 || peer.rested(now));
-        let barred = matches!(end, LinkEnd::Goodbye(Parting::Revoked | Parting::Disconnected));
+        let barred =
+            matches!(end, LinkEnd::Goodbye(CloseReason::Revoked | CloseReason::Disconnected));
         let clean = matches!(end, LinkEnd::Closed | LinkEnd::Goodbye(_)) && !barred;
         peer.next_dial = Some(if clean && at_once {
             now
@@ -500,13 +503,13 @@ impl Membership {
             now + peer.backoff.fail(config.backoff, &mut self.rng)
         });
         let offline = match &end {
-            LinkEnd::Goodbye(Parting::Left) => {
+            LinkEnd::Goodbye(CloseReason::Left) => {
                 peer.next_dial = None;
                 Some(Reason::Left)
             }
             LinkEnd::TimedOut => Some(Reason::Unreachable),
             LinkEnd::Fault(_) => Some(Reason::Rejected),
-            LinkEnd::Goodbye(Parting::Revoked) => {
+            LinkEnd::Goodbye(CloseReason::Revoked) => {
                 if peer.report(&Failure::RefusedAsRevoked) {
                     out.push(Output::Announce(Event::CertificateRefused { peer: name.clone() }));
                 }
@@ -514,9 +517,12 @@ impl Membership {
             }
             LinkEnd::Closed
             | LinkEnd::Goodbye(
-                Parting::Replaced | Parting::Renewed | Parting::Silent | Parting::Misbehaved,
+                CloseReason::Replaced
+                | CloseReason::Renewed
+                | CloseReason::Silent
+                | CloseReason::Misbehaved,
             ) => None,
-            LinkEnd::Goodbye(Parting::Disconnected) => Some(Reason::Disconnected),
+            LinkEnd::Goodbye(CloseReason::Disconnected) => Some(Reason::Disconnected),
         };
         if offline == Some(Reason::Left) {
             peer.set(&name, Status::Offline, offline, now, out);

@@ -10,7 +10,7 @@
 //! 1  total length (varint), first bytes of a long message
 //! 2  more bytes of it
 //! ```
-//! *Door* (what the nodes' own actors say to each other) goes before *calls*, calls before *bulk*. A
+//! *System* (what the nodes' own actors say to each other) goes before *calls*, calls before *bulk*. A
 //! long message gives way after each piece, so no lane waits for more than one piece of another.
 //!
 //! # Credit
@@ -44,7 +44,7 @@ const FAR: usize = 20_000;
 pub(crate) const MAX_HEAD: usize = 500;
 /// A message up to this length is copied beside others; a longer one travels by reference.
 const SMALL: usize = 8 * 1024;
-/// What a lane may hold: door, calls, bulk. Together 4 MiB.
+/// What a lane may hold: system, calls, bulk. Together 4 MiB.
 const BOUNDS: [usize; 3] = [512 * 1024, 512 * 1024, 3 * 1024 * 1024];
 /// Bytes before the first record of a piece.
 const BEFORE: usize = HEADER + 1;
@@ -112,13 +112,13 @@ impl Default for Outbox {
     }
 }
 
-const LANES: [Lane; 3] = [Lane::Door, Lane::Calls, Lane::Bulk];
+const LANES: [Lane; 3] = [Lane::System, Lane::Calls, Lane::Bulk];
 
 fn bound(lane: Lane) -> usize {
-    let [door, calls, bulk] = BOUNDS;
+    let [system, calls, bulk] = BOUNDS;
     match lane {
         Lane::Control | Lane::Ractor => 0,
-        Lane::Door => door,
+        Lane::System => system,
         Lane::Calls => calls,
         Lane::Bulk => bulk,
     }
@@ -126,10 +126,10 @@ fn bound(lane: Lane) -> usize {
 
 impl Outbox {
     fn queue(&mut self, lane: Lane) -> Option<&mut Queue> {
-        let [door, calls, bulk] = &mut self.queues;
+        let [system, calls, bulk] = &mut self.queues;
         match lane {
             Lane::Control | Lane::Ractor => None,
-            Lane::Door => Some(door),
+            Lane::System => Some(system),
             Lane::Calls => Some(calls),
             Lane::Bulk => Some(bulk),
         }
@@ -470,8 +470,8 @@ mod tests {
         };
         assert_eq!(outbox.take().map(lane), Some(Lane::Bulk));
         outbox.push(Lane::Calls, b"call", &Bytes::new()).expect("room");
-        outbox.push(Lane::Door, b"word", &Bytes::new()).expect("room");
-        assert_eq!(outbox.take().map(lane), Some(Lane::Door));
+        outbox.push(Lane::System, b"word", &Bytes::new()).expect("room");
+        assert_eq!(outbox.take().map(lane), Some(Lane::System));
         assert_eq!(outbox.take().map(lane), Some(Lane::Calls));
         assert_eq!(outbox.take().map(lane), Some(Lane::Bulk));
     }
@@ -512,7 +512,7 @@ mod tests {
     }
 
     fn lane() -> impl Strategy<Value = Lane> {
-        prop_oneof![Just(Lane::Door), Just(Lane::Calls), Just(Lane::Bulk)]
+        prop_oneof![Just(Lane::System), Just(Lane::Calls), Just(Lane::Bulk)]
     }
 
     proptest! {

@@ -25,7 +25,7 @@
 //! 3. Whoever applies each [`Output::Joined`] and [`Output::Left`] from the start has [`Presence::state`].
 //! 4. When words arrive again, every node comes to have the entries of all owners that are up, without
 //!    those of any other.
-//! 5. Memory is bounded: [`MOST`] entries an owner (twice that while it is read), and nothing for pages
+//! 5. Memory is bounded: [`MAX_ENTRIES`] entries an owner (twice that while it is read), and nothing for pages
 //!    that do not arrive; a word encodes in at most [`WORD`] bytes.
 //! 6. One seed, one run: iteration is in order, time and randomness are given.
 
@@ -43,7 +43,7 @@ mod attendance;
 mod owner;
 mod words;
 pub use attendance::Attendance;
-pub use owner::MOST;
+pub use owner::MAX_ENTRIES;
 use owner::{Owner, Peer};
 pub use words::{
     Body, Change, Entry, Epoch, KEY, META, Output, Page, Ref, Refused, To, WORD, Word,
@@ -114,7 +114,7 @@ impl Presence {
     /// Does what is due.
     pub fn tick(&mut self, now: Instant, out: &mut Vec<Output>) {
         if now >= self.tell_at {
-            self.tell(now, out);
+            self.announce(now, out);
         }
         if self.anybody() && now >= self.next_digest {
             self.next_digest = self.round(now);
@@ -134,7 +134,7 @@ impl Presence {
         now: Instant,
         out: &mut Vec<Output>,
     ) -> Result<Ref, Refused> {
-        if self.own.entries.len() >= MOST {
+        if self.own.entries.len() >= MAX_ENTRIES {
             return Err(Refused::Full);
         }
         let (key, meta) = (key.to_owned(), meta.to_owned());
@@ -271,19 +271,19 @@ impl Presence {
     fn change(&mut self, change: Change, now: Instant, out: &mut Vec<Output>) {
         let (from, size) = (out.len(), change.size());
         if self.untold.1 + size > WORD {
-            self.tell(now, out);
+            self.announce(now, out);
         }
         self.own.apply(change.clone(), out);
         self.show(out, from);
         self.untold.0.push(change);
         self.untold.1 += size;
         if now >= self.tell_at {
-            self.tell(now, out);
+            self.announce(now, out);
         }
     }
 
     /// Tells every change that was not told yet.
-    fn tell(&mut self, now: Instant, out: &mut Vec<Output>) {
+    fn announce(&mut self, now: Instant, out: &mut Vec<Output>) {
         let (changes, _) = std::mem::replace(&mut self.untold, (Vec::new(), words::HEAD));
         if changes.is_empty() || !self.anybody() {
             return; // whoever comes asks for what it lacks
@@ -296,7 +296,7 @@ impl Presence {
 
     /// Says where this node is, after what led there.
     fn digest(&mut self, to: To, now: Instant, out: &mut Vec<Output>) {
-        self.tell(now, out);
+        self.announce(now, out);
         let (epoch, clock) = (self.own.epoch, self.own.clock);
         out.push(Output::Say(to, Word::Digest { epoch, clock }));
     }

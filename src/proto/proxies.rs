@@ -65,7 +65,7 @@ pub struct Proxies(Vec<Cidr>);
 
 /// Whose request it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Client {
+pub enum ClientAddress {
     /// The caller's own: it is no trusted proxy, or says nothing.
     Caller,
     /// Of this address.
@@ -93,9 +93,9 @@ impl Proxies {
         caller: IpAddr,
         x_forwarded_for: impl Iterator<Item = &'a str>,
         forwarded: impl Iterator<Item = &'a str>,
-    ) -> Client {
+    ) -> ClientAddress {
         if !self.trusts(caller) {
-            return Client::Caller;
+            return ClientAddress::Caller;
         }
         let hops = x_forwarded_for.flat_map(|text| text.split(',')).map(hop);
         let one = self.last_stranger(hops.collect());
@@ -103,10 +103,10 @@ impl Proxies {
         let other =
             self.last_stranger(elements.map(|element| by_name(element).and_then(hop)).collect());
         match (one, other) {
-            (None, None) => Client::Caller,
-            (Some(client), None) | (None, Some(client)) => Client::At(client),
-            (Some(one), Some(other)) if one == other => Client::At(one),
-            (Some(_), Some(_)) => Client::Contradiction,
+            (None, None) => ClientAddress::Caller,
+            (Some(client), None) | (None, Some(client)) => ClientAddress::At(client),
+            (Some(one), Some(other)) if one == other => ClientAddress::At(one),
+            (Some(_), Some(_)) => ClientAddress::Contradiction,
         }
     }
 
@@ -161,11 +161,11 @@ mod tests {
         Proxies::new(ranges.iter().map(|range| range.parse().expect("a range")).collect())
     }
 
-    fn at(text: &str) -> Client {
-        Client::At(text.parse().expect("an address"))
+    fn at(text: &str) -> ClientAddress {
+        ClientAddress::At(text.parse().expect("an address"))
     }
 
-    fn ask(trusted: &[&str], caller: &str, xff: &[&str], forwarded: &[&str]) -> Client {
+    fn ask(trusted: &[&str], caller: &str, xff: &[&str], forwarded: &[&str]) -> ClientAddress {
         let caller = caller.parse().expect("an address");
         let (xff, forwarded) = (xff.iter().copied(), forwarded.iter().copied());
         proxies(trusted).client(caller, xff, forwarded)
@@ -175,9 +175,13 @@ mod tests {
     fn a_caller_that_is_not_trusted_speaks_for_itself_alone() {
         let spoof = (&["1.2.3.4"][..], &["for=1.2.3.4"][..]);
         for trusted in [&[][..], &["10.0.0.2"], &["10.0.1.0/24"], &["::1"]] {
-            assert_eq!(ask(trusted, "10.0.0.1", spoof.0, spoof.1), Client::Caller, "{trusted:?}");
+            assert_eq!(
+                ask(trusted, "10.0.0.1", spoof.0, spoof.1),
+                ClientAddress::Caller,
+                "{trusted:?}"
+            );
         }
-        assert_eq!(ask(&["10.0.0.0/8"], "10.0.0.1", &[], &[]), Client::Caller);
+        assert_eq!(ask(&["10.0.0.0/8"], "10.0.0.1", &[], &[]), ClientAddress::Caller);
     }
 
     #[test]
@@ -197,8 +201,8 @@ mod tests {
         ] {
             assert_eq!(ask(&trusted, caller, xff, &[]), at(client), "{caller} {xff:?}");
         }
-        assert_eq!(ask(&trusted, "10.0.0.1", &["garbage"], &[]), Client::Caller);
-        assert_eq!(ask(&trusted, "10.0.0.1", &["1.2.3.4, "], &[]), Client::Caller);
+        assert_eq!(ask(&trusted, "10.0.0.1", &["garbage"], &[]), ClientAddress::Caller);
+        assert_eq!(ask(&trusted, "10.0.0.1", &["1.2.3.4, "], &[]), ClientAddress::Caller);
     }
 
     #[test]
@@ -209,8 +213,8 @@ mod tests {
             (&["by=10.0.0.9;for=9.9.9.9;proto=https, for=1.2.3.4;by=10.0.0.8"], at("1.2.3.4")),
             (&["for=9.9.9.9", "for=\"1.2.3.4:80\";host=\"a, for=5.5.5.5\""], at("1.2.3.4")),
             (&["for=1.2.3.4, for=10.0.0.8"], at("1.2.3.4")),
-            (&["for=_hidden"], Client::Caller),
-            (&["proto=https"], Client::Caller),
+            (&["for=_hidden"], ClientAddress::Caller),
+            (&["proto=https"], ClientAddress::Caller),
         ] {
             assert_eq!(ask(&["10.0.0.0/8"], "10.0.0.1", &[], forwarded), client, "{forwarded:?}");
         }
@@ -220,7 +224,7 @@ mod tests {
     fn two_headers_that_contradict_each_other_are_not_believed() {
         let both = |xff, forwarded| ask(&["10.0.0.1"], "10.0.0.1", &[xff], &[forwarded]);
         assert_eq!(both("1.2.3.4", "for=1.2.3.4"), at("1.2.3.4"));
-        assert_eq!(both("1.2.3.4", "for=5.5.5.5"), Client::Contradiction);
+        assert_eq!(both("1.2.3.4", "for=5.5.5.5"), ClientAddress::Contradiction);
     }
 
     #[test]

@@ -51,7 +51,7 @@ const STAMP: usize = 48;
 
 /// Where in its publisher's sequence a message stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Stamp {
+pub struct Position {
     /// Which numbering of the publisher; they have no order.
     pub epoch: u32,
     /// From 1.
@@ -63,11 +63,11 @@ pub struct Stamp {
 /// What somebody has seen of a topic: everything up to these stamps. As text `a@h/5f3a:12:9c,b@h/1:7:e0`: in
 /// order of names, epochs and tags in hexadecimal, numbers in decimal; empty is nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cursor(BTreeMap<NodeName, Stamp>);
+pub struct Cursor(BTreeMap<NodeName, Position>);
 
 impl Cursor {
     /// Whether the cursor has this message behind it.
-    fn has(&self, from: &NodeName, stamp: Stamp) -> bool {
+    fn has(&self, from: &NodeName, stamp: Position) -> bool {
         self.0.get(from).is_some_and(|seen| seen.epoch == stamp.epoch && seen.n >= stamp.n)
     }
 
@@ -105,7 +105,7 @@ impl FromStr for Cursor {
             let (n, tag) = stamp.split_once(':')?;
             let (epoch, tag) =
                 (u32::from_str_radix(epoch, 16).ok()?, u64::from_str_radix(tag, 16).ok()?);
-            let stamp = Stamp { epoch, n: n.parse().ok()?, tag };
+            let stamp = Position { epoch, n: n.parse().ok()?, tag };
             Some((name.parse().ok()?, stamp)).filter(|_| stamp.n > 0)
         };
         let seen: BTreeMap<_, _> = parts.map(part).collect::<Option<_>>().ok_or(NoCursor)?;
@@ -155,7 +155,7 @@ struct Held {
 }
 
 #[derive(Debug)]
-struct Kept<T> {
+struct Logged<T> {
     from: NodeName,
     n: u64,
     tag: u64,
@@ -167,7 +167,7 @@ struct Kept<T> {
 #[derive(Debug)]
 pub struct Log<T> {
     /// Of each publisher only what follows its last hole, in its current epoch.
-    kept: VecDeque<Kept<T>>,
+    kept: VecDeque<Logged<T>>,
     /// What they cost together.
     cost: usize,
     heard: BTreeMap<NodeName, Held>,
@@ -196,7 +196,7 @@ impl<T> Log<T> {
     }
 
     /// Takes a message; `cost` is what it needs in memory, in bytes.
-    pub fn push(&mut self, from: &NodeName, stamp: Stamp, cost: usize, entry: T) -> Verdict {
+    pub fn push(&mut self, from: &NodeName, stamp: Position, cost: usize, entry: T) -> Verdict {
         let last = self.latest.0.get(from).copied();
         let before = self.heard.get(from).and_then(|held| held.before);
         let verdict = match last {
@@ -226,8 +226,8 @@ impl<T> Log<T> {
         self.latest.0.insert(from.clone(), stamp);
         let cost = cost.min(BYTES + 1);
         self.cost += cost;
-        let Stamp { n, tag, .. } = stamp;
-        self.kept.push_back(Kept { from: from.clone(), n, tag, cost, entry });
+        let Position { n, tag, .. } = stamp;
+        self.kept.push_back(Logged { from: from.clone(), n, tag, cost, entry });
         self.trim();
         verdict
     }
@@ -305,7 +305,7 @@ impl<T> Log<T> {
         if cursor.0.iter().any(|(name, seen)| !self.latest.has(name, *seen)) {
             return Err(Gap::Ahead);
         }
-        let fresh = |kept: &&Kept<T>| cursor.0.get(&kept.from).is_none_or(|seen| kept.n > seen.n);
+        let fresh = |kept: &&Logged<T>| cursor.0.get(&kept.from).is_none_or(|seen| kept.n > seen.n);
         Ok(self.kept.iter().filter(fresh).map(|kept| &kept.entry))
     }
 }

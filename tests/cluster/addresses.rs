@@ -58,10 +58,10 @@ fn where_nothing_tells_the_address_the_remedy_is_named() {
     cluster.issue(NAME);
     let Some(machine) = debian(&cluster, "10.9.8.7/24 10.9.9.7/24") else { return };
     let ended = cluster.node(NAME).default_port().through(machine).ends();
-    ended.said(1, &["127.0.1.1", "--listen ADDR:PORT", "10.9.8.7, 10.9.9.7"]);
+    ended.fails_with(1, &["127.0.1.1", "--listen ADDR:PORT", "10.9.8.7, 10.9.9.7"]);
     let Some(machine) = debian(&cluster, "") else { return };
     let everywhere = cluster.node(NAME).listen(([0, 0, 0, 0], 4697).into());
-    everywhere.through(machine).ends().said(1, &["127.0.1.1", "--advertise ADDR:PORT"]);
+    everywhere.through(machine).ends().fails_with(1, &["127.0.1.1", "--advertise ADDR:PORT"]);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn an_address_that_nobody_can_dial_is_not_advertised() {
     let cluster = Cluster::new();
     for address in ["224.0.0.1:4697", "255.255.255.255:4697", "[fe80::1]:4697", "[ff02::1]:4697"] {
         let ended = cluster.node("a").arg("--advertise").arg(address).ends();
-        ended.said(1, &["others cannot dial", address, "--advertise ADDR:PORT"]);
+        ended.fails_with(1, &["others cannot dial", address, "--advertise ADDR:PORT"]);
     }
     cluster.issue("b@10.9.8.7");
     let b = cluster.node("b@10.9.8.7").start(); // on loopback, as a tunnel may have it

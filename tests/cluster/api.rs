@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::kit::http::{head, token};
-use crate::kit::{Cluster, Node, linked, skip, three, told, until};
+use crate::kit::{Cluster, Node, linked, outputs, skip, three, until};
 use crate::phoenix::passes;
 
 /// The numbers of the events that a page has.
@@ -25,7 +25,7 @@ fn the_api_shows_what_any_node_sees() {
     let nodes = a.gets("/api/nodes", &token).json();
     let names: Vec<_> = nodes["nodes"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
     assert_eq!(names, [&a.name, &b.name, &c.name]);
-    let (_, shown, _) = told(&a.run(&["nodes", "--json"], &[]));
+    let (_, shown, _) = outputs(&a.run(&["nodes", "--json"], &[]));
     let shown: Vec<Value> = serde_json::from_str(&shown).unwrap();
     for (shown, served) in shown.iter().zip(nodes["nodes"].as_array().unwrap()) {
         let [shown, served] = [shown, served].map(|row| row.as_object().unwrap());

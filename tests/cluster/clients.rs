@@ -76,7 +76,7 @@ fn heard(clients: &[Client], number: u64) -> Vec<Instant> {
     each(&format!("number {number}"), clients, when)
 }
 
-fn say(what: &str, start: Instant, times: &[Instant]) {
+fn report(what: &str, start: Instant, times: &[Instant]) {
     let [first, half, last] =
         [0, times.len() / 2, times.len() - 1].map(|at| times[at].saturating_duration_since(start));
     eprintln!("{what}: first {first:.2?}, half {half:.2?}, last {last:.2?}");
@@ -95,22 +95,22 @@ fn a_thousand_clients_of_a_node_that_dies_go_on_at_another() {
     let start = now();
     let clients: Vec<_> =
         (0..CLIENTS).map(|n| crowd.client(&format!("client-{n}"), &[&a, &b], false)).collect();
-    say("joined", start, &joined(&clients, &a));
-    say("present", start, &[crowd.is_seen_by(&watcher)]);
+    report("joined", start, &joined(&clients, &a));
+    report("present", start, &[crowd.is_seen_by(&watcher)]);
     let start = now();
-    watcher.say(1);
-    say("told", start, &heard(&clients, 1));
+    watcher.send(1);
+    report("told", start, &heard(&clients, 1));
 
     let start = now();
     for node in crowd.wanted.values_mut().filter(|node| **node == a.name) {
         node.clone_from(&b.name);
     }
     a.kill();
-    say("after the kill, joined again", start, &joined(&clients, &b));
-    say("after the kill, present", start, &[crowd.is_seen_by(&watcher)]);
+    report("after the kill, joined again", start, &joined(&clients, &b));
+    report("after the kill, present", start, &[crowd.is_seen_by(&watcher)]);
     let told = now();
-    watcher.say(2);
-    say("told again", told, &heard(&clients, 2));
+    watcher.send(2);
+    report("told again", told, &heard(&clients, 2));
 
     // Nobody flickers, nobody gets anything twice, and who comes now is told the same.
     during(CALM, || {

@@ -39,7 +39,7 @@ impl Asked {
         }
     }
 
-    fn say(&mut self, what: &str) {
+    fn send(&mut self, what: &str) {
         self.times.sort_unstable();
         let at = |share: f64| self.times.get((self.times.len() as f64 * share) as usize).copied();
         let (half, most) =
@@ -67,7 +67,7 @@ fn question(node: SocketAddr, path: &str, wanted: &str) -> Option<Duration> {
 /// How long a number takes from a client to itself.
 fn round_trip(client: &Client, number: u64) -> Option<Duration> {
     let start = now();
-    client.say(number);
+    client.send(number);
     let heard = || client.seen.lock().unwrap().numbers.iter().any(|(it, _)| *it == number);
     while start.elapsed() < PATIENCE {
         if heard() {
@@ -133,10 +133,10 @@ impl Watched {
         }
     }
 
-    fn say(&mut self, nodes: [&Node; 2]) {
-        self.health.say("health");
-        self.trips.say("round trips of the well-behaved client");
-        self.status.say("status over the admin sockets");
+    fn send(&mut self, nodes: [&Node; 2]) {
+        self.health.send("health");
+        self.trips.send("round trips of the well-behaved client");
+        self.status.send("status over the admin sockets");
         let early = self.newcomers.iter().filter(|one| joined(one).is_some()).count();
         eprintln!("of {} newcomers with a token {early} were in", self.newcomers.len());
         for cause in
@@ -191,7 +191,7 @@ fn thousands_that_do_everything_wrong_disturb_neither_links_nor_those_who_behave
     let open = std::fs::read_dir(format!("/proc/{}/fd", a.pid())).unwrap().count();
     crowd.end();
     runs.shutdown_background();
-    watched.say([&a, &b]);
+    watched.send([&a, &b]);
 
     let connections = crowd.connected();
     eprintln!("{clients} clients for {span:?}: {connections} connections; {open} files open");

@@ -3,13 +3,13 @@
 use serde_json::Value;
 
 use crate::clocks::{Wall, end, libfaketime, tells};
-use crate::kit::{Cluster, Node, full, linked, told};
+use crate::kit::{Cluster, Node, full, linked, outputs};
 
 /// `events --all --json`, and what it says of nodes that are missing.
 #[track_caller]
 fn all(node: &Node, args: &[&str]) -> (Vec<Value>, String) {
     let output = node.run(&[&["events", "--all", "--json"], args].concat(), &[]);
-    let (code, out, err) = told(&output);
+    let (code, out, err) = outputs(&output);
     assert_eq!(code, Some(0), "{err}");
     (out.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), err)
 }
@@ -100,7 +100,7 @@ fn causes_come_before_what_they_cause_whatever_the_wall_clocks_say() {
     let (last, _) = all(&b, &["-n", "3", "--type", "peer_offline", "--node", &gone]);
     assert!(last.len() <= 3 && last.iter().any(|it| it["noted_by"] == c.name), "{last:?}");
     assert!(last.iter().all(|it| it["event"] == "peer_offline" && it["peer"] == gone.as_str()));
-    let (code, out, _) = told(&b.run(&["events", "--all", "-n", "1000"], &[]));
+    let (code, out, _) = outputs(&b.run(&["events", "--all", "-n", "1000"], &[]));
     assert_eq!(code, Some(0));
     assert!(
         out.lines().all(|line| line.starts_with("b@127") || line.starts_with("c@127")),

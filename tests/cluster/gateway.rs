@@ -204,7 +204,7 @@ fn a_certificate_and_key_that_cannot_be_used_end_the_start() {
     ] {
         let node = cluster.node("a").arg("--http").arg("127.0.0.1:0");
         let node = node.arg("--http-cert").arg(cert.to_str().unwrap());
-        node.arg("--http-key").arg(key.to_str().unwrap()).ends().said(1, &[&words]);
+        node.arg("--http-key").arg(key.to_str().unwrap()).ends().fails_with(1, &[&words]);
     }
 }
 

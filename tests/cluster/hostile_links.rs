@@ -157,7 +157,7 @@ fn the_hello_claims_another_name_than_the_certificate() {
         scene.refuses("name", "connection refused", &fields, |port| {
             let mut stranger = Stranger::connect(port, Some(&b));
             let name = parsed(claimed);
-            stranger.say(&Greeting::Hello(Hello { name, ..hello(&b) }));
+            stranger.greet(&Greeting::Hello(Hello { name, ..hello(&b) }));
             assert_eq!(stranger.hear().unwrap(), Greeting::Refuse(Refusal::Name), "it is told why");
             stranger.ends();
         });
@@ -172,7 +172,7 @@ fn the_hello_claims_another_cluster() {
     let elsewhere = scene.cluster.foreign_identity("b").cluster();
     scene.refuses("cluster", "connection refused", &[("cause", "cluster")], |port| {
         let mut stranger = Stranger::connect(port, Some(&b));
-        stranger.say(&Greeting::Hello(Hello { cluster: elsewhere, ..hello(&b) }));
+        stranger.greet(&Greeting::Hello(Hello { cluster: elsewhere, ..hello(&b) }));
         assert_eq!(stranger.hear().unwrap(), Greeting::Refuse(Refusal::Cluster));
         stranger.ends();
     });
@@ -241,7 +241,7 @@ fn a_hello_that_is_none() {
     }
     scene.refuses("unexpected", "connection refused", &[("cause", "unexpected")], |port| {
         let mut stranger = Stranger::connect(port, Some(&b));
-        stranger.say(&Greeting::Confirm);
+        stranger.greet(&Greeting::Confirm);
         assert_eq!(stranger.hear().unwrap(), Greeting::Refuse(Refusal::Unexpected));
         stranger.ends();
     });
@@ -288,7 +288,7 @@ fn nonsense_on_the_door_lane_is_counted() {
     let b = scene.cluster.identity("b");
     let mut stranger = Stranger::link(&scene.port(), &b);
     // One whole message of 100 bytes.
-    stranger.piece(Lane::Door, &[&[0, 100][..], &[0xff; 100]].concat());
+    stranger.piece(Lane::System, &[&[0, 100][..], &[0xff; 100]].concat());
     scene.a.counts("xpando_node_messages_total", "malformed", 0);
     scene.undisturbed();
 }

@@ -1,6 +1,6 @@
 //! What a node says that finds nobody, or another process of its name.
 
-use crate::kit::{Cluster, free_address, full, linked, told};
+use crate::kit::{Cluster, free_address, full, linked, outputs};
 
 #[test]
 fn a_node_that_finds_nobody_says_what_it_tried() {
@@ -15,14 +15,14 @@ fn a_node_that_finds_nobody_says_what_it_tried() {
         seed["tried"].is_string() && seed["node"].is_null() && seed["linked"] == false,
         "{seed}"
     );
-    let (code, text, _) = told(&a.run(&["status"], &[]));
+    let (code, text, _) = outputs(&a.run(&["status"], &[]));
     assert_eq!(code, Some(0));
     assert!(text.contains("connection refused") && text.contains("no peers known yet"), "{text}");
-    let (code, text, _) = told(&a.run(&["why", &nobody], &[]));
+    let (code, text, _) = outputs(&a.run(&["why", &nobody], &[]));
     assert_eq!(code, Some(0));
     assert!(text.contains(&nobody) && text.contains("connection refused"), "{text}");
     assert!(text.contains("is the node running"), "{text}");
-    let (code, _, text) = told(&a.run(&["why", "10.9.8.7"], &[]));
+    let (code, _, text) = outputs(&a.run(&["why", "10.9.8.7"], &[]));
     assert!(code == Some(1) && text.contains("10.9.8.7:4697") && text.contains(&nobody), "{text}");
     // After ten seconds, once.
     let seeds = format!("{nobody}: connection refused");
@@ -36,7 +36,7 @@ fn a_node_that_finds_nobody_says_what_it_tried() {
     let both = |row: &serde_json::Value| row["linked"] == true && row["error"].is_null();
     let seen = c.shows("its seeds", |it| it["seeds"].as_array().unwrap().iter().all(both));
     assert_eq!(seen["seeds"].as_array().unwrap().len(), 2);
-    let (_, text, _) = told(&c.run(&["why", &a.listen().to_string()], &[]));
+    let (_, text, _) = outputs(&c.run(&["why", &a.listen().to_string()], &[]));
     assert!(text.contains(&format!("{} is there, and linked", full("a"))), "{text}");
 }
 
@@ -55,7 +55,7 @@ fn a_second_process_of_a_name_says_so_once_and_shows_where_the_first_is() {
         second.shows("the first", |it| it["namesake"] == at.as_str())["peers"][0]["status"],
         "offline"
     );
-    let (_, text, _) = told(&second.run(&["status"], &[]));
+    let (_, text, _) = outputs(&second.run(&["status"], &[]));
     assert!(text.contains(&format!("another process uses this name at {at}")), "{text}");
     b.counts("xpando_connections_refused_total", "stale", 3);
     assert_eq!(second.count_logged(says, &[]), 1);

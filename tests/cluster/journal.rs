@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use xpando_node::internals::proto::event::Recorded;
 
 use crate::kit::trail::{Left, flooded, numbers};
-use crate::kit::{Cluster, full, linked, told, until};
+use crate::kit::{Cluster, full, linked, outputs, until};
 
 /// Lives that end in a flood.
 const ROUNDS: u64 = 20;
@@ -144,7 +144,7 @@ fn who_looks_at_a_file_learns_what_is_wrong_with_it() {
     std::fs::create_dir(&empty).unwrap();
     for dir in [&nowhere, &empty] {
         for args in [&["events", "verify"][..], &["events", "export"], &["events"]] {
-            let (code, out, err) = told(&Left::by(&cluster, dir).run(args));
+            let (code, out, err) = outputs(&Left::by(&cluster, dir).run(args));
             assert_eq!((code, out.as_str()), (Some(1), ""), "{args:?}");
             assert!(err.contains(dir.to_str().unwrap()), "{args:?}: {err}");
         }
@@ -153,13 +153,13 @@ fn who_looks_at_a_file_learns_what_is_wrong_with_it() {
     let a = cluster.node("a").start();
     let left = Left::by(&cluster, &a.data_dir);
     assert_eq!(a.terminate(), Some(0));
-    let (code, _, err) = told(&left.run(&["events", "--follow"]));
+    let (code, _, err) = outputs(&left.run(&["events", "--follow"]));
     assert!(code == Some(1) && err.contains("does not run"), "{err}");
     // One that is damaged is named, and left as it is.
     let file = left.dir.join("node.redb");
     let damaged = vec![0xa5; std::fs::read(&file).unwrap().len()];
     std::fs::write(&file, &damaged).unwrap();
-    let (code, _, err) = told(&left.run(&["events", "verify"]));
+    let (code, _, err) = outputs(&left.run(&["events", "verify"]));
     assert!(code == Some(1) && err.contains("damaged"), "{err}");
     assert!(std::fs::read(&file).unwrap() == damaged);
 }
@@ -234,7 +234,7 @@ fn what_is_too_old_is_forgotten_and_the_rest_is_sound() {
     let a = cluster.node("a").arg("--events-age").arg("1s").start();
     until("the first event is forgotten", || {
         // Verifying signs, and what is too old then is forgotten.
-        let (code, out, err) = told(&a.run(&["events", "verify"], &[]));
+        let (code, out, err) = outputs(&a.run(&["events", "verify"], &[]));
         assert_eq!(code, Some(0), "{err}");
         if out.starts_with("events 1 to ") { Err(out) } else { Ok(()) }
     });

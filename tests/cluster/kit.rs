@@ -33,7 +33,7 @@ pub(crate) mod trail;
 pub(crate) mod ways;
 
 pub(crate) use mesh::Mesh;
-pub(crate) use message::{Follow, grows, told, wall};
+pub(crate) use message::{Follow, grows, outputs, wall};
 pub(crate) use node::{Node, Start};
 pub(crate) use skip::skip;
 pub(crate) use terminal::Terminal;

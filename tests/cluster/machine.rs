@@ -285,7 +285,7 @@ fn files_are_the_owners_alone_whatever_the_umask_and_what_there_was() {
         set_mode(directory, 0o777);
         let ended = cluster.node("a").certs(&certs).ends();
         let fix = format!("`chmod go-w {}`", directory.display());
-        ended.said(1, &["others may write the", names, "0777", &fix]);
+        ended.fails_with(1, &["others may write the", names, "0777", &fix]);
         set_mode(directory, before);
     }
     cluster.node("a").certs(&certs).start();
@@ -340,9 +340,13 @@ fn a_secret_that_kubernetes_mounts_is_taken_and_followed() {
 
     let key = secret.join("a@127.0.0.1/key.pem");
     set_mode(&key, 0o644);
-    mounted().ends().said(1, &["key.pem can be read by others", "defaultMode: 0440"]);
+    mounted().ends().fails_with(1, &["key.pem can be read by others", "defaultMode: 0440"]);
     set_mode(&key, 0o440);
-    cluster.node("a").certs(&secret).ends().said(1, &["others may write the directory", "1777"]);
+    cluster
+        .node("a")
+        .certs(&secret)
+        .ends()
+        .fails_with(1, &["others may write the directory", "1777"]);
 }
 
 #[test]
@@ -360,7 +364,7 @@ fn a_start_that_fails_leaves_nothing_behind() {
         (start("a").arg("--meta").arg("k=1").arg("--meta").arg("k=2"), "given twice"),
     ];
     for (start, why) in failing {
-        start.ends().said(1, &[why]);
+        start.ends().fails_with(1, &[why]);
         assert!(!cluster.path("new").exists(), "{why}");
     }
 }

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use xpando_node::internals::io::sockets;
 
-use crate::kit::{Cluster, Follow, Node, full, linked, three, told, until};
+use crate::kit::{Cluster, Follow, Node, full, linked, outputs, three, until};
 
 /// A message as `subscribe --json` prints it.
 fn printed(topic: &str, from: &Node, payload: &[u8]) -> Value {
@@ -35,7 +35,7 @@ fn hears(follow: &Follow, wanted: &[Value]) {
 
 #[track_caller]
 fn fails(output: &Output, code: i32, why: &str) {
-    let (ended, out, err) = told(output);
+    let (ended, out, err) = outputs(output);
     assert_eq!((ended, out.as_str()), (Some(code), ""), "{err}");
     assert!(err.contains(why), "{why:?} is not in: {err}");
 }
@@ -151,7 +151,7 @@ fn calls_bring_the_reply_or_say_why_not() {
         assert!(output.status.success() && output.stdout == payload, "{} bytes", payload.len());
     }
     let output = a.run(&["call", &at_b, "an argument"], b"");
-    assert_eq!(told(&output).1, "an argument");
+    assert_eq!(outputs(&output).1, "an argument");
     // Any node that serves it, and this one itself.
     for to in ["xpando:echo".to_owned(), format!("xpando:echo@{}", a.name)] {
         assert_eq!(call(&to, b"x").stdout, b"x");

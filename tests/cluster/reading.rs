@@ -10,7 +10,7 @@ use xpando_node::internals::io::clock;
 
 use crate::kit::http::head;
 use crate::kit::trail::numbers;
-use crate::kit::{Cluster, Follow, Node, linked, told, until};
+use crate::kit::{Cluster, Follow, Node, linked, outputs, until};
 
 /// Of a flood that is one batch of events, mostly: fewer than may wait for somebody who follows.
 const BATCH: Duration = Duration::from_micros(20);
@@ -121,7 +121,7 @@ fn what_is_wanted_is_shown_and_nothing_else() {
     let online: Vec<_> = expected.into_iter().filter(|it| it["event"] == "peer_online").collect();
     let wanted = ["--type", "peer_online", "--since", &since, "--until", &until];
     assert_eq!((shown(&wanted), online.len()), (numbers(&online), 2));
-    let exported = told(&a.run(&[&["events", "export"][..], &wanted].concat(), &[])).1;
+    let exported = outputs(&a.run(&[&["events", "export"][..], &wanted].concat(), &[])).1;
     assert_eq!(exported.lines().count(), 2, "{exported}");
     assert!(shown(&["--since", &until, "--until", &since]).is_empty());
 }
@@ -163,7 +163,7 @@ fn what_cannot_be_meant_is_refused_with_a_word_why() {
         (&["verify", "--type", "paused"], "--type"),
     ];
     for (args, word) in refused {
-        let (code, out, err) = told(&a.run(&[&["events"], args].concat(), &[]));
+        let (code, out, err) = outputs(&a.run(&[&["events"], args].concat(), &[]));
         assert_eq!((code, out.as_str()), (Some(2), ""), "{args:?}: {err}");
         assert!(err.contains(word), "{args:?}: {word:?} is not in: {err}");
     }

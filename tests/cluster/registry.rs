@@ -6,12 +6,12 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::kit::http::token;
-use crate::kit::{Cluster, Node, full, linked, row, told, until};
+use crate::kit::{Cluster, Node, full, linked, outputs, row, until};
 
 /// All nodes that a node knows.
 #[track_caller]
 fn nodes(node: &Node) -> Vec<Value> {
-    let (code, out, err) = told(&node.run(&["nodes", "--json"], &[]));
+    let (code, out, err) = outputs(&node.run(&["nodes", "--json"], &[]));
     assert_eq!(code, Some(0), "{err}");
     serde_json::from_str(&out).unwrap()
 }
@@ -39,7 +39,7 @@ fn does(what: &'static str) -> impl Fn(&Value) -> bool {
 fn has_forgotten(node: &Node, name: &str) {
     until(&format!("trace of {name} on {}", node.name), || {
         let (status, nodes) = (node.status()?, nodes(node));
-        let (_, topology, _) = told(&node.run(&["topology", "--json"], &[]));
+        let (_, topology, _) = outputs(&node.run(&["topology", "--json"], &[]));
         let traces = [
             row(&status, name).is_some(),
             of(&nodes, name).is_some(),
@@ -56,14 +56,14 @@ fn has_forgotten(node: &Node, name: &str) {
 
 #[track_caller]
 fn forgets(node: &Node, name: &str) {
-    let (code, out, err) = told(&node.run(&["forget", &full(name)], &[]));
+    let (code, out, err) = outputs(&node.run(&["forget", &full(name)], &[]));
     assert_eq!(code, Some(0), "{err}");
     assert!(out.contains(&full(name)), "{out}");
 }
 
 #[track_caller]
 fn refuses_to_forget(node: &Node, name: &str, why: &str) {
-    let (code, _, err) = told(&node.run(&["forget", &full(name)], &[]));
+    let (code, _, err) = outputs(&node.run(&["forget", &full(name)], &[]));
     assert_eq!(code, Some(1), "{err}");
     assert!(err.contains(why), "{err}");
 }
@@ -92,7 +92,7 @@ fn every_node_knows_what_each_says_of_itself() {
     let names: Vec<_> = nodes(&b).iter().map(|node| node["name"].clone()).collect();
     assert_eq!(names, ["b", "a", "c"].map(full), "itself first");
     assert_eq!(b.status().unwrap()["metadata"], meta, "of itself");
-    let (_, table, _) = told(&b.run(&["nodes"], &[]));
+    let (_, table, _) = outputs(&b.run(&["nodes"], &[]));
     assert!(table.contains("rack=7 zone=eu=west, été") && table.contains("gpu nlp"), "{table}");
 
     // One that was never linked with it hears of it from the others.
@@ -154,7 +154,7 @@ fn a_forgotten_node_is_gone_everywhere_and_nobody_brings_it_back_but_itself() {
         has_forgotten(node, "c");
         node.logged("peer_forgotten", &[("node", "c@")]);
     }
-    let (_, events, _) = told(&d.run(&["events", "--type", "peer_forgotten"], &[]));
+    let (_, events, _) = outputs(&d.run(&["events", "--type", "peer_forgotten"], &[]));
     assert!(events.contains("c@127.0.0.1 forgotten"), "{events}");
     refuses_to_forget(&d, "c", "no node c@127.0.0.1 is known");
 

@@ -178,7 +178,7 @@ fn the_node_is_served_below_a_path() {
         a.asks(&format!("GET {path}"), &[("X-Forwarded-Prefix", "/c")]).problem(404);
     }
     let bad = cluster.node("b").arg("--http-prefix").arg("/../x").ends();
-    bad.said(2, &["is no prefix of paths"]);
+    bad.fails_with(2, &["is no prefix of paths"]);
 }
 
 #[test]

@@ -109,11 +109,11 @@ fn a_bad_list_stops_a_start_and_changes_nothing_in_a_running_node() {
     assert_eq!(a.row("b")["status"], "online");
     assert_eq!(a.terminate(), Some(0));
     let ended = cluster.node("a").certs(&host_of_a).ends();
-    ended.said(1, &["ca/crl.pem", "has not signed it", "copy it anew"]);
+    ended.fails_with(1, &["ca/crl.pem", "has not signed it", "copy it anew"]);
 
     // The right list, of a node that is revoked itself: it does not start.
     revoke(&cluster, "a");
     carry_list(&cluster, &host_of_a);
     let ended = cluster.node("a").certs(&host_of_a).ends();
-    ended.said(1, &["is revoked", "cert issue a@127.0.0.1"]);
+    ended.fails_with(1, &["is revoked", "cert issue a@127.0.0.1"]);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::kit::{Cluster, linked, now, told};
+use crate::kit::{Cluster, linked, now, outputs};
 
 /// For how long each side sends as fast as it can.
 const SECONDS: &str = "30";
@@ -24,7 +24,7 @@ fn a_link_full_of_bulk_both_ways_raises_no_doubt_and_carries_calls() {
                 let to = format!("{to}@127.0.0.1");
                 let args = ["bench", "cast", "--to", &to, "--size", "16384", "--json"];
                 let output = node.run(&[&args[..], &["--seconds", SECONDS]].concat(), b"");
-                let (code, out, err) = told(&output);
+                let (code, out, err) = outputs(&output);
                 assert_eq!(code, Some(0), "{err}");
                 serde_json::from_str::<Value>(&out).unwrap()
             })

@@ -131,7 +131,7 @@ fn a_port_that_is_taken_is_named() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let at = taken.local_addr().unwrap();
     let ended = cluster.node("a").listen(at).ends();
-    ended.said(1, &[&format!("cannot listen on {at}"), "--listen"]);
+    ended.fails_with(1, &[&format!("cannot listen on {at}"), "--listen"]);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_data_directory_that_cannot_be_one_is_named() {
     fs::write(&file, "a file").unwrap();
     for place in [file.clone(), file.join("below")] {
         let ended = cluster.node("a").data_dir(&place).ends();
-        ended.said(1, &[&place.display().to_string(), "not usable", "--data-dir"]);
+        ended.fails_with(1, &[&place.display().to_string(), "not usable", "--data-dir"]);
     }
     assert_eq!(fs::read_to_string(&file).unwrap(), "a file");
 }
@@ -178,7 +178,7 @@ fn damaged_identity_files_are_named_and_left_alone() {
         let half = &sound[..sound.len() / 2];
         for damage in [b"rubbish".as_slice(), b"", half] {
             fs::write(&path, damage).unwrap();
-            cluster.node("a").ends().said(1, &[&path.display().to_string(), "damaged"]);
+            cluster.node("a").ends().fails_with(1, &[&path.display().to_string(), "damaged"]);
             assert_eq!(fs::read(&path).unwrap(), damage, "{file}");
         }
         fs::write(&path, sound).unwrap();
@@ -193,7 +193,7 @@ fn a_key_that_others_can_read_is_refused_with_the_remedy() {
     let key = cluster.certs().join("a@127.0.0.1/key.pem");
     fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
     let remedy = format!("chmod 600 {}", key.display());
-    cluster.node("a").ends().said(1, &["0644", &remedy]);
+    cluster.node("a").ends().fails_with(1, &["0644", &remedy]);
     fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
     cluster.node("a").start();
 }
@@ -209,14 +209,14 @@ fn an_expired_certificate_ends_the_start_where_nobody_can_renew_it() {
     let authority = Authority::open(&cluster.certs()).unwrap();
     authority.issue(&cluster.certs(), &"a@127.0.0.1".parse().unwrap(), validity).unwrap();
     fs::remove_file(cluster.certs().join("ca/key.pem")).unwrap();
-    cluster.node("a").ends().said(1, &["a@127.0.0.1/cert.pem", "expired at"]);
+    cluster.node("a").ends().fails_with(1, &["a@127.0.0.1/cert.pem", "expired at"]);
 }
 
 #[test]
 fn a_node_runs_once_per_data_directory() {
     let cluster = Cluster::new();
     let mut a = cluster.node("a").start();
-    cluster.node("a").ends().said(1, &["already running"]);
+    cluster.node("a").ends().fails_with(1, &["already running"]);
     assert!(a.runs());
     let status = a.status().unwrap();
     assert_eq!(status["incarnation"], 1, "the second start has changed nothing");
@@ -227,10 +227,10 @@ fn a_node_runs_once_per_data_directory() {
 fn on_another_host_than_loopback_no_identity_is_invented() {
     let cluster = Cluster::without_authority();
     let node = || cluster.node("a@10.1.2.3");
-    node().ends().said(1, &["xpando-node cert init --certs"]);
+    node().ends().fails_with(1, &["xpando-node cert init --certs"]);
     assert!(!cluster.certs().join("ca").exists());
     cluster.print(&["cert", "init", "--certs", "certs"]);
-    node().ends().said(1, &["xpando-node cert issue a@10.1.2.3"]);
+    node().ends().fails_with(1, &["xpando-node cert issue a@10.1.2.3"]);
     cluster.print(&["cert", "issue", "a@10.1.2.3", "--certs", "certs"]);
     let a = node().start();
     assert_eq!(a.status().unwrap()["name"], "a@10.1.2.3");

@@ -8,7 +8,7 @@ use serde_json::json;
 use xpando_node::internals::io::sockets;
 use xpando_node::internals::node::bench::{Ledger, Numbers, Order, Sent};
 
-use crate::kit::{Cluster, Node, grows, linked, now, told, until};
+use crate::kit::{Cluster, Node, grows, linked, now, outputs, until};
 
 /// KiB that a node may grow by for the sake of one that takes nothing.
 const MOST: u64 = 16 * 1024;
@@ -62,7 +62,8 @@ fn a_stopped_receiver_costs_its_sender_a_bounded_outbox_and_others_nothing() {
             if calls == 100 {
                 a.counts("xpando_node_messages_total", "overloaded", 0);
                 until("refusal of more", || {
-                    let (code, out, err) = told(&a.run(&["publish", "t:more", "-"], &[b'x'; 4096]));
+                    let (code, out, err) =
+                        outputs(&a.run(&["publish", "t:more", "-"], &[b'x'; 4096]));
                     let refused = code == Some(1) && err.contains("overloaded");
                     if refused { Ok(()) } else { Err(format!("{out}{err}")) }
                 });

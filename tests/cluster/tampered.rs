@@ -10,11 +10,11 @@ use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use xpando_node::internals::proto::chain::{Checkpoint, Head, Link, Signed, Tip};
+use xpando_node::internals::proto::chain::{ChainLink, Checkpoint, Head, Signed, Tip};
 use xpando_node::internals::proto::node::NodeName;
 
 use crate::kit::trail::Left;
-use crate::kit::{Cluster, copy_files, parsed, told};
+use crate::kit::{Cluster, copy_files, outputs, parsed};
 
 const LINKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("links");
 const HEADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("heads");
@@ -80,15 +80,15 @@ impl Forgery<'_> {
 
     /// The bytes of a record with one of its letters changed.
     fn edited(&self, seq: u64) -> Vec<u8> {
-        let mut record = Link::from_bytes(&self.link(seq)).unwrap().record.to_vec();
+        let mut record = ChainLink::from_bytes(&self.link(seq)).unwrap().record.to_vec();
         *record.last_mut().unwrap() ^= 1;
         record
     }
 
     /// Puts a record behind the one before it, with a hash that fits.
     fn chained(&self, seq: u64, record: &[u8]) -> Tip {
-        let tip = Link::from_bytes(&self.link(seq - 1)).unwrap().tip.then(record);
-        self.put(seq, &Link { tip, record }.to_bytes());
+        let tip = ChainLink::from_bytes(&self.link(seq - 1)).unwrap().tip.then(record);
+        self.put(seq, &ChainLink { tip, record }.to_bytes());
         tip
     }
 
@@ -97,7 +97,7 @@ impl Forgery<'_> {
         let mut last = None;
         for seq in from..=self.last() {
             let link = self.link(seq);
-            last = Some(self.chained(seq, Link::from_bytes(&link).unwrap().record));
+            last = Some(self.chained(seq, ChainLink::from_bytes(&link).unwrap().record));
         }
         self.ends_at(last.unwrap());
     }
@@ -141,7 +141,10 @@ const CASES: [Case; 13] = [
         "edited",
         |file, _| {
             let (link, record) = (file.link(3), file.edited(3));
-            file.put(3, &Link { record: &record, ..Link::from_bytes(&link).unwrap() }.to_bytes());
+            file.put(
+                3,
+                &ChainLink { record: &record, ..ChainLink::from_bytes(&link).unwrap() }.to_bytes(),
+            );
         },
         |_, _| "record 3 was edited".to_owned(),
     ),
@@ -169,9 +172,10 @@ const CASES: [Case; 13] = [
         "reordered under each other's numbers",
         |file, _| {
             let links = [file.link(3), file.link(4)];
-            let [third, fourth] = [0, 1].map(|at: usize| Link::from_bytes(&links[at]).unwrap());
-            file.put(3, &Link { record: fourth.record, ..third }.to_bytes());
-            file.put(4, &Link { record: third.record, ..fourth }.to_bytes());
+            let [third, fourth] =
+                [0, 1].map(|at: usize| ChainLink::from_bytes(&links[at]).unwrap());
+            file.put(3, &ChainLink { record: fourth.record, ..third }.to_bytes());
+            file.put(4, &ChainLink { record: third.record, ..fourth }.to_bytes());
         },
         |_, _| "record 3 was edited".to_owned(),
     ),
@@ -182,7 +186,7 @@ const CASES: [Case; 13] = [
                 let link = file.take(seq);
                 file.put(seq + 1, &link);
             }
-            let forged = Link::from_bytes(&file.link(6)).unwrap().record.to_vec();
+            let forged = ChainLink::from_bytes(&file.link(6)).unwrap().record.to_vec();
             file.chained(3, &forged);
         },
         |_, _| "record 3 was inserted".to_owned(),
@@ -214,7 +218,7 @@ const CASES: [Case; 13] = [
         |file, _| {
             let last = file.last();
             (last - 2..=last).for_each(|seq| drop(file.take(seq)));
-            file.ends_at(Link::from_bytes(&file.link(last - 3)).unwrap().tip);
+            file.ends_at(ChainLink::from_bytes(&file.link(last - 3)).unwrap().tip);
         },
         |_, last| format!("record {} and all after it were cut off", last - 2),
     ),
@@ -227,7 +231,7 @@ const CASES: [Case; 13] = [
         "forgotten by another node's word",
         |file, _| {
             let Identities { node, other } = file.identities;
-            let tip = Link::from_bytes(&file.link(4)).unwrap().tip;
+            let tip = ChainLink::from_bytes(&file.link(4)).unwrap().tip;
             (1..=4).for_each(|seq| drop(file.take(seq)));
             let what = Checkpoint { tip, at: 0 };
             let signature = other.sign(&what.signed_bytes(node)).unwrap();
@@ -276,14 +280,14 @@ fn what_was_done_to_a_file_is_named_by_its_first_record() {
         copy_files(&dir, &copy);
         forge(&copy, &identities, |file| forgery(file, head));
         let fault = fault(head, last);
-        let (code, out, err) = told(&Left::by(&cluster, &copy).run(&["events", "verify"]));
+        let (code, out, err) = outputs(&Left::by(&cluster, &copy).run(&["events", "verify"]));
         assert_eq!((code, out.as_str()), (Some(1), ""), "{what}");
         assert!(err.contains(&fault), "{what}: {fault:?} is not in: {err}");
 
         // A node starts all the same, and says so too. What it adds may tell more of how, and nothing of where; but
         // what takes the place of a tail that was cut off is only known not to be what was signed.
         let a = cluster.node("a").data_dir(&copy).start();
-        let (code, _, err) = told(&a.run(&["events", "verify"], &[]));
+        let (code, _, err) = outputs(&a.run(&["events", "verify"], &[]));
         let rewritten = what == CUT_WITH_ITS_END;
         let place = if rewritten { format!("record {}", head + 1) } else { fault };
         let place = place.split(' ').take(2).collect::<Vec<_>>().join(" ") + " ";
@@ -304,6 +308,6 @@ fn a_copy_that_nobody_changed_is_sound() {
     // Where the cluster's authority is not at hand, no signature can be judged.
     let nowhere = cluster.path("nowhere");
     let args = ["events", "verify", "--certs", nowhere.to_str().unwrap()];
-    let (code, _, err) = told(&Left::by(&cluster, &copy).run(&args));
+    let (code, _, err) = outputs(&Left::by(&cluster, &copy).run(&args));
     assert!(code == Some(1) && err.contains("--certs"), "{err}");
 }

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use xpando_node::internals::proto::channel::envelope::Envelope;
 use xpando_node::internals::proto::channel::{Json, Payload};
 use xpando_node::internals::proto::printable::is_plain;
-use xpando_node::internals::proto::replay::Stamp;
+use xpando_node::internals::proto::replay::Position;
 
-use crate::kit::{Cluster, Node, Terminal, linked, told, until};
+use crate::kit::{Cluster, Node, Terminal, linked, outputs, until};
 
 /// Clears the screen, sets the title, forges a line of another node, and turns the rest around.
 const HOSTILE: &str =
@@ -23,7 +23,7 @@ fn directory(node: &Node) -> String {
 /// A message as the gateway publishes it for a client.
 fn of_a_client(event: &str, text: &str) -> Bytes {
     let json = Json::read(serde_json::to_vec(&serde_json::json!({ "body": text })).unwrap().into());
-    let stamp = Stamp { epoch: 1, n: 1, tag: 1 };
+    let stamp = Position { epoch: 1, n: 1, tag: 1 };
     Envelope::encode(stamp, event, &Payload::Json(json.unwrap())).unwrap()
 }
 
@@ -49,7 +49,7 @@ fn subscribe_escapes_on_a_terminal_and_is_raw_in_a_pipe() {
     let topic = "room:1\u{200b}";
     let publish = |payload: &[u8]| {
         until("three terminals and a pipe", || {
-            let (code, out, err) = told(&a.run(&["publish", topic, "-"], payload));
+            let (code, out, err) = outputs(&a.run(&["publish", topic, "-"], payload));
             assert_eq!(code, Some(0), "{err}");
             if out.starts_with("to 4 ") { Ok(()) } else { Err(out) }
         });

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::{Output, Stdio};
 
-use crate::kit::{Cluster, full, linked, told, until};
+use crate::kit::{Cluster, full, linked, outputs, until};
 
 /// Commands that ask a node.
 const ASKING: [&[&str]; 15] = [
@@ -51,7 +51,7 @@ fn an_empty_variable_is_unset_for_every_command() {
     for args in [&["status"][..], &["ps"], &["events"], &["cert", "show"], &["nodes", "--json"]] {
         let mut command = cluster.command();
         command.args(args).envs(variables.iter().map(|variable| (variable, " ")));
-        let (code, _, err) = told(&command.output().unwrap());
+        let (code, _, err) = outputs(&command.output().unwrap());
         assert_eq!((code, err.as_str()), (Some(0), ""), "{args:?}");
     }
 }
@@ -76,14 +76,15 @@ fn a_bad_value_names_the_variable_that_it_came_from() {
         ("XPANDO_SPECIALIZATION", "a b", &node),
         ("XPANDO_LOG_FORMAT", "xml", &node),
     ] {
-        let (code, _, err) = told(&run(variable, value, args));
+        let (code, _, err) = outputs(&run(variable, value, args));
         assert_eq!(code, Some(2), "{err}");
         assert!(err.contains(variable) && err.contains(value), "{variable}: {err}");
     }
-    let (code, _, err) = told(&run("XPANDO_LOG", "=,=", &node));
+    let (code, _, err) = outputs(&run("XPANDO_LOG", "=,=", &node));
     assert!(code == Some(1) && err.contains("XPANDO_LOG"), "{err}");
     // The flag goes before the variable, and is what is wrong then.
-    let (_, _, err) = told(&run("XPANDO_JOIN", "a:x", &["--name", "a@127.0.0.1", "--join", "b:y"]));
+    let (_, _, err) =
+        outputs(&run("XPANDO_JOIN", "a:x", &["--name", "a@127.0.0.1", "--join", "b:y"]));
     assert!(!err.contains("XPANDO_JOIN (") && err.contains("'b:y' for '--join"), "{err}");
 }
 
@@ -99,13 +100,13 @@ fn a_directory_without_a_node_is_named_with_the_remedy() {
         let directory = directory.display().to_string();
         for args in ASKING {
             let output = cluster.run(&[args, &["--data-dir", &directory]].concat());
-            let (code, out, err) = told(&output);
+            let (code, out, err) = outputs(&output);
             assert_eq!((code, out.as_str()), (Some(1), ""), "{args:?}: {err}");
             let expected = format!("xpando-node: {directory}: {why}; `xpando-node ps` shows");
             assert!(err.starts_with(&expected), "{args:?}: {err}");
         }
         // Events are read from a node that was stopped, too.
-        let (code, _, err) = told(&cluster.run(&["events", "--data-dir", &directory]));
+        let (code, _, err) = outputs(&cluster.run(&["events", "--data-dir", &directory]));
         assert!(code == Some(1) && err.contains(&directory), "{err}");
     }
 }
@@ -118,7 +119,7 @@ fn nodes_of_one_name_are_listed_with_their_directories() {
     for node in &nodes {
         node.listen();
     }
-    let (code, _, err) = told(&cluster.run(&["status", "--name", "a@127.0.0.1"]));
+    let (code, _, err) = outputs(&cluster.run(&["status", "--name", "a@127.0.0.1"]));
     assert_eq!(code, Some(1));
     let listed = cluster.print(&["ps"]);
     for directory in [one, other].map(|directory| directory.display().to_string()) {
@@ -153,7 +154,7 @@ fn output_that_nobody_reads_is_no_failure() {
         drop(reader);
         let mut command = cluster.command();
         let output = command.args(args).stdout(writer).stderr(Stdio::piped()).output().unwrap();
-        let (code, _, err) = told(&output);
+        let (code, _, err) = outputs(&output);
         assert_eq!((code, err.as_str()), (Some(0), ""), "{args:?}");
     }
     // A node that goes while it is asked is a failure as ever.
@@ -169,7 +170,7 @@ fn status_waits_for_the_node_and_its_peers() {
         command.args(["status", "--name", "a@127.0.0.1", "--wait"]).args(args);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    let alone = told(&waits(&["--timeout", "0"]).wait_with_output().unwrap());
+    let alone = outputs(&waits(&["--timeout", "0"]).wait_with_output().unwrap());
     assert_eq!(alone.0, Some(1), "{alone:?}");
     assert!(alone.2.contains("no node a@127.0.0.1 runs on this machine"), "{alone:?}");
 
@@ -177,14 +178,14 @@ fn status_waits_for_the_node_and_its_peers() {
     let waiting = waits(&["--peers", "2"]);
     let a = cluster.node("a").start();
     let b = cluster.node("b").join(a.listen()).start();
-    let few = told(&waits(&["--peers", "2", "--timeout", "0"]).wait_with_output().unwrap());
+    let few = outputs(&waits(&["--peers", "2", "--timeout", "0"]).wait_with_output().unwrap());
     assert!(few.0 == Some(1) && few.2.contains("of 2 peers online"), "{few:?}");
     let c = cluster.node("c").join(a.listen()).start();
-    let (code, out, err) = told(&waiting.wait_with_output().unwrap());
+    let (code, out, err) = outputs(&waiting.wait_with_output().unwrap());
     assert_eq!((code, err.as_str()), (Some(0), ""));
     assert!(out.contains("sees all 3 nodes") && out.matches("online").count() == 2, "{out}");
     drop((b, c));
-    let usage = told(&cluster.run(&["status", "--peers", "2"]));
+    let usage = outputs(&cluster.run(&["status", "--peers", "2"]));
     assert!(usage.0 == Some(2) && usage.2.contains("--wait"), "{usage:?}");
 }
 
@@ -196,7 +197,7 @@ fn a_node_knows_why_about_itself() {
     for part in ["a@127.0.0.1 is that node itself", "incarnation 1", &a.listen().to_string()] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let (code, _, err) = told(&cluster.run(&["why", "x@127.0.0.1"]));
+    let (code, _, err) = outputs(&cluster.run(&["why", "x@127.0.0.1"]));
     assert!(code == Some(1) && err.contains("a@127.0.0.1 knows of no x@127.0.0.1"), "{err}");
 }
 
@@ -207,7 +208,7 @@ fn a_call_says_what_is_missing() {
     let b = cluster.node("b").join(a.listen()).start();
     linked(&[&a, &b]);
     let calls = |to: &str| {
-        let (code, _, err) = told(&a.run(&["call", to, "x"], b""));
+        let (code, _, err) = outputs(&a.run(&["call", to, "x"], b""));
         assert_eq!(code, Some(1), "{to}: {err}");
         err
     };
@@ -247,7 +248,7 @@ fn a_failed_start_tells_each_cause_once_and_what_it_is_about() {
     ] {
         let mut command = cluster.command();
         command.args(["--name", "c@127.0.0.1", "--no-beacon", "--log", "off"]).args(&args);
-        let (code, _, err) = told(&command.output().unwrap());
+        let (code, _, err) = outputs(&command.output().unwrap());
         assert_eq!(code, Some(1), "{args:?}: {err}");
         for word in words {
             assert!(err.contains(word), "{args:?}: {word:?} is not in {err}");
@@ -270,7 +271,7 @@ fn no_name_looks_like_an_option() {
         &["why", "--", "--help@127.0.0.1"],
         &["call", "--", "-name", "x"],
     ] {
-        let (code, _, err) = told(&cluster.run(args));
+        let (code, _, err) = outputs(&cluster.run(args));
         assert_eq!(code, Some(2), "{args:?}: {err}");
         assert!(err.contains("begin with"), "{args:?}: {err}");
     }

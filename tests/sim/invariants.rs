@@ -474,11 +474,11 @@ pub(crate) fn before_send(world: &mut World, node: usize, word: &Word) {
 fn size(word: &Word) -> usize {
     let door = |payload: Result<Vec<u8>, _>| payload.map_or(0, |bytes: Vec<u8>| bytes.len() + 24);
     let encoded: Result<Vec<u8>, codec::CodecError> = match word {
-        Word::Door(Message::Monitor(word)) => codec::encode(word),
-        Word::Door(Message::Topology(word)) => codec::encode(&**word),
-        Word::Door(Message::Registry(word)) => codec::encode(&**word),
-        Word::Door(Message::Presence(word)) => codec::encode(&**word),
-        Word::Door(Message::Contacts(contacts)) => codec::encode(&contacts.to_vec()),
+        Word::System(Message::Monitor(word)) => codec::encode(word),
+        Word::System(Message::Topology(word)) => codec::encode(&**word),
+        Word::System(Message::Registry(word)) => codec::encode(&**word),
+        Word::System(Message::Presence(word)) => codec::encode(&**word),
+        Word::System(Message::Contacts(contacts)) => codec::encode(&contacts.to_vec()),
         _ => return 12,
     };
     door(encoded)

@@ -21,7 +21,7 @@ const OVERHEAD: usize = 64;
 
 /// What happens to a client that is too slow for a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slow {
+pub enum ClientOverflow {
     /// It is disconnected with 1013, and comes back.
     Disconnect,
     /// It loses the oldest frames of such topics.
@@ -54,7 +54,7 @@ impl Close {
 
 #[derive(Debug, Default)]
 struct State {
-    frames: VecDeque<(Encoded, Slow)>,
+    frames: VecDeque<(Encoded, ClientOverflow)>,
     cost: usize,
     /// Frames that were dropped since somebody asked.
     dropped: u64,
@@ -67,7 +67,7 @@ fn cost(frame: &Encoded) -> usize {
 }
 
 impl State {
-    fn push(&mut self, frame: Encoded, slow: Slow) {
+    fn push(&mut self, frame: Encoded, slow: ClientOverflow) {
         self.cost += cost(&frame);
         self.frames.push_back((frame, slow));
         if self.cost <= BOUND || self.frames.len() == 1 {
@@ -75,7 +75,7 @@ impl State {
         }
         let (before, mut left) = (self.frames.len(), self.cost);
         self.frames.retain(|(frame, slow)| {
-            let goes = left > BOUND && *slow == Slow::DropOldest;
+            let goes = left > BOUND && *slow == ClientOverflow::DropOldest;
             left -= if goes { cost(frame) } else { 0 };
             !goes
         });
@@ -96,7 +96,7 @@ impl State {
 
 /// The outbox. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Outbox(Arc<Inner>);
+pub struct ClientQueue(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -113,7 +113,7 @@ pub enum Next {
     Close(Close),
 }
 
-impl Outbox {
+impl ClientQueue {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -131,14 +131,16 @@ impl Outbox {
     }
 
     /// Adds frames.
-    pub fn push(&self, frames: impl IntoIterator<Item = Encoded>, slow: Slow) {
+    pub fn push(&self, frames: impl IntoIterator<Item = Encoded>, slow: ClientOverflow) {
         self.change(|state| frames.into_iter().for_each(|frame| state.push(frame, slow)));
     }
 
     /// Adds what a client gets at its join, however much that is.
     pub fn welcome(&self, frames: impl IntoIterator<Item = Encoded>) {
         self.change(|state| {
-            state.frames.extend(frames.into_iter().map(|frame| (frame, Slow::Disconnect)));
+            state
+                .frames
+                .extend(frames.into_iter().map(|frame| (frame, ClientOverflow::Disconnect)));
         });
     }
 
@@ -192,7 +194,7 @@ mod tests {
         Encoded::Binary(Bytes::from(vec![tag; length]))
     }
 
-    fn waiting(outbox: &Outbox) -> Vec<u8> {
+    fn waiting(outbox: &ClientQueue) -> Vec<u8> {
         let mut frames = Vec::new();
         assert_eq!(outbox.try_next(&mut frames), Some(Next::Frames));
         let tag = |frame: &Encoded| match frame {
@@ -203,42 +205,42 @@ mod tests {
 
     #[test]
     fn who_is_too_slow_is_disconnected() {
-        let outbox = Outbox::default();
-        outbox.push([frame(1, 2 * BOUND)], Slow::Disconnect);
+        let outbox = ClientQueue::default();
+        outbox.push([frame(1, 2 * BOUND)], ClientOverflow::Disconnect);
         assert_eq!(waiting(&outbox), [1], "one long frame alone has room");
-        outbox.push([frame(2, BOUND / 2), frame(3, BOUND / 4)], Slow::Disconnect);
+        outbox.push([frame(2, BOUND / 2), frame(3, BOUND / 4)], ClientOverflow::Disconnect);
         assert!(!outbox.is_closed());
-        outbox.push([frame(4, BOUND / 4)], Slow::Disconnect);
+        outbox.push([frame(4, BOUND / 4)], ClientOverflow::Disconnect);
         assert_eq!(outbox.try_next(&mut Vec::new()), Some(Next::Close(Close::SLOW)));
         assert_eq!(outbox.dropped(), 3);
-        outbox.push([frame(5, 1)], Slow::Disconnect);
+        outbox.push([frame(5, 1)], ClientOverflow::Disconnect);
         assert_eq!(outbox.try_next(&mut Vec::new()), Some(Next::Close(Close::SLOW)));
     }
 
     #[test]
     fn what_may_be_lost_goes_before_anybody_is_disconnected() {
-        let outbox = Outbox::default();
-        outbox.push([frame(1, BOUND / 4)], Slow::Disconnect);
+        let outbox = ClientQueue::default();
+        outbox.push([frame(1, BOUND / 4)], ClientOverflow::Disconnect);
         for tag in 2..9 {
-            outbox.push([frame(tag, BOUND / 4)], Slow::DropOldest);
+            outbox.push([frame(tag, BOUND / 4)], ClientOverflow::DropOldest);
         }
         assert_eq!(outbox.dropped(), 5);
-        outbox.push([frame(9, BOUND / 4)], Slow::Disconnect);
+        outbox.push([frame(9, BOUND / 4)], ClientOverflow::Disconnect);
         assert_eq!(waiting(&outbox), [1, 8, 9]);
         assert_eq!(outbox.dropped(), 1);
     }
 
     #[test]
     fn what_a_client_is_given_at_its_join_has_room() {
-        let outbox = Outbox::default();
+        let outbox = ClientQueue::default();
         outbox.welcome([frame(1, BOUND), frame(2, BOUND)]);
-        outbox.push([frame(3, BOUND / 2)], Slow::Disconnect);
+        outbox.push([frame(3, BOUND / 2)], ClientOverflow::Disconnect);
         assert_eq!(waiting(&outbox), [1, 2, 3]);
     }
 
     #[tokio::test]
     async fn a_close_reaches_who_waits() {
-        let outbox = Outbox::default();
+        let outbox = ClientQueue::default();
         let (mut out, closer) = (Vec::new(), outbox.clone());
         let (next, ()) =
             tokio::join!(outbox.next(&mut out), async { closer.close(Close::RESTART) });

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::outbox::{Next, Outbox, Slow};
+use super::outbox::{ClientOverflow, ClientQueue, Next};
 use super::*;
 use crate::actors::exchange::Exchange;
 use crate::actors::news::tests::Wire;
-use crate::actors::supervisor::{Root, Roster};
+use crate::actors::supervisor::{ActorTable, Root};
 use crate::actors::tests::{PATIENCE, counted, name, run, settled, until};
 use crate::proto::channel::{Dialect, Encoded, Frame, Json};
 use crate::proto::event::Event;
@@ -20,7 +20,7 @@ struct World {
     router: ChannelRouter,
     publisher: Publisher,
     metrics: Metrics,
-    roster: Roster,
+    roster: ActorTable,
     _root: Root,
 }
 
@@ -41,7 +41,7 @@ fn room() -> Topic {
 /// One join of one client.
 struct Client {
     id: u64,
-    outbox: Outbox,
+    outbox: ClientQueue,
 }
 
 impl World {
@@ -51,8 +51,8 @@ impl World {
             join_ref: None,
             reference: None,
             dialect: Dialect::V2,
-            outbox: Outbox::default(),
-            slow: Slow::Disconnect,
+            outbox: ClientQueue::default(),
+            slow: ClientOverflow::Disconnect,
             response: Map::new(),
             resume: None,
             presence: key.map(|key| (key.to_owned(), "{\"x\":1}".to_owned())),
@@ -86,7 +86,7 @@ impl Client {
     fn take(&self) -> Vec<(String, Value)> {
         let mut frames = Vec::new();
         self.outbox.try_next(&mut frames);
-        frames.iter().map(told).collect()
+        frames.iter().map(frame_parts).collect()
     }
 
     fn is_closed(&self) -> bool {
@@ -103,13 +103,13 @@ fn whole(frame: &Encoded) -> Frame {
     Frame::text(Dialect::V2, &text).expect("a frame")
 }
 
-fn told(frame: &Encoded) -> (String, Value) {
+fn frame_parts(frame: &Encoded) -> (String, Value) {
     let frame = whole(frame);
     let Payload::Json(payload) = frame.payload else { panic!("JSON") };
     (frame.event, payload.decode().expect("JSON"))
 }
 
-fn said(n: u64) -> (String, Value) {
+fn message(n: u64) -> (String, Value) {
     ("say".to_owned(), json!({ "n": n }))
 }
 
@@ -130,13 +130,13 @@ async fn members_get_the_reply_and_then_what_is_published() {
     assert_eq!(events, ["phx_reply", "hello", "say", "message"]);
     assert_eq!(
         two.take().get(1..),
-        Some(&[said(1), ("message".into(), json!({ "plain": true }))][..])
+        Some(&[message(1), ("message".into(), json!({ "plain": true }))][..])
     );
     world.router.leave(room(), one.id);
     settled().await;
     world.publish(2);
     settled().await;
-    assert_eq!((one.take(), two.take()), (vec![], vec![said(2)]));
+    assert_eq!((one.take(), two.take()), (vec![], vec![message(2)]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,19 +214,20 @@ async fn who_comes_back_gets_what_it_missed() {
     let start = response["seq"].as_str().expect("a cursor").to_owned();
     (1..=2).for_each(|n| world.publish(n));
     settled().await;
-    let told = client.take();
-    let seq = told[1].1["seq"].as_str().expect("a cursor").to_owned();
-    assert_eq!(told[1].1["n"], 2);
+    let frame_parts = client.take();
+    let seq = frame_parts[1].1["seq"].as_str().expect("a cursor").to_owned();
+    assert_eq!(frame_parts[1].1["n"], 2);
     world.router.leave(room(), client.id);
     (3..=5).for_each(|n| world.publish(n));
     settled().await;
     for (cursor, missed) in [(&seq, &[3, 4, 5][..]), (&start, &[1, 2, 3, 4, 5])] {
         let member = Member { resume: Some(cursor.clone()), ..world.member(None) };
         let client = world.enter(member).await;
-        let told = client.take();
-        let replayed: Vec<_> = told[1..].iter().map(|(_, it)| it["n"].as_u64().unwrap()).collect();
+        let frame_parts = client.take();
+        let replayed: Vec<_> =
+            frame_parts[1..].iter().map(|(_, it)| it["n"].as_u64().unwrap()).collect();
         assert_eq!(replayed, missed);
-        assert_eq!(told[0].1["response"], json!({ "replayed": missed.len() }));
+        assert_eq!(frame_parts[0].1["response"], json!({ "replayed": missed.len() }));
         world.router.leave(room(), client.id);
     }
     for n in 0..600 {
@@ -251,7 +252,7 @@ async fn nobody_else_says_where_a_message_stands() {
     };
     world.publish(1);
     settled().await;
-    let seq = |told: &[(String, Value)]| told.last().expect("one").1["seq"].clone();
+    let seq = |frame_parts: &[(String, Value)]| frame_parts.last().expect("one").1["seq"].clone();
     let first = seq(&victim.take());
     let ahead = first.as_str().expect("a cursor").replacen(":1:", ":4:", 1);
     for forged in [
@@ -262,19 +263,19 @@ async fn nobody_else_says_where_a_message_stands() {
         say(String::leak(forged.replace("AHEAD", &ahead)));
     }
     settled().await;
-    let told = victim.take();
-    assert_eq!(told.iter().map(|(_, it)| it["n"].clone()).collect::<Vec<_>>(), [2, 3, 4]);
-    assert!(told.iter().all(|(_, it)| it["seq"] != ahead.as_str()), "{told:?}");
+    let frame_parts = victim.take();
+    assert_eq!(frame_parts.iter().map(|(_, it)| it["n"].clone()).collect::<Vec<_>>(), [2, 3, 4]);
+    assert!(frame_parts.iter().all(|(_, it)| it["seq"] != ahead.as_str()), "{frame_parts:?}");
     assert_eq!(plain.take().pop().map(|(_, it)| it["n"].clone()), Some(4.into()));
     // What comes without an envelope has no number, and no say either.
     world.bus.exchange().publish_here(&room(), format!("{{\"seq\":\"{ahead}\"}}")).expect("short");
     settled().await;
     assert_eq!(victim.take(), [("message".to_owned(), json!({}))]);
-    // Who goes on from what it was told misses nothing; a forged place is a gap.
+    // Who goes on from what it was frame_parts misses nothing; a forged place is a gap.
     world.router.leave(room(), victim.id);
     (5..=7).for_each(|n| world.publish(n));
     settled().await;
-    let (_, response) = world.resume(seq(&told).as_str().expect("a cursor")).await;
+    let (_, response) = world.resume(seq(&frame_parts).as_str().expect("a cursor")).await;
     assert_eq!(response["replayed"], 3);
     assert_eq!(world.resume(&ahead).await.1["gap"], true);
 }
@@ -301,18 +302,20 @@ async fn what_is_for_one_join_has_its_reference() {
     world.publish(1);
     world.publish(2);
     settled().await;
-    let told = frames(&first);
-    let seq = told.iter().find(|frame| frame.event == "say").map(|frame| match &frame.payload {
-        Payload::Json(json) => json.decode::<Value>().expect("JSON")["seq"].clone(),
-        Payload::Binary(_) => panic!("JSON"),
-    });
+    let frame_parts = frames(&first);
+    let seq =
+        frame_parts.iter().find(|frame| frame.event == "say").map(|frame| match &frame.payload {
+            Payload::Json(json) => json.decode::<Value>().expect("JSON")["seq"].clone(),
+            Payload::Binary(_) => panic!("JSON"),
+        });
     let again = world.enter(member(seq.expect("one").as_str().expect("a cursor"))).await;
     settled().await;
-    for frame in told.iter().chain(&frames(&again)) {
-        let all = frame.event == "presence_diff" || told.contains(frame) && frame.event == "say";
+    for frame in frame_parts.iter().chain(&frames(&again)) {
+        let all =
+            frame.event == "presence_diff" || frame_parts.contains(frame) && frame.event == "say";
         assert_eq!(frame.join_ref.is_none(), all, "{frame:?}");
     }
-    let events: Vec<_> = told.iter().map(|frame| frame.event.as_str()).collect();
+    let events: Vec<_> = frame_parts.iter().map(|frame| frame.event.as_str()).collect();
     assert_eq!(events, ["phx_reply", "hello", "presence_state", "say", "say"]);
 }
 
@@ -330,23 +333,23 @@ async fn a_topic_without_members_ends_after_a_while() {
     let again = world.enter(world.member(None)).await;
     world.publish(1);
     settled().await;
-    assert_eq!(again.take().get(1), Some(&said(1)));
+    assert_eq!(again.take().get(1), Some(&message(1)));
 }
 
 #[tokio::test]
 async fn after_a_crash_members_are_told_to_join_again() {
     let world = world().await;
     let client = world.enter(world.member(Some("anna"))).await;
-    let mut told = Vec::new();
+    let mut frame_parts = Vec::new();
     until("the first state", || {
-        told.extend(client.take());
-        told.len() == 2
+        frame_parts.extend(client.take());
+        frame_parts.len() == 2
     })
     .await;
     assert!(world.roster.kill("channel_router"));
-    until("told", || {
-        told.extend(client.take());
-        told.last().is_some_and(|(event, _)| event == "phx_error")
+    until("frame_parts", || {
+        frame_parts.extend(client.take());
+        frame_parts.last().is_some_and(|(event, _)| event == "phx_error")
     })
     .await;
     let joining = async {
@@ -364,7 +367,7 @@ async fn after_a_crash_members_are_told_to_join_again() {
     let mut heard = Vec::new();
     until("heard", || {
         heard.extend(again.take());
-        heard.contains(&said(1))
+        heard.contains(&message(1))
     })
     .await;
 }

@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
-use super::outbox::{Outbox, Slow};
+use super::outbox::{ClientOverflow, ClientQueue};
 use crate::actors::exchange::{Message, Received, Subscription};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
@@ -60,9 +60,9 @@ pub struct Member {
     /// How it wants its frames.
     pub dialect: Dialect,
     /// Where they go.
-    pub outbox: Outbox,
+    pub outbox: ClientQueue,
     /// What happens when it is too slow.
-    pub slow: Slow,
+    pub slow: ClientOverflow,
     /// The answer to its join; an object.
     pub response: serde_json::Map<String, serde_json::Value>,
     /// It resumes here: it asked to be told where each message stands. The text is what it gave.
@@ -100,21 +100,21 @@ impl Shared {
 }
 
 /// A message as it was told, for those who missed it.
-struct Kept {
+struct Logged {
     event: String,
     payload: Payload,
     /// Where a member stands that has seen it; none for what has no number.
     cursor: OnceLock<String>,
 }
 
-pub(super) struct Hall {
+pub(super) struct TopicTask {
     topic: Topic,
     subscription: Subscription,
     orders: mpsc::UnboundedReceiver<Order>,
     idle: Box<dyn Fn(u64) + Send>,
     shared: Shared,
     members: BTreeMap<u64, Box<Member>>,
-    log: Log<Arc<Kept>>,
+    log: Log<Arc<Logged>>,
     /// How many messages the log ever took, and the cursor of who was here before the first of them.
     taken: usize,
     start: String,
@@ -125,7 +125,7 @@ pub(super) struct Hall {
     joins: u64,
 }
 
-impl Hall {
+impl TopicTask {
     pub(super) fn new(
         topic: Topic,
         subscription: Subscription,
@@ -179,7 +179,7 @@ impl Hall {
                 },
             }
             let now = timer::now();
-            self.presence.tell(&self.topic, &self.members, now);
+            self.presence.announce(&self.topic, &self.members, now);
             if self.empty.is_some_and(|since| since + LINGER <= now) {
                 self.empty = Some(now); // asked again, should it not be heard
                 (self.idle)(self.joins);
@@ -233,7 +233,8 @@ impl Hall {
         let payload = Payload::Json(Json::of(&response));
         let reply = Say::Reply(join_ref, reference, Outcome::Ok, &payload);
         let mut frames: Vec<_> = reply.encode(member.dialect, topic).into_iter().collect();
-        let frames_of = |kept: &Arc<Kept>| self.frames(kept, member.dialect, true, Some(join_ref));
+        let frames_of =
+            |kept: &Arc<Logged>| self.frames(kept, member.dialect, true, Some(join_ref));
         frames.extend(replay.iter().flat_map(frames_of));
         for (event, payload) in member.greeting.take().map(|make| make()).unwrap_or_default() {
             let push = Say::Push(member.join_ref.as_ref(), event, &payload);
@@ -255,7 +256,7 @@ impl Hall {
     }
 
     /// What a client with this cursor has not seen.
-    fn missed(&self, cursor: &str) -> Result<Vec<Arc<Kept>>, ()> {
+    fn missed(&self, cursor: &str) -> Result<Vec<Arc<Logged>>, ()> {
         // Who has seen nothing asks for nothing of the past.
         if cursor.is_empty() {
             return Ok(Vec::new());
@@ -295,12 +296,12 @@ impl Hall {
         self.sweep();
     }
 
-    fn take(&mut self, message: &Message) -> Option<Arc<Kept>> {
+    fn take(&mut self, message: &Message) -> Option<Arc<Logged>> {
         let Some(Envelope { stamp, event, payload }) = Envelope::decode(&message.payload) else {
             self.shared.metrics.count(Count::Channels, "malformed");
             return None;
         };
-        let kept = Arc::new(Kept { event, payload, cursor: OnceLock::new() });
+        let kept = Arc::new(Logged { event, payload, cursor: OnceLock::new() });
         // What has no number could not be told from what was missed: it is not kept.
         let Some(stamp) = stamp else { return Some(kept) };
         let before = self.log.cost();
@@ -329,7 +330,7 @@ impl Hall {
     /// said under that name is left out for them.
     fn frames(
         &self,
-        kept: &Kept,
+        kept: &Logged,
         dialect: Dialect,
         numbered: bool,
         join: Option<Option<&Ref>>,
@@ -383,7 +384,7 @@ impl Hall {
     }
 }
 
-impl Drop for Hall {
+impl Drop for TopicTask {
     fn drop(&mut self) {
         self.shared.count(self.log.cost(), 0);
     }
@@ -471,7 +472,7 @@ impl Present {
     }
 
     /// Tells the members what has changed, and newcomers all, if it is time.
-    fn tell(&mut self, topic: &Topic, members: &BTreeMap<u64, Box<Member>>, now: Instant) {
+    fn announce(&mut self, topic: &Topic, members: &BTreeMap<u64, Box<Member>>, now: Instant) {
         if !self.news() || self.next.is_some_and(|next| next > now) {
             return;
         }

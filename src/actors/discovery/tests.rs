@@ -4,7 +4,7 @@ use super::*;
 use crate::actors::exchange::Exchange;
 use crate::actors::news::tests::{Wire, parts};
 use crate::actors::peers::tests::{Mock, online};
-use crate::actors::supervisor::{Root, Roster};
+use crate::actors::supervisor::{ActorTable, Root};
 use crate::actors::tests::{PATIENCE, cluster, contact, counted, name, run, settled, until};
 use crate::proto::discovery::CONTACTS;
 
@@ -17,7 +17,7 @@ struct World {
     metrics: Metrics,
     peers: Peers,
     asked: Mock,
-    roster: Roster,
+    roster: ActorTable,
     _root: Root,
 }
 
@@ -96,7 +96,7 @@ impl World {
     }
 
     /// A message of peer b on the topic for contacts arrives.
-    fn told(&self, payload: Vec<u8>) {
+    fn received(&self, payload: Vec<u8>) {
         self.outlet(B).says(Topic::network_peers(), payload);
     }
 }
@@ -274,12 +274,12 @@ async fn now_and_then_a_random_linked_peer_is_told() {
 async fn what_a_peer_tells_is_a_hint_of_a_peer_and_bounded() {
     let mut world = world(|_| {}).await;
     let many: Vec<_> = (1..=200).map(|n| contact(&format!("n{n}@127.0.0.1"), n, 1)).collect();
-    world.told(codec::encode(&many).expect("encodes"));
+    world.received(codec::encode(&many).expect("encodes"));
     for expected in &many[..CONTACTS] {
         assert_eq!(world.contact().await, (expected.clone(), Source::Peer));
     }
     let last = contact("last@127.0.0.1", 1, 1);
-    world.told(codec::encode(&vec![last.clone()]).expect("encodes"));
+    world.received(codec::encode(&vec![last.clone()]).expect("encodes"));
     assert_eq!(world.contact().await, (last, Source::Peer), "the 72 beyond the bound are dropped");
 }
 
@@ -288,11 +288,11 @@ async fn a_malformed_list_is_counted_and_no_hint() {
     let mut world = world(|_| {}).await;
     let list = codec::encode(&vec![contact(B, 1, 1)]).expect("encodes");
     for bad in [vec![0xff; 30], [list.clone(), vec![0]].concat(), list[..list.len() - 1].to_vec()] {
-        world.told(bad);
+        world.received(bad);
     }
     until("counted", || counted(&world.metrics, "node_messages", "malformed") == 3).await;
     assert!(world.asked.heard().is_none());
-    world.told(list);
+    world.received(list);
     assert_eq!(world.contact().await.1, Source::Peer);
 }
 

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::actors::exchange::Exchange;
-use crate::actors::supervisor::{Root, Roster};
+use crate::actors::supervisor::{ActorTable, Root};
 use crate::actors::tests::{cluster, counted, name, run, until};
 use crate::io::clock;
 use crate::io::store::Chain;
@@ -15,7 +15,7 @@ use crate::proto::event::Query;
 struct World {
     dir: TempDir,
     setup: Setup,
-    roster: Roster,
+    roster: ActorTable,
     root: Root,
 }
 

@@ -361,7 +361,7 @@ impl Calls {
         };
         let Some(service) = service else { return refuse(Outcome::NoSuchName) };
         let Some(under_way) = UnderWay::begin(from, payload.len()) else {
-            self.topics.metrics().count(Count::Door, "request_overloaded");
+            self.topics.metrics().count(Count::Messages, "request_overloaded");
             return refuse(Outcome::Overloaded);
         };
         let deadline = timer::now() + Duration::from_millis(left).min(LONGEST);
@@ -384,7 +384,7 @@ impl Calls {
     /// A peer's reply.
     pub(crate) fn replied(&self, from: &Outlet, call: u64, outcome: Outcome, payload: Bytes) {
         if !from.pending().replied(call, outcome, payload) {
-            self.topics.metrics().count(Count::Door, "late_reply");
+            self.topics.metrics().count(Count::Messages, "late_reply");
         }
     }
 

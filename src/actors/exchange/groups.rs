@@ -114,7 +114,7 @@ impl<M: Message> RemoteActor<M> {
     /// [`SendError`]; nothing was sent.
     pub fn cast(&self, message: M) -> Result<(), SendError> {
         if let Some(other) = &self.other {
-            self.metrics.count(Count::Door, "other_type");
+            self.metrics.count(Count::Messages, "other_type");
             return Err(SendError::OtherType(other.clone()));
         }
         match &self.outlet {

@@ -195,7 +195,7 @@ impl Outlet {
     /// Bytes that wait, by lane.
     pub(super) fn waiting(&self) -> [(Lane, usize); 3] {
         let mut state = self.state();
-        [Lane::Door, Lane::Calls, Lane::Bulk].map(|lane| (lane, state.outbox.waiting(lane)))
+        [Lane::System, Lane::Calls, Lane::Bulk].map(|lane| (lane, state.outbox.waiting(lane)))
     }
 
     /// Tries again whenever there may be room.

@@ -82,7 +82,7 @@ impl Subscription {
     pub fn decode<T: DeserializeOwned + Schema>(&self, message: &Message) -> Result<T, CodecError> {
         let value = codec::decode_typed(&message.payload, MAX_MESSAGE);
         if let (Err(_), Some(topics)) = (&value, self.topics.upgrade()) {
-            topics.metrics().count(Count::Door, "other_type");
+            topics.metrics().count(Count::Messages, "other_type");
         }
         value
     }

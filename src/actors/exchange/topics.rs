@@ -122,7 +122,7 @@ impl Topics {
     fn close(&self, outlet: &Outlet, why: DownReason) {
         let lost = outlet.close(why);
         if lost > 0 {
-            self.metrics.add(Count::Door, "lost_with_link", lost);
+            self.metrics.add(Count::Messages, "lost_with_link", lost);
         }
     }
 
@@ -176,7 +176,7 @@ impl Topics {
         let batch = Arc::new(batch);
         let dropped: u64 = to.iter().map(|(_, queue)| queue.push(&batch, ticket, now)).sum();
         if dropped > 0 {
-            self.metrics.add(Count::Door, "dropped_slow", dropped);
+            self.metrics.add(Count::Messages, "dropped_slow", dropped);
         }
         to.len()
     }
@@ -264,7 +264,7 @@ impl Topics {
 
     fn counted(&self, report: DeliveryReport) -> DeliveryReport {
         if report.missed > 0 {
-            self.metrics.add(Count::Door, "overloaded", report.missed as u64);
+            self.metrics.add(Count::Messages, "overloaded", report.missed as u64);
         }
         report
     }

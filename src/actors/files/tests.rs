@@ -6,7 +6,7 @@ use std::path::Path;
 use super::*;
 use crate::actors::exchange::Exchange;
 use crate::actors::link::tests::{Command, Mock};
-use crate::actors::supervisor::{Root, Roster};
+use crate::actors::supervisor::{ActorTable, Root};
 use crate::actors::tests::{counted, name, run, settled};
 use crate::io::clock;
 use crate::io::identity::{Authority, TokenError, Validity};
@@ -19,7 +19,7 @@ struct World {
     tokens: Tokens,
     link: Mock,
     metrics: Metrics,
-    roster: Roster,
+    roster: ActorTable,
     _root: Root,
 }
 

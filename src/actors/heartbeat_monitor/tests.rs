@@ -8,7 +8,7 @@ use crate::actors::exchange::Exchange;
 use crate::actors::link::tests::Mock as LinkMock;
 use crate::actors::news::tests::{Wire, parts};
 use crate::actors::peers::tests::Mock;
-use crate::actors::supervisor::{Root, Roster};
+use crate::actors::supervisor::{ActorTable, Root};
 use crate::actors::tests::{counted, name, run, settled};
 use crate::proto::event::Event;
 use crate::proto::frame::Control;
@@ -29,7 +29,7 @@ struct World {
     wires: BTreeMap<NodeName, Wire>,
     metrics: Metrics,
     events: mpsc::UnboundedReceiver<Event>,
-    roster: Roster,
+    roster: ActorTable,
     _root: Root,
 }
 
@@ -84,7 +84,7 @@ impl World {
         self.peers.vitals().peers.get(&name(peer)).cloned().expect("known")
     }
 
-    fn said(&self, from: &str, word: &Word) {
+    fn received(&self, from: &str, word: &Word) {
         let payload = codec::encode(word).expect("encodes");
         self.wires[&name(from)].says(Topic::node_heartbeat(), payload);
     }
@@ -111,7 +111,7 @@ async fn a_silent_peer_is_doubted_asked_about_given_up_and_told_of() {
     world.seconds(6, &[C]).await;
     assert!(world.vital(B).suspect && !world.vital(C).suspect);
     assert_eq!(words(&mut c), [Word::Ask(name(B))]);
-    world.said(C, &Word::Answer(name(B), true));
+    world.received(C, &Word::Answer(name(B), true));
     world.seconds(5, &[C]).await;
     assert_eq!(world.asked.heard(), Some(Ask::Silent(name(B))));
     assert!(world.asked.heard().is_none(), "once, and nobody else");
@@ -146,8 +146,8 @@ async fn a_question_is_answered_by_what_was_heard_since() {
     let mut world = world().await;
     let (mut b, _c) = (world.online(B).await, world.online(C).await);
     world.seconds(1, &[B, C]).await;
-    world.said(B, &Word::Ask(name(C)));
-    world.said(B, &Word::Ask(name("nobody@h")));
+    world.received(B, &Word::Ask(name(C)));
+    world.received(B, &Word::Ask(name("nobody@h")));
     settled().await;
     assert_eq!(words(&mut b), [], "it listens first");
     LinkMock::byte_from(&world.link, &name(C));
@@ -162,10 +162,10 @@ async fn a_flood_and_nonsense_are_counted_and_a_flooder_is_cut() {
     let mut world = world().await;
     let (mut b, mut c) = (world.online(B).await, world.online(C).await);
     for _ in 0..EACH + 10 {
-        world.said(B, &Word::Ask(name(C)));
+        world.received(B, &Word::Ask(name(C)));
     }
-    world.said(C, &Word::Ask(name(B)));
-    world.said(B, &Word::Ask(name("a@h")));
+    world.received(C, &Word::Ask(name(B)));
+    world.received(B, &Word::Ask(name("a@h")));
     world.wires[&name(B)].says(Topic::node_heartbeat(), vec![0xff; 10]);
     tokio::time::sleep(LISTEN * 2).await;
     assert_eq!((words(&mut b).len(), words(&mut c).len()), (EACH, 1));
@@ -175,7 +175,7 @@ async fn a_flood_and_nonsense_are_counted_and_a_flooder_is_cut() {
     let lane = world.lanes.get_mut(&name(C)).expect("up");
     while lane.try_recv().is_ok() {}
     for _ in 0..WORDS {
-        world.said(B, &Word::Doubted(name(C)));
+        world.received(B, &Word::Doubted(name(C)));
     }
     settled().await;
     assert_eq!(world.asked.heard(), Some(Ask::Cut(name(B))));

@@ -7,10 +7,10 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle};
 
-use crate::actors::link::mux::{self, Door, Own, PIPE};
+use crate::actors::link::mux::{self, LinkGuard, Own, PIPE};
 use crate::actors::link::{CONTROLS, Pulse};
 use crate::actors::news::Bus;
-use crate::proto::frame::Parting;
+use crate::proto::frame::CloseReason;
 use crate::proto::membership::LinkEnd;
 use crate::proto::node::{Incarnation, NodeName};
 
@@ -28,7 +28,7 @@ pub(crate) fn cable(a: &Bus, b: &Bus) -> [End; 2] {
 #[derive(Debug)]
 pub(crate) struct End {
     /// Says goodbye.
-    pub(crate) part: Option<oneshot::Sender<Parting>>,
+    pub(crate) part: Option<oneshot::Sender<CloseReason>>,
     pub(crate) pulse: Arc<Pulse>,
     task: JoinHandle<LinkEnd>,
     _ractor: DuplexStream,
@@ -45,7 +45,7 @@ impl End {
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, None));
         let own = Own { parting, controls, pulse: pulse.clone() };
-        let door = Door::open(bus, peer.clone(), LIFE);
+        let door = LinkGuard::open(bus, peer.clone(), LIFE);
         let task = tokio::spawn(mux::run(stream, mux::gate(true, peer), pipe, door, own));
         Self { part: Some(part), pulse, task, _ractor: ractor }
     }

@@ -102,7 +102,7 @@ impl Inbound {
                 }
                 Some(ticket)
             }
-            Lane::Control | Lane::Ractor | Lane::Door | Lane::Calls => None,
+            Lane::Control | Lane::Ractor | Lane::System | Lane::Calls => None,
         };
         let whole = match outbox::start(&payload)? {
             Start::Whole => {
@@ -111,7 +111,7 @@ impl Inbound {
                 }
                 return match lane {
                     Lane::Bulk => self.bulk(&payload, ticket.map(Arc::new).as_ref(), now),
-                    Lane::Control | Lane::Ractor | Lane::Door | Lane::Calls => {
+                    Lane::Control | Lane::Ractor | Lane::System | Lane::Calls => {
                         self.records(lane, &payload).await
                     }
                 };
@@ -161,7 +161,7 @@ impl Inbound {
     ) -> Result<(), Fault> {
         match lane {
             Lane::Bulk => self.long_bulk(&message, ticket, now),
-            Lane::Control | Lane::Ractor | Lane::Door | Lane::Calls => {
+            Lane::Control | Lane::Ractor | Lane::System | Lane::Calls => {
                 self.message(lane, message).await
             }
         }
@@ -171,7 +171,7 @@ impl Inbound {
         let [door, calls, bulk] = &mut self.partial;
         match lane {
             Lane::Control | Lane::Ractor => None,
-            Lane::Door => Some(door),
+            Lane::System => Some(door),
             Lane::Calls => Some(calls),
             Lane::Bulk => Some(bulk),
         }
@@ -203,7 +203,7 @@ impl Inbound {
     async fn message(&self, lane: Lane, message: Bytes) -> Result<(), Fault> {
         self.exchange.metrics().traffic().came(lane, 1, 0);
         match lane {
-            Lane::Door => {
+            Lane::System => {
                 // `news` takes them at once; a flood waits here and holds up only its sender.
                 if let Ok(permit) = self.waiting.clone().acquire_owned().await {
                     self.bus.received(&self.outlet, message, permit);
@@ -304,7 +304,7 @@ impl Inbound {
         let Some(topic) = &self.topic else { return };
         let found = self.exchange.topics.arrived(topic, self.outlet.peer(), content, ticket, now);
         let kind = if found > 0 { "received" } else { "no_subscriber" };
-        self.exchange.metrics().add(Count::Door, kind, count);
+        self.exchange.metrics().add(Count::Messages, kind, count);
         self.exchange.metrics().traffic().came(Lane::Bulk, count, 0);
     }
 

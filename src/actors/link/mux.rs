@@ -24,7 +24,7 @@ use crate::actors::news::Bus;
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::io::tls::{Cause, cause_of_io};
-use crate::proto::frame::{self, Control, HEADER, Lane, Parting};
+use crate::proto::frame::{self, CloseReason, Control, HEADER, Lane};
 use crate::proto::gate::{self, Gate, Quiet};
 use crate::proto::link::down_reason;
 use crate::proto::membership::LinkEnd;
@@ -45,13 +45,13 @@ pub(super) fn gate(inbound: bool, peer: NodeName) -> Gate {
 }
 
 /// What the node says and hears on this link. Dropped, it tells the bus that the link is gone, after all its messages.
-pub(crate) struct Door {
+pub(crate) struct LinkGuard {
     bus: Bus,
     outlet: Arc<Outlet>,
     end: DownReason,
 }
 
-impl Door {
+impl LinkGuard {
     /// Tells the bus that there is a link to this life of a peer.
     pub(crate) fn open(bus: &Bus, peer: NodeName, life: Incarnation) -> Self {
         let outlet = bus.up(peer, life);
@@ -63,7 +63,7 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for LinkGuard {
     fn drop(&mut self) {
         self.bus.down(&self.outlet, self.end);
     }
@@ -71,7 +71,7 @@ impl Drop for Door {
 
 /// The control lane: the link's own affairs.
 pub(super) struct Own {
-    pub(super) parting: oneshot::Receiver<Parting>,
+    pub(super) parting: oneshot::Receiver<CloseReason>,
     pub(super) controls: mpsc::Receiver<Control>,
     /// Echoes of the peer's beats go through it back into `controls`.
     pub(super) pulse: Arc<Pulse>,
@@ -82,7 +82,7 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Send>(
     stream: S,
     gate: Gate,
     pipe: DuplexStream,
-    mut door: Door,
+    mut door: LinkGuard,
     own: Own,
 ) -> LinkEnd {
     let (reader, writer) = tokio::io::split(stream);
@@ -140,7 +140,7 @@ impl Incoming {
                         Err(error) => Err(error.to_string()),
                     }
                 }
-                Lane::Door | Lane::Calls | Lane::Bulk => {
+                Lane::System | Lane::Calls | Lane::Bulk => {
                     let taken = self.inbound.piece(lane, payload, timer::now()).await;
                     taken.map(|()| None).map_err(|fault| fault.to_string())
                 }
@@ -156,7 +156,7 @@ impl Incoming {
     fn control(&mut self, control: Control) -> Result<Option<LinkEnd>, String> {
         match control {
             Control::Goodbye(parting) => return Ok(Some(LinkEnd::Goodbye(parting))),
-            Control::Ping(number) => self.pulse.say(Control::Pong(number)),
+            Control::Ping(number) => self.pulse.send(Control::Pong(number)),
             Control::Pong(number) => {
                 if let Some(took) = self.pulse.on_pong(number) {
                     self.metrics.count(Count::Beats, "answered");
@@ -224,7 +224,7 @@ struct Outgoing {
     from_ractor: ReadHalf<DuplexStream>,
     outlet: Arc<Outlet>,
     controls: mpsc::Receiver<Control>,
-    parting: oneshot::Receiver<Parting>,
+    parting: oneshot::Receiver<CloseReason>,
     metrics: Metrics,
 }
 
@@ -310,7 +310,7 @@ fn of(control: Control) -> Piece {
 /// Says goodbye, if this end was told to and not just dropped.
 async fn part(
     writer: &mut (impl AsyncWrite + Unpin),
-    why: Result<Parting, oneshot::error::RecvError>,
+    why: Result<CloseReason, oneshot::error::RecvError>,
 ) -> LinkEnd {
     if let Ok(why) = why {
         // A peer that does not read any more learns it from the end of the stream.
@@ -334,7 +334,7 @@ async fn send(writer: &mut (impl AsyncWrite + Unpin), pieces: &[Piece]) -> io::R
     writer.flush().await
 }
 
-async fn goodbye(writer: &mut (impl AsyncWrite + Unpin), why: Parting) -> io::Result<()> {
+async fn goodbye(writer: &mut (impl AsyncWrite + Unpin), why: CloseReason) -> io::Result<()> {
     send(writer, &[of(Control::Goodbye(why))]).await?;
     writer.shutdown().await
 }

@@ -35,12 +35,12 @@ impl Pulse {
 
     /// Sends a beat.
     pub fn beat(&self) {
-        self.say(Control::Ping(self.micros()));
+        self.send(Control::Ping(self.micros()));
     }
 
     /// Says something on the link's own lane. A lane that is full of beats and echoes already says that
     /// the peer does not read.
-    pub(super) fn say(&self, control: Control) {
+    pub(super) fn send(&self, control: Control) {
         self.control.try_send(control).unwrap_or(());
     }
 

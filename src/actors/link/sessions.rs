@@ -80,7 +80,7 @@ impl ClusterBidiStream for Pipe {
 struct Subscription(Address<Msg>);
 
 impl Subscription {
-    fn tell(
+    fn forward(
         &self,
         session: NodeServerSessionInformation,
         message: impl FnOnce(AttemptId, NodeServerSessionInformation) -> Msg,
@@ -93,16 +93,16 @@ impl Subscription {
 
 impl NodeEventSubscription for Subscription {
     fn node_session_opened(&self, session: NodeServerSessionInformation) {
-        self.tell(session, |attempt, session| Msg::SessionOpened(attempt, session.actor));
+        self.forward(session, |attempt, session| Msg::SessionOpened(attempt, session.actor));
     }
 
     fn node_session_disconnected(&self, session: NodeServerSessionInformation) {
-        self.tell(session, |attempt, _| Msg::SessionGone(attempt));
+        self.forward(session, |attempt, _| Msg::SessionGone(attempt));
     }
 
     fn node_session_authenticated(&self, _session: NodeServerSessionInformation) {}
 
     fn node_session_ready(&self, session: NodeServerSessionInformation) {
-        self.tell(session, |attempt, session| Msg::SessionReady(attempt, session.node_id));
+        self.forward(session, |attempt, session| Msg::SessionReady(attempt, session.node_id));
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
 use crate::actors::exchange::Exchange;
-use crate::actors::supervisor::{Root, Roster};
+use crate::actors::supervisor::{ActorTable, Root};
 use crate::actors::tests::probe;
 use crate::actors::tests::{PATIENCE, cluster, counted, name, next, run, settled, until};
 use crate::io::identity::Identity;
@@ -30,7 +30,7 @@ pub(crate) enum Command {
     Proceed(AttemptId),
     Refuse(AttemptId, Refusal),
     Abandon(AttemptId),
-    Close(AttemptId, Parting),
+    Close(AttemptId, CloseReason),
     Judge,
     WhenClosed(oneshot::Sender<()>),
 }
@@ -53,7 +53,7 @@ impl Link {
         self.input(Input::Abandon(attempt));
     }
 
-    fn close(&self, attempt: AttemptId, parting: Parting) {
+    fn close(&self, attempt: AttemptId, parting: CloseReason) {
         self.input(Input::Close(attempt, parting));
     }
 
@@ -124,7 +124,7 @@ struct Node {
     bus: Bus,
     metrics: Metrics,
     reports: UnboundedReceiver<Report>,
-    roster: Roster,
+    roster: ActorTable,
     _root: Root,
 }
 
@@ -271,13 +271,13 @@ async fn two_nodes_link_talk_and_part() {
     assert_eq!(next(&mut heard).await, Notice::Up(a.name.clone(), Incarnation(1)));
     assert_eq!(next(&mut heard).await, Notice::Message(a.name.clone(), (*b"hi").into()));
 
-    a.link.close(OUT, Parting::Left);
+    a.link.close(OUT, CloseReason::Left);
     a.link.when_closed(done);
     tokio::time::timeout(PATIENCE, said).await.expect("in time").expect("answered");
     let end = a.news().await;
     assert_eq!(ended(&end), Some((OUT, &LinkEnd::Closed)), "{end:?}");
     let end = b.news().await;
-    assert_eq!(ended(&end), Some((inbound, &LinkEnd::Goodbye(Parting::Left))), "{end:?}");
+    assert_eq!(ended(&end), Some((inbound, &LinkEnd::Goodbye(CloseReason::Left))), "{end:?}");
     let down = Notice::Down(a.name.clone(), DownReason::NodeOffline);
     assert_eq!(next(&mut heard).await, down);
     until("the outlet is gone", || {
@@ -295,8 +295,8 @@ async fn beats_go_there_and_back_and_the_pulse_ends_with_the_link() {
     until("echoed", || pulse.round_trip().is_some()).await;
     assert_eq!(pulse.pongs().len(), 1);
     assert!(b.link.pulse(&a.name).expect("linked").pongs().is_empty(), "b has sent no beat");
-    b.link.close(AttemptId::Outbound(9), Parting::Left);
-    a.link.close(OUT, Parting::Left);
+    b.link.close(AttemptId::Outbound(9), CloseReason::Left);
+    a.link.close(OUT, CloseReason::Left);
     assert!(ended(&a.news().await).is_some() && ended(&b.news().await).is_some());
     assert!(a.link.pulse(&b.name).is_none() && b.link.pulse(&a.name).is_none());
 }
@@ -314,8 +314,8 @@ async fn closing_is_answered_at_once_without_links_and_not_before_the_goodbye_wi
     let mut a = a;
     assert_eq!(a.existing().await, [(OUT, b.name.clone(), true)]); // the question has been heard
     assert!(said.try_recv().is_err(), "the link lives");
-    b.link.close(AttemptId::Inbound(u64::MAX), Parting::Left); // unknown: nothing happens
-    a.link.close(OUT, Parting::Renewed);
+    b.link.close(AttemptId::Inbound(u64::MAX), CloseReason::Left); // unknown: nothing happens
+    a.link.close(OUT, CloseReason::Renewed);
     tokio::time::timeout(PATIENCE, &mut said).await.expect("in time").expect("answered");
 }
 
@@ -342,11 +342,11 @@ async fn a_link_whose_certificate_is_revoked_is_reported_and_none_is_made_again(
     assert!(matches!(a.news().await, Report::Revoked(OUT)));
     assert_eq!(a.existing().await, [(OUT, b.name.clone(), true)]);
     assert!(matches!(a.news().await, Report::Revoked(OUT)), "whoever listens now is told again");
-    a.link.close(OUT, Parting::Revoked);
+    a.link.close(OUT, CloseReason::Revoked);
     assert_eq!(ended(&a.news().await), Some((OUT, &LinkEnd::Closed)));
     assert_eq!(
         ended(&b.news().await),
-        Some((inbound, &LinkEnd::Goodbye(Parting::Revoked))),
+        Some((inbound, &LinkEnd::Goodbye(CloseReason::Revoked))),
         "and nothing was revoked there"
     );
 
@@ -375,11 +375,11 @@ async fn a_certificate_revoked_during_the_hello_makes_no_link() {
     let mut node = Node::start(&ids[0]).await;
     node.attach(true);
     let mut peer = handshake::Peer::dial(&ids[1], node.address).await;
-    peer.say(&handshake::hello(&ids[1])).await;
+    peer.send(&handshake::hello(&ids[1])).await;
     peer.hear().await;
     authority.revoke(ids[1].name(), now).expect("revoked");
     assert_eq!(ids[0].revocation_file(dir.path()).look().expect("a list"), Some(1));
-    peer.say(&crate::proto::hello::Greeting::Confirm).await;
+    peer.send(&crate::proto::hello::Greeting::Confirm).await;
     let Report::Greeted(attempt, ..) = node.report().await else { panic!("not greeted") };
     assert!(matches!(node.report().await, Report::Confirmed(_)));
     assert!(matches!(node.report().await, Report::Revoked(of) if of == attempt));
@@ -411,13 +411,13 @@ async fn a_second_link_of_a_pair_waits_for_the_end_of_the_first_session() {
     let parked = [(first, a.name.clone(), true), (inbound, a.name.clone(), false)];
     assert_eq!(b.existing().await, parked);
     let (done, mut said) = oneshot::channel();
-    a.link.close(OUT, Parting::Replaced);
+    a.link.close(OUT, CloseReason::Replaced);
     a.link.when_closed(done);
 
     let end = a.news().await;
     assert_eq!(ended(&end), Some((OUT, &LinkEnd::Closed)), "{end:?}");
     let end = b.news().await;
-    assert_eq!(ended(&end), Some((first, &LinkEnd::Goodbye(Parting::Replaced))), "{end:?}");
+    assert_eq!(ended(&end), Some((first, &LinkEnd::Goodbye(CloseReason::Replaced))), "{end:?}");
     let ready = a.news().await;
     assert!(matches!(ready, Report::Ready(attempt) if attempt == two), "{ready:?}");
     let ready = b.news().await;
@@ -430,7 +430,7 @@ async fn a_second_link_of_a_pair_waits_for_the_end_of_the_first_session() {
 async fn a_parked_link_can_be_closed_and_ends_at_the_other_side_too() {
     let (mut a, mut b, first) = linked(["parked-a@127.0.0.1", "parked-b@127.0.0.1"]).await;
     let (two, inbound) = agree_again(&mut a, &mut b).await;
-    a.link.close(two, Parting::Replaced);
+    a.link.close(two, CloseReason::Replaced);
     assert_eq!(a.existing().await, [(OUT, b.name.clone(), true)]);
     let end = b.news().await;
     assert_eq!(ended(&end).map(|(attempt, _)| attempt), Some(inbound), "{end:?}");
@@ -480,9 +480,9 @@ async fn a_peer_that_never_speaks_ractor_is_cut_off() {
     let mut node = Node::start(&ids[0]).await;
     node.attach(true);
     let mut peer = handshake::Peer::dial(&ids[1], node.address).await;
-    peer.say(&handshake::hello(&ids[1])).await;
+    peer.send(&handshake::hello(&ids[1])).await;
     peer.hear().await;
-    peer.say(&crate::proto::hello::Greeting::Confirm).await;
+    peer.send(&crate::proto::hello::Greeting::Confirm).await;
     let Report::Greeted(attempt, ..) = node.report().await else { panic!("not greeted") };
     assert!(matches!(node.report().await, Report::Confirmed(_)));
     let started = timer::now();

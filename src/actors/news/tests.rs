@@ -86,7 +86,7 @@ impl Wire {
             for Piece { head, body, .. } in pieces {
                 assert!(body.is_empty(), "words are no long messages");
                 let (header, payload) = head.split_first_chunk().expect("a header");
-                if frame::parse_header(*header).expect("sound").0 != Lane::Door {
+                if frame::parse_header(*header).expect("sound").0 != Lane::System {
                     continue; // the doors' own talk
                 }
                 let payload = Bytes::copy_from_slice(payload);

@@ -3,7 +3,7 @@
 //! Whoever follows gets every later entry, or the number of those it was too slow for. Invariants:
 //! 1. Numbers rise by one, and go on where the stored chain of earlier lives ends; who asks for what was and then
 //!    follows misses nothing and gets nothing twice.
-//! 2. What is not stored yet is not dropped. When [`MOST`] wait, because the store fails, later events get no number;
+//! 2. What is not stored yet is not dropped. When [`MAX_UNSTORED`] wait, because the store fails, later events get no number;
 //!    once there is room again, an event says how many they were.
 //! 3. Stamps rise; whatever follows a word of another node has a later stamp than that node's word.
 
@@ -23,11 +23,11 @@ use crate::proto::node::Incarnation;
 /// Entries that stay.
 const KEPT: usize = 4096;
 /// Entries that may wait for the store.
-const MOST: usize = 65_536;
+const MAX_UNSTORED: usize = 65_536;
 /// Entries that may wait for a follower.
 pub const WAITING: usize = 1024;
 
-struct Kept {
+struct State {
     last: u64,
     /// The last one that is stored, or that never will be.
     stored: u64,
@@ -39,7 +39,7 @@ struct Kept {
     started: Instant,
 }
 
-impl Kept {
+impl State {
     fn waiting(&self) -> usize {
         usize::try_from(self.last.saturating_sub(self.stored)).unwrap_or(usize::MAX)
     }
@@ -60,7 +60,7 @@ impl Kept {
     }
 
     fn add(&mut self, event: Event) -> Arc<Recorded> {
-        if self.waiting() >= MOST {
+        if self.waiting() >= MAX_UNSTORED {
             self.lost += 1;
             return self.recorded(0, event);
         }
@@ -82,7 +82,7 @@ impl Kept {
 }
 
 struct Inner {
-    kept: Mutex<Kept>,
+    kept: Mutex<State>,
     news: broadcast::Sender<Arc<Recorded>>,
 }
 
@@ -93,7 +93,7 @@ pub struct Trail(Arc<Inner>);
 /// A trail that is not stored.
 impl Default for Trail {
     fn default() -> Self {
-        let kept = Kept {
+        let kept = State {
             last: 0,
             stored: u64::MAX,
             entries: VecDeque::new(),
@@ -107,7 +107,7 @@ impl Default for Trail {
 }
 
 impl Trail {
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, State> {
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -122,7 +122,7 @@ impl Trail {
     /// Takes an event down.
     pub fn note(&self, event: Event) {
         let mut kept = self.kept();
-        if kept.lost > 0 && kept.waiting() < MOST {
+        if kept.lost > 0 && kept.waiting() < MAX_UNSTORED {
             let count = std::mem::take(&mut kept.lost);
             // Under the lock, so that followers get the numbers in their order. Nobody follows, mostly.
             drop(self.0.news.send(kept.add(Event::EventsLost { count })));
@@ -194,11 +194,11 @@ impl Trail {
     }
 }
 
-fn first(kept: &Kept) -> u64 {
+fn first(kept: &State) -> u64 {
     kept.entries.front().map_or(kept.last + 1, |oldest| oldest.seq)
 }
 
-fn page(kept: &Kept, query: &Query) -> Page {
+fn page(kept: &State, query: &Query) -> Page {
     let all = kept.entries.iter().map(Arc::as_ref).filter(|it| query.fits(it));
     let events: Vec<_> = match query.after {
         Some(after) => all.filter(|it| it.seq > after).take(query.limit).cloned().collect(),
@@ -324,8 +324,8 @@ mod tests {
     fn what_is_not_stored_stays_and_what_has_no_room_is_counted() {
         let trail = stored_after(0);
         let mut follower = trail.follow();
-        paused(&trail, 1..=MOST as u64 + 3);
-        assert_eq!((trail.first(), trail.waiting()), (1, MOST));
+        paused(&trail, 1..=MAX_UNSTORED as u64 + 3);
+        assert_eq!((trail.first(), trail.waiting()), (1, MAX_UNSTORED));
         let mut last = 0;
         let mut missed = 0;
         loop {
@@ -341,9 +341,9 @@ mod tests {
         paused(&trail, 0..=0);
         let page = trail.read(&latest(2));
         assert_eq!(page.events[0].event, Event::EventsLost { count: 3 });
-        assert_eq!(numbers(&page), [MOST as u64 + 1, MOST as u64 + 2]);
+        assert_eq!(numbers(&page), [MAX_UNSTORED as u64 + 1, MAX_UNSTORED as u64 + 2]);
         trail.stored(u64::MAX);
-        assert_eq!(trail.first(), MOST as u64 + 2 - KEPT as u64 + 1);
+        assert_eq!(trail.first(), MAX_UNSTORED as u64 + 2 - KEPT as u64 + 1);
     }
 
     #[test]

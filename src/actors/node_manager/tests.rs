@@ -9,12 +9,12 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::actors::exchange::Exchange;
 use crate::actors::link::tests::{Command, Mock};
-use crate::actors::supervisor::{Root, Roster};
+use crate::actors::supervisor::{ActorTable, Root};
 use crate::actors::tests::{cluster, contact, counted, name, next, run, settled, until};
 use crate::io::identity::Identity;
 use crate::io::metrics::Metrics;
 use crate::proto::event::{Event, Reason, Source, Status};
-use crate::proto::frame::Parting;
+use crate::proto::frame::CloseReason;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::membership::{AttemptId, Failure, LinkEnd};
 use crate::proto::node::Contact;
@@ -31,7 +31,7 @@ struct World {
     events: UnboundedReceiver<Event>,
     incarnation: Arc<AtomicU64>,
     metrics: Metrics,
-    roster: Roster,
+    roster: ActorTable,
     _root: Root,
 }
 
@@ -183,7 +183,7 @@ async fn a_later_life_replaces_the_link() {
     let second = AttemptId::Inbound(1);
     (world.tell)(Report::Greeted(second, later, world.ids[1].id()));
     let Command::Close(of, why) = world.link.next().await else { panic!("not closed") };
-    assert_eq!((of, why), (first, Parting::Replaced));
+    assert_eq!((of, why), (first, CloseReason::Replaced));
     world.proceeds(second).await;
     (world.tell)(Report::Confirmed(second));
     world.proceeds(second).await;
@@ -227,7 +227,7 @@ async fn a_row_keeps_its_time_while_its_status_lasts() {
     assert!(!unchanged.has_changed().expect("published"), "no news, no notice");
     assert!(view.has_changed().is_ok());
     let live = AttemptId::Outbound(0);
-    (world.tell)(Report::Ended(live, LinkEnd::Goodbye(Parting::Left)));
+    (world.tell)(Report::Ended(live, LinkEnd::Goodbye(CloseReason::Left)));
     let left = world.status(Status::Offline).await;
     assert_eq!(left.peer.reason, Some(Reason::Left));
     assert!(left.since >= online.since && left.peer.since > online.peer.since);
@@ -237,7 +237,7 @@ async fn a_row_keeps_its_time_while_its_status_lasts() {
 async fn a_peer_that_left_is_not_dialed() {
     let mut world = world().await;
     let attempt = world.link().await;
-    (world.tell)(Report::Ended(attempt, LinkEnd::Goodbye(Parting::Left)));
+    (world.tell)(Report::Ended(attempt, LinkEnd::Goodbye(CloseReason::Left)));
     world.status(Status::Offline).await;
     world.hint();
     tokio::time::sleep(Duration::from_secs(3600)).await;
@@ -251,7 +251,7 @@ async fn stopping_says_goodbye_and_asks_when_that_is_done() {
     let (done, mut said) = oneshot::channel();
     world.peers.stop(done);
     let Command::Close(of, why) = world.link.next().await else { panic!("no goodbye") };
-    assert_eq!((of, why), (attempt, Parting::Left));
+    assert_eq!((of, why), (attempt, CloseReason::Left));
     let Command::WhenClosed(closed) = world.link.next().await else { panic!("does not ask") };
     settled().await;
     assert!(said.try_recv().is_err(), "the answer is Link's");

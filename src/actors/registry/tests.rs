@@ -4,7 +4,7 @@ use super::*;
 use crate::actors::exchange::Exchange;
 use crate::actors::news::tests::{Wire, parts};
 use crate::actors::peers::tests::{Mock, online};
-use crate::actors::supervisor::{Root, Roster};
+use crate::actors::supervisor::{ActorTable, Root};
 use crate::actors::tests::{counted, name, run, until};
 use crate::proto::event::{Reason, Status};
 use crate::proto::heartbeat::{Signs, Vital};
@@ -26,7 +26,7 @@ struct World {
     peers: Peers,
     asked: Mock,
     wire: Wire,
-    roster: Roster,
+    roster: ActorTable,
     _root: Root,
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::actors::exchange::Exchange;
 use crate::actors::news::tests::{Wire, parts};
 use crate::actors::peers::tests::{Mock, offline, online};
-use crate::actors::supervisor::{Root, Roster};
+use crate::actors::supervisor::{ActorTable, Root};
 use crate::actors::tests::{counted, name, run};
 use crate::proto::event::{Event, Status};
 use crate::proto::heartbeat::{Signs, Vital};
@@ -24,7 +24,7 @@ struct World {
     peers: Peers,
     asked: Mock,
     wire: Wire,
-    roster: Roster,
+    roster: ActorTable,
     _root: Root,
 }
 
@@ -73,7 +73,7 @@ impl World {
         settled().await;
     }
 
-    fn said(&self, word: &Word) {
+    fn received(&self, word: &Word) {
         self.wire.says(Topic::network_topology(), codec::encode(word).expect("encodes"));
     }
 
@@ -124,7 +124,7 @@ async fn a_change_is_in_the_matrix_and_on_the_wire_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_peer_s_row_is_shown_with_its_life() {
     let world = world().await;
-    world.said(&delta(0, 1));
+    world.received(&delta(0, 1));
     settled().await;
     assert_eq!(world.edge(B, A), Some(cell(Status::Online)));
     let nodes = world.tracker.matrix().borrow().nodes();
@@ -134,9 +134,9 @@ async fn a_peer_s_row_is_shown_with_its_life() {
 #[tokio::test(start_paused = true)]
 async fn a_forgotten_node_is_neither_seen_nor_heard_whoever_speaks_of_it() {
     let world = world().await;
-    world.said(&delta(0, 1));
+    world.received(&delta(0, 1));
     let change = vec![(name("c@h"), Some(cell(Status::Offline)))];
-    world.said(&Word::Delta {
+    world.received(&Word::Delta {
         origin: name(B),
         incarnation: Incarnation(3),
         from: 1,
@@ -169,7 +169,7 @@ async fn nonsense_is_counted_and_abuse_costs_the_link() {
     let mut world = world().await;
     world.wire.says(Topic::network_topology(), vec![0xff; 9]);
     for _ in 0..20 {
-        world.said(&Word::Want(vec![name(A); 5000]));
+        world.received(&Word::Want(vec![name(A); 5000]));
     }
     settled().await;
     assert_eq!(counted(&world.metrics, "node_messages", "malformed"), 1);
@@ -181,7 +181,7 @@ async fn nonsense_is_counted_and_abuse_costs_the_link() {
 #[tokio::test(start_paused = true)]
 async fn after_a_restart_the_own_row_is_there_and_the_others_are_asked_for() {
     let mut world = world().await;
-    world.said(&delta(0, 1));
+    world.received(&delta(0, 1));
     settled().await;
     world.words();
     assert!(world.roster.kill("topology_tracker"));

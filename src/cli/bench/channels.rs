@@ -78,7 +78,7 @@ impl Steps<'_> {
         let (start, mut times) = (now(), Vec::new());
         while now() < start + time {
             let begin = since(start);
-            publisher.say(&message("room:crossing", begin)).await?;
+            publisher.send(&message("room:crossing", begin)).await?;
             let mut arrived = None;
             while arrived.is_none() {
                 there.frames(|frame| arrived = arrived.or(at(frame).map(|_| since(start)))).await?;
@@ -156,7 +156,7 @@ impl Steps<'_> {
             counts.room(ahead).await;
             let room = ahead - (counts.sent.get() - counts.back.get());
             for _ in 0..room {
-                publisher.say(&message(&topic, since(start))).await?;
+                publisher.send(&message(&topic, since(start))).await?;
             }
             counts.sent.set(counts.sent.get() + room);
         }

@@ -132,10 +132,10 @@ pub(super) fn load(kind: Kind, args: &LoadArgs, out: &mut dyn Write) -> anyhow::
         figures.per_second,
         figures.bytes_per_second / 1e6
     )?;
-    tell(&figures, out)
+    print(&figures, out)
 }
 
-fn tell(figures: &Figures, out: &mut dyn Write) -> anyhow::Result<()> {
+fn print(figures: &Figures, out: &mut dyn Write) -> anyhow::Result<()> {
     writeln!(
         out,
         "  calls p50 {:.0} µs, p99 {:.0} µs, p99.9 {:.0} µs; {:.2} µs of CPU a message; peak RSS {:.0} MiB here, {:.0} MiB there",
@@ -187,7 +187,7 @@ pub(super) fn run(seconds: f64, out: &mut dyn Write) -> anyhow::Result<()> {
             figures.per_second / floor,
             figures.missed
         )?;
-        tell(&figures, out)?;
+        print(&figures, out)?;
     }
     let (mut times, many) = floor::calls(&ends, 64, 64, time)?;
     let [p50, p99] = quantiles(&mut times).map(|millis| millis * 1e3);
@@ -207,7 +207,7 @@ pub(super) fn run(seconds: f64, out: &mut dyn Write) -> anyhow::Result<()> {
         calls.per_second / many,
         calls.failed
     )?;
-    tell(&calls, out)?;
+    print(&calls, out)?;
     drop(pair);
     let five = Mesh::start(5)?;
     five.full()?;
@@ -223,7 +223,7 @@ pub(super) fn run(seconds: f64, out: &mut dyn Write) -> anyhow::Result<()> {
             figures.per_second / floor,
             figures.missed
         )?;
-        tell(&figures, out)?;
+        print(&figures, out)?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use xpando_node::internals::actors::timer::now;
 use xpando_node::internals::io::clock;
 use xpando_node::internals::io::store::{Chain, Limits, Store};
 use xpando_node::internals::io::usage::usage;
-use xpando_node::internals::proto::chain::{Link, Tip};
+use xpando_node::internals::proto::chain::{ChainLink, Tip};
 use xpando_node::internals::proto::event::{Event, Recorded};
 use xpando_node::internals::proto::hlc::Stamp;
 use xpando_node::internals::proto::node::{Incarnation, NodeName};
@@ -60,7 +60,7 @@ fn floor(path: &std::path::Path, events: u64, size: u64) -> anyhow::Result<Durat
         for record in records {
             let record = record.to_bytes()?;
             tip = tip.then(&record);
-            bytes.extend_from_slice(&Link { tip, record: &record }.to_bytes());
+            bytes.extend_from_slice(&ChainLink { tip, record: &record }.to_bytes());
         }
         file.write_all(&bytes)?;
         Ok(file.sync_data()?)
@@ -117,7 +117,7 @@ fn half(chain: &Chain, out: &mut dyn Write) -> anyhow::Result<()> {
     let (first, last) = (chain.first()?, chain.last()?);
     let middle = chain.after(first + (last.seq - first) / 2, 1, |_| true)?;
     let event = middle.first().context("some events")?;
-    let size = Link { tip: last, record: &event.to_bytes()? }.to_bytes().len() as u64;
+    let size = ChainLink { tip: last, record: &event.to_bytes()? }.to_bytes().len() as u64;
     let limits = Limits { age: Duration::MAX, bytes: size * (last.seq - event.seq) };
     let begin = now();
     let signature = |_: &[u8]| Ok::<_, std::convert::Infallible>(vec![0; 72]);

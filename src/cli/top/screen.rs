@@ -8,7 +8,7 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table};
-use xpando_node::internals::gateway::status::{PeerStatus, Sight};
+use xpando_node::internals::gateway::status::{ClusterView, PeerStatus};
 use xpando_node::internals::io::clock::rfc3339;
 use xpando_node::internals::proto::event::Status;
 use xpando_node::internals::proto::node::NodeName;
@@ -61,7 +61,7 @@ fn framed(title: String) -> Block<'static> {
     Block::new().borders(Borders::TOP).border_style(dim()).title(title)
 }
 
-fn top(view: &View, sight: &Sight) -> Paragraph<'static> {
+fn top(view: &View, sight: &ClusterView) -> Paragraph<'static> {
     let status = &sight.status;
     let known = status.peers.len() + 1;
     let online = status.peers.iter().filter(|peer| peer.status == Status::Online).count() + 1;
@@ -100,7 +100,7 @@ fn state_of(peer: &PeerStatus) -> (String, Style) {
     }
 }
 
-fn peers(sight: &Sight, down: usize) -> Table<'static> {
+fn peers(sight: &ClusterView, down: usize) -> Table<'static> {
     let number = |number: Option<f64>| number.map_or("-".to_owned(), |it| format!("{it:.1}"));
     let row = |peer: &PeerStatus| {
         let (state, style) = state_of(peer);
@@ -128,7 +128,7 @@ fn peers(sight: &Sight, down: usize) -> Table<'static> {
 }
 
 /// A row for each node that sees, a column for each that is seen.
-fn links(sight: &Sight, labels: &[String], down: usize) -> Paragraph<'static> {
+fn links(sight: &ClusterView, labels: &[String], down: usize) -> Paragraph<'static> {
     let topology = &sight.topology;
     let cells: BTreeMap<_, _> =
         topology.links.iter().map(|link| ((&link.from, &link.to), link)).collect();
@@ -257,7 +257,7 @@ mod tests {
         }))
         .expect("an event");
         View {
-            sight: Some(Sight { status, topology }),
+            sight: Some(ClusterView { status, topology }),
             events: vec![event; 30].into(),
             rates: vec![[5, 6, 70_000, 8]; 9].into(),
             ..View::default()

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::{Line, PATIENCE, Sent, answer, refuse, say, tried};
+use super::{Line, PATIENCE, Sent, answer, refuse, send_line, tried};
 use crate::actors::exchange::{CallError, Exchange, Received};
 use crate::gateway::view::NodeView;
 use crate::proto::outbox::MAX_MESSAGE;
@@ -129,10 +129,10 @@ pub(super) async fn subscribe(
             Some(Received::Message(message)) => {
                 let bytes = message.payload.len();
                 let line = Line::Message { topic: message.topic, from: message.from, bytes };
-                say(&mut writer, &line).await?;
+                send_line(&mut writer, &line).await?;
                 tokio::time::timeout(PATIENCE, writer.write_all(&message.payload)).await??;
             }
-            Some(Received::Missed(many)) => say(&mut writer, &Line::Missed(many)).await?,
+            Some(Received::Missed(many)) => send_line(&mut writer, &Line::Missed(many)).await?,
             None => return Ok(()),
         }
     }

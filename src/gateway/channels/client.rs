@@ -1,6 +1,6 @@
 //! One client: its session, what it has joined, and what it does there.
 //!
-//! Whatever carries the frames owns a [`Client`], gives it each frame, and sends what its outbox has. Invariants:
+//! Whatever carries the frames owns a [`ClientTask`], gives it each frame, and sends what its outbox has. Invariants:
 //! 1. Nothing here waits: joins are settled elsewhere (`entrance`), and their news comes back with a wake-up.
 //! 2. Frames of one topic take effect in their order; those for a pending join wait for it, within bounds.
 //! 3. A join ends with its right.
@@ -17,7 +17,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::entrance::{Entrance, Herald, Kind, Live, News, Place};
 use super::{Channels, Refusal, handler};
-use crate::actors::channel_router::outbox::{Outbox, Slow};
+use crate::actors::channel_router::outbox::{ClientOverflow, ClientQueue};
 use crate::actors::timer;
 use crate::gateway::places;
 use crate::gateway::refusal::Cause;
@@ -51,10 +51,10 @@ impl Drop for Pending {
 }
 
 /// One client.
-pub(in super::super) struct Client {
+pub(in super::super) struct ClientTask {
     channels: Arc<Channels>,
     session: Session,
-    outbox: Outbox,
+    outbox: ClientQueue,
     place: places::Place,
     claims: Option<Arc<Claims>>,
     live: BTreeMap<u64, Live>,
@@ -64,7 +64,7 @@ pub(in super::super) struct Client {
     news: mpsc::UnboundedReceiver<News>,
 }
 
-impl Client {
+impl ClientTask {
     pub(in super::super) fn new(
         channels: &Arc<Channels>,
         dialect: Dialect,
@@ -79,7 +79,7 @@ impl Client {
         Self {
             channels: channels.clone(),
             session: Session::new(dialect),
-            outbox: Outbox::default(),
+            outbox: ClientQueue::default(),
             place,
             claims,
             live: BTreeMap::new(),
@@ -90,7 +90,7 @@ impl Client {
         }
     }
 
-    pub(in super::super) fn outbox(&self) -> &Outbox {
+    pub(in super::super) fn outbox(&self) -> &ClientQueue {
         &self.outbox
     }
 
@@ -103,7 +103,7 @@ impl Client {
         self.session.dialect()
     }
 
-    /// Notified when [`Client::sweep`] has something to do.
+    /// Notified when [`ClientTask::sweep`] has something to do.
     pub(in super::super) fn wake(&self) -> Arc<Notify> {
         self.herald.wake.clone()
     }
@@ -122,7 +122,7 @@ impl Client {
         let why = reason(&why.to_string());
         let reply = Say::Reply(join_ref, reference, Outcome::Error, &why);
         // One that does not read what it is answered loses the answers, not the connection.
-        self.outbox.push(reply.encode(self.session.dialect(), topic), Slow::DropOldest);
+        self.outbox.push(reply.encode(self.session.dialect(), topic), ClientOverflow::DropOldest);
     }
 
     fn note(&self, cause: Cause, about: &str) {
@@ -153,7 +153,7 @@ impl Client {
                 let response = if why.is_empty() { empty() } else { reason(why) };
                 let reference = frame.reference.as_ref();
                 let reply = Say::Reply(join_ref.as_ref(), reference, outcome, &response);
-                self.say(&frame.topic, &reply);
+                self.send(&frame.topic, &reply);
             }
             Ask::Join(join, before) => {
                 if let Some(before) = before {
@@ -171,7 +171,7 @@ impl Client {
         }
     }
 
-    /// When [`Client::expire`] is due.
+    /// When [`ClientTask::expire`] is due.
     pub(in super::super) fn deadline(&self) -> Option<Instant> {
         let rights = self.live.values().filter_map(|live| live.claims.as_ref());
         let first = rights.map(|claims| claims.expires()).min()?;
@@ -191,17 +191,17 @@ impl Client {
         }
     }
 
-    fn say(&self, topic: &str, what: &Say<'_>) {
-        self.outbox.push(what.encode(self.session.dialect(), topic), Slow::Disconnect);
+    fn send(&self, topic: &str, what: &Say<'_>) {
+        self.outbox.push(what.encode(self.session.dialect(), topic), ClientOverflow::Disconnect);
     }
 
     fn reply(&self, join: &Join, reference: Option<&Ref>, outcome: Outcome, response: &Payload) {
         let reply = Say::Reply(join.join_ref.as_ref(), reference, outcome, response);
-        self.say(join.topic.as_str(), &reply);
+        self.send(join.topic.as_str(), &reply);
     }
 
     fn say_end(&self, join: &Join, event: &str, why: &Payload) {
-        self.say(join.topic.as_str(), &Say::End(join.join_ref.as_ref(), event, why));
+        self.send(join.topic.as_str(), &Say::End(join.join_ref.as_ref(), event, why));
     }
 
     /// A join is over.
@@ -338,7 +338,7 @@ struct View {
     node: Option<NodeName>,
 }
 
-impl Client {
+impl ClientTask {
     /// Answers, in a task of its own, what a node sees.
     fn view(&self, frame: &Frame, join: &Join) -> Result<(), Refusal> {
         let asked = match &frame.payload {
@@ -358,7 +358,7 @@ impl Client {
             };
             let reply = Say::Reply(join.join_ref.as_ref(), reference.as_ref(), outcome, &response);
             // A large view for a slow client makes way for what is newer, and is asked for again.
-            outbox.push(reply.encode(dialect, join.topic.as_str()), Slow::DropOldest);
+            outbox.push(reply.encode(dialect, join.topic.as_str()), ClientOverflow::DropOldest);
             drop(place);
         });
         Ok(())
@@ -383,7 +383,7 @@ fn publish(
     })
 }
 
-impl Drop for Client {
+impl Drop for ClientTask {
     fn drop(&mut self) {
         self.channels.admin.clients.connected.fetch_sub(1, Ordering::Relaxed);
         self.outbox.close(crate::actors::channel_router::outbox::Close::RESTART);

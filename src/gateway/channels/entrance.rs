@@ -16,7 +16,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::handler::{self, Admission, Handler, Reaction};
 use super::{Channels, Denied, SLOWED, feed};
-use crate::actors::channel_router::outbox::{Outbox, Slow};
+use crate::actors::channel_router::outbox::{ClientOverflow, ClientQueue};
 use crate::actors::channel_router::{Greeting, Member};
 use crate::gateway::refusal::Cause;
 use crate::io::clock;
@@ -139,7 +139,7 @@ pub(super) struct Entrance {
     pub(super) join: Join,
     pub(super) reference: Option<Ref>,
     pub(super) dialect: Dialect,
-    pub(super) outbox: Outbox,
+    pub(super) outbox: ClientQueue,
     pub(super) herald: Herald,
     pub(super) from: IpAddr,
     /// The right of the socket.
@@ -186,10 +186,10 @@ impl Entrance {
         let topic = self.join.topic.as_str();
         let mut member = self.member(&params);
         let kind = if topic == "network:updates" {
-            (member.slow, member.greeting) = (Slow::DropOldest, Some(self.snapshot()));
+            (member.slow, member.greeting) = (ClientOverflow::DropOldest, Some(self.snapshot()));
             Kind::Network
         } else if let Some(name) = topic.strip_prefix("node:") {
-            member.slow = Slow::DropOldest;
+            member.slow = ClientOverflow::DropOldest;
             if topic != Topic::node_heartbeat().as_str() {
                 let name = name.parse().map_err(|_no_node| refused("unmatched topic"))?;
                 member.greeting = Some(self.about(name));
@@ -264,7 +264,7 @@ impl Entrance {
             reference: self.reference.clone(),
             dialect: self.dialect,
             outbox: self.outbox.clone(),
-            slow: Slow::Disconnect,
+            slow: ClientOverflow::Disconnect,
             response: Map::new(),
             resume,
             presence: None,
@@ -336,7 +336,7 @@ struct Served {
     client: handler::Client,
     join: Join,
     dialect: Dialect,
-    outbox: Outbox,
+    outbox: ClientQueue,
 }
 
 impl Served {
@@ -367,7 +367,7 @@ impl Served {
         while let Some((push, reference)) = waiting.recv().await {
             let reply = |outcome, response: &Payload| {
                 let join_ref = self.join.join_ref.as_ref();
-                self.say(&Say::Reply(join_ref, reference.as_ref(), outcome, response));
+                self.send(&Say::Reply(join_ref, reference.as_ref(), outcome, response));
             };
             let empty = Payload::Json(Json::empty());
             match self.handler.push(&self.client, &push).await {
@@ -386,14 +386,15 @@ impl Served {
                     }
                 }
                 Ok(Reaction::Close) => {
-                    self.say(&Say::End(self.join.join_ref.as_ref(), "phx_close", &empty));
+                    self.send(&Say::End(self.join.join_ref.as_ref(), "phx_close", &empty));
                     return;
                 }
             }
         }
     }
 
-    fn say(&self, what: &Say<'_>) {
-        self.outbox.push(what.encode(self.dialect, self.join.topic.as_str()), Slow::Disconnect);
+    fn send(&self, what: &Say<'_>) {
+        self.outbox
+            .push(what.encode(self.dialect, self.join.topic.as_str()), ClientOverflow::Disconnect);
     }
 }

@@ -34,7 +34,7 @@ pub(in super::super) async fn run(channels: Arc<Channels>) -> io::Result<()> {
         tokio::select! {
             news = events.recv() => match news {
                 None => return Ok(()),
-                Some(event) => tell(&channels, &event),
+                Some(event) => announce(&channels, &event),
             },
             _ = ticks.tick() => {
                 // Rights end by the wall clock: whoever waits for the end of one waits anew.
@@ -57,7 +57,7 @@ fn here(channels: &Channels, topic: &Topic, event: &str, value: &Value) {
     drop(channels.publisher.publish_here(topic, event, &Payload::Json(Json::of(value))));
 }
 
-fn tell(channels: &Channels, event: &Recorded) {
+fn announce(channels: &Channels, event: &Recorded) {
     let value = json!(event);
     here(channels, &Topic::network_updates(), "change", &value);
     let (Event::PeerOnline { peer, .. } | Event::PeerOffline { peer, .. }) = &event.event else {

@@ -25,9 +25,9 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use super::Channels;
-use super::client::Client;
+use super::client::ClientTask;
 use super::socket::HOLD;
-use crate::actors::channel_router::outbox::{Close, Next, Outbox};
+use crate::actors::channel_router::outbox::{ClientQueue, Close, Next};
 use crate::actors::timer;
 use crate::gateway::places::{Place, Places, Shares};
 use crate::gateway::refusal::{Cause, RETRY};
@@ -73,8 +73,8 @@ pub(in super::super) struct Sessions {
 pub(in super::super) struct Session {
     token: String,
     place: Place,
-    client: Mutex<Client>,
-    outbox: Outbox,
+    client: Mutex<ClientTask>,
+    outbox: ClientQueue,
     /// Held while a body of the client's is read and looked at.
     posting: tokio::sync::Mutex<()>,
     polled: Mutex<Instant>,
@@ -104,7 +104,7 @@ impl Sessions {
     /// A new session, which ends by itself.
     pub(in super::super) fn open(
         self: &Arc<Self>,
-        client: Client,
+        client: ClientTask,
         channels: &Arc<Channels>,
     ) -> Poll {
         let token = format!("{:032x}", rand::random::<u128>());
@@ -169,7 +169,7 @@ impl Session {
         }
     }
 
-    fn client(&self) -> MutexGuard<'_, Client> {
+    fn client(&self) -> MutexGuard<'_, ClientTask> {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::Channels;
-use super::client::Client;
+use super::client::ClientTask;
 use super::metered::Metered;
 use super::websocket::{self, BINARY, BUFFER, Broken, CLOSE, Incoming, Message, PING, PONG, TEXT};
 use crate::actors::channel_router::outbox::{Close, Next};
@@ -45,7 +45,7 @@ const REST: u64 = 16 * 1024 * 1024;
 type Stream = Metered<TokioIo<Upgraded>>;
 
 /// Serves a client until it goes, or is to go.
-pub(in super::super) async fn run(stream: Upgraded, client: Client, channels: Arc<Channels>) {
+pub(in super::super) async fn run(stream: Upgraded, client: ClientTask, channels: Arc<Channels>) {
     let mut stream = Metered::new(TokioIo::new(stream), client.place().clone());
     channels.metrics.count(Count::Channels, "connected");
     let heard = timer::now();
@@ -97,7 +97,7 @@ fn ended(close: Close) -> &'static str {
 }
 
 struct Connection {
-    client: Client,
+    client: ClientTask,
     incoming: Incoming,
     heard: Instant,
     asked: bool,

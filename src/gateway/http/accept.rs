@@ -40,7 +40,7 @@ use crate::io::tcp;
 use crate::io::tls::Web;
 use crate::proto::admission::{Descriptors, Limits, NoPlace};
 use crate::proto::notices::Notices;
-use crate::proto::proxies::{Client, Proxies};
+use crate::proto::proxies::{ClientAddress, Proxies};
 use crate::proto::share::REQUEST;
 
 /// Time for a handshake, and for the head of a request.
@@ -71,7 +71,7 @@ struct Inner {
     proxies: Proxies,
     refusals: Refusals,
     metrics: Metrics,
-    memory: Mutex<Sight>,
+    memory: Mutex<MemoryWatch>,
     notices: Mutex<Notices>,
     beyond: usize,
     /// Those with a place, those who gave theirs up and did not close their socket yet, and those beyond.
@@ -79,7 +79,7 @@ struct Inner {
 }
 
 /// What was seen of the memory.
-struct Sight {
+struct MemoryWatch {
     memory: Memory,
     at: Option<Instant>,
     scarce: Option<Scarce>,
@@ -96,7 +96,7 @@ impl Gate {
         let clients = clients.min(CONNECTIONS);
         let places = (clients - clients / LEAVING).max(1);
         let places = Places::new(Limits::of(places), shares);
-        let memory = Sight { memory: Memory::of_this_process(), at: None, scarce: None };
+        let memory = MemoryWatch { memory: Memory::of_this_process(), at: None, scarce: None };
         Self(Arc::new(Inner {
             places,
             proxies,
@@ -170,9 +170,9 @@ impl Gate {
         }
         let (one, other) = (for_whom.iter().map(|it| &**it), forwarded.iter().map(|it| &**it));
         match self.0.proxies.client(from.address, one, other) {
-            Client::Caller => from.address,
-            Client::At(client) => client,
-            Client::Contradiction => {
+            ClientAddress::Caller => from.address,
+            ClientAddress::At(client) => client,
+            ClientAddress::Contradiction => {
                 self.notice("contradiction", |left_out| {
                     let remedy = "let the proxy set or remove both headers";
                     tracing::warn!(from = %from.address, remedy, left_out, "X-Forwarded-For and Forwarded contradict each other: neither is believed");

@@ -26,8 +26,8 @@ use super::problem::Problem;
 use super::upgrade::bearer;
 use super::{From, Site};
 use crate::gateway::refusal::Cause;
-use crate::gateway::status::{NodeRecord, Sight};
-use crate::gateway::view::{NodeView, Unforgettable};
+use crate::gateway::status::{ClusterView, NodeRecord};
+use crate::gateway::view::{ForgetError, NodeView};
 use crate::gateway::{gauges, sight};
 use crate::io::metrics::{CONTENT_TYPE, Count};
 use crate::proto::node::{NameError, NodeName};
@@ -164,7 +164,7 @@ impl Asked {
     }
 
     /// What the node sees that the query names.
-    async fn seen(&self) -> Result<Sight, Problem> {
+    async fn seen(&self) -> Result<ClusterView, Problem> {
         let query = self.query(&["seen_by"])?;
         let Some(node) = query.get::<NodeName>("seen_by", "a name NAME@HOST")? else {
             return Ok(self.admin().sight());
@@ -301,8 +301,8 @@ async fn forget(By(asked): Changer, Path(node): Path<String>) -> Answer {
     let name: NodeName = node.parse().map_err(|error: NameError| unknown(error))?;
     asked.admin().forget(&name).map_err(|why| {
         let status = match why {
-            Unforgettable::Unknown(_) => StatusCode::NOT_FOUND,
-            Unforgettable::Myself | Unforgettable::Linked(_) => StatusCode::CONFLICT,
+            ForgetError::Unknown(_) => StatusCode::NOT_FOUND,
+            ForgetError::Myself | ForgetError::Linked(_) => StatusCode::CONFLICT,
         };
         Problem::new(status, why.to_string())
     })?;

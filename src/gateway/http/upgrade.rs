@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::body::READ;
 use super::problem::Problem;
 use super::{From, Site, text};
-use crate::gateway::channels::client::Client;
+use crate::gateway::channels::client::ClientTask;
 use crate::gateway::channels::longpoll::{self, Poll};
 use crate::gateway::channels::socket;
 use crate::gateway::refusal::Cause;
@@ -56,7 +56,7 @@ pub(super) async fn websocket(
     };
     let protocol = offers(&head.headers).any(|offer| offer == PROTOCOL);
     let (channels, place) = (site.channels, from.place);
-    let client = Client::new(&channels, dialect, place.clone(), claims);
+    let client = ClientTask::new(&channels, dialect, place.clone(), claims);
     tokio::spawn(async move {
         tokio::select! {
             () = place.evicted() => {}
@@ -228,7 +228,7 @@ impl Site {
                 let token = token.or_else(|| header("x-phoenix-authtoken"));
                 let (dialect, claims) = self.rights(&params, token, from).await?;
                 let place = self.polls.place(from.address).map_err(refuse)?;
-                let client = Client::new(&self.channels, dialect, place, claims);
+                let client = ClientTask::new(&self.channels, dialect, place, claims);
                 Ok(self.polls.open(client, &self.channels))
             }
             (&Method::POST, None) => Ok(Poll::Gone(String::new())),

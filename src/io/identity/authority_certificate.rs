@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
 
-use super::certificate::{Certificate, Verifier};
+use super::certificate::{Certificate, CertificateVerifier};
 use super::disk::{self, Layout};
 use super::revocation::RevocationList;
 use super::{IdentityError, Subject};
@@ -16,7 +16,7 @@ pub(super) const DEVELOPMENT: &str = "xpando development";
 #[derive(Clone, Debug)]
 pub(super) struct AuthorityCertificate {
     pub(super) der: CertificateDer<'static>,
-    pub(super) verifier: Verifier,
+    pub(super) verifier: CertificateVerifier,
     pub(super) development: bool,
 }
 
@@ -41,7 +41,7 @@ impl AuthorityCertificate {
         if !certificate.is_signed_by(certificate.point()) {
             return Err("its signature is not its own");
         }
-        let verifier = Verifier::of(&certificate);
+        let verifier = CertificateVerifier::of(&certificate);
         let development = certificate.organization() == Some(DEVELOPMENT);
         Ok(Self { verifier, development, der })
     }

@@ -238,14 +238,14 @@ impl PeerIdentity {
 /// Judges certificates by one cluster's authority. It knows only public facts. All clones of an
 /// identity's verifier share its revocation list.
 #[derive(Clone, Debug)]
-pub struct Verifier {
+pub struct CertificateVerifier {
     cluster: ClusterId,
     authority: [u8; POINT],
     pub(super) validity: Validity,
     revoked: Arc<ArcSwap<RevocationList>>,
 }
 
-impl Verifier {
+impl CertificateVerifier {
     /// A verifier that trusts exactly the key in this authority's certificate.
     pub(super) fn of(authority: &Certificate<'_>) -> Self {
         Self {
@@ -330,7 +330,7 @@ impl Verifier {
         Ok(peer)
     }
 
-    /// [`Verifier::examine`], and that the certificate is this node's.
+    /// [`CertificateVerifier::examine`], and that the certificate is this node's.
     pub(super) fn examine_of(
         &self,
         leaf: &CertificateDer<'_>,
@@ -344,7 +344,7 @@ impl Verifier {
         Err(IdentityError::WrongName { subject, found: peer.name, expected: name.clone() })
     }
 
-    /// Everything [`Verifier::peer`] checks, except dates and revocation.
+    /// Everything [`CertificateVerifier::peer`] checks, except dates and revocation.
     pub(super) fn examine(
         &self,
         leaf: &CertificateDer<'_>,

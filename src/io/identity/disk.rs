@@ -339,11 +339,11 @@ pub(super) fn read_list(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
 
 /// What tells one state of a file from another: a new file in its place, the time of its last change (of its mode,
 /// too), its length; or why there is none to be seen.
-pub(in super::super) type Stamp = Result<(u64, i64, i64, u64), io::ErrorKind>;
+pub(in super::super) type FileState = Result<(u64, i64, i64, u64), io::ErrorKind>;
 
 /// The stamp of the file that is at `path` now. One that changes while it is read has another one
 /// afterwards.
-pub(in super::super) fn stamp(path: &Path) -> Stamp {
+pub(in super::super) fn file_state(path: &Path) -> FileState {
     fs::metadata(path)
         .map(|about| (about.ino(), about.ctime(), about.ctime_nsec(), about.len()))
         .map_err(|error| error.kind())

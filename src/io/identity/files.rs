@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use super::authority_certificate::AuthorityCertificate;
-use super::disk::{self, Layout, Stamp};
+use super::disk::{self, FileState, Layout};
 use super::{Identity, IdentityError, Leaf};
 
 /// What a look at files found.
@@ -28,7 +28,7 @@ pub struct IdentityFiles {
     certs: PathBuf,
     identity: Arc<Identity>,
     /// What the last look saw; `None` before the first.
-    seen: Mutex<Option<[Stamp; 3]>>,
+    seen: Mutex<Option<[FileState; 3]>>,
 }
 
 impl IdentityFiles {
@@ -46,7 +46,7 @@ impl IdentityFiles {
         let (layout, name) = (Layout::new(&self.certs), self.identity.name());
         let paths =
             [layout.of_authority(disk::CERTIFICATE), layout.certificate(name), layout.key(name)];
-        let stamps = paths.each_ref().map(|path| disk::stamp(path));
+        let stamps = paths.each_ref().map(|path| disk::file_state(path));
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.replace(stamps) == Some(stamps) {
             return Ok(Look::Unchanged);

@@ -4,26 +4,26 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use super::IdentityError;
-use super::certificate::Verifier;
-use super::disk::{self, Layout, Stamp};
+use super::certificate::CertificateVerifier;
+use super::disk::{self, FileState, Layout};
 use super::revocation::RevocationList;
 
 /// The revocation list of a running node, which the operator may replace at any time.
 #[derive(Debug)]
 pub struct RevocationFile {
     certs: PathBuf,
-    verifier: Verifier,
+    verifier: CertificateVerifier,
     /// What the last look saw; `None` before the first.
-    seen: Mutex<Option<Stamp>>,
+    seen: Mutex<Option<FileState>>,
 }
 
 impl RevocationFile {
-    pub(super) fn new(certs: PathBuf, verifier: Verifier) -> Self {
+    pub(super) fn new(certs: PathBuf, verifier: CertificateVerifier) -> Self {
         Self { certs, verifier, seen: Mutex::default() }
     }
 
     /// Reads the list if its file has changed since the last look; how many certificates it names,
-    /// when those are others than before. From then on [`Verifier::peer`] refuses them.
+    /// when those are others than before. From then on [`CertificateVerifier::peer`] refuses them.
     ///
     /// # Errors
     /// [`IdentityError::DamagedRevocations`], [`IdentityError::Missing`] when a list that was there
@@ -32,7 +32,7 @@ impl RevocationFile {
     pub fn look(&self) -> Result<Option<usize>, IdentityError> {
         let layout = Layout::new(&self.certs);
         let path = layout.of_authority(disk::REVOCATIONS);
-        let stamp = disk::stamp(&path);
+        let stamp = disk::file_state(&path);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.replace(stamp) == Some(stamp) {
             return Ok(None);

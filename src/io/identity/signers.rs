@@ -1,7 +1,7 @@
 //! Who signed what a node has kept: its own keys, whenever they were its own.
 
 use super::authority_certificate::AuthorityCertificate;
-use super::certificate::{PeerIdentity, Verifier};
+use super::certificate::{CertificateVerifier, PeerIdentity};
 use super::disk::Layout;
 use super::{IdentityError, Subject};
 use crate::proto::node::NodeName;
@@ -15,7 +15,7 @@ pub struct Signers(Vec<PeerIdentity>);
 impl Signers {
     /// The keys of those of the certificates (DER) that the authority made for `name`. Neither dates nor revocation
     /// count: what a key signed while it was the node's stays signed.
-    pub fn of(verifier: &Verifier, name: &NodeName, certificates: &[Vec<u8>]) -> Self {
+    pub fn of(verifier: &CertificateVerifier, name: &NodeName, certificates: &[Vec<u8>]) -> Self {
         let of_node =
             |der: &Vec<u8>| verifier.examine_of(&der.as_slice().into(), name, Subject::Peer).ok();
         Self(certificates.iter().filter_map(of_node).collect())
@@ -28,7 +28,7 @@ impl Signers {
     }
 }
 
-impl Verifier {
+impl CertificateVerifier {
     /// What judges by the authority's certificate in `certs`, without any revocation list.
     ///
     /// # Errors

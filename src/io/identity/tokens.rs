@@ -28,8 +28,8 @@ pub(super) use self::key::TokenKey;
 pub(super) use self::list::TokenList;
 use super::IdentityError;
 use super::authority_certificate::AuthorityCertificate;
-use super::certificate::Verifier;
-use super::disk::{self, Layout, Stamp};
+use super::certificate::CertificateVerifier;
+use super::disk::{self, FileState, Layout};
 
 /// What is wrong where no token can be verified, and what mends it.
 pub const NO_TOKEN_LIST: &str = "this node has no token list: copy ca/tokens beside ca/cert.pem from the host that has the authority's key";
@@ -92,15 +92,15 @@ pub struct Tokens(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     certs: PathBuf,
-    verifier: Verifier,
+    verifier: CertificateVerifier,
     in_force: ArcSwapOption<TokenList>,
     /// What the last look saw; `None` before the first. Held during a look, so that of two lists that
     /// are read at once the later one stays.
-    seen: Mutex<Option<Stamp>>,
+    seen: Mutex<Option<FileState>>,
 }
 
 impl Tokens {
-    pub(super) fn new(certs: PathBuf, verifier: Verifier) -> Self {
+    pub(super) fn new(certs: PathBuf, verifier: CertificateVerifier) -> Self {
         let (in_force, seen) = (ArcSwapOption::empty(), Mutex::default());
         Self(Arc::new(Inner { certs, verifier, in_force, seen }))
     }
@@ -145,7 +145,7 @@ impl Tokens {
         let layout = Layout::new(&self.0.certs);
         let path = layout.of_authority(disk::TOKENS);
         let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = disk::stamp(&path);
+        let stamp = disk::file_state(&path);
         if seen.replace(stamp) == Some(stamp) {
             return Ok(None);
         }

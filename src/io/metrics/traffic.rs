@@ -80,7 +80,7 @@ mod tests {
         let traffic = Traffic::default();
         traffic.came(Lane::Bulk, 3, 100);
         traffic.came(Lane::Bulk, 1, 0);
-        traffic.went(Lane::Door, 1, 10);
+        traffic.went(Lane::System, 1, 10);
         let bulk = traffic.lanes().find(|(name, ..)| *name == "bulk");
         assert_eq!(bulk, Some(("bulk", Flow { messages: 4, bytes: 100 }, Flow::default())));
         let (came, went) = traffic.total();

@@ -12,17 +12,19 @@ use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
 use super::schema::{self, CHECKPOINT, HEADS, LINKS, SIGNERS, STATE_TABLE, State, TrailState};
 use super::{Failure, Store, StoreError};
 use crate::io::clock::unix_millis;
-use crate::proto::chain::{Checkpoint, Fault, Head, Link, Signed, Tip, Verified, Verifier, Why};
+use crate::proto::chain::{
+    ChainLink, ChainVerifier, Checkpoint, Fault, Head, Signed, Tip, Verified, Why,
+};
 use crate::proto::event::{Page, Query, Recorded};
 use crate::proto::node::{NodeId, NodeName};
 
 /// Signed heads that stay: the newest prove all before them, the others only tell where a rewritten chain begins.
-const MOST_HEADS: u64 = 1024;
+const MAX_HEADS: u64 = 1024;
 
 /// The event of a stored link, with its number and hash.
 fn read(seq: u64, bytes: &[u8]) -> Result<Recorded, Failure> {
     let fault = |why| Failure::Refused(Fault { seq, why }.into());
-    let link = Link::from_bytes(bytes).ok_or_else(|| fault(Why::Unreadable))?;
+    let link = ChainLink::from_bytes(bytes).ok_or_else(|| fault(Why::Unreadable))?;
     if link.tip.seq != seq {
         return Err(fault(Why::Reordered));
     }
@@ -83,7 +85,7 @@ impl Chain {
             let mut links = write.open_table(LINKS)?;
             for record in &records {
                 trail.tip = trail.tip.then(record);
-                let link = Link { tip: trail.tip, record }.to_bytes();
+                let link = ChainLink { tip: trail.tip, record }.to_bytes();
                 trail.bytes += link.len() as u64;
                 links.insert(trail.tip.seq, link.as_slice())?;
             }
@@ -230,7 +232,7 @@ impl Chain {
             let signature = sign(&what.signed_bytes(&self.node)).map_err(unsigned)?;
             let head = Signed { what, signature };
             heads.insert(what.tip.seq, schema::sealed(&head)?.as_slice())?;
-            while heads.len()? > MOST_HEADS {
+            while heads.len()? > MAX_HEADS {
                 heads.pop_first()?;
             }
             Ok(Some(head))
@@ -254,13 +256,13 @@ impl Chain {
         self.store.write(|write, state| {
             let mut trail = self.trail(state)?;
             let before = forgotten(write)?;
-            let mut walk = Verifier::new(&self.node, before.as_ref(), is_signed);
+            let mut walk = ChainVerifier::new(&self.node, before.as_ref(), is_signed);
             let mut links = write.open_table(LINKS)?;
             let mut last = None;
             for entry in links.iter()? {
                 let (seq, bytes) = entry?;
                 let fault = Fault { seq: seq.value(), why: Why::Unreadable };
-                let link = Link::from_bytes(bytes.value())
+                let link = ChainLink::from_bytes(bytes.value())
                     .ok_or_else(|| Failure::Refused(fault.into()))?;
                 let old = Recorded::at_of(link.record).is_some_and(|at| at < oldest);
                 if !old && trail.bytes <= limits.bytes {
@@ -292,7 +294,7 @@ impl Chain {
             let trail = self.trail(&State::read(&read.open_table(STATE_TABLE)?)?)?;
             let checkpoint = read.open_table(CHECKPOINT)?.get(())?;
             let checkpoint = checkpoint.map(|bytes| schema::opened(bytes.value())).transpose()?;
-            let mut walk = Verifier::new(&self.node, checkpoint.as_ref(), is_signed);
+            let mut walk = ChainVerifier::new(&self.node, checkpoint.as_ref(), is_signed);
             let heads = read.open_table(HEADS)?;
             let mut heads = heads.iter()?.peekable();
             for entry in read.open_table(LINKS)?.iter()? {
@@ -302,7 +304,7 @@ impl Chain {
                 }) {
                     walk.head(&schema::opened(head?.1.value())?);
                 }
-                match Link::from_bytes(bytes.value()) {
+                match ChainLink::from_bytes(bytes.value()) {
                     Some(link) => walk.link(&link),
                     None => walk.unreadable(seq.value()),
                 }

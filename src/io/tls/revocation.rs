@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use crate::io::identity::{Verifier, claimed_cluster};
+use crate::io::identity::{CertificateVerifier, claimed_cluster};
 use crate::proto::node::{ClusterId, NodeName};
 
 const REVOKED: Error = Error::InvalidCertificate(CertificateError::Revoked);
@@ -46,16 +46,16 @@ macro_rules! signatures_by_stock {
 
 /// Judges the node that one connection called.
 #[derive(Debug)]
-pub(super) struct Called {
+pub(super) struct ServerVerifier {
     pub(super) stock: Arc<dyn ServerCertVerifier>,
-    pub(super) verifier: Verifier,
+    pub(super) verifier: CertificateVerifier,
     /// Whom the refused certificate names: the error of the handshake does not tell.
     pub(super) revoked: OnceLock<NodeName>,
     /// The other cluster that the refused certificate is of, as it says.
     pub(super) foreign: OnceLock<ClusterId>,
 }
 
-impl ServerCertVerifier for Called {
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -87,12 +87,12 @@ impl ServerCertVerifier for Called {
 
 /// Judges whoever calls this node.
 #[derive(Debug)]
-pub(super) struct Callers {
+pub(super) struct ClientVerifier {
     pub(super) stock: Arc<dyn ClientCertVerifier>,
-    pub(super) verifier: Verifier,
+    pub(super) verifier: CertificateVerifier,
 }
 
-impl ClientCertVerifier for Callers {
+impl ClientCertVerifier for ClientVerifier {
     fn offer_client_auth(&self) -> bool {
         self.stock.offer_client_auth()
     }

@@ -18,7 +18,7 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 use x509_cert::time::Time;
 
-use crate::io::identity::{Identity, Look, Stamp, Validity, stamp};
+use crate::io::identity::{FileState, Identity, Look, Validity, file_state};
 
 /// Why clients cannot be served over TLS with these files. Nothing changed; the operator acts.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +68,7 @@ enum Source {
     /// They are the node's own.
     Node,
     /// PEM files, and what the last look saw of them.
-    Files { certificate: PathBuf, key: PathBuf, seen: Mutex<[Stamp; 2]> },
+    Files { certificate: PathBuf, key: PathBuf, seen: Mutex<[FileState; 2]> },
 }
 
 struct Served {
@@ -101,7 +101,7 @@ impl Web {
     /// [`WebError`].
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, WebError> {
         // Before they are read: what changes meanwhile is read again.
-        let seen = Mutex::new([stamp(certificate), stamp(key)]);
+        let seen = Mutex::new([file_state(certificate), file_state(key)]);
         let served = ArcSwap::from_pointee(of_files(certificate, key)?);
         let source = Source::Files { certificate: certificate.into(), key: key.into(), seen };
         Ok(Self(Arc::new(Inner { source, served })))
@@ -119,7 +119,7 @@ impl Web {
             }
             Source::Node => of_node(identity)?,
             Source::Files { certificate, key, seen } => {
-                let stamps = [stamp(certificate), stamp(key)];
+                let stamps = [file_state(certificate), file_state(key)];
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
                 if std::mem::replace(&mut *seen, stamps) == stamps {
                     return Ok(Look::Unchanged);

@@ -233,7 +233,7 @@ pub(super) async fn publish(exchange: &Exchange, order: &Numbers) -> Fallible<Se
 mod tests {
     use super::*;
 
-    fn said(by: &str, number: u64) -> Received {
+    fn message(by: &str, number: u64) -> Received {
         let from: NodeName = by.parse().expect("valid");
         let payload = numbered(number, mark(&from), 20);
         Received::Message(Message { topic: "t".parse().expect("valid"), from, payload })
@@ -243,18 +243,18 @@ mod tests {
     fn a_ledger_tells_gaps_repeats_and_forgeries() {
         let mut ledger = Ledger::default();
         for (now, number) in [(1, 0), (2, 1), (5, 4), (6, 5)] {
-            ledger.enter(&said("a@h", number), now);
+            ledger.enter(&message("a@h", number), now);
         }
-        ledger.enter(&said("b@h", 0), 7);
+        ledger.enter(&message("b@h", 0), 7);
         ledger.enter(&Received::Missed(3), 7);
         let [a, b] = &ledger.streams[..] else { panic!("{ledger:?}") };
         assert_eq!((a.next, a.received, a.back, a.lost), (6, 4, 0, 2));
         assert_eq!(a.gaps, [Gap { begin: 2, end: 4, since: 2, until: 5 }]);
         assert_eq!((b.next, b.lost, ledger.dropped, ledger.foreign), (1, 0, 3, 0));
-        ledger.enter(&said("a@h", 5), 8);
-        ledger.enter(&said("a@h", 2), 9);
+        ledger.enter(&message("a@h", 5), 8);
+        ledger.enter(&message("a@h", 2), 9);
         assert_eq!((ledger.streams[0].back, ledger.streams[0].next), (2, 6));
-        let Received::Message(forged) = said("a@h", 6) else { panic!("a message") };
+        let Received::Message(forged) = message("a@h", 6) else { panic!("a message") };
         let from = "b@h".parse().expect("valid");
         ledger.enter(&Received::Message(Message { from, ..forged }), 10);
         assert_eq!(ledger.foreign, 1, "not b's");

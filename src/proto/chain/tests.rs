@@ -58,7 +58,7 @@ fn chain(records: &[Vec<u8>], forgotten: usize) -> Chain {
 impl Chain {
     fn verify(&self) -> Result<Verified, Fault> {
         let node = node();
-        let mut verifier = Verifier::new(&node, self.checkpoint.as_ref(), is_signed);
+        let mut verifier = ChainVerifier::new(&node, self.checkpoint.as_ref(), is_signed);
         let mut heads = self.heads.iter().peekable();
         for (at, link) in self.links.iter().enumerate() {
             // The place in the file, not what the link says of itself, is what heads are sorted by.
@@ -66,7 +66,7 @@ impl Chain {
             while let Some(head) = heads.next_if(|head| head.what.tip.seq < place) {
                 verifier.head(head);
             }
-            verifier.link(&Link { tip: link.tip, record: &link.record });
+            verifier.link(&ChainLink { tip: link.tip, record: &link.record });
         }
         heads.for_each(|head| verifier.head(head));
         verifier.finish(self.noted)
@@ -198,7 +198,7 @@ proptest! {
 
     #[test]
     fn no_bytes_are_too_strange_for_a_link_or_a_record(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        if let Some(link) = Link::from_bytes(&bytes) {
+        if let Some(link) = ChainLink::from_bytes(&bytes) {
             prop_assert_eq!(link.to_bytes(), bytes.clone());
         }
         if let Ok(read) = Recorded::from_bytes(&bytes) {
@@ -260,9 +260,9 @@ fn records_past_the_noted_end_were_inserted() {
 #[test]
 fn what_cannot_be_read_is_named() {
     let (node, chain) = (node(), twelve());
-    let mut verifier = Verifier::new(&node, chain.checkpoint.as_ref(), is_signed);
+    let mut verifier = ChainVerifier::new(&node, chain.checkpoint.as_ref(), is_signed);
     verifier.unreadable(3);
-    verifier.link(&Link { tip: chain.links[1].tip, record: &chain.links[1].record });
+    verifier.link(&ChainLink { tip: chain.links[1].tip, record: &chain.links[1].record });
     assert_eq!(verifier.finish(chain.noted), fault(3, Why::Unreadable));
 }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::{Json, MAX_WORD, Payload};
 use crate::proto::channel::session::reserved;
-use crate::proto::replay::Stamp;
+use crate::proto::replay::Position;
 
 /// The event of what was published without an envelope.
 const PLAIN: &str = "message";
@@ -23,7 +23,7 @@ const HEAD: usize = 24;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
     /// `None` for what was published without an envelope.
-    pub stamp: Option<Stamp>,
+    pub stamp: Option<Position>,
     /// The event.
     pub event: String,
     /// What it carries.
@@ -32,7 +32,7 @@ pub struct Envelope {
 
 impl Envelope {
     /// A message as it is published. `None` when the event has no or over 255 bytes.
-    pub fn encode(stamp: Stamp, event: &str, payload: &Payload) -> Option<Bytes> {
+    pub fn encode(stamp: Position, event: &str, payload: &Payload) -> Option<Bytes> {
         let length = u8::try_from(event.len()).ok().filter(|length| *length > 0)?;
         let (kind, data) = match payload {
             Payload::Json(json) => (0, json.as_bytes()),
@@ -75,7 +75,7 @@ impl Envelope {
             _ => return None,
         };
         let (n, tag) = (u64::from_be_bytes(*n), u64::from_be_bytes(*tag));
-        let stamp = Stamp { epoch: u32::from_be_bytes(*epoch), n, tag };
+        let stamp = Position { epoch: u32::from_be_bytes(*epoch), n, tag };
         Some(Self { stamp: Some(stamp), event: event.to_owned(), payload })
     }
 }
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const STAMP: Stamp = Stamp { epoch: 7, n: 9, tag: 11 };
+    const STAMP: Position = Position { epoch: 7, n: 9, tag: 11 };
 
     fn json(text: &'static str) -> Payload {
         Payload::Json(Json::read(Bytes::from_static(text.as_bytes())).expect("JSON"))

@@ -6,7 +6,7 @@
 //! again ends the join before, also one that is still pending; events for a pending join wait for it. Source: Phoenix.Socket and Phoenix.Channel.Server 1.8.
 //!
 //! # Invariants
-//! 1. A topic is joined at most once, and at most [`MOST`] are, those that are pending among them.
+//! 1. A topic is joined at most once, and at most [`MAX_TOPICS`] are, those that are pending among them.
 //! 2. Every request gets one reply: from here, or from whoever performs what [`Session::hear`] asks for.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use super::{Dialect, Frame, Outcome, Payload, Ref};
 use crate::proto::topic::Topic;
 
 /// Topics of one socket.
-pub const MOST: usize = 100;
+pub const MAX_TOPICS: usize = 100;
 /// The topic of the socket itself: heartbeats, and answers to what has no topic.
 pub const SOCKET: &str = "phoenix";
 
@@ -115,7 +115,7 @@ impl Session {
         if matches!(frame.payload, Payload::Binary(_)) {
             return Ask::Answer(join_ref, Outcome::Error, "a join is a text frame");
         }
-        if before.is_none() && self.joins.len() >= MOST {
+        if before.is_none() && self.joins.len() >= MAX_TOPICS {
             return Ask::Answer(join_ref, Outcome::Error, "too many channels joined");
         }
         self.numbers += 1;

@@ -258,7 +258,7 @@ fn a_pending_join_can_be_left_joined_again_or_refused() {
     assert!(socket.0.ended(&third), "refused");
     assert_eq!(socket.hear(r#"["5","6","room:1","ev",{}]"#), error("unmatched topic"));
     // The pending ones are among the hundred.
-    for at in 0..session::MOST {
+    for at in 0..session::MAX_TOPICS {
         let asked = socket.hear(&format!(r#"["{at}","{at}","room:p{at}","phx_join",{{}}]"#));
         assert!(matches!(asked, Ask::Join(_, None)), "{asked:?}");
     }
@@ -380,7 +380,7 @@ proptest! {
             match what {
                 0 | 1 => {
                     let asked = socket.hear(&format!(r#"["{step}","{step}","{topic}","phx_join",{{}}]"#));
-                    if current.is_none() && joined.len() == session::MOST {
+                    if current.is_none() && joined.len() == session::MAX_TOPICS {
                         prop_assert!(matches!(asked, Ask::Answer(_, Outcome::Error, "too many channels joined")));
                         continue;
                     }

@@ -65,9 +65,9 @@ fn a_second_link_of_a_peer_waits_until_the_first_is_gone() {
     assert_eq!(world.established(2, "b@h"), []);
     let other = AttemptId::Inbound(3);
     assert_eq!(world.established(3, "c@h"), [Output::Start(other)], "another peer's does not");
-    let part = Output::Part(A, Parting::Replaced);
-    assert_eq!(world.input(Input::Close(A, Parting::Replaced)), [part]);
-    assert_eq!(world.input(Input::Close(A, Parting::Left)), [], "one goodbye");
+    let part = Output::Part(A, CloseReason::Replaced);
+    assert_eq!(world.input(Input::Close(A, CloseReason::Replaced)), [part]);
+    assert_eq!(world.input(Input::Close(A, CloseReason::Left)), [], "one goodbye");
     let end = Output::Report(Report::Ended(A, LinkEnd::Closed));
     let out = world.input(Input::MuxEnded(A, LinkEnd::Closed));
     assert_eq!(out, [Output::StopSession(A), end], "ractor's session is still there");
@@ -185,7 +185,7 @@ proptest! {
                 }
                 1 if model.started.contains(&attempt) => continue,
                 1 => Input::Established(attempt, proven(peer)),
-                2 => Input::Close(attempt, Parting::Left),
+                2 => Input::Close(attempt, CloseReason::Left),
                 3 => Input::MuxEnded(attempt, LinkEnd::Closed),
                 4 => Input::SessionOpened(attempt),
                 5 => Input::SessionReady(attempt),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::proto::event::{Event, Reason};
-use crate::proto::frame::Parting;
+use crate::proto::frame::CloseReason;
 use crate::proto::hello::Refusal;
 use crate::proto::membership::{AttemptId, Failure, LARGEST_RAISE, Membership, Output};
 use crate::proto::node::{Incarnation, NodeName};
@@ -67,7 +67,7 @@ impl Membership {
     pub(super) fn give_up(
         &mut self,
         name: &NodeName,
-        parting: Parting,
+        parting: CloseReason,
         (cause, reason): (&str, Reason),
         now: Instant,
         out: &mut Vec<Output>,
@@ -84,7 +84,7 @@ impl Membership {
     pub(super) fn revoked(&mut self, link: AttemptId, now: Instant, out: &mut Vec<Output>) {
         if let Some(name) = self.linked_by(link).map(|(name, _)| name) {
             let why = ("its certificate is revoked", Reason::Revoked);
-            self.give_up(&name, Parting::Revoked, why, now, out);
+            self.give_up(&name, CloseReason::Revoked, why, now, out);
         }
     }
 
@@ -99,15 +99,15 @@ impl Membership {
         self.incarnation = known.next();
         out.push(Output::Renew(self.incarnation));
         out.push(Output::Announce(Event::IncarnationRaised { to: self.incarnation }));
-        self.drop_everything(Parting::Renewed, now, out);
+        self.drop_everything(CloseReason::Renewed, now, out);
     }
 
     pub(super) fn stop(&mut self, now: Instant, out: &mut Vec<Output>) {
         self.leaving = true;
-        self.drop_everything(Parting::Left, now, out);
+        self.drop_everything(CloseReason::Left, now, out);
     }
 
-    fn drop_everything(&mut self, parting: Parting, now: Instant, out: &mut Vec<Output>) {
+    fn drop_everything(&mut self, parting: CloseReason, now: Instant, out: &mut Vec<Output>) {
         out.extend(std::mem::take(&mut self.dialing).into_keys().map(Output::Abandon));
         for (name, peer) in &mut self.peers {
             peer.dialing = None;

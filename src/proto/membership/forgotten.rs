@@ -36,7 +36,7 @@ impl Membership {
     }
 
     /// Whether a hint may lead to a node that is not a peer: to one that is forgotten only when it shows that it lives.
-    pub(super) fn heeds(&self, name: &NodeName, life: Incarnation, source: Source) -> bool {
+    pub(super) fn accepts_hint(&self, name: &NodeName, life: Incarnation, source: Source) -> bool {
         let Some(forgotten) = self.forgotten.get(name) else { return true };
         match source {
             Source::Beacon => life >= *forgotten,
@@ -47,7 +47,7 @@ impl Membership {
     }
 
     /// A node that greets lives, whatever was said of it; only an earlier life than the forgotten one is refused.
-    pub(super) fn risen(&self, hello: &Hello) -> Result<(), Refusal> {
+    pub(super) fn check_resurrection(&self, hello: &Hello) -> Result<(), Refusal> {
         match self.forgotten.get(&hello.name) {
             Some(known) if hello.incarnation < *known => {
                 Err(Refusal::Stale { known: *known, linked: None })
@@ -58,7 +58,7 @@ impl Membership {
 }
 
 /// A peer, new when it was not known. Of one that was forgotten, the life stays known.
-pub(super) fn met<'a>(
+pub(super) fn get_or_insert<'a>(
     (peers, forgotten): (&'a mut BTreeMap<NodeName, Peer>, &mut BTreeMap<NodeName, Incarnation>),
     name: &NodeName,
     now: Instant,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::proto::backoff::Backoff;
 use crate::proto::event::{Event, Reason, Status};
-use crate::proto::frame::Parting;
+use crate::proto::frame::CloseReason;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::membership::{AttemptId, Failure, Output};
 use crate::proto::node::{Incarnation, NodeName};
@@ -177,7 +177,7 @@ impl Peer {
     }
 
     /// Brings the next dial forward; a peer that had left is wanted again.
-    pub(super) fn hurry(&mut self, now: Instant) {
+    pub(super) fn expedite_dial(&mut self, now: Instant) {
         if self.left() {
             self.reason = Some(Reason::Unreachable);
         }
@@ -250,7 +250,7 @@ impl Peer {
 
     /// It refuses this node for good, or until another process of this node's name is gone: nothing that is heard of it
     /// makes another dial worth more.
-    pub(super) fn bars_us(&self) -> bool {
+    pub(super) fn refuses_us(&self) -> bool {
         let taken = Refusal::is_of_namesake;
         match &self.reported {
             Some(Failure::RefusedBy(refusal)) => taken(*refusal),
@@ -311,7 +311,7 @@ impl Peer {
         out: &mut Vec<Output>,
     ) {
         if let Some(old) = self.live.take() {
-            out.push(Output::Close(old.attempt, Parting::Replaced));
+            out.push(Output::Close(old.attempt, CloseReason::Replaced));
             let peer = name.clone();
             out.push(Output::Announce(Event::LinkReplaced { peer, incarnation }));
             self.set(name, Status::Connecting, None, now, out);

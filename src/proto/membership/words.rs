@@ -7,7 +7,7 @@ use strum::IntoStaticStr;
 
 use crate::proto::backoff;
 use crate::proto::event::{Event, Source};
-use crate::proto::frame::Parting;
+use crate::proto::frame::CloseReason;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::node::{Contact, Incarnation, NodeName};
 
@@ -84,7 +84,7 @@ impl Failure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkEnd {
     /// The peer said why.
-    Goodbye(Parting),
+    Goodbye(CloseReason),
     /// The connection was closed or reset.
     Closed,
     /// The network let nothing through.
@@ -155,7 +155,7 @@ pub enum Output {
     /// Close without a word.
     Abandon(AttemptId),
     /// End a link on purpose.
-    Close(AttemptId, Parting),
+    Close(AttemptId, CloseReason),
     /// Persist this incarnation and use it in every hello from now on.
     Renew(Incarnation),
     /// Tell everybody in this node.
@@ -182,17 +182,19 @@ impl std::fmt::Display for Failure {
 impl std::fmt::Display for LinkEnd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Goodbye(Parting::Left) => f.write_str("the peer left"),
-            Self::Goodbye(Parting::Replaced) => f.write_str("replaced by a newer link"),
-            Self::Goodbye(Parting::Silent) => f.write_str("the peer had not heard this node"),
-            Self::Goodbye(Parting::Disconnected) => f.write_str("an operator at the peer ended it"),
-            Self::Goodbye(Parting::Misbehaved) => {
+            Self::Goodbye(CloseReason::Left) => f.write_str("the peer left"),
+            Self::Goodbye(CloseReason::Replaced) => f.write_str("replaced by a newer link"),
+            Self::Goodbye(CloseReason::Silent) => f.write_str("the peer had not heard this node"),
+            Self::Goodbye(CloseReason::Disconnected) => {
+                f.write_str("an operator at the peer ended it")
+            }
+            Self::Goodbye(CloseReason::Misbehaved) => {
                 f.write_str("the peer says this node breaks rules")
             }
-            Self::Goodbye(Parting::Revoked) => {
+            Self::Goodbye(CloseReason::Revoked) => {
                 f.write_str("the peer says this node's certificate is revoked")
             }
-            Self::Goodbye(Parting::Renewed) => f.write_str("the peer renews its incarnation"),
+            Self::Goodbye(CloseReason::Renewed) => f.write_str("the peer renews its incarnation"),
             Self::Closed => f.write_str("connection closed"),
             Self::TimedOut => f.write_str("the network lets nothing through"),
             Self::Fault(detail) => f.write_str(detail),

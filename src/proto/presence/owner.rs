@@ -21,7 +21,7 @@ use super::words::{self, Body, Change, Entry, Epoch, HEAD, Output, Page, WORD, W
 use crate::proto::node::NodeName;
 
 /// Entries of one owner, at most.
-pub const MOST: usize = 200_000;
+pub const MAX_ENTRIES: usize = 200_000;
 
 /// The owner broke this rule.
 pub(super) type Broken = &'static str;
@@ -178,7 +178,7 @@ impl Peer {
 
     /// That it has no more than it may. Catching up, some that have left may still be here.
     fn count(&self) -> Result<(), Broken> {
-        let most = if self.reading.is_some() { 2 * MOST } else { MOST };
+        let most = if self.reading.is_some() { 2 * MAX_ENTRIES } else { MAX_ENTRIES };
         if self.owner.entries.len() > most { Err(TOO_MANY) } else { Ok(()) }
     }
 

@@ -402,19 +402,19 @@ fn whoever_breaks_a_rule_is_not_heard() {
 fn each_owner_has_a_bounded_number_of_entries() {
     let mut a = Alone::new(&["b@h"]);
     let b = epoch(1, 1);
-    let many: Vec<Change> = (0..MOST).map(|_| joined("u")).collect();
+    let many: Vec<Change> = (0..MAX_ENTRIES).map(|_| joined("u")).collect();
     a.delta("b@h", b, 0, &many);
-    assert_eq!(a.machine.shown.len(), MOST);
-    let clock = u64::try_from(MOST).expect("small");
+    assert_eq!(a.machine.shown.len(), MAX_ENTRIES);
+    let clock = u64::try_from(MAX_ENTRIES).expect("small");
     let swap = [Change::Left(1), joined("u")];
     assert_eq!(brief(&a.delta("b@h", b, clock, &swap)), "-u +u");
     let out = a.delta("b@h", b, clock + 2, &[joined("u")]);
     assert_eq!(out.last(), Some(&Output::Fault(name("b@h"), "too many entries")));
-    assert_eq!((out.len(), a.machine.shown.len()), (MOST + 3, 0));
+    assert_eq!((out.len(), a.machine.shown.len()), (MAX_ENTRIES + 3, 0));
 
     let mut out = Vec::new();
     let (room, now) = (topic("room:1"), a.now);
-    for _ in 0..MOST {
+    for _ in 0..MAX_ENTRIES {
         out.clear();
         a.machine.track(&room, "u", "{}", now, &mut out).expect("there is room");
     }

@@ -1,6 +1,6 @@
 //! What a node says of itself, within bounds.
 //!
-//! Invariant: a profile that exists is within its bounds, whoever it comes from: at most [`MOST`] specializations and
+//! Invariant: a profile that exists is within its bounds, whoever it comes from: at most [`MAX_SPECIALIZATIONS`] specializations and
 //! `LARGEST` bytes of metadata, words of a few plain characters, and values that no terminal takes for a command.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::proto::codec;
 
 /// Specializations at most.
-pub(super) const MOST: usize = 32;
+pub(super) const MAX_SPECIALIZATIONS: usize = 32;
 /// Keys and values of the metadata, in bytes, at most.
 pub(crate) const LARGEST: usize = 4096;
 /// Longest specialization or key, in bytes.
@@ -35,7 +35,7 @@ pub enum ProfileError {
     #[error("the key {0:?} is given twice")]
     Twice(String),
     /// There are more specializations than a node may have.
-    #[error("{0} specializations where at most {MOST} are allowed")]
+    #[error("{0} specializations where at most {MAX_SPECIALIZATIONS} are allowed")]
     TooMany(usize),
     /// The metadata is longer than a node's may be.
     #[error("{0} bytes of metadata where at most {LARGEST} are allowed")]
@@ -127,7 +127,7 @@ impl Profile {
         started: u64,
     ) -> Result<Self, ProfileError> {
         let specializations: BTreeSet<_> = specializations.into_iter().collect();
-        if specializations.len() > MOST {
+        if specializations.len() > MAX_SPECIALIZATIONS {
             return Err(ProfileError::TooMany(specializations.len()));
         }
         let mut pairs = BTreeMap::new();
@@ -230,7 +230,7 @@ mod tests {
     fn a_profile_has_bounds() {
         let words = |n: usize| (0..n).map(|n| Specialization(format!("s{n}")));
         let pair = |key: &str, long: usize| Pair::new(key, "x".repeat(long)).expect("sound");
-        assert!(Profile::new(words(MOST), [], 0).is_ok());
+        assert!(Profile::new(words(MAX_SPECIALIZATIONS), [], 0).is_ok());
         assert_eq!(Profile::new(words(33), [], 0), Err(ProfileError::TooMany(33)));
         assert!(Profile::new([], [pair("k", 4095)], 0).is_ok());
         let long = Profile::new([], [pair("k", 2000), pair("l", 2095)], 0);

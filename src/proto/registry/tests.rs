@@ -67,7 +67,7 @@ impl Alone {
         Self::linked(machine, now, peers)
     }
 
-    fn told(&mut self, from: &str, entry: Entry) -> Vec<Output> {
+    fn given(&mut self, from: &str, entry: Entry) -> Vec<Output> {
         self.hears(from, Word::Rows(vec![entry]))
     }
 
@@ -102,7 +102,7 @@ fn a_peer_that_links_is_sent_what_we_are_and_soon_a_digest() {
     // Its own first word may have come too early to be heard: then the digests differ.
     let digest = Word::Digest(a.machine.agreement());
     assert_eq!(sent(&a.tick(2 * Profiles::FIRST_DIGEST), "b@h"), [digest]);
-    a.told("b@h", entry("b@h", 7, 5, "b"));
+    a.given("b@h", entry("b@h", 7, 5, "b"));
     assert_eq!(a.mark("b@h"), Some(mark(7, 5, false)));
     a.input(Input::Unlinked(name("b@h")));
     let again = a.input(Input::Linked(name("b@h"), life(7)));
@@ -112,16 +112,16 @@ fn a_peer_that_links_is_sent_what_we_are_and_soon_a_digest() {
 #[test]
 fn a_linked_node_alone_says_what_it_is() {
     let mut a = Alone::new(&["b@h", "c@h"]);
-    a.told("b@h", entry("b@h", 7, 5, "b"));
-    let out = a.told("c@h", entry("b@h", 7, 9, "forged"));
+    a.given("b@h", entry("b@h", 7, 5, "b"));
+    let out = a.given("c@h", entry("b@h", 7, 9, "forged"));
     assert_eq!(a.mark("b@h"), Some(mark(7, 5, false)));
     let news = Word::News(vec![(name("b@h"), mark(7, 9, false))]);
     assert_eq!(sent(&out, "b@h"), [news, Word::Want(vec![name("b@h")])], "it hears of it");
-    let out = a.told("c@h", tomb("b@h", 7, 9));
+    let out = a.given("c@h", tomb("b@h", 7, 9));
     assert_eq!(sent(&out, "c@h"), [], "and no tombstone of a linked node is passed on");
     assert_eq!(a.mark("b@h"), Some(mark(7, 5, false)));
-    assert_eq!(charged(&a.told("b@h", tomb("b@h", 7, 6))), ["its own tombstone"]);
-    a.told("b@h", entry("b@h", 8, 1, "unlinked"));
+    assert_eq!(charged(&a.given("b@h", tomb("b@h", 7, 6))), ["its own tombstone"]);
+    a.given("b@h", entry("b@h", 8, 1, "unlinked"));
     assert_eq!(a.mark("b@h"), Some(mark(7, 5, false)));
 }
 
@@ -129,11 +129,11 @@ fn a_linked_node_alone_says_what_it_is() {
 fn a_mark_only_rises() {
     let mut a = Alone::new(&["b@h"]);
     for (at, version) in [(4, 5), (4, 9), (5, 1)] {
-        a.told("b@h", entry("x@h", at, version, "x"));
+        a.given("b@h", entry("x@h", at, version, "x"));
         assert_eq!(a.mark("x@h"), Some(mark(at, version, false)));
     }
     for old in [entry("x@h", 5, 1, "other"), entry("x@h", 4, 900, "x"), tomb("x@h", 4, 900)] {
-        assert_eq!(a.told("b@h", old), []);
+        assert_eq!(a.given("b@h", old), []);
     }
     assert_eq!(a.machine.row(&name("x@h")), Some(&entry("x@h", 5, 1, "x")));
 }
@@ -141,7 +141,7 @@ fn a_mark_only_rises() {
 #[test]
 fn a_forgotten_node_is_told_of_at_once_and_passed_on_once() {
     let mut a = Alone::new(&["b@h", "c@h"]);
-    a.told("b@h", entry("x@h", 4, 5, "x"));
+    a.given("b@h", entry("x@h", 4, 5, "x"));
     let out = a.input(Input::Gone(name("x@h"), life(4)));
     let word = [Word::Rows(vec![tomb("x@h", 4, 6)])];
     assert_eq!([sent(&out, "b@h"), sent(&out, "c@h")], [word.clone(), word.clone()]);
@@ -150,15 +150,15 @@ fn a_forgotten_node_is_told_of_at_once_and_passed_on_once() {
     assert!(out.contains(&forgotten), "{out:?}");
 
     let mut other = Alone::new(&["b@h", "c@h"]);
-    other.told("c@h", entry("x@h", 4, 5, "x"));
-    let out = other.told("b@h", tomb("x@h", 4, 6));
+    other.given("c@h", entry("x@h", 4, 5, "x"));
+    let out = other.given("b@h", tomb("x@h", 4, 6));
     assert!(out.contains(&forgotten), "{out:?}");
     assert_eq!([sent(&out, "b@h"), sent(&out, "c@h")], [vec![], word.to_vec()]);
-    assert_eq!(other.told("c@h", tomb("x@h", 4, 6)), [], "it is known");
+    assert_eq!(other.given("c@h", tomb("x@h", 4, 6)), [], "it is known");
     // One that learns of it late keeps it to itself.
     let mut late = Alone::new(&["b@h", "c@h"]);
     late.tick(YOUNG + ms(1));
-    let out = late.told("b@h", tomb("x@h", 4, 6));
+    let out = late.given("b@h", tomb("x@h", 4, 6));
     assert_eq!(sent(&out, "c@h"), []);
     assert!(out.contains(&Output::Gone { origin: x, incarnation: life(4), known: false }));
 }
@@ -166,13 +166,13 @@ fn a_forgotten_node_is_told_of_at_once_and_passed_on_once() {
 #[test]
 fn forgetting_beats_what_a_node_says_that_was_away() {
     let mut a = Alone::new(&["b@h"]);
-    a.told("b@h", entry("x@h", 4, 5, "x"));
+    a.given("b@h", entry("x@h", 4, 5, "x"));
     a.input(Input::Gone(name("x@h"), life(4)));
-    assert_eq!(a.told("b@h", entry("x@h", 4, 5, "x")), []);
+    assert_eq!(a.given("b@h", entry("x@h", 4, 5, "x")), []);
     assert_eq!(a.mark("x@h"), Some(mark(4, 6, true)));
     // What it told of the same version counts less, too.
-    assert_eq!(a.told("b@h", entry("x@h", 4, 6, "x")), []);
-    let out = a.told("b@h", entry("x@h", 5, 1, "x"));
+    assert_eq!(a.given("b@h", entry("x@h", 4, 6, "x")), []);
+    let out = a.given("b@h", entry("x@h", 5, 1, "x"));
     assert!(out.contains(&Output::Revived(name("x@h"))), "a later life: {out:?}");
     let again = a.input(Input::Gone(name("x@h"), life(9)));
     assert_eq!(a.mark("x@h"), Some(mark(9, 1, true)), "the later life of the two");
@@ -183,7 +183,7 @@ fn forgetting_beats_what_a_node_says_that_was_away() {
 fn the_forgotten_one_that_lives_speaks_up() {
     let mut a = Alone::new(&["b@h", "c@h"]);
     let said = |version| Word::Rows(vec![entry("a@h", 3, version, "a")]);
-    let out = a.told("b@h", tomb("a@h", 3, 2));
+    let out = a.given("b@h", tomb("a@h", 3, 2));
     let raised = |a: &Alone| a.mark("a@h").expect("its own").version;
     let first = raised(&a);
     assert!((3..=3 + FIRST).contains(&first), "{first}");
@@ -208,7 +208,7 @@ fn a_link_overrules_a_tombstone() {
     let out = a.input(Input::Linked(name("b@h"), life(7)));
     let news = Word::News(vec![(name("b@h"), mark(7, 4, true))]);
     assert_eq!(sent(&out, "b@h")[0], news, "so that it speaks up");
-    let out = a.told("b@h", entry("b@h", 7, 5, "b"));
+    let out = a.given("b@h", entry("b@h", 7, 5, "b"));
     assert!(out.contains(&Output::Revived(name("b@h"))), "{out:?}");
     assert_eq!(a.input(Input::Gone(name("b@h"), life(7))), [], "a linked node is not forgotten");
     assert_eq!(a.input(Input::Gone(name("a@h"), life(3))), [], "nor is this one");
@@ -218,17 +218,17 @@ fn a_link_overrules_a_tombstone() {
 fn forged_words_are_charged_and_cost_the_link() {
     let mut a = Alone::new(&["b@h"]);
     let far = entry("x@h", 4, MAX_JUMP + 1, "x");
-    assert_eq!(charged(&a.told("b@h", far.clone())), ["absurd mark"]);
-    assert_eq!(charged(&a.told("b@h", entry("x@h", MAX_JUMP + 1, 1, "x"))), ["absurd mark"]);
-    assert_eq!(charged(&a.told("b@h", tomb("x@h", 1, u64::MAX))), ["absurd mark"]);
+    assert_eq!(charged(&a.given("b@h", far.clone())), ["absurd mark"]);
+    assert_eq!(charged(&a.given("b@h", entry("x@h", MAX_JUMP + 1, 1, "x"))), ["absurd mark"]);
+    assert_eq!(charged(&a.given("b@h", tomb("x@h", 1, u64::MAX))), ["absurd mark"]);
     let news = Word::News(vec![(name("x@h"), far.mark())]);
     assert_eq!(charged(&a.hears("b@h", news)), ["absurd mark"]);
     let many = Word::Want(vec![name("x@h"); MAX_ROWS + 1]);
     assert_eq!(charged(&a.hears("b@h", many)), ["too many in one word"]);
     assert_eq!(a.mark("x@h"), None);
-    let cut = (5..MAX_CHARGES).flat_map(|_| a.told("b@h", far.clone())).collect::<Vec<_>>();
+    let cut = (5..MAX_CHARGES).flat_map(|_| a.given("b@h", far.clone())).collect::<Vec<_>>();
     assert!(!cut.contains(&Output::Cut(name("b@h"))));
-    assert!(a.told("b@h", far).contains(&Output::Cut(name("b@h"))));
+    assert!(a.given("b@h", far).contains(&Output::Cut(name("b@h"))));
     assert_eq!(a.hears("b@h", Word::Digest(0)), [], "and it is heard no more");
     assert_eq!(a.hears("stranger@h", Word::Digest(0)), []);
 }
@@ -312,10 +312,10 @@ fn tombstones_make_room_and_end() {
         |of: &str, age: u64| Entry { state: State::Gone { at: WALL - age }, ..tomb(of, 1, 1) };
     let tombs = [old("t1@h", 5), old("t2@h", 9)];
     let mut a = Alone::remembering(&["b@h"], profiles.chain(tombs));
-    a.told("b@h", entry("new@h", 1, 1, "x"));
+    a.given("b@h", entry("new@h", 1, 1, "x"));
     assert_eq!((a.mark("t1@h").is_some(), a.mark("t2@h")), (true, None), "the oldest goes");
-    a.told("b@h", entry("newer@h", 1, 1, "x"));
-    let out = a.told("b@h", entry("newest@h", 1, 1, "x"));
+    a.given("b@h", entry("newer@h", 1, 1, "x"));
+    let out = a.given("b@h", entry("newest@h", 1, 1, "x"));
     assert_eq!((charged(&out), a.mark("newest@h")), (vec!["unwanted row"], None), "no room");
     let news = Word::News(vec![(name("newest@h"), mark(1, 1, false))]);
     assert_eq!(a.hears("b@h", news), [], "so it is not asked for");
@@ -326,9 +326,9 @@ fn tombstones_make_room_and_end() {
     assert!(a.mark("t1@h").is_some());
     let out = a.tick(SWEEP);
     assert!(out.contains(&Output::Changed(name("t1@h"))) && a.mark("t1@h").is_none());
-    assert_eq!(a.told("b@h", old("t1@h", 5)), [], "what is over does not come back");
+    assert_eq!(a.given("b@h", old("t1@h", 5)), [], "what is over does not come back");
     let ahead = Entry { state: State::Gone { at: u64::MAX }, ..tomb("t3@h", 1, 1) };
-    a.told("b@h", ahead);
+    a.given("b@h", ahead);
     let at = a.machine.row(&name("t3@h")).and_then(Entry::gone_at).expect("taken");
     assert_eq!(at, a.machine.wall.0 + FUTURE, "nor does it stay for ever");
 }

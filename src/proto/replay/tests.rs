@@ -39,7 +39,7 @@ fn push(log: &mut Log<String>, entry: &str) -> Verdict {
     let (head, n) = entry.split_once(':').expect("a number");
     let (from, epoch) = head.split_at(1);
     let (epoch, n) = (epoch.parse().expect("an epoch"), n.parse().expect("a number"));
-    let stamp = Stamp { epoch, n, tag: TAG };
+    let stamp = Position { epoch, n, tag: TAG };
     log.push(&name(&format!("{from}@h")), stamp, 1, entry.to_owned())
 }
 
@@ -131,7 +131,7 @@ fn after_an_unknown_loss_only_what_is_later_counts() {
 #[test]
 fn the_log_is_bounded_in_entries_and_bytes() {
     let mut entries: Log<u64> = Log::new();
-    let stamp = |n| Stamp { epoch: 1, n, tag: TAG };
+    let stamp = |n| Position { epoch: 1, n, tag: TAG };
     for n in 1..=600 {
         entries.push(&name("a@h"), stamp(n), 0, n);
     }
@@ -166,7 +166,7 @@ fn a_cursor_with_another_tag_is_nobodys() {
     let mut entries: Log<u64> = Log::new();
     let tag = |n: u64| n * 1000;
     for n in 1..=600 {
-        entries.push(&name("a@h"), Stamp { epoch: 1, n, tag: tag(n) }, 0, n);
+        entries.push(&name("a@h"), Position { epoch: 1, n, tag: tag(n) }, 0, n);
     }
     let rest = |n: u64, tag: u64| {
         let cursor: Cursor = format!("a@h/1:{n}:{tag:x}").parse().expect("a cursor");
@@ -239,7 +239,7 @@ fn more_publishers_than_a_cursor_holds_are_an_unknown_loss() {
     for (pad, fit) in [(0, NODES), (58, TEXT / (63 + 2 + STAMP))] {
         let mut log: Log<usize> = Log::new();
         let publisher = |at: usize| name(&format!("n{at:04}{}@h", "x".repeat(pad)));
-        let stamp = Stamp { epoch: u32::MAX, n: u64::MAX - 1, tag: u64::MAX };
+        let stamp = Position { epoch: u32::MAX, n: u64::MAX - 1, tag: u64::MAX };
         for at in 0..fit {
             assert_eq!(log.push(&publisher(at), stamp, 1, at), Verdict::New);
         }
@@ -253,7 +253,7 @@ fn more_publishers_than_a_cursor_holds_are_an_unknown_loss() {
 }
 
 /// A message: publisher, place among all that the publisher ever said, stamp.
-type Said = (usize, usize, Stamp);
+type Said = (usize, usize, Position);
 
 const PUBLISHERS: usize = 3;
 /// So many entries fit into a log of the world.
@@ -301,7 +301,7 @@ struct Site {
 #[derive(Default)]
 struct World {
     epochs: [u32; PUBLISHERS],
-    said: [Vec<Stamp>; PUBLISHERS],
+    said: [Vec<Position>; PUBLISHERS],
     sites: [Site; 2],
     /// Where the client listens.
     at: Option<usize>,
@@ -326,7 +326,7 @@ impl World {
                 let n = last.map_or(1, |last| last.n + 1);
                 // No two messages of a publisher have the same.
                 let stamp =
-                    Stamp { epoch: self.epochs[p], n, tag: n << 8 | u64::from(self.epochs[p]) };
+                    Position { epoch: self.epochs[p], n, tag: n << 8 | u64::from(self.epochs[p]) };
                 let said = (p, self.said[p].len(), stamp);
                 self.said[p].push(stamp);
                 self.sites.iter_mut().for_each(|site| site.ways[p].push_back(said));
@@ -432,12 +432,12 @@ impl World {
         for p in 0..PUBLISHERS {
             let took = || site.took.iter().map(|(said, _)| said).filter(|said| said.0 == p);
             let seen = cursor.0.get(&publisher(p));
-            let place = |stamp: &Stamp| self.said[p].iter().position(|said| said == stamp);
+            let place = |stamp: &Position| self.said[p].iter().position(|said| said == stamp);
             let from = match (seen, took().next()) {
                 (Some(stamp), _) => place(stamp).expect("it was said") + 1,
                 // Of the first epoch that was heard here, everything.
                 (None, Some(first)) => {
-                    let begins = |said: &Stamp| said.n == 1 && said.epoch == first.2.epoch;
+                    let begins = |said: &Position| said.n == 1 && said.epoch == first.2.epoch;
                     self.said[p].iter().position(begins).expect("it was said")
                 }
                 (None, None) => continue,

@@ -67,7 +67,7 @@ impl Client {
     }
 
     /// Tells the whole topic a number.
-    pub(crate) fn say(&self, number: u64) {
+    pub(crate) fn send(&self, number: u64) {
         let push = json!(["1", "2", self.topic, "say", { "number": number }]);
         self.says.send(push.to_string()).unwrap();
     }

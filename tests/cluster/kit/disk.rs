@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Start, skip, told, until};
+use super::{Start, outputs, skip, until};
 
 /// A small disk in memory. Whoever drops it takes it away.
 pub(crate) struct Disk {
@@ -54,7 +54,7 @@ impl Disk {
         let how = if read_only { "remount,ro" } else { "remount,rw" };
         until(how, || {
             let output = Command::new("mount").args(["-o", how]).arg(&self.place).output().unwrap();
-            if output.status.success() { Ok(()) } else { Err(told(&output).2) }
+            if output.status.success() { Ok(()) } else { Err(outputs(&output).2) }
         });
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn wall() -> u64 {
 }
 
 /// What a process said and how it ended: exit code, standard output, standard error.
-pub(crate) fn told(output: &Output) -> (Option<i32>, String, String) {
+pub(crate) fn outputs(output: &Output) -> (Option<i32>, String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
@@ -54,7 +54,7 @@ impl Node {
     /// `publish`: subscribers here, and other nodes that it went to.
     #[track_caller]
     pub(crate) fn publish(&self, topic: &str, payload: &[u8]) -> (usize, usize) {
-        let (code, out, err) = told(&self.run(&["publish", topic, "-"], payload));
+        let (code, out, err) = outputs(&self.run(&["publish", topic, "-"], payload));
         assert_eq!(code, Some(0), "{err}");
         let numbers: Vec<_> = out.split(' ').filter_map(|word| word.parse().ok()).collect();
         let [here, there] = numbers[..] else { panic!("{out:?}") };
@@ -75,7 +75,7 @@ impl Node {
     /// Has the echo of a node reply. The exit code and both outputs otherwise.
     pub(crate) fn echo(&self, at: &str) -> Result<(), (Option<i32>, String, String)> {
         let output = self.run(&["call", &format!("xpando:echo@{}", full(at)), "-"], b"hello");
-        if output.stdout == b"hello" { Ok(()) } else { Err(told(&output)) }
+        if output.stdout == b"hello" { Ok(()) } else { Err(outputs(&output)) }
     }
 
     /// Orders a load or a count at this node; who joins the thread has the result.
@@ -88,7 +88,7 @@ impl Node {
         let tool = self.tool(&["call", "--timeout", LONG, &to, "-"]);
         thread::spawn(move || {
             let output = run(tool, &order);
-            assert!(output.status.success(), "{}: {:?}", to, told(&output));
+            assert!(output.status.success(), "{}: {:?}", to, outputs(&output));
             // What has nothing to tell says nothing.
             let reply = if output.stdout.is_empty() { b"null" } else { &output.stdout[..] };
             serde_json::from_slice(reply).unwrap()

@@ -171,7 +171,7 @@ pub(crate) struct Ended {
 impl Ended {
     /// It ended with this code, and said all of this.
     #[track_caller]
-    pub(crate) fn said(&self, code: i32, words: &[&str]) {
+    pub(crate) fn fails_with(&self, code: i32, words: &[&str]) {
         assert_eq!(self.code, Some(code), "{}", self.text);
         for word in words {
             assert!(self.text.contains(word), "{word:?} is not in: {}", self.text);

@@ -55,14 +55,14 @@ impl Stranger {
     /// Connects and introduces itself truthfully, up to the point where ractor's bytes begin.
     pub(crate) fn link(port: &LinkPort<'_>, identity: &Identity) -> Self {
         let mut stranger = Self::connect(port, Some(identity));
-        stranger.say(&Greeting::Hello(hello(identity)));
+        stranger.greet(&Greeting::Hello(hello(identity)));
         let answer = stranger.hear().unwrap();
         assert!(matches!(answer, Greeting::Welcome(_)), "{answer:?}");
-        stranger.say(&Greeting::Confirm);
+        stranger.greet(&Greeting::Confirm);
         stranger
     }
 
-    pub(crate) fn say(&mut self, greeting: &Greeting) {
+    pub(crate) fn greet(&mut self, greeting: &Greeting) {
         self.send(&greeting.encode().unwrap());
     }
 

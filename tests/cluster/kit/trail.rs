@@ -11,12 +11,12 @@ use xpando_node::internals::io::sockets;
 use xpando_node::internals::node::bench::{Flooded, Order};
 use xpando_node::internals::proto::event::{Page, Query};
 
-use super::{Cluster, Node, PATIENCE, told};
+use super::{Cluster, Node, PATIENCE, outputs};
 
 /// The lines of JSON that a subcommand prints, which must succeed.
 #[track_caller]
 fn objects(output: &Output) -> Vec<Value> {
-    let (code, out, err) = told(output);
+    let (code, out, err) = outputs(output);
     assert_eq!(code, Some(0), "{err}");
     out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -30,7 +30,7 @@ pub(crate) fn numbers(events: &[Value]) -> Vec<u64> {
 /// What a verification says of a sound trail: its last event, and the last one that is signed.
 #[track_caller]
 fn sound(output: &Output) -> (u64, u64) {
-    let (code, out, err) = told(output);
+    let (code, out, err) = outputs(output);
     assert_eq!(code, Some(0), "{err}");
     let number = |line: &str, before: &str, after: &str| {
         let (_, rest) = line.split_once(before)?;
@@ -105,7 +105,7 @@ impl Flooding {
     #[track_caller]
     pub(crate) fn over(mut self) -> Flooded {
         let output = self.0.take().unwrap().wait_with_output().unwrap();
-        assert!(output.status.success(), "{:?}", told(&output));
+        assert!(output.status.success(), "{:?}", outputs(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 

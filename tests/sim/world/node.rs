@@ -419,7 +419,7 @@ impl World {
     /// Tells one peer who is linked here.
     fn share(&mut self, node: usize, peer: &NodeName) {
         for some in discovery::contacts_for(contacts(&self.life(node).peers()), peer) {
-            self.tell(node, peer, Message::Contacts(some.into()));
+            self.send_to(node, peer, Message::Contacts(some.into()));
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use xpando_node::internals::io::tcp::{PROBE, SILENCE};
-use xpando_node::internals::proto::frame::Parting;
+use xpando_node::internals::proto::frame::CloseReason;
 use xpando_node::internals::proto::heartbeat::Trips;
 use xpando_node::internals::proto::hello::{Hello, Refusal};
 use xpando_node::internals::proto::link::{CONNECT, HANDSHAKE, Input, Proven, Report, down_reason};
@@ -39,11 +39,11 @@ pub(crate) enum Word {
     Refuse(Refusal),
     /// ractor's session on the other side has agreed.
     Ready,
-    Goodbye(Parting),
+    Goodbye(CloseReason),
     Fin,
     Ping(u64),
     Pong(u64),
-    Door(Message),
+    System(Message),
 }
 
 /// One end of one connection: the dialer's is 0.
@@ -283,7 +283,7 @@ impl World {
         if !self.reaches_both_ways(node, dialer) {
             self.fall_silent(id);
         }
-        self.say((id, 1), Word::Certificate);
+        self.transmit((id, 1), Word::Certificate);
     }
 
     fn end_of(&self, node: usize, attempt: AttemptId, stage: Stage) -> End {
@@ -299,14 +299,14 @@ impl World {
             Stage::Asked => {
                 let hello = Box::new(self.hello(self.end(at).node));
                 self.end_mut(at).stage = Stage::Awaits;
-                self.say(at, if dialer { Word::Hello(hello) } else { Word::Welcome(hello) });
+                self.transmit(at, if dialer { Word::Hello(hello) } else { Word::Welcome(hello) });
                 self.read(at);
             }
             // A confirmation that cannot be written any more ends the attempt, not a link.
             Stage::AskedLast if dialer && self.is_closed(at) => self.failed(at, Failure::Closed),
             Stage::AskedLast => {
                 if dialer {
-                    self.say(at, Word::Confirm);
+                    self.transmit(at, Word::Confirm);
                 }
                 self.end_mut(at).stage = Stage::Parked;
                 let End { node, attempt, ref hello, .. } = *self.end(at);
@@ -324,12 +324,12 @@ impl World {
     }
 
     pub(super) fn refuse(&mut self, at: At, refusal: Refusal) {
-        self.say(at, Word::Refuse(refusal));
+        self.transmit(at, Word::Refuse(refusal));
         self.failed(at, Failure::Rejected(format!("refused here: {refusal}")));
     }
 
-    pub(super) fn part_with(&mut self, at: At, parting: Parting) {
-        self.say(at, Word::Goodbye(parting));
+    pub(super) fn part_with(&mut self, at: At, parting: CloseReason) {
+        self.transmit(at, Word::Goodbye(parting));
         self.link_ended(at, LinkEnd::Closed);
     }
 
@@ -344,8 +344,8 @@ impl World {
         self.up(node, at);
         let other = (at.0, 1 - at.1);
         if self.end(other).stage == Stage::Running {
-            self.say(at, Word::Ready);
-            self.say(other, Word::Ready);
+            self.transmit(at, Word::Ready);
+            self.transmit(other, Word::Ready);
         }
         self.read(at);
     }
@@ -380,7 +380,7 @@ impl World {
             return;
         }
         self.end_mut(at).stage = Stage::Gone;
-        self.say(at, Word::Fin);
+        self.transmit(at, Word::Fin);
         if let Some(life) = &mut self.nodes[node].life {
             life.ends.remove(&attempt);
             life.outlets.retain(|_, running| *running != at);
@@ -400,7 +400,7 @@ impl World {
     }
 
     /// Sends a word to the other end.
-    pub(super) fn say(&mut self, from: At, word: Word) {
+    pub(super) fn transmit(&mut self, from: At, word: Word) {
         let Some(connection) = &self.connections[from.0] else { return };
         let Some(other) = connection.ends.get(1 - from.1).filter(|e| e.stage != Stage::Gone) else {
             return;
@@ -488,7 +488,7 @@ impl World {
                 let took = Duration::from_micros(self.micros(node).saturating_sub(sent));
                 self.end_mut(at).trips.get_mut().push(took);
             }
-            Word::Door(message) => self.delivered(node, at, message),
+            Word::System(message) => self.delivered(node, at, message),
             word => self.fail("sim", &format!("{at:?}: {word:?} on a link")),
         }
     }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::kit::*;
 use super::*;
-use crate::proto::frame::{Control, Parting};
+use crate::proto::frame::{CloseReason, Control};
 use crate::proto::talk::DownReason;
 
 const LONG: Duration = Duration::from_secs(10);
@@ -313,7 +313,7 @@ async fn a_watch_tells_once_why_a_name_is_gone() {
     let mut cable = Cable::plug(&a, &b).await;
     let one = watch("work");
     settled().await;
-    cable.ends[1].part.take().expect("once").send(Parting::Left).expect("runs");
+    cable.ends[1].part.take().expect("once").send(CloseReason::Left).expect("runs");
     assert_eq!(one.gone().await, DownReason::NodeOffline);
     drop(serving);
     // In one's own node.
@@ -382,12 +382,12 @@ async fn a_peer_that_asks_and_never_reads_costs_a_bounded_number_of_answers() {
     for call in 0..20_000 {
         let mut ask = Vec::new();
         crate::proto::talk::request(&mut ask, call, 86_400_000, &offer("big"));
-        raw.say(Lane::Calls, &whole(&ask)).await;
+        raw.send(Lane::Calls, &whole(&ask)).await;
     }
     settled().await;
     let served = running.load(Ordering::Relaxed);
     assert!(served <= (4 << 20) / 256 + 16, "{served} answers wait for room");
     let ping = Control::Ping(1).encode().expect("encodes");
-    raw.say(Lane::Control, &ping).await;
+    raw.send(Lane::Control, &ping).await;
     assert!(raw.end.runs());
 }

@@ -46,7 +46,7 @@ fn broadcast(topic: &str, payload: &[u8]) -> Vec<u8> {
 
 #[tokio::test(start_paused = true)]
 async fn pieces_that_are_none() {
-    for lane in [Lane::Door, Lane::Calls, Lane::Bulk] {
+    for lane in [Lane::System, Lane::Calls, Lane::Bulk] {
         for bad in [
             vec![3],
             vec![0xff; 100],
@@ -68,14 +68,14 @@ async fn pieces_that_are_none() {
 
 #[tokio::test(start_paused = true)]
 async fn long_messages_out_of_order() {
-    for lane in [Lane::Door, Lane::Calls, Lane::Bulk] {
+    for lane in [Lane::System, Lane::Calls, Lane::Bulk] {
         let begun = (lane, first(100, &[1; 50]));
         charged(&[begun.clone(), begun.clone()], PIECE).await;
         charged(&[begun.clone(), (lane, more(&[1; 51]))], PIECE).await;
         charged(&[begun.clone(), (lane, whole(b"between"))], PIECE).await;
         charged(&[begun.clone(), (lane, more(b""))], PIECE).await;
         let done = (lane, more(&[1; 50]));
-        if lane == Lane::Door {
+        if lane == Lane::System {
             charged(&[begun, done.clone(), done], PIECE).await;
         }
     }
@@ -137,11 +137,11 @@ async fn what_comes_before_bad_words_counts_and_what_follows_does_not() {
     let b = exchange(B);
     let mut heard = b.subscribe(topic("t")).expect("few");
     let mut raw = Raw::plug(&b, C, 1 << 20).await;
-    raw.say(Lane::Bulk, &whole(&broadcast("t", b"one"))).await;
+    raw.send(Lane::Bulk, &whole(&broadcast("t", b"one"))).await;
     let mut two = whole(b"\x00two");
     two.extend_from_slice(&whole(b"\x07")[1..]);
     two.extend_from_slice(&whole(b"\x00three")[1..]);
-    raw.say(Lane::Bulk, &two).await;
+    raw.send(Lane::Bulk, &two).await;
     assert_eq!(raw.end.end().await, LinkEnd::Fault(WORDS.to_owned()));
     let got = drained(&mut heard);
     assert!(matches!(&got[0], Received::Message(m) if m.payload == "one" && m.from == name(C)));
@@ -160,10 +160,10 @@ async fn credit_that_was_never_used() {
     let (lane, piece) = raw.hear().await.expect("sent");
     assert_eq!(lane, Lane::Bulk);
     let used = u32::try_from(piece.len()).expect("short");
-    raw.say(Lane::Control, &credit(used).1).await;
+    raw.send(Lane::Control, &credit(used).1).await;
     settled().await;
     assert!(raw.end.runs());
-    raw.say(Lane::Control, &credit(1).1).await;
+    raw.send(Lane::Control, &credit(1).1).await;
     assert_eq!(raw.end.end().await, LinkEnd::Fault("credit never used".to_owned()));
 }
 
@@ -189,7 +189,7 @@ async fn bulk_beyond_its_credit() {
 
 #[tokio::test(start_paused = true)]
 async fn half_a_long_message() {
-    for lane in [Lane::Door, Lane::Calls, Lane::Bulk] {
+    for lane in [Lane::System, Lane::Calls, Lane::Bulk] {
         let began = crate::actors::timer::now();
         charged(&[(lane, first(100, b"half"))], "a long message did not go on for 30 s").await;
         let took = crate::actors::timer::now() - began;
@@ -201,7 +201,7 @@ async fn half_a_long_message() {
 async fn half_a_long_message_is_found_although_the_peer_says_other_things() {
     let b = exchange(B);
     let mut raw = Raw::plug(&b, C, 1 << 20).await;
-    raw.say(Lane::Bulk, &first(100, b"half")).await;
+    raw.send(Lane::Bulk, &first(100, b"half")).await;
     let ping = Control::Ping(1).encode().expect("encodes");
     for _ in 0..70 {
         drop(raw.try_say(Lane::Control, &ping).await);
@@ -218,10 +218,10 @@ async fn a_long_message_that_is_slow_but_goes_on_is_no_fault() {
     let mut heard = b.subscribe(topic("t")).expect("few");
     let mut raw = Raw::plug(&b, C, 1 << 20).await;
     let long = broadcast("t", &[9; 7]);
-    raw.say(Lane::Bulk, &first(long.len(), &long[..4])).await;
+    raw.send(Lane::Bulk, &first(long.len(), &long[..4])).await;
     for byte in &long[4..] {
         tokio::time::sleep(Duration::from_secs(29)).await;
-        raw.say(Lane::Bulk, &more(&[*byte])).await;
+        raw.send(Lane::Bulk, &more(&[*byte])).await;
     }
     assert_eq!(message(&mut heard).await.payload, vec![9; 7]);
     assert!(raw.end.runs());
@@ -248,8 +248,8 @@ async fn replies_and_ends_that_nobody_waits_for_are_no_fault() {
     let (mut reply, mut gone) = (Vec::new(), Vec::new());
     talk::reply(&mut reply, 77, talk::Outcome::Replied);
     talk::gone(&mut gone, 77, DownReason::Failed);
-    raw.say(Lane::Calls, &whole(&reply)).await;
-    raw.say(Lane::Bulk, &whole(&gone)).await;
+    raw.send(Lane::Calls, &whole(&reply)).await;
+    raw.send(Lane::Bulk, &whole(&gone)).await;
     settled().await;
     assert!(raw.end.runs());
     assert_eq!(counted(&metrics, "node_messages", "late_reply"), 1);

@@ -143,7 +143,7 @@ impl Raw {
         self.stream.write_all(&[&header, payload].concat()).await
     }
 
-    pub(super) async fn say(&mut self, lane: Lane, payload: &[u8]) {
+    pub(super) async fn send(&mut self, lane: Lane, payload: &[u8]) {
         self.try_say(lane, payload).await.expect("the link reads");
     }
 

@@ -2,7 +2,7 @@
 
 use super::kit::*;
 use super::*;
-use crate::proto::frame::Parting;
+use crate::proto::frame::CloseReason;
 use crate::proto::outbox::WINDOW;
 
 /// As in `queue`: bytes that may wait for one subscriber.
@@ -218,7 +218,7 @@ async fn what_was_flushed_comes_before_the_goodbye() {
     assert!(patience.is_err(), "nothing is taken");
     cable.open(true);
     tokio::time::timeout(PATIENCE, a.flushed()).await.expect("all is taken");
-    cable.ends[0].part.take().expect("once").send(Parting::Left).expect("runs");
-    assert_eq!(cable.ends[1].end().await, LinkEnd::Goodbye(Parting::Left));
+    cable.ends[0].part.take().expect("once").send(CloseReason::Left).expect("runs");
+    assert_eq!(cable.ends[1].end().await, LinkEnd::Goodbye(CloseReason::Left));
     assert_eq!(numbers(&drained(&mut heard)), (0..COUNT).collect::<Vec<_>>());
 }

@@ -24,7 +24,7 @@ impl Peer {
         Self(tls.accept(stream).await.expect("the same cluster").0.into())
     }
 
-    pub(super) async fn say(&mut self, greeting: &Greeting) {
+    pub(super) async fn send(&mut self, greeting: &Greeting) {
         self.write(&greeting.encode().expect("encodes")).await;
     }
 
@@ -134,7 +134,7 @@ async fn a_dialer_is_established_step_by_step() {
     node.link.proceed(OUT);
     let Greeting::Hello(hello) = peer.hear().await else { panic!("no hello") };
     assert_eq!((&hello.name, hello.advertise), (&node.name, node.address));
-    peer.say(&Greeting::Welcome(words(&id))).await;
+    peer.send(&Greeting::Welcome(words(&id))).await;
     let Report::Welcomed(OUT, welcome) = node.report().await else { panic!() };
     assert_eq!(welcome, words(&id));
     assert_eq!(node.existing_now().await, [], "not agreed yet");
@@ -154,13 +154,13 @@ impl Node {
 async fn an_accepted_dialer_that_confirms_is_established() {
     let (mut node, id) = node_and_peer().await;
     let mut peer = Peer::dial(&id, node.address).await;
-    peer.say(&hello(&id)).await;
+    peer.send(&hello(&id)).await;
     let Report::Greeted(attempt, heard, key) = node.report().await else { panic!() };
     assert_eq!((heard, key), (words(&id), id.id()));
     node.link.proceed(attempt);
     let Greeting::Welcome(welcome) = peer.hear().await else { panic!("not welcome") };
     assert_eq!((&welcome.name, welcome.incarnation), (&node.name, Incarnation(1)));
-    peer.say(&Greeting::Confirm).await;
+    peer.send(&Greeting::Confirm).await;
     assert!(matches!(node.report().await, Report::Confirmed(of) if of == attempt));
     let started = timer::now();
     node.link.proceed(attempt);
@@ -188,7 +188,7 @@ async fn a_hello_that_does_not_match_the_certificate_is_refused_on_the_wire() {
     ] {
         let before = refused(&node, refusal.label());
         let mut peer = Peer::dial(&id, node.address).await;
-        peer.say(&greeting).await;
+        peer.send(&greeting).await;
         assert_eq!(peer.hear().await, Greeting::Refuse(refusal));
         peer.closed().await;
         let report = node.report().await; // and not Greeted
@@ -222,16 +222,16 @@ async fn the_refusal_of_the_other_side_is_reported_with_its_reason() {
     assert!(matches!(node.report().await, Report::Connected(..)));
     node.link.proceed(OUT);
     peer.hear().await;
-    peer.say(&Greeting::Refuse(stale)).await;
+    peer.send(&Greeting::Refuse(stale)).await;
     let report = node.report().await;
     assert!(matches!(report, Report::Failed(OUT, Failure::RefusedBy(why)) if why == stale));
 
     let mut peer = Peer::dial(&id, node.address).await;
-    peer.say(&hello(&id)).await;
+    peer.send(&hello(&id)).await;
     let Report::Greeted(attempt, ..) = node.report().await else { panic!() };
     node.link.proceed(attempt);
     peer.hear().await;
-    peer.say(&Greeting::Refuse(Refusal::Crossed)).await;
+    peer.send(&Greeting::Refuse(Refusal::Crossed)).await;
     let Report::Failed(of, failure) = node.report().await else { panic!() };
     assert_eq!((of, failure), (attempt, Failure::RefusedBy(Refusal::Crossed)));
 }
@@ -241,7 +241,7 @@ async fn our_refusal_is_told_to_the_other_side() {
     let (mut node, id) = node_and_peer().await;
     let stale = Refusal::Stale { known: Incarnation(8), linked: None };
     let mut peer = Peer::dial(&id, node.address).await;
-    peer.say(&hello(&id)).await;
+    peer.send(&hello(&id)).await;
     let Report::Greeted(attempt, ..) = node.report().await else { panic!() };
     node.link.refuse(attempt, stale);
     assert_eq!(peer.hear().await, Greeting::Refuse(stale));
@@ -255,7 +255,7 @@ async fn our_refusal_is_told_to_the_other_side() {
     assert!(matches!(node.report().await, Report::Connected(..)));
     node.link.proceed(OUT);
     peer.hear().await;
-    peer.say(&Greeting::Welcome(words(&id))).await;
+    peer.send(&Greeting::Welcome(words(&id))).await;
     assert!(matches!(node.report().await, Report::Welcomed(..)));
     node.link.refuse(OUT, stale);
     assert_eq!(peer.hear().await, Greeting::Refuse(stale));
@@ -279,7 +279,7 @@ async fn a_welcome_that_does_not_match_is_refused() {
         assert!(matches!(node.report().await, Report::Connected(..)));
         node.link.proceed(attempt);
         peer.hear().await;
-        peer.say(&answer).await;
+        peer.send(&answer).await;
         assert_eq!(peer.hear().await, Greeting::Refuse(refusal));
         let report = node.report().await;
         assert!(matches!(report, Report::Failed(of, Failure::Rejected(_)) if of == attempt));
@@ -290,7 +290,7 @@ async fn a_welcome_that_does_not_match_is_refused() {
 async fn an_abandoned_attempt_is_closed_and_heard_of_no_more() {
     let (mut node, id) = node_and_peer().await;
     let mut peer = Peer::dial(&id, node.address).await;
-    peer.say(&hello(&id)).await;
+    peer.send(&hello(&id)).await;
     let Report::Greeted(attempt, ..) = node.report().await else { panic!() };
     node.link.abandon(attempt);
     peer.closed().await;
@@ -339,6 +339,6 @@ async fn silent_connections_never_keep_a_node_out() {
     assert!(oldest.expect("closed").is_err(), "the one that waited longest goes");
     assert_eq!((refused(&node, "evicted"), refused(&node, "silent")), (1, 0));
     let mut peer = Peer::dial(&id, node.address).await;
-    peer.say(&hello(&id)).await;
+    peer.send(&hello(&id)).await;
     assert!(matches!(node.report().await, Report::Greeted(..)));
 }

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::actors::exchange::Exchange;
 use crate::actors::exchange::{Received, SendError};
-use crate::actors::link::mux::{Door, Own, PIPE, gate, run as run_mux};
+use crate::actors::link::mux::{LinkGuard, Own, PIPE, gate, run as run_mux};
 use crate::actors::news::tests::{parts, silent};
 use crate::proto::frame::{Control, HEADER, Lane, MAX_PAYLOAD, header, parse_header};
 use crate::proto::heartbeat::{self, Heartbeat};
@@ -29,7 +29,7 @@ struct World {
     peer: DuplexStream,
     ractor: DuplexStream,
     bus: Bus,
-    part: Option<oneshot::Sender<Parting>>,
+    part: Option<oneshot::Sender<CloseReason>>,
     control: mpsc::Sender<Control>,
     pulse: Arc<Pulse>,
     end: JoinHandle<LinkEnd>,
@@ -39,7 +39,7 @@ fn world(bus: Bus, inbound: bool, buffer: usize) -> World {
     let (ours, peer) = duplex(buffer);
     let (pipe, ractor) = duplex(PIPE);
     let (part, parting) = oneshot::channel();
-    let door = Door::open(&bus, name(PEER), Incarnation(1));
+    let door = LinkGuard::open(&bus, name(PEER), Incarnation(1));
     let (control, controls) = mpsc::channel(CONTROLS);
     let pulse = Arc::new(Pulse::new(control.clone(), None));
     let own = Own { parting, controls, pulse: pulse.clone() };
@@ -62,11 +62,11 @@ fn whole(message: &[u8]) -> Vec<u8> {
 
 impl World {
     /// This node's actors tell the peer's something.
-    fn tell(&self, payload: &[u8]) {
+    fn post(&self, payload: &[u8]) {
         self.bus.send(&name(PEER), Topic::network_peers(), payload.to_vec());
     }
 
-    async fn say(&mut self, lane: Lane, payload: &[u8]) {
+    async fn send(&mut self, lane: Lane, payload: &[u8]) {
         let header = header(lane, payload.len()).expect("a piece");
         self.peer.write_all(&[&header, payload].concat()).await.expect("the link reads");
     }
@@ -101,16 +101,16 @@ fn named(claimed: &str) -> Vec<u8> {
 
 #[tokio::test(start_paused = true)]
 async fn a_goodbye_ends_the_link_with_its_reason() {
-    for why in [Parting::Left, Parting::Replaced, Parting::Renewed] {
+    for why in [CloseReason::Left, CloseReason::Replaced, CloseReason::Renewed] {
         let mut world = world(silent().await.0, true, 1024);
-        world.say(Lane::Control, &Control::Goodbye(why).encode().expect("encodes")).await;
+        world.send(Lane::Control, &Control::Goodbye(why).encode().expect("encodes")).await;
         assert_eq!(world.end().await, LinkEnd::Goodbye(why));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_end_of_the_stream_ends_the_link_wherever_it_comes() {
-    let piece = header(Lane::Door, 10).expect("a piece");
+    let piece = header(Lane::System, 10).expect("a piece");
     for before in [&[] as &[u8], &piece[..2], &piece, &[&piece[..], b"half"].concat()] {
         let mut world = world(silent().await.0, true, 1024);
         world.peer.write_all(before).await.expect("written");
@@ -144,13 +144,13 @@ async fn ractor_hears_nothing_before_the_peer_has_named_itself() {
     let first = named(PEER);
     let (half, rest) = first.split_at(first.len() - 1);
     for byte in half {
-        world.say(Lane::Ractor, &[*byte]).await;
+        world.send(Lane::Ractor, &[*byte]).await;
     }
     settled().await;
     let mut got = vec![0; first.len()];
     let early = tokio::time::timeout(Duration::from_secs(1), world.ractor.read(&mut got)).await;
     assert!(early.is_err(), "held: {early:?}");
-    world.say(Lane::Ractor, rest).await;
+    world.send(Lane::Ractor, rest).await;
     world.ractor.read_exact(&mut got).await.expect("passes");
     assert_eq!(got, first);
 }
@@ -163,7 +163,7 @@ async fn a_peer_that_names_another_node_is_cut_off_before_ractor_hears_it() {
     ];
     for (inbound, bytes) in claim {
         let mut world = world(silent().await.0, inbound, 1024);
-        world.say(Lane::Ractor, &bytes).await;
+        world.send(Lane::Ractor, &bytes).await;
         let (mut ractor, (rest, _)) = (world.ractor, duplex(1));
         world.ractor = rest;
         let end = world.end().await;
@@ -192,14 +192,14 @@ async fn words_reach_listeners_with_the_peers_name() {
     bus.attach(Consumer::Discovery, move |news| drop(tx.send(news)));
     let mut world = world(bus, true, 1024);
     // What one door says, another understands.
-    world.tell(b"told");
+    world.post(b"told");
     let (lane, piece) = world.hear().await;
-    assert_eq!(lane, Lane::Door);
-    world.say(Lane::Door, &piece).await;
+    assert_eq!(lane, Lane::System);
+    world.send(Lane::System, &piece).await;
     assert_eq!(next(&mut heard).await, Notice::Up(name(PEER), Incarnation(1)));
     assert_eq!(next(&mut heard).await, Notice::Message(name(PEER), (*b"told").into()));
     // What the peer's actors get wrong is counted and costs nobody the link.
-    world.say(Lane::Door, &whole(&[0xff; 9])).await;
+    world.send(Lane::System, &whole(&[0xff; 9])).await;
     until("counted", || counted(&metrics, "node_messages", "malformed") == 1).await;
     assert!(!world.end.is_finished());
 }
@@ -213,7 +213,7 @@ async fn what_waits_at_the_door_is_bounded_and_the_reader_holds() {
     let writing = written.clone();
     tokio::spawn(async move {
         let payload = whole(&[1; WORDS]);
-        let head = header(Lane::Door, payload.len()).expect("a piece");
+        let head = header(Lane::System, payload.len()).expect("a piece");
         loop {
             peer.write_all(&[&head[..], &payload].concat()).await.expect("still linked");
             writing.fetch_add(1, Ordering::Relaxed);
@@ -240,19 +240,19 @@ async fn what_waits_at_the_door_is_bounded_and_the_reader_holds() {
 async fn door_and_ractor_both_have_their_turn_and_each_keeps_its_order() {
     let mut world = world(silent().await.0, true, 1 << 20);
     world.ractor.write_all(RACTOR).await.expect("written");
-    world.tell(b"one");
-    world.tell(b"two");
+    world.post(b"one");
+    world.post(b"two");
     let mut heard = [world.hear().await, world.hear().await];
     heard.sort();
     assert_eq!(heard[0], (Lane::Ractor, RACTOR.to_vec()));
     let (lane, words) = &heard[1];
-    assert_eq!(*lane, Lane::Door);
+    assert_eq!(*lane, Lane::System);
     let (first, second) = words[1..].split_at(1 + usize::from(words[1]));
     let told = [first, second].map(|words| parts(&words[1..]).1);
     assert_eq!(told, [b"one", b"two"], "what is there goes together");
     // A newer link takes the door's words with it; ractor goes on.
     let _newer = world.bus.exchange().topics.up(name(PEER));
-    world.tell(b"three");
+    world.post(b"three");
     world.ractor.write_all(MORE).await.expect("written");
     assert_eq!(world.hear().await, (Lane::Ractor, MORE.to_vec()));
 }
@@ -261,10 +261,10 @@ async fn door_and_ractor_both_have_their_turn_and_each_keeps_its_order() {
 async fn a_goodbye_goes_first_and_nothing_follows() {
     let mut world = world(silent().await.0, true, 1 << 20);
     world.ractor.write_all(RACTOR).await.expect("written");
-    world.tell(b"words");
+    world.post(b"words");
     world.control.try_send(Control::Ping(1)).expect("room");
-    world.part.take().expect("once").send(Parting::Renewed).expect("the link runs");
-    let goodbye = Control::Goodbye(Parting::Renewed).encode().expect("encodes");
+    world.part.take().expect("once").send(CloseReason::Renewed).expect("the link runs");
+    let goodbye = Control::Goodbye(CloseReason::Renewed).encode().expect("encodes");
     assert_eq!(world.hear().await, (Lane::Control, goodbye));
     let mut rest = Vec::new();
     world.peer.read_to_end(&mut rest).await.expect("closed");
@@ -282,18 +282,20 @@ async fn a_link_whose_owner_is_gone_ends() {
 #[tokio::test(start_paused = true)]
 async fn a_goodbye_is_found_although_nobody_takes_our_own_words() {
     let mut world = world(silent().await.0, true, 1024);
-    world.say(Lane::Control, &Control::Goodbye(Parting::Left).encode().expect("encodes")).await;
-    world.tell(&[1; 4096]);
+    world
+        .send(Lane::Control, &Control::Goodbye(CloseReason::Left).encode().expect("encodes"))
+        .await;
+    world.post(&[1; 4096]);
     let (rest, _) = duplex(1);
     drop(std::mem::replace(&mut world.peer, rest));
-    assert_eq!(world.end().await, LinkEnd::Goodbye(Parting::Left));
+    assert_eq!(world.end().await, LinkEnd::Goodbye(CloseReason::Left));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_does_not_read_holds_up_no_parting() {
     let mut world = world(silent().await.0, true, 16);
     let start = timer::now();
-    world.part.take().expect("once").send(Parting::Left).expect("the link runs");
+    world.part.take().expect("once").send(CloseReason::Left).expect("the link runs");
     let (rest, _) = duplex(1);
     let _unread = std::mem::replace(&mut world.peer, rest);
     assert_eq!(world.end().await, LinkEnd::Closed);
@@ -307,8 +309,8 @@ async fn a_beat_is_echoed_before_anything_else_and_leaves_its_signs() {
     assert_eq!((world.pulse.heard(), world.pulse.pongs()), (began, Vec::new()));
     tokio::time::sleep(Duration::from_secs(2)).await;
     world.ractor.write_all(RACTOR).await.expect("written");
-    world.say(Lane::Door, &whole(&[0xff])).await;
-    world.say(Lane::Control, &Control::Ping(77).encode().expect("encodes")).await;
+    world.send(Lane::System, &whole(&[0xff])).await;
+    world.send(Lane::Control, &Control::Ping(77).encode().expect("encodes")).await;
     let mut heard = [world.hear().await, world.hear().await];
     heard.sort_by_key(|(_, payload)| payload.len());
     let pong = Control::Pong(77).encode().expect("encodes");
@@ -323,12 +325,12 @@ async fn a_beat_is_echoed_before_anything_else_and_leaves_its_signs() {
     let Control::Ping(number) = Control::decode(&ping).expect("sound") else { panic!("{ping:?}") };
     assert_eq!(lane, Lane::Control);
     tokio::time::sleep(Duration::from_secs(3)).await;
-    world.say(Lane::Control, &Control::Pong(number).encode().expect("encodes")).await;
+    world.send(Lane::Control, &Control::Pong(number).encode().expect("encodes")).await;
     settled().await;
     let trip = world.pulse.round_trip().expect("measured").last;
     assert!(trip >= Duration::from_secs(3) && trip < Duration::from_secs(4), "{trip:?}");
     // An echo of a beat that was never sent is no news.
-    world.say(Lane::Control, &Control::Pong(u64::MAX).encode().expect("encodes")).await;
+    world.send(Lane::Control, &Control::Pong(u64::MAX).encode().expect("encodes")).await;
     settled().await;
     assert_eq!(world.pulse.round_trip().expect("measured").last, trip);
     assert!(!world.end.is_finished());
@@ -339,7 +341,7 @@ async fn a_peer_that_floods_beats_and_reads_nothing_costs_a_bounded_queue() {
     let mut world = world(silent().await.0, true, 16);
     let ping = Control::Ping(1).encode().expect("encodes");
     for _ in 0..1000 {
-        world.say(Lane::Control, &ping).await; // never blocks: the reader goes on
+        world.send(Lane::Control, &ping).await; // never blocks: the reader goes on
     }
     settled().await;
     assert_eq!(world.control.capacity(), 0, "full");
@@ -349,10 +351,10 @@ async fn a_peer_that_floods_beats_and_reads_nothing_costs_a_bounded_queue() {
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_does_not_read_holds_up_no_parting_midway() {
     let mut world = world(silent().await.0, true, 16);
-    world.tell(&[1; 4096]);
+    world.post(&[1; 4096]);
     settled().await; // the piece is on its way, and stuck
     let start = timer::now();
-    world.part.take().expect("once").send(Parting::Left).expect("the link runs");
+    world.part.take().expect("once").send(CloseReason::Left).expect("the link runs");
     let (rest, _) = duplex(1);
     let _unread = std::mem::replace(&mut world.peer, rest);
     assert!(matches!(world.end().await, LinkEnd::Closed | LinkEnd::TimedOut));
@@ -368,7 +370,7 @@ struct Busy {
     monitor: Heartbeat,
     doubts: Vec<heartbeat::Output>,
     end: JoinHandle<LinkEnd>,
-    _rest: (DuplexStream, oneshot::Sender<Parting>),
+    _rest: (DuplexStream, oneshot::Sender<CloseReason>),
 }
 
 impl Busy {
@@ -381,7 +383,7 @@ impl Busy {
         let own = Own { parting, controls, pulse: pulse.clone() };
         let topic: Topic = "bulk".parse().expect("valid");
         let mut heard = bus.exchange().subscribe(topic.clone()).expect("few");
-        let door = Door::open(bus, name(other), Incarnation(1));
+        let door = LinkGuard::open(bus, name(other), Incarnation(1));
         let end = tokio::spawn(run_mux(stream, gate(true, name(other)), pipe, door, own));
         let (says, to, payload) = (bus.clone(), name(other), Bytes::from(vec![0; MAX_PAYLOAD]));
         tokio::spawn(async move {

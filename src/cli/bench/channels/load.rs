@@ -47,7 +47,7 @@ async fn joining(to: SocketAddr, topic: &str) -> anyhow::Result<(Reader, Writer)
     let mut reader = Reader { stream, buffer: Vec::with_capacity(1024), begin: 0 };
     reader.upgraded().await?;
     let mut writer = Writer(writer);
-    writer.say(&format!(r#"["1","1","{topic}","phx_join",{{}}]"#)).await?;
+    writer.send(&format!(r#"["1","1","{topic}","phx_join",{{}}]"#)).await?;
     let mut joined = false;
     while !joined {
         reader.frames(|frame| joined |= contains(frame, br#""phx_reply",{"status":"ok""#)).await?;
@@ -57,7 +57,7 @@ async fn joining(to: SocketAddr, topic: &str) -> anyhow::Result<(Reader, Writer)
 
 impl Writer {
     /// Sends a text frame.
-    pub(super) async fn say(&mut self, text: &str) -> io::Result<()> {
+    pub(super) async fn send(&mut self, text: &str) -> io::Result<()> {
         self.0.write_all(&masked(text)).await
     }
 }

@@ -22,7 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 
 use super::super::IdentityError;
-use super::super::certificate::Verifier;
+use super::super::certificate::CertificateVerifier;
 use super::super::disk::{self, Layout};
 use super::super::key::Key;
 use super::super::revocation::{bytes, hexadecimal};
@@ -91,7 +91,7 @@ impl TokenList {
     }
 
     /// Reads a list that this verifier's authority signed; the error says in which way it is not one.
-    fn parse(text: &[u8], verifier: &Verifier) -> Result<Self, &'static str> {
+    fn parse(text: &[u8], verifier: &CertificateVerifier) -> Result<Self, &'static str> {
         let text = std::str::from_utf8(text).map_err(|_binary| "it is not a text")?;
         let (body, last) = text
             .strip_suffix('\n')
@@ -120,7 +120,7 @@ impl TokenList {
     /// The list in a certificate directory; `None` when there is none.
     pub(in super::super) fn read(
         layout: Layout<'_>,
-        verifier: &Verifier,
+        verifier: &CertificateVerifier,
     ) -> Result<Option<Self>, IdentityError> {
         let path = layout.of_authority(disk::TOKENS);
         let Some(text) = disk::read_list(&path)? else { return Ok(None) };

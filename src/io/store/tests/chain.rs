@@ -4,7 +4,7 @@ use redb::{Database, ReadableTable, WriteTransaction};
 
 use super::super::schema::{CHECKPOINT, HEADS, LINKS};
 use super::*;
-use crate::proto::chain::{Link, Why};
+use crate::proto::chain::{ChainLink, Why};
 use crate::proto::event::MAX_RECORD;
 
 fn numbers(events: &[Recorded]) -> Vec<u64> {
@@ -69,10 +69,12 @@ fn what_is_old_or_too_much_is_forgotten_and_the_rest_verifies() {
     assert_eq!((chain.first().expect("reads"), chain.last().expect("reads").seq), (41, 100));
     let verified = chain.verify(is_signed).expect("sound");
     assert_eq!(verified, Verified { forgotten: 40, last: 100, proved: 100 });
-    let size =
-        Link { tip: chain.last().expect("reads"), record: &event(50).to_bytes().expect("short") }
-            .to_bytes()
-            .len() as u64;
+    let size = ChainLink {
+        tip: chain.last().expect("reads"),
+        record: &event(50).to_bytes().expect("short"),
+    }
+    .to_bytes()
+    .len() as u64;
     assert_eq!(
         retain(Limits { bytes: 20 * size + 4, ..all }, now),
         40,
@@ -186,8 +188,10 @@ fn every_change_to_the_file_is_named() {
         for seq in (15..=30).rev() {
             put(write, seq + 1, &link(write, seq));
         }
-        let forged =
-            Link { tip: Link::from_bytes(&link(write, 15)).expect("one").tip, record: b"x" };
+        let forged = ChainLink {
+            tip: ChainLink::from_bytes(&link(write, 15)).expect("one").tip,
+            record: b"x",
+        };
         put(write, 15, &forged.to_bytes());
     });
     assert_eq!(inserted, "record 15 was inserted");
@@ -201,12 +205,12 @@ fn every_change_to_the_file_is_named() {
 fn whoever_makes_the_hashes_anew_is_found_by_the_next_head() {
     let rewritten = |from: u64| {
         after(|write| {
-            let mut tip = Link::from_bytes(&link(write, from - 1)).expect("one").tip;
+            let mut tip = ChainLink::from_bytes(&link(write, from - 1)).expect("one").tip;
             for seq in from..=30 {
                 let record = if seq == from { event(99) } else { event(seq) };
                 let record = record.to_bytes().expect("short");
                 tip = tip.then(&record);
-                put(write, seq, &Link { tip, record: &record }.to_bytes());
+                put(write, seq, &ChainLink { tip, record: &record }.to_bytes());
             }
             let mut table = write.open_table(schema::STATE_TABLE).expect("there");
             let mut state = State::read(&table).ok().expect("reads");

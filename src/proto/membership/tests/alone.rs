@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use super::super::{AttemptId, Config, Failure, Input, LinkEnd, Membership, Output};
 use super::world::{address, ms, name, secs};
 use crate::proto::event::{Event, Reason, Source, Status};
-use crate::proto::frame::Parting;
+use crate::proto::frame::CloseReason;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::node::{Contact, Incarnation, KeyId};
 use crate::proto::tests::start;
@@ -185,12 +185,12 @@ fn the_link_gives_way_when_the_newer_one_is_confirmed_and_not_before() {
     assert_eq!(out, [Output::Proceed(second)], "the same life: the link at hand stays for now");
     assert_eq!(desk.status(1).0, Status::Online);
     let out = desk.give(Input::Confirmed(second));
-    assert_eq!(out[0], Output::Close(first, Parting::Replaced));
+    assert_eq!(out[0], Output::Close(first, CloseReason::Replaced));
     assert_eq!(out.last(), Some(&Output::Proceed(second)));
     assert_eq!(desk.give(Input::Ended(first, LinkEnd::Closed)), [], "nobody's link any more");
     let third = AttemptId::Inbound(3);
     let out = desk.give(Input::Greeted(third, hello(1, 5)));
-    assert_eq!(out[0], Output::Close(second, Parting::Replaced), "a later life proves it dead");
+    assert_eq!(out[0], Output::Close(second, CloseReason::Replaced), "a later life proves it dead");
     assert_eq!(desk.status(1).0, Status::Connecting);
     assert_eq!(desk.known(1), Incarnation(5));
 }
@@ -264,7 +264,7 @@ fn hints_end_no_link_except_the_signed_word_of_a_later_life() {
         assert_eq!(desk.hint(1, known, Source::Beacon), []);
     }
     let out = desk.hint(1, 5, Source::Beacon);
-    assert_eq!(out[0], Output::Close(live, Parting::Replaced));
+    assert_eq!(out[0], Output::Close(live, CloseReason::Replaced));
     assert!(dialed(&out).is_some(), "and the later life is dialed at once");
 }
 
@@ -344,7 +344,7 @@ fn a_told_incarnation_is_believed_unless_it_is_absurd_or_old() {
         let renews = out.iter().find(|o| matches!(o, Output::Renew(_)));
         assert_eq!(renews, renewed.as_ref(), "{known} {linked}");
         assert_eq!(desk.machine.incarnation(), Incarnation(raised.unwrap_or(7)));
-        let closed = out.contains(&Output::Close(live, Parting::Renewed));
+        let closed = out.contains(&Output::Close(live, CloseReason::Renewed));
         assert_eq!(closed, raised.is_some(), "links go on under the new incarnation only");
     }
 }
@@ -353,7 +353,7 @@ fn a_told_incarnation_is_believed_unless_it_is_absurd_or_old() {
 fn a_peer_that_left_is_forgotten_after_its_tombstone() {
     let mut desk = Desk::new(12);
     let live = desk.link(1, &hello(1, 4));
-    desk.give(Input::Ended(live, LinkEnd::Goodbye(Parting::Left)));
+    desk.give(Input::Ended(live, LinkEnd::Goodbye(CloseReason::Left)));
     assert_eq!(desk.status(1), (Status::Offline, Some(Reason::Left)));
     let tombstone = Config::default().tombstone;
     assert_eq!(desk.machine.deadline(), Some(desk.now + tombstone));
@@ -377,7 +377,7 @@ fn a_silent_peer_is_unreachable_and_dialed_again() {
     assert_eq!(desk.give(Input::Silent(name(1))), [], "nobody");
     let live = desk.link(1, &hello(1, 4));
     let out = desk.give(Input::Silent(name(1)));
-    assert_eq!(out[0], Output::Close(live, Parting::Silent));
+    assert_eq!(out[0], Output::Close(live, CloseReason::Silent));
     assert_eq!(desk.status(1), (Status::Offline, Some(Reason::Unreachable)));
     assert_eq!(desk.give(Input::Silent(name(1))), [], "no link any more");
     assert!(dialed(&desk.tick()).is_some());
@@ -468,7 +468,7 @@ fn who_greets_after_it_was_forgotten_is_a_new_peer_and_never_an_earlier_life() {
     assert_eq!(desk.status(1), (Status::Online, None));
     assert_eq!(desk.forget(1, 4), [], "one that is linked lives");
     assert_eq!(desk.status(1), (Status::Online, None));
-    let end = LinkEnd::Goodbye(Parting::Left);
+    let end = LinkEnd::Goodbye(CloseReason::Left);
     desk.give(Input::Ended(AttemptId::Inbound(9), end));
     assert_eq!(desk.forget(1, 3), [], "of an earlier life");
     assert_eq!(desk.forget(1, 4), [forgotten(1)]);

@@ -49,7 +49,7 @@ fn a2_a_late_hello_of_a_peer_that_left_does_not_bring_it_back() {
     m.handle(Input::Greeted(link, hello(1, 4, 3001)), now, &mut out);
     m.handle(Input::Confirmed(link), now, &mut out);
     m.handle(Input::Ready(link), now, &mut out);
-    m.handle(Input::Ended(link, LinkEnd::Goodbye(Parting::Left)), now, &mut out);
+    m.handle(Input::Ended(link, LinkEnd::Goodbye(CloseReason::Left)), now, &mut out);
     out.clear();
     m.handle(Input::Greeted(late, hello(1, 4, 3001)), now, &mut out);
     m.handle(Input::Failed(late, Failure::Closed), now, &mut out);
@@ -84,7 +84,7 @@ fn c2_existing_of_an_older_life_does_not_lower() {
     m.handle(Input::Existing(AttemptId::Outbound(3), hello(1, 5, 3001), false), now, &mut out);
     m.handle(Input::Existing(AttemptId::Inbound(2), hello(1, 4, 3001), true), now, &mut out);
     assert_eq!(m.peers().next().map(|p| p.incarnation), Some(Incarnation(5)));
-    assert!(out.contains(&Output::Close(AttemptId::Inbound(2), Parting::Replaced)), "{out:?}");
+    assert!(out.contains(&Output::Close(AttemptId::Inbound(2), CloseReason::Replaced)), "{out:?}");
 }
 #[test]
 fn c3_a_dial_on_its_way_when_the_link_is_reported_is_abandoned() {

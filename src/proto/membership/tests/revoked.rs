@@ -92,7 +92,7 @@ fn a_revoked_peer_is_closed_stays_revoked_and_may_come_back() {
     scene.hear(Input::Revoked(AttemptId::Inbound(9)));
     assert_eq!(scene.stands(), (Status::Online, None), "not its link");
     scene.hear(Input::Revoked(LINK));
-    assert_eq!(scene.out.first(), Some(&Output::Close(LINK, Parting::Revoked)));
+    assert_eq!(scene.out.first(), Some(&Output::Close(LINK, CloseReason::Revoked)));
     let offline = Event::PeerOffline { peer: name(1), reason: Reason::Revoked };
     assert!(scene.out.contains(&Output::Announce(offline)), "{:?}", scene.out);
     assert!(!scene.out.iter().any(|o| matches!(o, Output::Dial(..))), "{:?}", scene.out);
@@ -143,7 +143,7 @@ fn dials_of_a_revoked_peer_back_off() {
 #[test]
 fn a_node_whose_own_certificate_is_revoked_says_so_once_and_backs_off() {
     let mut scene = Scene::linked();
-    scene.hear(Input::Ended(LINK, LinkEnd::Goodbye(Parting::Revoked)));
+    scene.hear(Input::Ended(LINK, LinkEnd::Goodbye(CloseReason::Revoked)));
     assert_eq!(scene.refusals(), 1);
     assert_eq!(scene.stands(), (Status::Offline, Some(Reason::Rejected)));
     assert!(!scene.out.iter().any(|o| matches!(o, Output::Dial(..))), "{:?}", scene.out);

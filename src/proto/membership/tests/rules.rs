@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::super::{AttemptId, Input, LinkEnd, Output, Target};
 use super::world::{World, name};
 use crate::proto::event::{Event, Source, Status};
-use crate::proto::frame::Parting;
+use crate::proto::frame::CloseReason;
 use crate::proto::hello::Refusal;
 use crate::proto::node::{Incarnation, NodeName};
 
@@ -61,7 +61,7 @@ fn heard(watched: &mut Watched, input: &Input) {
         }
         Input::Ended(attempt, end) => {
             let ended = watched.links.remove(attempt);
-            if let Some(peer) = ended.filter(|_| *end == LinkEnd::Goodbye(Parting::Left)) {
+            if let Some(peer) = ended.filter(|_| *end == LinkEnd::Goodbye(CloseReason::Left)) {
                 let known = watched.peers.get(&peer).map(|seen| seen.incarnation);
                 watched.left.insert(peer, known.unwrap_or_default());
             }

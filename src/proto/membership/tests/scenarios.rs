@@ -7,7 +7,7 @@ use rand::RngExt;
 use super::super::{Config, Input, Output};
 use super::world::{Disk, Weather, World, address, ms, name, secs};
 use crate::proto::event::{Event, Reason, Source, Status};
-use crate::proto::frame::Parting;
+use crate::proto::frame::CloseReason;
 use crate::proto::hello::Refusal;
 use crate::proto::node::{Contact, Incarnation};
 
@@ -367,7 +367,7 @@ fn stop_says_goodbye_everywhere_and_takes_no_more_links() {
     let since = world.now;
     world.input(2, Input::Stop);
     world.run(ms(30));
-    let goodbye = |o: &&Output| matches!(o, Output::Close(_, Parting::Left));
+    let goodbye = |o: &&Output| matches!(o, Output::Close(_, CloseReason::Left));
     assert_eq!(world.said(2, since).filter(goodbye).count(), 4);
     for node in [0, 1, 3, 4] {
         assert_eq!(world.status(node, 2), Some(offline(Reason::Left)));

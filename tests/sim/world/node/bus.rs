@@ -165,16 +165,16 @@ impl World {
     }
 
     /// Sends a message to a linked peer; without a link it is lost.
-    pub(super) fn tell(&mut self, node: usize, peer: &NodeName, message: Message) {
+    pub(super) fn send_to(&mut self, node: usize, peer: &NodeName, message: Message) {
         if let Some(at) = self.life(node).outlets.get(&self.index(peer)).copied() {
-            self.send(at, Word::Door(message));
+            self.send(at, Word::System(message));
         }
     }
 
     /// Sends a word on a running link, and counts it.
     pub(in crate::world) fn send(&mut self, at: At, word: Word) {
         invariants::before_send(self, self.end(at).node, &word);
-        self.say(at, word);
+        self.transmit(at, word);
     }
 
     /// A message arrived on a link.

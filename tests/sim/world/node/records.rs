@@ -91,7 +91,7 @@ impl World {
         for output in out {
             match output {
                 book::Output::Send(peer, word) => {
-                    self.tell(node, &peer, Message::Registry(word.into()))
+                    self.send_to(node, &peer, Message::Registry(word.into()))
                 }
                 book::Output::Ask(ask) => self.ask(node, ask),
                 book::Output::Write { batch, known, gone } => {
@@ -173,13 +173,13 @@ impl World {
         for output in out {
             match output {
                 presence::Output::Say(To::One(peer), word) => {
-                    self.tell(node, &peer, Message::Presence(word.into()));
+                    self.send_to(node, &peer, Message::Presence(word.into()));
                 }
                 presence::Output::Say(To::All, word) => {
                     let word = Rc::new(word);
                     let attendance = self.life(node).attendance.as_ref();
                     for peer in attendance.expect("one that runs").linked().clone() {
-                        self.tell(node, &peer, Message::Presence(word.clone()));
+                        self.send_to(node, &peer, Message::Presence(word.clone()));
                     }
                 }
                 presence::Output::Fault(peer, _) => {

@@ -67,7 +67,7 @@ impl World {
         for output in out {
             match output {
                 monitor::Output::Beat(peer) => self.beat(node, &peer),
-                monitor::Output::Send(to, word) => self.tell(node, &to, Message::Monitor(word)),
+                monitor::Output::Send(to, word) => self.send_to(node, &to, Message::Monitor(word)),
                 monitor::Output::Show => {
                     let life = self.life_mut(node);
                     life.signs = life.monitor.as_ref().expect("it is back").signs(now);
@@ -173,7 +173,7 @@ impl World {
         for output in out {
             match output {
                 tracker::Output::Send(peer, word) => {
-                    self.tell(node, &peer, Message::Topology(word.into()));
+                    self.send_to(node, &peer, Message::Topology(word.into()));
                 }
                 tracker::Output::Charge(..) => {}
                 tracker::Output::Ask(ask) => self.ask(node, ask),

@@ -8,7 +8,7 @@ use rand::RngExt;
 
 use super::super::super::{AttemptId, Failure, Input, LinkEnd};
 use super::{At, CONNECT, DEADLINE, Happening, Node, SILENCE, World, ms, secs};
-use crate::proto::frame::Parting;
+use crate::proto::frame::CloseReason;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::node::{Contact, KeyId};
 
@@ -19,7 +19,7 @@ pub(super) enum Word {
     Welcome(Hello),
     Confirm,
     Refuse(Refusal),
-    Goodbye(Parting),
+    Goodbye(CloseReason),
     Fin,
 }
 
@@ -144,7 +144,7 @@ impl World {
         self.failed(at, Failure::Rejected(format!("refused here: {refusal}")));
     }
 
-    pub(super) fn close(&mut self, at: At, parting: Parting) {
+    pub(super) fn close(&mut self, at: At, parting: CloseReason) {
         match self.end(at).stage {
             Stage::Running { .. } => {
                 self.say(at, Word::Goodbye(parting));
