@@ -62,7 +62,7 @@ impl Stamps {
     }
 }
 
-/// Publishes on channels: to clients of all nodes, and to whoever else subscribes to the topic.
+/// Publishes on channels: to clients of all nodes, and to anyone else who subscribes to the topic.
 #[derive(Clone)]
 pub struct Publisher {
     exchange: Exchange,
@@ -256,7 +256,7 @@ impl Inside {
         true
     }
 
-    /// Waits until the linked peers know what this node subscribes to now: whoever hears that it has joined may be
+    /// Waits until the linked peers know what this node subscribes to now: anyone who hears that it has joined may be
     /// told things at once. One that does not answer in time holds up nobody.
     fn acquainted(&self) -> impl Future<Output = ()> + Send + 'static {
         let asks = self.attendance.linked().iter().cloned().map(|peer| {

@@ -69,7 +69,7 @@ pub struct Setup {
     pub sequence: Arc<AtomicU64>,
     /// Takes the hints, and shows who is linked and how joining goes.
     pub peers: Peers,
-    /// The door.
+    /// The bus.
     pub bus: Bus,
     /// Counters.
     pub metrics: Metrics,

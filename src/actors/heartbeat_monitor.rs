@@ -37,7 +37,7 @@ pub struct Setup {
     pub name: NodeName,
     /// The link layer.
     pub link: Link,
-    /// The door.
+    /// The bus.
     pub bus: Bus,
     /// The peers: what the vital signs are shown in, and who ends links.
     pub peers: Peers,

@@ -85,7 +85,7 @@ pub struct Setup {
     pub tls: Tls,
     /// Who this node is.
     pub myself: Myself,
-    /// The door.
+    /// The guard.
     pub bus: Bus,
     /// Counters.
     pub metrics: Metrics,
@@ -276,13 +276,13 @@ impl Inside {
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, ends(&stream)));
         self.pulses().insert(peer.clone(), (attempt, pulse.clone()));
-        let door = mux::LinkGuard::open(&self.setup.bus, peer.clone(), life);
-        let outlet = door.outlet();
+        let guard = mux::LinkGuard::open(&self.setup.bus, peer.clone(), life);
+        let outlet = guard.outlet();
         let own = mux::Own { parting, controls, pulse };
         let (myself, inbound) = (self.myself.clone(), matches!(attempt, AttemptId::Inbound(_)));
         let task = self.tasks.spawn(async move {
             let gate = mux::gate(inbound, peer);
-            let end = mux::run(stream, gate, pipe, door, own).await;
+            let end = mux::run(stream, gate, pipe, guard, own).await;
             send(&myself, Msg::Input(Input::MuxEnded(attempt, end)));
         });
         self.running.insert(attempt, Running { outlet, part: Some(part), task });
@@ -366,7 +366,7 @@ impl Process for Inside {
             Msg::WhenClosed(done) => self.waiting_for_close.push(done),
         }
         if self.machine.is_closed() {
-            // Whoever asked and went away needs no answer.
+            // Anyone who asked and went away needs no answer.
             self.waiting_for_close.drain(..).for_each(|done| done.send(()).unwrap_or(()));
         }
         Ok(())

@@ -3,7 +3,7 @@
 //! - **Owns** the membership machine, and the view of all peers that everybody reads.
 //! - **Hears** the link layer's reports, and what other actors ask for through `peers`, its handle.
 //! - **Says** commands to the link layer; every change of a peer as an event.
-//! - **After a restart**: knows the links that live, because Link reports them to whoever attaches;
+//! - **After a restart**: knows the links that live, because Link reports them to anyone who attaches;
 //!   every other peer of its last view that had not left is looked for where it was. Backoffs and the
 //!   reasons of offline peers are forgotten.
 //! - **Never** touches a socket; never lets a hint end a link.

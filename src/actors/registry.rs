@@ -44,7 +44,7 @@ pub struct Setup {
     pub peers: Peers,
     /// The open store.
     pub store: Arc<Store>,
-    /// The door.
+    /// The bus.
     pub bus: Bus,
     /// Counters.
     pub metrics: Metrics,

@@ -95,7 +95,7 @@ impl<M: Send + 'static> Handle<M> {
         Self { slot: Arc::default(), name, metrics: metrics.clone() }
     }
 
-    /// Sends a message. One that finds no actor is counted and dropped: whoever needs an answer has
+    /// Sends a message. One that finds no actor is counted and dropped: anyone who needs an answer has
     /// a deadline of its own.
     pub fn cast(&self, message: M) {
         let sent = self.slot.load().as_ref().map(|to| to.cast(Mail::Message(message)).is_ok());

@@ -40,7 +40,7 @@ pub struct Setup {
     pub incarnation: Arc<AtomicU64>,
     /// The peers, of which this node's sides of links are made, and who is forgotten.
     pub peers: Peers,
-    /// The door.
+    /// The bus.
     pub bus: Bus,
     /// Counters.
     pub metrics: Metrics,

@@ -22,7 +22,7 @@ pub(crate) enum CertCommand {
     ///
     /// Writes ca/cert.pem and ca/key.pem in the certificate directory, and for clients' tokens
     /// ca/tokens and ca/token.key. Do this once for a cluster, on the host that is to issue its
-    /// certificates: whoever has ca/key.pem can make any node, and whoever has ca/token.key any
+    /// certificates: anyone who has ca/key.pem can make any node, and anyone who has ca/token.key any
     /// token, so keep them there and back them up. An authority that exists is never replaced.
     Init,
     /// Issue a certificate for a node

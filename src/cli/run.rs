@@ -191,7 +191,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
 }
 
 /// Half of the cores: a message that passes from worker to worker waits for a core to wake each time, and
-/// the other half is for whoever talks with this node (DECISIONS 24).
+/// the other half is for anyone who talks with this node (DECISIONS 24).
 fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }

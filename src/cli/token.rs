@@ -25,7 +25,7 @@ pub(crate) enum TokenCommand {
     /// Make a token for a client and print it
     ///
     /// Needs ca/key.pem and ca/token.key; the latter is made where it is missing, and then ca/tokens
-    /// must be copied beside ca/cert.pem on every node. Whoever has the token is who it says.
+    /// must be copied beside ca/cert.pem on every node. Anyone who has the token is who it says.
     Create {
         /// Whose token it is, for example a user's name
         #[arg(long, value_name = "WHO")]

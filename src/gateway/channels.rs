@@ -4,7 +4,7 @@
 //! and `longpoll` carry its frames; `handler` is what services add; `feed` publishes what happens in the cluster;
 //! `penalty` knows whose bad tokens are answered late. The topics of every node:
 //!
-//! - `room:*`: whoever may join talks to everybody who joined, on every node, and sees who is there.
+//! - `room:*`: anyone who may join talks to everybody who joined, on every node, and sees who is there.
 //! - `network:updates`: `snapshot` at the join, then `change` for each event of this node's view, and `figures` of its
 //!   traffic once a second; a push of `view` is answered by what this node or another one sees.
 //! - `node:heartbeat`: once a second a `heartbeat` of each node, as this one sees it.
@@ -145,7 +145,7 @@ impl Channels {
         let mut verified = self.tokens.verify(token, clock::wall());
         if verified == Err(TokenError::NoKey) {
             let tokens = self.tokens.clone();
-            // What is wrong with the file is logged by whoever looks at it all the time.
+            // What is wrong with the file is logged by anyone who looks at it all the time.
             drop(tokio::task::spawn_blocking(move || drop(tokens.look())).await);
             verified = self.tokens.verify(token, clock::wall());
         }

@@ -1,6 +1,6 @@
 //! The places of clients: the machine that gives them away, and what a client holds of one.
 //!
-//! Invariants: a [`Place`] is free again when its last clone is dropped. One that is evicted is free at once, and whoever
+//! Invariants: a [`Place`] is free again when its last clone is dropped. One that is evicted is free at once, and anyone who
 //! holds it ends what it is for as soon as [`Place::evicted`] returns.
 
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ impl Shares {
         let (mut shares, now) = (lock(&self.0), timer::now());
         let (kept, shares) = &mut *shares;
         if shares.len() >= *kept + SHARES {
-            // One that somebody holds, or has used lately, is kept: whoever comes back gets no new one.
+            // One that somebody holds, or has used lately, is kept: anyone who comes back gets no new one.
             shares.retain(|_, share| Arc::strong_count(share) > 1 || !lock(share).is_whole(now));
             *kept = shares.len();
         }

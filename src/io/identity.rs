@@ -184,7 +184,7 @@ pub enum IdentityError {
         /// Whom it should name.
         expected: NodeName,
     },
-    /// The authority has revoked a certificate: whoever shows it is no node of this cluster.
+    /// The authority has revoked a certificate: anyone who shows it is no node of this cluster.
     #[error("{subject}, of {name}, is revoked{}", subject.fix())]
     Revoked {
         /// Which certificate.

@@ -73,7 +73,7 @@ counters! {
     Topology "xpando_topology_violations" by "rule": "Topology words that broke a rule, by rule";
     /// Words about who the nodes are that broke a rule, by rule.
     Registry "xpando_registry_violations" by "rule": "Registry words that broke a rule, by rule";
-    /// Messages of the door, by what became of them.
+    /// Messages between nodes, by what became of them.
     Messages "xpando_node_messages" by "outcome": "Messages between nodes, by what became of them";
     /// What the channels' clients do and get, by event.
     Channels "xpando_channel_events" by "event": "What channel clients do and get";

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::proto::node::NodeName;
 
-/// There is no default. Nothing changed; whoever starts the node must say where.
+/// There is no default. Nothing changed; anyone who starts the node must say where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("neither {variable} nor HOME is set: say where with {flag} DIR")]
 pub struct NoPlace {

@@ -19,7 +19,7 @@ pub struct Seed {
     port: u16,
 }
 
-/// Why a text is no seed. Nothing changed; whoever wrote it must correct it.
+/// Why a text is no seed. Nothing changed; anyone who wrote it must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not HOST or HOST:PORT of one machine (for example 10.0.0.1, db.example:4697 or [2001:db8::1]:4697)"

@@ -28,7 +28,7 @@ const HEADER: usize = 16;
 /// Where an answer's attributes begin: after the header and an `inet_diag_msg`.
 const ATTRIBUTES: usize = HEADER + 72;
 
-/// Opens a listening socket, where so many callers may wait to be accepted: whoever finds no room calls again after a
+/// Opens a listening socket, where so many callers may wait to be accepted: anyone who finds no room calls again after a
 /// second, and then after ever longer. A port that a node has just left is free at once (`SO_REUSEADDR`).
 ///
 /// # Errors

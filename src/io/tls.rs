@@ -626,7 +626,7 @@ mod tests {
         let (connected, accepted) = shake(&b, &a).await;
         assert_eq!(accepted.unwrap_err().cause(), Cause::Revoked);
         assert_eq!(first_read(connected).await, Cause::RefusedAsRevoked);
-        // Whoever has not got the list knows no better, and a fresh certificate is a good one.
+        // Anyone who has not got the list knows no better, and a fresh certificate is a good one.
         let fresh = cluster.node("b@h");
         let (connected, accepted) = shake(&fresh, &a).await;
         assert_eq!(connected.unwrap().1.name.as_str(), "a@h");

@@ -22,7 +22,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let (_mesh, [a, b]) = testkit::linked(["a@127.0.0.1", "b@127.0.0.1"]).await?;
 //!
-//! // To whoever subscribed, on any node.
+//! // To anyone who subscribed, on any node.
 //! let mut moves = b.subscribe("game:*")?;
 //! testkit::settled().await; // a knows of it
 //! let moved = Moved { piece: "rook".into(), to: (3, 4) };

@@ -73,10 +73,10 @@ pub(super) struct Planted {
 pub(super) fn tree(config: &Config, parts: Parts, peers: &Peers, bus: &Bus) -> Planted {
     let metrics = &parts.metrics;
     let (tracker, discovery) = (TopologyTracker::new(metrics), Discovery::new(metrics));
-    let (roster, door) = (ActorTable::default(), bus.clone());
+    let (roster, events) = (ActorTable::default(), bus.clone());
     let fallen: supervisor::Ended = Arc::new(move |actor, why, restarted| {
         let (actor, why) = (actor.to_owned(), why.to_owned());
-        door.announce(Event::ActorEnded { actor, why, restarted });
+        events.announce(Event::ActorEnded { actor, why, restarted });
     });
     let branch = |name, strategy, children| Tree {
         name,

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-/// How long a place may be provisional; whoever holds it sees to that.
+/// How long a place may be provisional; anyone who holds it sees to that.
 pub const PROVISIONAL: Duration = Duration::from_secs(10);
 
 /// A bit mask: the part of an IPv6 address that names a network.

@@ -12,7 +12,7 @@
 //! 3. A head and a checkpoint are signed over different words: one never passes for the other, nor for another
 //!    node's, nor for anything else that the node's key signs.
 //! 4. A record that was edited, taken out, put in or moved without its hash being made anew is named itself.
-//! 5. Hashes need no key, so whoever can write the file can make them anew. Then the next head says that the
+//! 5. Hashes need no key, so anyone who can write the file can make them anew. Then the next head says that the
 //!    chain was rewritten, and all that can be named is the first record that no sound head proves.
 //! 6. What came after the last head and was cut off together with the note of where the chain ends, and a file
 //!    that was replaced by an older copy of itself, cannot be told from one that was never longer.

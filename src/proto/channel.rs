@@ -7,7 +7,7 @@
 //! between nodes.
 //!
 //! # Invariants
-//! 1. A [`Json`] that exists is one JSON value of at most `DEPTH` levels, so whoever passes it on need not
+//! 1. A [`Json`] that exists is one JSON value of at most `DEPTH` levels, so anyone who passes it on need not
 //!    look into it.
 //! 2. No input panics; what is no frame is a [`Malformed`], and nothing changed.
 //! 3. References are kept as the client wrote them, and so given back.

@@ -12,7 +12,7 @@ use postcard_schema::schema::DataModelType;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Why bytes are not a value. Nothing changed; whoever sent the bytes is at fault.
+/// Why bytes are not a value. Nothing changed; anyone who sent the bytes is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {

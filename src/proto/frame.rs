@@ -1,13 +1,13 @@
 //! How one TLS stream carries several lanes: a 4-byte header before each piece.
 //!
 //! ```text
-//! byte 0      lane: 0 control, 1 ractor, 2 door, 3 calls, 4 bulk
+//! byte 0      lane: 0 control, 1 ractor, 2 system, 3 calls, 4 bulk
 //! bytes 1–3   length of the payload, big-endian, 1 to 66048
 //! then        payload
 //! ```
 //!
 //! *control* is the link's own talk ([`Control`]), *ractor* is the byte stream of ractor_cluster's
-//! session, *door* carries what the nodes' own actors say to each other, *calls* requests and replies,
+//! session, *system* carries what the nodes' own actors say to each other, *calls* requests and replies,
 //! *bulk* broadcasts (`proto::outbox` says what is in those three). A piece is at most 64 KiB, so that
 //! no lane waits behind more than that of another.
 

@@ -18,7 +18,7 @@ use crate::proto::node::NodeName;
 use crate::proto::topic::{Name, Pattern, Topic};
 
 /// Topics, patterns and names of one node.
-pub const MAX_INTERESTS: usize = 1_000_000;
+const MAX_INTERESTS: usize = 1_000_000;
 /// Routes kept ready.
 pub(crate) const CACHED: usize = 131_072;
 

@@ -39,7 +39,7 @@ pub struct NodeName {
 
 codec::as_text!(NodeName);
 
-/// Why a text is not a node name. Nothing changed; whoever supplied the text must correct it.
+/// Why a text is not a node name. Nothing changed; anyone who supplied the text must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {

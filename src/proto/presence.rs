@@ -11,7 +11,7 @@
 //! own change     Delta to all, at once; within 20 ms of the last one it waits for those that follow
 //! peer comes up  Digest to it; a newer epoch of a peer is answered with a Digest
 //! every 5 s      Digest to all
-//! lost words     whoever lacks changes asks for pages, one at a time, until it has read everything;
+//! lost words     anyone who lacks changes asks for pages, one at a time, until it has read everything;
 //!                of entries that it had before, pages hold only the numbers
 //! ```
 //! A later epoch of a node starts empty in place of the earlier one. What a peer said is forgotten when
@@ -22,7 +22,7 @@
 //! 1. A word speaks of its sender's own entries; nobody else adds or removes them.
 //! 2. An epoch of a peer never falls; words of earlier ones are ignored, and words of peers that are not
 //!    up.
-//! 3. Whoever applies each [`Output::Joined`] and [`Output::Left`] from the start has [`Presence::state`].
+//! 3. Anyone who applies each [`Output::Joined`] and [`Output::Left`] from the start has [`Presence::state`].
 //! 4. When words arrive again, every node comes to have the entries of all owners that are up, without
 //!    those of any other.
 //! 5. Memory is bounded: [`MAX_ENTRIES`] entries an owner (twice that while it is read), and nothing for pages
@@ -43,7 +43,7 @@ mod attendance;
 mod owner;
 mod words;
 pub use attendance::Attendance;
-pub use owner::MAX_ENTRIES;
+use owner::MAX_ENTRIES;
 use owner::{Owner, Peer};
 pub use words::{
     Body, Change, Entry, Epoch, KEY, META, Output, Page, Ref, Refused, To, WORD, Word,
@@ -286,7 +286,7 @@ impl Presence {
     fn announce(&mut self, now: Instant, out: &mut Vec<Output>) {
         let (changes, _) = std::mem::replace(&mut self.untold, (Vec::new(), words::HEAD));
         if changes.is_empty() || !self.anybody() {
-            return; // whoever comes asks for what it lacks
+            return; // anyone who comes asks for what it lacks
         }
         let length = u64::try_from(changes.len()).unwrap_or(u64::MAX);
         let after = self.own.clock.saturating_sub(length);

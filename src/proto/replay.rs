@@ -86,7 +86,7 @@ impl fmt::Display for Cursor {
     }
 }
 
-/// The text is no cursor. Nothing changed; whoever supplied it has to start without one.
+/// The text is no cursor. Nothing changed; anyone who supplied it has to start without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no cursor")]
 pub struct NoCursor;

@@ -59,7 +59,7 @@ pub enum Role {
     Admin,
 }
 
-/// Why a text is not a role, a grant or claims. Nothing changed; whoever supplied it must correct it.
+/// Why a text is not a role, a grant or claims. Nothing changed; anyone who supplied it must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClaimsError {

@@ -20,7 +20,7 @@ pub struct Topic(Arc<str>);
 
 codec::as_text!(Topic);
 
-/// Why a text is not a topic. Nothing changed; whoever supplied it must correct it.
+/// Why a text is not a topic. Nothing changed; anyone who supplied it must correct it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a topic or name has 1 to {MAX_TOPIC} bytes, without spaces, control characters or `*`; a name has no `@` and does not begin with `-`"
@@ -223,7 +223,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Why a text is not an address. Nothing changed; whoever supplied it must correct it.
+/// Why a text is not an address. Nothing changed; anyone who supplied it must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddressError {

@@ -22,7 +22,7 @@ use crate::splits::{between, heal, shows_on_two_edges};
 /// How long all nodes are watched on bad lines.
 const BAD_LINES: Duration = Duration::from_secs(60);
 
-/// A laboratory of one test alone, and the cluster in it. Whoever drops it takes it down.
+/// A laboratory of one test alone, and the cluster in it. Anyone who drops it takes it down.
 struct Lab {
     cluster: Cluster,
     place: PathBuf,

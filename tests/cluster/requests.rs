@@ -145,7 +145,7 @@ fn a_body_is_not_read_for_somebody_without_a_session() {
     let post = |path: &str, more: &str| {
         format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n{more}\r\n")
     };
-    // Nothing of the body is sent: whoever waits for it does not answer.
+    // Nothing of the body is sent: anyone who waits for it does not answer.
     let gone = ask(&a, &post(&format!("{POLL}&token=00ff"), ""));
     assert_eq!(gone.json()["status"], 410);
     assert_eq!(ask(&a, &post(POLL, "Origin: http://evil.example\r\n")).json()["cause"], "origin");

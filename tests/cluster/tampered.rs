@@ -1,4 +1,4 @@
-//! Whoever can write the file of a stopped node can change what it remembers, but not unseen: `events verify` names
+//! Anyone who can write the file of a stopped node can change what it remembers, but not unseen: `events verify` names
 //! the first event that is not as it was written, of the file and of a node that goes on with it.
 //!
 //! What is in the file is told in `src/io/store/schema.rs` and `src/proto/chain.rs`; here it is written once more, so

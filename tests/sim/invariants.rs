@@ -472,7 +472,7 @@ pub(crate) fn before_send(world: &mut World, node: usize, word: &Word) {
 
 /// Bytes of a word, with the header and topic that carry it.
 fn size(word: &Word) -> usize {
-    let door = |payload: Result<Vec<u8>, _>| payload.map_or(0, |bytes: Vec<u8>| bytes.len() + 24);
+    let framed = |payload: Result<Vec<u8>, _>| payload.map_or(0, |bytes: Vec<u8>| bytes.len() + 24);
     let encoded: Result<Vec<u8>, codec::CodecError> = match word {
         Word::System(Message::Monitor(word)) => codec::encode(word),
         Word::System(Message::Topology(word)) => codec::encode(&**word),
@@ -481,7 +481,7 @@ fn size(word: &Word) -> usize {
         Word::System(Message::Contacts(contacts)) => codec::encode(&contacts.to_vec()),
         _ => return 12,
     };
-    door(encoded)
+    framed(encoded)
 }
 
 /// What a node shows to its clients is what its tracker knows, without what is forgotten.

@@ -1,4 +1,4 @@
-//! The router with a real door, and clients that are outboxes.
+//! The router with a real exchange, and clients that are queues.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};

@@ -80,7 +80,7 @@ impl World {
         if let Ask::Hint(contact, source) = ask { (contact, source) } else { panic!("{ask:?}") }
     }
 
-    /// The door to a peer, as its link would drain it.
+    /// The bus to a peer, as its link would drain it.
     fn outlet(&self, peer: &str) -> Wire {
         Wire::open(&self.bus, peer)
     }
@@ -101,7 +101,7 @@ impl World {
     }
 }
 
-/// What words of the door say.
+/// What words of the bus say.
 fn contacts(words: &[u8]) -> Vec<Contact> {
     let (topic, payload) = parts(words);
     assert_eq!(topic, Topic::network_peers());

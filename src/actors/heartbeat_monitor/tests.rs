@@ -1,4 +1,4 @@
-//! HeartbeatMonitor between a mocked link layer and a real door, in paused time.
+//! HeartbeatMonitor between a mocked link layer and a real bus, in paused time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -64,7 +64,7 @@ async fn world() -> World {
 }
 
 impl World {
-    /// A peer comes online; what the door sends to it.
+    /// A peer comes online; what the bus sends to it.
     async fn online(&mut self, peer: &str) -> Wire {
         self.lanes.insert(name(peer), LinkMock::up(&self.link, &name(peer)));
         let wire = Wire::open(&self.bus, peer);
@@ -90,7 +90,7 @@ impl World {
     }
 }
 
-/// The words in what the door sent.
+/// The words in what the bus sent.
 fn words(wire: &mut Wire) -> Vec<Word> {
     let mut words = Vec::new();
     while let Some(told) = wire.try_words() {

@@ -1,4 +1,4 @@
-//! The accept loop: strangers at the door.
+//! The accept loop: connections of strangers.
 //!
 //! Invariants: each connection has its own task and a deadline; at most [`Descriptors::half_open`] of them have
 //! not shown a certificate yet, beyond that the one that has waited longest goes, so that silent

@@ -1,5 +1,5 @@
-//! A link without socket, TLS and ractor: the real mux, on a stream of the caller's. Two doors in one
-//! process talk through it, or a door and a test.
+//! A link without socket, TLS and ractor: the real mux, on a stream of the caller's. Two exchanges in one
+//! process talk through it, or an exchange and a test.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::proto::node::{Incarnation, NodeName};
 /// The life that every node is in.
 const LIFE: Incarnation = Incarnation(1);
 
-/// Links two doors.
+/// Links two exchanges.
 pub(crate) fn cable(a: &Bus, b: &Bus) -> [End; 2] {
     let (to_b, to_a) = duplex(PIPE);
     let [name_a, name_b] = [a, b].map(|bus| bus.exchange().name().clone());
@@ -45,8 +45,8 @@ impl End {
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, None));
         let own = Own { parting, controls, pulse: pulse.clone() };
-        let door = LinkGuard::open(bus, peer.clone(), LIFE);
-        let task = tokio::spawn(mux::run(stream, mux::gate(true, peer), pipe, door, own));
+        let guard = LinkGuard::open(bus, peer.clone(), LIFE);
+        let task = tokio::spawn(mux::run(stream, mux::gate(true, peer), pipe, guard, own));
         Self { part: Some(part), pulse, task, _ractor: ractor }
     }
 
@@ -59,7 +59,7 @@ impl End {
         (&mut self.task).await
     }
 
-    /// Breaks it off; returns when its door knows.
+    /// Breaks it off; returns when its exchange knows.
     pub(crate) async fn stop(mut self) {
         self.task.abort();
         drop(self.ended().await);

@@ -72,7 +72,7 @@ pub(super) struct Inbound {
     exchange: Exchange,
     outlet: Arc<Outlet>,
     topic: Option<Topic>,
-    /// Of the lanes door, calls and bulk.
+    /// Of the lanes system, calls and bulk.
     partial: [Option<Partial>; 3],
     /// Since when much of the peer's credit is held here.
     held: Option<Instant>,
@@ -168,10 +168,10 @@ impl Inbound {
     }
 
     fn partial(&mut self, lane: Lane) -> Option<&mut Option<Partial>> {
-        let [door, calls, bulk] = &mut self.partial;
+        let [system, calls, bulk] = &mut self.partial;
         match lane {
             Lane::Control | Lane::Ractor => None,
-            Lane::System => Some(door),
+            Lane::System => Some(system),
             Lane::Calls => Some(calls),
             Lane::Bulk => Some(bulk),
         }

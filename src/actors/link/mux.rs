@@ -3,7 +3,7 @@
 //! The task that runs this owns the stream. It ends when either side says goodbye, the stream ends,
 //! or the peer breaks the protocol. Invariants: a piece of one lane delays another lane by at most
 //! 64 KiB; reading stops for nothing but a full ractor pipe, which holds the reader back only while
-//! ractor reads, and ractor always reads, and a flood of words; however the task ends, the door learns it.
+//! ractor reads, and ractor always reads, and a flood of words; however the task ends, the exchange learns it.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -82,22 +82,22 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Send>(
     stream: S,
     gate: Gate,
     pipe: DuplexStream,
-    mut door: LinkGuard,
+    mut guard: LinkGuard,
     own: Own,
 ) -> LinkEnd {
     let (reader, writer) = tokio::io::split(stream);
     let (from_ractor, to_ractor) = tokio::io::split(pipe);
     let Own { parting, controls, pulse } = own;
-    let inbound = Inbound::new(door.bus.clone(), door.outlet.clone());
-    let outlet = door.outlet.clone();
-    let metrics = door.bus.exchange().metrics().clone();
+    let inbound = Inbound::new(guard.bus.clone(), guard.outlet.clone());
+    let outlet = guard.outlet.clone();
+    let metrics = guard.bus.exchange().metrics().clone();
     let incoming = Incoming { gate, to_ractor, inbound, pulse, outlet, metrics: metrics.clone() };
-    let lanes = Outgoing { from_ractor, outlet: door.outlet.clone(), controls, parting, metrics };
+    let lanes = Outgoing { from_ractor, outlet: guard.outlet.clone(), controls, parting, metrics };
     let end = tokio::select! {
         end = incoming.run(BufReader::with_capacity(READ, reader)) => end,
         end = lanes.run(writer) => end,
     };
-    door.end = down_reason(&end);
+    guard.end = down_reason(&end);
     end
 }
 
@@ -119,7 +119,7 @@ impl Incoming {
                 Err(end) => return end,
             };
             self.pulse.on_bytes();
-            // Of the door's lanes, the messages are counted where they are told apart.
+            // Of the exchange's lanes, the messages are counted where they are told apart.
             let whole = u64::from(matches!(lane, Lane::Control | Lane::Ractor));
             self.metrics.traffic().came(lane, whole, HEADER + payload.len());
             let step = match lane {
@@ -229,7 +229,7 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    /// Sends what the lanes have: the link's own first, then door and ractor by turns.
+    /// Sends what the lanes have: the link's own first, then the exchange and ractor by turns.
     async fn run(mut self, mut writer: WriteHalf<impl AsyncRead + AsyncWrite>) -> LinkEnd {
         // What was held back of a frame goes out with the next bytes, in one piece.
         let mut ractor = vec![0; PIPE - gate::HELD];

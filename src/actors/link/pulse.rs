@@ -1,5 +1,5 @@
 //! Signs of life of one link: beats go straight to its control lane, and what it hears is written by its
-//! own task and read by whoever asks. No mailbox is in between, nobody waits.
+//! own task and read by anyone who asks. No mailbox is in between, nobody waits.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

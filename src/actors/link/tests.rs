@@ -341,7 +341,7 @@ async fn a_link_whose_certificate_is_revoked_is_reported_and_none_is_made_again(
     b.link.judge(); // it has not seen the list
     assert!(matches!(a.news().await, Report::Revoked(OUT)));
     assert_eq!(a.existing().await, [(OUT, b.name.clone(), true)]);
-    assert!(matches!(a.news().await, Report::Revoked(OUT)), "whoever listens now is told again");
+    assert!(matches!(a.news().await, Report::Revoked(OUT)), "anyone who listens now is told again");
     a.link.close(OUT, CloseReason::Revoked);
     assert_eq!(ended(&a.news().await), Some((OUT, &LinkEnd::Closed)));
     assert_eq!(

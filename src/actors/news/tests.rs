@@ -1,4 +1,4 @@
-//! Bus: its actor alone, the door as others' tests see it, and whole doors that talk to each other.
+//! Bus: its actor alone, the bus as others' tests see it, and whole buses that talk to each other.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -87,7 +87,7 @@ impl Wire {
                 assert!(body.is_empty(), "words are no long messages");
                 let (header, payload) = head.split_first_chunk().expect("a header");
                 if frame::parse_header(*header).expect("sound").0 != Lane::System {
-                    continue; // the doors' own talk
+                    continue; // the actors' own words
                 }
                 let payload = Bytes::copy_from_slice(payload);
                 let mut records = Records::of_payload();
@@ -127,7 +127,7 @@ async fn words_go_out_of_one_door_and_in_at_the_other() {
     bus.send(&peer(), topic.clone(), vec![0; MAX_PAYLOAD]);
     let sent = wire.next().await;
     assert_eq!(wire.try_words(), None);
-    // Whoever finds no room is refused, and what waits stays in order.
+    // Anyone who finds no room is refused, and what waits stays in order.
     let mut told = 1;
     while counted(&metrics, "node_messages", "overloaded") == 0 {
         bus.send(&peer(), topic.clone(), vec![0; 60_000]);
@@ -159,7 +159,7 @@ async fn events_reach_each_listener_once() {
     assert!(rx.try_recv().is_err());
 }
 
-/// A door behind which nobody answers: what it was told waits in the receiver.
+/// A bus behind which nobody answers: what it was told waits in the receiver.
 pub(crate) struct Silent(mpsc::UnboundedReceiver<Msg>);
 
 impl Silent {
@@ -185,7 +185,7 @@ impl Silent {
     }
 }
 
-/// A handle to a door behind which nobody answers.
+/// A handle to a bus behind which nobody answers.
 pub(crate) async fn silent() -> (Bus, Silent) {
     let (handle, heard) = probe("news").await;
     (

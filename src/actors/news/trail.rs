@@ -1,6 +1,6 @@
 //! The trail: what happened, numbered in its order; the newest of it stays in memory, and all that is not stored yet.
 //!
-//! Whoever follows gets every later entry, or the number of those it was too slow for. Invariants:
+//! Anyone who follows gets every later entry, or the number of those it was too slow for. Invariants:
 //! 1. Numbers rise by one, and go on where the stored chain of earlier lives ends; who asks for what was and then
 //!    follows misses nothing and gets nothing twice.
 //! 2. What is not stored yet is not dropped. When [`MAX_UNSTORED`] wait, because the store fails, later events get no number;

@@ -1,4 +1,4 @@
-//! Registry with a mock of NodeManager, a real door, and a real store in a directory of its own.
+//! Registry with a mock of NodeManager, a real bus, and a real store in a directory of its own.
 
 use super::*;
 use crate::actors::exchange::Exchange;

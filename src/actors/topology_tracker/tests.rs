@@ -1,4 +1,4 @@
-//! TopologyTracker with a mock of NodeManager and a real door, in paused time.
+//! TopologyTracker with a mock of NodeManager and a real bus, in paused time.
 
 use std::time::Duration;
 

@@ -37,7 +37,7 @@ pub(in super::super) async fn run(channels: Arc<Channels>) -> io::Result<()> {
                 Some(event) => announce(&channels, &event),
             },
             _ = ticks.tick() => {
-                // Rights end by the wall clock: whoever waits for the end of one waits anew.
+                // Rights end by the wall clock: anyone who waits for the end of one waits anew.
                 let clock_set = clock.was_set(clock::wall(), timer::now());
                 let news = channels.tokens_changed() || clock_set;
                 channels.admin.clients.news.send_if_modified(|stopping| !*stopping && news);

@@ -4,7 +4,7 @@
 //! 1. It waits for the client to take what it is sent for at most [`TAKE`], and for it to say something for at most
 //!    [`IDLE`].
 //! 2. It is never closed with 1000, after which old clients do not come back.
-//! 3. Whoever is told to go can read why: what the client still says is read and thrown away, up to [`REST`] and for
+//! 3. Anyone who is told to go can read why: what the client still says is read and thrown away, up to [`REST`] and for
 //!    [`PART`], for a stream that is dropped with something unread on it is reset, and the reason lost.
 //! 4. What a client sends wrong does not end its connection, but where the WebSocket itself is broken. It connects
 //!    anew at once and does the same again, so a connection that is ended for what its client does is ended [`HOLD`]
@@ -79,7 +79,7 @@ async fn part(mut stream: Stream, close: Close) {
         put(&mut stream, CLOSE, &payload).await?;
         stream.inner().shutdown().await.ok()
     };
-    // Whoever does not take even this is gone all the same.
+    // Anyone who does not take even this is gone all the same.
     if let Ok(Some(())) = tokio::time::timeout(TAKE, told).await {
         let mut rest = stream.take(REST);
         drop(tokio::time::timeout(PART, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await);
@@ -203,7 +203,7 @@ impl Connection {
             }
             Message::Pong => return Some(()),
             Message::Close => {
-                // The answer to the client's own close; whoever does not wait for it is gone all the same.
+                // The answer to the client's own close; anyone who does not wait for it is gone all the same.
                 drop(tokio::time::timeout(TAKE, put(stream, CLOSE, b"")).await);
                 return None;
             }

@@ -1,6 +1,6 @@
 //! The dashboard: one page without a build step, which every node serves at `/` and feeds by its own channels.
 //!
-//! The page holds nothing of the node: whoever may not join `network:updates` sees a prompt for a token, no more.
+//! The page holds nothing of the node: anyone who may not join `network:updates` sees a prompt for a token, no more.
 //! Invariant: what runs in the page is this file's own script, fixed by its hash, and talks to this host alone.
 
 use std::sync::LazyLock;

@@ -22,7 +22,7 @@ const MAX_PREFIX: usize = 128;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prefix(String);
 
-/// A text is no prefix of paths. Whoever wrote it must correct it.
+/// A text is no prefix of paths. Anyone who wrote it must correct it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no prefix of paths: write /NAME or /NAME/NAME, with A-Z a-z 0-9 - . _ ~, at most {MAX_PREFIX} bytes"

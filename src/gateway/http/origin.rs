@@ -22,7 +22,7 @@ pub struct Origin {
     port: Option<u16>,
 }
 
-/// A text is no pattern of origins. Whoever wrote it must correct it.
+/// A text is no pattern of origins. Anyone who wrote it must correct it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no origin: write https://HOST[:PORT], //HOST or //*.HOST")]
 pub struct OriginError(String);

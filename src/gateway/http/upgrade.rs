@@ -1,6 +1,6 @@
 //! How a channel client gets in: its version and its token, once `guard` has looked at its host and origin.
 //!
-//! Whoever may not come in is told by the status of the answer, before anything is accepted: a client that is let in and
+//! Anyone who may not come in is told by the status of the answer, before anything is accepted: a client that is let in and
 //! then closed comes back at once, dozens of times a second. One without any token is let in, for its joins may
 //! bring tokens of their own.
 

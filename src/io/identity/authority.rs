@@ -34,7 +34,7 @@ use crate::proto::node::{ClusterId, KeyId, NodeName};
 const ORGANIZATION: &str = "xpando";
 /// A cluster's certificate authority: its certificate and its private key.
 ///
-/// Whoever has it can make any node of the cluster, so it stays on one host.
+/// Anyone who has it can make any node of the cluster, so it stays on one host.
 #[derive(Debug)]
 pub struct Authority {
     certificate: AuthorityCertificate,

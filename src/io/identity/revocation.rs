@@ -236,7 +236,11 @@ mod tests {
         let fresh = authority.issue(dir.path(), &name("b@h"), Validity::leaf(wall())).unwrap();
         let a = Identity::load(dir.path(), &name("a@h"), wall()).unwrap();
         assert_eq!(verdict(&fresh, &a).unwrap(), name("b@h"));
-        assert_ne!(fresh.id(), b.id(), "whoever stole the old key has no use for the certificate");
+        assert_ne!(
+            fresh.id(),
+            b.id(),
+            "anyone who stole the old key has no use for the certificate"
+        );
         assert!(verdict(&b, &a).is_err(), "the old one stays revoked");
         let again = authority.reissue(dir.path(), &name("b@h"), Validity::leaf(wall())).unwrap();
         assert_eq!(again.id(), fresh.id(), "an honest key stays");

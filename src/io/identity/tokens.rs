@@ -36,7 +36,7 @@ pub const NO_TOKEN_LIST: &str = "this node has no token list: copy ca/tokens bes
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 4 * 1024;
 
-/// Why a token is refused. Whoever shows it needs another one, but for [`TokenError::NoKey`], where the
+/// Why a token is refused. Anyone who shows it needs another one, but for [`TokenError::NoKey`], where the
 /// node's operator must act, and [`TokenError::NotYetValid`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]

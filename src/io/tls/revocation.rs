@@ -85,7 +85,7 @@ impl ServerCertVerifier for ServerVerifier {
     signatures_by_stock!();
 }
 
-/// Judges whoever calls this node.
+/// Judges anyone who calls this node.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     pub(super) stock: Arc<dyn ClientCertVerifier>,

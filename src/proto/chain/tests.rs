@@ -168,7 +168,7 @@ proptest! {
         let seq = chain.links[keep].tip.seq;
         chain.links.truncate(keep);
         prop_assert_eq!(chain.verify(), fault(seq, Why::TailCut));
-        // Whoever cuts can change the note, but not sign.
+        // Anyone who cuts can change the note, but not sign.
         chain.noted = Some(chain.links.last().map_or_else(
             || chain.checkpoint.as_ref().map_or(Tip::genesis(&node()), |c| c.what.tip),
             |last| last.tip,

@@ -7,7 +7,7 @@
 //!
 //! # Invariants
 //! 1. A topic is joined at most once, and at most [`MAX_TOPICS`] are, those that are pending among them.
-//! 2. Every request gets one reply: from here, or from whoever performs what [`Session::hear`] asks for.
+//! 2. Every request gets one reply: from here, or from anyone who performs what [`Session::hear`] asks for.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use super::{Dialect, Frame, Outcome, Payload, Ref};
 use crate::proto::topic::Topic;
 
 /// Topics of one socket.
-pub const MAX_TOPICS: usize = 100;
+pub(super) const MAX_TOPICS: usize = 100;
 /// The topic of the socket itself: heartbeats, and answers to what has no topic.
 pub const SOCKET: &str = "phoenix";
 

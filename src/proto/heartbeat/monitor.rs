@@ -4,7 +4,7 @@
 //! ```text
 //! Notice::Up, Down        Linked, Unlinked of the machine; vital signs last until the node is forgotten
 //! Notice::Message         a question is answered 400 ms later by what was heard since; an answer and a doubt go to the
-//!                       machine; whoever sends too much is cut
+//!                       machine; anyone who sends too much is cut
 //! before each tick      the machine gets what the links heard since the last one
 //! a doubt, a verdict    gets the traces of the layers below, is noted, then announced
 //! ```

@@ -21,7 +21,7 @@ use super::words::{self, Body, Change, Entry, Epoch, HEAD, Output, Page, WORD, W
 use crate::proto::node::NodeName;
 
 /// Entries of one owner, at most.
-pub const MAX_ENTRIES: usize = 200_000;
+pub(super) const MAX_ENTRIES: usize = 200_000;
 
 /// The owner broke this rule.
 pub(super) type Broken = &'static str;

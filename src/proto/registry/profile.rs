@@ -1,6 +1,6 @@
 //! What a node says of itself, within bounds.
 //!
-//! Invariant: a profile that exists is within its bounds, whoever it comes from: at most [`MAX_SPECIALIZATIONS`] specializations and
+//! Invariant: a profile that exists is within its bounds, anyone who it comes from: at most [`MAX_SPECIALIZATIONS`] specializations and
 //! `LARGEST` bytes of metadata, words of a few plain characters, and values that no terminal takes for a command.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ pub(crate) const LARGEST: usize = 4096;
 /// Longest specialization or key, in bytes.
 pub const LONGEST: usize = 64;
 
-/// Why something is no part of a profile. Nothing changed; whoever supplied it must correct it.
+/// Why something is no part of a profile. Nothing changed; anyone who supplied it must correct it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProfileError {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::{Start, outputs, skip, until};
 
-/// A small disk in memory. Whoever drops it takes it away.
+/// A small disk in memory. Anyone who drops it takes it away.
 pub(crate) struct Disk {
     place: PathBuf,
 }

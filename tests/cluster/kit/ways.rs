@@ -1,7 +1,7 @@
 //! The ways between the nodes of one cluster on loopback, each of which can be cut in either
 //! direction, without a network of one's own.
 //!
-//! Each node is reached through a *front*: the address that it advertises. Whoever dials there is
+//! Each node is reached through a *front*: the address that it advertises. Anyone who dials there is
 //! known by the owner of the socket at the other end, so the front knows on which way, from node to
 //! node, it carries bytes. A connection needs both ways between its two nodes, because TCP carries
 //! nothing once acknowledgements are lost: while either way is cut, nothing is read, passed on or

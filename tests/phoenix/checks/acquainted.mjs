@@ -1,4 +1,4 @@
-// Whoever has been told that it joined is known to the other nodes: one message, said there at that moment, arrives.
+// Anyone who has been told that it joined is known to the other nodes: one message, said there at that moment, arrives.
 // Runs before everything else, for a join waits for the other nodes no longer than a busy machine may take to answer.
 import { demand, until } from "../kit.mjs";
 

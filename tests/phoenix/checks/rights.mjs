@@ -148,7 +148,7 @@ async function views(suite, { a, b, operator, libraries }) {
     demand(took > 2_000 && took < 10_000, `four beats in ${Math.round(took)} ms`);
   });
 
-  await check("node:<name> carries data to whoever joined it on any node, and only that", async (place) => {
+  await check("node:<name> carries data to anyone who joined it on any node, and only that", async (place) => {
     const topic = `node:${a.full}`;
     const [one, two] = [await client(place, a).joined(topic), await client(place, b).joined(topic)];
     same(await push(one, "data", { x: 1 }), { status: "ok", response: {} });

@@ -39,11 +39,11 @@ fn world(bus: Bus, inbound: bool, buffer: usize) -> World {
     let (ours, peer) = duplex(buffer);
     let (pipe, ractor) = duplex(PIPE);
     let (part, parting) = oneshot::channel();
-    let door = LinkGuard::open(&bus, name(PEER), Incarnation(1));
+    let guard = LinkGuard::open(&bus, name(PEER), Incarnation(1));
     let (control, controls) = mpsc::channel(CONTROLS);
     let pulse = Arc::new(Pulse::new(control.clone(), None));
     let own = Own { parting, controls, pulse: pulse.clone() };
-    let end = tokio::spawn(run_mux(ours, gate(inbound, name(PEER)), pipe, door, own));
+    let end = tokio::spawn(run_mux(ours, gate(inbound, name(PEER)), pipe, guard, own));
     World { peer, ractor, bus, part: Some(part), control, pulse, end }
 }
 
@@ -191,7 +191,7 @@ async fn words_reach_listeners_with_the_peers_name() {
     let (tx, mut heard) = unbounded_channel();
     bus.attach(Consumer::Discovery, move |news| drop(tx.send(news)));
     let mut world = world(bus, true, 1024);
-    // What one door says, another understands.
+    // What one exchange sends, another understands.
     world.post(b"told");
     let (lane, piece) = world.hear().await;
     assert_eq!(lane, Lane::System);
@@ -206,7 +206,7 @@ async fn words_reach_listeners_with_the_peers_name() {
 
 #[tokio::test(start_paused = true)]
 async fn what_waits_at_the_door_is_bounded_and_the_reader_holds() {
-    let (bus, mut door) = silent().await;
+    let (bus, mut guard) = silent().await;
     let World { mut peer, end, ractor: _ractor, part: _part, control: _control, .. } =
         world(bus, true, 1024);
     let written = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -223,16 +223,16 @@ async fn what_waits_at_the_door_is_bounded_and_the_reader_holds() {
     // One more piece may have been read, and waits for room.
     let taken = written.load(Ordering::Relaxed);
     assert!((WAITING..=WAITING + 2).contains(&taken), "{taken} pieces were read");
-    assert_eq!(door.release_words(), Some(WORDS));
+    assert_eq!(guard.release_words(), Some(WORDS));
     settled().await;
     assert_eq!(written.load(Ordering::Relaxed), taken + 1, "room for one is room for one");
-    let waiting = door.waiting();
+    let waiting = guard.waiting();
     assert_eq!(waiting.len(), WAITING);
     settled().await;
-    assert!(door.waiting().is_empty(), "no room, no more pieces");
+    assert!(guard.waiting().is_empty(), "no room, no more pieces");
     drop(waiting);
     settled().await;
-    assert_eq!(door.waiting().len(), WAITING);
+    assert_eq!(guard.waiting().len(), WAITING);
     assert!(!end.is_finished());
 }
 
@@ -250,7 +250,7 @@ async fn door_and_ractor_both_have_their_turn_and_each_keeps_its_order() {
     let (first, second) = words[1..].split_at(1 + usize::from(words[1]));
     let told = [first, second].map(|words| parts(&words[1..]).1);
     assert_eq!(told, [b"one", b"two"], "what is there goes together");
-    // A newer link takes the door's words with it; ractor goes on.
+    // A newer link takes the exchange's words with it; ractor goes on.
     let _newer = world.bus.exchange().topics.up(name(PEER));
     world.post(b"three");
     world.ractor.write_all(MORE).await.expect("written");
@@ -364,7 +364,7 @@ async fn a_peer_that_does_not_read_holds_up_no_parting_midway() {
 /// Bytes a second each way: a piece takes 13 ms.
 const RATE: u64 = 5_000_000;
 
-/// One end of a link whose door is always full of bulk.
+/// One end of a link whose outlet is always full of bulk.
 struct Busy {
     pulse: Arc<Pulse>,
     monitor: Heartbeat,
@@ -383,8 +383,8 @@ impl Busy {
         let own = Own { parting, controls, pulse: pulse.clone() };
         let topic: Topic = "bulk".parse().expect("valid");
         let mut heard = bus.exchange().subscribe(topic.clone()).expect("few");
-        let door = LinkGuard::open(bus, name(other), Incarnation(1));
-        let end = tokio::spawn(run_mux(stream, gate(true, name(other)), pipe, door, own));
+        let guard = LinkGuard::open(bus, name(other), Incarnation(1));
+        let end = tokio::spawn(run_mux(stream, gate(true, name(other)), pipe, guard, own));
         let (says, to, payload) = (bus.clone(), name(other), Bytes::from(vec![0; MAX_PAYLOAD]));
         tokio::spawn(async move {
             let mut said = Ok(());
@@ -435,7 +435,7 @@ async fn line(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + 
 
 #[tokio::test(start_paused = true)]
 async fn half_a_minute_of_bulk_both_ways_delays_no_beat_into_a_doubt() {
-    let doors =
+    let guards =
         ["a@127.0.0.1", PEER].map(|me| Bus::new(&Exchange::new(name(me), &Metrics::default())));
     let carried = Arc::new(AtomicU64::new(0));
     let ((a, to_a), (b, to_b)) = (duplex(64 * 1024), duplex(64 * 1024));
@@ -443,8 +443,8 @@ async fn half_a_minute_of_bulk_both_ways_delays_no_beat_into_a_doubt() {
     tokio::spawn(line(a_reads, b_writes, RATE));
     tokio::spawn(line(b_reads, a_writes, RATE));
     let mut ends = [
-        Busy::start(a, &doors[0], PEER, &carried),
-        Busy::start(b, &doors[1], "a@127.0.0.1", &carried),
+        Busy::start(a, &guards[0], PEER, &carried),
+        Busy::start(b, &guards[1], "a@127.0.0.1", &carried),
     ];
     for _ in 0..300 {
         tokio::time::sleep(Duration::from_millis(100)).await;
