@@ -77,7 +77,6 @@ impl std::fmt::Debug for Publisher {
 
 impl Publisher {
     /// A publisher through this exchange.
-    #[must_use]
     pub(crate) fn new(exchange: &Exchange) -> Self {
         let stamps = Stamps { epoch: rand::random(), last: HashMap::new() };
         Self { exchange: exchange.clone(), stamps: Arc::new(Mutex::new(stamps)) }
@@ -160,7 +159,6 @@ pub struct ChannelRouter {
 
 impl ChannelRouter {
     /// A router that does not run yet.
-    #[must_use]
     pub fn new(bus: &Bus, metrics: &Metrics) -> Self {
         Self {
             handle: Handle::new("channel_router", metrics),
@@ -171,13 +169,11 @@ impl ChannelRouter {
     }
 
     /// The child to put under a supervisor.
-    #[must_use]
     pub fn child(&self, setup: Setup) -> Child {
         Child::actor::<Inside>(&self.handle, (self.clone(), setup))
     }
 
     /// A number for a member.
-    #[must_use]
     pub fn number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }

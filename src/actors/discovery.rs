@@ -93,20 +93,17 @@ pub struct Discovery {
 
 impl Discovery {
     /// A discovery that does not run yet.
-    #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
         let handle = Handle::new("discovery", metrics);
         Self { handle, lookups: LookUps::default() }
     }
 
     /// The child to put under a supervisor.
-    #[must_use]
     pub fn child(&self, setup: Setup) -> Child {
         Child::actor::<Inside>(&self.handle, (setup, self.lookups.clone()))
     }
 
     /// What became of each `--join` of the node `me`.
-    #[must_use]
     pub fn seeds(&self, peers: &Peers, me: &NodeName) -> Vec<SeedRow> {
         let lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
         joining::rows(&lookups, &peers.joining(), &peers.known(), me)
@@ -363,7 +360,6 @@ fn forward(to: &Address<Msg>, message: Msg) {
 }
 
 /// Opens the beacon socket for a node at `host`, or says why there is none.
-#[must_use]
 pub fn socket(interface: Ipv4Addr) -> Option<Arc<UdpSocket>> {
     match beacon::open(interface) {
         Ok(socket) => Some(Arc::new(socket)),

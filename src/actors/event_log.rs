@@ -86,7 +86,6 @@ impl EventLog {
     }
 
     /// The child to put under a supervisor.
-    #[must_use]
     pub fn child(&self, setup: Setup) -> Child {
         Child::actor::<Inside>(&self.handle, setup)
     }

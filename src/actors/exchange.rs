@@ -58,7 +58,6 @@ impl fmt::Debug for Exchange {
 
 impl Exchange {
     /// That of a node of this name, linked to nobody yet.
-    #[must_use]
     pub(crate) fn new(me: NodeName, metrics: &Metrics) -> Self {
         let topics = Arc::new(Topics::new(me, metrics));
         let calls = Arc::new(Calls::new(topics.clone()));
@@ -72,13 +71,11 @@ impl Exchange {
     }
 
     /// What this node counts.
-    #[must_use]
     pub(crate) fn metrics(&self) -> &Metrics {
         self.topics.metrics()
     }
 
     /// Bytes that wait for each linked peer, by lane.
-    #[must_use]
     pub(crate) fn waiting(&self) -> Vec<(NodeName, [(Lane, usize); 3])> {
         let table = self.topics.table();
         table.peers().map(|outlet| (outlet.peer().clone(), outlet.waiting())).collect()

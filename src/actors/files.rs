@@ -126,13 +126,11 @@ impl std::fmt::Debug for Files {
 
 impl Files {
     /// An actor that does not run yet.
-    #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
         Self { handle: Handle::new("files", metrics) }
     }
 
     /// The child to put under a supervisor.
-    #[must_use]
     pub fn child(&self, setup: Setup) -> Child {
         Child::actor::<Inside>(&self.handle, setup)
     }

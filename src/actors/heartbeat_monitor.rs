@@ -46,7 +46,6 @@ pub struct Setup {
 }
 
 /// The child to put under a supervisor.
-#[must_use]
 pub fn child(setup: Setup) -> Child {
     Child::actor::<Inside>(&Handle::new(Inside::NAME, &setup.metrics), setup)
 }

@@ -125,13 +125,11 @@ pub struct Link {
 
 impl Link {
     /// A link layer that does not run yet.
-    #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
         Self { handle: Handle::new("link", metrics), pulses: Pulses::default() }
     }
 
     /// The child to put under a supervisor.
-    #[must_use]
     pub fn child(&self, setup: Setup) -> Child {
         Child::actor::<Inside>(&self.handle, (setup, self.pulses.clone()))
     }
@@ -148,7 +146,6 @@ impl Link {
     }
 
     /// The signs of life of a linked peer.
-    #[must_use]
     pub fn pulse(&self, peer: &NodeName) -> Option<Arc<Pulse>> {
         let pulses = self.pulses.lock().unwrap_or_else(PoisonError::into_inner);
         pulses.get(peer).map(|(_, pulse)| pulse.clone())

@@ -77,14 +77,12 @@ impl fmt::Debug for Bus {
 
 impl Bus {
     /// The bus of a node, without its actor.
-    #[must_use]
     pub fn new(exchange: &Exchange) -> Self {
         let handle = Handle::new(Inside::NAME, exchange.metrics());
         Self { handle, exchange: exchange.clone(), trail: Trail::default() }
     }
 
     /// What carries its words to other nodes.
-    #[must_use]
     pub fn exchange(&self) -> &Exchange {
         &self.exchange
     }
@@ -94,13 +92,11 @@ impl Bus {
     }
 
     /// The child to put under a supervisor.
-    #[must_use]
     pub fn child(&self) -> Child {
         Child::actor::<Inside>(&self.handle, (self.metrics().clone(), self.trail.clone()))
     }
 
     /// What happened. It outlives restarts of this actor.
-    #[must_use]
     pub fn trail(&self) -> &Trail {
         &self.trail
     }
@@ -114,7 +110,6 @@ impl Bus {
     }
 
     /// Every later event, for a listener outside the tree: it outlives restarts of this actor.
-    #[must_use]
     pub fn events(&self) -> Events {
         Events(self.trail.follow())
     }

@@ -45,7 +45,6 @@ pub struct Setup {
 }
 
 /// The child to put under a supervisor.
-#[must_use]
 pub fn child(setup: Setup) -> Child {
     let handle = setup.peers.handle.clone();
     Child::actor::<Inside>(&handle, setup)

@@ -38,7 +38,6 @@ pub struct Row {
 pub type View = Arc<Vec<Row>>;
 
 /// Whether the node with these peers sees most of the cluster it knows.
-#[must_use]
 pub fn majority(view: &View) -> Majority {
     Majority::of(view.iter().map(|row| &row.peer))
 }
@@ -75,7 +74,6 @@ impl std::fmt::Debug for Peers {
 /// What is known.
 impl Peers {
     /// No peers yet, and no NodeManager that runs; these lives are forgotten.
-    #[must_use]
     pub fn new(
         metrics: &Metrics,
         forgotten: impl IntoIterator<Item = (NodeName, Incarnation)>,
@@ -98,25 +96,21 @@ impl Peers {
     }
 
     /// All peers now.
-    #[must_use]
     pub fn view(&self) -> View {
         self.view.borrow().clone()
     }
 
     /// All peers, now and as they change.
-    #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<View> {
         self.view.subscribe()
     }
 
     /// All peers' vital signs, renewed with every beat.
-    #[must_use]
     pub fn vitals(&self) -> Vitals {
         self.vitals.borrow().clone()
     }
 
     /// How joining goes.
-    #[must_use]
     pub fn joining(&self) -> JoinView {
         self.join.borrow().clone()
     }

@@ -73,7 +73,6 @@ impl std::fmt::Debug for Registry {
 
 impl Registry {
     /// A registry that does not run yet and remembers these.
-    #[must_use]
     pub fn new(metrics: &Metrics, remembered: impl IntoIterator<Item = Known>) -> Self {
         let nodes = book::recalled(remembered);
         let handle = Handle::new("registry", metrics);
@@ -81,19 +80,16 @@ impl Registry {
     }
 
     /// The child to put under a supervisor.
-    #[must_use]
     pub fn child(&self, setup: Setup) -> Child {
         Child::actor::<Inside>(&self.handle, (setup, self.publish.clone()))
     }
 
     /// All nodes now.
-    #[must_use]
     pub fn nodes(&self) -> Nodes {
         self.publish.borrow().clone()
     }
 
     /// The nodes that are forgotten, with the life that is.
-    #[must_use]
     pub fn forgotten(&self) -> Vec<(NodeName, Incarnation)> {
         book::forgotten(&self.publish.borrow())
     }

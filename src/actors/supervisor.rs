@@ -90,7 +90,6 @@ impl<M> Clone for Handle<M> {
 
 impl<M: Send + 'static> Handle<M> {
     /// A handle that points at nobody yet.
-    #[must_use]
     pub fn new(name: &'static str, metrics: &Metrics) -> Self {
         Self { slot: Arc::default(), name, metrics: metrics.clone() }
     }
@@ -164,6 +163,7 @@ impl<P: Process> Actor for Runner<P> {
 type Starting = Pin<Box<dyn Future<Output = Result<ActorCell, SpawnErr>> + Send>>;
 
 /// How to start one child, again and again.
+#[must_use = "it starts under a supervisor"]
 pub struct Child {
     name: &'static str,
     start: Box<dyn Fn(ActorCell) -> Starting + Send + Sync>,
@@ -171,7 +171,6 @@ pub struct Child {
 
 impl Child {
     /// An actor, reached through `handle`.
-    #[must_use]
     pub fn actor<P: Process>(handle: &Handle<P::Message>, setup: P::Setup) -> Self {
         let handle = handle.clone();
         let start = move |parent: ActorCell| -> Starting {
@@ -187,7 +186,6 @@ impl Child {
     }
 
     /// A task without messages, such as a server's accept loop; it is started again when it ends.
-    #[must_use]
     pub fn task(
         name: &'static str,
         metrics: &Metrics,
@@ -198,7 +196,6 @@ impl Child {
     }
 
     /// A supervisor with children of its own.
-    #[must_use]
     pub fn supervisor(tree: Tree) -> Self {
         let tree = Arc::new(tree);
         let name = tree.name;
@@ -256,7 +253,6 @@ impl ActorTable {
     }
 
     /// The names of all actors of the tree, supervisors included.
-    #[must_use]
     pub fn names(&self) -> Vec<&'static str> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }

@@ -57,20 +57,17 @@ pub struct TopologyTracker {
 
 impl TopologyTracker {
     /// A tracker that does not run yet.
-    #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
         let handle = Handle::new("topology_tracker", metrics);
         Self { handle, publish: Arc::new(watch::Sender::new(Arc::default())) }
     }
 
     /// The child to put under a supervisor.
-    #[must_use]
     pub fn child(&self, setup: Setup) -> Child {
         Child::actor::<Inside>(&self.handle, (setup, self.publish.clone()))
     }
 
     /// The link matrix, now and as it changes.
-    #[must_use]
     pub fn matrix(&self) -> watch::Receiver<Arc<Matrix>> {
         self.publish.subscribe()
     }

@@ -143,7 +143,6 @@ pub enum Line {
 }
 
 /// The supervised server on this socket, and on each one that takes its place.
-#[must_use]
 pub fn child(view: NodeView, socket: tokio::sync::watch::Receiver<Arc<StdListener>>) -> Child {
     let metrics = view.metrics.clone();
     Child::task("admin", &metrics, move || Box::pin(accept::serve(view.clone(), socket.clone())))

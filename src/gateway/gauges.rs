@@ -30,20 +30,6 @@ pub(super) fn text(view: &NodeView) -> Result<String, fmt::Error> {
 fn node(view: &NodeView, gauges: &mut Gauges) {
     let version = ("version", env!("CARGO_PKG_VERSION").to_owned());
     gauges.many("xpando_build_info", "The program", [(vec![version], 1.0)]);
-    let up = timer::now().saturating_duration_since(view.started);
-    let started = (clock::wall() - up).duration_since(UNIX_EPOCH).unwrap_or_default();
-    gauges.one(
-        "xpando_start_time_seconds",
-        "When the node started, as Unix time",
-        started.as_secs_f64(),
-    );
-    gauges.one("xpando_incarnation", "The node's life", view.life() as f64);
-    let degraded = f64::from(u8::from(view.store.condition().is_degraded()));
-    gauges.one(
-        "xpando_store_degraded",
-        "1 while the node does not remember what it should",
-        degraded,
-    );
     let certificates = (view.certificates)().into_iter().map(|(what, until)| {
         let until = until.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         (vec![("certificate", what.to_owned())], until)
@@ -53,33 +39,33 @@ fn node(view: &NodeView, gauges: &mut Gauges) {
         "Until when a certificate is valid, as Unix time",
         certificates,
     );
+    let up = timer::now().saturating_duration_since(view.started);
+    let started = (clock::wall() - up).duration_since(UNIX_EPOCH).unwrap_or_default();
     let health = f64::from(view.peers.vitals().local_health);
-    gauges.one(
-        "xpando_local_health",
-        "0: healthy; to 8: timeouts are stretched after a pause",
-        health,
-    );
-    let clients = |count: &std::sync::atomic::AtomicUsize| count.load(Ordering::Relaxed) as f64;
-    gauges.one(
-        "xpando_draining",
-        "1 while clients are sent to other nodes",
-        f64::from(u8::from(view.clients.draining())),
-    );
-    gauges.one(
-        "xpando_channel_clients",
-        "Clients that are connected",
-        clients(&view.clients.connected),
-    );
-    gauges.one(
-        "xpando_channel_joins",
-        "Topics that clients have joined",
-        clients(&view.clients.joined),
-    );
+    let degraded = flag(view.store.condition().is_degraded());
+    let draining = flag(view.clients.draining());
+    let [clients, joins] = [&view.clients.connected, &view.clients.joined]
+        .map(|count| count.load(Ordering::Relaxed) as f64);
+    for (name, help, value) in [
+        ("start_time_seconds", "When the node started, as Unix time", started.as_secs_f64()),
+        ("incarnation", "The node's life", view.life() as f64),
+        ("store_degraded", "1 while the node does not remember what it should", degraded),
+        ("local_health", "0: healthy; to 8: timeouts are stretched after a pause", health),
+        ("draining", "1 while clients are sent to other nodes", draining),
+        ("channel_clients", "Clients that are connected", clients),
+        ("channel_joins", "Topics that clients have joined", joins),
+    ] {
+        gauges.one(&format!("xpando_{name}"), help, value);
+    }
     if let Ok(used) = usage::usage(None) {
         let (memory, cpu) = (used.memory as f64, used.processor.as_secs_f64());
         gauges.one("process_resident_memory_bytes", "Memory in use", memory);
         gauges.count("process_cpu_seconds", "Processor time used", cpu);
     }
+}
+
+fn flag(is_so: bool) -> f64 {
+    f64::from(u8::from(is_so))
 }
 
 /// How many there are of each status.
@@ -112,7 +98,7 @@ fn standing(peers: &[Row]) -> Vec<(Vec<(&'static str, String)>, f64)> {
 fn peers(view: &NodeView, gauges: &mut Gauges) {
     let (peers, vitals) = (view.peers.view(), view.peers.vitals());
     gauges.many("xpando_peers", "Peers, by status, and those offline by reason", standing(&peers));
-    let majority = f64::from(u8::from(majority(&peers).held));
+    let majority = flag(majority(&peers).held);
     gauges.one(
         "xpando_majority_held",
         "1 while the node sees most of the cluster it knows",
@@ -130,7 +116,7 @@ fn peers(view: &NodeView, gauges: &mut Gauges) {
     gauges.many(
         "xpando_peer_suspect",
         "1 while a linked peer is doubted",
-        each(|vital| Some(f64::from(u8::from(vital.suspect)))),
+        each(|vital| Some(flag(vital.suspect))),
     );
     gauges.many(
         "xpando_peer_rtt_seconds",

@@ -91,7 +91,6 @@ struct Site {
 
 impl Http {
     /// The supervised servers: of clients, and of what happens in the cluster.
-    #[must_use]
     pub fn children(self) -> [Child; 2] {
         let (metrics, channels) = (self.channels.metrics.clone(), self.channels.clone());
         let feed = Child::task("feed", &metrics, move || Box::pin(feed::run(channels.clone())));

@@ -194,6 +194,19 @@ impl NodeRecord {
             uptime_s: uptime(known).filter(|_| online || status.is_none()),
         }
     }
+
+    /// The node itself, which is always online.
+    pub fn own(record: Self, node: &NodeStatus) -> Self {
+        Self {
+            status: Some(Status::Online),
+            reason: None,
+            id: Some(node.id.clone()),
+            incarnation: record.incarnation.max(Some(node.incarnation)),
+            last_seen: Some(rfc3339(clock::wall())),
+            uptime_s: Some(node.uptime_s),
+            ..record
+        }
+    }
 }
 
 fn at(millis: u64) -> String {
@@ -276,37 +289,6 @@ impl PeerStatus {
             first_seen: known.map(|known| at(known.first_seen)),
             last_seen: known.and_then(|known| last_seen(known, is_online)),
             reputation: known.map_or(0.0, |known| known.reputation),
-        }
-    }
-}
-
-/// A node as it sees itself: always online.
-impl From<&NodeStatus> for PeerStatus {
-    fn from(node: &NodeStatus) -> Self {
-        let started = clock::wall() - Duration::from_secs(node.uptime_s);
-        Self {
-            name: node.name.clone(),
-            id: Some(node.id.clone()),
-            address: Some(node.listen),
-            status: Status::Online,
-            suspect: false,
-            reason: None,
-            cause: None,
-            reached_by: Vec::new(),
-            incarnation: Some(node.incarnation),
-            since: rfc3339(started),
-            specializations: node.specializations.clone(),
-            metadata: node.metadata.clone(),
-            uptime_s: Some(node.uptime_s),
-            first_seen: Some(rfc3339(started)),
-            last_seen: Some(rfc3339(clock::wall())),
-            reputation: 0.0,
-            rtt_ms: None,
-            rtt_p50_ms: None,
-            rtt_p99_ms: None,
-            phi: None,
-            last_heard: None,
-            evidence: None,
         }
     }
 }

@@ -89,7 +89,6 @@ pub enum ForgetError {
 
 impl NodeView {
     /// The node's status now.
-    #[must_use]
     pub fn status(&self) -> NodeStatus {
         let own = self.registry.nodes().get(&self.name).cloned();
         let (specializations, metadata) = own.as_deref().map(profile_texts).unwrap_or_default();
@@ -116,7 +115,6 @@ impl NodeView {
     }
 
     /// What it does not remember as it should.
-    #[must_use]
     pub fn degraded(&self) -> Option<String> {
         let store = self.store.condition();
         let failing = store.failing.map(|why| format!("nothing is remembered: {why}"));
@@ -127,26 +125,22 @@ impl NodeView {
     }
 
     /// Its life.
-    #[must_use]
     pub fn life(&self) -> u64 {
         self.incarnation.load(Ordering::Relaxed)
     }
 
     /// All that this node sees now.
-    #[must_use]
     pub fn sight(&self) -> ClusterView {
         ClusterView { status: self.status(), topology: self.topology() }
     }
 
     /// The link matrix now.
-    #[must_use]
     pub fn topology(&self) -> TopologyStatus {
         let (peers, matrix) = (self.peers.view(), self.matrix.borrow());
         TopologyStatus::new(&self.name, &peers, &matrix)
     }
 
     /// One peer now.
-    #[must_use]
     pub fn peer(&self, name: &NodeName) -> Option<PeerStatus> {
         let (peers, vitals, matrix) =
             (self.peers.view(), self.peers.vitals(), self.matrix.borrow());
@@ -157,25 +151,23 @@ impl NodeView {
     }
 
     /// All known nodes, this one first.
-    #[must_use]
     pub fn records(&self) -> Vec<NodeRecord> {
-        let status = self.status();
-        let (own, nodes) = (PeerStatus::from(&status), self.registry.nodes());
-        let peers = [&own].into_iter().chain(&status.peers);
-        let peers: BTreeMap<_, _> = peers.map(|peer| (&peer.name, peer)).collect();
+        let (status, nodes) = (self.status(), self.registry.nodes());
+        let peers: BTreeMap<_, _> = status.peers.iter().map(|peer| (&peer.name, peer)).collect();
         let known = nodes.values().filter(|known| !known.is_forgotten());
         let known: BTreeMap<_, _> = known.map(|known| (&known.name, known)).collect();
-        let names: BTreeSet<_> = peers.keys().chain(known.keys()).copied().collect();
-        let record = |name: &&NodeName| {
+        let record = |name: &NodeName| {
             let peer = peers.get(name).copied();
             match known.get(name) {
                 Some(known) => NodeRecord::new(known, peer),
                 // Heard of, and never linked.
-                None => NodeRecord::new(&Known::new((*name).clone(), clock::millis()), peer),
+                None => NodeRecord::new(&Known::new(name.clone(), clock::millis()), peer),
             }
         };
-        let (first, rest): (Vec<_>, Vec<_>) = names.iter().partition(|name| **name == &self.name);
-        first.into_iter().chain(rest).map(|name| record(&name)).collect()
+        let own = NodeRecord::own(record(&self.name), &status);
+        let names: BTreeSet<_> = peers.keys().chain(known.keys()).copied().collect();
+        let others = names.into_iter().filter(|name| **name != self.name).map(record);
+        [own].into_iter().chain(others).collect()
     }
 
     /// Has a node forgotten that is known and not linked, here and everywhere.
@@ -217,7 +209,6 @@ impl NodeView {
 
     /// What keeps the node from being ready, by name: `true` is as it should be. (Its identity is there, or it
     /// would not run.)
-    #[must_use]
     pub fn checks(&self) -> [(&'static str, bool); 6] {
         let online =
             self.peers.view().iter().filter(|row| row.peer.status == Status::Online).count();

@@ -130,7 +130,6 @@ impl Cause {
 
 impl TlsError {
     /// The error as a fixed word.
-    #[must_use]
     pub(crate) fn cause(&self) -> Cause {
         match self {
             Self::Config(_) | Self::Authority(_) | Self::ServerName(_) | Self::Protocol => {

@@ -26,7 +26,6 @@ pub(crate) const SENDERS: usize = 4096;
 pub const CONTACTS: usize = 128;
 
 /// What `peer` is told of the peers that are linked here, message by message.
-#[must_use]
 pub fn contacts_for(linked: Vec<Contact>, peer: &NodeName) -> Vec<Vec<Contact>> {
     let others: Vec<_> = linked.into_iter().filter(|contact| contact.name != *peer).collect();
     others.chunks(CONTACTS).map(<[Contact]>::to_vec).collect()
@@ -94,7 +93,6 @@ pub enum Verdict {
 
 impl Verdict {
     /// The verdict as a metric label.
-    #[must_use]
     pub fn label(self) -> &'static str {
         self.into()
     }
@@ -182,7 +180,6 @@ pub struct Discovery {
 impl Discovery {
     /// A node that has heard nothing yet. It sends its first beacon at once, or never when
     /// `beacons` is false. `sequence` must be at least that of any beacon this life has sent.
-    #[must_use]
     pub fn new(
         config: Config,
         own: Own,
@@ -251,7 +248,6 @@ impl Discovery {
     }
 
     /// What went over the air so far.
-    #[must_use]
     pub fn air(&self) -> Air {
         self.air
     }
@@ -279,7 +275,6 @@ impl Discovery {
     }
 
     /// When the machine wants its next [`Discovery::tick`].
-    #[must_use]
     pub fn deadline(&self) -> Instant {
         let alone = self.alone.map(|alone| alone.next);
         self.beacon_at.into_iter().chain(alone).fold(self.share_at, Instant::min)

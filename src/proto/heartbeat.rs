@@ -207,7 +207,6 @@ pub struct Heartbeat {
 
 impl Heartbeat {
     /// A monitor that watches nobody yet.
-    #[must_use]
     pub fn new(config: Config, me: NodeName) -> Self {
         let (linked, watches) = (BTreeMap::new(), BTreeMap::new());
         let sigmas = sigmas(config.phi);
@@ -270,7 +269,6 @@ impl Heartbeat {
     }
 
     /// When the machine wants its next [`Input::Tick`].
-    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.due
     }
@@ -287,13 +285,11 @@ impl Heartbeat {
     }
 
     /// Suspicion level of a linked peer now; 0 for one that is not watched.
-    #[must_use]
     pub fn phi(&self, name: &NodeName, now: Instant) -> f64 {
         self.watches.get(name).map_or(0.0, |watch| self.phi_of(watch, now))
     }
 
     /// How much the timeouts of this node are stretched after it was late itself: 0, healthy, to 8.
-    #[must_use]
     pub fn local_health(&self) -> u32 {
         self.local_health
     }
@@ -304,7 +300,6 @@ impl Heartbeat {
     }
 
     /// Whether a peer is watched now.
-    #[must_use]
     pub fn watches(&self, name: &NodeName) -> bool {
         self.watches.contains_key(name)
     }
@@ -540,7 +535,6 @@ fn sigmas(threshold: f64) -> f64 {
 ///
 /// With y = (t − m)/σ and e = exp(−y(1.5976 + 0.070566 y²)): −log10(e/(1+e)) for t > m, else
 /// −log10(1 − 1/(1+e)).
-#[must_use]
 pub fn phi(t: f64, mean: f64, sigma: f64) -> f64 {
     let y = (t - mean) / sigma;
     let e = (-y * (1.5976 + 0.070_566 * y * y)).exp();

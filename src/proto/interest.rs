@@ -8,7 +8,7 @@
 //! # Invariants
 //! 1. A [`Route`] names each local subscriber that matches its topic once, and each peer that wants it once.
 //! 2. A cached route is the route that would be computed now.
-//! 3. One peer's interest is at most [`MAX_INTERESTS`] entries; this node's own likewise; the cache holds at most
+//! 3. One peer's interest is at most `MAX_INTERESTS` entries; this node's own likewise; the cache holds at most
 //!    `CACHED` routes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

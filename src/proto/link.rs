@@ -66,7 +66,6 @@ pub enum Report {
 
 impl Report {
     /// Whose certificate was seen, and the id of its key.
-    #[must_use]
     pub fn shown(&self) -> Option<(&NodeName, NodeId)> {
         match self {
             Self::Connected(_, name, id) => Some((name, *id)),
@@ -85,7 +84,6 @@ impl Report {
 }
 
 /// Why the link of a peer is down whose connection ended so.
-#[must_use]
 pub fn down_reason(end: &LinkEnd) -> DownReason {
     match *end {
         LinkEnd::Goodbye(CloseReason::Left) => DownReason::NodeOffline,
@@ -269,19 +267,16 @@ impl Links {
     }
 
     /// When the machine wants its next [`Input::Tick`].
-    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.links.values().filter_map(Link::unready).min()
     }
 
     /// Whether every link has said its goodbye.
-    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.links.values().all(|link| link.stage == Stage::Closing)
     }
 
     /// Who is at the other end of a link.
-    #[must_use]
     pub fn proven(&self, attempt: AttemptId) -> Option<&Proven> {
         self.links.get(&attempt).map(|link| &link.proven)
     }

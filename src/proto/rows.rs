@@ -212,7 +212,6 @@ impl<T: Table> Rows<T> {
     /// A node that is linked with nobody, states `own`, and remembers these. `wall` is in milliseconds since 1970. Draw
     /// the first version of its own row ([`first_version`]): where a life goes on without its memory (a rolled-back disk, a
     /// restarted actor), two rows that count from 1 would come to bear one mark and differ for ever.
-    #[must_use]
     pub fn new(
         mut own: Row<T::Value>,
         remembered: impl IntoIterator<Item = Row<T::Value>>,
@@ -256,7 +255,6 @@ impl<T: Table> Rows<T> {
     }
 
     /// The row of an origin.
-    #[must_use]
     pub fn row(&self, origin: &NodeName) -> Option<&Row<T::Value>> {
         self.rows.get(origin).map(Arc::as_ref)
     }
@@ -271,7 +269,6 @@ impl<T: Table> Rows<T> {
     }
 
     /// Equal on two nodes that know the same: FNV-1a over all names and marks, without final tombstones.
-    #[must_use]
     pub fn agreement(&self) -> u64 {
         let all = T::TOMBSTONES == Tombstones::Outbid;
         let rows = self.rows.values().filter(|row| all || row.gone_at().is_none());
@@ -286,13 +283,11 @@ impl<T: Table> Rows<T> {
     }
 
     /// Since when a linked peer has lacked rows that are known here, if one does.
-    #[must_use]
     pub fn apart(&self) -> Option<Instant> {
         self.links.values().filter_map(|link| link.apart).min()
     }
 
     /// When the machine wants its next [`Input::Tick`].
-    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let linked = !self.links.is_empty();
         let digests = [Some(self.next_digest), self.next_round, self.next_first];

@@ -152,14 +152,12 @@ pub struct Name(Arc<str>);
 
 impl Name {
     /// Under which the nodes' channels answer each other.
-    #[must_use]
     #[doc(hidden)]
     pub fn channels() -> Self {
         Self("xpando:channels".into())
     }
 
     /// Under which nodes tell each other what they see.
-    #[must_use]
     #[doc(hidden)]
     pub fn sight() -> Self {
         Self("xpando:sight".into())
@@ -177,7 +175,6 @@ impl Name {
     }
 
     /// Under which a node started with `--bench` takes the orders of benchmarks.
-    #[must_use]
     #[doc(hidden)]
     pub fn bench() -> Self {
         Self("xpando:bench".into())

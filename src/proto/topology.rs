@@ -86,7 +86,6 @@ pub type Output = rows::Output<Cells, Changes>;
 
 impl Row {
     /// The cell for each peer that the origin knows.
-    #[must_use]
     pub fn cells(&self) -> &Cells {
         static NONE: Cells = Cells::new();
         self.value().unwrap_or(&NONE)
@@ -217,7 +216,6 @@ pub struct Topology {
 impl Topology {
     /// A node that sees nobody yet. `wall` is in milliseconds since 1970; draw `first`, the first version of its row,
     /// above 0 (see [`Rows::new`]).
-    #[must_use]
     pub fn new(
         me: NodeName,
         incarnation: Incarnation,
@@ -238,7 +236,6 @@ impl Topology {
     }
 
     /// The latest row of an origin, unless it left.
-    #[must_use]
     pub fn row_of(&self, origin: &NodeName) -> Option<&Row> {
         self.rows.row(origin).filter(|row| row.value().is_some())
     }
@@ -249,25 +246,21 @@ impl Topology {
     }
 
     /// Counts the changes of the view.
-    #[must_use]
     pub fn version(&self) -> u64 {
         self.version
     }
 
     /// Equal on two nodes that know the same rows.
-    #[must_use]
     pub fn agreement(&self) -> u64 {
         self.rows.agreement()
     }
 
     /// Since when a linked peer has lacked rows that are known here, if one does.
-    #[must_use]
     pub fn apart(&self) -> Option<Instant> {
         self.rows.apart()
     }
 
     /// When the machine wants its next [`Input::Tick`].
-    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.rows.deadline()
     }

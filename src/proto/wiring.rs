@@ -146,7 +146,6 @@ impl From<membership::Output> for Decided {
 }
 
 /// What a step of the link layer is to the membership machine; `None` once all links that live have been reported.
-#[must_use]
 pub fn step(report: Report) -> Option<membership::Input> {
     use membership::Input;
     Some(match report {
@@ -207,7 +206,6 @@ pub struct Forgotten(BTreeMap<NodeName, Incarnation>);
 
 impl Forgotten {
     /// These are.
-    #[must_use]
     pub fn new(lives: impl IntoIterator<Item = (NodeName, Incarnation)>) -> Self {
         Self(lives.into_iter().collect())
     }
@@ -240,7 +238,6 @@ pub struct Measurements(Instant);
 
 impl Measurements {
     /// At the next change.
-    #[must_use]
     pub fn new(now: Instant) -> Self {
         Self(now)
     }
@@ -266,7 +263,6 @@ impl Consumer {
     ];
 
     /// What its messages to its like on other nodes are sent on.
-    #[must_use]
     pub fn topic(self) -> Topic {
         match self {
             Self::HeartbeatMonitor => Topic::node_heartbeat(),
@@ -278,7 +274,6 @@ impl Consumer {
     }
 
     /// What an event is to it.
-    #[must_use]
     pub fn concern<M>(self, event: &Event) -> Option<Notice<M>> {
         let is = |consumers: &[Self]| consumers.contains(&self);
         #[allow(clippy::wildcard_enum_match_arm, reason = "most events concern no consumer")]
@@ -301,13 +296,11 @@ impl Consumer {
     }
 
     /// Whether it reads the peers' view, and gets [`Notice::Changed`] when that changed.
-    #[must_use]
     pub fn reads_view(self) -> bool {
         matches!(self, Self::TopologyTracker | Self::Registry)
     }
 
     /// Likewise the measurements of links.
-    #[must_use]
     pub fn reads_measurements(self) -> bool {
         self == Self::TopologyTracker
     }
@@ -332,7 +325,6 @@ impl<L: PartialEq> Links<L> {
     }
 
     /// Whether this link to the peer is up.
-    #[must_use]
     pub fn is_up(&self, peer: &NodeName, link: &L) -> bool {
         self.0.get(peer).is_some_and(|(current, _)| current == link)
     }

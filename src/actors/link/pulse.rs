@@ -45,25 +45,21 @@ impl Pulse {
     }
 
     /// What the kernel knows of the connection, as far as it tells.
-    #[must_use]
     pub fn tcp(&self) -> Option<Tcp> {
         self.ends.and_then(|(here, there)| tcp::inspect(here, there).ok())
     }
 
     /// When the last byte arrived.
-    #[must_use]
     pub fn heard(&self) -> Instant {
         self.began + Duration::from_micros(self.heard.load(Ordering::Relaxed))
     }
 
     /// The round trips of answers since the last call.
-    #[must_use]
     pub fn pongs(&self) -> Vec<Duration> {
         self.trips().pongs()
     }
 
     /// How long beats take there and back; `None` before the first came back.
-    #[must_use]
     pub fn round_trip(&self) -> Option<RoundTrip> {
         self.trips().measured()
     }

@@ -6,7 +6,7 @@
 //! again ends the join before, also one that is still pending; events for a pending join wait for it. Source: Phoenix.Socket and Phoenix.Channel.Server 1.8.
 //!
 //! # Invariants
-//! 1. A topic is joined at most once, and at most [`MAX_TOPICS`] are, those that are pending among them.
+//! 1. A topic is joined at most once, and at most `MAX_TOPICS` are, those that are pending among them.
 //! 2. Every request gets one reply: from here, or from anyone who performs what [`Session::hear`] asks for.
 
 use std::collections::BTreeMap;

@@ -122,7 +122,6 @@ pub struct Monitor {
 
 impl Monitor {
     /// A monitor that watches nobody yet.
-    #[must_use]
     pub fn new(config: Config, me: NodeName) -> Self {
         Self {
             machine: Heartbeat::new(config, me.clone()),
@@ -134,7 +133,6 @@ impl Monitor {
     }
 
     /// The vital signs.
-    #[must_use]
     pub fn signs(&self, now: Instant) -> Signs {
         let mut peers = self.vitals.clone();
         peers.iter_mut().for_each(|(peer, vital)| vital.phi = self.machine.phi(peer, now));
@@ -202,7 +200,6 @@ impl Monitor {
     }
 
     /// When [`Monitor::tick`] is due.
-    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.questions.deadline().into_iter().chain(self.machine.deadline()).min()
     }

@@ -35,7 +35,6 @@ impl Trips {
     }
 
     /// How long beats take there and back; `None` before the first came back.
-    #[must_use]
     pub fn measured(&self) -> Option<RoundTrip> {
         let last = *self.last.back()?;
         let mut sorted: Vec<_> = self.last.iter().copied().collect();

@@ -23,20 +23,17 @@ pub struct Attendance {
 
 impl Attendance {
     /// Nobody is present, and no peer is linked. `epoch` must be greater than any earlier one of this node.
-    #[must_use]
     pub fn new(me: NodeName, epoch: Epoch, now: Instant, rng: StdRng) -> Self {
         let presence = Presence::new(me, epoch, now, rng);
         Self { presence, epoch, present: BTreeMap::new(), linked: BTreeSet::new() }
     }
 
     /// The machine: who is in which topic.
-    #[must_use]
     pub fn presence(&self) -> &Presence {
         &self.presence
     }
 
     /// The peers that are linked: [`To::All`](super::To::All).
-    #[must_use]
     pub fn linked(&self) -> &BTreeSet<NodeName> {
         &self.linked
     }
@@ -88,7 +85,6 @@ impl Attendance {
     }
 
     /// When [`Self::tick`] is due.
-    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.presence.deadline()
     }

@@ -47,7 +47,6 @@ pub fn recalled(remembered: impl IntoIterator<Item = Known>) -> Nodes {
 }
 
 /// The nodes that are forgotten, with the life that is.
-#[must_use]
 pub fn forgotten(nodes: &Nodes) -> Vec<(NodeName, Incarnation)> {
     let forgotten = nodes.values().filter(|known| known.is_forgotten());
     forgotten.map(|known| (known.name.clone(), known.incarnation)).collect()
@@ -97,7 +96,6 @@ pub struct Seen {
 
 impl Seen {
     /// What the view of the peers and the vital signs show of a peer.
-    #[must_use]
     pub fn new(peer: &PeerView, id: Option<NodeId>, vital: Option<&Vital>) -> Self {
         let PeerView { name, address, status, reason, incarnation, .. } = peer.clone();
         Self {
@@ -185,7 +183,6 @@ struct Call<'a> {
 impl Book {
     /// A book that goes on from this view, and has all of it written once more: what an earlier one was about to write
     /// is not known. `wall` is in milliseconds since 1970. It looks at its first tick, which is due at once.
-    #[must_use]
     pub fn new(
         own: Own,
         incarnation: Incarnation,
@@ -217,13 +214,11 @@ impl Book {
     }
 
     /// The machine: who states what.
-    #[must_use]
     pub fn machine(&self) -> &Registry {
         &self.machine
     }
 
     /// When the book wants its next [`Input::Tick`].
-    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let own = [self.look_at, self.retry_at, Some(self.touch_at), self.machine.deadline()];
         own.into_iter().flatten().min()

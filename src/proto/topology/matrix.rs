@@ -43,7 +43,6 @@ impl Matrix {
     }
 
     /// Every node that has a row or is in one, with its latest known life.
-    #[must_use]
     pub fn nodes(&self) -> BTreeMap<NodeName, Incarnation> {
         let life = |(name, row): (&NodeName, &Arc<Row>)| (name.clone(), row.incarnation);
         let rows = self.rows.iter().filter(|(name, _)| !self.forgotten.contains(*name));
@@ -56,7 +55,6 @@ impl Matrix {
     }
 
     /// What changed since `before` in the rows of nodes other than `me`.
-    #[must_use]
     pub fn changes(&self, before: &Self, me: &NodeName) -> Vec<Event> {
         let says = |cell: &Cell| (cell.state, cell.suspect, cell.reason);
         let mut events = Vec::new();

@@ -36,7 +36,6 @@ pub struct Side {
 
 impl Side {
     /// This node's side of the link to a peer that has its status `since`, in milliseconds since 1970.
-    #[must_use]
     pub fn new(peer: &PeerView, since: u64, vital: Option<&Vital>) -> Self {
         let vital = vital.filter(|_| peer.status == Status::Online);
         let trip = vital.and_then(|vital| vital.round_trip);
@@ -78,13 +77,11 @@ pub struct Tracker {
 
 impl Tracker {
     /// A tracker that has not looked yet.
-    #[must_use]
     pub fn new(me: NodeName, machine: Topology) -> Self {
         Self { me, machine, sides: Sides::new(), look_at: None, show_at: None }
     }
 
     /// The machine, to read.
-    #[must_use]
     pub fn machine(&self) -> &Topology {
         &self.machine
     }
@@ -137,7 +134,6 @@ impl Tracker {
     }
 
     /// When [`Tracker::tick`] is due.
-    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.machine.deadline().into_iter().chain(self.look_at).chain(self.show_at).min()
     }
@@ -160,7 +156,6 @@ impl Tracker {
     }
 
     /// The matrix without the forgotten nodes, and what is new in other nodes' rows since `before`.
-    #[must_use]
     pub fn show(&self, before: &Matrix, forgotten: BTreeSet<NodeName>) -> (Matrix, Vec<Event>) {
         let lives = self.sides.iter().map(|(name, side)| (name.clone(), side.incarnation));
         let matrix = Matrix {
