@@ -300,7 +300,8 @@ fn a_claim_to_our_own_row_raises_its_version_above_the_claim() {
     // A copy at the claimed version is forged: ours replaces it.
     let own = |at, version| row("a@h", at, version, &[("b@h", online())]);
     let (_, raised) = a.mark("a@h").expect("known");
-    assert!((51..=51 + FIRST).contains(&raised), "{raised}");
+    // Far above it: the next version might be one that a peer has with other content.
+    assert!((100..=51 + FIRST).contains(&raised), "{raised}");
     assert_eq!(
         (charged(&out), sent(&out, &own(3, raised)), a.mark("a@h")),
         (0, 2, Some((3, raised)))
