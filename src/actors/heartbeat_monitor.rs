@@ -21,8 +21,9 @@ use crate::actors::peers::Peers;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
+use crate::io::tcp::Tcp;
 use crate::proto::codec;
-use crate::proto::heartbeat::monitor::Output;
+use crate::proto::heartbeat::monitor::{Counts, Output};
 use crate::proto::heartbeat::{Config, MAX_WORD, Monitor, Pulses, RoundTrip};
 use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
@@ -66,9 +67,9 @@ impl Pulses for Heard<'_> {
         self.0.link.pulse(peer)?.round_trip()
     }
 
-    fn tcp(&self, peer: &NodeName) -> Option<(u32, u32)> {
-        let tcp = self.0.link.pulse(peer)?.tcp()?;
-        Some((tcp.unacknowledged, tcp.segments))
+    fn tcp(&self, peer: &NodeName) -> Option<Counts> {
+        let Tcp { unacknowledged, segments, acknowledged } = self.0.link.pulse(peer)?.tcp()?;
+        Some(Counts { unacknowledged, segments, acknowledged })
     }
 
     fn beacon(&self, peer: &NodeName) -> Option<Instant> {

@@ -279,7 +279,8 @@ impl Inside {
         let (myself, inbound) = (self.myself.clone(), matches!(attempt, AttemptId::Inbound(_)));
         let task = self.tasks.spawn(async move {
             let gate = mux::gate(inbound, peer);
-            let end = mux::run(stream, gate, pipe, guard, own).await;
+            let mut pipe = pipe;
+            let end = mux::run(stream, gate, &mut pipe, guard, own).await;
             send(&myself, Msg::Input(Input::MuxEnded(attempt, end)));
         });
         self.running.insert(attempt, Running { outlet, part: Some(part), task });

@@ -75,6 +75,8 @@ pub struct Tcp {
     pub unacknowledged: u32,
     /// Segments that arrived since the connection began, acknowledgements and repetitions included.
     pub segments: u32,
+    /// Bytes that the other machine has acknowledged since then, modulo 2^32.
+    pub acknowledged: u32,
 }
 
 /// Asks the kernel about the connection between these addresses of this machine and another: the
@@ -139,8 +141,10 @@ fn figures(answer: &[u8], queued: u32) -> Option<Tcp> {
         let length = usize::from(half(answer, at)?);
         if half(answer, at + 2)? == INET_DIAG_INFO {
             let info = answer.get(at + 4..at + length)?;
-            let (segments, unsent) = (word(info, 140)?, word(info, 144)?);
-            return Some(Tcp { unacknowledged: queued.saturating_sub(unsent), segments });
+            let (acknowledged, segments, unsent) =
+                (word(info, 120)?, word(info, 140)?, word(info, 144)?);
+            let unacknowledged = queued.saturating_sub(unsent);
+            return Some(Tcp { unacknowledged, segments, acknowledged });
         }
         at += length.max(4).next_multiple_of(4);
     }

@@ -22,7 +22,7 @@
 //! ```text
 //! phi ≥ 8       suspect; up to 3 other peers are asked whether they hear it
 //! within 4 s    any byte from it clears the doubt
-//! after 4 s     silent: its link is given up, with the evidence
+//! after 4 s     silent: its link is given up, with the evidence; after 12 s where it is reached by other means
 //! ```
 //!
 //! # Above 12 peers
@@ -79,6 +79,8 @@ pub struct Config {
     pub probes: usize,
     /// How long a suspect can answer.
     pub suspicion: Duration,
+    /// How much longer it can while it is reached by other means: its line is bad.
+    pub bad_line: Duration,
     /// A tick this much later than asked for is a pause of this node.
     pub stall_threshold: Duration,
     /// Up to this many peers all are watched.
@@ -101,6 +103,7 @@ impl Default for Config {
             mass_suspicion: 3,
             probes: 3,
             suspicion: Duration::from_secs(4),
+            bad_line: Duration::from_secs(8),
             stall_threshold: Duration::from_secs(1),
             all_up_to: 12,
             watched: 9,
@@ -133,6 +136,8 @@ pub enum Input {
     },
     /// Another node doubts a peer.
     Doubted(NodeName),
+    /// Whether a doubted peer is reached by other means than its connection, as of now.
+    Reached(NodeName, bool),
     /// The deadline passed.
     Tick,
 }
@@ -186,6 +191,7 @@ struct Doubt {
     since: Instant,
     heard_by: BTreeSet<NodeName>,
     confirmed_by: BTreeSet<NodeName>,
+    reached: bool,
 }
 
 /// The machine.
@@ -263,6 +269,10 @@ impl Heartbeat {
                     self.check_all(now);
                 }
             }
+            Input::Reached(name, reached) => {
+                let doubt = self.watches.get_mut(&name).and_then(|watch| watch.doubt.as_mut());
+                doubt.into_iter().for_each(|doubt| doubt.reached = reached);
+            }
             Input::Tick => self.tick(now, out),
         }
         self.due = self.next();
@@ -276,7 +286,7 @@ impl Heartbeat {
     fn next(&self) -> Option<Instant> {
         let next = |watch: &Watch| {
             let doubt = match &watch.doubt {
-                Some(doubt) => doubt.since + self.stretch(self.config.suspicion),
+                Some(doubt) => self.verdict_at(doubt),
                 None => self.doubt_at(watch),
             };
             watch.next_beat.min(doubt)
@@ -420,7 +430,8 @@ impl Heartbeat {
                 let asked: Vec<NodeName> = asked.take(self.config.probes).cloned().collect();
                 let (heard_by, confirmed_by) = (BTreeSet::new(), BTreeSet::new());
                 if let Some(watch) = self.watches.get_mut(name) {
-                    watch.doubt = Some(Doubt { since: now, heard_by, confirmed_by });
+                    watch.doubt =
+                        Some(Doubt { since: now, heard_by, confirmed_by, reached: false });
                 }
                 out.push(Output::Suspect(name.clone(), evidence));
                 if self.linked.len() > self.config.all_up_to && own {
@@ -432,7 +443,7 @@ impl Heartbeat {
                     out.push(Output::Ask { via, about: name.clone() });
                 }
             }
-            Some(doubt) if now >= doubt.since + self.stretch(self.config.suspicion) => {
+            Some(doubt) if now >= self.verdict_at(doubt) => {
                 out.push(Output::Silent(name.clone(), self.evidence(watch, now)));
                 self.watches.remove(name);
                 self.linked.remove(name);
@@ -457,6 +468,12 @@ impl Heartbeat {
             confirmed_by,
             traces: Traces::default(),
         }
+    }
+
+    /// When a peer is given up unless something is heard.
+    fn verdict_at(&self, doubt: &Doubt) -> Instant {
+        let more = if doubt.reached { self.config.bad_line } else { Duration::ZERO };
+        doubt.since + self.stretch(self.config.suspicion + more)
     }
 
     fn stretch(&self, time: Duration) -> Duration {
@@ -646,6 +663,21 @@ mod tests {
         assert!((27.0..30.0).contains(&silent[0]), "silent at {silent:?}");
         let asked = world.when(|o| matches!(o, Output::Ask { via, .. } if *via == name("c@h")));
         assert_eq!(asked, suspect);
+    }
+
+    #[test]
+    fn a_silent_peer_behind_a_bad_line_is_given_up_later_and_at_once_when_it_is_reached_no_more() {
+        for (until, given_up) in [(18.0, 16.0..17.0), (10.0, 10.0..11.0), (8.0, 8.0..9.0)] {
+            let mut world = World::new(&["b@h"]);
+            world.run(5.0, &[]);
+            assert_eq!(world.when(is_suspect).len(), 1);
+            world.input(Input::Reached(name("b@h"), true));
+            world.run(until, &[]);
+            world.input(Input::Reached(name("b@h"), false));
+            world.run(30.0, &[]);
+            let [silent] = world.when(is_silent)[..] else { panic!("given up once") };
+            assert!(given_up.contains(&silent), "{silent} is not in {given_up:?}");
+        }
     }
 
     #[test]

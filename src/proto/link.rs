@@ -399,8 +399,13 @@ impl Links {
 
     /// ractor gave up a session: the connection goes with it.
     fn session_gone(&mut self, attempt: AttemptId, now: Instant, out: &mut Vec<Output>) {
-        let Some(link) = self.links.remove(&attempt) else { return };
-        if let Stage::Running { .. } = link.stage {
+        let Some(stage) =
+            self.links.get(&attempt).map(|link| link.stage).filter(|stage| *stage != Stage::Parked)
+        else {
+            return; // a parked link has no session
+        };
+        self.links.remove(&attempt);
+        if let Stage::Running { .. } = stage {
             out.push(Output::Break(attempt));
             let fault = "ractor_cluster ended the session".to_owned();
             out.push(Output::Report(Report::Ended(attempt, LinkEnd::Fault(fault))));

@@ -12,8 +12,8 @@ use crate::proto::quota::Quota;
 
 /// How long a node that is asked about another listens for it.
 pub const LISTEN: Duration = Duration::from_millis(400);
-/// Questions under way.
-pub const OPEN: usize = 256;
+/// Questions under way: all of some hundred nodes ask the same three about one that died.
+pub const OPEN: usize = 1024;
 /// Of one peer.
 pub const EACH: usize = 16;
 /// Questions, answers and doubts of one peer within a minute: when half of a thousand nodes is cut

@@ -88,4 +88,9 @@ scenario!(doubt_adapts_above_twelve_peers_too, 0..3, |name, seed| adaptation(nam
 scenario!(flapping_link, 0..10, flapping);
 
 scenario!(fifty_nodes, 0..10, |name, seed| many(name, seed, 50, 20));
-scenario!(three_hundred_nodes, 0..1, |name, seed| many(name, seed, 300, 3));
+scenario!(hundreds_of_nodes, 0..1, |name, seed| many(name, seed, hundreds(), 3));
+
+/// How many are simulated where none is told: what they take grows with the cube of their number.
+fn hundreds() -> usize {
+    std::env::var("SIM_NODES").map_or(120, |nodes| nodes.parse().expect("a number of nodes"))
+}

@@ -40,13 +40,15 @@ impl End {
         bus: &Bus,
         peer: NodeName,
     ) -> Self {
-        let (pipe, ractor) = duplex(PIPE);
+        let (mut pipe, ractor) = duplex(PIPE);
         let (part, parting) = oneshot::channel();
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, None));
         let own = Own { parting, controls, pulse: pulse.clone() };
         let guard = LinkGuard::open(bus, peer.clone(), LIFE);
-        let task = tokio::spawn(mux::run(stream, mux::gate(true, peer), pipe, guard, own));
+        let task = tokio::spawn(async move {
+            mux::run(stream, mux::gate(true, peer), &mut pipe, guard, own).await
+        });
         Self { part: Some(part), pulse, task, _ractor: ractor }
     }
 

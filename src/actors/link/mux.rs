@@ -77,11 +77,12 @@ pub(super) struct Own {
     pub(super) pulse: Arc<Pulse>,
 }
 
-/// Runs a link until it ends.
+/// Runs a link until it ends. ractor's session ends with the pipe, which the caller drops once it has reported the end:
+/// otherwise the end of the session could be faster, and look like its cause.
 pub(super) async fn run<S: AsyncRead + AsyncWrite + Send>(
     stream: S,
     gate: Gate,
-    pipe: DuplexStream,
+    pipe: &mut DuplexStream,
     mut guard: LinkGuard,
     own: Own,
 ) -> LinkEnd {
@@ -101,16 +102,16 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Send>(
     end
 }
 
-struct Incoming {
+struct Incoming<'a> {
     gate: Gate,
-    to_ractor: WriteHalf<DuplexStream>,
+    to_ractor: WriteHalf<&'a mut DuplexStream>,
     inbound: Inbound,
     pulse: Arc<Pulse>,
     outlet: Arc<Outlet>,
     metrics: Metrics,
 }
 
-impl Incoming {
+impl Incoming<'_> {
     async fn run(mut self, mut reader: impl AsyncBufRead + Unpin) -> LinkEnd {
         let mut passed = Vec::new();
         loop {
@@ -220,15 +221,15 @@ fn ended(error: &io::Error) -> LinkEnd {
     }
 }
 
-struct Outgoing {
-    from_ractor: ReadHalf<DuplexStream>,
+struct Outgoing<'a> {
+    from_ractor: ReadHalf<&'a mut DuplexStream>,
     outlet: Arc<Outlet>,
     controls: mpsc::Receiver<Control>,
     parting: oneshot::Receiver<CloseReason>,
     metrics: Metrics,
 }
 
-impl Outgoing {
+impl Outgoing<'_> {
     /// Sends what the lanes have: the link's own first, then the exchange and ractor by turns.
     async fn run(mut self, mut writer: WriteHalf<impl AsyncRead + AsyncWrite>) -> LinkEnd {
         // What was held back of a frame goes out with the next bytes, in one piece.

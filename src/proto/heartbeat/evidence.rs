@@ -9,6 +9,8 @@ use crate::proto::node::NodeName;
 /// A beacon within the first two seconds of a silence may be older than what caused it: until then no
 /// beat was missed.
 const CLEARLY: Duration = Duration::from_secs(2);
+/// A process that sent a beacon so lately runs.
+const FRESH: Duration = Duration::from_secs(3);
 
 /// What a doubt or a verdict rests on.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,14 +36,25 @@ pub struct Traces {
     pub unacknowledged: Option<u32>,
     /// TCP segments of its machine that arrived during the silence, likewise.
     pub segments: Option<u32>,
+    /// Bytes that its machine acknowledged during the silence, likewise.
+    pub acknowledged: Option<u32>,
     /// Time since its last beacon; `None` when none was ever heard.
     pub beacon: Option<Duration>,
+}
+
+impl Traces {
+    /// Whether both ways are open and its process runs, and only the connection waits for what a bad line has lost: it
+    /// sends beacons, and its machine acknowledges what this one sends.
+    pub(super) fn reached(&self) -> bool {
+        self.acknowledged.is_some_and(|bytes| bytes > 0)
+            && self.beacon.is_some_and(|age| age < FRESH)
+    }
 }
 
 impl Evidence {
     /// What is broken; `None` when it cannot be told.
     pub fn broken(&self) -> Option<Broken> {
-        let Traces { unacknowledged, segments, beacon } = self.traces;
+        let Traces { unacknowledged, segments, beacon, .. } = self.traces;
         let beacon = beacon.is_some_and(|age| age + CLEARLY < self.silence);
         match (unacknowledged, segments) {
             (Some(0), Some(1..)) => Some(Broken::Process),
@@ -67,10 +80,23 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_is_reached_when_it_acknowledges_and_its_beacons_come() {
+        let reached = |acknowledged, beacon: Option<u64>| {
+            let beacon = beacon.map(seconds);
+            Traces { acknowledged, beacon, ..Traces::default() }.reached()
+        };
+        assert!(reached(Some(1), Some(2)));
+        assert!(!reached(Some(0), Some(0)), "the way there is cut");
+        assert!(!reached(Some(90), Some(3)), "a stopped process on a machine that runs");
+        assert!(!reached(Some(90), None) && !reached(None, Some(0)), "nothing is known");
+    }
+
+    #[test]
     fn the_evidence_names_what_is_broken_only_when_it_shows() {
         let traces = |unacknowledged, segments, beacon: Option<u64>| Traces {
             unacknowledged,
             segments,
+            acknowledged: None,
             beacon: beacon.map(seconds),
         };
         for (traces, heard, broken) in [

@@ -77,6 +77,17 @@ pub struct Signs {
     pub peers: BTreeMap<NodeName, Vital>,
 }
 
+/// What the kernel counts of a connection, the last two since it began and modulo 2^32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Bytes that the other machine has not acknowledged.
+    pub unacknowledged: u32,
+    /// Segments that arrived from it.
+    pub segments: u32,
+    /// Bytes that it has acknowledged.
+    pub acknowledged: u32,
+}
+
 /// What links hear, and the layers below them. Nothing of a peer that is not linked, but its beacons.
 pub trait Pulses {
     /// When the last byte of a peer arrived.
@@ -85,8 +96,8 @@ pub trait Pulses {
     fn pongs(&self, peer: &NodeName) -> Vec<Duration>;
     /// How long beats take there and back.
     fn round_trip(&self, peer: &NodeName) -> Option<RoundTrip>;
-    /// Bytes that its machine has not acknowledged, and segments that arrived from it.
-    fn tcp(&self, peer: &NodeName) -> Option<(u32, u32)>;
+    /// What the kernel counts of its connection.
+    fn tcp(&self, peer: &NodeName) -> Option<Counts>;
     /// When its last beacon arrived.
     fn beacon(&self, peer: &NodeName) -> Option<Instant>;
 }
@@ -116,8 +127,8 @@ pub struct Monitor {
     /// Of the peers that are linked, and of those that were until they are forgotten.
     vitals: BTreeMap<NodeName, Vital>,
     linked: BTreeSet<NodeName>,
-    /// Of a peer that fell silent: since when, and how many segments had come by then.
-    fallen: BTreeMap<NodeName, (Instant, u32)>,
+    /// Of a peer that fell silent: since when, and what had been counted by then.
+    fallen: BTreeMap<NodeName, (Instant, Counts)>,
 }
 
 impl Monitor {
@@ -212,6 +223,12 @@ impl Monitor {
         }
         self.listen(pulses, now, out);
         if self.machine.deadline().is_some_and(|at| at <= now) {
+            let doubted = self.vitals.iter().filter(|(_, vital)| vital.suspect);
+            let doubted: Vec<NodeName> = doubted.map(|(peer, _)| peer.clone()).collect();
+            for peer in doubted {
+                let reached = self.traces(&peer, pulses, now).reached();
+                self.input(Input::Reached(peer, reached), pulses, now, out);
+            }
             self.input(Input::Tick, pulses, now, out);
             out.push(Output::Show);
         }
@@ -231,8 +248,8 @@ impl Monitor {
                     && now.saturating_duration_since(heard) >= FALLEN
                 {
                     // The echo of the last beat, and what acknowledged it, has come long ago.
-                    let segments = pulses.tcp(&peer).map(|(_, segments)| segments);
-                    self.fallen.extend(segments.map(|segments| (peer, (heard, segments))));
+                    let counts = pulses.tcp(&peer);
+                    self.fallen.extend(counts.map(|counts| (peer, (heard, counts))));
                 }
                 continue;
             }
@@ -314,10 +331,13 @@ impl Monitor {
     /// What the layers below a link saw of a peer while it was silent.
     fn traces(&self, peer: &NodeName, pulses: &impl Pulses, now: Instant) -> Traces {
         let tcp = pulses.tcp(peer);
-        let before = self.fallen.get(peer).map(|(_, segments)| *segments);
+        let before = self.fallen.get(peer).map(|(_, before)| *before);
+        let since = tcp.zip(before);
         Traces {
-            unacknowledged: tcp.map(|(unacknowledged, _)| unacknowledged),
-            segments: tcp.zip(before).map(|((_, segments), before)| segments.wrapping_sub(before)),
+            unacknowledged: tcp.map(|tcp| tcp.unacknowledged),
+            segments: since.map(|(tcp, before)| tcp.segments.wrapping_sub(before.segments)),
+            acknowledged: since
+                .map(|(tcp, before)| tcp.acknowledged.wrapping_sub(before.acknowledged)),
             beacon: pulses.beacon(peer).map(|at| now.saturating_duration_since(at)),
         }
     }

@@ -37,13 +37,15 @@ struct World {
 
 fn world(bus: Bus, inbound: bool, buffer: usize) -> World {
     let (ours, peer) = duplex(buffer);
-    let (pipe, ractor) = duplex(PIPE);
+    let (mut pipe, ractor) = duplex(PIPE);
     let (part, parting) = oneshot::channel();
     let guard = LinkGuard::open(&bus, name(PEER), Incarnation(1));
     let (control, controls) = mpsc::channel(CONTROLS);
     let pulse = Arc::new(Pulse::new(control.clone(), None));
     let own = Own { parting, controls, pulse: pulse.clone() };
-    let end = tokio::spawn(run_mux(ours, gate(inbound, name(PEER)), pipe, guard, own));
+    let end = tokio::spawn(async move {
+        run_mux(ours, gate(inbound, name(PEER)), &mut pipe, guard, own).await
+    });
     World { peer, ractor, bus, part: Some(part), control, pulse, end }
 }
 
@@ -376,7 +378,7 @@ struct Busy {
 impl Busy {
     /// Says as much as the link takes, and hears all that the other says.
     fn start(stream: DuplexStream, bus: &Bus, other: &str, carried: &Arc<AtomicU64>) -> Self {
-        let (pipe, ractor) = duplex(PIPE);
+        let (mut pipe, ractor) = duplex(PIPE);
         let (part, parting) = oneshot::channel();
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, None));
@@ -384,7 +386,8 @@ impl Busy {
         let topic: Topic = "bulk".parse().expect("valid");
         let mut heard = bus.exchange().subscribe(topic.clone()).expect("few");
         let guard = LinkGuard::open(bus, name(other), Incarnation(1));
-        let end = tokio::spawn(run_mux(stream, gate(true, name(other)), pipe, guard, own));
+        let gate = gate(true, name(other));
+        let end = tokio::spawn(async move { run_mux(stream, gate, &mut pipe, guard, own).await });
         let (says, to, payload) = (bus.clone(), name(other), Bytes::from(vec![0; MAX_PAYLOAD]));
         tokio::spawn(async move {
             let mut said = Ok(());

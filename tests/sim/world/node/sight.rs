@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
-use xpando_node::internals::proto::heartbeat::{self, Monitor, Pulses, RoundTrip, monitor};
+use xpando_node::internals::proto::heartbeat::monitor::{self, Counts};
+use xpando_node::internals::proto::heartbeat::{self, Monitor, Pulses, RoundTrip};
 use xpando_node::internals::proto::membership::PeerView;
 use xpando_node::internals::proto::node::{Incarnation, NodeName};
 use xpando_node::internals::proto::rows::first_version;
@@ -38,7 +39,7 @@ impl Pulses for Heard<'_> {
         self.0.end(self.outlet(peer)?).trips.borrow().measured()
     }
 
-    fn tcp(&self, _peer: &NodeName) -> Option<(u32, u32)> {
+    fn tcp(&self, _peer: &NodeName) -> Option<Counts> {
         None
     }
 
