@@ -21,7 +21,6 @@ use crate::actors::peers::Peers;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
-use crate::io::tcp::Tcp;
 use crate::proto::codec;
 use crate::proto::heartbeat::monitor::{Counts, Output};
 use crate::proto::heartbeat::{Config, MAX_WORD, Monitor, Pulses, RoundTrip};
@@ -68,8 +67,7 @@ impl Pulses for Heard<'_> {
     }
 
     fn tcp(&self, peer: &NodeName) -> Option<Counts> {
-        let Tcp { unacknowledged, segments, acknowledged } = self.0.link.pulse(peer)?.tcp()?;
-        Some(Counts { unacknowledged, segments, acknowledged })
+        self.0.link.pulse(peer)?.tcp()
     }
 
     fn beacon(&self, peer: &NodeName) -> Option<Instant> {

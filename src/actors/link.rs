@@ -269,7 +269,7 @@ impl Inside {
         };
         let (peer, life) = (hello.name.clone(), hello.incarnation);
         let (part, parting) = oneshot::channel();
-        let (pipe, ractor_end) = tokio::io::duplex(mux::PIPE);
+        let (mut pipe, ractor_end) = tokio::io::duplex(mux::PIPE);
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, ends(&stream)));
         self.pulses().insert(peer.clone(), (attempt, pulse.clone()));
@@ -279,7 +279,6 @@ impl Inside {
         let (myself, inbound) = (self.myself.clone(), matches!(attempt, AttemptId::Inbound(_)));
         let task = self.tasks.spawn(async move {
             let gate = mux::gate(inbound, peer);
-            let mut pipe = pipe;
             let end = mux::run(stream, gate, &mut pipe, guard, own).await;
             send(&myself, Msg::Input(Input::MuxEnded(attempt, end)));
         });

@@ -196,7 +196,7 @@ impl Inside {
         }
     }
 
-    fn tell(&self, notice: &Notice<Arc<[u8]>>) {
+    fn deliver(&self, notice: &Notice<Arc<[u8]>>) {
         self.consumers.values().for_each(|(_, sink)| sink(notice.clone()));
     }
 
@@ -242,7 +242,7 @@ impl Process for Inside {
             }
             Msg::Up(link, life) => {
                 let notices = self.links.up(link.peer().clone(), life, Way(link));
-                notices.iter().for_each(|notice| self.tell(notice));
+                notices.iter().for_each(|notice| self.deliver(notice));
             }
             Msg::Received(link, words, permit) => {
                 self.metrics.count(Count::Messages, self.received(link, &words));
@@ -251,7 +251,7 @@ impl Process for Inside {
             Msg::Down(link, why) => {
                 let peer = link.peer().clone();
                 let notices = self.links.down(&peer, &Way(link), why);
-                notices.iter().for_each(|notice| self.tell(notice));
+                notices.iter().for_each(|notice| self.deliver(notice));
             }
         }
         Ok(())

@@ -10,6 +10,8 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
+use crate::proto::heartbeat::monitor::Counts;
+
 /// Unacknowledged data or silence for this long ends a connection: the kernel's own backstop.
 pub const SILENCE: Duration = Duration::from_secs(20);
 /// Silence before the kernel asks whether the other side is still there, and between such questions.
@@ -67,25 +69,13 @@ pub fn peek(stream: &TcpStream) -> [u8; 16] {
     rustix::net::recv(stream, &mut bytes, flags).map_or([0; 16], |_| bytes)
 }
 
-/// What the kernel knows of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tcp {
-    /// Bytes on their way that the other machine has not acknowledged. What waits here until its
-    /// window opens does not count.
-    pub unacknowledged: u32,
-    /// Segments that arrived since the connection began, acknowledgements and repetitions included.
-    pub segments: u32,
-    /// Bytes that the other machine has acknowledged since then, modulo 2^32.
-    pub acknowledged: u32,
-}
-
 /// Asks the kernel about the connection between these addresses of this machine and another: the
 /// figures of `TCP_INFO`, through the socket-diagnosis interface (sock_diag(7)), which needs no file
 /// descriptor of the connection and no unsafe code.
 ///
 /// # Errors
 /// There is no such connection, or this kernel does not tell.
-pub fn inspect(here: SocketAddr, there: SocketAddr) -> io::Result<Tcp> {
+pub fn inspect(here: SocketAddr, there: SocketAddr) -> io::Result<Counts> {
     let socket = rustix::net::socket_with(
         AddressFamily::NETLINK,
         SocketType::DGRAM,
@@ -135,7 +125,7 @@ fn question(here: SocketAddr, there: SocketAddr) -> Vec<u8> {
 }
 
 /// What an answer's `tcp_info` says.
-fn figures(answer: &[u8], queued: u32) -> Option<Tcp> {
+fn figures(answer: &[u8], queued: u32) -> Option<Counts> {
     let mut at = ATTRIBUTES;
     loop {
         let length = usize::from(half(answer, at)?);
@@ -144,7 +134,7 @@ fn figures(answer: &[u8], queued: u32) -> Option<Tcp> {
             let (acknowledged, segments, unsent) =
                 (word(info, 120)?, word(info, 140)?, word(info, 144)?);
             let unacknowledged = queued.saturating_sub(unsent);
-            return Some(Tcp { unacknowledged, segments, acknowledged });
+            return Some(Counts { unacknowledged, segments, acknowledged });
         }
         at += length.max(4).next_multiple_of(4);
     }

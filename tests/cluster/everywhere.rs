@@ -95,7 +95,7 @@ fn causes_come_before_what_they_cause_whatever_the_wall_clocks_say() {
     let common = |of: usize, other: usize| -> Vec<&Value> {
         seen[of].iter().filter(|it| seen[other].contains(it)).collect()
     };
-    assert_eq!(common(0, 1), common(1, 0), "one order, anyone who is asked");
+    assert_eq!(common(0, 1), common(1, 0), "one order, no matter who is asked");
 
     let (last, _) = all(&b, &["-n", "3", "--type", "peer_offline", "--node", &gone]);
     assert!(last.len() <= 3 && last.iter().any(|it| it["noted_by"] == c.name), "{last:?}");

@@ -189,7 +189,7 @@ async fn the_users_of_a_node_that_is_gone_leave() {
     let epoch = Epoch { life: Incarnation(1), boot: 1 };
     let body = Body { topic: room(), key: "zoe".into(), meta: "{}".into(), previous: None };
     let word = Word::Delta { epoch, after: 0, changes: vec![Change::Joined(body)] };
-    wire.says(Topic::channel_presence(), codec::encode(&word).expect("encodes"));
+    wire.deliver(Topic::channel_presence(), codec::encode(&word).expect("encodes"));
     tokio::time::sleep(Duration::from_secs(1)).await;
     let joined = anna.take();
     assert!(

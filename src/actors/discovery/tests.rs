@@ -97,7 +97,7 @@ impl World {
 
     /// A message of peer b on the topic for contacts arrives.
     fn received(&self, payload: Vec<u8>) {
-        self.outlet(B).says(Topic::network_peers(), payload);
+        self.outlet(B).deliver(Topic::network_peers(), payload);
     }
 }
 
@@ -230,7 +230,7 @@ async fn a_peer_that_comes_online_is_told_who_else_is_linked() {
     // Nobody else is linked: nothing to tell.
     world.linked(&[contact(B, 1, 1)]);
     let mut alone = world.outlet(B);
-    alone.says(Topic::network_peers(), codec::encode(&others).expect("encodes"));
+    alone.deliver(Topic::network_peers(), codec::encode(&others).expect("encodes"));
     world.contact().await; // what came before is done
     world.linked(&[contact(B, 1, 1), contact("x@127.0.0.1", 9, 9)]);
     let mut again = world.outlet("c@127.0.0.1");

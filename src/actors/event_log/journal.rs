@@ -1,7 +1,7 @@
 //! The journal: the trail on disk. It writes what waits, signs and shortens the chain, and reads both as one.
 //!
 //! Every step waits for the disk, so it runs on a blocking thread. Invariants:
-//! 1. One step at a time, and each goes on from what the file says, so that nothing is written twice, anyone who began the
+//! 1. One step at a time, and each goes on from what the file says, so that nothing is written twice, no matter who began the
 //!    last step and however it ended.
 //! 2. The numbers of the chain are those of the trail. A file that took the place of a damaged one begins where the
 //!    damaged one ended.

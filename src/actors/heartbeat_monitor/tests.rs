@@ -86,7 +86,7 @@ impl World {
 
     fn received(&self, from: &str, word: &Word) {
         let payload = codec::encode(word).expect("encodes");
-        self.wires[&name(from)].says(Topic::node_heartbeat(), payload);
+        self.wires[&name(from)].deliver(Topic::node_heartbeat(), payload);
     }
 }
 
@@ -166,7 +166,7 @@ async fn a_flood_and_nonsense_are_counted_and_a_flooder_is_cut() {
     }
     world.received(C, &Word::Ask(name(B)));
     world.received(B, &Word::Ask(name("a@h")));
-    world.wires[&name(B)].says(Topic::node_heartbeat(), vec![0xff; 10]);
+    world.wires[&name(B)].deliver(Topic::node_heartbeat(), vec![0xff; 10]);
     tokio::time::sleep(LISTEN * 2).await;
     assert_eq!((words(&mut b).len(), words(&mut c).len()), (EACH, 1));
     let counted = |kind| counted(&world.metrics, "heartbeat_verdicts", kind);

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::actors::timer;
-use crate::io::tcp::{self, Tcp};
+use crate::io::tcp;
 use crate::proto::frame::Control;
+use crate::proto::heartbeat::monitor::Counts;
 use crate::proto::heartbeat::{RoundTrip, Trips};
 
 /// The signs of one link. Times are microseconds since it began.
@@ -45,7 +46,7 @@ impl Pulse {
     }
 
     /// What the kernel knows of the connection, as far as it tells.
-    pub fn tcp(&self) -> Option<Tcp> {
+    pub fn tcp(&self) -> Option<Counts> {
         self.ends.and_then(|(here, there)| tcp::inspect(here, there).ok())
     }
 

@@ -48,7 +48,7 @@ impl Wire {
     }
 
     /// The peer's actor sends this on a topic.
-    pub(crate) fn says(&self, topic: Topic, payload: Vec<u8>) {
+    pub(crate) fn deliver(&self, topic: Topic, payload: Vec<u8>) {
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("free");
         self.bus.received(&self.outlet, words(topic, payload), permit);
     }

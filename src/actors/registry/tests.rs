@@ -100,7 +100,7 @@ impl World {
     }
 
     fn hears(&self, word: &Word) {
-        self.wire.says(Topic::network_registry(), codec::encode(word).expect("encodes"));
+        self.wire.deliver(Topic::network_registry(), codec::encode(word).expect("encodes"));
     }
 
     /// Everything that was said to it before is done and written.
@@ -172,7 +172,7 @@ async fn a_forgotten_node_is_told_of_shown_no_more_and_stays_so_on_disk() {
     world.sees(seen(X, Status::Online, 5));
     let x = Wire::with(&world.bus, X, 7);
     let word = Word::Rows(vec![entry(X, 7, 4, "gpu")]);
-    x.says(Topic::network_registry(), codec::encode(&word).expect("encodes"));
+    x.deliver(Topic::network_registry(), codec::encode(&word).expect("encodes"));
     until("x is known", || world.known(X).is_some()).await;
     world.registry.forget(name(X), Incarnation(7)); // linked: nothing happens
     world.closed().await;
@@ -235,7 +235,7 @@ async fn an_earlier_run_is_remembered_as_offline_and_after_a_restart_nothing_is_
 #[tokio::test]
 async fn nonsense_is_counted_and_abuse_costs_the_link() {
     let mut world = world(vec![]).await;
-    world.wire.says(Topic::network_registry(), vec![0xff; 9]);
+    world.wire.deliver(Topic::network_registry(), vec![0xff; 9]);
     for _ in 0..20 {
         world.hears(&Word::Want(vec![name(A); 5000]));
     }

@@ -74,7 +74,7 @@ impl World {
     }
 
     fn received(&self, word: &Word) {
-        self.wire.says(Topic::network_topology(), codec::encode(word).expect("encodes"));
+        self.wire.deliver(Topic::network_topology(), codec::encode(word).expect("encodes"));
     }
 
     fn edge(&self, from: &str, to: &str) -> Option<Cell> {
@@ -167,7 +167,7 @@ async fn a_forgotten_node_is_neither_seen_nor_heard_whoever_speaks_of_it() {
 #[tokio::test(start_paused = true)]
 async fn nonsense_is_counted_and_abuse_costs_the_link() {
     let mut world = world().await;
-    world.wire.says(Topic::network_topology(), vec![0xff; 9]);
+    world.wire.deliver(Topic::network_topology(), vec![0xff; 9]);
     for _ in 0..20 {
         world.received(&Word::Want(vec![name(A); 5000]));
     }

@@ -1,7 +1,7 @@
 //! Whose bad tokens are answered late.
 //!
 //! A token that this cluster has not signed costs a verification each time it is shown. It is answered at once five
-//! times a second, anyone who shows it; an address may show a hundred of them. Clients behind one proxy share an
+//! times a second, no matter who shows it; an address may show a hundred of them. Clients behind one proxy share an
 //! address, so what one of them repeats must not slow the others down. Memory: at most [`ENTRIES`].
 
 use std::collections::BTreeMap;

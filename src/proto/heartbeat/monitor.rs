@@ -80,9 +80,10 @@ pub struct Signs {
 /// What the kernel counts of a connection, the last two since it began and modulo 2^32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
-    /// Bytes that the other machine has not acknowledged.
+    /// Bytes on their way that the other machine has not acknowledged. What waits here until its
+    /// window opens does not count.
     pub unacknowledged: u32,
-    /// Segments that arrived from it.
+    /// Segments that arrived from it, acknowledgements and repetitions included.
     pub segments: u32,
     /// Bytes that it has acknowledged.
     pub acknowledged: u32,

@@ -1,6 +1,6 @@
 //! What a node says of itself, within bounds.
 //!
-//! Invariant: a profile that exists is within its bounds, anyone who it comes from: at most [`MAX_SPECIALIZATIONS`] specializations and
+//! Invariant: a profile that exists is within its bounds, no matter whom it comes from: at most [`MAX_SPECIALIZATIONS`] specializations and
 //! `LARGEST` bytes of metadata, words of a few plain characters, and values that no terminal takes for a command.
 
 use std::collections::{BTreeMap, BTreeSet};

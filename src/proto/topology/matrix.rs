@@ -31,7 +31,7 @@ pub struct Matrix {
     pub(super) rows: BTreeMap<NodeName, Arc<Row>>,
     /// The latest known lives of the peers of this node.
     pub(super) lives: BTreeMap<NodeName, Incarnation>,
-    /// Nodes that are not shown, anyone who still speaks of them.
+    /// Nodes that are not shown, even while others still have rows of them.
     pub(super) forgotten: BTreeSet<NodeName>,
 }
 

@@ -242,7 +242,7 @@ fn a_node_that_lost_its_data_rises_above_its_earlier_lives() {
         assert_eq!((world.life(1).incarnation, world.nodes[1].disk), (to, 6));
         let raised = |e: &&&Event| matches!(e, Event::IncarnationRaised { .. });
         let raised: Vec<_> = world.events(1, since).into_iter().filter(|e| raised(&e)).collect();
-        assert_eq!(raised, [&Event::IncarnationRaised { to }], "once, anyone who says so");
+        assert_eq!(raised, [&Event::IncarnationRaised { to }], "once, no matter who says so");
     }
 }
 
