@@ -84,7 +84,7 @@ async fn main() -> Result<(), Failure> {
 /// Offers an adder until whoever asks has come and gone.
 async fn add(node: &NodeHandle) -> Result<(), Failure> {
     let (adder, _ended) = Actor::spawn(None, Adder, ()).await?;
-    node.exchange().join_group(&"adders".parse()?, &adder);
+    node.exchange().join_group(&"adders".parse()?, &adder)?;
     let (mut members, mut came) = (node.members(), false);
     loop {
         let asks = members

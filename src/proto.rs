@@ -9,6 +9,7 @@
 pub mod admission;
 pub mod backoff;
 pub mod beacon;
+pub mod budget;
 pub mod chain;
 pub mod channel;
 pub mod codec;

@@ -30,9 +30,9 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("io", "*", &["clock", "modes"]),
     ("io", "tls", &["identity"]),
     ("io", "beacon", &["identity"]),
-    ("proto", "*", &["node", "topic", "event", "codec", "backoff", "quota", "wiring"]),
+    ("proto", "*", &["node", "topic", "event", "codec", "backoff", "quota", "wiring", "budget"]),
     ("proto", "wiring", &["membership", "link", "talk"]), // whose output is whose input
-    ("proto", "event", &["chain", "hlc"]),
+    ("proto", "event", &["chain", "hlc", "share"]),
     ("proto", "membership", &["hello", "frame"]),
     ("proto", "link", &["hello", "frame", "membership", "talk"]), // whose attempts these are
     ("proto", "discovery", &["beacon", "talk"]),
@@ -41,6 +41,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("proto", "heartbeat", &["questions"]),
     ("proto", "channel", &["replay"]),
     ("proto", "outbox", &["frame"]),
+    ("proto", "budget", &["frame", "outbox"]), // whose bounds its table has too
     ("proto", "talk", &["interest", "outbox"]),
 ];
 

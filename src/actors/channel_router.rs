@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::actors::exchange::{DeliveryReport, Exchange, SendError, ServeError, Serving};
-use crate::actors::news::Bus;
+use crate::actors::news::{Bus, PeerMessage};
 use crate::actors::peers::Peers;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
@@ -145,7 +145,7 @@ enum Msg {
     Join(Topic, Box<Member>),
     Leave(Topic, u64),
     Idle(Topic, u64),
-    Notice(Notice<Arc<[u8]>>),
+    Notice(Notice<PeerMessage>),
 }
 
 /// The handle.
@@ -307,7 +307,7 @@ impl Inside {
         }
     }
 
-    fn notice(&mut self, notice: Notice<Arc<[u8]>>, out: &mut Vec<Output>) {
+    fn notice(&mut self, notice: Notice<PeerMessage>, out: &mut Vec<Output>) {
         let from = if let Notice::Message(peer, _) = &notice { Some(peer.clone()) } else { None };
         match notice.read(|word| codec::decode(&word, WORD)) {
             Ok(notice) => self.attendance.handle(notice, timer::now(), out),

@@ -18,7 +18,7 @@ use ractor::ActorProcessingErr;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use crate::actors::news::Bus;
+use crate::actors::news::{Bus, PeerMessage};
 use crate::actors::peers::Peers;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
@@ -79,7 +79,7 @@ enum Msg {
     Datagram(Vec<u8>, OwnedSemaphorePermit),
     /// What the look-up of the seed with this number found.
     LookedUp(usize, std::io::Result<Vec<SocketAddr>>),
-    Notice(Notice<Arc<[u8]>>),
+    Notice(Notice<PeerMessage>),
 }
 
 type LookUps = Arc<Mutex<Vec<LookUp>>>;

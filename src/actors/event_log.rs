@@ -115,7 +115,7 @@ impl Inside {
 
     fn write(&mut self) {
         self.working = true;
-        self.write_at = None;
+        self.write_at = self.setup.bus.settle();
         let mut work = std::mem::take(&mut self.work);
         if self.seal_at <= timer::now() {
             work.seal = true;

@@ -254,8 +254,15 @@ impl Exchange {
 /// Actors of other nodes.
 impl Exchange {
     /// Lets every node find this actor in a group, until it stops.
-    pub fn join_group<M: RactorMessage>(&self, group: &Name, actor: &ActorRef<M>) {
-        groups::join(group, actor);
+    ///
+    /// # Errors
+    /// [`TooMany`] actors of this node are in groups; nothing changed.
+    pub fn join_group<M: RactorMessage>(
+        &self,
+        group: &Name,
+        actor: &ActorRef<M>,
+    ) -> Result<(), TooMany> {
+        groups::join(group, actor)
     }
 
     /// The actors of a group on this and all linked nodes. Those that joined with another type of messages refuse all

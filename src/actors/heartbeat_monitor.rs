@@ -10,13 +10,12 @@
 //! - **Never** ends a link itself; never takes another node's word for a verdict.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ractor::ActorProcessingErr;
 
 use crate::actors::link::Link;
-use crate::actors::news::Bus;
+use crate::actors::news::{Bus, PeerMessage};
 use crate::actors::peers::Peers;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
@@ -106,7 +105,7 @@ impl Inside {
 
 impl Process for Inside {
     const NAME: &'static str = "heartbeat_monitor";
-    type Message = Notice<Arc<[u8]>>;
+    type Message = Notice<PeerMessage>;
     type Setup = Setup;
 
     async fn start(
@@ -123,7 +122,7 @@ impl Process for Inside {
     }
 
     fn handle(&mut self, message: Self::Message) -> Result<(), ActorProcessingErr> {
-        let read = |payload: Arc<[u8]>| {
+        let read = |payload: PeerMessage| {
             let word = codec::decode(&payload, MAX_WORD).ok();
             if word.is_none() {
                 self.setup.metrics.count(Count::Messages, "malformed");

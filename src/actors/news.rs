@@ -11,7 +11,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use ractor::ActorProcessingErr;
@@ -20,9 +22,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::actors::exchange::{Exchange, Outlet, SendError};
 use crate::actors::supervisor::{Address, Child, Handle, Process};
+use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::codec;
-use crate::proto::event::Event;
+use crate::proto::event::{Event, Limiter};
 use crate::proto::frame::{Lane, MAX_PAYLOAD};
 use crate::proto::hlc::Stamp;
 use crate::proto::node::{Incarnation, NodeName};
@@ -48,8 +51,20 @@ struct Words {
     payload: Vec<u8>,
 }
 
+/// What an actor's like on another node sent it. Until it is dropped it counts against what may wait of the peer.
+#[derive(Clone, Debug)]
+pub struct PeerMessage(Arc<(Vec<u8>, OwnedSemaphorePermit)>);
+
+impl Deref for PeerMessage {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0.0
+    }
+}
+
 type EventSink = Box<dyn Fn(&Event) + Send>;
-type NoticeSink = Box<dyn Fn(Notice<Arc<[u8]>>) + Send>;
+type NoticeSink = Box<dyn Fn(Notice<PeerMessage>) + Send>;
 
 enum Msg {
     Announce(Event),
@@ -67,6 +82,7 @@ pub struct Bus {
     handle: Handle<Msg>,
     exchange: Exchange,
     trail: Trail,
+    limiter: Arc<Mutex<Limiter>>,
 }
 
 impl fmt::Debug for Bus {
@@ -79,7 +95,8 @@ impl Bus {
     /// The bus of a node, without its actor.
     pub fn new(exchange: &Exchange) -> Self {
         let handle = Handle::new(Inside::NAME, exchange.metrics());
-        Self { handle, exchange: exchange.clone(), trail: Trail::default() }
+        let (trail, limiter) = (Trail::default(), Arc::default());
+        Self { handle, exchange: exchange.clone(), trail, limiter }
     }
 
     /// What carries its words to other nodes.
@@ -101,12 +118,36 @@ impl Bus {
         &self.trail
     }
 
-    /// Logs, counts and notes an event, and tells everybody in this node who listens.
+    /// Counts an event, logs and notes it unless a peer causes too many, and tells everybody in this node who listens.
     pub fn announce(&self, event: Event) {
-        announce::log(&event);
         announce::count(&event, self.metrics());
-        self.trail.note(event.clone());
+        let taken = self.limiter().take(&event, timer::now());
+        self.take_down(taken);
         self.handle.cast(Msg::Announce(event));
+    }
+
+    /// Logs and notes what was left out for long enough; when to do so next.
+    pub(crate) fn settle(&self) -> Option<Instant> {
+        let (due, next) = {
+            let mut limiter = self.limiter();
+            (limiter.due(timer::now()), limiter.deadline())
+        };
+        self.take_down(due);
+        next
+    }
+
+    fn limiter(&self) -> MutexGuard<'_, Limiter> {
+        self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_down(&self, events: Vec<Event>) {
+        for event in events {
+            announce::log(&event);
+            if let Event::EventsOmitted { count, kind, .. } = &event {
+                announce::omitted(kind, *count, self.metrics());
+            }
+            self.trail.note(event);
+        }
     }
 
     /// Every later event, for a listener outside the tree: it outlives restarts of this actor.
@@ -123,7 +164,7 @@ impl Bus {
     pub(crate) fn attach(
         &self,
         consumer: Consumer,
-        sink: impl Fn(Notice<Arc<[u8]>>) + Send + 'static,
+        sink: impl Fn(Notice<PeerMessage>) + Send + 'static,
     ) {
         self.handle.cast(Msg::Attach(consumer, Box::new(sink)));
     }
@@ -159,7 +200,7 @@ impl Bus {
         outlet
     }
 
-    /// Words arrived on a link. The permit bounds what a peer can have waiting here.
+    /// Words arrived on a link. The permit bounds what a peer can have waiting for the actors here.
     pub(crate) fn received(&self, link: &Arc<Outlet>, words: Bytes, permit: OwnedSemaphorePermit) {
         self.handle.cast(Msg::Received(link.clone(), words, permit));
     }
@@ -196,11 +237,16 @@ impl Inside {
         }
     }
 
-    fn deliver(&self, notice: &Notice<Arc<[u8]>>) {
+    fn deliver(&self, notice: &Notice<PeerMessage>) {
         self.consumers.values().for_each(|(_, sink)| sink(notice.clone()));
     }
 
-    fn received(&self, link: Arc<Outlet>, words: &[u8]) -> &'static str {
+    fn received(
+        &self,
+        link: Arc<Outlet>,
+        words: &[u8],
+        permit: OwnedSemaphorePermit,
+    ) -> &'static str {
         let Ok(Words { topic, stamp, payload }) =
             codec::decode_versioned(VERSION, words, MAX_PAYLOAD)
         else {
@@ -214,7 +260,7 @@ impl Inside {
             return "link_gone";
         }
         let Some((_, sink)) = self.consumers.get(&topic) else { return "no_subscriber" };
-        sink(Notice::Message(peer, payload.into()));
+        sink(Notice::Message(peer, PeerMessage(Arc::new((payload, permit)))));
         "received"
     }
 }
@@ -245,8 +291,7 @@ impl Process for Inside {
                 notices.iter().for_each(|notice| self.deliver(notice));
             }
             Msg::Received(link, words, permit) => {
-                self.metrics.count(Count::Messages, self.received(link, &words));
-                drop(permit);
+                self.metrics.count(Count::Messages, self.received(link, &words, permit));
             }
             Msg::Down(link, why) => {
                 let peer = link.peer().clone();

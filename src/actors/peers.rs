@@ -137,11 +137,11 @@ impl Peers {
 
     /// Tells a consumer when what it reads has changed, as long as `tasks` lives: measurements at most once in
     /// [`MEASURED`].
-    pub(super) fn follow(
+    pub(super) fn follow<M>(
         &self,
         consumer: Consumer,
         tasks: &mut JoinSet<()>,
-        sink: impl Fn(Notice<Arc<[u8]>>) + Clone + Send + 'static,
+        sink: impl Fn(Notice<M>) + Clone + Send + 'static,
     ) {
         if consumer.reads_view() {
             let (mut view, sink) = (self.view.subscribe(), sink.clone());
@@ -293,11 +293,11 @@ pub(crate) mod tests {
         let (peers, _mock) = Mock::start().await;
         let (tx, mut heard) = unbounded_channel();
         let mut tasks = JoinSet::new();
-        peers.follow(Consumer::TopologyTracker, &mut tasks, move |notice| {
+        peers.follow(Consumer::TopologyTracker, &mut tasks, move |notice: Notice<()>| {
             assert_eq!(notice, Notice::Changed);
             tx.send(()).expect("the test listens");
         });
-        peers.follow(Consumer::Discovery, &mut tasks, |_| panic!("it reads no view"));
+        peers.follow(Consumer::Discovery, &mut tasks, |_: Notice<()>| panic!("it reads no view"));
         tokio::time::sleep(wiring::MEASURED * 60).await;
         assert!(heard.try_recv().is_err(), "nothing changed");
         let b = || "b@h".parse().expect("valid");

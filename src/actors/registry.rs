@@ -18,7 +18,7 @@ use ractor::ActorProcessingErr;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::actors::news::Bus;
+use crate::actors::news::{Bus, PeerMessage};
 use crate::actors::peers::{Peers, Row};
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
@@ -51,7 +51,7 @@ pub struct Setup {
 }
 
 enum Msg {
-    Notice(Notice<Arc<[u8]>>),
+    Notice(Notice<PeerMessage>),
     Forget(NodeName, Incarnation),
     Rated(NodeName),
     Written(Batch, Result<(), StoreError>),

@@ -16,7 +16,7 @@ use ractor::ActorProcessingErr;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::actors::news::Bus;
+use crate::actors::news::{Bus, PeerMessage};
 use crate::actors::peers::{Peers, Row};
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
@@ -46,7 +46,7 @@ pub struct Setup {
     pub metrics: Metrics,
 }
 
-type Msg = Notice<Arc<[u8]>>;
+type Msg = Notice<PeerMessage>;
 
 /// The handle.
 #[derive(Clone)]

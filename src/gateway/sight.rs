@@ -1,32 +1,65 @@
 //! What another node sees, asked over the cluster: each node answers under one name.
 //!
-//! Invariant: an answer is as large as a message may be at most, and an asker waits for `PATIENCE` at most.
+//! Invariants: an answer is as large as a message may be at most, and an asker waits for `PATIENCE` at most; answers are
+//! made one at a time, on a thread of their own, and for `IDLE` times as long nothing is made anew: all who ask
+//! meanwhile get the same.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
 
-use crate::actors::exchange::{ServeError, Serving};
+use crate::actors::exchange::{HandlerError, ServeError, Serving};
+use crate::actors::timer;
 #[cfg(feature = "gateway")]
 use crate::gateway::status::ClusterView;
 use crate::gateway::view::NodeView;
 use crate::proto::node::NodeName;
+use crate::proto::outbox::MAX_MESSAGE;
 use crate::proto::topic::{Address, Name};
 
 /// How long a node may take.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// After what took a thread some time for another node, so many times as long nothing is done for it.
+pub(super) const IDLE: u32 = 5;
+/// Bytes of a cell in an answer at least.
+const CELL: usize = 32;
+
+/// The last answer, and until when it is given.
+type Last = Arc<Mutex<Option<(Bytes, Instant)>>>;
 
 /// Answers other nodes, until the result is dropped.
 ///
 /// # Errors
 /// [`ServeError`]; nothing changed.
 pub fn serve(view: &NodeView) -> Result<Serving, ServeError> {
-    let (view, bus) = (view.clone(), &view.bus);
+    let (view, bus, last) = (view.clone(), &view.bus, Last::default());
     bus.exchange().serve(Name::sight(), move |_asked| {
-        let sight = serde_json::to_vec(&view.sight());
-        async move { Ok(sight?.into()) }
+        let (view, last) = (view.clone(), last.clone());
+        async move { answer(view, &last).await }
     })
+}
+
+async fn answer(view: NodeView, last: &Last) -> Result<Bytes, HandlerError> {
+    let mut last = last.lock().await;
+    let began = timer::now();
+    if let Some((answer, until)) = &*last
+        && began < *until
+    {
+        return Ok(answer.clone());
+    }
+    let cells = view.matrix.borrow().edges().count();
+    if cells * CELL > MAX_MESSAGE {
+        return Err(format!("the matrix has {cells} cells, more than a message may be long").into());
+    }
+    let made = tokio::task::spawn_blocking(move || serde_json::to_vec(&view.sight())).await??;
+    let answer = Bytes::from(made);
+    let now = timer::now();
+    *last = Some((answer.clone(), now + now.saturating_duration_since(began) * IDLE));
+    Ok(answer)
 }
 
 /// What a node sees: this one at once, another when it answers. The error says why it does not.

@@ -83,6 +83,8 @@ counters! {
     Restarts "xpando_actor_restarts" by "actor": "Actor restarts, by actor";
     /// Writes to the store, by outcome.
     Store "xpando_store_writes" by "outcome": "Writes to the store, by outcome";
+    /// Events that a peer caused too fast to be taken down, by event.
+    EventsOmitted "xpando_events_omitted" by "event": "Events that came too fast to be taken down, by event";
     /// Messages that found no actor, by actor.
     Lost "xpando_messages_lost" by "actor": "Messages that found no actor, by actor";
     /// Answers of the HTTP API, by class of status.

@@ -8,9 +8,11 @@ use strum::IntoStaticStr;
 
 use crate::proto::node::{Incarnation, NodeName};
 
+mod limit;
 mod recorded;
 mod table;
 
+pub use limit::Limiter;
 pub use recorded::{MAX_EVENTS, MAX_RECORD, Page, Query, Recorded};
 
 /// Where a peer stands, as this node sees it.
@@ -423,6 +425,15 @@ pub enum Event {
     EventsMissed {
         /// How many.
         count: u64,
+    },
+    /// So many events of one kind came too fast to be taken down one by one: they are in no log and no trail.
+    EventsOmitted {
+        /// How many.
+        count: u64,
+        /// Of which kind.
+        kind: String,
+        /// The node that they were about, when it was one.
+        peer: Option<NodeName>,
     },
     /// An event that another version of this program stored.
     #[serde(untagged)]

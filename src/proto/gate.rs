@@ -10,25 +10,33 @@
 //! - from a dialer: `auth.Name` (name checked), perhaps `auth.ClientStatus`, `auth.ClientChallenge`
 //! - from an acceptor: `auth.ServerStatus`, `auth.ServerChallenge` (name checked), `auth.ServerAck`
 //!
+//! After it, of the control messages only those pass that nodes here need: joining and leaving groups, the end of actors,
+//! and that all is said. An actor that is in no group is of no use to a peer, so none is announced alone; sessions are
+//! not enumerated, and pings stay at home ([`Quiet`]). Actors and memberships that a peer made ractor keep are counted.
+//!
 //! Invariants: no byte leaves the gate before the name is proven equal; a frame before
 //! authentication has at most `MAX_AUTH_FRAME` bytes; the gate itself never holds more than one
-//! such frame; after an error it lets nothing through. The name is read with the decoder that
-//! ractor itself uses (prost), so that the two cannot read one frame in two ways.
+//! such frame or one control frame; ractor keeps at most what `proto::budget` allows of a peer; after an error the gate
+//! lets nothing through. Frames are read with the decoder that ractor itself uses (prost), so that the two cannot read
+//! one frame in two ways.
 
 use std::time::{Duration, Instant};
 
 use prost::Message;
 
+use crate::proto::budget::{MAX_ACTORS, MEMBERSHIPS};
 use crate::proto::node::NodeName;
 
+mod kept;
 mod quiet;
+use kept::Kept;
 pub use quiet::{HELD, Quiet};
 
 /// Largest frame before authentication, in bytes.
 pub(crate) const MAX_AUTH_FRAME: usize = 4 * 1024;
 /// Largest frame after it, in bytes.
 pub const MAX_FRAME: u64 = 16 * 1024 * 1024;
-/// Largest control frame (actors spawned, groups joined), in bytes.
+/// Largest control frame (groups joined, actors ended), in bytes.
 pub(crate) const MAX_CONTROL_FRAME: u64 = 64 * 1024;
 /// Control bytes let through in one `CONTROL_WINDOW`.
 pub(crate) const CONTROL_BUDGET: u64 = 1024 * 1024;
@@ -69,6 +77,9 @@ pub enum GateError {
     /// More control traffic than any well-behaved node sends.
     #[error("more than {CONTROL_BUDGET} control bytes within {CONTROL_WINDOW:?}")]
     Budget,
+    /// More actors in groups than a node may have.
+    #[error("more than {MAX_ACTORS} actors in groups, or {MEMBERSHIPS} bytes of memberships")]
+    TooManyActors,
     /// Bytes after an earlier error.
     #[error("the gate is shut")]
     Shut,
@@ -142,6 +153,7 @@ pub struct Gate {
     held: Vec<u8>,
     budget_since: Option<Instant>,
     budget_used: u64,
+    kept: Kept,
 }
 
 impl Gate {
@@ -156,7 +168,8 @@ impl Gate {
     }
 
     fn new(certified: NodeName, phase: Phase) -> Self {
-        Self { certified, phase, held: Vec::new(), budget_since: None, budget_used: 0 }
+        let (held, kept) = (Vec::new(), Kept::default());
+        Self { certified, phase, held, budget_since: None, budget_used: 0, kept }
     }
 
     /// Takes bytes from the peer and appends to `out` those that may pass now.
@@ -281,7 +294,11 @@ impl Gate {
                 }
                 match tag {
                     AUTH_TAG | NODE_TAG => {}
-                    CONTROL_TAG => self.charge(length, now)?,
+                    CONTROL_TAG => {
+                        if !self.control(length, bytes, now)? {
+                            return Ok(());
+                        }
+                    }
                     _ => return Err(unexpected),
                 }
             }
@@ -292,17 +309,22 @@ impl Gate {
         Ok(())
     }
 
-    fn charge(&mut self, length: u64, now: Instant) -> Result<(), GateError> {
-        if length > MAX_CONTROL_FRAME {
-            return Err(GateError::TooLarge { kind: "control", length, cap: MAX_CONTROL_FRAME });
+    /// A control frame of this length: holds it until it is whole, and looks into it. Whether it is whole.
+    fn control(&mut self, length: u64, bytes: &mut &[u8], now: Instant) -> Result<bool, GateError> {
+        let cap = MAX_CONTROL_FRAME;
+        let whole = usize::try_from(length).ok().filter(|_| length <= cap);
+        let whole = whole.ok_or(GateError::TooLarge { kind: "control", length, cap })?;
+        if !hold(&mut self.held, bytes, PREFIX + whole) {
+            return Ok(false);
         }
+        let cost = self.kept.take(self.held.get(PREFIX..).unwrap_or(&[]))?;
         let since = *self.budget_since.get_or_insert(now);
         if now.saturating_duration_since(since) >= CONTROL_WINDOW {
             self.budget_since = Some(now);
             self.budget_used = 0;
         }
-        self.budget_used = self.budget_used.saturating_add(length);
-        if self.budget_used > CONTROL_BUDGET { Err(GateError::Budget) } else { Ok(()) }
+        self.budget_used = self.budget_used.saturating_add(length).saturating_add(cost);
+        if self.budget_used > CONTROL_BUDGET { Err(GateError::Budget) } else { Ok(true) }
     }
 }
 
@@ -366,6 +388,15 @@ mod tests {
         raw(&body)
     }
 
+    /// A control frame that says of so many actors that they ended.
+    fn ended(actors: usize) -> Vec<u8> {
+        let inner = field(0x0a, actors)[PREFIX..].to_vec();
+        let message = [field(0x12, inner.len())[PREFIX..].to_vec()].concat();
+        let message = [&message[..message.len() - inner.len()], &inner].concat();
+        let frame = field(CONTROL_TAG, message.len())[PREFIX..].to_vec();
+        raw(&[&frame[..frame.len() - message.len()], &message].concat())
+    }
+
     fn dialer() -> Vec<u8> {
         [auth(Step::Name(named("b@h"))), auth(Step::ClientChallenge(Opaque {}))].concat()
     }
@@ -380,8 +411,7 @@ mod tests {
 
     #[test]
     fn a_genuine_handshake_passes_unchanged_in_chunks_of_any_size() {
-        let inbound =
-            [dialer(), field(CONTROL_TAG, 9), field(NODE_TAG, 100_000), raw(&[])].concat();
+        let inbound = [dialer(), ended(9), field(NODE_TAG, 100_000), raw(&[])].concat();
         let outbound = [
             auth(Step::ServerStatus(Opaque {})),
             auth(Step::ServerChallenge(named("b@h"))),
@@ -452,8 +482,8 @@ mod tests {
         let huge = [dialer(), (MAX_FRAME + 1).to_be_bytes().to_vec()].concat();
         let result = feed(&mut Gate::inbound(name("b@h")), &huge, 8);
         assert!(matches!(result, Err(GateError::TooLarge { kind: "message", .. })));
-        let spawn = [dialer(), field(CONTROL_TAG, 65 * 1024)].concat();
-        let result = feed(&mut Gate::inbound(name("b@h")), &spawn, 4096);
+        let joins = [dialer(), field(CONTROL_TAG, 65 * 1024)].concat();
+        let result = feed(&mut Gate::inbound(name("b@h")), &joins, 4096);
         assert!(matches!(result, Err(GateError::TooLarge { kind: "control", .. })));
     }
 
@@ -470,15 +500,15 @@ mod tests {
         let mut gate = Gate::inbound(name("b@h"));
         let start = start();
         gate.feed(&dialer(), start, &mut Vec::new()).expect("genuine");
-        let spawn = field(CONTROL_TAG, 60_000);
+        let ended = ended(60_000);
         let mut send =
-            |at| (0..100).find(|_| gate.feed(&spawn, start + at, &mut Vec::new()).is_err());
+            |at| (0..100).find(|_| gate.feed(&ended, start + at, &mut Vec::new()).is_err());
         assert_eq!(send(Duration::ZERO), Some(17));
         let mut gate = Gate::inbound(name("b@h"));
         gate.feed(&dialer(), start, &mut Vec::new()).expect("genuine");
         for second in 0..100 {
             let at = start + Duration::from_secs(second);
-            gate.feed(&spawn, at, &mut Vec::new()).expect("within its budget");
+            gate.feed(&ended, at, &mut Vec::new()).expect("within its budget");
         }
     }
 
@@ -492,7 +522,7 @@ mod tests {
             let mut out = Vec::new();
             for piece in bytes.chunks(chunk) {
                 let _refused = gate.feed(piece, start(), &mut out);
-                prop_assert!(gate.held.capacity() <= 64 * 1024);
+                prop_assert!(gate.held.capacity() <= 128 * 1024);
             }
             prop_assert!(out.is_empty());
         }
@@ -506,7 +536,7 @@ mod tests {
             let frame = raw(&[&[tag], bytes.as_slice()].concat());
             let _either = gate.feed(&frame, start(), &mut Vec::new());
             let _either = gate.feed(&bytes, start(), &mut Vec::new());
-            prop_assert!(gate.held.capacity() <= 64 * 1024);
+            prop_assert!(gate.held.capacity() <= 128 * 1024);
         }
     }
 }

@@ -8,17 +8,17 @@
 //! # Invariants
 //! 1. A [`Route`] names each local subscriber that matches its topic once, and each peer that wants it once.
 //! 2. A cached route is the route that would be computed now.
-//! 3. One peer's interest is at most `MAX_INTERESTS` entries; this node's own likewise; the cache holds at most
-//!    `CACHED` routes.
+//! 3. One peer's interest is at most `MAX_INTERESTS` entries, each a digest; this node's own likewise; the cache holds
+//!    at most `CACHED` routes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use crate::proto::budget::{MAX_ACTORS, MAX_INTERESTS, WATCHES};
 use crate::proto::node::NodeName;
 use crate::proto::topic::{Name, Pattern, Topic};
 
-/// Topics, patterns and names of one node.
-const MAX_INTERESTS: usize = 1_000_000;
 /// Routes kept ready.
 pub(crate) const CACHED: usize = 131_072;
 
@@ -49,11 +49,23 @@ impl From<&Pattern> for Interest {
     }
 }
 
-/// A node has more interest than it may.
+/// More than a node may have. Nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more than {MAX_INTERESTS} topics, patterns and names")]
+#[error("more than {most} {what}")]
 #[non_exhaustive]
-pub struct TooMany;
+pub struct TooMany {
+    /// Of what.
+    pub what: &'static str,
+    /// How many a node may have.
+    pub most: usize,
+}
+
+impl TooMany {
+    pub(crate) const INTERESTS: Self =
+        Self { what: "topics, patterns and names", most: MAX_INTERESTS };
+    pub(crate) const WATCHES: Self = Self { what: "bytes of watches", most: WATCHES };
+    pub(crate) const ACTORS: Self = Self { what: "actors in groups", most: MAX_ACTORS };
+}
 
 /// Where a message on a topic goes.
 #[derive(Debug)]
@@ -67,7 +79,19 @@ pub struct Route<S, P> {
 #[derive(Debug)]
 struct Peer<P> {
     outlet: P,
-    wants: HashSet<Interest>,
+    wants: HashSet<u128>,
+}
+
+/// What stands for an interest of a peer: of every length the same memory. Nobody outside knows the keys, so nobody can
+/// make two interests collide.
+#[derive(Debug, Default)]
+struct Digests([RandomState; 2]);
+
+impl Digests {
+    fn of(&self, interest: &Interest) -> u128 {
+        let [high, low] = self.0.each_ref().map(|key| u128::from(key.hash_one(interest)));
+        high << 64 | low
+    }
 }
 
 /// The machine. `S` stands for a local subscriber, `P` for a peer.
@@ -76,13 +100,14 @@ pub struct Interests<S, P> {
     local: BTreeMap<Interest, Vec<(u64, S)>>,
     names: BTreeSet<Name>,
     peers: BTreeMap<NodeName, Peer<P>>,
+    digests: Digests,
     cache: HashMap<Topic, Arc<Route<S, P>>>,
 }
 
 impl<S, P> Default for Interests<S, P> {
     fn default() -> Self {
         let (local, names, peers) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Self { local, names, peers, cache: HashMap::new() }
+        Self { local, names, peers, digests: Digests::default(), cache: HashMap::new() }
     }
 }
 
@@ -95,7 +120,7 @@ impl<S: Clone, P: Clone> Interests<S, P> {
         let interest = Interest::from(pattern);
         let first = !self.local.contains_key(&interest);
         if first && self.local.len() + self.names.len() >= MAX_INTERESTS {
-            return Err(TooMany);
+            return Err(TooMany::INTERESTS);
         }
         self.forget(&interest);
         self.local.entry(interest).or_default().push((number, who));
@@ -121,7 +146,7 @@ impl<S: Clone, P: Clone> Interests<S, P> {
     /// [`TooMany`].
     pub fn offer(&mut self, name: &Name) -> Result<(), TooMany> {
         if self.local.len() + self.names.len() >= MAX_INTERESTS {
-            return Err(TooMany);
+            return Err(TooMany::INTERESTS);
         }
         self.names.insert(name.clone());
         Ok(())
@@ -172,24 +197,25 @@ impl<S: Clone, P: Clone> Interests<S, P> {
     pub fn wants(
         &mut self,
         peer: &NodeName,
-        interest: Interest,
+        interest: &Interest,
         there: bool,
     ) -> Result<(), TooMany> {
-        self.forget(&interest);
+        self.forget(interest);
         let Some(peer) = self.peers.get_mut(peer) else { return Ok(()) };
+        let digest = self.digests.of(interest);
         if !there {
-            peer.wants.remove(&interest);
+            peer.wants.remove(&digest);
         } else if peer.wants.len() < MAX_INTERESTS {
-            peer.wants.insert(interest);
+            peer.wants.insert(digest);
         } else {
-            return Err(TooMany);
+            return Err(TooMany::INTERESTS);
         }
         Ok(())
     }
 
     /// The nodes that offer a name, in order, this one not among them.
     pub fn offered_by(&self, name: &Name) -> Vec<(NodeName, P)> {
-        let wanted = Interest::Name(name.clone());
+        let wanted = self.digests.of(&Interest::Name(name.clone()));
         let offers = self.peers.iter().filter(|(_, peer)| peer.wants.contains(&wanted));
         offers.map(|(node, peer)| (node.clone(), peer.outlet.clone())).collect()
     }
@@ -206,7 +232,8 @@ impl<S: Clone, P: Clone> Interests<S, P> {
         }
         let wanted: Vec<Interest> = matching(topic).collect();
         let local = wanted.iter().filter_map(|interest| self.local.get(interest)).flatten();
-        let wants = |peer: &&Peer<P>| wanted.iter().any(|interest| peer.wants.contains(interest));
+        let digests: Vec<u128> = wanted.iter().map(|interest| self.digests.of(interest)).collect();
+        let wants = |peer: &&Peer<P>| digests.iter().any(|digest| peer.wants.contains(digest));
         let peers = self.peers.values().filter(wants).map(|peer| peer.outlet.clone()).collect();
         let route = Arc::new(Route { local: local.cloned().collect(), peers });
         if self.cache.len() >= CACHED {
@@ -281,13 +308,13 @@ mod tests {
         world.up(node("c@h"), "c");
         assert_eq!(to(&mut world, "room:1").1, [""; 0]);
         let rooms = Interest::below("room:").expect("valid");
-        world.wants(&node("b@h"), rooms.clone(), true).expect("few");
-        world.wants(&node("b@h"), Interest::Topic(topic("room:1")), true).expect("few");
-        world.wants(&node("c@h"), Interest::Topic(topic("room:1")), true).expect("few");
-        world.wants(&node("d@h"), rooms.clone(), true).expect("nobody");
+        world.wants(&node("b@h"), &rooms, true).expect("few");
+        world.wants(&node("b@h"), &Interest::Topic(topic("room:1")), true).expect("few");
+        world.wants(&node("c@h"), &Interest::Topic(topic("room:1")), true).expect("few");
+        world.wants(&node("d@h"), &rooms, true).expect("nobody");
         assert_eq!(to(&mut world, "room:1").1, ["b", "c"], "once each");
         assert_eq!(to(&mut world, "room:2").1, ["b"]);
-        world.wants(&node("b@h"), rooms, false).expect("few");
+        world.wants(&node("b@h"), &rooms, false).expect("few");
         assert_eq!(to(&mut world, "room:2").1, [""; 0]);
         assert_eq!(world.up(node("b@h"), "b again"), Some("b"));
         assert_eq!(to(&mut world, "room:1").1, ["c"]);
@@ -302,7 +329,7 @@ mod tests {
         world.offer(&work).expect("few");
         for (name, offers) in [("c@h", true), ("b@h", true), ("d@h", false)] {
             world.up(node(name), name);
-            world.wants(&node(name), Interest::Name(work.clone()), offers).expect("few");
+            world.wants(&node(name), &Interest::Name(work.clone()), offers).expect("few");
         }
         let nodes: Vec<_> = world.offered_by(&work).into_iter().map(|(_, p)| p).collect();
         assert_eq!(nodes, ["b@h", "c@h"]);
@@ -333,7 +360,7 @@ mod tests {
                         1 => drop(world.unsubscribe(pattern, number)),
                         2 => drop(world.up(node(peer), peer)),
                         3 => world.down(&node(peer)),
-                        _ => drop(world.wants(&node(peer), Interest::from(pattern), which % 2 == 0)),
+                        _ => drop(world.wants(&node(peer), &Interest::from(pattern), which % 2 == 0)),
                     }
                 }
                 for text in topics {

@@ -5,12 +5,14 @@
 //!    with the link ([`CallError::OutcomeUnknown`]).
 //! 2. A watch is told exactly once that its name is gone, behind everything that its node said before.
 //! 3. Of one name's requests at most [`AT_ONCE`] are under way, and of one peer's as many bytes as `Pending`
-//!    allows; what is more is refused as overloaded, undone.
+//!    allows; what is more is refused as overloaded, undone. Before a peer's request is handled there is room for its
+//!    answer, by what the name's answers were so far.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -140,6 +142,8 @@ pub(super) type Handler =
 struct Service {
     handler: Handler,
     free: Semaphore,
+    /// Its longest answer so far.
+    longest: AtomicUsize,
     /// Who is to be told of its end, or how it ended.
     watchers: Mutex<Result<Vec<Watcher>, DownReason>>,
 }
@@ -152,10 +156,7 @@ enum Watcher {
 impl Watcher {
     fn notify(self, why: DownReason) {
         match self {
-            Self::Peer(watch, outlet) => {
-                outlet.pending().unwatched(watch);
-                outlet.gone(watch, why);
-            }
+            Self::Peer(watch, outlet) => outlet.gone(watch, why),
             Self::Here(told) => told.send(why).unwrap_or(()), // it may have gone
         }
     }
@@ -219,11 +220,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         let Some((watch, outlet)) = &self.peer else { return };
-        if outlet.pending().unwatch(*watch) {
-            let head = |out: &mut Vec<u8>| talk::unwatch(out, *watch);
-            // A peer too busy to hear it will tell in vain.
-            outlet.push(Lane::Calls, head, &Bytes::new()).unwrap_or(());
-        }
+        outlet.unwatch(*watch);
     }
 }
 
@@ -268,7 +265,8 @@ impl Calls {
         }
         self.topics.offer(&name)?;
         let (free, watchers) = (Semaphore::new(AT_ONCE), Mutex::new(Ok(Vec::new())));
-        services.insert(name.clone(), Arc::new(Service { handler, free, watchers }));
+        let service = Service { handler, free, longest: AtomicUsize::new(0), watchers };
+        services.insert(name.clone(), Arc::new(service));
         Ok(Serving { calls: Arc::downgrade(self), name, end: DownReason::Stopped })
     }
 
@@ -369,15 +367,20 @@ impl Calls {
         let from = from.clone();
         tokio::spawn(async move {
             let mut answer = Answer { to: from.clone(), call, given: false };
-            let (outcome, payload) = service.handle(request).await;
+            let until = tokio::time::Instant::from_std(deadline);
+            let room = from.pending().answer(service.longest.load(Ordering::Relaxed));
+            let room = tokio::time::timeout_at(until, room).await;
+            let (outcome, payload) = match &room {
+                Ok(_) => service.handle(request).await,
+                Err(_elapsed) => (Outcome::Overloaded, Bytes::new()),
+            };
             answer.given = true;
             let push = || from.push(Lane::Calls, |out| talk::reply(out, call, outcome), &payload);
-            let until = tokio::time::Instant::from_std(deadline);
             // The caller gives up at the same time; a reply too long is one that it cannot get.
             let pushed = tokio::time::timeout_at(until, from.when_room(push)).await;
             answer.given = !matches!(pushed, Ok(Err(SendError::TooLong(_))));
             // An answer that waits for room counts: a peer that asks and does not read is bounded.
-            drop(under_way);
+            drop((room, under_way));
         });
     }
 
@@ -403,10 +406,11 @@ impl Calls {
             return Ok(Watch { gone, peer: None });
         }
         let outlet = self.topics.peer(node)?;
-        let (watch, gone) = outlet.pending().watch();
+        let watching = outlet.pending().watch(name);
+        let (watch, gone) = watching.map_err(|_too_many| SendError::Overloaded)?;
         let asked = outlet.push(Lane::Calls, |out| talk::watch(out, watch, name), &Bytes::new());
         if let Err(error) = asked {
-            outlet.pending().unwatch(watch);
+            outlet.pending().forget(watch);
             return Err(error);
         }
         Ok(Watch { gone, peer: Some((watch, outlet)) })
@@ -414,18 +418,19 @@ impl Calls {
 
     /// A peer wants to know when a name is gone.
     pub(crate) fn watched(&self, by: &Arc<Outlet>, watch: u64, name: Name) -> Result<(), TooMany> {
-        let Some(service) = self.service(&name) else {
-            by.gone(watch, DownReason::NoSuchName);
-            return Ok(());
-        };
+        let service = self.service(&name);
         by.pending().watched(watch, name)?;
-        service.watch(Watcher::Peer(watch, by.clone()));
+        let watcher = Watcher::Peer(watch, by.clone());
+        match service {
+            Some(service) => service.watch(watcher),
+            None => watcher.notify(DownReason::NoSuchName),
+        }
         Ok(())
     }
 
     /// It does not any more.
     pub(crate) fn unwatched(&self, by: &Arc<Outlet>, watch: u64) {
-        let name = by.pending().unwatched(watch);
+        let name = by.unwatched(watch);
         let Some(service) = name.and_then(|name| self.service(&name)) else { return };
         let same = |watcher: &Watcher| match watcher {
             Watcher::Peer(number, outlet) => *number == watch && Arc::ptr_eq(outlet, by),
@@ -479,7 +484,10 @@ impl Service {
         };
         let until = tokio::time::Instant::from_std(request.deadline);
         match tokio::time::timeout_at(until, (self.handler)(request)).await {
-            Ok(Ok(reply)) => (Outcome::Replied, reply),
+            Ok(Ok(reply)) => {
+                self.longest.fetch_max(reply.len(), Ordering::Relaxed);
+                (Outcome::Replied, reply)
+            }
             Ok(Err(why)) => (Outcome::Refused, Bytes::from(why.into_text())),
             Err(_elapsed) => (Outcome::DeadlinePassed, Bytes::new()),
         }

@@ -5,13 +5,14 @@
 //! 1. Nobody far away can stop an actor, or the session that leads to it: there is no such method.
 //! 2. Every call has a deadline, and a lost link is told apart from a late answer.
 //! 3. What waits in ractor's session for one peer is bounded, and what is more is refused.
-//! 4. No actor gets a message of another type than its own: ractor's name of a group is ours and the type's.
+//! 4. Of this node's actors at most as many are in groups as a peer lets one node have (`proto::budget`).
+//! 5. No actor gets a message of another type than its own: ractor's name of a group is ours and the type's.
 //!
 //! ractor's session copies and queues each message several times: for a few thousand messages a second of
 //! actors that exist anyway. Broadcasts and requests take the shorter way.
 
 use std::any::type_name;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use crate::actors::exchange::calls::CallError;
 use crate::actors::exchange::outlet::{Outlet, SendError};
 use crate::actors::exchange::topics::Topics;
 use crate::io::metrics::{Count, Metrics};
+use crate::proto::budget::{MAX_ACTORS, MEMBERSHIP_COST, MEMBERSHIPS};
+use crate::proto::interest::TooMany;
 use crate::proto::node::NodeName;
 use crate::proto::outbox::MAX_MESSAGE;
 use crate::proto::topic::Name;
@@ -96,9 +99,22 @@ fn typed<'a>(group: &Name, name: &'a str) -> Option<&'a str> {
 }
 
 /// An actor of this node joins a group, until it stops.
-pub(super) fn join<M: Message>(group: &Name, actor: &ActorRef<M>) {
+pub(super) fn join<M: Message>(group: &Name, actor: &ActorRef<M>) -> Result<(), TooMany> {
     let name = format!("{group} {}", type_name::<M>());
+    let cost = |key: &str| MEMBERSHIP_COST + SCOPE.len() + key.len();
+    let mut actors = HashSet::from([actor.get_id()]);
+    let mut bytes = cost(&name);
+    for key in pg::which_scopes_and_groups() {
+        let members = pg::get_scoped_local_members(&key.get_scope(), &key.get_group());
+        let remote = members.iter().filter(|member| member.supports_remoting());
+        bytes += remote.clone().count() * cost(&key.get_group());
+        actors.extend(remote.map(ActorCell::get_id));
+    }
+    if actors.len() > MAX_ACTORS || bytes > MEMBERSHIPS {
+        return Err(TooMany::ACTORS);
+    }
     pg::join_scoped(SCOPE.to_owned(), name, vec![actor.get_cell()]);
+    Ok(())
 }
 
 impl<M: Message> RemoteActor<M> {

@@ -6,7 +6,7 @@
 //! 2. News of interest and of watched names that ended is never dropped while the link lives: it waits
 //!    here, one entry each, until a lane has room. News that takes back what still waits ends both.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +22,7 @@ use crate::proto::interest::Interest;
 use crate::proto::node::NodeName;
 use crate::proto::outbox::{Outbox, Piece, PieceError, PushError};
 use crate::proto::talk::{self, DownReason};
-use crate::proto::topic::Topic;
+use crate::proto::topic::{Name, Topic};
 
 /// Credit is returned in portions of so many bytes.
 const PORTION: usize = 128 * 1024;
@@ -59,7 +59,9 @@ struct State {
     topic: Option<Topic>,
     head: Vec<u8>,
     news: BTreeMap<Interest, bool>,
-    gone: VecDeque<(u64, DownReason)>,
+    gone: BTreeMap<u64, DownReason>,
+    /// Watches on the peer's names that are over.
+    unwatched: BTreeSet<u64>,
     /// Lanes that refused somebody, who may wait for room.
     full: Vec<Lane>,
     /// The link's task waits for work.
@@ -104,7 +106,8 @@ impl Outlet {
             topic: None,
             head: Vec::new(),
             news: BTreeMap::new(),
-            gone: VecDeque::new(),
+            gone: BTreeMap::new(),
+            unwatched: BTreeSet::new(),
             full: Vec::new(),
             asleep: false,
             closed: false,
@@ -236,10 +239,29 @@ impl Outlet {
     /// A name that the peer watches is gone.
     pub(super) fn gone(&self, watch: u64, why: DownReason) {
         let told = self.change(Lane::Bulk, |state| {
-            state.gone.push_back((watch, why));
+            if self.pending.is_watched(watch) {
+                state.gone.insert(watch, why);
+            }
             Ok(())
         });
         told.unwrap_or(()); // the watcher learns of the link's end instead
+    }
+
+    /// The peer watches a name no more, whether an answer waits or not; which name that was.
+    pub(super) fn unwatched(&self, watch: u64) -> Option<Name> {
+        self.state().gone.remove(&watch);
+        self.pending.unwatched(watch)
+    }
+
+    /// Nobody here awaits a watch any more.
+    pub(super) fn unwatch(&self, watch: u64) {
+        if self.pending.unwatch(watch) {
+            let told = self.change(Lane::Calls, |state| {
+                state.unwatched.insert(watch);
+                Ok(())
+            });
+            told.unwrap_or(()); // a link that is closed watches nothing
+        }
     }
 
     /// What to send next: as many pieces as go well together. Only the link's own task asks.
@@ -265,7 +287,7 @@ impl Outlet {
 
     fn take(&self, pieces: &mut Vec<Piece>) {
         let mut state = self.state();
-        state.owed();
+        state.owed(&self.pending);
         let mut length = 0;
         while length < TOGETHER {
             let Some(piece) = state.outbox.take() else { break };
@@ -368,7 +390,8 @@ impl Outlet {
                 return 0;
             }
             state.closed = true;
-            (state.news, state.gone) = (BTreeMap::new(), VecDeque::new());
+            (state.news, state.gone) = (BTreeMap::new(), BTreeMap::new());
+            state.unwatched.clear();
             std::mem::take(&mut state.outbox).messages()
         };
         self.room.notify_waiters();
@@ -396,14 +419,24 @@ impl Outlet {
 
 impl State {
     /// Moves what waits outside the lanes into them, as far as there is room.
-    fn owed(&mut self) {
-        while let Some((watch, why)) = self.gone.front() {
+    fn owed(&mut self, pending: &Pending) {
+        while let Some((watch, why)) = self.gone.first_key_value() {
             self.head.clear();
             talk::gone(&mut self.head, *watch, *why);
             if self.outbox.push(Lane::Bulk, &self.head, &Bytes::new()).is_err() {
                 break;
             }
-            self.gone.pop_front();
+            pending.unwatched(*watch);
+            self.gone.pop_first();
+        }
+        while let Some(watch) = self.unwatched.first() {
+            self.head.clear();
+            talk::unwatch(&mut self.head, *watch);
+            if self.outbox.push(Lane::Calls, &self.head, &Bytes::new()).is_err() {
+                break;
+            }
+            pending.forget(*watch);
+            self.unwatched.pop_first();
         }
         for _ in 0..NEWS {
             let Some((interest, there)) = self.news.pop_first() else { break };

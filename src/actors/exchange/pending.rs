@@ -2,37 +2,87 @@
 //!
 //! Invariants:
 //! 1. Each call that waits ends once: with a reply, or dropped with the link.
-//! 2. Of one peer's requests at most [`UNDER_WAY`] bytes are under way, and it watches at most [`MAX_WATCHES`] names.
+//! 2. Of one peer's requests, of the answers to them, and of its watches there are at most as many bytes as
+//!    `proto::budget` says. This node's own watches there are bounded likewise: a watch counts from when it is sent until
+//!    its answer comes, or until that it is taken back is on its way.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::proto::budget::{ANSWERS, REQUEST_COST, REQUESTS, WATCH_COST, WATCHES};
 use crate::proto::interest::TooMany;
 use crate::proto::talk::{DownReason, Outcome};
 use crate::proto::topic::Name;
 
-/// Bytes of one peer's requests that may be under way, or one request that is longer.
-const UNDER_WAY: usize = 4 * 1024 * 1024;
-/// What a request costs beside its payload.
-const OVERHEAD: usize = 256;
-/// Watches of one peer.
-const MAX_WATCHES: usize = 65_536;
+/// Answers are counted in portions of so many bytes.
+const PORTION: usize = 1024;
+/// What is set aside for an answer that is being made at most: some of the largest must fit at once.
+const MAX_SET_ASIDE: usize = ANSWERS / 16;
+
+/// A watch, and what it counts for.
+struct Watched<T>(T, usize);
+
+/// Watches in one direction.
+struct Watches<T> {
+    table: HashMap<u64, Watched<T>>,
+    bytes: usize,
+}
+
+impl<T> Default for Watches<T> {
+    fn default() -> Self {
+        Self { table: HashMap::new(), bytes: 0 }
+    }
+}
+
+impl<T> Watches<T> {
+    fn insert(&mut self, watch: u64, name: &Name, entry: T) -> Result<(), TooMany> {
+        let cost = WATCH_COST + name.as_str().len();
+        if self.bytes + cost > WATCHES || self.table.contains_key(&watch) {
+            return Err(TooMany::WATCHES);
+        }
+        self.bytes += cost;
+        self.table.insert(watch, Watched(entry, cost));
+        Ok(())
+    }
+
+    fn remove(&mut self, watch: u64) -> Option<T> {
+        let Watched(entry, cost) = self.table.remove(&watch)?;
+        self.bytes -= cost;
+        Some(entry)
+    }
+}
 
 /// The table of one link.
-#[derive(Default)]
 pub(super) struct Pending {
     calls: Mutex<HashMap<u64, oneshot::Sender<(Outcome, Bytes)>>>,
-    watches: Mutex<HashMap<u64, oneshot::Sender<DownReason>>>,
-    /// Which names the peer watches.
-    watched: Mutex<HashMap<u64, Name>>,
+    /// Which names of the peer are watched here; `None`: that one is not any more is to be sent.
+    watches: Mutex<Watches<Option<oneshot::Sender<DownReason>>>>,
+    /// Which names the peer watches, or watched while the answer waits.
+    watched: Mutex<Watches<Name>>,
     under_way: AtomicUsize,
+    /// Room for answers, in portions.
+    answers: Arc<Semaphore>,
     next: AtomicU64,
     /// Calls that wait, and requests under way.
     open: AtomicUsize,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self {
+            calls: Mutex::default(),
+            watches: Mutex::default(),
+            watched: Mutex::default(),
+            under_way: AtomicUsize::new(0),
+            answers: Arc::new(Semaphore::new(ANSWERS / PORTION)),
+            next: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
+        }
+    }
 }
 
 /// A call that waits for its reply. Dropped, it is forgotten.
@@ -58,9 +108,9 @@ impl Pending {
     /// The link is gone: nobody will answer any more.
     pub(super) fn end(&self, why: DownReason) {
         lock(&self.calls).clear();
-        lock(&self.watched).clear();
-        for (_, watch) in std::mem::take(&mut *lock(&self.watches)) {
-            watch.send(why).unwrap_or(()); // the watcher may have gone
+        drop(std::mem::take(&mut *lock(&self.watched)));
+        for (_, Watched(watch, _)) in std::mem::take(&mut *lock(&self.watches)).table {
+            watch.map_or(Ok(()), |watch| watch.send(why)).unwrap_or(()); // the watcher may have gone
         }
     }
 
@@ -82,45 +132,60 @@ impl Pending {
     }
 
     /// A watch on one of the peer's names: its number, and what tells its end.
-    pub(super) fn watch(&self) -> (u64, oneshot::Receiver<DownReason>) {
+    pub(super) fn watch(
+        &self,
+        name: &Name,
+    ) -> Result<(u64, oneshot::Receiver<DownReason>), TooMany> {
         let (number, (told, gone)) = (self.number(), oneshot::channel());
-        lock(&self.watches).insert(number, told);
-        (number, gone)
+        lock(&self.watches).insert(number, name, Some(told))?;
+        Ok((number, gone))
     }
 
-    /// Takes a watch back; whether it was still awaited.
+    /// Nobody awaits a watch any more; whether the peer is to learn it.
     pub(super) fn unwatch(&self, watch: u64) -> bool {
-        lock(&self.watches).remove(&watch).is_some()
+        let mut watches = lock(&self.watches);
+        watches.table.get_mut(&watch).is_some_and(|entry| entry.0.take().is_some())
+    }
+
+    /// A watch is over: its answer came, or the peer was never told of it, or is told that it is over.
+    pub(super) fn forget(&self, watch: u64) -> Option<oneshot::Sender<DownReason>> {
+        lock(&self.watches).remove(watch)?
     }
 
     /// A watched name is gone.
     pub(super) fn gone(&self, watch: u64, why: DownReason) {
-        if let Some(watch) = lock(&self.watches).remove(&watch) {
+        if let Some(watch) = self.forget(watch) {
             watch.send(why).unwrap_or(()); // the watcher may have gone
         }
     }
 
     /// The peer watches a name.
     pub(super) fn watched(&self, watch: u64, name: Name) -> Result<(), TooMany> {
-        let mut watched = lock(&self.watched);
-        if watched.len() >= MAX_WATCHES || watched.contains_key(&watch) {
-            return Err(TooMany);
-        }
-        watched.insert(watch, name);
-        Ok(())
+        lock(&self.watched).insert(watch, &name.clone(), name)
     }
 
-    /// It does not any more; which name that was.
+    /// Whether it does.
+    pub(super) fn is_watched(&self, watch: u64) -> bool {
+        lock(&self.watched).table.contains_key(&watch)
+    }
+
+    /// It does not any more, or its answer is on its way; which name that was.
     pub(super) fn unwatched(&self, watch: u64) -> Option<Name> {
-        lock(&self.watched).remove(&watch)
+        lock(&self.watched).remove(watch)
+    }
+
+    /// Waits for room for an answer of about so many bytes. It is room again when the result is dropped.
+    pub(super) async fn answer(&self, about: usize) -> Option<OwnedSemaphorePermit> {
+        let portions = about.min(MAX_SET_ASIDE) / PORTION + 1;
+        self.answers.clone().acquire_many_owned(u32::try_from(portions).ok()?).await.ok()
     }
 
     /// A request of so many bytes begins: what it counts for, and whether it may go on.
     pub(super) fn begin(&self, length: usize) -> (usize, bool) {
-        let cost = length + OVERHEAD;
+        let cost = length + REQUEST_COST;
         let before = self.under_way.fetch_add(cost, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
-        (cost, before == 0 || before + cost <= UNDER_WAY)
+        (cost, before == 0 || before + cost <= REQUESTS)
     }
 
     /// It ended.
@@ -138,6 +203,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Pending {
     /// Calls and watches that wait for the peer, and names that it watches.
     pub(super) fn open(&self) -> (usize, usize, usize) {
-        (lock(&self.calls).len(), lock(&self.watches).len(), lock(&self.watched).len())
+        let (watches, watched) = (lock(&self.watches), lock(&self.watched));
+        (lock(&self.calls).len(), watches.table.len(), watched.table.len())
     }
 }

@@ -130,7 +130,7 @@ impl Topics {
     pub(crate) fn wants(
         &self,
         peer: &Arc<Outlet>,
-        interest: Interest,
+        interest: &Interest,
         there: bool,
     ) -> Result<(), TooMany> {
         let mut table = self.table_mut();

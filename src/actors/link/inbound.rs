@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use crate::actors::exchange::{Content, Exchange, Outlet, PATIENCE, Ticket};
 use crate::actors::news::Bus;
 use crate::io::metrics::Count;
+use crate::proto::budget::MAX_WORDS;
 use crate::proto::frame::{Lane, MAX_PAYLOAD};
 use crate::proto::outbox::{self, LEAST, PieceError, Records, Start, WINDOW};
 use crate::proto::talk::{self, Bulk, Calls, DownReason, TalkError};
@@ -21,8 +22,6 @@ use crate::proto::topic::Topic;
 
 /// A long message goes on within this time.
 const STALLED: Duration = Duration::from_secs(30);
-/// Words of one peer that may wait for `news`.
-const WAITING: usize = 64;
 /// How much of a long message is allocated ahead.
 const STEP: usize = 1024 * 1024;
 
@@ -82,7 +81,7 @@ pub(super) struct Inbound {
 impl Inbound {
     pub(super) fn new(bus: Bus, outlet: Arc<Outlet>) -> Self {
         let exchange = bus.exchange().clone();
-        let waiting = Arc::new(Semaphore::new(WAITING));
+        let waiting = Arc::new(Semaphore::new(MAX_WORDS));
         let partial = [None, None, None];
         Self { bus, exchange, outlet, topic: None, partial, held: None, waiting }
     }
@@ -118,7 +117,8 @@ impl Inbound {
             }
             Start::First(total, at) => {
                 let partial = self.partial(lane).ok_or(PieceError)?;
-                if partial.is_some() {
+                // What actors send each other is never longer than a piece may be.
+                if partial.is_some() || lane == Lane::System && total > MAX_PAYLOAD {
                     return Err(PieceError.into());
                 }
                 if payload.len() == at + total {
@@ -204,7 +204,7 @@ impl Inbound {
         self.exchange.metrics().traffic().came(lane, 1, 0);
         match lane {
             Lane::System => {
-                // `news` takes them at once; a flood waits here and holds up only its sender.
+                // The actors take them soon; a flood waits here and holds up only its sender.
                 if let Ok(permit) = self.waiting.clone().acquire_owned().await {
                     self.bus.received(&self.outlet, message, permit);
                 }
@@ -229,7 +229,7 @@ impl Inbound {
             }
             Calls::Unwatch { watch } => calls.unwatched(outlet, watch),
             Calls::Interest(interest, there) => {
-                topics.wants(outlet, interest, there).map_err(|_too_many| Fault::TooMany)?;
+                topics.wants(outlet, &interest, there).map_err(|_too_many| Fault::TooMany)?;
             }
         }
         Ok(())

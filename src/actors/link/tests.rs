@@ -9,6 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
 use crate::actors::exchange::Exchange;
+use crate::actors::news::tests::read;
 use crate::actors::supervisor::{ActorTable, Root};
 use crate::actors::tests::probe;
 use crate::actors::tests::{PATIENCE, cluster, counted, name, next, run, settled, until};
@@ -263,13 +264,13 @@ fn ended(report: &Report) -> Option<(AttemptId, &LinkEnd)> {
 async fn two_nodes_link_talk_and_part() {
     let (mut a, mut b, inbound) = linked(["talk-a@127.0.0.1", "talk-b@127.0.0.1"]).await;
     let (tx, mut heard) = unbounded_channel();
-    b.bus.attach(Consumer::Discovery, move |news| drop(tx.send(news)));
+    b.bus.attach(Consumer::Discovery, move |news| drop(tx.send(read(news))));
     let (done, said) = oneshot::channel();
     b.bus.on_events("test", move |_| {});
     // Both go through b's Bus, in order with the subscription above.
     a.bus.send(&b.name, Topic::network_peers(), b"hi".to_vec());
     assert_eq!(next(&mut heard).await, Notice::Up(a.name.clone(), Incarnation(1)));
-    assert_eq!(next(&mut heard).await, Notice::Message(a.name.clone(), (*b"hi").into()));
+    assert_eq!(next(&mut heard).await, Notice::Message(a.name.clone(), b"hi".to_vec()));
 
     a.link.close(OUT, CloseReason::Left);
     a.link.when_closed(done);

@@ -40,3 +40,10 @@ pub(super) fn count(event: &Event, metrics: &Metrics) {
         _ => {}
     }
 }
+
+/// Counts what was left out.
+pub(super) fn omitted(kind: &str, count: u64, metrics: &Metrics) {
+    if let Some(label) = Event::LABELS.into_iter().find(|label| *label == kind) {
+        metrics.add(Count::EventsOmitted, label, count);
+    }
+}

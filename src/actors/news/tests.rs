@@ -1,6 +1,7 @@
 //! Bus: its actor alone, the bus as others' tests see it, and whole buses that talk to each other.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -15,6 +16,13 @@ use crate::actors::tests::{PATIENCE, counted, name, next, run, until};
 use crate::proto::frame;
 use crate::proto::outbox::{Piece, Records};
 use crate::proto::talk::DownReason;
+
+/// What a consumer got; the message is out of its mailbox.
+pub(crate) fn read(notice: Notice<PeerMessage>) -> Notice<Vec<u8>> {
+    notice
+        .read(|message| Ok::<_, Infallible>(message.to_vec()))
+        .unwrap_or_else(|none| match none {})
+}
 
 async fn alone() -> (Bus, Root, Metrics) {
     let metrics = Metrics::default();
@@ -136,10 +144,10 @@ async fn words_go_out_of_one_door_and_in_at_the_other() {
     assert!((6..=10).contains(&told), "{told} messages of 60 kB in half a megabyte");
 
     let (tx, mut rx) = mpsc::unbounded_channel();
-    bus.attach(Consumer::Discovery, move |notice| drop(tx.send(notice)));
+    bus.attach(Consumer::Discovery, move |notice| drop(tx.send(read(notice))));
     wire.hears(sent).await;
     assert_eq!(next(&mut rx).await, Notice::Up(peer(), Incarnation(1)));
-    assert_eq!(next(&mut rx).await, Notice::Message(peer(), (*b"hi").into()));
+    assert_eq!(next(&mut rx).await, Notice::Message(peer(), b"hi".to_vec()));
     wire.hears(vec![9; 20].into()).await;
     assert_eq!(counted(&metrics, "node_messages", "sent"), told - 1);
     for kind in ["overloaded", "not_linked", "too_large", "received", "malformed"] {
@@ -254,12 +262,12 @@ async fn links_are_told_in_one_order_and_to_a_newcomer_from_the_start() {
     let (bus, _root, metrics) = alone().await;
     let attach = || {
         let (tx, heard) = mpsc::unbounded_channel();
-        bus.attach(Consumer::Discovery, move |notice| drop(tx.send(notice)));
+        bus.attach(Consumer::Discovery, move |notice| drop(tx.send(read(notice))));
         heard
     };
     let message = || words(Topic::network_peers(), vec![1]);
     let up = |life| Notice::Up(peer(), Incarnation(life));
-    let sent = || Notice::Message(peer(), [1].into());
+    let sent = || Notice::Message(peer(), vec![1]);
     let down = || Notice::Down(peer(), DownReason::LinkLost);
     let mut heard = attach();
     let first = Wire::with(&bus, "b@h", 1);
@@ -274,7 +282,7 @@ async fn links_are_told_in_one_order_and_to_a_newcomer_from_the_start() {
     second.hears(message()).await;
     let mut after = attach();
     second.hears(message()).await;
-    let all = |heard: &mut mpsc::UnboundedReceiver<Notice<Arc<[u8]>>>| {
+    let all = |heard: &mut mpsc::UnboundedReceiver<Notice<Vec<u8>>>| {
         std::iter::from_fn(|| heard.try_recv().ok()).collect::<Vec<_>>()
     };
     assert_eq!(
@@ -285,4 +293,20 @@ async fn links_are_told_in_one_order_and_to_a_newcomer_from_the_start() {
     assert_eq!(all(&mut late), [up(2), down()]);
     assert_eq!(all(&mut after), []);
     assert_eq!(counted(&metrics, "node_messages", "link_gone"), 3);
+}
+
+#[tokio::test]
+async fn a_message_counts_as_waiting_until_its_actor_has_dropped_it() {
+    let (bus, _root, _) = alone().await;
+    let (tx, mut rx) = mpsc::unbounded_channel();
+    bus.attach(Consumer::Discovery, move |notice| drop(tx.send(notice)));
+    let wire = Wire::open(&bus, "b@h");
+    let room = Arc::new(Semaphore::new(1));
+    let permit = room.clone().try_acquire_owned().expect("free");
+    bus.received(&wire.outlet, words(Topic::network_peers(), vec![1]), permit);
+    assert!(matches!(next(&mut rx).await, Notice::Up(..)));
+    let message = next(&mut rx).await;
+    assert_eq!(room.available_permits(), 0);
+    drop(message);
+    assert_eq!(room.available_permits(), 1);
 }

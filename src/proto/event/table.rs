@@ -118,6 +118,8 @@ table! {
     EventsLost { count } "events_lost" Error, None,
         "{count} events before this one are in no trail: the store could not be written";
     EventsMissed { count } "events_missed" Warn, None, "{count} events came faster than they were read";
+    EventsOmitted { count, kind, peer } "events_omitted" Warn, None, "{count} more events {kind}{} within a short time",
+        About(peer.as_ref());
 }
 
 /// Names after these words; nothing without names.
@@ -137,6 +139,15 @@ struct Because(Option<&'static str>);
 impl fmt::Display for Because {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.map_or(Ok(()), |reason| write!(f, " ({reason})"))
+    }
+}
+
+/// The node that events are about.
+struct About<'a>(Option<&'a NodeName>);
+
+impl fmt::Display for About<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |peer| write!(f, " about {peer}"))
     }
 }
 

@@ -1,8 +1,9 @@
-//! What ractor says of its own accord stays at home: its pings.
+//! What ractor says of its own accord stays at home: its pings, and actors that are in no group.
 //!
 //! Each session of ractor pings its peer every 1–5 s, only to log how long that took. Whether a peer is
 //! alive is the heartbeat's question, and in a large mesh those pings and their answers would be most
-//! of what an idle node sends. Bytes here are our own ractor's: they are believed, not judged.
+//! of what an idle node sends. It also announces each actor that could take messages from afar; a peer has a use for
+//! those in groups alone, and learns of them as they join. Bytes here are our own ractor's: they are believed, not judged.
 //!
 //! On the way it counts casts and calls, so that their senders know how many still wait in ractor.
 
@@ -13,16 +14,16 @@ pub const HELD: usize = PREFIX + KIND;
 const KIND: usize = 7;
 /// `NodeMessage.cast` and `NodeMessage.call` in `node.proto`.
 const MESSAGE_TAGS: [u8; 2] = [0x0a, 0x12];
-/// `ControlMessage.ping` in ractor_cluster's `control.proto`.
-const PING_TAG: u8 = 0x1a;
+/// `ControlMessage.spawn` and `ControlMessage.ping` in ractor_cluster's `control.proto`.
+const HOME_TAGS: [u8; 2] = [0x0a, 0x1a];
 
 /// The bytes of one link that ractor sends to the peer.
 #[derive(Debug, Default)]
 pub struct Quiet {
     held: Vec<u8>,
-    /// What of the current frame is still to come, and whether it is a ping.
+    /// What of the current frame is still to come, and whether it stays at home.
     left: u64,
-    ping: bool,
+    home: bool,
     messages: usize,
 }
 
@@ -36,7 +37,7 @@ impl Quiet {
             }
             let take = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
             let (body, rest) = bytes.split_at(take);
-            if !self.ping {
+            if !self.home {
                 out.extend_from_slice(body);
             }
             bytes = rest;
@@ -60,20 +61,24 @@ impl Quiet {
             return false;
         }
         let body = self.held.get(PREFIX..).unwrap_or(&[]);
-        self.ping = matches!(body, [CONTROL_TAG, _, PING_TAG, ..]);
-        if let [NODE_TAG, rest @ ..] = body {
-            let size = varint(rest).and_then(|(_, size)| usize::try_from(size).ok());
-            let tag = size.and_then(|size| rest.get(size));
-            self.messages += usize::from(tag.is_some_and(|tag| MESSAGE_TAGS.contains(tag)));
-        }
+        self.home = inner_tag(body, CONTROL_TAG).is_some_and(|tag| HOME_TAGS.contains(&tag));
+        let message = inner_tag(body, NODE_TAG).is_some_and(|tag| MESSAGE_TAGS.contains(&tag));
+        self.messages += usize::from(message);
         self.left = length.saturating_sub(kind as u64);
-        if self.ping {
+        if self.home {
             self.held.clear();
         } else {
             out.append(&mut self.held);
         }
         true
     }
+}
+
+/// The tag of what is in a frame of this kind, if it is one.
+fn inner_tag(body: &[u8], kind: u8) -> Option<u8> {
+    let rest = body.strip_prefix(&[kind])?;
+    let (_, size) = varint(rest)?;
+    rest.get(usize::try_from(size).ok()?).copied()
 }
 
 #[cfg(test)]
@@ -99,16 +104,25 @@ mod tests {
     }
 
     #[test]
-    fn pings_stay_at_home_and_all_else_goes_in_order() {
-        let (ping, pong) = (control(PING_TAG, &[0x0a, 2, 8, 1]), control(0x22, &[0x0a, 2, 8, 1]));
-        let (spawn, ready) = (control(0x0a, &[0x0a, 2, 8, 1]), control(0x4a, &[]));
-        let cast = frame(&[&[NODE_TAG, 100], [PING_TAG; 100].as_slice()].concat());
-        let others = [&spawn, &frame(&[]), &cast, &pong, &ready, &frame(&[CONTROL_TAG, 0])];
+    fn pings_and_actors_in_no_group_stay_at_home_and_all_else_goes_in_order() {
+        let [spawn, ping] = HOME_TAGS.map(|tag| control(tag, &[0x0a, 2, 8, 1]));
+        let long = {
+            let mut size = Vec::new();
+            prost::encoding::encode_varint(70_000, &mut size);
+            let actors = [&[0x0a], size.as_slice(), &vec![7; 70_000]].concat();
+            size.clear();
+            prost::encoding::encode_varint(actors.len() as u64, &mut size);
+            frame(&[&[CONTROL_TAG], size.as_slice(), &actors].concat())
+        };
+        let (join, ready) = (control(0x2a, &[0x0a, 2, 8, 1]), control(0x4a, &[]));
+        let cast = frame(&[&[NODE_TAG, 100], [0x1a; 100].as_slice()].concat());
+        let others = [&join, &frame(&[]), &cast, &ready, &frame(&[CONTROL_TAG, 0])];
+        let home = [ping, spawn, long].concat();
         let mixed: Vec<u8> =
-            others.iter().flat_map(|other| [ping.as_slice(), other]).collect::<Vec<_>>().concat();
+            others.iter().flat_map(|other| [home.as_slice(), other]).collect::<Vec<_>>().concat();
         let expected = others.map(Vec::as_slice).concat();
         for chunk in [1, 2, 9, 11, 20, usize::MAX] {
-            assert_eq!(pass(&[mixed.as_slice(), &ping].concat(), chunk), expected, "by {chunk}");
+            assert_eq!(pass(&[mixed.as_slice(), &home].concat(), chunk), expected, "by {chunk}");
         }
     }
 

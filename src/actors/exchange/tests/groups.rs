@@ -37,7 +37,7 @@ async fn an_actor_refuses_messages_of_another_type() {
     let ((a, metrics), (to, mut got)) = (node(A), mpsc::unbounded_channel());
     let (passing, _ended) = Actor::spawn(None, Passing, to).await.expect("starts");
     let group = |text: &str| text.parse::<Name>().expect("valid");
-    a.join_group(&group("numbers"), &passing);
+    a.join_group(&group("numbers"), &passing).expect("few");
     let [other] = &a.group::<u64>(&group("numbers"))[..] else { panic!("one member") };
     assert_eq!(other.cast(7), Err(SendError::OtherType("u32".to_owned())));
     assert_eq!(counted(&metrics, "node_messages", "other_type"), 1);

@@ -2,7 +2,11 @@
 
 use super::kit::*;
 use super::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::proto::budget::{WATCH_COST, WATCHES};
 use crate::proto::frame::Control;
+use crate::proto::interest::Interest;
 use crate::proto::outbox::{MAX_MESSAGE, WINDOW};
 use crate::proto::talk::{self, DownReason};
 
@@ -253,4 +257,92 @@ async fn replies_and_ends_that_nobody_waits_for_are_no_fault() {
     settled().await;
     assert!(raw.end.runs());
     assert_eq!(counted(&metrics, "node_messages", "late_reply"), 1);
+}
+
+/// Words of a watch on a name, each with a number of its own.
+fn watches(name: &str, numbers: std::ops::Range<u64>) -> Vec<u8> {
+    let name = name.parse().expect("valid");
+    let mut piece = vec![0];
+    for number in numbers {
+        let mut word = Vec::new();
+        talk::watch(&mut word, number, &name);
+        put(&mut piece, word.len());
+        piece.extend_from_slice(&word);
+    }
+    piece
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_whose_answers_are_not_read_end_the_link_at_their_bound() {
+    let b = exchange(B);
+    let mut raw = Raw::plug(&b, C, 1024).await;
+    let mut interest = Vec::new();
+    talk::interest(&mut interest, &Interest::Topic(topic("t")), true);
+    raw.send(Lane::Calls, &whole(&interest)).await;
+    settled().await;
+    while b.try_publish(&topic("t"), vec![0; 5000]).expect("short").missed == 0 {}
+    let long = "x".repeat(200);
+    let most = WATCHES as u64 / (WATCH_COST as u64 + 200);
+    for number in (0..most).step_by(100) {
+        raw.send(Lane::Calls, &watches(&long, number..(number + 100).min(most))).await;
+    }
+    settled().await;
+    assert!(raw.end.runs(), "as many as there may be");
+    raw.send(Lane::Calls, &watches(&long, most..most + 100)).await;
+    assert_eq!(raw.end.end().await, LinkEnd::Fault("too much interest".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_watched_here_is_bounded_as_a_peer_bounds_it() {
+    let (a, b) = (exchange(A), exchange(B));
+    let cable = Cable::plug(&b, &a).await;
+    cable.open(false); // what b answers is not read
+    let long: Name = "x".repeat(200).parse().expect("valid");
+    let mut watches = Vec::new();
+    loop {
+        let mut watch = a.watch(&long, b.name());
+        if watch.is_err() {
+            settled().await; // the lane has room again
+            watch = a.watch(&long, b.name());
+        }
+        match watch {
+            Ok(watch) => watches.push(watch),
+            Err(error) => break assert_eq!(error, SendError::Overloaded),
+        }
+    }
+    let peer = a.topics.peer(b.name()).expect("linked");
+    assert_eq!(peer.pending().open().1, WATCHES / (WATCH_COST + 200));
+    drop(watches);
+    settled().await;
+    assert_eq!(peer.pending().open().1, 0, "what was taken back gave its place back");
+    cable.open(true);
+    settled().await;
+    assert!(cable.runs());
+    assert_eq!(a.watch(&long, b.name()).expect("room").gone().await, DownReason::NoSuchName);
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_answers_that_are_not_read_hold_up_the_next_requests() {
+    let b = exchange(B);
+    let made = Arc::new(AtomicUsize::new(0));
+    let count = made.clone();
+    let _serving = b.serve("work".parse().expect("valid"), move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        async move { Ok(vec![7; 1024 * 1024].into()) }
+    });
+    let mut raw = Raw::plug(&b, C, 1024).await;
+    let request = |call| {
+        let mut word = Vec::new();
+        talk::request(&mut word, call, 600_000, &"work".parse().expect("valid"));
+        whole(&word)
+    };
+    drop(raw.try_say(Lane::Calls, &request(0)).await);
+    settled().await;
+    for call in 1..500 {
+        drop(raw.try_say(Lane::Calls, &request(call)).await);
+    }
+    settled().await;
+    let made = made.load(Ordering::Relaxed);
+    assert!((10..=17).contains(&made), "{made} answers of 1 MiB, where 16 MiB may wait");
+    assert!(raw.end.runs());
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::actors::exchange::Exchange;
 use crate::actors::exchange::{Received, SendError};
 use crate::actors::link::mux::{LinkGuard, Own, PIPE, gate, run as run_mux};
-use crate::actors::news::tests::{parts, silent};
+use crate::actors::news::tests::{parts, read, silent};
 use crate::proto::frame::{Control, HEADER, Lane, MAX_PAYLOAD, header, parse_header};
 use crate::proto::heartbeat::{self, Heartbeat};
 use crate::proto::wiring::{Consumer, Notice};
@@ -191,7 +191,7 @@ async fn words_reach_listeners_with_the_peers_name() {
     let bus = Bus::new(&Exchange::new(name("a@127.0.0.1"), &metrics));
     let (_root, _) = run(&metrics, vec![bus.child()]).await;
     let (tx, mut heard) = unbounded_channel();
-    bus.attach(Consumer::Discovery, move |news| drop(tx.send(news)));
+    bus.attach(Consumer::Discovery, move |news| drop(tx.send(read(news))));
     let mut world = world(bus, true, 1024);
     // What one exchange sends, another understands.
     world.post(b"told");
@@ -199,7 +199,7 @@ async fn words_reach_listeners_with_the_peers_name() {
     assert_eq!(lane, Lane::System);
     world.send(Lane::System, &piece).await;
     assert_eq!(next(&mut heard).await, Notice::Up(name(PEER), Incarnation(1)));
-    assert_eq!(next(&mut heard).await, Notice::Message(name(PEER), (*b"told").into()));
+    assert_eq!(next(&mut heard).await, Notice::Message(name(PEER), b"told".to_vec()));
     // What the peer's actors get wrong is counted and costs nobody the link.
     world.send(Lane::System, &whole(&[0xff; 9])).await;
     until("counted", || counted(&metrics, "node_messages", "malformed") == 1).await;
