@@ -1,5 +1,7 @@
 //! What the unit tests of the machines share.
 
+pub(crate) mod network;
+
 /// A point in time for machines under test to count from.
 #[expect(clippy::disallowed_methods, reason = "the one place where proto's tests get a start")]
 pub(crate) fn start() -> std::time::Instant {

@@ -14,16 +14,16 @@ use super::profile::LARGEST;
 use super::*;
 use crate::proto::codec;
 use crate::proto::node::Incarnation;
-use crate::proto::rows::tests::{self as network, FAIR, Network, WALL, Weather};
-use crate::proto::rows::tests::{life, ms, name, node};
+use crate::proto::rows::tests::{self as table, life};
 use crate::proto::rows::{
     FIRST, FUTURE, MAX_ANSWER, MAX_CHARGES, MAX_JUMP, MAX_WORD, RAISE, SWEEP, YOUNG, row_size,
 };
+use crate::proto::tests::network::{FAIR, Network, WALL, Weather, ms, name, node};
 use crate::proto::tests::start;
 
 mod world;
 
-type Alone = network::Alone<Registry>;
+type Alone = table::Alone<Registry>;
 
 /// Between two answers of one kind to one peer.
 const REPEAT: Duration = Profiles::RETRY.checked_div(2).expect("not by 0");

@@ -12,18 +12,23 @@ use rand::{RngExt, SeedableRng};
 use super::*;
 use crate::proto::codec;
 use crate::proto::event::{Reason, Status};
-use crate::proto::rows::tests::{self as network, FAIR, Machine, Network, WALL, Weather};
-use crate::proto::rows::tests::{life, ms, name, node};
+use crate::proto::rows::tests::{self as table, Machine, life};
 use crate::proto::rows::{FIRST, FUTURE, MAX_CHARGES, MAX_JUMP, Mark, RAISE, YOUNG};
+use crate::proto::tests::network::{FAIR, Network, WALL, Weather, ms, name, node};
 use crate::proto::tests::start;
 
-type Alone = network::Alone<Topology>;
+type Alone = table::Alone<Topology>;
 
 impl Machine for Topology {
     type Table = Links;
 
     fn table(&self) -> &Rows<Links> {
         &self.rows
+    }
+
+    fn sees(peer: NodeName, up: bool, since: u64) -> Option<Input> {
+        let state = if up { Status::Online } else { Status::Offline };
+        Some(Input::Own(vec![(peer, Some(Cell { since, ..cell(state, None) }))]))
     }
 
     fn handle(&mut self, input: Input, now: Instant, out: &mut Vec<Output>) {

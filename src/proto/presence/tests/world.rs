@@ -1,233 +1,143 @@
 //! Several nodes in one thread: links that come and go, words that are late, lost or doubled, nodes and
 //! actors that start anew. Each node has a listener that applies what it is told.
 
-use rand::Rng;
+use rand::RngExt;
 
 use super::*;
+use crate::proto::tests::network::{Machine, Moment, Network, Sent, Weather, node};
 
-#[derive(Clone, Copy)]
-struct Weather {
-    loss: f64,
-    twice: f64,
-    /// In milliseconds. Words of one link overtake each other.
-    slowest: u64,
-}
-
-const FAIR: Weather = Weather { loss: 0.0, twice: 0.0, slowest: 1 };
-const FOUL: Weather = Weather { loss: 0.2, twice: 0.1, slowest: 200 };
-
-enum Event {
-    Word { from: usize, to: usize, link: u64, word: Vec<u8> },
-    Tick(usize),
-}
+const FAIR: Weather = Weather { loss: 0.0, twice: 0.0, slowest: 1, mixed: true };
+const FOUL: Weather = Weather { loss: 0.2, twice: 0.1, slowest: 200, mixed: true };
 
 struct Node {
     machine: Presence,
+    epoch: Epoch,
     /// What came and did not leave.
     listener: BTreeSet<Arc<Entry>>,
     /// Its own entries that are there.
     own: Vec<Ref>,
 }
 
-struct World {
-    nodes: Vec<Option<Node>>,
-    epochs: Vec<Epoch>,
-    /// Links up, and which of the links of that pair it is.
-    links: BTreeMap<(usize, usize), u64>,
-    queue: BTreeMap<(Instant, u64), Event>,
-    seq: u64,
-    now: Instant,
-    rng: StdRng,
-    weather: Weather,
-    seed: u64,
-    /// Words sent, of each kind, and all their bytes.
-    deltas: usize,
-    digests: usize,
-    asks: usize,
-    pages: usize,
-    bytes: usize,
-}
-
-fn node(at: usize) -> NodeName {
-    name(&format!("n{at}@h"))
-}
-
-const TOPICS: [&str; 3] = ["room:1", "room:10", "room:2"];
-
-impl World {
-    fn new(nodes: usize, seed: u64, weather: Weather) -> Self {
-        let mut world = Self {
-            nodes: (0..nodes).map(|_| None).collect(),
-            epochs: vec![epoch(0, 0); nodes],
-            links: BTreeMap::new(),
-            queue: BTreeMap::new(),
-            seq: 0,
-            now: start(),
-            rng: StdRng::seed_from_u64(seed),
-            weather,
-            seed,
-            deltas: 0,
-            digests: 0,
-            asks: 0,
-            pages: 0,
-            bytes: 0,
-        };
-        (0..nodes).for_each(|at| world.boot(at, true));
-        world
+impl Node {
+    fn new(at: usize, epoch: Epoch, now: Instant, rng: StdRng) -> Self {
+        let machine = Presence::new(node(at), epoch, now, rng);
+        Self { machine, epoch, listener: BTreeSet::new(), own: Vec::new() }
     }
 
-    /// A node starts; or, within its life, the actor alone does: its links are as they were.
-    fn boot(&mut self, at: usize, life: bool) {
-        let last = self.epochs[at];
-        self.epochs[at] =
-            if life { epoch(last.life.0 + 1, 1) } else { epoch(last.life.0, last.boot + 1) };
-        let rng = StdRng::seed_from_u64(self.rng.next_u64());
-        let machine = Presence::new(node(at), self.epochs[at], self.now, rng);
-        self.nodes[at] = Some(Node { machine, listener: BTreeSet::new(), own: Vec::new() });
-        for peer in self.linked(at) {
-            self.input(at, |node, now, out| node.machine.up(&super::name(&peer), now, out));
-        }
-    }
-
-    fn linked(&self, at: usize) -> Vec<String> {
-        let peers = self.links.keys().filter(|(from, _)| *from == at);
-        peers.map(|(_, to)| node(*to).to_string()).collect()
-    }
-
-    fn push(&mut self, at: Instant, event: Event) {
-        self.seq += 1;
-        self.queue.insert((at, self.seq), event);
-    }
-
-    fn input(&mut self, at: usize, act: impl FnOnce(&mut Node, Instant, &mut Vec<Output>)) {
-        let (now, seed) = (self.now, self.seed);
-        let Some(node) = &mut self.nodes[at] else { return };
+    /// Does something. The listener applies what follows, and then has the state.
+    fn act(
+        &mut self,
+        Moment { now, seed, .. }: Moment,
+        sent: &mut Sent<Self>,
+        act: impl FnOnce(&mut Self, Instant, &mut Vec<Output>),
+    ) {
         let mut out = Vec::new();
-        act(node, now, &mut out);
-        for output in &out {
+        act(self, now, &mut out);
+        let me = &self.machine.me;
+        for output in out {
             match output {
                 Output::Joined(entry) => {
-                    assert!(node.listener.insert(entry.clone()), "seed {seed}: {entry:?} twice");
+                    assert!(self.listener.insert(entry.clone()), "seed {seed}: {entry:?} twice");
                 }
                 Output::Left(entry) => {
-                    assert!(node.listener.remove(entry), "seed {seed}: {entry:?} was not there");
+                    assert!(self.listener.remove(&entry), "seed {seed}: {entry:?} was not there");
                 }
-                Output::Say(..) => {}
+                Output::Say(To::All, word) => sent.push((None, word)),
+                Output::Say(To::One(to), word) => sent.push((Some(to), word)),
                 Output::Fault(..) => panic!("seed {seed}: honest nodes, but {output:?}"),
             }
         }
         let topics = TOPICS.map(topic);
-        let state = topics.iter().flat_map(|topic| node.machine.state(topic));
+        let state = topics.iter().flat_map(|topic| self.machine.state(topic));
         let state = state.flat_map(|(key, metas)| {
             assert!(metas.iter().all(|entry| entry.key.as_ref() == key));
             metas
         });
-        assert!(state.eq(node.listener.iter().map(Arc::as_ref)), "seed {seed}: n{at}'s listener");
-        if let Some(deadline) = node.machine.deadline() {
-            self.push(deadline, Event::Tick(at));
-        }
-        for output in out {
-            match output {
-                Output::Say(To::All, word) => {
-                    for to in 0..self.nodes.len() {
-                        self.send(at, to, &word);
-                    }
-                }
-                Output::Say(To::One(to), word) => {
-                    let to = to.short()[1..].parse().expect("a number");
-                    self.send(at, to, &word);
-                }
-                _ => {}
-            }
-        }
+        assert!(state.eq(self.listener.iter().map(Arc::as_ref)), "seed {seed}: listener of {me}");
     }
+}
 
-    fn send(&mut self, from: usize, to: usize, word: &Word) {
-        let Some(link) = self.links.get(&(from, to)).copied() else { return };
-        let bytes = codec::encode(word).expect("encodes");
-        assert!(bytes.len() <= WORD, "seed {}: a word of {} bytes", self.seed, bytes.len());
+impl Machine for Node {
+    type Word = Word;
+    const LONGEST: usize = WORD;
+
+    fn kind(word: &Word) -> &'static str {
         match word {
-            Word::Delta { .. } => self.deltas += 1,
-            Word::Digest { .. } => self.digests += 1,
-            Word::Ask { .. } => self.asks += 1,
-            Word::Page(_) => self.pages += 1,
-        }
-        self.bytes += bytes.len();
-        let copies = 1 + usize::from(self.rng.random_bool(self.weather.twice));
-        for _ in 0..copies {
-            if !self.rng.random_bool(self.weather.loss) {
-                let at = self.now + ms(self.rng.random_range(1..=self.weather.slowest));
-                self.push(at, Event::Word { from, to, link, word: bytes.clone() });
-            }
+            Word::Delta { .. } => "delta",
+            Word::Digest { .. } => "digest",
+            Word::Ask { .. } => "ask",
+            Word::Page(_) => "page",
         }
     }
 
-    fn run(&mut self, time: Duration) {
-        let end = self.now + time;
-        while let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= end) {
-            let ((at, _), event) = entry.remove_entry();
-            self.now = self.now.max(at);
-            match event {
-                Event::Word { from, to, link, word } => {
-                    if self.links.get(&(to, from)) == Some(&link) {
-                        let word = codec::decode(&word, WORD).expect("its own bytes");
-                        self.input(to, |n, now, out| n.machine.heard(&node(from), word, now, out));
-                    }
-                }
-                Event::Tick(at) => {
-                    let machine = self.nodes[at].as_ref().map(|node| &node.machine);
-                    let due = machine.and_then(Presence::deadline);
-                    if due.is_some_and(|due| due <= self.now) {
-                        self.input(at, |node, now, out| node.machine.tick(now, out));
-                    }
-                }
-            }
-        }
-        self.now = end;
+    fn up(&mut self, peer: NodeName, _life: Incarnation, at: Moment, out: &mut Sent<Self>) {
+        self.act(at, out, |it, now, out| it.machine.up(&peer, now, out));
     }
 
-    fn link(&mut self, a: usize, b: usize) {
-        let there = self.nodes[a].is_some() && self.nodes[b].is_some();
-        if a == b || !there || self.links.contains_key(&(a, b)) {
-            return;
-        }
-        self.seq += 1;
-        for (one, other) in [(a, b), (b, a)] {
-            self.links.insert((one, other), self.seq);
-        }
-        for (one, other) in [(a, b), (b, a)] {
-            self.input(one, |n, now, out| n.machine.up(&node(other), now, out));
-        }
+    fn down(&mut self, peer: NodeName, at: Moment, out: &mut Sent<Self>) {
+        self.act(at, out, |it, _, out| it.machine.gone(&peer, out));
+        let ghosts = self.listener.iter().any(|entry| is_of(entry, &peer));
+        assert!(!ghosts, "seed {}: {} shows {peer}", at.seed, self.machine.me);
     }
 
-    fn cut(&mut self, a: usize, b: usize) {
-        for (one, other) in [(a, b), (b, a)] {
-            if self.links.remove(&(one, other)).is_some() {
-                self.input(one, |n, _, out| n.machine.gone(&node(other), out));
-                let ghost = |entry: &Arc<Entry>| entry.key.starts_with(&format!("n{other}:"));
-                let ghosts = self.nodes[one].as_ref().is_some_and(|n| n.listener.iter().any(ghost));
-                assert!(!ghosts, "seed {}: n{one} shows n{other}", self.seed);
-            }
-        }
+    fn hear(&mut self, from: NodeName, word: Word, at: Moment, out: &mut Sent<Self>) {
+        self.act(at, out, |it, now, out| it.machine.heard(&from, word, now, out));
     }
 
-    fn crash(&mut self, at: usize) {
-        self.nodes[at] = None;
-        (0..self.nodes.len()).for_each(|other| self.cut(at, other));
+    fn tick(&mut self, at: Moment, out: &mut Sent<Self>) {
+        self.act(at, out, |it, now, out| it.machine.tick(now, out));
     }
 
-    fn mesh(&mut self) {
-        for a in 0..self.nodes.len() {
-            (a + 1..self.nodes.len()).for_each(|b| self.link(a, b));
-        }
+    fn deadline(&self) -> Option<Instant> {
+        self.machine.deadline()
+    }
+}
+
+const TOPICS: [&str; 3] = ["room:1", "room:10", "room:2"];
+
+/// The key of a node's member.
+fn key(of: &NodeName, user: usize) -> String {
+    format!("{}:u{user}", of.short())
+}
+
+fn is_of(entry: &Entry, node: &NodeName) -> bool {
+    entry.key.starts_with(&format!("{}:", node.short()))
+}
+
+type World = Network<Node>;
+
+impl World {
+    fn booted(nodes: usize, seed: u64, weather: Weather) -> Self {
+        let mut world = Self::new(nodes, seed, weather);
+        world.weigh = true;
+        (0..nodes).for_each(|at| world.boot(at));
+        world
+    }
+
+    fn boot(&mut self, at: usize) {
+        self.start(at, |life, moment, rng| Node::new(at, epoch(life.0, 1), moment.now, rng));
+    }
+
+    /// The actor of a node starts again: its links are as they were.
+    fn restart(&mut self, at: usize) {
+        let boot = self.nodes[at].as_ref().expect("it runs").epoch.boot + 1;
+        let make = |life: Incarnation, moment: Moment, rng| {
+            Node::new(at, epoch(life.0, boot), moment.now, rng)
+        };
+        self.replace(at, make);
+        self.linked(at).into_iter().for_each(|peer| self.inform(at, peer, true));
+    }
+
+    fn present(&mut self, at: usize, act: impl FnOnce(&mut Node, Instant, &mut Vec<Output>)) {
+        self.act(at, |node, moment, out| node.act(moment, out, act));
     }
 
     /// A key says whose it is.
     fn track(&mut self, at: usize, meta: &str) {
         let (room, user) =
             (topic(TOPICS[self.rng.random_range(0..3)]), self.rng.random_range(0..3));
-        self.input(at, |node, now, out| {
-            let key = format!("n{at}:u{user}");
+        self.present(at, |node, now, out| {
+            let key = key(&node.machine.me, user);
             let taken = node.machine.track(&room, &key, meta, now, out);
             node.own.push(taken.expect("taken"));
         });
@@ -241,7 +151,7 @@ impl World {
 
     fn update(&mut self, at: usize) {
         let Some(which) = self.any(at) else { return };
-        self.input(at, |node, now, out| {
+        self.present(at, |node, now, out| {
             let updated = node.machine.update(node.own[which], "{\"new\":1}", now, out);
             node.own[which] = updated.expect("it is ours");
         });
@@ -249,7 +159,7 @@ impl World {
 
     fn untrack(&mut self, at: usize) {
         let Some(which) = self.any(at) else { return };
-        self.input(at, |node, now, out| {
+        self.present(at, |node, now, out| {
             let reference = node.own.swap_remove(which);
             node.machine.untrack(reference, now, out);
         });
@@ -270,7 +180,7 @@ impl World {
             let shown: BTreeSet<Ref> = here.listener.iter().map(|e| e.reference).collect();
             assert_eq!(shown, due, "seed {}: n{at}", self.seed);
             for (peer, there) in self.nodes.iter().enumerate() {
-                let theirs = |e: &&Arc<Entry>| e.key.starts_with(&format!("n{peer}:"));
+                let theirs = |entry: &&Arc<Entry>| is_of(entry, &node(peer));
                 if let Some(there) = there.as_ref().filter(|_| self.links.contains_key(&(at, peer)))
                 {
                     let said = there.listener.iter().filter(theirs);
@@ -282,8 +192,8 @@ impl World {
 }
 
 fn live_through(nodes: usize, seed: u64, weather: Weather, quiet: Duration) -> World {
-    let mut world = World::new(nodes, seed, weather);
-    world.mesh();
+    let mut world = World::booted(nodes, seed, weather);
+    world.mesh(|_, _| true);
     let wide = format!("{{\"w\":\"{}\"}}", "w".repeat(META - 8));
     for _ in 0..world.rng.random_range(10..60) {
         let pause = if world.rng.random_bool(0.3) { 1000 } else { 30 };
@@ -293,10 +203,10 @@ fn live_through(nodes: usize, seed: u64, weather: Weather, quiet: Duration) -> W
         match world.rng.random_range(0..32) {
             0 => world.crash(a),
             1 | 2 if world.nodes[a].is_none() => {
-                world.boot(a, true);
+                world.boot(a);
                 (0..nodes).for_each(|peer| world.link(a, peer));
             }
-            1 if world.nodes[a].is_some() => world.boot(a, false),
+            1 if world.nodes[a].is_some() => world.restart(a),
             2 => (0..150).for_each(|_| world.track(a, &wide)),
             3..6 => world.link(a, b),
             6 | 7 => world.cut(a, b),
@@ -309,7 +219,7 @@ fn live_through(nodes: usize, seed: u64, weather: Weather, quiet: Duration) -> W
     }
     world.run(quiet);
     world.agreed(); // as far as they are linked
-    world.mesh();
+    world.mesh(|_, _| true);
     world.run(quiet);
     world.agreed();
     world
@@ -328,28 +238,29 @@ fn in_foul_weather_they_agree_in_the_end() {
     for seed in 0..150 {
         let nodes = 3 + usize::try_from(seed % 3).expect("small");
         let world = live_through(nodes, seed, FOUL, ms(400_000));
-        (pages, digests) = (pages + world.pages, digests + world.digests);
+        (pages, digests) = (pages + world.count("page"), digests + world.count("digest"));
     }
     assert!(pages > 1000 && digests > 1000, "{pages} pages, {digests} digests");
 }
 
 #[test]
 fn a_lost_change_costs_little_to_repair() {
-    let mut world = World::new(2, 1, FAIR);
-    world.mesh();
+    let mut world = World::booted(2, 1, FAIR);
+    world.mesh(|_, _| true);
     (0..5000).for_each(|_| world.track(0, "{\"name\":\"somebody\"}"));
     world.run(ms(100));
     world.agreed();
-    assert_eq!((world.asks, world.pages), (0, 0), "deltas are enough");
+    assert_eq!((world.count("ask"), world.count("page")), (0, 0), "deltas are enough");
     // A late one reads it all, in pages.
     world.crash(1);
-    world.boot(1, true);
-    (world.bytes, world.digests) = (0, 0);
+    world.boot(1);
+    (world.bytes, world.sent) = (0, BTreeMap::new());
     world.link(0, 1);
     world.run(ms(500));
     world.agreed();
-    assert!((4..=8).contains(&world.pages), "{} pages", world.pages);
-    assert_eq!((world.asks, world.digests), (world.pages, 4));
+    let pages = world.count("page");
+    assert!((4..=8).contains(&pages), "{pages} pages");
+    assert_eq!((world.count("ask"), world.count("digest")), (pages, 4));
     let whole = world.bytes;
     // After a loss, entries that are known are only named.
     world.weather.loss = 1.0;
@@ -357,22 +268,22 @@ fn a_lost_change_costs_little_to_repair() {
     world.track(0, "{}");
     world.run(ms(100));
     world.weather.loss = 0.0;
-    (world.bytes, world.pages) = (0, 0);
+    (world.bytes, world.sent) = (0, BTreeMap::new());
     world.run(ms(7000));
     world.agreed();
-    assert_eq!(world.pages, 1);
+    assert_eq!(world.count("page"), 1);
     assert!(world.bytes < whole / 10, "{} of {whole} bytes", world.bytes);
 }
 
 #[test]
 fn a_crowd_is_told_in_few_words() {
-    let mut world = World::new(3, 1, FAIR);
-    world.mesh();
-    world.deltas = 0;
+    let mut world = World::booted(3, 1, FAIR);
+    world.mesh(|_, _| true);
+    world.sent.clear();
     (0..1000).for_each(|_| world.track(0, "{}"));
     world.run(ms(50));
     world.agreed();
-    assert_eq!(world.deltas, 4, "the first change, then the rest, to two peers");
+    assert_eq!(world.count("delta"), 4, "the first change, then the rest, to two peers");
 }
 
 proptest! {

@@ -36,10 +36,10 @@ impl World {
 
     /// The next life of a node, with what it remembers.
     fn boot(&mut self, at: usize) {
-        let (now, wall, remembered) = (self.now, self.wall(), self.disks[at].clone());
-        self.next_life(at, |life, rng| {
+        let remembered = self.disks[at].clone();
+        self.start(at, |life, moment, rng| {
             let own = entry(node(at).as_str(), life.0, 1, &format!("s{at}-{}", life.0));
-            Registry::new(own, remembered, now, wall, rng)
+            Registry::new(own, remembered, moment.now, moment.wall, rng)
         });
     }
 
@@ -57,16 +57,11 @@ impl World {
             return;
         }
         let late = ms(self.rng.random_range(0..30));
-        for (from, to) in [(a, b), (b, a)] {
-            let life = life(self.lives[to]);
-            self.input(
-                from,
-                if up { Input::Linked(node(to), life) } else { Input::Unlinked(node(to)) },
-            );
-            if up && from == a {
-                self.run(late);
-            }
+        self.inform(a, b, up);
+        if up {
+            self.run(late);
         }
+        self.inform(b, a, up);
     }
 
     fn mesh(&mut self, of: impl IntoIterator<Item = usize> + Clone) {
@@ -109,10 +104,10 @@ fn nodes_that_start_together_say_few_words() {
     world.run(ms(3000));
     world.all_agree();
     // Own profile and a question on each side of a link, the answers, some digests and what they find missing.
-    assert!(world.words < 50 * 49 * 5, "{} words", world.words);
-    world.words = 0;
+    assert!(world.words() < 50 * 49 * 5, "{} words", world.words());
+    world.sent.clear();
     world.run(Duration::from_secs(100));
-    assert!(world.words <= 50 * 13, "{} words in 100 s of rest", world.words);
+    assert!(world.words() <= 50 * 13, "{} words in 100 s of rest", world.words());
 }
 
 #[test]
@@ -121,11 +116,11 @@ fn a_forgotten_node_is_forgotten_everywhere_at_once() {
     world.mesh(0..30);
     world.run(ms(3000));
     world.down(7);
-    world.words = 0;
+    world.sent.clear();
     world.input(3, Input::Gone(node(7), life(1)));
     world.run(ms(100));
     assert!(world.forgotten(7));
-    assert!(world.words <= 29 * 29, "{} words", world.words);
+    assert!(world.words() <= 29 * 29, "{} words", world.words());
 }
 
 #[test]

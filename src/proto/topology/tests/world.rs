@@ -15,43 +15,15 @@ impl World {
 
     /// The next life of a node; it remembers nothing.
     fn boot(&mut self, at: usize) {
-        let (now, wall) = (self.now, self.wall());
-        self.next_life(at, |life, rng| Topology::new(node(at), life, 1, now, wall, rng));
+        self.start(at, |life, moment, rng| {
+            Topology::new(node(at), life, 1, moment.now, moment.wall, rng)
+        });
     }
 
     fn own(&mut self, at: usize, peer: usize, state: Status) {
-        let since = self.wall();
+        let since = self.moment().wall;
         let cell = Cell { since, ..cell(state, None) };
         self.input(at, Input::Own(vec![(node(peer), Some(cell))]));
-    }
-
-    fn link(&mut self, a: usize, b: usize) {
-        if self.connect(a, b, true) {
-            for (one, other) in [(a, b), (b, a)] {
-                self.input(one, Input::Linked(node(other), life(self.lives[other])));
-                self.own(one, other, Status::Online);
-            }
-        }
-    }
-
-    fn cut(&mut self, a: usize, b: usize) {
-        if self.connect(a, b, false) {
-            for (one, other) in [(a, b), (b, a)] {
-                self.input(one, Input::Unlinked(node(other)));
-                self.own(one, other, Status::Offline);
-            }
-        }
-    }
-
-    fn crash(&mut self, at: usize) {
-        self.nodes[at] = None;
-        (0..self.nodes.len()).for_each(|other| self.cut(at, other));
-    }
-
-    fn mesh(&mut self, linked: impl Fn(usize, usize) -> bool) {
-        for a in 0..self.nodes.len() {
-            (a + 1..self.nodes.len()).filter(|b| linked(a, *b)).for_each(|b| self.link(a, b));
-        }
     }
 
     /// Nodes that reach each other by way of links have one view, which has all they say themselves.
@@ -198,26 +170,27 @@ fn traffic_is_what_changes_and_one_digest_a_second() {
     let mut world = World::booted(nodes, 1, FAIR);
     world.mesh(|_, _| true);
     world.run(ms(3000));
-    world.words = 0;
+    world.sent.clear();
     world.run(ms(60_000));
     // 60 or so to somebody, two rounds to everybody; nobody has anything to answer.
-    let idle = world.words / nodes;
+    let idle = world.words() / nodes;
     assert!((48 + 38..=76 + 38).contains(&idle), "{idle} words a node in an idle minute");
     // A change costs one word a link, and what a digest that crosses it may ask for.
-    (world.words, world.weigh) = (0, true);
+    world.sent.clear();
+    world.weigh = true;
     for change in 0..120 {
         let state = if change / nodes % 2 == 0 { Status::Syncing } else { Status::Online };
         world.own(change % nodes, (change + 1) % nodes, state);
     }
-    assert_eq!(world.words, 120 * (nodes - 1));
-    assert!(world.bytes <= world.words * 64, "{} bytes", world.bytes);
+    assert_eq!(world.words(), 120 * (nodes - 1));
+    assert!(world.bytes <= world.words() * 64, "{} bytes", world.bytes);
     world.run(ms(1000));
-    assert!(world.words <= 120 * (nodes - 1) + 20 * nodes, "{} words", world.words);
+    assert!(world.words() <= 120 * (nodes - 1) + 20 * nodes, "{} words", world.words());
     assert_eq!(world.agreed(), Ok(()));
     // With a pair cut, three others inform each of the two; it asks one of them.
     world.cut(3, 4);
     world.run(ms(3000));
-    world.words = 0;
+    world.sent.clear();
     let rounds = 10;
     for round in 0..rounds {
         let state = if round % 2 == 0 { Status::Connecting } else { Status::Offline };
@@ -226,7 +199,7 @@ fn traffic_is_what_changes_and_one_digest_a_second() {
         assert_eq!(world.agreed(), Ok(()));
     }
     let most = (nodes - 2) + 3 + 2 + 6; // some digests fall due meanwhile
-    assert!(world.words <= rounds * most, "{} words", world.words);
+    assert!(world.words() <= rounds * most, "{} words", world.words());
 }
 
 #[test]
