@@ -19,9 +19,10 @@ use std::env;
 use std::ops::Range;
 
 use scenarios::{
-    actors, adaptation, all_paused, clocks, cut_pairs, flapping, forgotten, forgotten_alive,
-    formation, foul_network, link_and_peer, many, pause, power_loss, random_weather, restart,
-    split, the_same_run,
+    actors, adaptation, all_paused, clocks, crossed, crossed_evenly, cut_from_the_start, cut_pairs,
+    flapping, forgotten, forgotten_alive, formation, foul_network, goodbye, link_and_peer,
+    link_and_power, lost_disk, many, one_seed, pause, power_loss, random_weather, restart,
+    rolled_back, split, stale_session, stopped_midway, the_same_run, weather_and_peace,
 };
 use world::Disk;
 
@@ -59,7 +60,24 @@ scenario!(random_weather_of_7, 0..200, |name, seed| {
 scenario!(random_weather_of_9, 0..100, |name, seed| {
     random_weather(name, seed, 9);
 });
+scenario!(two_in_random_weather_and_then_peace, 0..40, |name, seed| {
+    weather_and_peace(name, seed, 2);
+});
+scenario!(twelve_in_random_weather_and_then_peace, 0..3, |name, seed| {
+    weather_and_peace(name, seed, 12);
+});
 scenario!(one_seed_is_one_run, 0..10, the_same_run);
+
+scenario!(crossed_dials_end_in_one_link_that_stays, 0..80, crossed);
+scenario!(crossed_dials_are_settled_without_a_wait, 0..40, crossed_evenly);
+scenario!(five_that_know_one_reach_a_full_mesh, 0..5, one_seed);
+scenario!(restarted_node_replaces_its_stale_session, 0..5, stale_session);
+scenario!(rolled_back_node_stays_out_and_then_rises, 0..10, rolled_back);
+scenario!(lost_disk_rises_above_all_earlier_lives, 0..5, lost_disk);
+scenario!(node_that_leaves_is_welcome_again, 0..5, goodbye);
+scenario!(cut_from_the_start_is_unreachable, 0..4, cut_from_the_start);
+scenario!(stop_midway_leaves_nothing_behind, 0..40, stopped_midway);
+scenario!(link_starts_again_while_a_host_loses_power, 0..4, link_and_power);
 
 scenario!(fifty_at_rest, 0..3, |name, seed| formation(name, seed, 50));
 scenario!(five_form_at_once_and_then_rest, 0..10, |name, seed| formation(name, seed, 5));

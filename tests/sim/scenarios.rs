@@ -5,13 +5,20 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-use xpando_node::internals::proto::event::Status;
+use xpando_node::internals::proto::event::{Reason, Status};
 
 use crate::invariants::{
     HEARSAY, SILENT_DEATH, all_is_well, disks_hold_what_is_shown, everybody_sees, is_forgotten,
     mesh_is_whole, nodes_agree, presences_agree, quiet_traffic_is_bounded, the_dead_are_offline,
 };
 use crate::world::{Actor, Disk, Weather, World, ms, secs};
+
+mod links;
+pub(crate) use links::{
+    crossed, crossed_evenly, cut_from_the_start, goodbye, link_and_power, lost_disk, one_seed,
+    rolled_back, stale_session, stopped_midway,
+};
+use links::{ended_as, meshed};
 
 /// Nodes that start together are whole within this in fair weather: a beacon at once, a dial, and
 /// for a crossed or a full one the next.
@@ -24,8 +31,28 @@ const HEALED: u64 = secs(75);
 /// What is shown is written within this: a failed write is tried again after 5 s.
 const WRITTEN: u64 = secs(6);
 
+/// Kinds of faults; one more is an error of a failure detector.
+const FAULTS: u32 = 18;
+
 /// Faults of all kinds for a while, then quiet, then everything is whole. Returns the run's hash.
 pub(crate) fn random_weather(scenario: &'static str, seed: u64, nodes: usize) -> u64 {
+    weather(scenario, seed, nodes, FAULTS).trace.hash()
+}
+
+/// Likewise, and then no link is lost in peace.
+pub(crate) fn weather_and_peace(scenario: &'static str, seed: u64, nodes: usize) {
+    let mut world = weather(scenario, seed, nodes, FAULTS + 1);
+    let before = world.gaps();
+    world.run(secs(20));
+    if world.gaps() != before {
+        world.fail("peace_costs_no_link", "a link was lost");
+    }
+    if let Err(why) = all_is_well(&world) {
+        world.fail("all_stays_well", &why);
+    }
+}
+
+fn weather(scenario: &'static str, seed: u64, nodes: usize, kinds: u32) -> World {
     let mut world = World::new(scenario, seed, nodes, Weather::fair());
     world.weather.delay = [200..ms(3), ms(5)..ms(40), ms(150)..ms(250)][seed as usize % 3].clone();
     world.weather.loss = [0.0, 0.0, 0.05, 0.2][seed as usize / 3 % 4];
@@ -45,12 +72,12 @@ pub(crate) fn random_weather(scenario: &'static str, seed: u64, nodes: usize) ->
         let pause = world.random(0..secs(8));
         world.run(pause);
         come_and_go(&mut world);
-        fault(&mut world);
+        fault(&mut world, kinds);
     }
     let pause = world.random(0..secs(20));
     world.run(pause);
     quiet(&mut world);
-    world.trace.hash()
+    world
 }
 
 /// Everything is mended, and then whole.
@@ -87,11 +114,11 @@ fn come_and_go(world: &mut World) {
     }
 }
 
-fn fault(world: &mut World) {
+fn fault(world: &mut World, kinds: u32) {
     let nodes = world.nodes.len();
     let node = world.rng.random_range(0..nodes);
     let other = (node + world.rng.random_range(1..nodes)) % nodes;
-    let kind = world.rng.random_range(0..18);
+    let kind = world.rng.random_range(0..kinds);
     if !world.is_up(node) {
         return come_back(world, node);
     }
@@ -123,6 +150,7 @@ fn fault(world: &mut World) {
             world.restart(node, Actor::ALL[actor]);
         }
         16 if !world.life(node).paused => drop(world.forget(node, other)),
+        FAULTS if !world.life(node).paused => world.give_up(node, other),
         _ => {
             let millis = world.rng.random_range(-90_000..90_000);
             world.jump(node, millis);
@@ -243,7 +271,15 @@ pub(crate) fn cut_pairs(scenario: &'static str, seed: u64, pairs: &[(usize, usiz
             }
         }
     }
+    let unreachable = Some((Status::Offline, Some(Reason::Unreachable)));
+    for (a, b) in pairs.iter().flat_map(|(a, b)| [(*a, *b), (*b, *a)]).filter(|_| both) {
+        let view = world.life(a).membership.peer(&world.nodes[b].name);
+        if view.as_ref().map(|view| (view.status, view.reason)) != unreachable {
+            world.fail("cut_is_unreachable_on_both_sides", &format!("n{a:03} sees {view:?}"));
+        }
+    }
     world.heal_all();
+    world.run_until("cut_mends_without_help", secs(35), meshed);
     whole_again(&mut world);
 }
 
@@ -335,9 +371,15 @@ pub(crate) fn restart(scenario: &'static str, seed: u64, disk: Disk) {
         let crashed = |world: &World| everybody_sees(world, node, |s, _| s == Status::Offline);
         let refused = 3 * world.weather.delay.end + ms(2);
         world.run_until("crash_is_known_at_once", refused, crashed);
+        if let Err(why) = ended_as(&world, node, Reason::Crashed) {
+            world.fail("crash_is_known_as_one", &why);
+        }
         let pause = world.random(0..secs(40));
         world.run(pause);
         world.boot(node, disk);
+        if disk == Disk::Kept {
+            world.run_until("one_that_is_back_is_linked_at_once", ms(100), meshed);
+        }
         whole_again(&mut world);
         world.run(secs(2)); // one that dies sooner after its start is dialed with some patience
     }

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use xpando_node::internals::proto::beacon::Beacon;
+use xpando_node::internals::proto::event::Event;
 use xpando_node::internals::proto::link::Report;
 use xpando_node::internals::proto::membership::{AttemptId, Failure};
 use xpando_node::internals::proto::node::{Incarnation, NodeName};
@@ -175,6 +176,10 @@ pub(crate) struct World {
     pub(crate) weigh: bool,
     /// Registry and presence are part of it: they cost more than all else where hundreds of nodes are simulated.
     pub(crate) records: bool,
+    /// What the nodes announced, where somebody asks for it.
+    pub(crate) log: Option<Vec<(usize, Event)>>,
+    /// Links that membership machines closed.
+    pub(crate) closed: u64,
     gaps: u64,
     epoch: Instant,
     /// What is sent in this direction does not arrive, since then.
@@ -216,6 +221,8 @@ impl World {
             trace: trace::Trace::new(),
             weigh: count <= 12,
             records: count <= 100,
+            log: None,
+            closed: 0,
             gaps: 0,
             epoch: epoch(),
             cuts: BTreeMap::new(),
@@ -401,6 +408,17 @@ impl World {
     /// How many links were lost or replaced so far.
     pub(crate) fn gaps(&self) -> u64 {
         self.gaps
+    }
+
+    /// From now on it is kept what the nodes announce.
+    pub(crate) fn keep_log(&mut self) {
+        self.log = Some(Vec::new());
+    }
+
+    /// What a node announced since the log is kept.
+    pub(crate) fn announced_by(&self, node: usize) -> impl Iterator<Item = &Event> {
+        let log = self.log.as_ref().expect("it is kept");
+        log.iter().filter(move |(by, _)| *by == node).map(|(_, event)| event)
     }
 
     pub(crate) fn random(&mut self, range: Range<Micros>) -> Micros {

@@ -1,10 +1,11 @@
 //! What can go wrong: starts and ends of processes, pauses, clocks, cuts.
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use xpando_node::internals::proto::event::Status;
+use xpando_node::internals::proto::event::{Source, Status};
 use xpando_node::internals::proto::membership::Input;
 use xpando_node::internals::proto::node::{Contact, Incarnation};
 use xpando_node::internals::proto::registry::book::{self, recalled};
+use xpando_node::internals::proto::wiring::Ask;
 
 use super::wire::Stage;
 use super::{Actor, Happening, Life, Micros, Task, World, address, secs};
@@ -106,12 +107,38 @@ impl World {
         }
     }
 
-    /// Says goodbye, and ends soon after.
-    pub(crate) fn leave(&mut self, node: usize) {
+    /// A node hears where another one is, from a source that knows nothing of lives.
+    pub(crate) fn meet(&mut self, node: usize, other: usize) {
+        let contact = Contact { incarnation: Incarnation(0), ..self.contact(other) };
+        self.ask(node, Ask::Hint(contact, Source::Remembered));
+        self.wake(node);
+    }
+
+    /// A node is given the address of another one to join at.
+    pub(crate) fn join_at(&mut self, node: usize, other: usize) {
+        self.ask(node, Ask::Seed(self.nodes[other].address));
+        self.wake(node);
+    }
+
+    /// The failure detector of a node errs: it gives up a peer that is well.
+    pub(crate) fn give_up(&mut self, node: usize, peer: usize) {
+        self.note(node, || format!("gives n{peer:03} up"));
+        (self.nodes[node].well, self.nodes[peer].well) = (self.now, self.now);
+        self.ask(node, Ask::Silent(self.nodes[peer].name.clone()));
+        self.wake(node);
+    }
+
+    /// Says goodbye, and takes no more links.
+    pub(crate) fn stop(&mut self, node: usize) {
         self.note(node, || "leaves".into());
         self.nodes[node].well = Micros::MAX;
         self.member(node, Input::Stop);
         self.record(node, book::Input::Close);
+    }
+
+    /// Says goodbye, and ends soon after.
+    pub(crate) fn leave(&mut self, node: usize) {
+        self.stop(node);
         let drain = self.random(0..secs(1));
         self.run(drain);
         if self.is_up(node) {

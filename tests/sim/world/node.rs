@@ -153,6 +153,16 @@ impl Life {
         }
     }
 
+    /// The connection of the running link to a peer.
+    pub(crate) fn line(&self, peer: usize) -> Option<usize> {
+        self.outlets.get(&peer).map(|at| at.0)
+    }
+
+    /// How many attempts and links there are.
+    pub(crate) fn ends(&self) -> usize {
+        self.ends.len()
+    }
+
     pub(crate) fn topology(&self) -> &Topology {
         self.tracker.as_ref().expect("it is not being asked").machine()
     }
@@ -307,7 +317,7 @@ impl World {
     }
 
     /// A machine of this node asks NodeManager.
-    fn ask(&mut self, node: usize, ask: Ask) {
+    pub(super) fn ask(&mut self, node: usize, ask: Ask) {
         self.life_mut(node).forgotten.asked(&ask);
         self.member(node, ask.into());
     }
@@ -350,7 +360,10 @@ impl World {
         for output in out {
             self.detail(node, || format!("membership says {output:?}"));
             match Decided::from(output) {
-                Decided::Link(input) => self.link(node, input),
+                Decided::Link(input) => {
+                    self.closed += u64::from(matches!(input, link::Input::Close(..)));
+                    self.link(node, input);
+                }
                 Decided::Renew(incarnation) => {
                     self.life_mut(node).incarnation = incarnation;
                     let it = &mut self.nodes[node];
@@ -370,6 +383,7 @@ impl World {
             self.note(node, || format!("{event:?}"));
         }
         invariants::after_event(self, node, &event);
+        self.log.iter_mut().for_each(|log| log.push((node, event.clone())));
         self.tell_of(node, &event);
         match event {
             Event::LinkLost { .. } | Event::LinkReplaced { .. } => self.gaps += 1,

@@ -1,89 +1,13 @@
 //! One machine, driven by hand: its judgements, its waits and its limits.
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-
-use super::super::{AttemptId, Config, Failure, Input, LinkEnd, Membership, Output};
-use super::world::{address, ms, name, secs};
+use super::super::{AttemptId, Config, Failure, Input, LinkEnd, Output};
+use super::desk::{Desk, address, dialed, hello, home, ms, name, secs};
 use crate::proto::event::{Event, Reason, Source, Status};
 use crate::proto::frame::CloseReason;
 use crate::proto::hello::{Hello, Refusal};
-use crate::proto::node::{Contact, Incarnation, KeyId};
-use crate::proto::tests::start;
-
-/// The node `n5`, so that there are names on both sides of its own.
-struct Desk {
-    machine: Membership,
-    now: Instant,
-}
-
-impl Desk {
-    fn new(seed: u64) -> Self {
-        Self::with(Config::default(), seed)
-    }
-
-    fn with(config: Config, seed: u64) -> Self {
-        let rng = StdRng::seed_from_u64(seed);
-        Self { machine: Membership::new(config, name(5), Incarnation(7), 0, rng), now: start() }
-    }
-
-    fn give(&mut self, input: Input) -> Vec<Output> {
-        let mut out = Vec::new();
-        self.machine.handle(input, self.now, &mut out);
-        out
-    }
-
-    fn hint(&mut self, peer: usize, incarnation: u64, source: Source) -> Vec<Output> {
-        let incarnation = Incarnation(incarnation);
-        let contact = Contact { name: name(peer), address: home(peer), incarnation };
-        self.give(Input::Hint(contact, source))
-    }
-
-    /// Waits for the deadline; what the machine does then.
-    fn tick(&mut self) -> Vec<Output> {
-        self.now = self.machine.deadline().expect("there is a deadline").max(self.now);
-        self.give(Input::Tick)
-    }
-
-    /// Lets `peer` dial in and be linked.
-    fn link(&mut self, attempt: u64, hello: &Hello) -> AttemptId {
-        let attempt = AttemptId::Inbound(attempt);
-        let welcome = self.give(Input::Greeted(attempt, hello.clone()));
-        assert_eq!(welcome.last(), Some(&Output::Proceed(attempt)), "{welcome:?}");
-        let link = self.give(Input::Confirmed(attempt));
-        assert_eq!(link.last(), Some(&Output::Proceed(attempt)), "{link:?}");
-        self.give(Input::Ready(attempt));
-        attempt
-    }
-
-    fn status(&self, peer: usize) -> (Status, Option<Reason>) {
-        let view = self.machine.peers().find(|view| view.name == name(peer)).expect("known");
-        (view.status, view.reason)
-    }
-
-    fn known(&self, peer: usize) -> Incarnation {
-        self.machine.peers().find(|view| view.name == name(peer)).expect("known").incarnation
-    }
-}
-
-fn home(peer: usize) -> SocketAddr {
-    address(3000 + u16::try_from(peer).expect("few peers"))
-}
-
-fn hello(peer: usize, incarnation: u64) -> Hello {
-    let (cluster, incarnation) = (KeyId([7; 16]), Incarnation(incarnation));
-    Hello { name: name(peer), cluster, incarnation, boot: incarnation.0, advertise: home(peer) }
-}
-
-fn dialed(out: &[Output]) -> Option<AttemptId> {
-    out.iter().find_map(|o| match o {
-        Output::Dial(attempt, _) => Some(*attempt),
-        _ => None,
-    })
-}
+use crate::proto::node::{Contact, Incarnation};
 
 #[test]
 fn waits_between_dials_stay_under_a_doubling_ceiling() {

@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::super::{AttemptId, Config, Failure, Input, Membership, Output, SeedView};
-use super::world::{address, name, secs};
+use super::desk::{address, name, secs};
 use crate::proto::event::{Event, Source};
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::node::{Contact, Incarnation, KeyId};
@@ -114,6 +114,7 @@ fn a_seed_that_leads_back_here_is_told_from_another_process_of_this_name() {
         (None, Some(name(5)))
     );
     assert_eq!(desk.dials(start() + secs(600)), [], "it is dialed no more");
+    assert_eq!(desk.machine.peers().count(), 0);
 
     let mut desk = Desk::new();
     let attempt = desk.seed(at);

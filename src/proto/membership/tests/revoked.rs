@@ -6,7 +6,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::super::*;
-use super::world::{address, name, secs};
+use super::desk::{address, name, secs};
 use crate::proto::node::KeyId;
 use crate::proto::tests::start;
 
