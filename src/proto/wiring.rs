@@ -401,7 +401,65 @@ mod tests {
         let event = Event::PeerOffline { peer: peer(), reason: Reason::Crashed };
         assert_eq!(heard(&event), [(Consumer::ChannelRouter, Notice::Offline(peer()))]);
         assert_eq!(heard(&Event::PeerCleared { peer: peer() }), [(tracker, Notice::Changed)]);
+        let event = Event::PeerSuspected { peer: peer(), phi: 8.0, missed: 3 };
+        assert_eq!(heard(&event), [(tracker, Notice::Changed)]);
         assert_eq!(heard(&Event::PeerConnecting { peer: peer() }), []);
+    }
+
+    fn view(of: &str, status: Status) -> PeerView {
+        let (address, incarnation) = (Some(([127, 0, 0, 1], 4697).into()), Incarnation(3));
+        let (reason, cause, since) = (None, None, crate::proto::tests::start());
+        PeerView { name: name(of), address, status, reason, cause, incarnation, since }
+    }
+
+    #[test]
+    fn who_was_linked_and_is_looked_for_is_lost() {
+        let [online, syncing] = ["a@h", "b@h"].map(name);
+        let earlier = [
+            view("a@h", Status::Online),
+            view("b@h", Status::Syncing),
+            view("c@h", Status::Offline),
+            view("d@h", Status::Connecting),
+            view("e@h", Status::Online),
+        ];
+        let cause = || "the link layer started again".to_owned();
+        let all_sought = lost(&earlier[..4], |of| Some(view(of.as_str(), Status::Connecting)));
+        assert_eq!(
+            all_sought,
+            [
+                Event::LinkLost { peer: online.clone(), cause: cause() },
+                Event::PeerConnecting { peer: online },
+                Event::LinkLost { peer: syncing.clone(), cause: cause() },
+                Event::PeerConnecting { peer: syncing },
+                Event::PeerConnecting { peer: name("c@h") },
+            ]
+        );
+        for now in [Some(Status::Online), Some(Status::Offline), None] {
+            let announced = lost(&earlier[4..], |of| Some(view(of.as_str(), now?)));
+            assert_eq!(announced, [], "{now:?}");
+        }
+    }
+
+    #[test]
+    fn who_had_not_left_is_looked_for_where_it_was() {
+        let left = PeerView { reason: Some(Reason::Left), ..view("a@h", Status::Offline) };
+        let nowhere = PeerView { address: None, ..view("b@h", Status::Connecting) };
+        let earlier = [left, nowhere, view("c@h", Status::Offline)];
+        let [hint] = recall(&earlier).collect::<Vec<_>>().try_into().expect("one of them");
+        let membership::Input::Hint(contact, Source::Remembered) = hint else { panic!("{hint:?}") };
+        assert_eq!((contact.name, contact.incarnation), (name("c@h"), Incarnation(3)));
+    }
+
+    #[test]
+    fn who_is_forgotten_is_remembered_until_it_is_revived_or_a_peer() {
+        let mut forgotten = Forgotten::new([(name("a@h"), Incarnation(1))]);
+        forgotten.asked(&Ask::Forget(name("b@h"), Incarnation(4), true));
+        let both = BTreeMap::from([(name("a@h"), Incarnation(1)), (name("b@h"), Incarnation(4))]);
+        assert_eq!(forgotten.of_no_peer(&[view("c@h", Status::Online)]), both);
+        let first = BTreeMap::from([(name("a@h"), Incarnation(1))]);
+        assert_eq!(forgotten.of_no_peer(&[view("b@h", Status::Connecting)]), first);
+        forgotten.asked(&Ask::Revive(name("b@h")));
+        assert_eq!(forgotten.of_no_peer(&[]), first);
     }
 
     #[test]

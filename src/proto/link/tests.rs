@@ -123,6 +123,22 @@ fn a_revoked_certificate_makes_no_link_and_those_made_with_it_are_reported() {
     assert_eq!(out, [existing, Output::Report(Report::Attached), revoked(A)]);
 }
 
+#[test]
+fn another_listener_takes_over_links_and_no_attempts() {
+    let mut world = World::new();
+    world.established(1, "b@h");
+    let dial = AttemptId::Outbound(7);
+    world.input(Input::Dial(dial, ([127, 0, 0, 1], 1).into()));
+    world.input(Input::Authenticated(B, name("c@h")));
+    let out = world.input(Input::Attach);
+    let Proven { hello, id, .. } = proven("b@h");
+    let existing = Output::Report(Report::Existing(A, hello, id, false));
+    let attached = Output::Report(Report::Attached);
+    assert_eq!(out, [Output::Drop(dial), Output::Drop(B), existing, attached]);
+    assert_eq!(world.input(Input::Decide(B, Decision::Proceed)), []);
+    assert_eq!(world.input(Input::Established(dial, proven("c@h"))), [Output::Drop(dial)]);
+}
+
 /// What the actor holds of each attempt, and what was reported of it.
 #[derive(Default)]
 struct Model {

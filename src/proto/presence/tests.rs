@@ -9,6 +9,7 @@ use rand::SeedableRng;
 use super::*;
 use crate::proto::codec;
 use crate::proto::node::Incarnation;
+use crate::proto::talk::DownReason;
 use crate::proto::tests::start;
 use crate::proto::wiring::Notice;
 
@@ -111,6 +112,24 @@ fn a_raised_life_states_anew_all_that_it_has_and_members_can_still_leave() {
     assert_eq!((b.keys().as_str(), heard.is_empty()), ("anna", false));
     z.leave(7, now + ms(30), &mut out);
     assert_eq!(brief(&out), "-anna >1");
+}
+
+#[test]
+fn what_is_for_all_goes_to_those_that_are_linked() {
+    let (mut out, now) = (Vec::new(), start());
+    let rng = StdRng::seed_from_u64(2);
+    let mut a = Attendance::new(name("a@h"), epoch(1, 0), now, rng);
+    for peer in ["b@h", "c@h"] {
+        a.handle(Notice::Up(name(peer), Incarnation(1)), now, &mut out);
+    }
+    let theirs = Word::Delta { epoch: epoch(1, 1), after: 0, changes: vec![joined("bea")] };
+    a.handle(Notice::Message(name("b@h"), theirs), now, &mut out);
+    out.clear();
+    a.handle(Notice::Down(name("b@h"), DownReason::LinkLost), now, &mut out);
+    assert_eq!(*a.linked(), BTreeSet::from([name("c@h")]));
+    assert_eq!(brief(&out), "", "its members stay, until it is offline");
+    a.handle(Notice::Offline(name("b@h")), now, &mut out);
+    assert_eq!(brief(&out), "-bea");
 }
 
 /// News in short: `+key`, `-key`, `>` a delta to all, `?` a question, `d` a digest, `p` a page, `!` a fault.

@@ -447,3 +447,75 @@ fn ago(wall: u64, now: Instant, at: Instant) -> u64 {
     let ago = now.saturating_duration_since(at).as_millis();
     wall.saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+    use crate::proto::node::KeyId;
+    use crate::proto::tests::network::{WALL, name};
+    use crate::proto::tests::start;
+
+    /// The book of `a@h`, which goes on from this view.
+    fn book(nodes: &Nodes, now: Instant) -> Book {
+        let address = ([127, 0, 0, 1], 4697).into();
+        let (id, profile) = (KeyId([1; 16]), Profile::default());
+        let own = Own { name: name("a@h"), id, address, profile };
+        Book::new(own, Incarnation(1), nodes, now, WALL, StdRng::seed_from_u64(1))
+    }
+
+    /// What it has written then, with the batch.
+    fn written(
+        book: &mut Book,
+        input: Input,
+        nodes: &mut Nodes,
+        now: Instant,
+    ) -> Vec<(Batch, Vec<NodeName>, Vec<NodeName>)> {
+        let mut out = Vec::new();
+        book.handle(input, &Vec::new, nodes, (now, WALL), &mut out);
+        let write = |output| match output {
+            Output::Write { batch, known, gone } => {
+                Some((batch, known.into_iter().map(|it| it.name).collect(), gone))
+            }
+            Output::Send(..) | Output::Ask(_) | Output::Charge(..) | Output::Closed => None,
+        };
+        out.into_iter().filter_map(write).collect()
+    }
+
+    #[test]
+    fn a_book_that_goes_on_has_its_view_written_once_more() {
+        let (now, b, c) = (start(), name("b@h"), name("c@h"));
+        let mut nodes = recalled([Known::new(b.clone(), WALL), Known::new(c.clone(), WALL)]);
+        let mut book = book(&nodes, now);
+        let all = written(&mut book, Input::Tick, &mut nodes, now);
+        let [(batch, known, gone)] = all.try_into().expect("one batch");
+        assert_eq!((known, gone), (vec![b, c], vec![]));
+        assert_eq!(written(&mut book, Input::Written(batch, true), &mut nodes, now), []);
+        let later = now + BURST;
+        assert_eq!(written(&mut book, Input::Tick, &mut nodes, later), [], "and only once");
+    }
+
+    #[test]
+    fn what_a_failed_write_held_is_in_the_next_one() {
+        let (now, b, c) = (start(), name("b@h"), name("c@h"));
+        let mut nodes = recalled([Known::new(b.clone(), WALL), Known::new(c.clone(), WALL)]);
+        let mut book = book(&nodes, now);
+        let first = written(&mut book, Input::Tick, &mut nodes, now);
+        let [(batch, ..)] = first.try_into().expect("one batch");
+        assert_eq!(written(&mut book, Input::Written(batch, false), &mut nodes, now), []);
+        Arc::make_mut(&mut nodes).remove(&c);
+        assert_eq!(written(&mut book, Input::Rated(b.clone()), &mut nodes, now), []);
+        let mut at = now;
+        let again = loop {
+            at = book.deadline().expect("it is tried again").max(at);
+            assert!(at <= now + RETRY + BURST, "nothing is written");
+            let all = written(&mut book, Input::Tick, &mut nodes, at);
+            if let Some((_, known, gone)) = all.into_iter().next() {
+                break (known, gone);
+            }
+        };
+        assert!(at >= now + RETRY, "{:?}", at - now);
+        assert_eq!(again, (vec![b], vec![c]));
+    }
+}

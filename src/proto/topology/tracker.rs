@@ -197,12 +197,34 @@ mod tests {
     use super::*;
     use crate::proto::tests::start;
 
+    fn tracker(now: Instant) -> Tracker {
+        let me: NodeName = "a@h".parse().expect("valid");
+        let rng = StdRng::seed_from_u64(1);
+        let machine = Topology::new(me.clone(), Incarnation(1), 1, now, 0, rng);
+        Tracker::new(me, machine)
+    }
+
+    #[test]
+    fn a_peer_that_is_in_no_view_any_more_has_no_side() {
+        let now = start();
+        let mut tracker = tracker(now);
+        let [b, c] = ["b@h", "c@h"].map(|name| name.parse::<NodeName>().expect("valid"));
+        let state = Status::Online;
+        let cell = Cell { state, suspect: false, rtt: None, phi: 0, since: 0, reason: None };
+        let side = Side { incarnation: Incarnation(1), cell };
+        let both = Sides::from([(b.clone(), side.clone()), (c.clone(), side.clone())]);
+        let own =
+            |it: &Tracker| it.machine().matrix().map(|(_, to, _)| to.clone()).collect::<Vec<_>>();
+        tracker.look(both, now, &mut Vec::new());
+        assert_eq!(own(&tracker), [b.clone(), c]);
+        tracker.look(Sides::from([(b.clone(), side)]), now, &mut Vec::new());
+        assert_eq!(own(&tracker), [b]);
+    }
+
     #[test]
     fn a_burst_of_changes_is_looked_at_once() {
-        let (me, now) = ("a@h".parse::<NodeName>().expect("valid"), start());
-        let machine =
-            Topology::new(me.clone(), Incarnation(1), 1, now, 0, StdRng::seed_from_u64(1));
-        let mut tracker = Tracker::new(me, machine);
+        let now = start();
+        let mut tracker = tracker(now);
         for after in [0, 10, 19] {
             let at = now + Duration::from_millis(after);
             tracker.handle(Notice::Changed, || panic!("not yet"), at, &mut Vec::new());
