@@ -36,6 +36,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("proto", "membership", &["hello", "frame"]),
     ("proto", "link", &["hello", "frame", "membership", "talk"]), // whose attempts these are
     ("proto", "discovery", &["beacon", "talk"]),
+    ("proto", "presence", &["talk"]), // its test says why a link is down
     ("proto", "registry", &["rows", "heartbeat", "membership"]),
     ("proto", "topology", &["rows", "heartbeat", "membership"]), // a cell shows what these know of a peer
     ("proto", "heartbeat", &["questions"]),
