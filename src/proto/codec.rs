@@ -51,12 +51,23 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// Any [`CodecError`] but `Version` and `OtherType`.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], cap: usize) -> Result<T, CodecError> {
+    let (value, rest) = take(bytes, cap)?;
+    if rest.is_empty() { Ok(value) } else { Err(CodecError::Trailing(rest.len())) }
+}
+
+/// As [`decode`], of a value behind which a later version may have more.
+///
+/// # Errors
+/// [`CodecError::TooLong`], [`CodecError::Malformed`].
+pub(crate) fn decode_open<T: DeserializeOwned>(bytes: &[u8], cap: usize) -> Result<T, CodecError> {
+    take(bytes, cap).map(|(value, _later)| value)
+}
+
+fn take<T: DeserializeOwned>(bytes: &[u8], cap: usize) -> Result<(T, &[u8]), CodecError> {
     if bytes.len() > cap {
         return Err(CodecError::TooLong { length: bytes.len(), cap });
     }
-    let (value, rest) = postcard::take_from_bytes(bytes)
-        .map_err(|_detail_is_the_sender_s| CodecError::Malformed)?;
-    if rest.is_empty() { Ok(value) } else { Err(CodecError::Trailing(rest.len())) }
+    postcard::take_from_bytes(bytes).map_err(|_detail_is_the_sender_s| CodecError::Malformed)
 }
 
 /// As [`encode`], behind one byte that says which version of the format follows.

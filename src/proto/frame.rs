@@ -106,6 +106,9 @@ pub enum Control {
     Credit(u32),
 }
 
+/// Kinds of [`Control`], which its first byte tells.
+const KINDS: u8 = 4;
+
 /// Why an end of a link closed it on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CloseReason {
@@ -134,12 +137,15 @@ impl Control {
         codec::encode(&self)
     }
 
-    /// The message in a control piece.
+    /// The message in a control piece; `None` for one of a kind that only a later version knows.
     ///
     /// # Errors
     /// As [`codec::decode`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        codec::decode(bytes, MAX_CONTROL)
+    pub fn decode(bytes: &[u8]) -> Result<Option<Self>, CodecError> {
+        if bytes.len() <= MAX_CONTROL && bytes.first().is_some_and(|kind| *kind >= KINDS) {
+            return Ok(None);
+        }
+        codec::decode(bytes, MAX_CONTROL).map(Some)
     }
 }
 
@@ -168,9 +174,16 @@ mod tests {
             [CloseReason::Left, CloseReason::Replaced, CloseReason::Renewed, CloseReason::Revoked]
         {
             let bytes = Control::Goodbye(parting).encode().expect("encodes");
-            assert_eq!(Control::decode(&bytes), Ok(Control::Goodbye(parting)));
+            assert_eq!(Control::decode(&bytes), Ok(Some(Control::Goodbye(parting))));
         }
-        assert!(Control::decode(&[9, 9]).is_err());
+        let credit = Control::Credit(5).encode().expect("encodes");
+        assert_eq!(
+            (credit[0], Control::decode(&credit)),
+            (KINDS - 1, Ok(Some(Control::Credit(5))))
+        );
+        assert_eq!(Control::decode(&[KINDS, 9]), Ok(None), "a later version's");
+        assert!(Control::decode(&[0, 99]).is_err());
+        assert!(Control::decode(&[9; MAX_CONTROL + 1]).is_err());
     }
 
     proptest::proptest! {

@@ -7,9 +7,15 @@
 //!   Confirm or Refuse(why) ->      the link is up on both sides
 //! ```
 //!
-//! Each message is a 2-byte big-endian length, then a version byte, then postcard. Invariants: a
-//! message has at most [`MAX_GREETING`] bytes; a hello that does not match the certificate of its
-//! connection ([`Hello::check`]) never reaches a judgement.
+//! ```text
+//! length, 2 bytes | oldest version | newest version | features, 4 bytes | postcard of the greeting | …
+//! ```
+//! Numbers are big-endian. Each side says which versions of the link protocol it speaks and which features it has; the
+//! link uses the highest version and the features that are common ([`Offer::common`]). This layout is the same in all
+//! versions: what is added comes behind, and is skipped by those who do not know it.
+//!
+//! Invariants: a message has at most [`MAX_GREETING`] bytes; a hello that does not match the certificate of its
+//! connection ([`Hello::check`]), or has no version in common with this node, never reaches a judgement.
 
 use std::net::SocketAddr;
 
@@ -21,8 +27,31 @@ use crate::proto::node::{ClusterId, Incarnation, NodeName};
 
 /// Largest greeting, in bytes, without its length prefix.
 pub const MAX_GREETING: usize = 1024;
-/// The version of the link protocol spoken here.
-pub const VERSION: u8 = 1;
+/// Bytes before the greeting itself.
+const HEAD: usize = 6;
+
+/// What one side of a link speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The oldest version.
+    pub oldest: u8,
+    /// The newest version.
+    pub newest: u8,
+    /// Features, one bit each.
+    pub features: u32,
+}
+
+impl Offer {
+    /// What this node speaks.
+    pub const OWN: Self = Self { oldest: 1, newest: 1, features: 0 };
+
+    /// The version and the features that both speak; `None` without a common version.
+    pub fn common(self, other: Self) -> Option<(u8, u32)> {
+        let version = self.newest.min(other.newest);
+        let spoken = version >= self.oldest.max(other.oldest);
+        spoken.then_some((version, self.features & other.features))
+    }
+}
 
 /// Who a node says it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +103,9 @@ impl Greeting {
     /// # Errors
     /// [`CodecError::TooLong`] when it would pass the cap.
     pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
-        let body = codec::encode_versioned(VERSION, self)?;
+        let Offer { oldest, newest, features } = Offer::OWN;
+        let [a, b, c, d] = features.to_be_bytes();
+        let body = [[oldest, newest, a, b, c, d].as_slice(), &codec::encode(self)?].concat();
         let too_long = CodecError::TooLong { length: body.len(), cap: MAX_GREETING };
         let length = u16::try_from(body.len()).ok().filter(|n| usize::from(*n) <= MAX_GREETING);
         Ok([&length.ok_or(too_long)?.to_be_bytes(), body.as_slice()].concat())
@@ -83,9 +114,14 @@ impl Greeting {
     /// The greeting in `bytes`, without the length prefix.
     ///
     /// # Errors
-    /// Any [`CodecError`]; the connection ends.
+    /// Any [`CodecError`], [`CodecError::Version`] with the newest version of the other side among them; the connection
+    /// ends.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        codec::decode_versioned(VERSION, bytes, MAX_GREETING)
+        let (head, greeting) = bytes.split_first_chunk::<HEAD>().ok_or(CodecError::Malformed)?;
+        let [oldest, newest, a, b, c, d] = *head;
+        let offer = Offer { oldest, newest, features: u32::from_be_bytes([a, b, c, d]) };
+        offer.common(Offer::OWN).ok_or(CodecError::Version(newest))?;
+        codec::decode_open(greeting, MAX_GREETING - HEAD)
     }
 }
 
@@ -124,7 +160,7 @@ mod tests {
 
     #[test]
     fn other_versions_and_long_ones_are_named() {
-        assert_eq!(Greeting::decode(&[2, 0]), Err(CodecError::Version(2)));
+        assert_eq!(Greeting::decode(&[2, 3, 0, 0, 0, 0, 2]), Err(CodecError::Version(3)));
         let long = vec![1; MAX_GREETING + 2];
         assert!(matches!(Greeting::decode(&long), Err(CodecError::TooLong { .. })));
         let longest = Hello {
@@ -132,6 +168,20 @@ mod tests {
             ..hello()
         };
         assert!(Greeting::Hello(longest).encode().is_ok(), "the longest name fits");
+    }
+
+    #[test]
+    fn a_later_program_is_understood_as_far_as_both_go() {
+        let mut later = Greeting::Hello(hello()).encode().expect("encodes").split_off(2);
+        later[1] = 9;
+        later[2..HEAD].fill(0xff);
+        later.extend_from_slice(b"a field of version 9");
+        assert_eq!(Greeting::decode(&later), Ok(Greeting::Hello(hello())));
+        let offer = |oldest, newest, features| Offer { oldest, newest, features };
+        assert_eq!(offer(1, 3, 0b110).common(offer(2, 9, 0b011)), Some((3, 0b010)));
+        assert_eq!(offer(2, 9, 0).common(offer(1, 2, 0)), Some((2, 0)));
+        assert_eq!(offer(1, 3, 0).common(offer(4, 9, 0)), None);
+        assert_eq!(offer(4, 9, 0).common(offer(1, 3, 0)), None);
     }
 
     #[test]

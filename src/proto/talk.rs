@@ -12,7 +12,8 @@
 //!        4  kind, there?, text                        the sender wants a topic, or offers a name
 //! ```
 //! Numbers are varints (LEB128). Invariant: a head has at most `outbox::MAX_HEAD`
-//! bytes; whatever does not parse is a [`TalkError`], and the peer that said it is at fault.
+//! bytes; a message of a higher kind is of a later version and is skipped; whatever else does not parse is a
+//! [`TalkError`], and the peer that said it is at fault.
 
 use std::ops::Range;
 
@@ -62,6 +63,8 @@ pub enum Bulk<'a> {
     Broadcast(Option<&'a str>, Range<usize>),
     /// A watched name is gone.
     Gone(u64, DownReason),
+    /// Of a kind that only a later version knows.
+    Unknown,
 }
 
 /// A message of the lane *calls*.
@@ -101,6 +104,8 @@ pub enum Calls {
     },
     /// What the sender wants or offers, from now on or no more.
     Interest(Interest, bool),
+    /// Of a kind that only a later version knows.
+    Unknown,
 }
 
 fn put(out: &mut Vec<u8>, mut number: u64) {
@@ -255,7 +260,7 @@ pub fn read_bulk(bytes: &[u8]) -> Result<Bulk<'_>, TalkError> {
             reader.end()?;
             Ok(Bulk::Gone(watch, why))
         }
-        _ => Err(TalkError),
+        _ => Ok(Bulk::Unknown),
     }
 }
 
@@ -308,7 +313,7 @@ pub fn read_calls(bytes: &[u8]) -> Result<Calls, TalkError> {
             };
             Ok(Calls::Interest(interest.ok_or(TalkError)?, there))
         }
-        _ => Err(TalkError),
+        _ => Ok(Calls::Unknown),
     }
 }
 
@@ -374,9 +379,8 @@ mod tests {
 
     #[test]
     fn what_is_no_word_is_told() {
-        let bad: [&[u8]; 9] = [
+        let bad: [&[u8]; 8] = [
             b"",
-            b"\x09",
             b"\x00",
             b"\x02\x01\x04wo",
             b"\x03\x01\x00",
@@ -388,10 +392,12 @@ mod tests {
         for bytes in bad {
             assert_eq!(read_calls(bytes), Err(TalkError), "{bytes:?}");
         }
-        let bad: [&[u8]; 5] = [b"", b"\x03", b"\x01\x05a", b"\x01\x01\xff", b"\x02\x01\x09"];
+        let bad: [&[u8]; 4] = [b"", b"\x01\x05a", b"\x01\x01\xff", b"\x02\x01\x09"];
         for bytes in bad {
             assert_eq!(read_bulk(bytes), Err(TalkError), "{bytes:?}");
         }
+        assert_eq!(read_calls(b"\x05later"), Ok(Calls::Unknown));
+        assert_eq!(read_bulk(b"\x03later"), Ok(Bulk::Unknown));
     }
 
     proptest! {

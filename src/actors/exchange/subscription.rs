@@ -133,7 +133,7 @@ fn broadcast(bytes: &Bytes, records: &mut Records) -> Option<Bytes> {
     let begin = range.start;
     match read_bulk(bytes.get(range.clone())?) {
         Ok(Bulk::Broadcast(_, payload)) => Some(bytes.slice(begin + payload.start..range.end)),
-        Ok(Bulk::Gone(..)) | Err(_) => None,
+        Ok(Bulk::Gone(..) | Bulk::Unknown) | Err(_) => None,
     }
 }
 

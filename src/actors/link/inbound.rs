@@ -1,7 +1,7 @@
 //! What one peer says, piece by piece: put together, read, and carried to those it is for.
 //!
 //! Runs in the link's own task and waits for nobody. Invariants:
-//! 1. Whatever breaks the protocol is a [`Fault`], and the link ends: malformed frames or messages, more than the credit allows, a long message that does not go on within [`STALLED`].
+//! 1. Messages of a kind that only a later version knows are counted and skipped. Whatever breaks the protocol is a [`Fault`], and the link ends: malformed frames or messages, more than the credit allows, a long message that does not go on within [`STALLED`].
 //! 2. Of a long message no more is allocated than has arrived, and a step.
 //! 3. A batch that waits for its subscribers keeps at most twice its own bytes alive.
 
@@ -228,11 +228,17 @@ impl Inbound {
                 calls.watched(outlet, watch, name).map_err(|_too_many| Fault::TooMany)?;
             }
             Calls::Unwatch { watch } => calls.unwatched(outlet, watch),
+            Calls::Unknown => self.unknown(),
             Calls::Interest(interest, there) => {
                 topics.wants(outlet, &interest, there).map_err(|_too_many| Fault::TooMany)?;
             }
         }
         Ok(())
+    }
+
+    /// A message that only a later version knows is skipped.
+    fn unknown(&self) {
+        self.exchange.metrics().count(Count::Messages, "unknown_kind");
     }
 
     /// Whole messages of bulk: neighbours on one topic go together.
@@ -245,6 +251,7 @@ impl Inbound {
         let mut records = Records::of_payload();
         let (mut begin, mut end, mut count) = (records.position(), records.position(), 0);
         let mut gone: Option<(u64, DownReason)> = None;
+        let mut unknown = false;
         while let Some(range) = records.next(payload) {
             let range = range?;
             let next = range.end;
@@ -259,8 +266,12 @@ impl Inbound {
                     gone = Some((watch, why));
                     None
                 }
+                Bulk::Unknown => {
+                    unknown = true;
+                    None
+                }
             };
-            if other.is_some() || gone.is_some() {
+            if other.is_some() || gone.is_some() || unknown {
                 self.run(payload, begin..end, count, ticket, now);
                 (begin, count) = (end, 0);
             }
@@ -270,6 +281,10 @@ impl Inbound {
             match gone.take() {
                 Some((watch, why)) => {
                     self.exchange.calls.gone(&self.outlet, watch, why);
+                    begin = next;
+                }
+                None if std::mem::take(&mut unknown) => {
+                    self.unknown();
                     begin = next;
                 }
                 None => count += 1,
@@ -329,6 +344,10 @@ impl Inbound {
                 Ok(())
             }
             Bulk::Gone(..) => Err(TalkError.into()),
+            Bulk::Unknown => {
+                self.unknown();
+                Ok(())
+            }
         }
     }
 

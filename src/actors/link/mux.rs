@@ -125,7 +125,11 @@ impl Incoming<'_> {
             self.metrics.traffic().came(lane, whole, HEADER + payload.len());
             let step = match lane {
                 Lane::Control => match Control::decode(&payload) {
-                    Ok(control) => self.control(control),
+                    Ok(Some(control)) => self.control(control),
+                    Ok(None) => {
+                        self.metrics.count(Count::Messages, "unknown_kind");
+                        Ok(None)
+                    }
                     Err(error) => Err(format!("control message: {error}")),
                 },
                 Lane::Ractor => {

@@ -90,7 +90,6 @@ async fn words_that_are_none() {
     let long_topic = [&[1, 255][..], &[b'x'; 254]].concat();
     let bulk: &[&[u8]] = &[
         b"",
-        b"\x03",
         b"\x00no topic was said",
         b"\x01",
         b"\x01\x00empty",
@@ -111,7 +110,6 @@ async fn words_that_are_none() {
     charged(&[(Lane::Bulk, first(3, b"\x02\x01\x00"))], WORDS).await;
     let calls: &[&[u8]] = &[
         b"",
-        b"\x05",
         b"\x00\x01\x01\x00",
         b"\x00\x01\x01\x03a@b",
         b"\x00\x01\x01\x05a",
@@ -143,7 +141,7 @@ async fn what_comes_before_bad_words_counts_and_what_follows_does_not() {
     let mut raw = Raw::plug(&b, C, 1 << 20).await;
     raw.send(Lane::Bulk, &whole(&broadcast("t", b"one"))).await;
     let mut two = whole(b"\x00two");
-    two.extend_from_slice(&whole(b"\x07")[1..]);
+    two.extend_from_slice(&whole(b"\x02")[1..]);
     two.extend_from_slice(&whole(b"\x00three")[1..]);
     raw.send(Lane::Bulk, &two).await;
     assert_eq!(raw.end.end().await, LinkEnd::Fault(WORDS.to_owned()));
@@ -344,5 +342,31 @@ async fn long_answers_that_are_not_read_hold_up_the_next_requests() {
     settled().await;
     let made = made.load(Ordering::Relaxed);
     assert!((10..=17).contains(&made), "{made} answers of 1 MiB, where 16 MiB may wait");
+    assert!(raw.end.runs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_a_later_version_knows_are_skipped_and_counted() {
+    let (b, metrics) = node(B);
+    let mut heard = b.subscribe(topic("t")).expect("few");
+    let mut raw = Raw::plug(&b, C, 1 << 20).await;
+    let later = [b"\x09later".as_slice(), &[200; 300]];
+    for later in later {
+        raw.send(Lane::Calls, &whole(later)).await;
+        raw.send(Lane::Calls, &first(later.len(), later)).await;
+        raw.send(Lane::Bulk, &first(later.len(), later)).await;
+        // Between two broadcasts of one topic in a piece.
+        let mut piece = whole(&broadcast("t", b"one"));
+        for message in [later, b"\x00two"] {
+            put(&mut piece, message.len());
+            piece.extend_from_slice(message);
+        }
+        raw.send(Lane::Bulk, &piece).await;
+        assert_eq!(message(&mut heard).await.payload, "one");
+        assert_eq!(message(&mut heard).await.payload, "two");
+    }
+    raw.send(Lane::Control, &[77, 1, 2]).await;
+    settled().await;
+    assert_eq!(counted(&metrics, "node_messages", "unknown_kind"), 9);
     assert!(raw.end.runs());
 }

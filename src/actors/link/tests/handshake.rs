@@ -176,6 +176,30 @@ async fn an_accepted_dialer_that_confirms_is_established() {
 }
 
 #[tokio::test]
+async fn a_dialer_of_a_later_version_is_welcome_and_what_it_alone_knows_is_skipped() {
+    let (mut node, id) = node_and_peer().await;
+    let mut peer = Peer::dial(&id, node.address).await;
+    let mut later = hello(&id).encode().expect("encodes");
+    later[3] = 9; // its newest version
+    later[4..8].fill(0xff); // its features
+    later.extend_from_slice(b"field");
+    let length = u16::try_from(later.len() - 2).expect("short");
+    later[..2].copy_from_slice(&length.to_be_bytes());
+    peer.write(&later).await;
+    let Report::Greeted(attempt, heard, _) = node.report().await else { panic!() };
+    assert_eq!(heard, words(&id));
+    node.link.proceed(attempt);
+    assert!(matches!(peer.hear().await, Greeting::Welcome(_)));
+    peer.send(&Greeting::Confirm).await;
+    assert!(matches!(node.report().await, Report::Confirmed(of) if of == attempt));
+    node.link.proceed(attempt);
+    // A control message of kind 77.
+    peer.write(&[0, 0, 0, 3, 77, 1, 2]).await;
+    until("skipped", || counted(&node.metrics, "node_messages", "unknown_kind") == 1).await;
+    assert_eq!(node.existing().await, [(attempt, id.name().clone(), false)]);
+}
+
+#[tokio::test]
 async fn a_hello_that_does_not_match_the_certificate_is_refused_on_the_wire() {
     let (mut node, id) = node_and_peer().await;
     let wrong_name = Hello { name: name("c@127.0.0.1"), ..words(&id) };
