@@ -83,6 +83,12 @@ impl Desk {
         }
     }
 
+    /// With what it says in its hellos.
+    pub(super) fn with_hello(mut self, boot: u64, advertise: SocketAddr) -> Self {
+        self.machine = self.machine.with_hello(boot, advertise);
+        self
+    }
+
     /// Another machine takes the place of this one: its attempts have these numbers and above.
     pub(super) fn restart(&mut self, first: u64, seed: u64) {
         let (rng, life) = (StdRng::seed_from_u64(seed), self.machine.incarnation());

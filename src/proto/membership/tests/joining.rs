@@ -3,35 +3,19 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-
-use super::super::{AttemptId, Config, Failure, Input, Membership, Output, SeedView};
-use super::desk::{address, name, secs};
+use super::super::{AttemptId, Failure, Input, Output, SeedView};
+use super::desk::{Desk, address, name, secs};
 use crate::proto::event::{Event, Source};
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::node::{Contact, Incarnation, KeyId};
 use crate::proto::tests::start;
 
 /// The node `n5`, whose hellos say boot 7 and port 5000.
-struct Desk {
-    machine: Membership,
-    now: Instant,
+fn n5() -> Desk {
+    Desk::new(3).with_hello(7, own())
 }
 
 impl Desk {
-    fn new() -> Self {
-        let rng = StdRng::seed_from_u64(3);
-        let machine = Membership::new(Config::default(), name(5), Incarnation(7), 0, rng);
-        Self { machine: machine.with_hello(7, own()), now: start() }
-    }
-
-    fn give(&mut self, input: Input) -> Vec<Output> {
-        let mut out = Vec::new();
-        self.machine.handle(input, self.now, &mut out);
-        out
-    }
-
     /// A seed is given, and dialed at once.
     fn seed(&mut self, at: SocketAddr) -> AttemptId {
         match self.give(Input::Seed(at)).as_slice() {
@@ -41,7 +25,7 @@ impl Desk {
     }
 
     /// Dials that are due until then, of whomever.
-    fn dials(&mut self, until: Instant) -> Vec<AttemptId> {
+    fn dials_until(&mut self, until: Instant) -> Vec<AttemptId> {
         let mut dials = Vec::new();
         while let Some(at) = self.machine.deadline().filter(|at| *at <= until) {
             self.now = at.max(self.now);
@@ -81,7 +65,7 @@ fn announced(out: &[Output]) -> Vec<&Event> {
 
 #[test]
 fn a_seed_shows_its_last_try_its_error_and_who_was_there() {
-    let mut desk = Desk::new();
+    let mut desk = n5();
     let (at, begun) = (address(3001), desk.now);
     let attempt = desk.seed(at);
     let view = |desk: &Desk| desk.machine.joining().seeds;
@@ -90,7 +74,7 @@ fn a_seed_shows_its_last_try_its_error_and_who_was_there() {
     let refused = Failure::OtherCluster("belongs to another cluster".to_owned());
     desk.give(Input::Failed(attempt, refused.clone()));
     assert_eq!(view(&desk), [SeedView { failure: Some(refused), ..fresh.clone() }]);
-    let dials = desk.dials(begun + secs(1));
+    let dials = desk.dials_until(begun + secs(1));
     assert_eq!((dials.len(), view(&desk)[0].tried), (1, Some(desk.now)));
     desk.give(Input::Connected(dials[0], name(1)));
     let node = Some(name(1));
@@ -99,7 +83,7 @@ fn a_seed_shows_its_last_try_its_error_and_who_was_there() {
 
 #[test]
 fn a_seed_that_leads_back_here_is_told_from_another_process_of_this_name() {
-    let mut desk = Desk::new();
+    let mut desk = n5();
     let at = address(3001);
     let attempt = desk.seed(at);
     assert_eq!(desk.give(Input::Connected(attempt, name(5))), [Output::Proceed(attempt)]);
@@ -113,10 +97,10 @@ fn a_seed_that_leads_back_here_is_told_from_another_process_of_this_name() {
         (desk.namesake(), desk.machine.joining().seeds[0].node.clone()),
         (None, Some(name(5)))
     );
-    assert_eq!(desk.dials(start() + secs(600)), [], "it is dialed no more");
+    assert_eq!(desk.dials_until(start() + secs(600)), [], "it is dialed no more");
     assert_eq!(desk.machine.peers().count(), 0);
 
-    let mut desk = Desk::new();
+    let mut desk = n5();
     let attempt = desk.seed(at);
     desk.give(Input::Connected(attempt, name(5)));
     let taken = Refusal::Stale { known: Incarnation(7), linked: Some(at) };
@@ -127,12 +111,12 @@ fn a_seed_that_leads_back_here_is_told_from_another_process_of_this_name() {
         "and not as a seed that fails"
     );
     assert_eq!(desk.namesake(), Some(at));
-    assert_ne!(desk.dials(desk.now + secs(60)), [], "it may be gone one day");
+    assert_ne!(desk.dials_until(desk.now + secs(60)), [], "it may be gone one day");
 }
 
 #[test]
 fn another_process_of_this_name_is_announced_once_and_forgotten_when_it_is_gone() {
-    let mut desk = Desk::new();
+    let mut desk = n5();
     let (inbound, taken) = (AttemptId::Inbound(1), address(6000));
     let refused = Refusal::Stale { known: Incarnation(7), linked: Some(own()) };
     let out = desk.give(Input::Greeted(inbound, hello(8, 6000)));
@@ -158,7 +142,7 @@ fn another_process_of_this_name_is_announced_once_and_forgotten_when_it_is_gone(
 
 #[test]
 fn a_peer_that_holds_to_another_process_is_not_hurried_and_warned_of_once() {
-    let mut desk = Desk::new();
+    let mut desk = n5();
     let begun = desk.now;
     let contact = |incarnation| Contact {
         name: name(1),
@@ -185,7 +169,7 @@ fn a_peer_that_holds_to_another_process_is_not_hurried_and_warned_of_once() {
     assert_eq!((told, in_use), (1, 1));
     assert!((2..=20).contains(&dials), "{dials} dials in {:?}", desk.now - begun);
     // An earlier life of this node, in which a peer still believes, is no other process.
-    let mut desk = Desk::new();
+    let mut desk = n5();
     let attempt = desk.seed(address(3001));
     let earlier = Refusal::Stale { known: Incarnation(7), linked: Some(own()) };
     let out = desk.give(Input::Failed(attempt, Failure::RefusedBy(earlier)));

@@ -3,7 +3,7 @@
 //! The link layer is played as its machine reports: an attempt takes the next step only when it is told to proceed, one
 //! that ended may have a last report on its way, and a machine that starts again hears of the links that live.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use rand::rngs::StdRng;
@@ -35,6 +35,8 @@ struct Chaos {
     desk: Desk,
     rng: StdRng,
     attempts: BTreeMap<AttemptId, Stage>,
+    /// All that there ever were.
+    known: BTreeSet<AttemptId>,
     /// Ended, with a report that may still come.
     over: Vec<(AttemptId, Stage)>,
     lives: BTreeMap<usize, u64>,
@@ -50,7 +52,8 @@ impl Chaos {
         let (attempts, over) = (BTreeMap::new(), Vec::new());
         let (inbound, machines, stopped) = (0, 0, false);
         let desk = Desk::new(seed);
-        Self { desk, rng, attempts, over, lives, inbound, machines, stopped }
+        let known = BTreeSet::new();
+        Self { desk, rng, attempts, known, over, lives, inbound, machines, stopped }
     }
 
     fn one<T: Copy>(&mut self, of: &[T]) -> T {
@@ -81,11 +84,17 @@ impl Chaos {
         for output in out {
             match output {
                 Output::Dial(attempt, to) => {
+                    assert!(self.known.insert(attempt), "{attempt:?} is used twice");
                     self.attempts.insert(attempt, Stage::Dials(to));
+                }
+                Output::Proceed(attempt) => {
+                    let asked = takes.map(|(attempt, _)| attempt);
+                    assert_eq!(asked, Some(attempt), "only the one that asks goes on");
                 }
                 Output::Abandon(attempt)
                 | Output::Refuse(attempt, _)
                 | Output::Close(attempt, _) => {
+                    assert!(self.known.contains(&attempt), "{attempt:?} is made up");
                     let over = self.attempts.remove(&attempt).map(|stage| (attempt, stage));
                     self.over.extend(over);
                 }
@@ -170,6 +179,7 @@ impl Chaos {
             18..22 => {
                 self.inbound += 1;
                 let attempt = AttemptId::Inbound(self.inbound);
+                self.known.insert(attempt);
                 self.attempts.insert(attempt, Stage::Awaits(peer));
                 let takes = Some((attempt, Stage::Awaits(peer)));
                 self.give(Input::Greeted(attempt, hello(peer, life)), takes);

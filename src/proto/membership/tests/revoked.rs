@@ -1,29 +1,19 @@
 //! Certificates that are revoked: the peer's, and this node's own.
 
-use std::time::Instant;
-
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-
 use super::super::*;
-use super::desk::{address, name, secs};
-use crate::proto::node::KeyId;
-use crate::proto::tests::start;
+use super::desk::{Desk, address, hello, name, secs};
 
 const LINK: AttemptId = AttemptId::Inbound(1);
 
-/// Node 5 alone, with what it said last.
+/// Node 5 alone, with what it put out last.
 struct Scene {
-    machine: Membership,
-    now: Instant,
+    desk: Desk,
     out: Vec<Output>,
 }
 
 impl Scene {
     fn new() -> Self {
-        let rng = StdRng::seed_from_u64(1);
-        let machine = Membership::new(Config::default(), name(5), Incarnation(7), 0, rng);
-        Self { machine, now: start(), out: Vec::new() }
+        Self { desk: Desk::new(1), out: Vec::new() }
     }
 
     /// Linked with node 1.
@@ -34,26 +24,18 @@ impl Scene {
     }
 
     fn link(&mut self, attempt: AttemptId, incarnation: u64) {
-        let hello = Hello {
-            name: name(1),
-            cluster: KeyId([7; 16]),
-            incarnation: Incarnation(incarnation),
-            boot: incarnation,
-            advertise: address(3001),
-        };
-        self.hear(Input::Greeted(attempt, hello));
+        self.hear(Input::Greeted(attempt, hello(1, incarnation)));
         self.hear(Input::Confirmed(attempt));
         self.hear(Input::Ready(attempt));
         assert_eq!(self.stands(), (Status::Online, None));
     }
 
     fn hear(&mut self, input: Input) {
-        self.out.clear();
-        self.machine.handle(input, self.now, &mut self.out);
+        self.out = self.desk.give(input);
     }
 
     fn stands(&self) -> (Status, Option<Reason>) {
-        let peer = self.machine.peer(&name(1)).expect("known");
+        let peer = self.desk.machine.peer(&name(1)).expect("known");
         (peer.status, peer.reason)
     }
 
@@ -64,8 +46,7 @@ impl Scene {
             if let Some(attempt) = self.out.iter().find_map(dial) {
                 return attempt;
             }
-            self.now = self.machine.deadline().expect("a time for the next dial");
-            self.hear(Input::Tick);
+            self.out = self.desk.tick();
         }
     }
 
@@ -123,7 +104,7 @@ fn a_revoked_stranger_at_the_address_says_nothing_of_the_peer() {
     scene.hear(Input::Ended(LINK, LinkEnd::Closed));
     scene.fails(Failure::Revoked(name(2)));
     assert_eq!(scene.stands(), (Status::Offline, Some(Reason::Rejected)));
-    let cause = scene.machine.peer(&name(1)).and_then(|peer| peer.cause).expect("a cause");
+    let cause = scene.desk.machine.peer(&name(1)).and_then(|peer| peer.cause).expect("a cause");
     assert!(cause.contains("another node is there"), "{cause}");
 }
 
@@ -131,9 +112,9 @@ fn a_revoked_stranger_at_the_address_says_nothing_of_the_peer() {
 fn dials_of_a_revoked_peer_back_off() {
     let mut scene = Scene::linked();
     scene.hear(Input::Revoked(LINK));
-    let began = scene.now;
+    let began = scene.desk.now;
     let mut dials = 0;
-    while scene.now < began + secs(600) {
+    while scene.desk.now < began + secs(600) {
         scene.fails(revoked());
         dials += 1;
     }
@@ -147,18 +128,18 @@ fn a_node_whose_own_certificate_is_revoked_says_so_once_and_backs_off() {
     assert_eq!(scene.refusals(), 1);
     assert_eq!(scene.stands(), (Status::Offline, Some(Reason::Rejected)));
     assert!(!scene.out.iter().any(|o| matches!(o, Output::Dial(..))), "{:?}", scene.out);
-    let began = scene.now;
+    let began = scene.desk.now;
     let mut dials = 0;
-    while scene.now < began + secs(600) {
+    while scene.desk.now < began + secs(600) {
         scene.fails(Failure::RefusedAsRevoked);
         assert_eq!((scene.refusals(), scene.stands().1), (0, Some(Reason::Rejected)));
         dials += 1;
         // Beacons of a peer that refuses for good hurry nobody.
         let contact =
             Contact { name: name(1), address: address(3001), incarnation: Incarnation(1) };
-        let before = scene.machine.deadline();
+        let before = scene.desk.machine.deadline();
         scene.hear(Input::Hint(contact, Source::Beacon));
-        assert_eq!(scene.machine.deadline(), before);
+        assert_eq!(scene.desk.machine.deadline(), before);
     }
     assert!((20..120).contains(&dials), "{dials} dials in ten minutes");
 }
