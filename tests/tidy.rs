@@ -105,7 +105,7 @@ const AHEAD: &[(&str, &str)] = &[("src/proto/presence.rs", "update")]; // as Pho
 const EMPTY_NAMES: &[&str] = &["utils", "common", "helpers"];
 
 /// Where tests may sleep: the polling loop of the kit that runs real processes.
-const SLEEPING_HOME: &str = "tests/cluster/kit";
+const SLEEPING_HOME: &str = "tests/kit";
 
 /// The longest a file may be before its unit tests.
 const MAX_LINES: usize = 600;
@@ -706,7 +706,7 @@ mod tests {
         bad("not ignored", "src/io.rs", "#[ignore = \"slow\"]");
         bad("never for a fixed time", "tests/cli.rs", "use std::{thread::sleep};");
         bad("never for a fixed time", "tests/cluster/main.rs", "fn f() { time::sleep(SECOND) }");
-        good("tests/cluster/kit.rs", "use std::thread; fn poll() { thread::sleep(TICK) }");
+        good("tests/kit/kit.rs", "use std::thread; fn poll() { thread::sleep(TICK) }");
         good("src/io.rs", "async fn f() { tokio::time::sleep(SECOND).await }");
     }
 

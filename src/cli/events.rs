@@ -19,6 +19,7 @@ use xpando_node::internals::proto::node::NodeName;
 
 use super::ask::{Which, ask, open};
 use super::output::{self, write_line};
+use super::query::uptime;
 use super::token::lifetime;
 use super::watch::{self, described};
 
@@ -26,6 +27,8 @@ use super::watch::{self, described};
 const SHOWN: usize = 100;
 /// The longest that a node may walk its trail: it has some hundred MiB, and perhaps a slow disk.
 const WALK: Duration = Duration::from_secs(600);
+/// A stamp so many seconds ahead of the clock is told as such.
+const AHEAD: u64 = 60;
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -230,11 +233,18 @@ fn everywhere(args: &EventsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let merged: Merged = ask(&args.which.find()?, &Request::EventsAll(query))?;
     let by = |event: &Recorded| event.noted_by.as_ref().map_or("", NodeName::as_str).to_owned();
     let width = merged.events.iter().map(|event| by(event).len()).max().unwrap_or(0);
+    let wall = clock::millis();
     for event in &merged.events {
         if args.json {
             output::json(out, event)?;
         } else {
-            write_line!(out, "{:width$}  {}", by(event), described(event))?;
+            let ahead = event.stamp.millis.saturating_sub(wall) / 1000;
+            let note = if ahead > AHEAD {
+                format!(" (its stamp is {} ahead of this clock)", uptime(ahead))
+            } else {
+                String::new()
+            };
+            write_line!(out, "{:width$}  {}{note}", by(event), described(event))?;
         }
     }
     out.flush()?;

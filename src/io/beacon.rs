@@ -104,7 +104,7 @@ impl SealChecker {
 }
 
 #[cfg(test)]
-#[path = "../../tests/cluster/kit/skip.rs"]
+#[path = "../../tests/kit/skip.rs"]
 mod skip;
 
 #[cfg(test)]

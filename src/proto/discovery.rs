@@ -5,6 +5,7 @@
 //! 2. Per sender, (incarnation, sequence) of believed beacons only rises: a replay is never a hint.
 //! 3. Signature checks are bounded per second, whatever arrives.
 //! 4. Memory is bounded: at most `SENDERS` senders are remembered.
+//! 5. A peer that sends more lists than it has reason to is cut.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -15,8 +16,8 @@ use rand::rngs::StdRng;
 use strum::IntoStaticStr;
 
 use crate::proto::beacon::Beacon;
-use crate::proto::event::Source;
 use crate::proto::node::{ClusterId, Contact, Incarnation, NodeName};
+use crate::proto::quota::Quota;
 use crate::proto::wiring::{Ask, Notice};
 
 /// Senders remembered at most; beyond it beacons of new senders are dropped as `Flood`.
@@ -24,6 +25,10 @@ pub(crate) const SENDERS: usize = 4096;
 
 /// Contacts in one message, at most; more are not read.
 pub const CONTACTS: usize = 128;
+
+/// Messages that are read of one peer within a minute: one with a thousand peers sends a hundred where this node is its
+/// only one.
+const MESSAGES: u32 = 256;
 
 /// What `peer` is told of the peers that are linked here, message by message.
 pub fn contacts_for(linked: Vec<Contact>, peer: &NodeName) -> Vec<Vec<Contact>> {
@@ -172,6 +177,7 @@ pub struct Discovery {
     sequence: u64,
     beacon_at: Option<Instant>,
     share_at: Instant,
+    told: Quota,
     checks_since: Instant,
     checks: u32,
     rng: StdRng,
@@ -198,6 +204,7 @@ impl Discovery {
             sequence,
             beacon_at: beacons.then_some(now),
             share_at: now + config.share,
+            told: Quota::new(MESSAGES),
             checks_since: now,
             checks: 0,
             rng,
@@ -260,9 +267,12 @@ impl Discovery {
                 self.alone = None;
                 out.push(Output::ShareWith(peer));
             }
-            Notice::Message(_, contacts) => {
-                let hints = contacts.into_iter().take(CONTACTS);
-                out.extend(hints.map(|it| Output::Ask(Ask::Hint(it, Source::Peer))));
+            Notice::Message(peer, contacts) => {
+                if !self.told.spend(&peer, now) {
+                    return out.push(Output::Ask(Ask::Cut(peer)));
+                }
+                let told = contacts.into_iter().take(CONTACTS);
+                out.extend(told.map(|contact| Output::Ask(Ask::Told(peer.clone(), contact))));
             }
             Notice::Down(peer, _) => {
                 self.linked.remove(&peer);

@@ -93,6 +93,9 @@ impl Hello {
         if self.cluster != cluster {
             return Err(Refusal::Cluster);
         }
+        if self.incarnation > Incarnation::LAST {
+            return Err(Refusal::Unexpected);
+        }
         Ok(())
     }
 }
@@ -190,6 +193,10 @@ mod tests {
         assert_eq!(hello().check(&a, KeyId([7; 16])), Ok(()));
         assert_eq!(hello().check(&b, KeyId([7; 16])), Err(Refusal::Name));
         assert_eq!(hello().check(&a, KeyId([8; 16])), Err(Refusal::Cluster));
+        let last = Hello { incarnation: Incarnation::LAST, ..hello() };
+        assert_eq!(last.check(&a, KeyId([7; 16])), Ok(()));
+        let beyond = Hello { incarnation: last.incarnation.next(), ..hello() };
+        assert_eq!(beyond.check(&a, KeyId([7; 16])), Err(Refusal::Unexpected));
     }
 
     proptest::proptest! {

@@ -3,10 +3,11 @@
 //!
 //! After Kulkarni, Demirbas, Madappa, Avva and Leone, "Logical Physical Clocks" (OPODIS 2014). Every word between
 //! the actors of two nodes carries its sender's stamp; who hears it goes on above it. Invariants:
-//! 1. Stamps of one clock rise, whatever the wall clock does.
+//! 1. Stamps of one clock rise, but where 3 says otherwise.
 //! 2. Whatever follows a heard word has a later stamp than the word, unless the word's stamp was not believed.
-//! 3. A stamp more than [`AHEAD`] above this node's wall clock is not believed: one node whose clock is wrong by
-//!    years must not carry the whole cluster there.
+//! 3. A stamp more than [`AHEAD`] above this node's wall clock is not believed, not even this node's own: one node
+//!    whose clock is wrong by years must not carry the whole cluster there, and once its clock is right again, its
+//!    stamps are as well.
 
 use std::fmt;
 use std::str::FromStr;
@@ -57,8 +58,9 @@ impl Hlc {
 
     /// The stamp of something that happens now. `wall` is in milliseconds since 1970.
     pub fn tick(&mut self, wall: u64) -> Stamp {
+        let stray = self.last.millis > wall.saturating_add(AHEAD);
         self.last = match self.last.count.checked_add(1) {
-            _ if wall > self.last.millis => Stamp { millis: wall, count: 0 },
+            _ if stray || wall > self.last.millis => Stamp { millis: wall, count: 0 },
             Some(count) => Stamp { count, ..self.last },
             None => Stamp { millis: self.last.millis.saturating_add(1), count: 0 },
         };
@@ -135,6 +137,22 @@ mod tests {
         assert_eq!(clock.tick(1_000), Stamp { millis: 1_000, count: 0 });
         assert!(clock.heard(Stamp { millis: 1_000 + AHEAD, count: 7 }, 1_000));
         assert_eq!(clock.tick(1_000), Stamp { millis: 1_000 + AHEAD, count: 8 });
+    }
+
+    #[test]
+    fn a_clock_that_jumped_leaves_no_mark_once_it_is_right_again() {
+        const YEARS: u64 = 10 * 365 * 24 * 3600 * 1000;
+        let mut clock = Hlc::default();
+        clock.tick(1_000);
+        assert_eq!(clock.tick(1_000 + YEARS), Stamp { millis: 1_000 + YEARS, count: 0 });
+        assert_eq!(clock.tick(4_500), Stamp { millis: 4_500, count: 0 });
+        let mut later = Hlc::after(Stamp { millis: 4_500 + YEARS, count: 9 });
+        assert_eq!(later.tick(5_000), Stamp { millis: 5_000, count: 0 }, "nor in the next life");
+        // What others may believe rises, and is over when its time is.
+        let mut clock = Hlc::default();
+        assert_eq!(clock.tick(1_000 + AHEAD), Stamp { millis: 1_000 + AHEAD, count: 0 });
+        assert_eq!(clock.tick(1_000), Stamp { millis: 1_000 + AHEAD, count: 1 });
+        assert_eq!(clock.tick(1_001 + AHEAD), Stamp { millis: 1_001 + AHEAD, count: 0 });
     }
 
     #[test]

@@ -22,13 +22,15 @@
 //!
 //! # Invariants
 //! 1. One link per peer at most; a second one closes the first before it takes its place.
-//! 2. The known incarnation of a peer never falls; an older life is refused and told why.
+//! 2. What is known of a peer's life comes from the peer itself: its hello or its signed beacon. It never falls, and an
+//!    older life is refused and told why, unless its process goes on asking while no later one is linked here.
 //! 3. At most `dials` outbound attempts at once; none to a linked peer, to ourselves, or to a peer
 //!    that left (until a later life of it is heard of).
 //! 4. A wanted peer without link or attempt has a time for its next dial.
 //! 5. A hint never ends a live link, except the peer's own signed word that it lives a later life.
 //! 6. A forgotten life is not dialed: only the node itself (a beacon, its certificate, a greeting) or word of a later
-//!    life brings it back.
+//!    life brings it back. What was forgotten is no reason to refuse it.
+//! 7. Nothing that a peer says of this node's life ends a link of this node.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -42,16 +44,20 @@ use crate::proto::frame::CloseReason;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::node::{Contact, Incarnation, NodeName};
 
+mod dials;
 mod endings;
 mod forgotten;
 mod majority;
 mod peer;
+mod rumours;
 mod seed;
 mod words;
-use forgotten::get_or_insert;
+use endings::Claims;
+use forgotten::{Forgotten, get_or_insert};
 pub use majority::Majority;
 use peer::{Live, Peer};
 pub use peer::{PeerView, usable};
+use rumours::Rumours;
 pub use seed::{JoinView, SeedView};
 use seed::{Namesake, Seed};
 pub use words::{AttemptId, Config, Failure, Input, LinkEnd, Output};
@@ -66,6 +72,8 @@ struct Dialing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Target {
     Peer(NodeName),
+    /// A node of which others speak.
+    Rumour(NodeName),
     Seed,
 }
 
@@ -76,12 +84,14 @@ pub struct Membership {
     me: NodeName,
     incarnation: Incarnation,
     peers: BTreeMap<NodeName, Peer>,
-    /// The lives that are forgotten, of nodes that are no peers.
-    forgotten: BTreeMap<NodeName, Incarnation>,
+    /// Nodes that are forgotten and are no peers.
+    forgotten: BTreeMap<NodeName, Forgotten>,
     seeds: BTreeMap<SocketAddr, Seed>,
+    rumours: Rumours,
     /// What this process says in its hellos: the number that no other process has, and its address.
     own: Option<(u64, SocketAddr)>,
     namesake: Namesake,
+    claims: Claims,
     /// What each node was refused for last, and when that was announced.
     refused: BTreeMap<NodeName, (Refusal, Instant)>,
     dialing: BTreeMap<AttemptId, Dialing>,
@@ -91,9 +101,6 @@ pub struct Membership {
     deadline: Option<Instant>,
     rng: StdRng,
 }
-
-/// A told incarnation this far above our own is not believed: it would use up the counter.
-const LARGEST_RAISE: u64 = 1_000_000;
 
 impl Membership {
     /// A node that knows nobody. `first_attempt` numbers its dials: higher than any that an earlier
@@ -112,8 +119,10 @@ impl Membership {
             peers: BTreeMap::new(),
             forgotten: BTreeMap::new(),
             seeds: BTreeMap::new(),
+            rumours: Rumours::default(),
             own: None,
             namesake: Namesake::default(),
+            claims: Claims::default(),
             refused: BTreeMap::new(),
             dialing: BTreeMap::new(),
             next_attempt: first_attempt,
@@ -145,6 +154,11 @@ impl Membership {
             Input::Hint(contact, source) => {
                 // Almost all that nodes tell each other is known: nothing is due because of it.
                 if !self.hint(contact, source, now, out) {
+                    return false;
+                }
+            }
+            Input::Told(by, contact) => {
+                if !self.told(&by, contact, now) {
                     return false;
                 }
             }
@@ -181,7 +195,7 @@ impl Membership {
                 let why = ("ended by an operator", Reason::Disconnected);
                 self.give_up(&name, CloseReason::Disconnected, why, now, out);
             }
-            Input::Forget { name, life, known } => self.forget(name, life, known, out),
+            Input::Forget { name, life, known } => self.forget(name, life, known, now, out),
             Input::Revive(name) => drop(self.forgotten.remove(&name)),
             Input::Revoked(link) => self.revoked(link, now, out),
             Input::Existing(attempt, hello, ready) => {
@@ -195,7 +209,8 @@ impl Membership {
         self.dial(now, out);
         let buried = self.peers.values().filter_map(|p| p.buried(self.config.tombstone)).min();
         let dial = (self.dialing.len() < self.config.dials).then(|| self.next_due()).flatten();
-        let due = dial.map(|(at, _)| at).into_iter().chain(buried);
+        let rumour = self.next_rumour(now).map(|(at, _)| at.max(now));
+        let due = dial.map(|(at, _)| at).into_iter().chain(rumour).chain(buried);
         self.deadline = due.chain(self.namesake.until()).min();
         true
     }
@@ -265,9 +280,10 @@ impl Membership {
     ) {
         let name = &hello.name;
         let peer = get_or_insert((&mut self.peers, &mut self.forgotten), name, now);
-        if peer.judge(hello).is_err() {
+        if peer.judge(hello, now).is_err() {
             return out.push(Output::Close(attempt, CloseReason::Replaced));
         }
+        self.claims.linked();
         // A hint may have been faster than the news of the link.
         if let Some(needless) = peer.dialing.take() {
             self.dialing.remove(&needless);
@@ -303,16 +319,28 @@ impl Membership {
             return out.push(Output::Proceed(attempt));
         }
         self.dialing.remove(&attempt);
-        if let Target::Peer(expected) = dialing.target {
-            let found = Failure::Rejected(format!("{name} is there instead"));
-            self.round(expected.clone(), address, found, now, out);
-            self.peers.entry(expected).and_modify(|peer| peer.forget_address(address));
+        let mut source = Source::Seed;
+        match dialing.target {
+            Target::Peer(expected) => {
+                let found = Failure::Rejected(format!("{name} is there instead"));
+                self.round(expected.clone(), address, found, now, out);
+                self.peers.entry(expected).and_modify(|peer| peer.forget_address(address));
+            }
+            Target::Rumour(expected) => {
+                let found = expected == name;
+                self.rumours.ended(&(expected, address), !found, now);
+                if found && !self.forgotten.contains_key(&name) {
+                    source = Source::Peer;
+                }
+            }
+            Target::Seed => {}
         }
         if let Some(seed) = self.seeds.get_mut(&address) {
             seed.identified(name.clone(), now + self.config.backoff.cap);
         }
         let contact = Contact { name: name.clone(), address, incarnation: Incarnation(0) };
-        self.hint(contact, Source::Seed, now, out);
+        self.rumours.settled(&name, now);
+        self.hint(contact, source, now, out);
         // The connection at hand serves the peer that was found, if that has none yet.
         match self.peers.get_mut(&name) {
             Some(peer) if peer.idle() && !self.leaving => {
@@ -342,11 +370,11 @@ impl Membership {
             self.meet_namesake(hello.advertise, now, out);
             return Err(Refusal::Stale { known: self.incarnation, linked: Some(at) });
         }
-        self.check_resurrection(hello)?;
+        self.check_resurrection(hello, now)?;
         let crossed_wins = self.me < *name;
         let known = self.peers.contains_key(name);
         let peer = get_or_insert((&mut self.peers, &mut self.forgotten), name, now);
-        peer.judge(hello)?;
+        peer.judge(hello, now)?;
         if peer.dialing.is_some() && peer.greeting && crossed_wins {
             return Err(Refusal::Crossed);
         }
@@ -362,6 +390,13 @@ impl Membership {
         if let Some(earlier) = peer.inbound.replace(attempt) {
             out.push(Output::Abandon(earlier));
         }
+        self.rumours.settled(name, now);
+        // A dial that has not sent its hello gives way, whoever spoke of that node.
+        self.dialing.retain(|dial, it| {
+            let rumoured = it.target == Target::Rumour(name.clone());
+            out.extend(rumoured.then_some(Output::Abandon(*dial)));
+            !rumoured
+        });
         if hello.incarnation > peer.incarnation {
             peer.replace(name, hello.incarnation, now, out);
         }
@@ -381,7 +416,7 @@ impl Membership {
         let Some(peer) = self.peers.get_mut(&name) else {
             return out.push(Output::Abandon(attempt));
         };
-        if let Err(refusal) = peer.judge(&hello) {
+        if let Err(refusal) = peer.judge(&hello, now) {
             self.refuse(attempt, name.clone(), refusal, now, out);
             let cause = Failure::Rejected(format!("refused here: {refusal}"));
             return self.round(name, address, cause, now, out);
@@ -390,6 +425,7 @@ impl Membership {
         peer.meet(&hello);
         peer.learn_first(address);
         peer.link(&name, Live::new(attempt, address, now), now, out);
+        self.claims.linked();
         out.push(Output::Proceed(attempt));
     }
 
@@ -402,6 +438,7 @@ impl Membership {
         peer.replace(name, peer.incarnation, now, out);
         let address = peer.first_address().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
         peer.link(name, Live::new(attempt, address, now), now, out);
+        self.claims.linked();
         out.push(Output::Proceed(attempt));
     }
 
@@ -426,12 +463,13 @@ impl Membership {
                     self.round(name, address, found, now, out);
                 }
                 Target::Peer(name) => self.round(name, address, failure, now, out),
+                Target::Rumour(name) => self.rumours.ended(&(name, address), true, now),
                 Target::Seed => self.seed_failed(address, failure, now, out),
             }
         } else if let Some(peer) = self.peers.values_mut().find(|p| p.inbound == Some(attempt)) {
             peer.inbound = None;
             if !peer.left() {
-                peer.next_dial = Some(now);
+                peer.dial_instead(now);
             }
         }
     }
@@ -537,61 +575,11 @@ impl Membership {
         self.peers.retain(|_, peer| peer.buried(tombstone).is_none_or(|at| at > now));
     }
 
-    /// The target that has waited longest, and since when it is due.
-    fn next_due(&self) -> Option<(Instant, Result<NodeName, SocketAddr>)> {
-        if self.leaving {
-            return None;
-        }
-        // The last dial is kept for news: a peer just lost does not wait for those lost long ago.
-        let last = self.config.dials > 1 && self.dialing.len() + 1 >= self.config.dials;
-        let due = |(name, peer): (&NodeName, &Peer)| {
-            let at = peer.due().filter(|_| !last || peer.is_fresh())?;
-            Some((at, Ok(name.clone())))
-        };
-        let peers = self.peers.iter().filter_map(due);
-        let linked = |name: &NodeName| self.peers.get(name).is_some_and(|p| !p.idle());
-        let seeds = self.seeds.iter().filter(|(_, seed)| !last || seed.is_news());
-        let seeds = seeds.filter_map(|(a, s)| Some((s.due(linked)?, Err(*a))));
-        peers.chain(seeds).min_by_key(|(at, _)| *at)
-    }
-
-    fn dial(&mut self, now: Instant, out: &mut Vec<Output>) {
-        while self.dialing.len() < self.config.dials {
-            let Some((_, target)) = self.next_due().filter(|(at, _)| *at <= now) else { return };
-            let attempt = AttemptId::Outbound(self.next_attempt);
-            self.next_attempt += 1;
-            let (target, address) = match target {
-                Ok(name) => {
-                    let peer = self.peers.get_mut(&name);
-                    let Some(address) = peer.and_then(|p| p.dial(attempt, now)) else { return };
-                    (Target::Peer(name), address)
-                }
-                Err(address) => {
-                    self.seeds.entry(address).and_modify(|seed| seed.dialed(now));
-                    (Target::Seed, address)
-                }
-            };
-            self.dialing.insert(attempt, Dialing { target, address });
-            out.push(Output::Dial(attempt, address));
-        }
-    }
-
     fn linked_by(&mut self, attempt: AttemptId) -> Option<(NodeName, &mut Peer)> {
         let mut peers = self.peers.iter_mut();
         peers
             .find(|(_, peer)| peer.live.as_ref().is_some_and(|live| live.attempt == attempt))
             .map(|(name, peer)| (name.clone(), peer))
-    }
-
-    fn name_of(&self, attempt: AttemptId) -> Option<NodeName> {
-        match self.dialing.get(&attempt).map(|dialing| &dialing.target) {
-            Some(Target::Peer(name)) => Some(name.clone()),
-            Some(Target::Seed) => None,
-            None => {
-                let inbound = |peer: &Peer| peer.inbound == Some(attempt);
-                self.peers.iter().find(|(_, peer)| inbound(peer)).map(|(name, _)| name.clone())
-            }
-        }
     }
 }
 

@@ -254,6 +254,10 @@ pub type NodeId = KeyId;
 pub struct Incarnation(pub u64);
 
 impl Incarnation {
+    /// The last one that is believed of anybody. A node that restarts a thousand times a second comes to it in nine
+    /// thousand years.
+    pub(crate) const LAST: Self = Self(1 << 48);
+
     /// The incarnation after this one.
     #[must_use]
     pub fn next(self) -> Self {

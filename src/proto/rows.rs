@@ -27,11 +27,13 @@
 //! hour passes it on at once. When there is no room, the oldest tombstone goes first.
 //!
 //! # Invariants
-//! 1. The row of a linked origin comes from that origin alone, and of the life that is linked.
+//! 1. The row of a linked origin comes from that origin alone, and of the life that is linked. What others said of it
+//!    before is no bar: a row of a later life than the linked one is dropped, and one that is no further than `MAX_JUMP`
+//!    above the origin's own is named to it, so that it goes on above.
 //! 2. A mark only rises, until the row is dropped: a tombstone at its end or for room, a row that the table can spare
-//!    for room. (A link overrules a final tombstone.)
+//!    for room, what a link overrules.
 //! 3. Nobody writes our own row; a later claim to it makes us go on above the claim, at most once a second.
-//! 4. Memory is bounded: 1024 rows, one open question an origin; each word we send encodes below 48 KiB, one answer
+//! 4. Memory is bounded: 1024 rows, of which a linked origin always has one; one open question an origin; each word we send encodes below 48 KiB, one answer
 //!    holds at most about 1 MiB, and the same row is not sent twice to the same peer in answer to wants within
 //!    half of `RETRY`.
 //! 5. An idle node sends one digest of a few bytes in about every `DIGEST`, and one to each peer in every `ROUND`.
@@ -41,7 +43,7 @@
 //! certificates); van Renesse et al., "Efficient reconciliation and flow control for anti-entropy protocols" (versions
 //! by origin, digests first); Cassandra's gossip (generation and version).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,8 +66,10 @@ pub use words::{Input, Mark, Output, Row, State, Word};
 pub const MAX_ROWS: usize = 1024;
 /// A time further ahead than this, in milliseconds, is not believed.
 pub(super) const FUTURE: u64 = 24 * 3600 * 1000;
-/// A version or incarnation this far above the known one is absurd.
+/// An origin goes on above a claim to its row that is no further than this above what it states.
 pub(super) const MAX_JUMP: u64 = 1 << 32;
+/// The last version of a row; a claim above it is absurd.
+pub(super) const LAST_VERSION: u64 = 1 << 62;
 /// Each word encodes below this many bytes.
 pub(super) const MAX_WORD: usize = 48 * 1024;
 /// What a word needs beside its items, at most.
@@ -194,6 +198,8 @@ pub struct Rows<T: Table> {
     pub(super) asks: BTreeMap<NodeName, Ask>,
     partials: BTreeMap<NodeName, Partial<T::Value>>,
     charges: Quota,
+    /// Origins that were linked.
+    met: BTreeSet<NodeName>,
     /// Rows to be relayed, and who they came from.
     fresh: BTreeMap<NodeName, NodeName>,
     news_at: Option<Instant>,
@@ -237,6 +243,7 @@ impl<T: Table> Rows<T> {
             asks: BTreeMap::new(),
             partials: BTreeMap::new(),
             charges: Quota::new(MAX_CHARGES),
+            met: BTreeSet::new(),
             fresh: BTreeMap::new(),
             news_at: None,
             next_digest: now + T::DIGEST,
@@ -331,7 +338,7 @@ impl<T: Table> Rows<T> {
         let State::Live(value) = &mut own.state else { return };
         let _ours_is_within_bounds = T::apply(value, change.clone(), latest);
         let from = own.version;
-        own.version = from.saturating_add(1).min(u64::MAX - 1);
+        own.version = from.saturating_add(1).min(LAST_VERSION);
         let (origin, incarnation, to) = (self.me.clone(), own.incarnation, own.version);
         let word = Word::Delta { origin, incarnation, from, to, change };
         out.extend(self.links.keys().map(|peer| Output::Send(peer.clone(), word.clone())));
@@ -341,7 +348,7 @@ impl<T: Table> Rows<T> {
     /// Goes on above a version that others have of the own row, and sends it to every linked peer.
     fn raise(&mut self, above: u64, out: &mut Vec<OutputOf<T>>) {
         let Some(own) = self.rows.get_mut(&self.me) else { return };
-        let version = own.version.max(above).saturating_add(1).min(u64::MAX - 1);
+        let version = own.version.max(above).saturating_add(1).min(LAST_VERSION);
         Arc::make_mut(own).version = version;
         let own = vec![own.clone()];
         out.push(Output::Changed(self.me.clone()));
@@ -374,12 +381,11 @@ impl<T: Table> Rows<T> {
             apart: None,
         };
         self.links.insert(peer.clone(), link);
+        self.meet(&peer);
         let known = self.known(&peer);
         match T::TOMBSTONES {
             Tombstones::Final => {
-                let over = known.is_none_or(|known| {
-                    known.incarnation < life || known.incarnation == life && known.gone
-                });
+                let over = known.is_none_or(|known| known.incarnation != life || known.gone);
                 if over && self.room(&peer, out) {
                     let state = State::Live(T::Value::default());
                     let row = Row { origin: peer.clone(), incarnation: life, version: 0, state };
@@ -387,10 +393,13 @@ impl<T: Table> Rows<T> {
                 }
             }
             Tombstones::Outbid => {
-                // It lives, and shall go on above what is known.
-                let late = known.filter(|known| known.gone || known.incarnation > life);
-                let news = late.map(|mark| Word::News(vec![(peer.clone(), mark)]));
-                out.extend(news.map(|word| Output::Send(peer.clone(), word)));
+                // It lives, and shall go on above what is known; of a life that it does not live, nothing is.
+                if known.is_some_and(|known| known.incarnation > life) {
+                    self.overrule(&peer, out);
+                } else if let Some(known) = known.filter(|known| known.gone) {
+                    let news = Word::News(vec![(peer.clone(), known)]);
+                    out.push(Output::Send(peer.clone(), news));
+                }
             }
         }
         let own = self.rows.get(&self.me).cloned();
@@ -479,16 +488,29 @@ impl<T: Table> Rows<T> {
         self.known(origin).is_none_or(|known| mark > known)
     }
 
-    fn absurd(&self, origin: &NodeName, mark: Mark) -> bool {
-        let known = self.known(origin).unwrap_or_default();
-        let base = if known.incarnation == mark.incarnation { known.version } else { 0 };
+    /// A linked origin is remembered as one that exists.
+    fn meet(&mut self, peer: &NodeName) {
+        if self.met.len() >= 2 * MAX_ROWS {
+            self.met.retain(|origin| self.rows.contains_key(origin));
+        }
+        self.met.insert(peer.clone());
+    }
+
+    /// Drops what others said of a linked origin.
+    fn overrule(&mut self, origin: &NodeName, out: &mut Vec<OutputOf<T>>) {
+        if let Some(row) = self.rows.remove(origin) {
+            self.partials.remove(origin);
+            out.push(Output::Changed(origin.clone()));
+            out.extend(row.gone_at().map(|_| Output::Revived(origin.clone())));
+        }
+    }
+
+    /// No honest node has a row of such a mark. The bounds are the same on every node, so that nobody is at fault for
+    /// what it passes on.
+    fn absurd(mark: Mark) -> bool {
         let last = T::TOMBSTONES == Tombstones::Final && mark.gone;
-        let version = if last {
-            mark.version != u64::MAX
-        } else {
-            mark.version > base.saturating_add(MAX_JUMP)
-        };
-        version || mark.incarnation.0 > known.incarnation.0.saturating_add(MAX_JUMP)
+        let version = if last { mark.version != u64::MAX } else { mark.version > LAST_VERSION };
+        version || mark.incarnation > Incarnation::LAST
     }
 
     /// What can be dropped for another row.
@@ -497,12 +519,20 @@ impl<T: Table> Rows<T> {
         tombstones.min().map(|(_, origin)| origin.clone()).or_else(|| T::spare(self))
     }
 
+    /// What must give way to the row of a linked origin: one of which only others speak, before one that was linked.
+    fn hearsay(&self) -> Option<NodeName> {
+        let others = self.rows.keys().filter(|it| **it != self.me && !self.links.contains_key(*it));
+        others.min_by_key(|origin| self.met.contains(*origin)).cloned()
+    }
+
     /// Makes a place for the row of that origin, if there can be one.
     fn room(&mut self, origin: &NodeName, out: &mut Vec<OutputOf<T>>) -> bool {
         if self.rows.len() < MAX_ROWS || self.rows.contains_key(origin) {
             return true;
         }
-        let Some(spare) = self.spare() else { return false };
+        let linked = self.links.contains_key(origin);
+        let spare = self.spare().or_else(|| linked.then(|| self.hearsay()).flatten());
+        let Some(spare) = spare else { return false };
         self.rows.remove(&spare);
         out.push(Output::Changed(spare));
         true

@@ -91,6 +91,8 @@ impl<M> Notice<M> {
 pub enum Ask {
     /// A node is said to be at an address.
     Hint(Contact, Source),
+    /// A linked peer says that a node is at an address.
+    Told(NodeName, Contact),
     /// A node whose name is not known is said to be at this address.
     Seed(SocketAddr),
     /// Another process of this node's name was heard at this address.
@@ -109,6 +111,7 @@ impl From<Ask> for membership::Input {
     fn from(ask: Ask) -> Self {
         match ask {
             Ask::Hint(contact, source) => Self::Hint(contact, source),
+            Ask::Told(by, contact) => Self::Told(by, contact),
             Ask::Seed(address) => Self::Seed(address),
             Ask::Namesake(address) => Self::Namesake(address),
             Ask::Silent(peer) => Self::Silent(peer),
@@ -215,7 +218,12 @@ impl Forgotten {
         match ask {
             Ask::Forget(node, life, _) => drop(self.0.insert(node.clone(), *life)),
             Ask::Revive(node) => drop(self.0.remove(node)),
-            Ask::Hint(..) | Ask::Seed(_) | Ask::Namesake(_) | Ask::Silent(_) | Ask::Cut(_) => {}
+            Ask::Hint(..)
+            | Ask::Told(..)
+            | Ask::Seed(_)
+            | Ask::Namesake(_)
+            | Ask::Silent(_)
+            | Ask::Cut(_) => {}
         }
     }
 

@@ -8,6 +8,7 @@
     reason = "a test that cannot go on ends here, and says what it saw"
 )]
 
+#[path = "../kit/kit.rs"]
 mod kit;
 
 mod accounting;

@@ -166,7 +166,7 @@ fn hints_end_no_link(world: &World, watched: &Watched, input: &Input, out: &[Out
         Input::Hint(contact, Source::Beacon) => {
             watched.lives.get(&contact.name).is_some_and(|known| contact.incarnation > *known)
         }
-        Input::Hint(..) | Input::Seed(_) | Input::Tick => false,
+        Input::Hint(..) | Input::Told(..) | Input::Seed(_) | Input::Tick => false,
         _ => return,
     };
     if !later && out.iter().any(|output| matches!(output, Output::Close(..))) {
@@ -228,7 +228,7 @@ fn doubt_is_shown(world: &World, node: usize, peer: &NodeName) -> Duration {
     evidence.map_or_else(missing, |evidence| evidence.silence)
 }
 
-/// No node believes an older incarnation after a newer, or one that never lived.
+/// No node believes an older incarnation after a newer, unless it is the one that runs, or one that never lived.
 fn incarnation_never_falls(
     world: &World,
     watched: &mut Watched,
@@ -236,7 +236,7 @@ fn incarnation_never_falls(
     life: Incarnation,
 ) {
     let known = watched.lives.entry(peer.clone()).or_insert(life);
-    if life < *known {
+    if life < *known && !runs(world, peer, life) {
         world.fail("incarnation_never_falls", &format!("{peer}: {life} after {known}"));
     }
     *known = life;
@@ -244,6 +244,12 @@ fn incarnation_never_falls(
     if life > highest {
         world.fail("incarnation_never_falls", &format!("{peer}: {life}, never above {highest}"));
     }
+}
+
+/// That life of a node runs now: a disk that was restored may bring back one that was over.
+fn runs(world: &World, node: &NodeName, life: Incarnation) -> bool {
+    let node = &world.nodes[world.index(node)];
+    node.life.as_ref().is_some_and(|it| it.incarnation == life)
 }
 
 /// Two nodes that run undisturbed and reach each other in bearable time keep their link.
@@ -378,7 +384,8 @@ pub(crate) fn after_topology(
     });
 }
 
-/// What is known of an origin only rises, and never above what the origin has said itself.
+/// What is known of an origin only rises, until a link shows that it begins anew in a life that was over, and never
+/// above what the origin has said itself.
 fn row_never_falls(world: &World, node: usize, watched: &mut Watched, origin: &NodeName) {
     let Some(row) = world.life(node).topology().row_of(origin) else {
         // Buried: its life is not forgotten, its version is.
@@ -387,7 +394,7 @@ fn row_never_falls(world: &World, node: usize, watched: &mut Watched, origin: &N
     };
     let mark = (row.incarnation, row.version);
     let known = watched.rows.entry(origin.clone()).or_insert(mark);
-    if mark < *known {
+    if mark < *known && !(row.version == 0 && runs(world, origin, row.incarnation)) {
         world.fail("row_never_falls", &format!("{origin}: {mark:?} after {known:?}"));
     }
     *known = mark;

@@ -14,6 +14,9 @@ use crate::proto::node::{Incarnation, NodeName};
 const ADDRESSES: usize = 8;
 /// Beacons of a peer bring its next dial forward at most this often.
 const HURRY: Duration = Duration::from_secs(1);
+/// An older life is taken that has asked for this long while no later one was linked: its process runs, so the later one
+/// is over, or was never more than a restored disk.
+pub(super) const INSISTS: Duration = Duration::from_secs(10);
 
 /// True for an address that can be dialed: a real host and port.
 pub fn usable(address: SocketAddr) -> bool {
@@ -83,7 +86,23 @@ pub(super) struct Peer {
     revoked: bool,
     was_ready: bool,
     last_dial: Option<Instant>,
+    /// When it was dialed, or will be, because an attempt of its own came to nothing.
+    instead: Option<Instant>,
+    pub(super) insistence: Insistence,
     reported: Option<Failure>,
+}
+
+/// Which process is refused for a later life of its name, and since when.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Insistence(Option<(u64, Instant)>);
+
+impl Insistence {
+    /// It asks again; whether it has for long enough.
+    pub(super) fn is_enough(&mut self, boot: u64, now: Instant) -> bool {
+        let since = self.0.filter(|(asking, _)| *asking == boot).map_or(now, |(_, since)| since);
+        self.0 = Some((boot, since));
+        now.saturating_duration_since(since) >= INSISTS
+    }
 }
 
 impl Peer {
@@ -108,6 +127,8 @@ impl Peer {
             revoked: false,
             was_ready: false,
             last_dial: None,
+            instead: None,
+            insistence: Insistence::default(),
             reported: None,
         }
     }
@@ -169,6 +190,10 @@ impl Peer {
         news
     }
 
+    pub(super) fn is_at(&self, address: SocketAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
     pub(super) fn forget_address(&mut self, address: SocketAddr) {
         if let Some(at) = self.addresses.iter().position(|a| *a == address) {
             self.addresses.remove(at);
@@ -183,6 +208,16 @@ impl Peer {
         }
         let at = self.last_dial.map_or(now, |last| (last + HURRY).max(now));
         self.next_dial = Some(self.next_dial.map_or(at, |next| next.min(at)));
+    }
+
+    /// An attempt of its own came to nothing: it is dialed instead, at once but not more often than once a second.
+    pub(super) fn dial_instead(&mut self, now: Instant) {
+        let at = match self.instead {
+            Some(at) if at > now => at,
+            Some(at) => (at + HURRY).max(now),
+            None => now,
+        };
+        (self.instead, self.next_dial) = (Some(at), Some(at));
     }
 
     /// It was not dialed for a while: one more dial makes no storm.
@@ -277,16 +312,18 @@ impl Peer {
     }
 
     /// Whether a link with this life of the peer may be.
-    pub(super) fn judge(&self, hello: &Hello) -> Result<(), Refusal> {
+    pub(super) fn judge(&mut self, hello: &Hello, now: Instant) -> Result<(), Refusal> {
         let other_process = self.boot.is_some_and(|boot| boot != hello.boot);
-        match hello.incarnation.cmp(&self.incarnation) {
-            std::cmp::Ordering::Greater => Ok(()),
-            std::cmp::Ordering::Equal if !other_process => Ok(()),
-            std::cmp::Ordering::Equal | std::cmp::Ordering::Less => {
-                let linked = self.live.as_ref().map(|live| live.address);
-                Err(Refusal::Stale { known: self.incarnation, linked })
-            }
+        let older = match hello.incarnation.cmp(&self.incarnation) {
+            std::cmp::Ordering::Greater => false,
+            std::cmp::Ordering::Equal => other_process,
+            std::cmp::Ordering::Less => true,
+        };
+        let linked = self.live.as_ref().map(|live| live.address);
+        if older && (linked.is_some() || !self.insistence.is_enough(hello.boot, now)) {
+            return Err(Refusal::Stale { known: self.incarnation, linked });
         }
+        Ok(())
     }
 
     /// Remembers what a judged hello says.
@@ -327,6 +364,7 @@ impl Peer {
         out: &mut Vec<Output>,
     ) {
         self.live = Some(live);
+        self.insistence = Insistence::default();
         self.next_dial = None;
         (self.cause, self.reported) = (None, None);
         self.begin_round();

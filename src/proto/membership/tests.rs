@@ -8,6 +8,7 @@
 
 mod alone;
 mod desk;
+mod hostile;
 mod joining;
 mod random;
 mod revoked;

@@ -98,6 +98,8 @@ pub enum LinkEnd {
 pub enum Input {
     /// Somebody says a node is at an address. An incarnation of 0 means: unknown.
     Hint(Contact, Source),
+    /// A linked peer says that a node is at an address.
+    Told(NodeName, Contact),
     /// A `--join` address, whose node's name is not known yet. May be repeated.
     Seed(SocketAddr),
     /// Another process of this node's name was heard, at this address.

@@ -8,7 +8,6 @@ use rand::SeedableRng;
 
 use super::*;
 use crate::proto::codec;
-use crate::proto::node::Incarnation;
 use crate::proto::talk::DownReason;
 use crate::proto::tests::start;
 use crate::proto::wiring::Notice;
@@ -82,6 +81,21 @@ impl Alone {
         let room = topic("room:1");
         let keys = self.machine.state(&room).flat_map(|(key, metas)| vec![key; metas.len()]);
         keys.collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[test]
+fn a_link_shows_that_a_node_lives_an_earlier_life_than_its_words_were_of() {
+    let (mut out, now, z) = (Vec::new(), start(), name("z@h"));
+    let rng = StdRng::seed_from_u64(2);
+    let mut b = Attendance::new(name("b@h"), epoch(1, 0), now, rng);
+    for (life, who) in [(5, "old"), (1, "new")] {
+        b.handle(Notice::Up(z.clone(), Incarnation(life)), now, &mut out);
+        let word = Word::Delta { epoch: epoch(life, 0), after: 0, changes: vec![joined(who)] };
+        b.handle(Notice::Message(z.clone(), word), now, &mut out);
+        let room = topic("room:1");
+        let keys: Vec<_> = b.presence().state(&room).map(|(key, _)| key).collect();
+        assert_eq!(keys, [who]);
     }
 }
 

@@ -285,6 +285,7 @@ impl Book {
     }
 
     fn input(&mut self, input: registry::Input, call: &mut Call<'_>) {
+        let asked = matches!(input, registry::Input::Gone(..));
         let mut news = Vec::new();
         self.machine.handle(input, call.now, &mut news);
         for news in news {
@@ -298,7 +299,10 @@ impl Book {
                     self.soon(call.now);
                 }
                 News::Gone { origin, incarnation, known } => {
-                    let forget = Ask::Forget(origin, incarnation, known);
+                    // Of one that was never linked here, nothing happens; but what an operator does.
+                    let met =
+                        call.nodes.get(&origin).is_some_and(|known| known.last_seen.is_some());
+                    let forget = Ask::Forget(origin, incarnation, known && (met || asked));
                     self.forgotten.push(Output::Ask(forget));
                 }
                 News::Revived(node) => call.out.push(Output::Ask(Ask::Revive(node))),
@@ -391,7 +395,7 @@ impl Book {
 fn with_entry(known: Option<&Known>, entry: &Entry, now: u64) -> Known {
     let kept = known.filter(|known| entry.gone_at().is_none() && !known.is_forgotten());
     let mut known = kept.cloned().unwrap_or_else(|| Known::new(entry.origin.clone(), now));
-    known.incarnation = known.incarnation.max(entry.incarnation);
+    known.incarnation = entry.incarnation; // of a peer that has shown its life here, the look says which
     known.entry = Some(entry.clone());
     known
 }
@@ -416,7 +420,9 @@ fn with_sight(
     let was = before.status == Some(Status::Online);
     let mut after = before.clone();
     (after.status, after.reason) = (Some(peer.status), peer.reason);
-    after.incarnation = after.incarnation.max(peer.incarnation);
+    if peer.incarnation != Incarnation(0) {
+        after.incarnation = peer.incarnation;
+    }
     after.id = peer.id.or(after.id);
     if let Some(address) = peer.address.filter(|_| online)
         && after.addresses.first() != Some(&address)
@@ -437,7 +443,7 @@ fn with_sight(
 fn shows(known: &Known, peer: &Seen) -> bool {
     let linked_there = peer.address.filter(|_| peer.status == Status::Online);
     (known.status, known.reason) == (Some(peer.status), peer.reason)
-        && known.incarnation >= peer.incarnation
+        && (peer.incarnation == Incarnation(0) || known.incarnation == peer.incarnation)
         && (peer.id.is_none() || known.id == peer.id)
         && (linked_there.is_none() || known.addresses.first() == linked_there.as_ref())
 }

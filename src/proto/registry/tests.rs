@@ -16,7 +16,7 @@ use crate::proto::codec;
 use crate::proto::node::Incarnation;
 use crate::proto::rows::tests::{self as table, life};
 use crate::proto::rows::{
-    FIRST, FUTURE, MAX_ANSWER, MAX_CHARGES, MAX_JUMP, MAX_WORD, RAISE, SWEEP, YOUNG, row_size,
+    FIRST, FUTURE, LAST_VERSION, MAX_ANSWER, MAX_CHARGES, MAX_WORD, RAISE, SWEEP, YOUNG, row_size,
 };
 use crate::proto::tests::network::{FAIR, Network, WALL, Weather, ms, name, node};
 use crate::proto::tests::start;
@@ -215,11 +215,66 @@ fn a_link_overrules_a_tombstone() {
 }
 
 #[test]
+fn what_others_said_of_a_node_is_no_bar_once_it_is_linked() {
+    let (c, far) = (name("c@h"), 1 << 40);
+    let own = entry("c@h", 7, 5, "c");
+    for forged in [
+        entry("c@h", far, 1, "forged"),
+        tomb("c@h", far, 1),
+        entry("c@h", 7, 5, "forged"),
+        entry("c@h", 7, LAST_VERSION, "forged"),
+        entry("c@h", 6, LAST_VERSION, "forged"),
+    ] {
+        let mut a = Alone::new(&["b@h"]);
+        a.given("b@h", forged.clone());
+        assert_eq!(a.machine.row(&c), Some(&forged), "nobody knows better");
+        let mut out = a.input(Input::Linked(c.clone(), life(7)));
+        out.extend(a.given("c@h", own.clone()));
+        assert_eq!(a.machine.row(&c), Some(&own), "{forged:?}");
+        assert_eq!(charged(&out), [""; 0]);
+        let revived = out.contains(&Output::Revived(c.clone()));
+        assert_eq!(revived, forged.gone_at().is_some());
+        a.given("b@h", forged);
+        assert_eq!(a.machine.row(&c), Some(&own), "nor does it come back");
+    }
+    // One that it can go on above is named to it, so that others see the later one.
+    let mut a = Alone::new(&["b@h"]);
+    a.given("b@h", entry("c@h", 7, 900, "forged"));
+    a.input(Input::Linked(c.clone(), life(7)));
+    let out = a.given("c@h", own);
+    assert_eq!(sent(&out, "c@h"), [Word::News(vec![(c.clone(), mark(7, 900, false))])]);
+    a.given("c@h", entry("c@h", 7, 901, "c"));
+    assert_eq!(a.machine.row(&c), Some(&entry("c@h", 7, 901, "c")));
+}
+
+#[test]
+fn invented_nodes_take_the_place_of_none_that_is_or_was_linked() {
+    let mut a = Alone::new(&["b@h", "x@h"]);
+    a.given("x@h", entry("x@h", 7, 1, "x"));
+    a.input(Input::Unlinked(name("x@h")));
+    for ghost in 0..2 * MAX_ROWS {
+        a.given("b@h", entry(&format!("a{ghost}@h"), 1, 1, "ghost"));
+    }
+    assert_eq!(a.machine.rows.len(), MAX_ROWS);
+    for late in 0..50 {
+        let late = format!("c{late}@h");
+        a.input(Input::Linked(name(&late), life(1)));
+        a.given(&late, entry(&late, 1, 1, "late"));
+        assert_eq!(a.mark(&late), Some(mark(1, 1, false)), "{late}");
+    }
+    assert!(a.mark("x@h").is_some() && a.mark("a@h").is_some());
+    assert_eq!(a.machine.rows.len(), MAX_ROWS);
+}
+
+#[test]
 fn forged_words_are_charged_and_cost_the_link() {
     let mut a = Alone::new(&["b@h"]);
-    let far = entry("x@h", 4, MAX_JUMP + 1, "x");
+    let far = entry("x@h", 4, LAST_VERSION + 1, "x");
     assert_eq!(charged(&a.given("b@h", far.clone())), ["absurd mark"]);
-    assert_eq!(charged(&a.given("b@h", entry("x@h", MAX_JUMP + 1, 1, "x"))), ["absurd mark"]);
+    assert_eq!(
+        charged(&a.given("b@h", entry("x@h", Incarnation::LAST.0 + 1, 1, "x"))),
+        ["absurd mark"]
+    );
     assert_eq!(charged(&a.given("b@h", tomb("x@h", 1, u64::MAX))), ["absurd mark"]);
     let news = Word::News(vec![(name("x@h"), far.mark())]);
     assert_eq!(charged(&a.hears("b@h", news)), ["absurd mark"]);

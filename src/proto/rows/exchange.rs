@@ -8,8 +8,8 @@ use std::time::Instant;
 use rand::RngExt;
 
 use super::{
-    Ask, HEAD, HOLD, MAX_JUMP, MAX_ROWS, MAX_WORD, Mark, Output, OutputOf, Partial, Row, Rows,
-    SWEEP, State, Table, Tombstones, Word, WordOf, YOUNG, millis,
+    Ask, HEAD, HOLD, LAST_VERSION, MAX_JUMP, MAX_ROWS, MAX_WORD, Mark, Output, OutputOf, Partial,
+    Row, Rows, SWEEP, State, Table, Tombstones, Word, WordOf, YOUNG, millis,
 };
 use crate::proto::codec;
 use crate::proto::node::NodeName;
@@ -260,7 +260,7 @@ impl<T: Table> Rows<T> {
             }
             let linked = self.links.get(&origin).map(|link| link.incarnation);
             let its_own_end = linked.is_some() && origin == *from && mark.gone;
-            if its_own_end || self.absurd(&origin, mark) {
+            if its_own_end || Self::absurd(mark) {
                 absurd = true;
             } else if self.newer(&origin, mark)
                 // Of a later life than the linked one: its link is not reported yet.
@@ -332,16 +332,22 @@ impl<T: Table> Rows<T> {
             self.claimed(mark, now, out);
         } else if linked.is_some() && origin != from {
             self.learn(from, vec![(origin.clone(), mark)], now, out);
-        } else if self.absurd(origin, mark) {
+        } else if Self::absurd(mark) {
             self.charge(from, "absurd mark", now, out);
         } else if linked.is_some() && mark.gone {
             self.charge(from, "its own tombstone", now, out);
         } else if linked.is_some_and(|linked| linked != mark.incarnation) {
             // Of a link that is over, or not reported yet.
-        } else if !self.newer(origin, mark) {
-            if origin == from {
-                self.asks.remove(origin); // it has nothing later, whatever others claim
-            }
+        } else if origin == from
+            && let Some(known) = self.known(origin).filter(|known| mark < *known)
+            && known.incarnation == mark.incarnation
+            && known.version.saturating_sub(mark.version) <= MAX_JUMP
+        {
+            // It has nothing later, whatever others claim; what they claimed before, it shall go on above.
+            self.asks.remove(origin);
+            out.push(Output::Send(origin.clone(), Word::News(vec![(origin.clone(), known)])));
+        } else if origin != from && !self.newer(origin, mark) {
+            // It is known.
         } else if self.room(origin, out) {
             return true;
         } else if linked.is_none() && !mark.gone && !self.asks.contains_key(origin) {
@@ -374,6 +380,10 @@ impl<T: Table> Rows<T> {
         }
         let young = T::TOMBSTONES == Tombstones::Outbid
             && row.gone_at().is_some_and(|at| is_young(at, wall));
+        if self.rows.get(&row.origin).is_some_and(|known| **known == row) {
+            self.asks.remove(&row.origin); // its origin has nothing later
+            return None;
+        }
         let row = self.put(row, false, now, out);
         self.taken(&row.origin, from, now, out);
         young.then_some(row)
@@ -409,7 +419,12 @@ impl<T: Table> Rows<T> {
         partial.next += 1;
         if partial.next == parts {
             let (Mark { incarnation, version, .. }, state) = (mark, State::Live(partial.value));
-            self.put(Row { origin: origin.clone(), incarnation, version, state }, false, now, out);
+            let row = Row { origin: origin.clone(), incarnation, version, state };
+            if self.rows.get(&origin).is_some_and(|known| **known == row) {
+                self.asks.remove(&origin);
+                return;
+            }
+            self.put(row, false, now, out);
             self.taken(&origin, from, now, out);
         } else if self.partials.len() < MAX_ROWS {
             self.partials.insert(origin, partial);
@@ -430,7 +445,7 @@ impl<T: Table> Rows<T> {
         let linked = self.links.get(from).map(|link| link.incarnation);
         let Some(row) = self.rows.get_mut(from) else { return false };
         let known = Mark { version: base, ..mark };
-        let next = to > base && to - base <= MAX_JUMP && to != u64::MAX;
+        let next = to > base && to <= LAST_VERSION;
         if row.mark() != known || linked != Some(mark.incarnation) || !next {
             return false;
         }

@@ -13,7 +13,7 @@ use super::*;
 use crate::proto::codec;
 use crate::proto::event::{Reason, Status};
 use crate::proto::rows::tests::{self as table, Machine, life};
-use crate::proto::rows::{FIRST, FUTURE, MAX_CHARGES, MAX_JUMP, Mark, RAISE, YOUNG};
+use crate::proto::rows::{FIRST, FUTURE, LAST_VERSION, MAX_CHARGES, MAX_JUMP, Mark, RAISE, YOUNG};
 use crate::proto::tests::network::{FAIR, Network, WALL, Weather, ms, name, node};
 use crate::proto::tests::start;
 
@@ -389,17 +389,20 @@ fn abuse_is_charged_and_cut_past_sixteen_a_minute() {
         (full, over),
         (first.clone(), Word::Want(vec![name("x@h"); 1025])),
         (first.clone(), delta("c@h", 7, 0, 1, &[])),
-        (first.clone(), delta("b@h", 7, 1, 2 + MAX_JUMP, &[])),
+        (first.clone(), delta("b@h", 7, 1, 1 + LAST_VERSION, &[])),
         (first.clone(), delta("b@h", 7, 1, u64::MAX, &[])),
         (first.clone(), delta("b@h", 7, 1, 2, &[("c@h", Some(late.clone()))])),
         (first.clone(), Word::Rows(vec![tomb("b@h", 7)])),
         (first.clone(), Word::Rows(vec![row("b@h", 7, 2, &[("c@h", late)])])),
-        (first.clone(), Word::Rows(vec![row("x@h", MAX_JUMP + 1, 2, &[])])),
-        (first.clone(), Word::Rows(vec![row("x@h", 1, MAX_JUMP + 1, &[])])),
+        (first.clone(), Word::Rows(vec![row("x@h", Incarnation::LAST.0 + 1, 2, &[])])),
+        (first.clone(), Word::Rows(vec![row("x@h", 1, LAST_VERSION + 1, &[])])),
         (first.clone(), part(1, 1, "c@h")),
         (
             first.clone(),
-            Word::News(vec![mark("x@h", 1, MAX_JUMP + 1), mark("y@h", MAX_JUMP + 1, 1)]),
+            Word::News(vec![
+                mark("x@h", 1, LAST_VERSION + 1),
+                mark("y@h", Incarnation::LAST.0 + 1, 1),
+            ]),
         ),
     ];
     for (at, (before, abuse)) in cases.into_iter().enumerate() {
@@ -465,6 +468,18 @@ fn a_million_nodes_find_no_room() {
 }
 
 #[test]
+fn what_others_said_of_a_node_s_links_is_no_bar_once_it_is_linked() {
+    for (at, version) in [(1 << 40, 1), (1 << 40, LAST_VERSION), (7, 9), (7, LAST_VERSION)] {
+        let mut a = Alone::new(&["b@h"]);
+        a.hears("b@h", Word::Rows(vec![row("c@h", at, version, &[])]));
+        a.input(Input::Linked(name("c@h"), life(7)));
+        let own = row("c@h", 7, 9, &[("a@h", online())]);
+        a.hears("c@h", Word::Rows(vec![own.clone()]));
+        assert_eq!(a.machine.row_of(&name("c@h")), Some(&own), "{at} {version}");
+    }
+}
+
+#[test]
 fn an_unwanted_row_without_room_is_charged() {
     let mut a = Alone::new(&["b@h"]);
     let all: Vec<NodeName> = (0..MAX_ROWS).map(node).collect();
@@ -479,7 +494,7 @@ fn an_unwanted_row_without_room_is_charged() {
     assert_eq!(a.hears("b@h", Word::News(vec![mark("y@h", 1, 1)])), [], "nor is it wanted");
     a.input(Input::Linked(name("y@h"), life(1)));
     assert_eq!(charged(&a.hears("y@h", Word::Rows(vec![row("y@h", 1, 1, &[])]))), 0, "its own");
-    assert_eq!(a.mark("y@h"), None);
+    assert_eq!(a.mark("y@h"), Some((1, 1)), "a linked one has a place");
 }
 
 fn node_of_many(at: usize) -> NodeName {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use rand::rngs::StdRng;
 use xpando_node::internals::proto::discovery::{self, Discovery};
-use xpando_node::internals::proto::event::{Event, Source};
+use xpando_node::internals::proto::event::Event;
 use xpando_node::internals::proto::heartbeat::{self, Monitor, Signs};
 use xpando_node::internals::proto::link::{self, Report};
 use xpando_node::internals::proto::membership::{self, AttemptId, Membership, PeerView};
@@ -323,13 +323,12 @@ impl World {
     }
 
     /// Somebody says a node is at an address. Nearly all of it is known.
-    fn hint(&mut self, node: usize, contact: &Contact, source: Source) {
+    fn hint(&mut self, node: usize, input: membership::Input) {
         let (now, mut out) = (self.local(node), Vec::new());
-        let input = membership::Input::Hint(contact.clone(), source);
         let life = self.life_mut(node);
-        let news = life.membership.handle(input, now, &mut out);
+        let news = life.membership.handle(input.clone(), now, &mut out);
         if news || !out.is_empty() {
-            self.decided(node, &membership::Input::Hint(contact.clone(), source), news, out);
+            self.decided(node, &input, news, out);
         } else {
             *life.deadline(Actor::NodeManager) = life.membership.deadline();
         }
@@ -424,7 +423,7 @@ impl World {
                     }
                 }
                 Output::ShareWith(peer) => self.share(node, &peer),
-                Output::Ask(Ask::Hint(contact, source)) => self.hint(node, &contact, source),
+                Output::Ask(ask @ (Ask::Hint(..) | Ask::Told(..))) => self.hint(node, ask.into()),
                 Output::Ask(ask) => self.ask(node, ask),
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use super::super::peer::INSISTS;
 use super::super::{AttemptId, Config, Input, LinkEnd, Membership, Output, Peer, Target};
 use super::desk::name;
 use crate::proto::event::{Event, Source, Status};
@@ -21,6 +22,9 @@ pub(super) struct Watched {
     peers: BTreeMap<NodeName, Seen>,
     /// Peers that said goodbye, until more is heard of them.
     left: BTreeMap<NodeName, Incarnation>,
+    /// Older lives that ask, and since when; the one that was taken at the last step.
+    asked: BTreeMap<NodeName, (Incarnation, Instant)>,
+    older: Option<NodeName>,
     stopped: bool,
     ticks: Option<(Instant, u32)>,
 }
@@ -181,11 +185,21 @@ impl Watched {
         }
     }
 
-    /// Invariant 2: an older life is refused and told why, and what is known never falls.
-    fn older_lives_are_refused(&self, step: &Step<'_>) {
+    /// Invariant 2: an older life is refused and told why, unless it goes on asking; else what is known never falls.
+    fn older_lives_are_refused(&mut self, step: &Step<'_>) {
+        self.older = None;
         let (Input::Greeted(attempt, hello) | Input::Welcomed(attempt, hello)) = step.input else {
             return;
         };
+        let stale =
+            |it: &Output| matches!(it, Output::Refuse(of, Refusal::Stale { .. }) if of == attempt);
+        if step.out.iter().any(stale) {
+            let first = (hello.incarnation, step.now);
+            let asked = self.asked.entry(hello.name.clone()).or_insert(first);
+            if asked.0 != hello.incarnation {
+                *asked = first;
+            }
+        }
         let Some(seen) = self.peers.get(&hello.name) else { return };
         if hello.incarnation < seen.incarnation {
             let (at, known, live) = (*attempt, seen.incarnation, seen.live.is_some());
@@ -195,13 +209,18 @@ impl Watched {
             });
             let (gone, leaving) = (Output::Abandon(at), Output::Refuse(at, Refusal::Leaving));
             let gone = step.out.iter().any(|it| *it == gone || *it == leaving);
-            step.check(refused || gone, || "2: takes an older life".to_owned());
+            let asked = self.asked.get(&hello.name).filter(|asked| asked.0 == hello.incarnation);
+            let insists = !live && asked.is_some_and(|asked| step.now >= asked.1 + INSISTS);
+            step.check(refused || gone || insists, || "2: takes an older life".to_owned());
+            self.older = (!refused && !gone).then(|| hello.name.clone());
         }
     }
 
     /// Invariant 5.
     fn hints_end_no_link(&self, step: &Step<'_>) {
-        if !matches!(step.input, Input::Hint(..) | Input::Seed(_) | Input::Tick) {
+        let hints =
+            matches!(step.input, Input::Hint(..) | Input::Told(..) | Input::Seed(_) | Input::Tick);
+        if !hints {
             return;
         }
         for (peer, seen) in &self.peers {
@@ -246,7 +265,8 @@ impl Watched {
             let seen = Seen { status: it.status, incarnation: it.incarnation, live };
             if let Some(before) = self.peers.get(peer) {
                 let fell = it.incarnation < before.incarnation;
-                step.check(!fell, || format!("2: {peer} was {before:?}"));
+                let taken = self.older.as_ref() == Some(peer);
+                step.check(!fell || taken, || format!("2: {peer} was {before:?}"));
                 let told = before.status == it.status || announces(step.out, peer, it.status);
                 step.check(told, || format!("{peer} is {:?}, unannounced", it.status));
             }

@@ -6,6 +6,7 @@ use rand::RngExt;
 use xpando_node::internals::proto::beacon::Beacon;
 use xpando_node::internals::proto::discovery::Verdict;
 use xpando_node::internals::proto::event::Source;
+use xpando_node::internals::proto::membership::Input;
 use xpando_node::internals::proto::node::KeyId;
 
 use crate::world::{Happening, Task, World, ms};
@@ -41,7 +42,7 @@ impl World {
                 self.fail("sim", "names are used once");
             }
             self.life_mut(node).beacons.insert(beacon.contact.name.clone(), now);
-            self.hint(node, &beacon.contact, Source::Beacon);
+            self.hint(node, Input::Hint(beacon.contact.clone(), Source::Beacon));
         }
     }
 }

@@ -1,0 +1,119 @@
+//! What others say of the life of a node: it locks nobody out, and ends no link.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use xpando_node::internals::proto::hello::Refusal;
+use xpando_node::internals::proto::node::Incarnation;
+
+use crate::harm::Scene;
+use crate::kit::{Node, linked, now, outputs, parsed, until};
+
+/// As far as one claim was ever believed.
+const FAR: u64 = 1 << 32;
+
+/// How a node knows another.
+#[track_caller]
+fn known(node: &Node, of: &str) -> Value {
+    let (code, out, err) = outputs(&node.run(&["nodes", "--json"], &[]));
+    assert_eq!(code, Some(0), "{err}");
+    let nodes: Vec<Value> = serde_json::from_str(&out).unwrap();
+    nodes.into_iter().find(|it| it["name"] == parsed(of).as_str()).unwrap_or_default()
+}
+
+/// Stops c, has `lie` said to a and b, and starts c again. Everybody sees it as it is, within two seconds of its link.
+fn while_c_restarts(lies: &str, lie: impl Fn(&mut crate::member::Tie)) {
+    let Scene { nodes: [a, b, c], mut member, cluster } = Scene::new();
+    let mut c = c;
+    for _ in 0..2 {
+        c.kill();
+        for node in [&a, &b] {
+            node.sees("c", "offline");
+        }
+        let mut ties = [&a, &b].map(|node| member.link(node));
+        ties.iter_mut().for_each(&lie);
+        for node in [&a, &b] {
+            // Of one sender and topic, words arrive in order: what it said before is done.
+            node.sees("m", "syncing");
+        }
+        let start = now();
+        c = cluster.node("c").join(a.listen()).arg("--specialization").arg("true").start();
+        linked(&[&a, &b, &c]);
+        let took = start.elapsed();
+        let life = c.status().unwrap()["incarnation"].clone();
+        let shown = now();
+        for node in [&a, &b] {
+            until(&format!("c as it is on {}", node.name), || {
+                let c = known(node, "c");
+                let right = c["specializations"] == serde_json::json!(["true"])
+                    && c["incarnation"] == life
+                    && c["status"] == "online";
+                let sees = (parsed("c").to_string(), a.name.clone(), "online".to_owned());
+                let links = node.links();
+                if right && links.contains(&sees) { Ok(()) } else { Err(format!("{c} {links:?}")) }
+            });
+        }
+        let wrong = shown.elapsed();
+        eprintln!("{lies}: c linked {took:?} after its start, its view was wrong for {wrong:?}");
+        assert!(wrong < Duration::from_secs(2), "{lies}: {wrong:?}");
+        assert_eq!(a.count_logged("link_lost", &[("node", "b@")]), 0);
+        assert_eq!(b.count_logged("link_lost", &[("node", "a@")]), 0);
+    }
+    // Nor does anything remain in the memory of the others.
+    assert_eq!([a.terminate(), b.terminate()], [Some(0); 2]);
+    let a = cluster.node("a").join(c.listen()).start();
+    let b = cluster.node("b").join(c.listen()).start();
+    linked(&[&a, &b, &c]);
+}
+
+#[test]
+fn a_tombstone_of_a_life_far_ahead_keeps_nobody_out() {
+    let c = parsed("c");
+    while_c_restarts("tombstones", |tie| {
+        for life in [1 + FAR, 2 + FAR, 1_000] {
+            tie.tombstone(&c, life, 1);
+        }
+    });
+}
+
+#[test]
+fn a_forged_profile_or_row_does_not_outrank_the_node_itself() {
+    let c = parsed("c");
+    while_c_restarts("profiles and rows", |tie| {
+        for life in [FAR, 1_000] {
+            tie.profile(&c, life, 1);
+            tie.row(&c, life, 1);
+        }
+        for times in 1..4 {
+            tie.profile(&c, 1, times * FAR - 1);
+            tie.row(&c, 1, times * FAR - 1);
+        }
+    });
+}
+
+#[test]
+fn a_member_that_calls_a_life_stale_ends_no_link() {
+    let mut scene = Scene::new();
+    let before = scene.nodes.each_ref().map(|node| node.status().unwrap()["incarnation"].clone());
+    let harm = scene.under(|member, nodes| {
+        let start = now();
+        while start.elapsed() < Duration::from_secs(4) {
+            for node in nodes {
+                member.refuse(node, |welcome| Refusal::Stale {
+                    known: welcome.incarnation,
+                    linked: None,
+                });
+                member.refuse(node, |welcome| Refusal::Stale {
+                    known: Incarnation(welcome.incarnation.0 + 1000),
+                    linked: Some(node.listen()),
+                });
+            }
+        }
+    });
+    harm.bearable("stale");
+    let after = scene.nodes.each_ref().map(|node| node.status().unwrap()["incarnation"].clone());
+    assert_eq!(before, after);
+    for node in &scene.nodes {
+        assert_eq!(node.count_logged("name_in_use", &[]), 0);
+    }
+}
