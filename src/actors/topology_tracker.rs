@@ -28,7 +28,7 @@ use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::rows::first_version;
 use crate::proto::topic::Topic;
 use crate::proto::topology::tracker::Output;
-use crate::proto::topology::{Matrix, Side, Sides, Topology, Tracker};
+use crate::proto::topology::{Matrix, Side, Sides, Topology, Tracker, Word};
 use crate::proto::wiring::{Consumer, Notice};
 
 /// What the actor is made from.
@@ -82,14 +82,21 @@ struct Inside {
 
 impl Inside {
     fn perform(&self, out: Vec<Output>) {
+        // Most words go to many peers, one after the other.
+        let mut last: Option<(Word, Vec<u8>)> = None;
         for output in out {
             match output {
-                Output::Send(peer, word) => match codec::encode(&word) {
-                    Ok(payload) => {
-                        self.setup.bus.send(&peer, Topic::network_topology(), payload);
+                Output::Send(peer, word) => {
+                    let same = last.take_if(|(last, _)| *last == word);
+                    let encoded = same.map_or_else(|| codec::encode(&word), |(_, it)| Ok(it));
+                    match encoded {
+                        Ok(payload) => {
+                            self.setup.bus.send(&peer, Topic::network_topology(), payload.clone());
+                            last = Some((word, payload));
+                        }
+                        Err(error) => tracing::error!(%error, "a topology word cannot be encoded"),
                     }
-                    Err(error) => tracing::error!(%error, "a topology word cannot be encoded"),
-                },
+                }
                 Output::Charge(peer, rule) => {
                     self.setup.metrics.count(Count::Topology, rule);
                     tracing::debug!(%peer, rule, "a peer's word about the topology breaks a rule");
@@ -111,23 +118,24 @@ impl Inside {
     }
 
     /// Shows the matrix, and tells what is new in other nodes' rows.
-    fn show(&self) {
+    fn show(&mut self) {
         let forgotten = self.setup.peers.forgotten().into_keys().collect();
-        let (matrix, events) = self.tracker.show(&self.publish.borrow(), forgotten);
+        let before = self.publish.borrow().clone();
+        let (matrix, events) = self.tracker.show(&before, forgotten, timer::now());
         self.publish.send_replace(Arc::new(matrix));
         events.into_iter().for_each(|event| self.setup.bus.announce(event));
     }
 }
 
 /// What the node sees of its peers.
-fn sides(setup: &Setup) -> Sides {
+fn sides(setup: &Setup) -> Arc<Sides> {
     let vitals = setup.peers.vitals();
     let side = |row: &Row| {
         let since = row.since.duration_since(UNIX_EPOCH).unwrap_or_default();
         let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         (row.peer.name.clone(), Side::new(&row.peer, since, vitals.peers.get(&row.peer.name)))
     };
-    setup.peers.view().iter().map(side).collect()
+    Arc::new(setup.peers.view().iter().map(side).collect())
 }
 
 impl Process for Inside {
@@ -152,7 +160,7 @@ impl Process for Inside {
         let mut tracker = Tracker::new(name, machine);
         let mut out = Vec::new();
         tracker.look(sides(&setup), now, &mut out);
-        let inside = Self { setup, tracker, publish, _tasks: tasks };
+        let mut inside = Self { setup, tracker, publish, _tasks: tasks };
         inside.perform(out);
         inside.show();
         Ok(inside)

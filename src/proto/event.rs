@@ -1,5 +1,6 @@
 //! What happens in a cluster, in the words that logs, the CLI and the API use.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -189,6 +190,52 @@ impl Source {
     }
 }
 
+/// How many links are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Tally {
+    /// Online, and not doubted.
+    pub online: usize,
+    /// Linked and doubted.
+    pub suspect: usize,
+    /// Agreed on.
+    pub syncing: usize,
+    /// Dialed.
+    pub connecting: usize,
+    /// Not linked.
+    pub offline: usize,
+}
+
+impl Tally {
+    /// Counts one more.
+    pub(crate) fn add(&mut self, state: Status, suspect: bool) {
+        *match state {
+            _ if suspect => &mut self.suspect,
+            Status::Online => &mut self.online,
+            Status::Syncing => &mut self.syncing,
+            Status::Connecting => &mut self.connecting,
+            Status::Offline => &mut self.offline,
+        } += 1;
+    }
+}
+
+/// `97 online, 2 offline`.
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { online, suspect, syncing, connecting, offline } = *self;
+        let states = [
+            (online, Status::Online.label()),
+            (suspect, "suspect"),
+            (syncing, Status::Syncing.label()),
+            (connecting, Status::Connecting.label()),
+            (offline, Status::Offline.label()),
+        ];
+        let some = states.iter().filter(|(count, _)| *count > 0);
+        some.zip(std::iter::once("").chain(std::iter::repeat(", ")))
+            .try_for_each(|((count, state), before)| write!(f, "{before}{count} {state}"))
+    }
+}
+
 /// How much an event matters to an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -315,6 +362,13 @@ pub enum Event {
         suspect: bool,
         /// Why it is offline.
         reason: Option<Reason>,
+    },
+    /// Several of another node's sides of links changed, as the link matrix tells. The trail of that node has each.
+    LinksChanged {
+        /// Who sees.
+        from: NodeName,
+        /// How those that changed are now.
+        links: Tally,
     },
     /// This node refused a peer.
     LinkRefused {
@@ -538,6 +592,9 @@ mod tests {
         let left = seen(false, Some(Reason::Left));
         tells(&left, Level::Debug, b, "b@h sees c@h offline (left)");
         tells(&seen(true, None), Level::Debug, b, "b@h sees c@h offline (suspect)");
+        let links = Tally { online: 97, offline: 2, ..Tally::default() };
+        let several = Event::LinksChanged { from: peer.clone(), links };
+        tells(&several, Level::Debug, b, "b@h links changed: 97 online, 2 offline");
         assert!(left.concerns(&name("c@h")) && !left.concerns(&name("d@h")));
     }
 

@@ -54,10 +54,12 @@ use rand::rngs::StdRng;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::quota::Quota;
 
+mod agreement;
 mod exchange;
 #[cfg(test)]
 pub(super) mod tests;
 mod words;
+use agreement::{agreement, weight};
 #[cfg(test)]
 pub(super) use exchange::{MAX_ANSWER, row_size};
 pub use words::{Input, Mark, Output, Row, State, Word};
@@ -77,6 +79,10 @@ pub(super) const HEAD: usize = 320;
 /// Changes of what is seen of the peers come in bursts (one death is a change in every row): who keeps a table looks at
 /// them together, after this time.
 pub const BURST: Duration = Duration::from_millis(20);
+/// Peers to which a change is sent as soon as the one before it.
+const FEW: usize = 5;
+/// With many peers a wait is at most so many times as long.
+const LONGEST_WAIT: usize = 25;
 /// The first version of an own row is drawn up to here, and how far it goes on above a claim.
 pub(super) const FIRST: u64 = 1 << 20;
 /// News is collected, and a digest after a lost link waits, for this long.
@@ -211,6 +217,8 @@ pub struct Rows<T: Table> {
     next_sweep: Option<Instant>,
     raised: Option<Instant>,
     pub(super) wall: (u64, Instant),
+    /// The sum of all rows' weights.
+    agreement: u64,
     rng: StdRng,
 }
 
@@ -235,6 +243,7 @@ impl<T: Table> Rows<T> {
             rows.pop_last();
         }
         rows.insert(me.clone(), Arc::new(own));
+        let agreement = agreement::<T>(rows.values());
         let next_sweep = rows.values().any(|row| row.gone_at().is_some()).then_some(now);
         Self {
             me,
@@ -252,6 +261,7 @@ impl<T: Table> Rows<T> {
             next_sweep,
             raised: None,
             wall: (wall, now),
+            agreement,
             rng,
         }
     }
@@ -266,6 +276,13 @@ impl<T: Table> Rows<T> {
         self.rows.get(origin).map(Arc::as_ref)
     }
 
+    /// A wait between two things that are sent to every peer, or follow from what every peer sends: with many peers it is
+    /// longer in proportion, or what a node sends and receives while a cluster forms would grow with the square of them.
+    pub(super) fn paced(&self, wait: Duration) -> Duration {
+        let times = (self.links.len() / FEW).clamp(1, LONGEST_WAIT);
+        wait * u32::try_from(times).unwrap_or(1)
+    }
+
     pub(super) fn is_linked(&self, peer: &NodeName) -> bool {
         self.links.contains_key(peer)
     }
@@ -275,18 +292,9 @@ impl<T: Table> Rows<T> {
         self.links.keys()
     }
 
-    /// Equal on two nodes that know the same: FNV-1a over all names and marks, without final tombstones.
+    /// Equal on two nodes that know the same: a hash of all names and marks, without final tombstones.
     pub fn agreement(&self) -> u64 {
-        let all = T::TOMBSTONES == Tombstones::Outbid;
-        let rows = self.rows.values().filter(|row| all || row.gone_at().is_none());
-        let bytes = rows.flat_map(|row| {
-            let Mark { incarnation, version, gone } = row.mark();
-            let numbers = [incarnation.0, version].into_iter().flat_map(u64::to_be_bytes);
-            row.origin.as_str().bytes().chain([0]).chain(numbers).chain([u8::from(gone)])
-        });
-        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+        self.agreement
     }
 
     /// Since when a linked peer has lacked rows that are known here, if one does.
@@ -322,9 +330,9 @@ impl<T: Table> Rows<T> {
             }
             Input::Gone(origin, life) => self.gone(origin, life, now, out),
             Input::Renewed(incarnation) => {
-                if let Some(own) = self.rows.get_mut(&self.me).map(Arc::make_mut) {
+                self.amend(&self.me.clone(), |own| {
                     own.incarnation = own.incarnation.max(incarnation);
-                }
+                });
                 self.raise(0, out);
             }
             Input::Tick { wall } => self.tick(wall, now, out),
@@ -334,12 +342,15 @@ impl<T: Table> Rows<T> {
     /// Changes the own row, and sends the change to every linked peer.
     fn change(&mut self, change: T::Change, now: Instant, out: &mut Vec<OutputOf<T>>) {
         let latest = self.latest(now);
-        let Some(own) = self.rows.get_mut(&self.me).map(Arc::make_mut) else { return };
-        let State::Live(value) = &mut own.state else { return };
-        let _ours_is_within_bounds = T::apply(value, change.clone(), latest);
-        let from = own.version;
-        own.version = from.saturating_add(1).min(LAST_VERSION);
-        let (origin, incarnation, to) = (self.me.clone(), own.incarnation, own.version);
+        let changed = self.amend(&self.me.clone(), |own| {
+            let State::Live(value) = &mut own.state else { return None };
+            let _ours_is_within_bounds = T::apply(value, change.clone(), latest);
+            let from = own.version;
+            own.version = from.saturating_add(1).min(LAST_VERSION);
+            Some((from, own.incarnation, own.version))
+        });
+        let Some((from, incarnation, to)) = changed.flatten() else { return };
+        let origin = self.me.clone();
         let word = Word::Delta { origin, incarnation, from, to, change };
         out.extend(self.links.keys().map(|peer| Output::Send(peer.clone(), word.clone())));
         out.push(Output::Changed(self.me.clone()));
@@ -347,12 +358,13 @@ impl<T: Table> Rows<T> {
 
     /// Goes on above a version that others have of the own row, and sends it to every linked peer.
     fn raise(&mut self, above: u64, out: &mut Vec<OutputOf<T>>) {
-        let Some(own) = self.rows.get_mut(&self.me) else { return };
-        let version = own.version.max(above).saturating_add(1).min(LAST_VERSION);
-        Arc::make_mut(own).version = version;
-        let own = vec![own.clone()];
-        out.push(Output::Changed(self.me.clone()));
-        self.send_all(None, own, out);
+        let me = self.me.clone();
+        self.amend(&me, |own| {
+            own.version = own.version.max(above).saturating_add(1).min(LAST_VERSION);
+        });
+        let own = self.rows.get(&me).cloned();
+        out.push(Output::Changed(me));
+        self.send_all(None, own.into_iter().collect(), out);
     }
 
     fn linked(
@@ -455,6 +467,8 @@ impl<T: Table> Rows<T> {
         self.partials.remove(&origin);
         let row = Arc::new(row);
         let before = self.rows.insert(origin.clone(), row.clone());
+        let lost = before.as_deref().map_or(0, weight::<T>);
+        self.agreement = self.agreement.wrapping_sub(lost).wrapping_add(weight::<T>(&row));
         let was = before.map(|before| before.gone_at().is_some());
         out.push(Output::Changed(origin.clone()));
         if gone {
@@ -498,7 +512,7 @@ impl<T: Table> Rows<T> {
 
     /// Drops what others said of a linked origin.
     fn overrule(&mut self, origin: &NodeName, out: &mut Vec<OutputOf<T>>) {
-        if let Some(row) = self.rows.remove(origin) {
+        if let Some(row) = self.remove(origin) {
             self.partials.remove(origin);
             out.push(Output::Changed(origin.clone()));
             out.extend(row.gone_at().map(|_| Output::Revived(origin.clone())));
@@ -533,7 +547,7 @@ impl<T: Table> Rows<T> {
         let linked = self.links.contains_key(origin);
         let spare = self.spare().or_else(|| linked.then(|| self.hearsay()).flatten());
         let Some(spare) = spare else { return false };
-        self.rows.remove(&spare);
+        self.remove(&spare);
         out.push(Output::Changed(spare));
         true
     }

@@ -35,9 +35,11 @@ use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::rows::{self, HEAD, MAX_ROWS, MAX_WORD, Rows, State, Table, Tombstones};
 
 mod matrix;
+mod side;
 pub mod tracker;
 pub use matrix::{Edge, Matrix};
-pub use tracker::{Side, Sides, Tracker};
+pub use side::{Side, Sides};
+pub use tracker::Tracker;
 
 /// Between two measurements of one peer that travel.
 const MEASURE: Duration = Duration::from_secs(10);
@@ -237,7 +239,11 @@ impl Topology {
 
     /// The latest row of an origin, unless it left.
     pub fn row_of(&self, origin: &NodeName) -> Option<&Row> {
-        self.rows.row(origin).filter(|row| row.value().is_some())
+        self.shared_row_of(origin).map(Arc::as_ref)
+    }
+
+    fn shared_row_of(&self, origin: &NodeName) -> Option<&Arc<Row>> {
+        self.rows.rows.get(origin).filter(|row| row.value().is_some())
     }
 
     /// Every known cell: from whom, to whom, what.
@@ -258,6 +264,11 @@ impl Topology {
     /// Since when a linked peer has lacked rows that are known here, if one does.
     pub fn apart(&self) -> Option<Instant> {
         self.rows.apart()
+    }
+
+    /// See [`Rows::paced`].
+    fn paced(&self, wait: Duration) -> Duration {
+        self.rows.paced(wait)
     }
 
     /// When the machine wants its next [`Input::Tick`].

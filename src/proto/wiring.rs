@@ -213,6 +213,11 @@ impl Forgotten {
         Self(lives.into_iter().collect())
     }
 
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Somebody asks that of NodeManager.
     pub fn asked(&mut self, ask: &Ask) {
         match ask {

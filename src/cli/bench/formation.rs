@@ -12,6 +12,9 @@ use xpando_node::internals::io::tls::Tls;
 use super::floor::runtime;
 use super::mesh::{Mesh, Scratch, issue};
 
+/// What others see is in a trail within this.
+const SETTLED: Duration = Duration::from_secs(3);
+
 /// Repeats the measurement, each time beside its floor.
 pub(super) fn run(nodes: u16, reps: u16, out: &mut dyn Write) -> anyhow::Result<()> {
     for rep in 1..=reps {
@@ -67,6 +70,9 @@ fn formation(nodes: u16, floor: Duration, out: &mut dyn Write) -> anyhow::Result
         ms(floor)
     )?;
     writeln!(out, "  full mesh from the last start   {:8.1} ms", ms(from_last))?;
+    std::thread::sleep(SETTLED);
+    let Some(first) = mesh.nodes.first() else { bail!("no node") };
+    writeln!(out, "  events in the trail of one node {:8}", mesh.last_event(first)?)?;
 
     let Some(victim) = mesh.nodes.pop() else { bail!("no node") };
     let name = victim.name.clone();

@@ -54,6 +54,14 @@ impl Mesh {
         self.dir.0.join(node.name.as_str())
     }
 
+    /// The number of the last event in the trail of a node.
+    pub(super) fn last_event(&self, node: &Running) -> anyhow::Result<u64> {
+        let mut program = Command::new(std::env::current_exe()?);
+        program.args(["events", "--json", "-n", "1", "--data-dir"]).arg(self.data_dir(node));
+        let event: serde_json::Value = serde_json::from_slice(&program.output()?.stdout)?;
+        event["seq"].as_u64().context("an event without a number")
+    }
+
     pub(super) fn launch(&mut self, name: &NodeName) -> anyhow::Result<()> {
         self.nodes.push(Running::start(&self.dir.0, name, &self.events)?);
         Ok(())

@@ -82,6 +82,7 @@ table! {
     LinkLost { peer, cause } "link_lost" Info, Some(peer), "{peer} link lost: {cause}";
     LinkChanged { from, to, state, suspect, reason } "link_changed" Debug, Some(from),
         "{from} sees {to} {}{}", state.label(), Because(reason.map(Reason::label).or(suspect.then_some("suspect")));
+    LinksChanged { from, links } "links_changed" Debug, Some(from), "{from} links changed: {links}";
     LinkRefused { peer, refusal } "link_refused" Warn, Some(peer), "{peer} link refused: {refusal}";
     // That another process has this node's name is an event of its own.
     RefusedBy { peer, refusal } "refused_by" if refusal.is_of_namesake() { Debug } else { Warn }, Some(peer),

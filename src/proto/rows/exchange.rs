@@ -26,11 +26,12 @@ impl<T: Table> Rows<T> {
     pub(super) fn tick(&mut self, wall: u64, now: Instant, out: &mut Vec<OutputOf<T>>) {
         self.wall = (wall, now);
         if self.next_sweep.is_some() {
-            self.rows.retain(|origin, row| {
-                let over = row.gone_at().is_some_and(|at| over::<T>(at, wall));
-                out.extend(over.then(|| Output::Changed(origin.clone())));
-                !over
-            });
+            let over = |row: &&Arc<Row<_>>| row.gone_at().is_some_and(|at| over::<T>(at, wall));
+            let over = self.rows.values().filter(over).map(|row| row.origin.clone());
+            for origin in over.collect::<Vec<_>>() {
+                drop(self.remove(&origin));
+                out.push(Output::Changed(origin));
+            }
             let tombstones = self.rows.values().any(|row| row.gone_at().is_some());
             self.next_sweep = tombstones.then(|| now + SWEEP);
         }
@@ -443,18 +444,19 @@ impl<T: Table> Rows<T> {
     ) -> bool {
         let (latest, to) = (self.latest(now), mark.version);
         let linked = self.links.get(from).map(|link| link.incarnation);
-        let Some(row) = self.rows.get_mut(from) else { return false };
         let known = Mark { version: base, ..mark };
         let next = to > base && to <= LAST_VERSION;
-        if row.mark() != known || linked != Some(mark.incarnation) || !next {
+        if self.known(from) != Some(known) || linked != Some(mark.incarnation) || !next {
             return false;
         }
-        let row = Arc::make_mut(row);
-        let State::Live(value) = &mut row.state else { return false };
-        row.version = to;
-        if let Some(rule) = T::apply(value, change, latest) {
-            self.charge(from, rule, now, out);
-        }
+        let broken = self.amend(from, |row| {
+            row.version = to;
+            match &mut row.state {
+                State::Live(value) => T::apply(value, change, latest),
+                State::Gone { .. } => None, // its mark would say so
+            }
+        });
+        broken.flatten().into_iter().for_each(|rule| self.charge(from, rule, now, out));
         out.push(Output::Changed(from.clone()));
         self.taken(from, from, now, out);
         true

@@ -6,7 +6,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    Input, InputOf, MAX_WORD, Mark, Output, OutputOf, Rows, Table, Tombstones, WordOf, millis,
+    Input, InputOf, MAX_WORD, Mark, Output, OutputOf, Rows, Table, Tombstones, WordOf, agreement,
+    millis,
 };
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::tests::network::{self, Moment, Network, Sent, name};
@@ -124,6 +125,10 @@ fn step<M: Machine>(
     let before = if small { marks(machine) } else { Vec::new() };
     let mut out = Vec::new();
     machine.handle(input, now, &mut out);
+    if small {
+        let table = machine.table();
+        assert_eq!(table.agreement(), agreement::<M::Table>(table.rows()), "seed {seed}");
+    }
     for (name, mark) in before {
         let ended = mark.gone && M::Table::TOMBSTONES == Tombstones::Final;
         let after = machine.table().row(&name).map(|row| row.mark());

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::proto::event::Event;
+use crate::proto::event::{Event, Tally};
 use crate::proto::node::{Incarnation, NodeName};
-use crate::proto::topology::{Cell, Cells, Row};
+use crate::proto::topology::{Cell, Cells, Row, Sides};
 
 /// One link, from one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,52 +28,63 @@ pub struct Matrix {
     pub agreement: u64,
     /// Since when a linked peer has lacked rows that this node has, if one does.
     pub apart: Option<Instant>,
-    pub(super) rows: BTreeMap<NodeName, Arc<Row>>,
-    /// The latest known lives of the peers of this node.
-    pub(super) lives: BTreeMap<NodeName, Incarnation>,
-    /// Nodes that are not shown, even while others still have rows of them.
+    /// By the names of their origins.
+    pub(super) rows: Vec<Arc<Row>>,
+    /// What this node sees of its peers.
+    pub(super) sides: Arc<Sides>,
     pub(super) forgotten: BTreeSet<NodeName>,
 }
 
 impl Matrix {
     /// Every known side of a link, in the order of the two names.
     pub fn edges(&self) -> impl Iterator<Item = Edge<'_>> {
-        let edges = self.rows.iter().flat_map(|(from, row)| edges(from, row.cells()));
+        let edges = self.rows.iter().flat_map(|row| edges(&row.origin, row.cells()));
         edges.filter(|edge| ![edge.from, edge.to].iter().any(|node| self.forgotten.contains(*node)))
+    }
+
+    /// The latest rows, by the names of their origins.
+    pub fn rows(&self) -> impl Iterator<Item = &Arc<Row>> {
+        self.rows.iter()
+    }
+
+    /// Nodes that are not shown, whatever the rows say.
+    pub fn forgotten(&self) -> &BTreeSet<NodeName> {
+        &self.forgotten
     }
 
     /// Every node that has a row or is in one, with its latest known life.
     pub fn nodes(&self) -> BTreeMap<NodeName, Incarnation> {
-        let life = |(name, row): (&NodeName, &Arc<Row>)| (name.clone(), row.incarnation);
-        let rows = self.rows.iter().filter(|(name, _)| !self.forgotten.contains(*name));
-        let mut nodes: BTreeMap<_, _> = rows.map(life).collect();
-        for edge in self.edges().filter(|edge| !self.rows.contains_key(edge.to)) {
-            let life = self.lives.get(edge.to).copied().unwrap_or_default();
-            nodes.insert(edge.to.clone(), life);
+        let rows = self.rows.iter().filter(|row| !self.forgotten.contains(&row.origin));
+        let mut nodes: BTreeMap<_, _> =
+            rows.map(|row| (row.origin.clone(), row.incarnation)).collect();
+        for Edge { to, .. } in self.edges() {
+            if !nodes.contains_key(to) {
+                let life = self.sides.get(to).map(|side| side.incarnation);
+                nodes.insert(to.clone(), life.unwrap_or_default());
+            }
         }
         nodes
     }
+}
 
-    /// What changed since `before` in the rows of nodes other than `me`.
-    pub fn changes(&self, before: &Self, me: &NodeName) -> Vec<Event> {
-        let says = |cell: &Cell| (cell.state, cell.suspect, cell.reason);
-        let mut events = Vec::new();
-        for (from, row) in self.rows.iter().filter(|(from, _)| *from != me) {
-            let old = before.rows.get(from);
-            if old.is_some_and(|old| Arc::ptr_eq(old, row)) {
-                continue;
-            }
-            for Edge { from, to, cell } in edges(from, row.cells()) {
-                let same = old.and_then(|old| old.cells().get(to)).map(says) == Some(says(cell));
-                if !same {
-                    let (from, to) = (from.clone(), to.clone());
-                    let (state, suspect, reason) = says(cell);
-                    events.push(Event::LinkChanged { from, to, state, suspect, reason });
-                }
-            }
-        }
-        events
-    }
+/// What differs between a row as it was told last and as it is: one change as what it is, more of them by their number.
+pub(super) fn news(told: Option<&Row>, row: &Row) -> Option<Event> {
+    let mut before = told.map(|row| row.cells().iter()).into_iter().flatten().peekable();
+    let mut changed = row.cells().iter().filter(|(peer, cell)| {
+        // Both in order of names.
+        while before.next_if(|(name, _)| name < peer).is_some() {}
+        let same = before.next_if(|(name, _)| name == peer);
+        same.is_none_or(|(_, before)| before.standing() != cell.standing())
+    });
+    let (from, (to, cell)) = (row.origin.clone(), changed.next()?);
+    let mut links = Tally::default();
+    let mut count = |cell: &Cell| links.add(cell.state, cell.suspect);
+    let Some((_, second)) = changed.next() else {
+        let (state, suspect, reason) = cell.standing();
+        return Some(Event::LinkChanged { from, to: to.clone(), state, suspect, reason });
+    };
+    [cell, second].into_iter().chain(changed.map(|(_, cell)| cell)).for_each(&mut count);
+    Some(Event::LinksChanged { from, links })
 }
 
 fn edges<'a>(from: &'a NodeName, cells: &'a Cells) -> impl Iterator<Item = Edge<'a>> {

@@ -56,19 +56,17 @@ pub(crate) fn nodes_agree(world: &World, nodes: &[usize]) -> Result<(), String> 
 
 /// Who is not running is offline in everybody's eyes, and in every row.
 pub(crate) fn the_dead_are_offline(world: &World, nodes: &[usize]) -> Result<(), String> {
-    let dead: BTreeSet<&NodeName> =
+    let name = |at: &usize| &world.nodes[*at].name;
+    let dead: Vec<&NodeName> =
         world.nodes.iter().filter(|it| it.life.is_none()).map(|it| &it.name).collect();
-    for a in nodes {
-        if dead.is_empty() {
-            return Ok(());
-        }
-        let rows = world.life(*a).topology().matrix();
-        let living = |name: &NodeName| nodes.contains(&world.index(name));
-        let wrong = rows
-            .filter(|(from, to, _)| dead.contains(to) && living(from))
-            .find(|(_, _, cell)| cell.state != Status::Offline);
-        if let Some((from, to, cell)) = wrong {
-            return Err(format!("n{a:03} hears from {from} that {to} is {:?}", cell.state));
+    for a in nodes.iter().filter(|_| !dead.is_empty()) {
+        let topology = world.life(*a).topology();
+        for row in nodes.iter().filter_map(|at| topology.row_of(name(at))) {
+            let cells = dead.iter().filter_map(|to| Some((to, row.cells().get(*to)?)));
+            if let Some((to, cell)) = { cells }.find(|(_, cell)| cell.state != Status::Offline) {
+                let (from, state) = (&row.origin, cell.state);
+                return Err(format!("n{a:03} hears from {from} that {to} is {state:?}"));
+            }
         }
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rand::rngs::StdRng;
@@ -72,7 +73,7 @@ pub(crate) struct Life {
     tracker: Option<Tracker>,
     pub(crate) matrix: Matrix,
     /// What it saw when it looked last.
-    sides: RefCell<Sides>,
+    sides: RefCell<Arc<Sides>>,
     measurements: wiring::Measurements,
     // Registry.
     book: Option<Book>,
@@ -177,6 +178,9 @@ impl Life {
 
     /// What is shown to nobody.
     pub(crate) fn hidden(&self) -> BTreeSet<NodeName> {
+        if self.forgotten.is_empty() {
+            return BTreeSet::new(); // nearly always
+        }
         self.forgotten.of_no_peer(&self.peers()).into_keys().collect()
     }
 
@@ -376,7 +380,7 @@ impl World {
 
     /// An event reaches everybody in this node whom it concerns.
     fn announced(&mut self, node: usize, event: Event) {
-        if matches!(event, Event::LinkChanged { .. }) {
+        if matches!(event, Event::LinkChanged { .. } | Event::LinksChanged { .. }) {
             self.detail(node, || format!("{event:?}"));
         } else {
             self.note(node, || format!("{event:?}"));

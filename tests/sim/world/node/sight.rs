@@ -1,5 +1,6 @@
 //! HeartbeatMonitor and TopologyTracker: what a node sees of its peers.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -144,8 +145,8 @@ impl World {
         });
     }
 
-    fn looks(&self, node: usize) -> Sides {
-        let sides = self.sides(node);
+    fn looks(&self, node: usize) -> Arc<Sides> {
+        let sides = Arc::new(self.sides(node));
         self.life(node).sides.replace(sides.clone());
         sides
     }
@@ -186,10 +187,12 @@ impl World {
     }
 
     fn show(&mut self, node: usize) {
-        let life = self.life(node);
-        let tracker = life.tracker.as_ref().expect("it is not being asked");
-        let (matrix, events) = tracker.show(&life.matrix, life.hidden());
-        self.life_mut(node).matrix = matrix;
+        let (hidden, now) = (self.life(node).hidden(), self.local(node));
+        let life = self.life_mut(node);
+        let tracker = life.tracker.as_mut().expect("it is not being asked");
+        let (matrix, events) = tracker.show(&life.matrix, hidden, now);
+        life.matrix = matrix;
+        *life.deadline(Actor::TopologyTracker) = tracker.deadline();
         events.into_iter().for_each(|event| self.announced(node, event));
         invariants::matrix_is_the_table(self, node);
     }
