@@ -30,7 +30,7 @@ use crate::io::seeds::Seed;
 use crate::proto::beacon::{Beacon, MAX_BEACON};
 use crate::proto::codec::{self, CodecError};
 use crate::proto::discovery::{
-    Announced, Config, Discovery as Machine, Output, Own, Verdict, contacts_for,
+    Announced, Config, Discovery as Machine, Output, Own, Verdict, Word, contacts_for,
 };
 use crate::proto::event::{Reason, Source};
 use crate::proto::frame::MAX_PAYLOAD;
@@ -208,16 +208,18 @@ impl Inside {
         }
     }
 
+    /// This node's own word where it is.
+    fn sealed(&self, sequence: u64) -> Result<Vec<u8>, CodecError> {
+        let cluster = self.setup.identity.cluster();
+        let beacon = Beacon { cluster, contact: self.contact(), sequence, sent: clock::millis() };
+        beacon::sealed(&beacon, &self.setup.identity)
+    }
+
     fn beacon(&mut self, sequence: u64) {
         let Some(socket) = &self.setup.socket else { return };
         self.setup.sequence.store(sequence, Ordering::Relaxed);
-        let beacon = Beacon {
-            cluster: self.setup.identity.cluster(),
-            contact: self.contact(),
-            sequence,
-            sent: clock::millis(),
-        };
-        let sent = beacon::sealed(&beacon, &self.setup.identity)
+        let sent = self
+            .sealed(sequence)
             .map_err(std::io::Error::other)
             .and_then(|bytes| socket.send_to(&bytes, (beacon::GROUP, beacon::PORT)));
         match sent {
@@ -232,13 +234,28 @@ impl Inside {
     /// Tells one peer who is linked here.
     fn share(&self, peer: &NodeName) {
         for some in contacts_for(self.setup.peers.contacts(), peer) {
-            match codec::encode(&some) {
-                Ok(payload) => {
-                    self.setup.bus.send(peer, Topic::network_peers(), payload);
-                }
-                Err(error) => tracing::error!(%error, "contacts cannot be encoded"),
-            }
+            self.send(peer, &Word::Contacts(some));
         }
+    }
+
+    fn send(&self, peer: &NodeName, word: &Word) {
+        match codec::encode(word) {
+            Ok(payload) => self.setup.bus.send(peer, Topic::network_peers(), payload),
+            Err(error) => tracing::error!(%error, "a word cannot be encoded"),
+        }
+    }
+
+    /// A node's own word that another one passed on, as was asked: a hint, if its seal holds.
+    fn check(&mut self, sealed: &[u8]) -> Verdict {
+        let Ok(sealed) = Beacon::decode(sealed) else { return Verdict::Malformed };
+        if !self.machine.is_current(&sealed.beacon, clock::millis()) {
+            return Verdict::Stale;
+        }
+        if !self.seals.holds(&sealed) {
+            return Verdict::Forged;
+        }
+        self.setup.peers.ask(Ask::Hint(sealed.beacon.contact, Source::Peer));
+        Verdict::Relayed
     }
 
     fn perform(&mut self, out: Vec<Output>) {
@@ -254,6 +271,16 @@ impl Inside {
                     }
                 }
                 Output::ShareWith(peer) => self.share(&peer),
+                Output::Send(peer, word) => self.send(&peer, &word),
+                // No beacon on the air has this number: one that is passed on passes for none.
+                Output::ShowTo(peer) => match self.sealed(0) {
+                    Ok(sealed) => self.send(&peer, &Word::Shown(sealed)),
+                    Err(error) => tracing::error!(%error, "a beacon cannot be sealed"),
+                },
+                Output::Check(sealed) => {
+                    let verdict = self.check(&sealed);
+                    self.setup.metrics.count(Count::Beacons, verdict.label());
+                }
                 Output::Ask(ask) => self.setup.peers.ask(ask),
             }
         }

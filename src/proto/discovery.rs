@@ -6,6 +6,16 @@
 //! 3. Signature checks are bounded per second, whatever arrives.
 //! 4. Memory is bounded: at most `SENDERS` senders are remembered.
 //! 5. A peer that sends more lists than it has reason to is cut.
+//!
+//! # How a node shows itself through others
+//! A node of which a peer speaks may be out of reach from here, and is believed in all the same when it says itself that
+//! it is there: this node asks the peer that spoke of it, that one asks the node, and passes on what it answers, a beacon
+//! with its seal.
+//! ```text
+//! a: Show(c) ──► b: Show(c) ──► c: Shown(sealed by c) ──► b ──► a
+//! ```
+//! Invariants: nobody is asked again about a node within [`ASK_AGAIN`]; only what was asked for is checked; a peer may ask
+//! [`SHOWS`] times a minute, and more is not answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -13,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
+use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
 use crate::proto::beacon::Beacon;
@@ -29,6 +40,26 @@ pub const CONTACTS: usize = 128;
 /// Messages that are read of one peer within a minute: one with a thousand peers sends a hundred where this node is its
 /// only one.
 const MESSAGES: u32 = 256;
+
+/// Questions about other nodes that are answered to one peer within a minute.
+const SHOWS: u32 = 120;
+/// A node of which a peer spoke has so long to be linked before anybody is asked.
+const ASK_AFTER: Duration = Duration::from_secs(2);
+/// Nobody is asked about the same node again within so long.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// Nodes of which one peer spoke that are kept, to ask about them.
+const UNSEEN: usize = 128;
+
+/// What Discovery sends its like on another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Word {
+    /// Who is linked to the sender.
+    Contacts(Vec<Contact>),
+    /// The receiver, or a node that is linked to it, is to say itself where it is.
+    Show(NodeName),
+    /// A node's own word where it is: a beacon, with its seal.
+    Shown(Vec<u8>),
+}
 
 /// What `peer` is told of the peers that are linked here, message by message.
 pub fn contacts_for(linked: Vec<Contact>, peer: &NodeName) -> Vec<Vec<Contact>> {
@@ -82,6 +113,8 @@ pub enum Verdict {
     Version,
     /// Of another cluster.
     Foreign,
+    /// Believed, although another node passed it on: its sender is a hint.
+    Relayed,
     /// Our own, heard back.
     Echo,
     /// Believed: another process uses our name.
@@ -112,6 +145,12 @@ pub enum Output {
     Share,
     /// Tell this peer, which has just been linked.
     ShareWith(NodeName),
+    /// Send this peer a word.
+    Send(NodeName, Word),
+    /// Send this peer a beacon of this node, as [`Word::Shown`].
+    ShowTo(NodeName),
+    /// Check the seal of this beacon, which was asked for; if it holds, its contact is a hint.
+    Check(Vec<u8>),
     /// Ask NodeManager.
     Ask(Ask),
     /// No node has been linked for this long, and that was announced before or not.
@@ -165,6 +204,15 @@ impl Alone {
     }
 }
 
+/// A node of which a peer spoke, and that is not linked here.
+#[derive(Clone, Debug)]
+struct Unseen {
+    by: NodeName,
+    /// When that peer is asked, or was.
+    at: Instant,
+    asked: bool,
+}
+
 /// The machine.
 #[derive(Debug)]
 pub struct Discovery {
@@ -172,6 +220,10 @@ pub struct Discovery {
     own: Own,
     air: Air,
     linked: BTreeSet<NodeName>,
+    unseen: BTreeMap<NodeName, Unseen>,
+    /// Which peers wait for the own word of a linked one.
+    waiting: BTreeMap<NodeName, BTreeSet<NodeName>>,
+    shows: Quota,
     alone: Option<Alone>,
     heard: BTreeMap<NodeName, (Incarnation, u64)>,
     sequence: u64,
@@ -199,6 +251,9 @@ impl Discovery {
             own,
             air: Air::default(),
             linked: BTreeSet::new(),
+            unseen: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            shows: Quota::new(SHOWS),
             alone: Some(Alone::new(config, now)),
             heard: BTreeMap::new(),
             sequence,
@@ -226,7 +281,7 @@ impl Discovery {
         if contact.name == self.own.name && echo {
             return Err(Verdict::Echo);
         }
-        if wall.abs_diff(beacon.sent) > u64::try_from(self.config.skew.as_millis()).unwrap_or(0) {
+        if !self.is_current(beacon, wall) {
             return Err(Verdict::Stale);
         }
         match self.heard.get(&contact.name) {
@@ -260,22 +315,32 @@ impl Discovery {
     }
 
     /// Takes news of a link.
-    pub fn handle(&mut self, notice: Notice<Vec<Contact>>, now: Instant, out: &mut Vec<Output>) {
+    pub fn handle(&mut self, notice: Notice<Word>, now: Instant, out: &mut Vec<Output>) {
         match notice {
             Notice::Up(peer, _) => {
                 self.linked.insert(peer.clone());
+                self.unseen.remove(&peer);
                 self.alone = None;
                 out.push(Output::ShareWith(peer));
             }
-            Notice::Message(peer, contacts) => {
+            Notice::Message(peer, Word::Contacts(contacts)) => {
                 if !self.told.spend(&peer, now) {
                     return out.push(Output::Ask(Ask::Cut(peer)));
                 }
-                let told = contacts.into_iter().take(CONTACTS);
-                out.extend(told.map(|contact| Output::Ask(Ask::Told(peer.clone(), contact))));
+                for contact in contacts.into_iter().take(CONTACTS) {
+                    self.spoken_of(&contact.name, &peer, now);
+                    out.push(Output::Ask(Ask::Told(peer.clone(), contact)));
+                }
             }
+            Notice::Message(peer, Word::Show(node)) => self.asked(peer, node, now, out),
+            Notice::Message(peer, Word::Shown(sealed)) => self.shown(&peer, sealed, out),
             Notice::Down(peer, _) => {
                 self.linked.remove(&peer);
+                self.unseen.retain(|_, unseen| unseen.by != peer);
+                self.waiting.remove(&peer);
+                for waiting in self.waiting.values_mut() {
+                    waiting.remove(&peer);
+                }
                 if self.linked.is_empty() && self.alone.is_none() {
                     self.alone = Some(Alone::new(self.config, now));
                 }
@@ -284,10 +349,63 @@ impl Discovery {
         }
     }
 
+    /// A peer spoke of a node.
+    fn spoken_of(&mut self, node: &NodeName, by: &NodeName, now: Instant) {
+        if *node == self.own.name || self.linked.contains(node) {
+            return;
+        }
+        let fresh = |unseen: &Unseen| !unseen.asked || now < unseen.at + ASK_AGAIN;
+        if self.unseen.get(node).is_some_and(fresh) {
+            return;
+        }
+        if self.unseen.values().filter(|unseen| unseen.by == *by).count() >= UNSEEN {
+            self.unseen.retain(|_, unseen| fresh(unseen));
+            return;
+        }
+        let unseen = Unseen { by: by.clone(), at: now + ASK_AFTER, asked: false };
+        self.unseen.insert(node.clone(), unseen);
+    }
+
+    /// A peer wants a node's own word.
+    fn asked(&mut self, peer: NodeName, node: NodeName, now: Instant, out: &mut Vec<Output>) {
+        if !self.shows.spend(&peer, now) {
+            return;
+        }
+        if node == self.own.name {
+            out.push(Output::ShowTo(peer));
+        } else if self.linked.contains(&node) && node != peer {
+            let waiting = self.waiting.entry(node.clone()).or_default();
+            let first = waiting.is_empty();
+            // One that asks again had no answer.
+            if !waiting.insert(peer) || first {
+                out.push(Output::Send(node.clone(), Word::Show(node)));
+            }
+        }
+    }
+
+    /// A peer passes on a node's own word, or says its own.
+    fn shown(&mut self, peer: &NodeName, sealed: Vec<u8>, out: &mut Vec<Output>) {
+        let Ok(beacon) = Beacon::decode(&sealed).map(|sealed| sealed.beacon) else { return };
+        let node = beacon.contact.name;
+        if node == *peer {
+            let waiting = self.waiting.remove(&node).unwrap_or_default();
+            out.extend(waiting.into_iter().map(|it| Output::Send(it, Word::Shown(sealed.clone()))));
+        } else if self.unseen.get(&node).is_some_and(|it| it.asked && it.by == *peer) {
+            out.push(Output::Check(sealed));
+        }
+    }
+
+    /// Whether a beacon that was passed on is of this cluster and of about now; `wall` as in [`Self::screen`].
+    pub fn is_current(&self, beacon: &Beacon, wall: u64) -> bool {
+        let skew = u64::try_from(self.config.skew.as_millis()).unwrap_or(0);
+        beacon.cluster == self.own.cluster && wall.abs_diff(beacon.sent) <= skew
+    }
+
     /// When the machine wants its next [`Discovery::tick`].
     pub fn deadline(&self) -> Instant {
         let alone = self.alone.map(|alone| alone.next);
-        self.beacon_at.into_iter().chain(alone).fold(self.share_at, Instant::min)
+        let asks = self.unseen.values().filter(|unseen| !unseen.asked).map(|unseen| unseen.at);
+        self.beacon_at.into_iter().chain(alone).chain(asks).fold(self.share_at, Instant::min)
     }
 
     /// What is due.
@@ -302,6 +420,12 @@ impl Discovery {
         if self.share_at <= now {
             out.push(Output::Share);
             self.share_at = now + self.config.share.mul_f64(self.rng.random_range(0.8..=1.2));
+        }
+        for (node, unseen) in &mut self.unseen {
+            if !unseen.asked && unseen.at <= now {
+                unseen.asked = true;
+                out.push(Output::Send(unseen.by.clone(), Word::Show(node.clone())));
+            }
         }
         if let Some(alone) = self.alone.as_mut().filter(|alone| alone.next <= now) {
             let since = now.saturating_duration_since(alone.since);
@@ -319,7 +443,7 @@ impl Discovery {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::node::{Contact, KeyId};
+    use crate::proto::node::KeyId;
     use crate::proto::talk::DownReason;
     use crate::proto::tests::start;
     use rand::SeedableRng;
@@ -487,5 +611,104 @@ mod tests {
         out.clear();
         silent.tick(now + Duration::from_secs(60), &mut out);
         assert_eq!(out, [Output::Share, Output::Alone(Duration::from_secs(60), Announced::Never)]);
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn node(text: &str) -> NodeName {
+        text.parse().expect("valid")
+    }
+
+    fn handle(discovery: &mut Discovery, notice: Notice<Word>, now: Instant) -> Vec<Output> {
+        let mut out = Vec::new();
+        discovery.handle(notice, now, &mut out);
+        out
+    }
+
+    fn hears(discovery: &mut Discovery, from: &str, word: Word, now: Instant) -> Vec<Output> {
+        handle(discovery, Notice::Message(node(from), word), now)
+    }
+
+    /// What is asked of others when it is due.
+    fn asks(discovery: &mut Discovery, now: Instant) -> Vec<Output> {
+        let mut out = Vec::new();
+        discovery.tick(now, &mut out);
+        out.retain(|output| matches!(output, Output::Send(..)));
+        out
+    }
+
+    fn contacts(name: &str) -> Word {
+        Word::Contacts(vec![beacon(name, 1, 0).contact])
+    }
+
+    fn sealed(name: &str) -> Vec<u8> {
+        Beacon::seal(beacon(name, 1, 0).to_sign().expect("encodes"), &[], &[]).expect("short")
+    }
+
+    #[test]
+    fn the_own_word_of_a_node_that_is_not_linked_is_asked_for_once_and_checked() {
+        let now = start();
+        let mut discovery = machine(false, now);
+        for peer in ["b@h", "d@h"] {
+            handle(&mut discovery, Notice::Up(node(peer), Incarnation(1)), now);
+        }
+        let show = || Output::Send(node("b@h"), Word::Show(node("c@h")));
+        let shown = || Word::Shown(sealed("c@h"));
+        hears(&mut discovery, "b@h", contacts("c@h"), now);
+        hears(&mut discovery, "d@h", contacts("c@h"), now);
+        hears(&mut discovery, "d@h", contacts("b@h"), now);
+        assert_eq!(hears(&mut discovery, "b@h", shown(), now), [], "nobody asked yet");
+        assert_eq!(asks(&mut discovery, now + ASK_AFTER - SECOND), []);
+        assert!(discovery.deadline() <= now + ASK_AFTER);
+        let asked = now + ASK_AFTER;
+        assert_eq!(asks(&mut discovery, asked), [show()]);
+        assert_eq!(hears(&mut discovery, "d@h", shown(), asked), [], "another was asked");
+        let check = Output::Check(sealed("c@h"));
+        assert_eq!(hears(&mut discovery, "b@h", shown(), asked), [check]);
+        hears(&mut discovery, "b@h", contacts("c@h"), asked + ASK_AGAIN - SECOND);
+        assert_eq!(asks(&mut discovery, asked + ASK_AGAIN + SECOND), [], "not so soon");
+        hears(&mut discovery, "b@h", contacts("c@h"), asked + ASK_AGAIN);
+        assert_eq!(asks(&mut discovery, asked + ASK_AGAIN + ASK_AFTER), [show()]);
+        hears(&mut discovery, "d@h", contacts("e@h"), asked + 2 * ASK_AGAIN);
+        handle(&mut discovery, Notice::Up(node("e@h"), Incarnation(1)), asked);
+        assert_eq!(asks(&mut discovery, asked + 3 * ASK_AGAIN), [], "it is linked");
+    }
+
+    #[test]
+    fn of_one_peer_so_many_nodes_are_asked_for() {
+        let now = start();
+        let mut discovery = machine(false, now);
+        for peer in ["b@h", "d@h"] {
+            handle(&mut discovery, Notice::Up(node(peer), Incarnation(1)), now);
+        }
+        for number in 0..2 * UNSEEN {
+            hears(&mut discovery, "b@h", contacts(&format!("x{number}@h")), now);
+        }
+        hears(&mut discovery, "d@h", contacts("c@h"), now);
+        assert_eq!(asks(&mut discovery, now + ASK_AFTER).len(), UNSEEN + 1);
+    }
+
+    #[test]
+    fn a_question_goes_on_to_the_node_and_its_answer_back() {
+        let now = start();
+        let mut discovery = machine(false, now);
+        for peer in ["a@h", "c@h", "d@h"] {
+            handle(&mut discovery, Notice::Up(node(peer), Incarnation(1)), now);
+        }
+        let show = |name: &str| Word::Show(node(name));
+        let go_on = [Output::Send(node("c@h"), show("c@h"))];
+        assert_eq!(hears(&mut discovery, "a@h", show("c@h"), now), go_on);
+        assert_eq!(hears(&mut discovery, "d@h", show("c@h"), now), [], "it is asked already");
+        assert_eq!(hears(&mut discovery, "a@h", show("c@h"), now), go_on, "and has not answered");
+        let back = ["a@h", "d@h"].map(|to| Output::Send(node(to), Word::Shown(sealed("c@h"))));
+        assert_eq!(hears(&mut discovery, "c@h", Word::Shown(sealed("c@h")), now), back);
+        assert_eq!(hears(&mut discovery, "c@h", Word::Shown(sealed("c@h")), now), []);
+        assert_eq!(hears(&mut discovery, "a@h", show("x@h"), now), [], "it is not linked here");
+        let own = hears(&mut discovery, "a@h", show("me@127.0.0.1"), now);
+        assert_eq!(own, [Output::ShowTo(node("a@h"))]);
+        assert_eq!(hears(&mut discovery, "a@h", Word::Shown(vec![1]), now), []);
+        let answered =
+            (0..1000).filter(|_| !hears(&mut discovery, "d@h", show("c@h"), now).is_empty());
+        assert_eq!(answered.count(), SHOWS as usize - 1, "a bound, and no reason to cut it");
     }
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use xpando_node::Bytes;
 use xpando_node::internals::io::identity::Identity;
 use xpando_node::internals::proto::codec;
+use xpando_node::internals::proto::discovery;
 use xpando_node::internals::proto::frame::Lane;
 use xpando_node::internals::proto::hello::{Greeting, Hello, Refusal};
 use xpando_node::internals::proto::hlc::Stamp;
@@ -112,7 +113,7 @@ impl Tie {
                 incarnation: Incarnation(*life),
             };
             let some: Vec<_> = some.iter().map(contact).collect();
-            self.say("network:peers", &some);
+            self.say("network:peers", &discovery::Word::Contacts(some));
         }
     }
 }

@@ -5,6 +5,4 @@
 //! - *Nodes that do not exist have profiles and rows.* They take no place of a node that was ever linked, are dialed
 //!   within bounds, are no events and count for no majority, but fill what is free of 1,024 places, travel, and are
 //!   remembered on disk.
-//! - *Answers and remote actors cost more than the words that cause them*: ractor's spawn, watches without a reader,
-//!   `xpando:history`, `xpando:sight`.
 //! - *Profile and tombstone of one node by turns* are written to disk at every turn.

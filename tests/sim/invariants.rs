@@ -485,7 +485,7 @@ fn size(word: &Word) -> usize {
         Word::System(Message::Topology(word)) => codec::encode(&**word),
         Word::System(Message::Registry(word)) => codec::encode(&**word),
         Word::System(Message::Presence(word)) => codec::encode(&**word),
-        Word::System(Message::Contacts(contacts)) => codec::encode(&contacts.to_vec()),
+        Word::System(Message::Discovery(word)) => codec::encode(&**word),
         _ => return 12,
     };
     framed(encoded)

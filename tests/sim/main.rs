@@ -19,10 +19,11 @@ use std::env;
 use std::ops::Range;
 
 use scenarios::{
-    actors, adaptation, all_paused, clocks, crossed, crossed_evenly, cut_from_the_start, cut_pairs,
-    flapping, forgotten, forgotten_alive, formation, foul_network, goodbye, link_and_peer,
-    link_and_power, lost_disk, many, one_seed, pause, power_loss, random_weather, restart,
-    rolled_back, split, stale_session, stopped_midway, the_same_run, weather_and_peace,
+    actors, adaptation, all_paused, clocks, crossed, crossed_evenly, cut_from_one_another,
+    cut_from_the_start, cut_pairs, flapping, forgotten, forgotten_alive, formation, foul_network,
+    goodbye, link_and_peer, link_and_power, lost_disk, many, one_seed, pause, power_loss,
+    random_weather, restart, rolled_back, split, stale_session, stopped_midway, the_same_run,
+    weather_and_peace,
 };
 use world::Disk;
 
@@ -76,6 +77,7 @@ scenario!(rolled_back_node_stays_out_and_then_rises, 0..10, rolled_back);
 scenario!(lost_disk_rises_above_all_earlier_lives, 0..5, lost_disk);
 scenario!(node_that_leaves_is_welcome_again, 0..5, goodbye);
 scenario!(cut_from_the_start_is_unreachable, 0..4, cut_from_the_start);
+scenario!(cut_from_one_another_is_shown, 0..20, cut_from_one_another);
 scenario!(stop_midway_leaves_nothing_behind, 0..40, stopped_midway);
 scenario!(link_starts_again_while_a_host_loses_power, 0..4, link_and_power);
 

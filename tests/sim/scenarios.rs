@@ -15,8 +15,8 @@ use crate::world::{Actor, Disk, Weather, World, ms, secs};
 
 mod links;
 pub(crate) use links::{
-    crossed, crossed_evenly, cut_from_the_start, goodbye, link_and_power, lost_disk, one_seed,
-    rolled_back, stale_session, stopped_midway,
+    crossed, crossed_evenly, cut_from_one_another, cut_from_the_start, goodbye, link_and_power,
+    lost_disk, one_seed, rolled_back, stale_session, stopped_midway,
 };
 use links::{ended_as, meshed};
 

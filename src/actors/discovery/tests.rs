@@ -109,7 +109,8 @@ impl World {
 fn contacts(words: &[u8]) -> Vec<Contact> {
     let (topic, payload) = parts(words);
     assert_eq!(topic, Topic::network_peers());
-    codec::decode(&payload, MAX_PAYLOAD).expect("contacts")
+    let word = codec::decode(&payload, MAX_PAYLOAD).expect("a word");
+    if let Word::Contacts(contacts) = word { contacts } else { panic!("{word:?}") }
 }
 
 #[tokio::test]
@@ -234,7 +235,10 @@ async fn a_peer_that_comes_online_is_told_who_else_is_linked() {
     // Nobody else is linked: nothing to tell.
     world.linked(&[contact(B, 1, 1)]);
     let mut alone = world.outlet(B);
-    alone.deliver(Topic::network_peers(), codec::encode(&others).expect("encodes"));
+    alone.deliver(
+        Topic::network_peers(),
+        codec::encode(&Word::Contacts(others.clone())).expect("encodes"),
+    );
     world.contact().await; // what came before is done
     world.linked(&[contact(B, 1, 1), contact("x@127.0.0.1", 9, 9)]);
     let mut again = world.outlet("c@127.0.0.1");
@@ -278,19 +282,19 @@ async fn now_and_then_a_random_linked_peer_is_told() {
 async fn what_a_peer_tells_is_a_hint_of_a_peer_and_bounded() {
     let mut world = world(|_| {}).await;
     let many: Vec<_> = (1..=200).map(|n| contact(&format!("n{n}@127.0.0.1"), n, 1)).collect();
-    world.received(codec::encode(&many).expect("encodes"));
+    world.received(codec::encode(&Word::Contacts(many.clone())).expect("encodes"));
     for expected in &many[..CONTACTS] {
         assert_eq!(world.contact().await, (expected.clone(), Source::Peer));
     }
     let last = contact("last@127.0.0.1", 1, 1);
-    world.received(codec::encode(&vec![last.clone()]).expect("encodes"));
+    world.received(codec::encode(&Word::Contacts(vec![last.clone()])).expect("encodes"));
     assert_eq!(world.contact().await, (last, Source::Peer), "the 72 beyond the bound are dropped");
 }
 
 #[tokio::test]
 async fn a_malformed_list_is_counted_and_no_hint() {
     let mut world = world(|_| {}).await;
-    let list = codec::encode(&vec![contact(B, 1, 1)]).expect("encodes");
+    let list = codec::encode(&Word::Contacts(vec![contact(B, 1, 1)])).expect("encodes");
     for bad in [vec![0xff; 30], [list.clone(), vec![0]].concat(), list[..list.len() - 1].to_vec()] {
         world.received(bad);
     }
@@ -357,4 +361,45 @@ async fn what_became_of_each_seed_is_kept() {
         told,
         ["127.0.0.1:9999: no answer yet", "[::1]:9999: cannot be looked up: no such host"]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_node_says_itself_through_a_peer_is_a_hint_if_its_seal_holds() {
+    let mut world = world(|_| {}).await;
+    let c = name("c@127.0.0.1");
+    let genuine = world.beacon(2, 0);
+    let sealed = world.sealed(2, &genuine);
+    let forged = world.sealed(1, &genuine);
+    let long_ago = Beacon { sent: genuine.sent - 200_000, ..genuine.clone() };
+    let old = world.sealed(2, &long_ago);
+    let mut wire = world.outlet(B);
+    let list = codec::encode(&Word::Contacts(vec![genuine.contact.clone()])).expect("encodes");
+    wire.deliver(Topic::network_peers(), list);
+    assert_eq!(world.contact().await, (genuine.contact.clone(), Source::Peer));
+    let (_, asked) = parts(&wire.next().await);
+    assert_eq!(codec::decode(&asked, MAX_PAYLOAD), Ok(Word::Show(c)));
+    for (shown, verdict) in
+        [(forged, Verdict::Forged), (old, Verdict::Stale), (sealed, Verdict::Relayed)]
+    {
+        let word = codec::encode(&Word::Shown(shown)).expect("encodes");
+        wire.deliver(Topic::network_peers(), word);
+        until("judged", || world.count(verdict) == 1).await;
+    }
+    let ask = world.asked.next().await;
+    assert_eq!(ask, Ask::Hint(genuine.contact, Source::Peer));
+    assert!(world.asked.heard().is_none());
+}
+
+#[tokio::test]
+async fn a_node_that_is_asked_shows_itself() {
+    let world = world(|_| {}).await;
+    let mut wire = world.outlet(B);
+    let word = codec::encode(&Word::Show(name("a@127.0.0.1"))).expect("encodes");
+    wire.deliver(Topic::network_peers(), word);
+    let (_, answer) = parts(&wire.next().await);
+    let Ok(Word::Shown(sealed)) = codec::decode(&answer, MAX_PAYLOAD) else { panic!() };
+    let sealed = Beacon::decode(&sealed).expect("a beacon");
+    let contact = contact("a@127.0.0.1", 4000, 3);
+    assert_eq!((&sealed.beacon.contact, sealed.beacon.sequence), (&contact, 0));
+    assert!(SealChecker::new(world.ids[1].verifier()).holds(&sealed));
 }

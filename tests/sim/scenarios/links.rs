@@ -217,6 +217,18 @@ pub(crate) fn cut_from_the_start(scenario: &'static str, seed: u64) {
     world.run_until("cut_mends_without_help", secs(10), meshed);
 }
 
+/// Two of three cannot reach each other from the start: each shows the other all the same, which the third knows.
+pub(crate) fn cut_from_one_another(scenario: &'static str, seed: u64) {
+    let mut world = strangers(scenario, seed, 3, ms(1)..ms(5));
+    world.cut_both(0, 2);
+    [(0, 1), (2, 1)].into_iter().for_each(|(node, other)| world.meet(node, other));
+    world.run_until("what_is_out_of_reach_is_shown", secs(12), |world| {
+        seen(world, 0, 2, Status::Offline).and(seen(world, 2, 0, Status::Offline))
+    });
+    world.heal_all();
+    world.run_until("cut_mends_without_help", secs(40), meshed);
+}
+
 /// A node stops while it shakes hands with others: they are rid of it, and nothing of it is left.
 pub(crate) fn stopped_midway(scenario: &'static str, seed: u64) {
     let mut world = strangers(scenario, seed, 3, ms(5)..ms(9));

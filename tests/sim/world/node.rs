@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -427,6 +428,12 @@ impl World {
                     }
                 }
                 Output::ShareWith(peer) => self.share(node, &peer),
+                Output::Send(peer, word) => self.discovery_word(node, &peer, word),
+                Output::ShowTo(peer) => {
+                    let sealed = self.sealed(node);
+                    self.discovery_word(node, &peer, discovery::Word::Shown(sealed));
+                }
+                Output::Check(sealed) => self.relayed(node, &sealed),
                 Output::Ask(ask @ (Ask::Hint(..) | Ask::Told(..))) => self.hint(node, ask.into()),
                 Output::Ask(ask) => self.ask(node, ask),
             }
@@ -436,8 +443,12 @@ impl World {
     /// Tells one peer who is linked here.
     fn share(&mut self, node: usize, peer: &NodeName) {
         for some in discovery::contacts_for(contacts(&self.life(node).peers()), peer) {
-            self.send_to(node, peer, Message::Contacts(some.into()));
+            self.discovery_word(node, peer, discovery::Word::Contacts(some));
         }
+    }
+
+    fn discovery_word(&mut self, node: usize, peer: &NodeName, word: discovery::Word) {
+        self.send_to(node, peer, Message::Discovery(Rc::new(word)));
     }
 }
 

@@ -45,4 +45,19 @@ impl World {
             self.hint(node, Input::Hint(beacon.contact.clone(), Source::Beacon));
         }
     }
+
+    /// A node's own word where it is. The simulator has no keys: whatever is sealed is genuine.
+    pub(super) fn sealed(&self, node: usize) -> Vec<u8> {
+        let (contact, sent) = (self.contact(node), self.wall(node));
+        let beacon = Beacon { cluster: KeyId([7; 16]), contact, sequence: 0, sent };
+        Beacon::seal(beacon.to_sign().expect("encodes"), &[], &[]).expect("short")
+    }
+
+    /// A beacon that was asked for, and passed on.
+    pub(super) fn relayed(&mut self, node: usize, sealed: &[u8]) {
+        let beacon = Beacon::decode(sealed).expect("sealed here").beacon;
+        if self.life(node).discovery.is_current(&beacon, self.wall(node)) {
+            self.hint(node, Input::Hint(beacon.contact, Source::Peer));
+        }
+    }
 }

@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
+use xpando_node::internals::proto::discovery;
 use xpando_node::internals::proto::event::Event;
 use xpando_node::internals::proto::heartbeat::monitor;
-use xpando_node::internals::proto::node::{Contact, NodeName};
+use xpando_node::internals::proto::node::NodeName;
 use xpando_node::internals::proto::presence;
 use xpando_node::internals::proto::registry::{self, book};
 use xpando_node::internals::proto::talk::DownReason;
@@ -22,7 +23,7 @@ pub(crate) enum Message {
     Monitor(monitor::Word),
     Topology(Rc<topology::Word>),
     Registry(Rc<registry::Word>),
-    Contacts(Rc<[Contact]>),
+    Discovery(Rc<discovery::Word>),
     Presence(Rc<presence::Word>),
 }
 
@@ -33,7 +34,7 @@ impl Message {
             Self::Monitor(_) => Consumer::HeartbeatMonitor,
             Self::Topology(_) => Consumer::TopologyTracker,
             Self::Registry(_) => Consumer::Registry,
-            Self::Contacts(_) => Consumer::Discovery,
+            Self::Discovery(_) => Consumer::Discovery,
             Self::Presence(_) => Consumer::ChannelRouter,
         }
     }
@@ -147,7 +148,7 @@ impl World {
             }
             Consumer::Discovery => {
                 let read = |word: Message| match word {
-                    Message::Contacts(contacts) => Ok(contacts.to_vec()),
+                    Message::Discovery(word) => Ok(Rc::unwrap_or_clone(word)),
                     other => Err(other),
                 };
                 let notice = read_as(notice, read);
