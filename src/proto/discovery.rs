@@ -14,8 +14,8 @@
 //! ```text
 //! a: Show(c) ──► b: Show(c) ──► c: Shown(sealed by c) ──► b ──► a
 //! ```
-//! Invariants: nobody is asked again about a node within [`ASK_AGAIN`]; only what was asked for is checked; a peer may ask
-//! [`SHOWS`] times a minute, and more is not answered.
+//! Invariants: nobody is asked again about a node within `ASK_AGAIN`; only what was asked for is checked; a peer may ask
+//! `SHOWS` times a minute, and more is not answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -20,8 +20,8 @@
 //!
 //! # Invariants
 //! 1. A word speaks of its sender's own entries; nobody else adds or removes them.
-//! 2. An epoch of a peer never falls, until a link shows an earlier life of it; words of earlier ones are ignored, and words of peers that are not
-//!    up.
+//! 2. On one link an epoch of a peer never falls; words of earlier ones are ignored, and words of peers that are not
+//!    up. A new link may begin with an earlier one: a disk was lost.
 //! 3. Anyone who applies each [`Output::Joined`] and [`Output::Left`] from the start has [`Presence::state`].
 //! 4. When words arrive again, every node comes to have the entries of all owners that are up, without
 //!    those of any other.
@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::proto::node::{Incarnation, NodeName};
+use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
 
 mod attendance;
@@ -199,16 +199,8 @@ impl Presence {
             gone.and_then(|name| self.peers.remove(&name));
         }
         let known = self.peers.entry(peer.clone()).or_insert_with(|| Peer::new(peer));
-        (known.up, known.refused) = (true, false);
+        (known.up, known.refused, known.fresh) = (true, false, true);
         self.digest(To::One(peer.clone()), now, out);
-    }
-
-    /// A peer is linked in this life: words of a later one were of a disk that is lost.
-    fn lives(&mut self, peer: &NodeName, life: Incarnation, out: &mut Vec<Output>) {
-        if self.peers.get(peer).is_some_and(|known| known.owner.epoch.life > life) {
-            self.gone(peer, out);
-            self.peers.remove(peer);
-        }
     }
 
     /// A peer is gone, and all that were there.
@@ -236,7 +228,9 @@ impl Presence {
             Word::Delta { epoch, .. } | Word::Digest { epoch, .. } => *epoch,
             Word::Page(page) => page.epoch,
         };
-        let newer = epoch > peer.owner.epoch;
+        // On its link the words of a peer are in order: the first one shows its epoch, whatever was known before.
+        let first = std::mem::take(&mut peer.fresh);
+        let newer = epoch > peer.owner.epoch || first && epoch != peer.owner.epoch;
         if newer {
             peer.renew(epoch, out);
         }

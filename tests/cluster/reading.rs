@@ -112,7 +112,8 @@ fn what_is_wanted_is_shown_and_nothing_else() {
 
     // By time, by type and both, from memory and from the disk.
     let at = |event: &Value| event["at"].as_str().unwrap().to_owned();
-    let (since, until) = (at(&everything[2]), at(&everything[everything.len() - 2]));
+    let gone = everything.iter().rfind(|it| it["event"] == "peer_offline").unwrap();
+    let (since, until) = (at(&everything[2]), at(gone));
     let between =
         |it: &&Value| (since.as_str()..until.as_str()).contains(&it["at"].as_str().unwrap());
     let expected: Vec<_> = everything.iter().filter(between).cloned().collect();

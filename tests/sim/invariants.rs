@@ -2,14 +2,15 @@
 //! time, and after quiet what concerns everybody. Each invariant is one function.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use xpando_node::internals::io::tcp::{PROBE, SILENCE};
 use xpando_node::internals::proto::codec;
-use xpando_node::internals::proto::event::{Event, Reason, Source, Status};
+use xpando_node::internals::proto::event::{Event, Source, Status};
 use xpando_node::internals::proto::heartbeat::{self, monitor};
-use xpando_node::internals::proto::membership::{self, AttemptId, Input, Output};
+use xpando_node::internals::proto::membership::{AttemptId, Input, Output};
 use xpando_node::internals::proto::node::{Incarnation, NodeName};
 use xpando_node::internals::proto::presence::Entry;
 use xpando_node::internals::proto::registry::Mark;
@@ -18,8 +19,10 @@ use xpando_node::internals::proto::wiring::Notice;
 
 use crate::world::{Message, Micros, Word, World, micros, ms, secs};
 
+mod dials;
 mod records;
 mod whole;
+use dials::dials_are_bounded;
 pub(crate) use records::{
     after_book, after_presence, disks_hold_what_is_shown, is_forgotten, no_ghost_is_shown,
     presences_agree, registries_agree, stated,
@@ -53,6 +56,8 @@ pub(crate) struct Watched {
     /// Links agreed to and not ended.
     links: BTreeMap<AttemptId, NodeName>,
     dials: BTreeSet<AttemptId>,
+    /// Where others said that lives of nodes are.
+    told: BTreeSet<(SocketAddr, Incarnation)>,
     lives: BTreeMap<NodeName, Incarnation>,
     shown: BTreeMap<NodeName, Status>,
     rows: BTreeMap<NodeName, (Incarnation, u64)>,
@@ -124,39 +129,6 @@ fn one_link_per_pair(world: &World, watched: &mut Watched, input: &Input, out: &
             }
             _ => {}
         }
-    }
-}
-
-/// At most four dials at once; none to a peer that left, but when its address is a seed.
-fn dials_are_bounded(
-    world: &World,
-    node: usize,
-    watched: &mut Watched,
-    input: &Input,
-    out: &[Output],
-) {
-    if let Input::Failed(attempt, _) | Input::Welcomed(attempt, _) = input {
-        watched.dials.remove(attempt);
-    }
-    for output in out {
-        match output {
-            Output::Refuse(attempt, _) | Output::Abandon(attempt) => {
-                watched.dials.remove(attempt);
-            }
-            Output::Dial(attempt, address) => {
-                watched.dials.insert(*attempt);
-                let to = world.nodes.iter().find(|it| it.address == *address);
-                let view = to.and_then(|to| world.life(node).membership.peer(&to.name));
-                let left = view.is_some_and(|view| view.reason == Some(Reason::Left));
-                if left && !world.nodes[node].seeds.contains(address) {
-                    world.fail("dials_are_bounded", &format!("{address} left"));
-                }
-            }
-            _ => {}
-        }
-    }
-    if watched.dials.len() > membership::Config::default().dials {
-        world.fail("dials_are_bounded", &format!("n{node:03}: {:?}", watched.dials));
     }
 }
 

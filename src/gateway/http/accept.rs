@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::HttpBody as _;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
@@ -198,7 +199,14 @@ pub(super) async fn meet(State(gate): State<Gate>, mut request: Request, next: N
     from.address = gate.client(&from, request.headers());
     from.place.pay(from.address, REQUEST).await;
     request.extensions_mut().insert(ConnectInfo(from));
-    next.run(request).await
+    let body = !request.body().is_end_stream();
+    let mut answer = next.run(request).await;
+    // A body that is refused may not be read to its end, and then hyper closes the connection: a client that was not
+    // told would send its next request there.
+    if body && (answer.status().is_client_error() || answer.status().is_server_error()) {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
 }
 
 /// Accepts clients for ever.

@@ -64,8 +64,7 @@ impl Attendance {
     /// Takes news of a link or of this node. A message has at most [`WORD`](super::WORD) bytes.
     pub fn handle(&mut self, notice: Notice<Word>, now: Instant, out: &mut Vec<Output>) {
         match notice {
-            Notice::Up(peer, life) => {
-                self.presence.lives(&peer, life, out);
+            Notice::Up(peer, _) => {
                 self.presence.up(&peer, now, out);
                 self.linked.insert(peer);
             }

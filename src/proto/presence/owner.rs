@@ -111,6 +111,8 @@ pub(super) struct Peer {
     pub(super) up: bool,
     /// It broke a rule.
     pub(super) refused: bool,
+    /// It has said nothing since its link came up.
+    pub(super) fresh: bool,
     reading: Option<Reading>,
 }
 
@@ -118,7 +120,7 @@ impl Peer {
     /// One that has not said anything yet: its epoch is before all others.
     pub(super) fn new(name: &NodeName) -> Self {
         let owner = Owner::new(name, Epoch::default());
-        Self { name: name.clone(), owner, up: false, refused: false, reading: None }
+        Self { name: name.clone(), owner, up: false, refused: false, fresh: false, reading: None }
     }
 
     /// All its entries leave.

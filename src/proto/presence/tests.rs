@@ -8,6 +8,7 @@ use rand::SeedableRng;
 
 use super::*;
 use crate::proto::codec;
+use crate::proto::node::Incarnation;
 use crate::proto::talk::DownReason;
 use crate::proto::tests::start;
 use crate::proto::wiring::Notice;
@@ -85,13 +86,13 @@ impl Alone {
 }
 
 #[test]
-fn a_link_shows_that_a_node_lives_an_earlier_life_than_its_words_were_of() {
+fn a_new_link_may_begin_with_an_earlier_epoch() {
     let (mut out, now, z) = (Vec::new(), start(), name("z@h"));
     let rng = StdRng::seed_from_u64(2);
     let mut b = Attendance::new(name("b@h"), epoch(1, 0), now, rng);
-    for (life, who) in [(5, "old"), (1, "new")] {
+    for (life, boot, who) in [(5, 0, "old"), (1, 7, "new"), (1, 3, "newer")] {
         b.handle(Notice::Up(z.clone(), Incarnation(life)), now, &mut out);
-        let word = Word::Delta { epoch: epoch(life, 0), after: 0, changes: vec![joined(who)] };
+        let word = Word::Delta { epoch: epoch(life, boot), after: 0, changes: vec![joined(who)] };
         b.handle(Notice::Message(z.clone(), word), now, &mut out);
         let room = topic("room:1");
         let keys: Vec<_> = b.presence().state(&room).map(|(key, _)| key).collect();
@@ -366,11 +367,13 @@ fn a_later_epoch_replaces_all_and_an_earlier_one_is_nothing() {
     assert_eq!(brief(&out), "-u1 -u2 +u1 d", "and it hears where we are");
     let out = a.hears("b@h", Word::Digest { epoch: epoch(3, 0), clock: 1 });
     assert_eq!((brief(&out), a.keys()), ("-u1 ? d".into(), String::new()));
-    // The epoch outlives the link.
-    a.machine.gone(&name("b@h"), &mut Vec::new());
-    a.machine.up(&name("b@h"), a.now, &mut Vec::new());
-    assert_eq!(brief(&a.delta("b@h", epoch(2, 6), 0, &[joined("u1")])), "");
-    assert_eq!(brief(&a.delta("b@h", epoch(3, 0), 0, &[joined("u1")])), "+u1");
+    // The first word on a new link shows the epoch; the same one goes on.
+    for (first, then) in [(epoch(3, 0), "+u1"), (epoch(2, 6), "+u1 d")] {
+        a.machine.gone(&name("b@h"), &mut Vec::new());
+        a.machine.up(&name("b@h"), a.now, &mut Vec::new());
+        assert_eq!(brief(&a.delta("b@h", first, 0, &[joined("u1")])), then);
+        assert_eq!(brief(&a.delta("b@h", epoch(2, 5), 0, &[joined("u1")])), "");
+    }
 }
 
 #[test]

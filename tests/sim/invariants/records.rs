@@ -8,7 +8,7 @@ use xpando_node::internals::proto::presence::{Entry, Output};
 use xpando_node::internals::proto::registry::{Mark, Word, book};
 use xpando_node::internals::proto::wiring::{Ask, Notice};
 
-use super::{SETTLED, Watched, with};
+use super::{SETTLED, Watched, runs, with};
 use crate::world::{Actor, Micros, World, secs, topics};
 
 /// Nobody shows a client of a node that has been dead for so long: what the kernel needs to notice, and a dial.
@@ -77,7 +77,9 @@ fn entry_never_falls(world: &World, node: usize, watched: &mut Watched, origin: 
     };
     let mark = entry.mark();
     let known = watched.entries.entry(origin.clone()).or_insert(mark);
-    if mark < *known {
+    // A link shows that a node runs in a life that was over.
+    let back = mark.incarnation < known.incarnation && runs(world, origin, mark.incarnation);
+    if mark < *known && !back {
         let what = format!("n{node:03} of {origin}: {mark:?} after {known:?}");
         world.fail("entry_never_falls", &what);
     }

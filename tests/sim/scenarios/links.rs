@@ -222,7 +222,7 @@ pub(crate) fn cut_from_one_another(scenario: &'static str, seed: u64) {
     let mut world = strangers(scenario, seed, 3, ms(1)..ms(5));
     world.cut_both(0, 2);
     [(0, 1), (2, 1)].into_iter().for_each(|(node, other)| world.meet(node, other));
-    world.run_until("what_is_out_of_reach_is_shown", secs(12), |world| {
+    world.run_until("what_is_out_of_reach_is_shown", secs(60), |world| {
         seen(world, 0, 2, Status::Offline).and(seen(world, 2, 0, Status::Offline))
     });
     world.heal_all();
