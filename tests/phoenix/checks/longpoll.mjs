@@ -87,7 +87,10 @@ async function bare(suite, { a, alice }) {
   });
 
   await check("a session without a token or a join is over after 10 s", async () => {
-    same(await ask(a, { token: await begin() }), { status: 410, messages: [] });
+    const token = await begin();
+    let answer = await ask(a, { token });
+    if (answer.status === 204) answer = await ask(a, { token }); // the poll and the session end in the same moment
+    same(answer, { status: 410, messages: [] });
   });
 
   await check("lines of a post, and messages as texts", async () => {
