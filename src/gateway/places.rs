@@ -266,11 +266,6 @@ impl Place {
         std::future::pending().await
     }
 
-    /// Whether it was.
-    pub(super) fn is_overdue(&self) -> bool {
-        self.deadline().is_some_and(|deadline| deadline <= timer::now())
-    }
-
     /// Returns when another client has the place.
     pub(super) async fn evicted(&self) {
         if self.0.id.is_none() {

@@ -34,6 +34,16 @@ fn ordered(events: &[Value]) {
     }
 }
 
+/// Waits until a node has noted that another one sees a third offline: an event once that one's row rests.
+fn noted(node: &Node, from: &Node, gone: &str) {
+    let about = |it: &Value| it["event"] == "link_changed" && it["from"] == from.name.as_str();
+    let offline = |it: &Value| about(it) && it["to"] == gone && it["state"] == "offline";
+    crate::kit::until("the event of the other's view", || {
+        let events = node.events(&["-n", "1000"]);
+        if events.iter().any(offline) { Ok(()) } else { Err(format!("{events:?}")) }
+    });
+}
+
 #[test]
 fn causes_come_before_what_they_cause_whatever_the_wall_clocks_say() {
     let Some(library) = libfaketime() else { return };
@@ -66,6 +76,7 @@ fn causes_come_before_what_they_cause_whatever_the_wall_clocks_say() {
         crate::kit::until("the view of the other", || {
             if offline() { Ok(()) } else { Err("online".into()) }
         });
+        noted(there, here, &gone);
     }
     let seen = [&b, &c].map(|node| {
         let (events, missing) = all(node, &["-n", "1000"]);

@@ -5,6 +5,15 @@ import { PATIENCE, Suite as Checks, demand, hex, show, sleep, until } from "./no
 
 export * from "./nodes.mjs";
 
+// A browser sends a request again on another connection if the one that it had used before was closed without a word of
+// an answer (RFC 9112, 9.5); Node's own fetch does not.
+const { fetch: once } = globalThis;
+globalThis.fetch = (...request) =>
+  once(...request).catch((error) => {
+    if (!["ECONNRESET", "EPIPE", "UND_ERR_SOCKET"].includes(error.cause?.code)) throw error;
+    return once(...request);
+  });
+
 // ---- clients
 
 // The official client on a socket whose frames are kept, both ways.

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! 1. Each connection has its own task. It ends when its place is given to another client, or was provisional for too
-//!    long, and then idle for [`IDLE`] or past its next answer; an answer that is under way then has [`FINISH`] more.
+//!    long; an answer that is under way then has [`FINISH`] more.
 //! 2. A connection without a place is answered too: health, or a refusal with a body. It lasts for [`BEYOND`]; where
 //!    there are too many of either, the oldest goes, so that they keep nobody out.
 //! 3. Running out of descriptors, or of memory, slows the loop and never ends it, and is logged once a minute.
@@ -15,9 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::HttpBody as _;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
@@ -50,8 +49,6 @@ const HEAD: Duration = Duration::from_secs(10);
 const BEYOND: Duration = Duration::from_secs(2);
 /// Time for an answer that is under way when the connection is to end.
 const FINISH: Duration = Duration::from_secs(1);
-/// Clients use no connection again that was idle for so long: Node.js 4 s.
-const IDLE: Duration = Duration::from_secs(5);
 /// Clients at once, where the machine has descriptors for so many.
 const CONNECTIONS: usize = 20_000;
 /// Clients accepted a second, after a burst of as many.
@@ -200,18 +197,8 @@ pub(super) async fn meet(State(gate): State<Gate>, mut request: Request, next: N
     }
     from.address = gate.client(&from, request.headers());
     from.place.pay(from.address, REQUEST).await;
-    let place = from.place.clone();
     request.extensions_mut().insert(ConnectInfo(from));
-    let body = !request.body().is_end_stream();
-    let mut answer = next.run(request).await;
-    // A body that is refused may not be read to its end, and then hyper closes the connection: a client that was not
-    // told would send its next request there. Likewise one whose place is overdue.
-    let refused = answer.status().is_client_error() || answer.status().is_server_error();
-    let last = place.is_overdue() && answer.status() != StatusCode::SWITCHING_PROTOCOLS;
-    if body && refused || last {
-        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    answer
+    next.run(request).await
 }
 
 /// Accepts clients for ever.
@@ -358,15 +345,10 @@ where
     let mut talking = std::pin::pin!(talking);
     let ended = tokio::select! {
         ended = &mut talking => Ok(ended),
-        // The next answer says that it is the last one. A connection on which nothing is asked for so long is one that
-        // its client does not use again.
-        () = place.overdue() => match tokio::time::timeout(IDLE, &mut talking).await {
-            Ok(ended) => Ok(ended),
-            Err(_elapsed) => {
-                talking.as_mut().graceful_shutdown();
-                tokio::time::timeout(FINISH, talking).await
-            }
-        },
+        () = place.overdue() => {
+            talking.as_mut().graceful_shutdown();
+            tokio::time::timeout(FINISH, talking).await
+        }
     };
     if let Ok(Err(error)) = ended {
         tracing::trace!(%error, "client");
