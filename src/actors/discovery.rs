@@ -208,7 +208,7 @@ impl Inside {
         }
     }
 
-    /// This node's own word where it is.
+    /// A beacon of this node, sealed now.
     fn sealed(&self, sequence: u64) -> Result<Vec<u8>, CodecError> {
         let cluster = self.setup.identity.cluster();
         let beacon = Beacon { cluster, contact: self.contact(), sequence, sent: clock::millis() };
@@ -272,7 +272,7 @@ impl Inside {
                 }
                 Output::ShareWith(peer) => self.share(&peer),
                 Output::Send(peer, word) => self.send(&peer, &word),
-                // No beacon on the air has this number: one that is passed on passes for none.
+                // Beacons on the air count from 1: this one cannot be sent again as one of them.
                 Output::ShowTo(peer) => match self.sealed(0) {
                     Ok(sealed) => self.send(&peer, &Word::Shown(sealed)),
                     Err(error) => tracing::error!(%error, "a beacon cannot be sealed"),

@@ -2,7 +2,7 @@
 //!
 //! Invariants: an answer has a bounded number of events, and is as large as a message may be at most; an asker waits
 //! as long as `sight` lets it, and is told of every node that did not answer. Each node that asks is answered one
-//! question at a time, and not before it has left this one in peace for `IDLE` times as long as the last answer took.
+//! question at a time, and not before `IDLE` times as long as its last answer took have passed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

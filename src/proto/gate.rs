@@ -11,7 +11,7 @@
 //! - from an acceptor: `auth.ServerStatus`, `auth.ServerChallenge` (name checked), `auth.ServerAck`
 //!
 //! After it, of the control messages only those pass that nodes here need: joining and leaving groups, the end of actors,
-//! and that all is said. An actor that is in no group is of no use to a peer, so none is announced alone; sessions are
+//! and that the session is ready. An actor that is in no group is of no use to a peer, so none is announced alone; sessions are
 //! not enumerated, and pings stay at home ([`Quiet`]). Actors and memberships that a peer made ractor keep are counted.
 //!
 //! Invariants: no byte leaves the gate before the name is proven equal; a frame before

@@ -158,7 +158,7 @@ impl Membership {
                 }
             }
             Input::Told(by, contact) => {
-                if !self.told(&by, contact, now) {
+                if !self.hearsay(&by, contact, now) {
                     return false;
                 }
             }
@@ -391,7 +391,7 @@ impl Membership {
             out.push(Output::Abandon(earlier));
         }
         self.rumours.settled(name, now);
-        // A dial that has not sent its hello gives way, whoever spoke of that node.
+        // A dial that has not sent its hello gives way, no matter who spoke of that node.
         self.dialing.retain(|dial, it| {
             let rumoured = it.target == Target::Rumour(name.clone());
             out.extend(rumoured.then_some(Output::Abandon(*dial)));

@@ -27,7 +27,7 @@ fn invented_nodes_are_looked_for_within_bounds_and_count_for_nothing() {
     let at = victim.local_addr().unwrap();
     let dials = Arc::new(AtomicUsize::new(0));
     let counted = dials.clone();
-    // Whoever dials there is hung up on.
+    // A connection there is closed at once.
     thread::spawn(move || {
         for _dial in victim.incoming() {
             counted.fetch_add(1, Ordering::Relaxed);

@@ -420,33 +420,34 @@ impl Outlet {
 impl State {
     /// Moves what waits outside the lanes into them, as far as there is room.
     fn owed(&mut self, pending: &Pending) {
-        while let Some((watch, why)) = self.gone.first_key_value() {
-            self.head.clear();
-            talk::gone(&mut self.head, *watch, *why);
-            if self.outbox.push(Lane::Bulk, &self.head, &Bytes::new()).is_err() {
+        while let Some((watch, why)) = self.gone.pop_first() {
+            if !self.push(Lane::Bulk, |head| talk::gone(head, watch, why)) {
+                self.gone.insert(watch, why);
                 break;
             }
-            pending.unwatched(*watch);
-            self.gone.pop_first();
+            pending.unwatched(watch);
         }
-        while let Some(watch) = self.unwatched.first() {
-            self.head.clear();
-            talk::unwatch(&mut self.head, *watch);
-            if self.outbox.push(Lane::Calls, &self.head, &Bytes::new()).is_err() {
+        while let Some(watch) = self.unwatched.pop_first() {
+            if !self.push(Lane::Calls, |head| talk::unwatch(head, watch)) {
+                self.unwatched.insert(watch);
                 break;
             }
-            pending.forget(*watch);
-            self.unwatched.pop_first();
+            pending.forget(watch);
         }
         for _ in 0..NEWS {
             let Some((interest, there)) = self.news.pop_first() else { break };
-            self.head.clear();
-            talk::interest(&mut self.head, &interest, there);
-            if self.outbox.push(Lane::Calls, &self.head, &Bytes::new()).is_err() {
+            if !self.push(Lane::Calls, |head| talk::interest(head, &interest, there)) {
                 self.news.insert(interest, there);
                 break;
             }
         }
+    }
+
+    /// A message without a payload; whether its lane has room for it.
+    fn push(&mut self, lane: Lane, head: impl FnOnce(&mut Vec<u8>)) -> bool {
+        self.head.clear();
+        head(&mut self.head);
+        self.outbox.push(lane, &self.head, &Bytes::new()).is_ok()
     }
 }
 

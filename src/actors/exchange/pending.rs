@@ -39,8 +39,7 @@ impl<T> Default for Watches<T> {
 }
 
 impl<T> Watches<T> {
-    fn insert(&mut self, watch: u64, name: &Name, entry: T) -> Result<(), TooMany> {
-        let cost = WATCH_COST + name.as_str().len();
+    fn insert(&mut self, watch: u64, cost: usize, entry: T) -> Result<(), TooMany> {
         if self.bytes + cost > WATCHES || self.table.contains_key(&watch) {
             return Err(TooMany::WATCHES);
         }
@@ -56,10 +55,15 @@ impl<T> Watches<T> {
     }
 }
 
+/// What a watch on a name counts for, at both ends alike.
+fn cost(name: &Name) -> usize {
+    WATCH_COST + name.as_str().len()
+}
+
 /// The table of one link.
 pub(super) struct Pending {
     calls: Mutex<HashMap<u64, oneshot::Sender<(Outcome, Bytes)>>>,
-    /// Which names of the peer are watched here; `None`: that one is not any more is to be sent.
+    /// Which names of the peer are watched here; `None`: nobody awaits it any more, and the peer is to be informed.
     watches: Mutex<Watches<Option<oneshot::Sender<DownReason>>>>,
     /// Which names the peer watches, or watched while the answer waits.
     watched: Mutex<Watches<Name>>,
@@ -137,7 +141,7 @@ impl Pending {
         name: &Name,
     ) -> Result<(u64, oneshot::Receiver<DownReason>), TooMany> {
         let (number, (told, gone)) = (self.number(), oneshot::channel());
-        lock(&self.watches).insert(number, name, Some(told))?;
+        lock(&self.watches).insert(number, cost(name), Some(told))?;
         Ok((number, gone))
     }
 
@@ -161,7 +165,7 @@ impl Pending {
 
     /// The peer watches a name.
     pub(super) fn watched(&self, watch: u64, name: Name) -> Result<(), TooMany> {
-        lock(&self.watched).insert(watch, &name.clone(), name)
+        lock(&self.watched).insert(watch, cost(&name), name)
     }
 
     /// Whether it does.

@@ -43,7 +43,7 @@ pub(super) fn count(event: &Event, metrics: &Metrics) {
 
 /// Counts what was left out.
 pub(super) fn omitted(kind: &str, count: u64, metrics: &Metrics) {
-    if let Some(label) = Event::LABELS.into_iter().find(|label| *label == kind) {
+    if let Some(label) = Event::known_label(kind) {
         metrics.add(Count::EventsOmitted, label, count);
     }
 }

@@ -1,7 +1,7 @@
 //! How many events about others are taken down: a peer that causes them without end does not wash the trail away.
 //!
-//! Events of one kind about one node have a share of the trail, and all of one kind have one too, since names cost
-//! nothing. What exceeds either is counted, and told as one event once there is room again, or soon.
+//! Events of one kind about one node have a share of the trail, and all of one kind have one too, since a peer can name
+//! any number of nodes. What exceeds either is counted, and told as one event once there is room again, or soon.
 //!
 //! # Invariants
 //! 1. Each event is taken down, or counted in one later [`Event::EventsOmitted`].
@@ -47,11 +47,11 @@ pub struct Limiter {
 impl Limiter {
     /// Something happened: what is to be taken down of it and of what was left out before, in order.
     pub fn take(&mut self, event: &Event, now: Instant) -> Vec<Event> {
-        let label = Event::LABELS.iter().find(|label| **label == event.label());
+        let label = Event::known_label(event.label());
         let (Some(label), Some(about)) = (label, event.about()) else {
             return vec![event.clone()];
         };
-        let subject = (*label, Some(about.clone()));
+        let subject = (label, Some(about.clone()));
         if self.rooms.len() >= SUBJECTS && self.swept.is_none_or(|at| at + SWEEP <= now) {
             self.rooms.retain(|_, room| room.omitted > 0 || !room.share.is_whole(now));
             self.swept = Some(now);
@@ -59,7 +59,7 @@ impl Limiter {
         let own = self.rooms.len() < SUBJECTS || self.rooms.contains_key(&subject);
         let mut out = Vec::new();
         for (subject, rate) in
-            own.then_some((subject, SUBJECT)).into_iter().chain([((*label, None), KIND)])
+            own.then_some((subject, SUBJECT)).into_iter().chain([((label, None), KIND)])
         {
             let new = || Room { share: Share::new(rate, now), omitted: 0, since: now };
             let room = self.rooms.entry(subject.clone()).or_insert_with(new);
@@ -71,7 +71,7 @@ impl Limiter {
                 return out;
             }
             room.share.spend(1, now);
-            out.extend(room.told(&subject));
+            out.extend(room.omission(&subject));
         }
         out.push(event.clone());
         out
@@ -80,7 +80,7 @@ impl Limiter {
     /// What was left out for long enough to be told.
     pub fn due(&mut self, now: Instant) -> Vec<Event> {
         let due = self.rooms.iter_mut().filter(|(_, room)| room.since + SOON <= now);
-        due.filter_map(|(subject, room)| room.told(subject)).collect()
+        due.filter_map(|(subject, room)| room.omission(subject)).collect()
     }
 
     /// When [`Self::due`] has something, if nothing happens before.
@@ -90,7 +90,7 @@ impl Limiter {
 }
 
 impl Room {
-    fn told(&mut self, (kind, about): &Subject) -> Option<Event> {
+    fn omission(&mut self, (kind, about): &Subject) -> Option<Event> {
         let count = std::mem::take(&mut self.omitted);
         let kind = (*kind).to_owned();
         (count > 0).then(|| Event::EventsOmitted { count, kind, peer: about.clone() })

@@ -13,6 +13,11 @@ macro_rules! table {
             /// The types of events, as the API spells them.
             pub const LABELS: [&str; [$($label),*].len()] = [$($label),*];
 
+            /// The type that is spelt like this, if this program has it.
+            pub fn known_label(label: &str) -> Option<&'static str> {
+                Self::LABELS.into_iter().find(|known| *known == label)
+            }
+
             /// How they are called in this program.
             #[cfg(test)]
             pub(super) const VARIANTS: [&str; Self::LABELS.len()] = [$(stringify!($event)),*];

@@ -30,7 +30,6 @@ impl Membership {
         while self.dialing.len() < self.config.dials {
             let Some((_, target)) = self.next_due().filter(|(at, _)| *at <= now) else { break };
             let attempt = AttemptId::Outbound(self.next_attempt);
-            self.next_attempt += 1;
             let (target, address) = match target {
                 Ok(name) => {
                     let peer = self.peers.get_mut(&name);
@@ -42,8 +41,7 @@ impl Membership {
                     (Target::Seed, address)
                 }
             };
-            self.dialing.insert(attempt, Dialing { target, address });
-            out.push(Output::Dial(attempt, address));
+            self.dial_to(target, address, out);
         }
         while let Some((_, at)) = self.next_rumour(now).filter(|(due, _)| *due <= now) {
             if self.peers.get(&at.0).is_some_and(|peer| !peer.idle()) {
@@ -52,6 +50,14 @@ impl Membership {
                 self.dial_rumour(at, out);
             }
         }
+    }
+
+    /// Begins the next attempt.
+    pub(super) fn dial_to(&mut self, target: Target, address: SocketAddr, out: &mut Vec<Output>) {
+        let attempt = AttemptId::Outbound(self.next_attempt);
+        self.next_attempt += 1;
+        self.dialing.insert(attempt, Dialing { target, address });
+        out.push(Output::Dial(attempt, address));
     }
 
     /// The rumour that is due next. One dial is kept for those who have shown themselves.

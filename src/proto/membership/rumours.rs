@@ -10,12 +10,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::proto::event::Source;
-use crate::proto::membership::{AttemptId, Dialing, Membership, Output, Target, usable};
+use crate::proto::membership::{Membership, Output, Target, usable};
 use crate::proto::node::{Contact, NodeName};
 
 /// Rumours of one peer at once.
 const RUMOURS: usize = 1024;
-/// Dials that the word of one peer may cost in vain within a [`MINUTE`].
+/// Dials that the word of one peer may cost within a [`MINUTE`] without finding a node.
 const FAILURES: u32 = 12;
 const MINUTE: Duration = Duration::from_secs(60);
 /// A rumour is tried so often before it has to be heard again.
@@ -155,7 +155,7 @@ impl Rumours {
 
 impl Membership {
     /// A peer says where a node is; whether anything follows.
-    pub(super) fn told(&mut self, by: &NodeName, contact: Contact, now: Instant) -> bool {
+    pub(super) fn hearsay(&mut self, by: &NodeName, contact: Contact, now: Instant) -> bool {
         let Contact { name, address, incarnation } = contact;
         let told = |by: &NodeName| self.peers.get(by).is_some_and(|it| it.live.is_some());
         if name == self.me || name == *by || !usable(address) || self.leaving || !told(by) {
@@ -173,11 +173,8 @@ impl Membership {
     }
 
     pub(super) fn dial_rumour(&mut self, at: Whereabouts, out: &mut Vec<Output>) {
-        let attempt = AttemptId::Outbound(self.next_attempt);
-        self.next_attempt += 1;
         self.rumours.dialed(&at);
         let (name, address) = at;
-        self.dialing.insert(attempt, Dialing { target: Target::Rumour(name), address });
-        out.push(Output::Dial(attempt, address));
+        self.dial_to(Target::Rumour(name), address, out);
     }
 }

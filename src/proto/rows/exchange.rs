@@ -357,6 +357,15 @@ impl<T: Table> Rows<T> {
         false
     }
 
+    /// Whether a row is here just so: then its origin has nothing later, and nobody is asked for it any more.
+    fn is_known(&mut self, row: &Row<T::Value>) -> bool {
+        let known = self.rows.get(&row.origin).is_some_and(|known| **known == *row);
+        if known {
+            self.asks.remove(&row.origin);
+        }
+        known
+    }
+
     /// Takes a row, if it is later than what is known; returns it if it is to be passed on at once.
     fn take(
         &mut self,
@@ -381,8 +390,7 @@ impl<T: Table> Rows<T> {
         }
         let young = T::TOMBSTONES == Tombstones::Outbid
             && row.gone_at().is_some_and(|at| is_young(at, wall));
-        if self.rows.get(&row.origin).is_some_and(|known| **known == row) {
-            self.asks.remove(&row.origin); // its origin has nothing later
+        if self.is_known(&row) {
             return None;
         }
         let row = self.put(row, false, now, out);
@@ -421,8 +429,7 @@ impl<T: Table> Rows<T> {
         if partial.next == parts {
             let (Mark { incarnation, version, .. }, state) = (mark, State::Live(partial.value));
             let row = Row { origin: origin.clone(), incarnation, version, state };
-            if self.rows.get(&origin).is_some_and(|known| **known == row) {
-                self.asks.remove(&origin);
+            if self.is_known(&row) {
                 return;
             }
             self.put(row, false, now, out);

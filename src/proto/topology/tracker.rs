@@ -199,11 +199,11 @@ impl Tracker {
         self.told.get_or_insert_with(|| {
             before.rows().map(|row| (row.origin.clone(), Arc::clone(row))).collect()
         });
-        (matrix, self.tell(now))
+        (matrix, self.due_events(now))
     }
 
     /// Tells of the rows that have not changed for a while, or not been told for long.
-    fn tell(&mut self, now: Instant) -> Vec<Event> {
+    fn due_events(&mut self, now: Instant) -> Vec<Event> {
         let (machine, mut events) = (&self.machine, Vec::new());
         let due = |(first, last): &(Instant, Instant)| due(machine, *first, *last);
         let Some(told) = &mut self.told else { return events };
@@ -358,7 +358,7 @@ mod tests {
         }
 
         /// What is told until then, and when.
-        fn told(&mut self, until: Instant) -> Vec<(Instant, Event)> {
+        fn events_until(&mut self, until: Instant) -> Vec<(Instant, Event)> {
             let mut told = Vec::new();
             while let Some(now) = self.tracker.deadline().filter(|at| *at <= until) {
                 if self.tracker.tick(Arc::default, 0, now, &mut Vec::new()) {
@@ -378,11 +378,11 @@ mod tests {
         let mut b = B { tracker: tracker(now), version: 0, shown: Matrix::default() };
         up(&mut b.tracker, name("b@h"), now);
         b.says(&[("c@h", Connecting), ("d@h", Connecting), ("e@h", Offline)], now);
-        assert_eq!(b.told(now + ms(90)), []);
+        assert_eq!(b.events_until(now + ms(90)), []);
         b.says(&[("c@h", Online), ("d@h", Online)], now + ms(90));
         let links = Tally { online: 2, offline: 1, ..Tally::default() };
         let several = Event::LinksChanged { from: name("b@h"), links };
-        assert_eq!(b.told(now + ms(1000)), [(now + ms(190), several)]);
+        assert_eq!(b.events_until(now + ms(1000)), [(now + ms(190), several)]);
         b.says(&[("c@h", Offline)], now + ms(1000));
         let one = Event::LinkChanged {
             from: name("b@h"),
@@ -391,11 +391,11 @@ mod tests {
             suspect: false,
             reason: None,
         };
-        assert_eq!(b.told(now + ms(2000)), [(now + ms(1100), one)]);
+        assert_eq!(b.events_until(now + ms(2000)), [(now + ms(1100), one)]);
         // There and back again is no news.
         b.says(&[("c@h", Online)], now + ms(2000));
         b.says(&[("c@h", Offline)], now + ms(2050));
-        assert_eq!(b.told(now + ms(3000)), []);
+        assert_eq!(b.events_until(now + ms(3000)), []);
     }
 
     #[test]
@@ -407,7 +407,7 @@ mod tests {
         for step in 0..200_u64 {
             let peer = node(usize::try_from(step).expect("few"));
             b.says(&[(peer.as_str(), Status::Online)], now + ms(50 * step));
-            told += b.told(now + ms(50 * step + 49)).len();
+            told += b.events_until(now + ms(50 * step + 49)).len();
         }
         assert!((4..=5).contains(&told), "{told} events in 10 s");
     }

@@ -151,7 +151,7 @@ fn an_older_life_gets_in_where_it_goes_on_asking_and_no_later_one_is_linked() {
 }
 
 impl Desk {
-    fn told(&mut self, by: usize, of: usize, at: SocketAddr, life: u64) -> Vec<Output> {
+    fn hearsay(&mut self, by: usize, of: usize, at: SocketAddr, life: u64) -> Vec<Output> {
         let contact = Contact { name: name(of), address: at, incarnation: Incarnation(life) };
         self.give(Input::Told(name(by), contact))
     }
@@ -185,7 +185,7 @@ fn invented_nodes_are_no_peers_and_cost_few_dials() {
     desk.link(1, &hello(1, 1));
     let mut out = Vec::new();
     for ghost in 100..2100 {
-        out.extend(desk.told(1, ghost, address(9000), 1));
+        out.extend(desk.hearsay(1, ghost, address(9000), 1));
     }
     let dials = all_fail(&mut desk, out, 59);
     assert!((1..=15).contains(&dials.len()), "{} dials in a minute", dials.len());
@@ -193,7 +193,11 @@ fn invented_nodes_are_no_peers_and_cost_few_dials() {
     assert!(desk.machine.rumours.len() <= 1024);
     let again = all_fail(&mut desk, vec![], 60);
     assert!(again.len() <= 13, "{} dials in the next one", again.len());
-    assert_eq!(desk.told(8, 50, address(9000), 1), [], "one that is not linked speaks of nobody");
+    assert_eq!(
+        desk.hearsay(8, 50, address(9000), 1),
+        [],
+        "one that is not linked speaks of nobody"
+    );
 }
 
 #[test]
@@ -204,10 +208,10 @@ fn a_node_of_which_a_peer_speaks_is_a_peer_once_it_shows_its_certificate() {
     desk.link(2, &hello(2, 1));
     let mut out = Vec::new();
     for ghost in 100..200 {
-        out.extend(desk.told(2, ghost, address(9000), 1));
+        out.extend(desk.hearsay(2, ghost, address(9000), 1));
     }
     all_fail(&mut desk, out, 30);
-    let out = desk.told(1, 9, home(9), 1);
+    let out = desk.hearsay(1, 9, home(9), 1);
     let attempt = dialed(&out).expect("dialed at once");
     assert_eq!(out, [Output::Dial(attempt, home(9))], "no event");
     let out = desk.give(Input::Connected(attempt, name(9)));
@@ -225,16 +229,16 @@ fn what_others_say_of_a_peer_s_address_does_not_delay_what_is_known_of_it() {
     desk.link(2, &hello(2, 1));
     let live = desk.link(1, &hello(1, 4));
     for port in 1..200 {
-        desk.told(2, 1, address(port), 9);
+        desk.hearsay(2, 1, address(port), 9);
     }
     let out = desk.give(Input::Ended(live, LinkEnd::Closed));
-    let mut out = [out, desk.told(2, 1, address(300), 9)].concat();
+    let mut out = [out, desk.hearsay(2, 1, address(300), 9)].concat();
     let redial = dialed(&out).expect("at once");
     assert!(out.contains(&Output::Dial(redial, home(1))));
     out = desk.give(Input::Failed(redial, Failure::Refused));
     assert_eq!(desk.status(1), (Status::Offline, Some(Reason::Crashed)), "{out:?}");
     // At the address it may be found all the same.
-    out.extend(desk.told(2, 1, address(300), 9));
+    out.extend(desk.hearsay(2, 1, address(300), 9));
     while dialed(&out).is_none() {
         out = desk.tick();
     }
@@ -248,8 +252,8 @@ fn that_a_node_came_back_is_seen_and_not_believed() {
     desk.link(2, &hello(2, 1));
     let live = desk.link(1, &hello(1, 4));
     desk.give(Input::Ended(live, LinkEnd::Goodbye(CloseReason::Left)));
-    assert_eq!(desk.told(2, 1, address(300), 4), [], "that life has left");
-    let out = desk.told(2, 1, address(300), 5);
+    assert_eq!(desk.hearsay(2, 1, address(300), 4), [], "that life has left");
+    let out = desk.hearsay(2, 1, address(300), 5);
     let attempt = dialed(&out).expect("a later one may live there");
     assert_eq!(desk.status(1), (Status::Offline, Some(Reason::Left)));
     desk.give(Input::Connected(attempt, name(1)));
