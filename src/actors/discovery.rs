@@ -127,7 +127,10 @@ impl Inside {
             Err(CodecError::Version(_)) => return Verdict::Version,
             Err(_) => return Verdict::Malformed,
         };
-        if let Err(verdict) = self.machine.screen(&sealed.beacon, clock::millis(), timer::now()) {
+        let vitals = self.setup.peers.vitals();
+        let heard = |peer: &NodeName| vitals.peers.get(peer)?.heard;
+        let (wall, now) = (clock::millis(), timer::now());
+        if let Err(verdict) = self.machine.screen(&sealed.beacon, heard, wall, now) {
             return verdict;
         }
         if !self.seals.holds(&sealed) {
@@ -337,7 +340,11 @@ impl Process for Inside {
                 self.setup.metrics.count(Count::Beacons, verdict.label());
                 if !matches!(
                     verdict,
-                    Verdict::Accepted | Verdict::Echo | Verdict::Namesake | Verdict::Foreign
+                    Verdict::Accepted
+                        | Verdict::Linked
+                        | Verdict::Echo
+                        | Verdict::Namesake
+                        | Verdict::Foreign
                 ) {
                     tracing::debug!(
                         verdict = verdict.label(),

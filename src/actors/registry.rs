@@ -1,7 +1,7 @@
 //! Registry: who the nodes are, those of earlier runs and those that others know among them.
 //!
 //! - **Owns** the registry machine, the view of all known nodes that everybody reads, and its writes to the store: one
-//!   at a time, on a blocking thread, batched.
+//!   at a time, on a blocking thread, batched, one a second once changes go on.
 //! - **Hears** which links are up and down, with other registries' words on `network:registry`; that the peers' view
 //!   changed; an operator who has a node forgotten, and services that rate one.
 //! - **Says** what this node is, and what it knows of others, to other registries; to NodeManager whom to look for no
@@ -30,8 +30,12 @@ use crate::proto::frame::MAX_PAYLOAD;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::registry::Known;
 use crate::proto::registry::book::{self, Batch, Book, Input, Nodes, Output, Own, Seen};
+use crate::proto::share::{Rate, Share};
 use crate::proto::topic::Topic;
 use crate::proto::wiring::{Ask, Consumer, Notice};
+
+/// How often nodes are written. While a cluster forms, something changes all the time, and each write waits for the disk.
+const WRITES: Rate = Rate { second: 1.0, burst: 4.0 };
 
 /// What the actor is made from.
 #[derive(Clone)]
@@ -132,7 +136,17 @@ struct Inside {
     myself: Address<Msg>,
     failing: bool,
     closing: Option<oneshot::Sender<()>>,
+    /// What is written once the disk has rested.
+    waiting: Option<Write>,
+    writes: Share,
     _tasks: JoinSet<()>,
+}
+
+/// Nodes that are to be written and to be removed.
+struct Write {
+    batch: Batch,
+    known: Vec<Known>,
+    gone: Vec<NodeName>,
 }
 
 impl Inside {
@@ -166,7 +180,10 @@ impl Inside {
                 self.setup.metrics.count(Count::Registry, rule);
                 tracing::debug!(%peer, rule, "a peer's word about the nodes breaks a rule");
             }
-            Output::Write { batch, known, gone } => self.write(batch, known, gone),
+            Output::Write { batch, known, gone } => {
+                self.waiting = Some(Write { batch, known, gone });
+                self.write();
+            }
             Output::Closed => {
                 if let Some(done) = self.closing.take() {
                     done.send(()).unwrap_or(()); // the caller may have stopped waiting
@@ -175,7 +192,12 @@ impl Inside {
         }
     }
 
-    fn write(&self, batch: Batch, known: Vec<Known>, gone: Vec<NodeName>) {
+    /// Writes what waits, once it may. At the end nothing waits.
+    fn write(&mut self) {
+        let now = timer::now();
+        let due = self.writes.ready(now).is_none() || self.closing.is_some();
+        let Some(Write { batch, known, gone }) = self.waiting.take_if(|_| due) else { return };
+        self.writes.spend(1, now);
         let (store, to) = (self.setup.store.clone(), self.myself.clone());
         let metrics = self.setup.metrics.clone();
         tokio::task::spawn_blocking(move || {
@@ -225,8 +247,17 @@ impl Process for Inside {
         let nodes = publish.borrow().clone();
         let book = Book::new(own, incarnation, &nodes, now, wall, rand::make_rng());
         drop(nodes);
-        let (myself, failing, closing) = (myself.clone(), false, None);
-        let mut inside = Self { setup, book, publish, myself, failing, closing, _tasks: tasks };
+        let mut inside = Self {
+            setup,
+            book,
+            publish,
+            myself: myself.clone(),
+            failing: false,
+            closing: None,
+            waiting: None,
+            writes: Share::new(WRITES, now),
+            _tasks: tasks,
+        };
         inside.tick()?; // the first look
         Ok(inside)
     }
@@ -245,6 +276,7 @@ impl Process for Inside {
             }
             Msg::Close(done) => {
                 self.closing = Some(done);
+                self.write();
                 self.input(Input::Close);
             }
         }
@@ -252,10 +284,13 @@ impl Process for Inside {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.book.deadline()
+        let now = timer::now();
+        let write = self.waiting.as_ref().map(|_| self.writes.ready(now).unwrap_or(now));
+        self.book.deadline().into_iter().chain(write).min()
     }
 
     fn tick(&mut self) -> Result<(), ActorProcessingErr> {
+        self.write();
         self.input(Input::Tick);
         Ok(())
     }

@@ -6,6 +6,7 @@
 //! 3. Signature checks are bounded per second, whatever arrives.
 //! 4. Memory is bounded: at most `SENDERS` senders are remembered.
 //! 5. A peer that sends more lists than it has reason to is cut.
+//! 6. A beacon of the linked life of a peer is checked only while nothing comes over the link.
 //!
 //! # How a node shows itself through others
 //! A node of which a peer speaks may be out of reach from here, and is believed in all the same when it says itself that
@@ -41,10 +42,15 @@ pub const CONTACTS: usize = 128;
 /// only one.
 const MESSAGES: u32 = 256;
 
+/// A linked peer of which a byte came so lately is not silent. Beats come every second, and are noted with the next one.
+const AUDIBLE: Duration = Duration::from_millis(1500);
+
 /// Questions about other nodes that are answered to one peer within a minute.
 const SHOWS: u32 = 120;
 /// A node of which a peer spoke has so long to be linked before anybody is asked.
 const ASK_AFTER: Duration = Duration::from_secs(2);
+/// With many such nodes each one has so much longer than the one before: to link them takes time, too.
+const ASK_APART: Duration = Duration::from_millis(50);
 /// Nobody is asked about the same node again within so long.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// Nodes of which one peer spoke that are kept, to ask about them.
@@ -115,6 +121,8 @@ pub enum Verdict {
     Foreign,
     /// Believed, although another node passed it on: its sender is a hint.
     Relayed,
+    /// Of a peer that is linked and heard: it tells nothing new, and its seal is not checked.
+    Linked,
     /// Our own, heard back.
     Echo,
     /// Believed: another process uses our name.
@@ -219,7 +227,7 @@ pub struct Discovery {
     config: Config,
     own: Own,
     air: Air,
-    linked: BTreeSet<NodeName>,
+    linked: BTreeMap<NodeName, Incarnation>,
     unseen: BTreeMap<NodeName, Unseen>,
     /// Which peers wait for the own word of a linked one.
     waiting: BTreeMap<NodeName, BTreeSet<NodeName>>,
@@ -250,7 +258,7 @@ impl Discovery {
             config,
             own,
             air: Air::default(),
-            linked: BTreeSet::new(),
+            linked: BTreeMap::new(),
             unseen: BTreeMap::new(),
             waiting: BTreeMap::new(),
             shows: Quota::new(SHOWS),
@@ -267,11 +275,17 @@ impl Discovery {
     }
 
     /// Judges what a beacon says before its signature is checked; `wall` is our clock in
-    /// milliseconds since the Unix epoch.
+    /// milliseconds since the Unix epoch, `heard` when the last byte of a linked peer arrived.
     ///
     /// # Errors
     /// The [`Verdict`] that ends it.
-    pub fn screen(&mut self, beacon: &Beacon, wall: u64, now: Instant) -> Result<(), Verdict> {
+    pub fn screen(
+        &mut self,
+        beacon: &Beacon,
+        heard: impl FnOnce(&NodeName) -> Option<Instant>,
+        wall: u64,
+        now: Instant,
+    ) -> Result<(), Verdict> {
         let contact = &beacon.contact;
         if beacon.cluster != self.own.cluster {
             self.air.foreign += 1;
@@ -290,6 +304,12 @@ impl Discovery {
             }
             None if self.heard.len() >= SENDERS => return Err(Verdict::Flood),
             _ => {}
+        }
+        // Of one that falls silent the beacons count: they tell a bad line from a dead process.
+        if self.linked.get(&contact.name) == Some(&contact.incarnation)
+            && heard(&contact.name).is_some_and(|at| now.saturating_duration_since(at) < AUDIBLE)
+        {
+            return Err(Verdict::Linked);
         }
         if now.saturating_duration_since(self.checks_since) >= Duration::from_secs(1) {
             (self.checks_since, self.checks) = (now, 0);
@@ -317,8 +337,8 @@ impl Discovery {
     /// Takes news of a link.
     pub fn handle(&mut self, notice: Notice<Word>, now: Instant, out: &mut Vec<Output>) {
         match notice {
-            Notice::Up(peer, _) => {
-                self.linked.insert(peer.clone());
+            Notice::Up(peer, life) => {
+                self.linked.insert(peer.clone(), life);
                 self.unseen.remove(&peer);
                 self.alone = None;
                 out.push(Output::ShareWith(peer));
@@ -351,7 +371,7 @@ impl Discovery {
 
     /// A peer spoke of a node.
     fn spoken_of(&mut self, node: &NodeName, by: &NodeName, now: Instant) {
-        if *node == self.own.name || self.linked.contains(node) {
+        if *node == self.own.name || self.linked.contains_key(node) {
             return;
         }
         let fresh = |unseen: &Unseen| !unseen.asked || now < unseen.at + ASK_AGAIN;
@@ -362,7 +382,9 @@ impl Discovery {
             self.unseen.retain(|_, unseen| fresh(unseen));
             return;
         }
-        let unseen = Unseen { by: by.clone(), at: now + ASK_AFTER, asked: false };
+        let before = self.unseen.values().filter(|unseen| !unseen.asked).count();
+        let at = now + ASK_AFTER + ASK_APART * u32::try_from(before).unwrap_or(u32::MAX);
+        let unseen = Unseen { by: by.clone(), at, asked: false };
         self.unseen.insert(node.clone(), unseen);
     }
 
@@ -373,7 +395,7 @@ impl Discovery {
         }
         if node == self.own.name {
             out.push(Output::ShowTo(peer));
-        } else if self.linked.contains(&node) && node != peer {
+        } else if self.linked.contains_key(&node) && node != peer {
             let waiting = self.waiting.entry(node.clone()).or_default();
             let first = waiting.is_empty();
             // One that asks again had no answer.
@@ -473,11 +495,16 @@ mod tests {
         }
     }
 
+    /// Nothing comes over a link.
+    fn silent(_: &NodeName) -> Option<Instant> {
+        None
+    }
+
     #[test]
     fn foreign_echoed_and_stale_beacons_are_screened_out() {
         let now = start();
         let mut discovery = machine(true, now);
-        let mut screen = |beacon: &Beacon| discovery.screen(beacon, WALL, now);
+        let mut screen = |beacon: &Beacon| discovery.screen(beacon, silent, WALL, now);
         let good = beacon("a@127.0.0.1", 1, 1);
         assert_eq!(screen(&good), Ok(()));
         assert_eq!(
@@ -499,12 +526,18 @@ mod tests {
             beacon.contact.address = "127.0.0.1:5000".parse().expect("valid");
             beacon
         };
-        assert_eq!(discovery.screen(&beacon("me@127.0.0.1", 1, 1), WALL, now), Err(Verdict::Echo));
-        assert_eq!(discovery.screen(&elsewhere(WALL - 1001), WALL, now), Err(Verdict::Echo));
+        assert_eq!(
+            discovery.screen(&beacon("me@127.0.0.1", 1, 1), silent, WALL, now),
+            Err(Verdict::Echo)
+        );
+        assert_eq!(
+            discovery.screen(&elsewhere(WALL - 1001), silent, WALL, now),
+            Err(Verdict::Echo)
+        );
         let other = elsewhere(WALL);
-        assert_eq!(discovery.screen(&other, WALL, now), Ok(()));
+        assert_eq!(discovery.screen(&other, silent, WALL, now), Ok(()));
         assert_eq!(discovery.believe(&other), Verdict::Namesake);
-        assert_eq!(discovery.screen(&other, WALL, now), Err(Verdict::Replayed));
+        assert_eq!(discovery.screen(&other, silent, WALL, now), Err(Verdict::Replayed));
         assert_eq!(discovery.air().heard, 0);
     }
 
@@ -553,7 +586,7 @@ mod tests {
         let mut discovery = machine(true, now);
         let mut hear = |incarnation, sequence, believe| {
             let beacon = beacon("a@127.0.0.1", incarnation, sequence);
-            let verdict = discovery.screen(&beacon, WALL, now);
+            let verdict = discovery.screen(&beacon, silent, WALL, now);
             if believe && verdict.is_ok() {
                 discovery.believe(&beacon);
             }
@@ -568,12 +601,34 @@ mod tests {
     }
 
     #[test]
+    fn of_a_linked_peer_the_beacons_are_checked_while_it_is_silent_or_lives_again() {
+        let (now, a) = (start(), node("a@h"));
+        let mut discovery = machine(true, now);
+        let screen = |discovery: &mut Discovery, life, heard: Option<Duration>| {
+            let heard =
+                |peer: &NodeName| heard.filter(|_| *peer == node("a@h")).map(|ago| now - ago);
+            discovery.screen(&beacon("a@h", life, 1), heard, WALL, now)
+        };
+        let just_now = Some(Duration::from_millis(900));
+        assert_eq!(screen(&mut discovery, 2, just_now), Ok(()), "it is not linked");
+        handle(&mut discovery, Notice::Up(a.clone(), Incarnation(2)), now);
+        for _ in 0..1000 {
+            assert_eq!(screen(&mut discovery, 2, just_now), Err(Verdict::Linked));
+        }
+        assert_eq!(screen(&mut discovery, 2, Some(AUDIBLE)), Ok(()), "it may be silent");
+        assert_eq!(screen(&mut discovery, 2, None), Ok(()), "nothing came yet");
+        assert_eq!(screen(&mut discovery, 3, just_now), Ok(()), "it is a later life");
+        handle(&mut discovery, Notice::Down(a, DownReason::LinkLost), now);
+        assert_eq!(screen(&mut discovery, 2, just_now), Ok(()), "the link is gone");
+    }
+
+    #[test]
     fn checks_and_memory_are_bounded() {
         let now = start();
         let mut discovery = machine(true, now);
         let passed = |discovery: &mut Discovery, at| {
             (0..2000)
-                .filter(|n| discovery.screen(&beacon("a@h", 1, n + 1), WALL, at).is_ok())
+                .filter(|n| discovery.screen(&beacon("a@h", 1, n + 1), silent, WALL, at).is_ok())
                 .count()
         };
         assert_eq!(passed(&mut discovery, now), 500);
@@ -582,7 +637,10 @@ mod tests {
             discovery.believe(&beacon(&format!("n{n}@h"), 1, 1));
         }
         let later = now + Duration::from_secs(9);
-        assert_eq!(discovery.screen(&beacon("new@h", 1, 1), WALL, later), Err(Verdict::Flood));
+        assert_eq!(
+            discovery.screen(&beacon("new@h", 1, 1), silent, WALL, later),
+            Err(Verdict::Flood)
+        );
     }
 
     #[test]
@@ -685,7 +743,11 @@ mod tests {
             hears(&mut discovery, "b@h", contacts(&format!("x{number}@h")), now);
         }
         hears(&mut discovery, "d@h", contacts("c@h"), now);
-        assert_eq!(asks(&mut discovery, now + ASK_AFTER).len(), UNSEEN + 1);
+        let all = ASK_APART * u32::try_from(UNSEEN).expect("few");
+        let asked =
+            |discovery: &mut Discovery, after| asks(discovery, now + ASK_AFTER + after).len();
+        assert_eq!(asked(&mut discovery, ASK_APART * 9), 10, "one after the other");
+        assert_eq!(asked(&mut discovery, all), UNSEEN + 1 - 10);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Owns the rules of a valid node name. Invariant: a [`NodeName`] that exists is valid, so every
 //! floor above compares names without checking them again.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -37,7 +38,7 @@ pub struct NodeName {
     at: u8,
 }
 
-codec::as_text!(NodeName);
+codec::as_text!(NodeName, it => it.as_str());
 
 /// Why a text is not a node name. Nothing changed; anyone who supplied the text must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -116,9 +117,13 @@ impl NodeName {
     }
 }
 
-fn valid_host(host: &str) -> Option<String> {
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        return Some(ip.to_string());
+/// A host as names have it: most are written so already.
+fn valid_host(host: &str) -> Option<Cow<'_, str>> {
+    match host.parse::<IpAddr>() {
+        // There is one way to write it, unlike an IPv6 address.
+        Ok(IpAddr::V4(_)) => return Some(host.into()),
+        Ok(IpAddr::V6(ip)) => return Some(ip.to_string().into()),
+        Err(_) => {}
     }
     let label_ok = |label: &str| {
         (1..=63).contains(&label.len())
@@ -129,8 +134,9 @@ fn valid_host(host: &str) -> Option<String> {
     // A last label of digits only would be a mistyped IPv4 address, never a host name (RFC 3696, 2).
     let mistyped_ip =
         host.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
-    (host.len() <= MAX_HOST && !mistyped_ip && host.split('.').all(label_ok))
-        .then(|| host.to_ascii_lowercase())
+    let valid = host.len() <= MAX_HOST && !mistyped_ip && host.split('.').all(label_ok);
+    let upper = host.bytes().any(|b| b.is_ascii_uppercase());
+    valid.then(|| if upper { host.to_ascii_lowercase().into() } else { host.into() })
 }
 
 impl FromStr for NodeName {
@@ -155,12 +161,15 @@ impl FromStr for NodeName {
             return Err(NameError::ShortCharacter(text.to_owned(), '.'));
         }
         let host = valid_host(host).ok_or_else(|| NameError::Host(text.to_owned()))?;
-        let full = format!("{short}@{host}");
+        let full: Arc<str> = match host {
+            Cow::Borrowed(_) => text.into(),
+            Cow::Owned(host) => format!("{short}@{host}").into(),
+        };
         let mut head = [0; 8];
         head.iter_mut().zip(full.bytes()).for_each(|(to, from)| *to = from);
         let at =
             u8::try_from(short.len()).map_err(|_long| NameError::ShortLength(text.to_owned()))?;
-        Ok(Self { head: u64::from_be_bytes(head), full: full.into(), at })
+        Ok(Self { head: u64::from_be_bytes(head), full, at })
     }
 }
 

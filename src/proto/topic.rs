@@ -18,7 +18,7 @@ pub(crate) const MAX_TOPIC: usize = 255;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic(Arc<str>);
 
-codec::as_text!(Topic);
+codec::as_text!(Topic, it => it.as_str());
 
 /// Why a text is not a topic. Nothing changed; anyone who supplied it must correct it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -268,3 +268,26 @@ async fn a_failed_write_is_tried_again_after_a_while() {
     let waited = timer::now() - start;
     assert!((RETRY..2 * RETRY).contains(&waited), "{waited:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn while_changes_go_on_nodes_are_written_once_a_second() {
+    let world = world(vec![]).await;
+    let writes = || counted(&world.metrics, "store_writes", "ok");
+    until("b is stored", || writes() > 0).await;
+    for version in 1..=100 {
+        world.hears(&Word::Rows(vec![entry(B, 7, version, "nlp")]));
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert!((10..=16).contains(&writes()), "{} writes in 10 s", writes());
+    let last = |b: Known| b.entry.is_some_and(|entry| entry.version == 100);
+    until("the last change is stored", || world.stored(B).is_some_and(last)).await;
+    // At the end nothing waits.
+    for version in 101..=110 {
+        world.hears(&Word::Rows(vec![entry(B, 7, version, "nlp")]));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let before = timer::now();
+    world.closed().await;
+    assert!(timer::now() - before < std::time::Duration::from_secs(1));
+    assert!(world.stored(B).is_some_and(|b| b.entry.is_some_and(|entry| entry.version == 110)));
+}

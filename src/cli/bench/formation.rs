@@ -57,8 +57,9 @@ fn floor(nodes: u16) -> anyhow::Result<Duration> {
 fn formation(nodes: u16, floor: Duration, out: &mut dyn Write) -> anyhow::Result<()> {
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let ratio = |time: Duration, floor: Duration| time.as_secs_f64() / floor.as_secs_f64();
+    let mut mesh = Mesh::prepare(nodes)?;
     let first = now();
-    let mut mesh = Mesh::start(nodes)?;
+    mesh.launch_all(nodes)?;
     let last = now();
     let linked = mesh.full()?;
     let (from_first, from_last) = (linked - first, linked.saturating_duration_since(last));

@@ -41,12 +41,22 @@ pub(super) struct Mesh {
 impl Mesh {
     /// Starts so many nodes.
     pub(super) fn start(nodes: u16) -> anyhow::Result<Self> {
+        let mut mesh = Self::prepare(nodes)?;
+        mesh.launch_all(nodes)?;
+        Ok(mesh)
+    }
+
+    /// What so many nodes need, none of which runs yet.
+    pub(super) fn prepare(nodes: u16) -> anyhow::Result<Self> {
         let dir = Scratch::new()?;
         issue(&dir, nodes)?;
         let (events, heard) = channel();
-        let mut mesh = Self { nodes: Vec::new(), events, heard, dir };
-        names(nodes)?.iter().try_for_each(|name| mesh.launch(name))?;
-        Ok(mesh)
+        Ok(Self { nodes: Vec::new(), events, heard, dir })
+    }
+
+    /// Starts all of them, one after the other.
+    pub(super) fn launch_all(&mut self, nodes: u16) -> anyhow::Result<()> {
+        names(nodes)?.iter().try_for_each(|name| self.launch(name))
     }
 
     /// Where a node keeps its data, its socket among them.

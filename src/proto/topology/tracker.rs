@@ -7,7 +7,9 @@
 //!                           and a later own life, are announced
 //! Notice::Forgotten           look, then the tombstone of a node that is no peer
 //! Output::Show              what is new is shown 20 ms after the first change of a burst
-//! many peers                the next look, or show, is later: with n of them 4 n ms after the one before, at most 500 ms
+//! many peers                the next look, or show, is later: with n of them 4 n ms after the one before, at most 500 ms,
+//!                           and twice as long while links are on their way; what the machine does by itself waits for
+//!                           that look, and goes to each peer with it
 //! ```
 //!
 //! # Invariants
@@ -19,10 +21,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::proto::event::{Event, Reason};
+use crate::proto::event::{Event, Reason, Status};
 use crate::proto::node::NodeName;
 use crate::proto::rows::BURST;
-use crate::proto::topology::{self, Input, Matrix, Row, Sides, Topology, Word, matrix};
+use crate::proto::topology::{self, Input, Matrix, Row, Side, Sides, Topology, Word, matrix};
 use crate::proto::wiring::{Ask, Notice};
 
 /// A row of another node is told when it has not changed for so long; with many peers that wait is longer, up to half of
@@ -141,8 +143,15 @@ impl Tracker {
         }
         self.input(Input::Own(cells), now, out);
         if self.machine.version() != version {
-            self.look.rests = Some(now + self.machine.paced(BURST));
+            self.look.rests = Some(now + self.rest());
         }
+    }
+
+    /// How long the next look, or show, is after this one.
+    fn rest(&self) -> Duration {
+        let rest = self.machine.paced(BURST);
+        let forms = |side: &Side| matches!(side.cell.state, Status::Connecting | Status::Syncing);
+        if rest > BURST && self.sides.values().any(forms) { rest * 2 } else { rest }
     }
 
     /// A node is forgotten: what it said of its links is, too.
@@ -158,8 +167,13 @@ impl Tracker {
 
     /// When [`Tracker::tick`] is due.
     pub fn deadline(&self) -> Option<Instant> {
-        let own = [self.look.at, self.show.at, self.machine.deadline()];
-        own.into_iter().flatten().min()
+        [self.look.at, self.show.at, self.step_at()].into_iter().flatten().min()
+    }
+
+    /// When the machine does what is due by itself: not between two looks. While links come by the second, news of
+    /// others' rows and changes of the own one are for the same peers.
+    fn step_at(&self) -> Option<Instant> {
+        self.machine.deadline().map(|at| self.look.rests.into_iter().fold(at, Instant::max))
     }
 
     /// Does what is due. True when the matrix is to be shown.
@@ -170,10 +184,11 @@ impl Tracker {
         now: Instant,
         out: &mut Vec<Output>,
     ) -> bool {
+        let step = self.step_at().is_some_and(|at| at <= now);
         if self.look.take(now) {
             self.look(sides(), now, out);
         }
-        if self.machine.deadline().is_some_and(|at| at <= now) {
+        if step {
             self.input(Input::Tick { wall }, now, out);
         }
         self.show.take(now)
@@ -187,7 +202,7 @@ impl Tracker {
         forgotten: BTreeSet<NodeName>,
         now: Instant,
     ) -> (Matrix, Vec<Event>) {
-        self.show.rests = Some(now + self.machine.paced(BURST));
+        self.show.rests = Some(now + self.rest());
         let matrix = Matrix {
             version: self.machine.version(),
             agreement: self.machine.agreement(),
@@ -258,11 +273,11 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
-    use crate::proto::event::{Status, Tally};
+    use crate::proto::event::Tally;
     use crate::proto::node::Incarnation;
     use crate::proto::tests::network::{ms, name, node};
     use crate::proto::tests::start;
-    use crate::proto::topology::{Cell, Side};
+    use crate::proto::topology::Cell;
 
     fn tracker(now: Instant) -> Tracker {
         let me = name("a@h");
@@ -315,13 +330,13 @@ mod tests {
         assert_eq!(looks, 1);
     }
 
-    /// How long after a first change with so many peers the next one is looked at.
-    fn next_look(peers: usize) -> Duration {
+    /// How long after a first change with so many peers, to that state, the next one is looked at.
+    fn next_look(peers: usize, first: Status) -> Duration {
         let now = start();
         let mut tracker = tracker(now);
         (0..peers).for_each(|at| up(&mut tracker, node(at), now));
         let (mut sides, mut looks, mut at) = (Sides::new(), Vec::new(), now);
-        for state in [Status::Syncing, Status::Online] {
+        for state in [first, Status::Online] {
             tracker.handle(Notice::Changed, || panic!("no look"), at, &mut Vec::new());
             sides.insert(node(0), Side { incarnation: Incarnation(1), cell: cell(state) });
             at = tracker.look.at.expect("a look is due");
@@ -334,9 +349,49 @@ mod tests {
 
     #[test]
     fn with_many_peers_the_next_change_waits_longer() {
-        assert_eq!(next_look(9), BURST);
-        assert_eq!(next_look(50), ms(200));
-        assert_eq!(next_look(300), ms(500));
+        assert_eq!([9, 50, 300].map(|it| next_look(it, Status::Offline)), [20, 200, 500].map(ms));
+        let forms = [Status::Connecting, Status::Syncing];
+        for state in forms {
+            assert_eq!([9, 50, 300].map(|it| next_look(it, state)), [20, 400, 1000].map(ms));
+        }
+    }
+
+    #[test]
+    fn news_of_others_waits_for_the_next_look_and_goes_with_it() {
+        let now = start();
+        let mut tracker = tracker(now);
+        (0..50).for_each(|at| up(&mut tracker, node(at), now));
+        let side = |state| Side { incarnation: Incarnation(1), cell: cell(state) };
+        let change = |tracker: &mut Tracker, at| {
+            tracker.handle(Notice::Changed, || panic!("no look"), at, &mut Vec::new());
+        };
+        change(&mut tracker, now);
+        let sides = Sides::from([(node(0), side(Status::Syncing))]);
+        tracker.tick(|| Arc::new(sides), 0, now + BURST, &mut Vec::new());
+        // A row that its origin has sent, and that the others lack.
+        let row = topology::Row {
+            origin: node(1),
+            incarnation: Incarnation(1),
+            version: 7,
+            state: crate::proto::rows::State::Live([(name("a@h"), cell(Status::Online))].into()),
+        };
+        let message = Notice::Message(node(1), Word::Rows(vec![row]));
+        tracker.handle(message, || panic!("no look"), now + BURST, &mut Vec::new());
+        change(&mut tracker, now + BURST);
+        let next = tracker.look.at.expect("a look is due");
+        assert!(next > now + ms(200), "with many peers it is late");
+        let sides = Sides::from([(node(0), side(Status::Online))]);
+        let (mut news, mut deltas) = (Vec::new(), Vec::new());
+        while let Some(at) = tracker.deadline().filter(|at| *at <= next) {
+            let mut out = Vec::new();
+            tracker.tick(|| Arc::new(sides.clone()), 0, at, &mut out);
+            let sent = |of: fn(&Word) -> bool| {
+                out.iter().any(|it| matches!(it, Output::Send(_, word) if of(word)))
+            };
+            news.extend(sent(|word| matches!(word, Word::News(_))).then_some(at));
+            deltas.extend(sent(|word| matches!(word, Word::Delta { .. })).then_some(at));
+        }
+        assert_eq!((news, deltas), (vec![next], vec![next]));
     }
 
     /// Deltas of b@h.

@@ -7,8 +7,9 @@ use xpando_node::internals::proto::beacon::Beacon;
 use xpando_node::internals::proto::discovery::Verdict;
 use xpando_node::internals::proto::event::Source;
 use xpando_node::internals::proto::membership::Input;
-use xpando_node::internals::proto::node::KeyId;
+use xpando_node::internals::proto::node::{KeyId, NodeName};
 
+use super::Life;
 use crate::world::{Happening, Task, World, ms};
 
 impl World {
@@ -36,8 +37,9 @@ impl World {
 
     pub(super) fn datagram(&mut self, node: usize, beacon: &Beacon) {
         let (wall, now) = (self.wall(node), self.local(node));
-        let discovery = &mut self.life_mut(node).discovery;
-        if discovery.screen(beacon, wall, now).is_ok() {
+        let Life { discovery, signs, .. } = self.life_mut(node);
+        let heard = |peer: &NodeName| signs.peers.get(peer)?.heard;
+        if discovery.screen(beacon, heard, wall, now).is_ok() {
             if discovery.believe(beacon) == Verdict::Namesake {
                 self.fail("sim", "names are used once");
             }
