@@ -264,7 +264,13 @@ fn verify(which: &Which, certs: Option<&Path>, out: &mut dyn Write) -> anyhow::R
             chain.verify(|message, signature| signers.signed(message, signature))?
         }
     };
-    let Verified { forgotten, last, proved } = verified;
+    let Verified { forgotten, lasting, last, proved } = verified;
+    if lasting > 0 {
+        write_line!(
+            out,
+            "of the {forgotten} that were forgotten in their time {lasting} are kept, as they were written"
+        )?;
+    }
     if last == forgotten {
         return Ok(write_line!(
             out,

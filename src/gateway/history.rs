@@ -4,17 +4,12 @@
 //! as long as `sight` lets it, and is told of every node that did not answer. Each node that asks is answered one
 //! question at a time, and not before `IDLE` times as long as its last answer took have passed.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
-
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex as Turn;
 use tokio::task::JoinSet;
 
 use crate::actors::exchange::{ServeError, Serving};
 use crate::actors::timer;
-use crate::gateway::sight::{IDLE, asked};
+use crate::gateway::sight::{Askers, IDLE, asked};
 use crate::gateway::view::NodeView;
 use crate::proto::event::{MAX_EVENTS, Page, Query, Recorded};
 use crate::proto::node::NodeName;
@@ -57,7 +52,7 @@ pub fn serve(view: &NodeView) -> Result<Serving, ServeError> {
     bus.exchange().serve(Name::history(), move |request| {
         let (view, turn) = (view.clone(), askers.turn(&request.from));
         async move {
-            let query = serde_json::from_slice(&request.payload)?;
+            let (query, turn) = (serde_json::from_slice(&request.payload)?, turn?);
             // A request that is past its deadline waits no more: it is dropped here.
             let mut next = turn.lock().await;
             tokio::time::sleep_until((*next).into()).await;
@@ -68,23 +63,6 @@ pub fn serve(view: &NodeView) -> Result<Serving, ServeError> {
             Ok(serde_json::to_vec(&page)?.into())
         }
     })
-}
-
-/// When each node that asks is answered next.
-#[derive(Default)]
-struct Askers(Mutex<HashMap<NodeName, Arc<Turn<Instant>>>>);
-
-impl Askers {
-    /// The turn of one, which it has while it holds the lock.
-    fn turn(&self, node: &NodeName) -> Arc<Turn<Instant>> {
-        let mut askers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !askers.contains_key(node) {
-            // Those whose time has come are as good as new ones.
-            let now = timer::now();
-            askers.retain(|_, turn| turn.try_lock().map_or(true, |next| *next > now));
-        }
-        askers.entry(node.clone()).or_insert_with(|| Arc::new(Turn::new(timer::now()))).clone()
-    }
 }
 
 /// What happened on every node, this one included: of each the latest, and of each a fair part.

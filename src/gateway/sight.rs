@@ -21,10 +21,11 @@ use crate::proto::node::NodeName;
 use crate::proto::outbox::MAX_MESSAGE;
 use crate::proto::topic::{Address, Name};
 
+mod askers;
+pub(super) use askers::{Askers, IDLE};
+
 /// How long a node may take.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// After what took a thread some time for another node, so many times as long nothing is done for it.
-pub(super) const IDLE: u32 = 5;
 /// Bytes of a cell in an answer at least.
 const CELL: usize = 32;
 
@@ -36,10 +37,14 @@ type Last = Arc<Mutex<Option<(Bytes, Instant)>>>;
 /// # Errors
 /// [`ServeError`]; nothing changed.
 pub fn serve(view: &NodeView) -> Result<Serving, ServeError> {
-    let (view, bus, last) = (view.clone(), &view.bus, Last::default());
-    bus.exchange().serve(Name::sight(), move |_asked| {
-        let (view, last) = (view.clone(), last.clone());
-        async move { answer(view, &last).await }
+    let (view, bus, last, askers) = (view.clone(), &view.bus, Last::default(), Askers::default());
+    bus.exchange().serve(Name::sight(), move |request| {
+        let (view, last, turn) = (view.clone(), last.clone(), askers.turn(&request.from));
+        async move {
+            let turn = turn?;
+            let _one = turn.lock().await;
+            answer(view, &last).await
+        }
     })
 }
 

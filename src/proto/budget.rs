@@ -22,6 +22,14 @@ pub const REQUEST_COST: usize = 256;
 pub const REQUESTS: usize = 4 * 1024 * 1024;
 /// Answers to one peer that are made or wait to be sent, in bytes, or one that is longer.
 pub const ANSWERS: usize = 16 * 1024 * 1024;
+/// Somebody's presence in a topic, beside topic, key and meta.
+pub(crate) const PRESENCE_COST: usize = 400;
+/// Presences of one node, in bytes; of a peer twice that while they are read anew.
+pub(crate) const PRESENCES: usize = 16 * 1024 * 1024;
+/// Where the messages on a topic go, beside the topic.
+pub(crate) const ROUTE_COST: usize = 192;
+/// Routes that are kept ready, in bytes.
+pub(crate) const ROUTES: usize = 24 * 1024 * 1024;
 /// Messages of one peer's actors that wait for the actors here.
 pub const MAX_WORDS: usize = 64;
 
@@ -38,7 +46,7 @@ mod tests {
     const INTEREST_COST: usize = 20;
 
     /// What is bounded of one peer, at how many bytes of this node's memory, and what happens beyond.
-    const PER_PEER: [(&str, usize, &str); 9] = [
+    const PER_PEER: [(&str, usize, &str); 11] = [
         ("remote actors", MAX_ACTORS * ACTOR_COST, "link ends"),
         ("memberships in groups", MEMBERSHIPS, "link ends"),
         ("topics, patterns and names", MAX_INTERESTS * INTEREST_COST, "link ends"),
@@ -48,6 +56,8 @@ mod tests {
         ("a long message of calls", MAX_MESSAGE, "link ends"),
         ("a long message of bulk", MAX_MESSAGE, "link ends"),
         ("messages for actors", MAX_WORDS * MAX_PAYLOAD, "the link is not read"),
+        ("presences", 2 * PRESENCES, "ignored until its next link"),
+        ("routes of topics, of all peers together", ROUTES, "made anew"),
     ];
 
     #[test]

@@ -3,7 +3,8 @@
 //! Every record is a [`ChainLink`]: it has a number and the SHA-256 of the link before it, its number and its
 //! bytes, which are an event as it is stored. The first builds on a genesis that is made of the node's name. From time to time the node signs the
 //! last link, a [`Head`]. What is old is forgotten up to a [`Checkpoint`]: the last forgotten link, signed.
-//! A [`ChainVerifier`] walks what is left and names the first record that is not as it was written. It has no key:
+//! Of what is forgotten some records outlast the rest: they are a chain of their own, [`Kept`], which the checkpoint's
+//! signature covers too. A [`ChainVerifier`] walks what is left and names the first record that is not as it was written. It has no key:
 //! its caller tells whether a signature is the node's.
 //!
 //! Invariants:
@@ -14,7 +15,9 @@
 //! 4. A record that was edited, taken out, put in or moved without its hash being made anew is named itself.
 //! 5. Hashes need no key, so anyone who can write the file can make them anew. Then the next head says that the
 //!    chain was rewritten, and all that can be named is the first record that no sound head proves.
-//! 6. What came after the last head and was cut off together with the note of where the chain ends, and a file
+//! 6. A record that outlasted those around it was in the chain as it is, and none is taken out of those that are kept: the
+//!    node signed them when it forgot the others.
+//! 7. What came after the last head and was cut off together with the note of where the chain ends, and a file
 //!    that was replaced by an older copy of itself, cannot be told from one that was never longer.
 
 use std::fmt;
@@ -33,6 +36,9 @@ const GENESIS: &[u8] = b"xpando-node chain 1 genesis\0";
 const LINK: &[u8] = b"xpando-node chain 1 link\0";
 const HEAD: &[u8] = b"xpando-node chain 1 head\0";
 const CHECKPOINT: &[u8] = b"xpando-node chain 1 checkpoint\0";
+const KEPT_GENESIS: &[u8] = b"xpando-node chain 1 kept genesis\0";
+const KEPT_LINK: &[u8] = b"xpando-node chain 1 kept link\0";
+const KEPT_CHECKPOINT: &[u8] = b"xpando-node chain 1 checkpoint with kept\0";
 
 /// A SHA-256. It is written in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,10 +150,68 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The bytes that `node` signs.
-    pub fn signed_bytes(&self, node: &NodeName) -> Vec<u8> {
-        signed_bytes(CHECKPOINT, node, self.tip, self.at)
+    /// The bytes that `node` signs, which cover what is kept of the forgotten records.
+    pub fn signed_bytes(&self, node: &NodeName, kept: Option<&Kept>) -> Vec<u8> {
+        match kept {
+            None => signed_bytes(CHECKPOINT, node, self.tip, self.at),
+            Some(Kept { before, last, .. }) => {
+                let words = [KEPT_CHECKPOINT, &before.0, &last.0].concat();
+                signed_bytes(&words, node, self.tip, self.at)
+            }
+        }
     }
+}
+
+/// The records that outlast those around them: a chain of their links, whose beginning may be forgotten too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The hash before the first one.
+    pub before: Hash,
+    /// The hash of the last one.
+    pub last: Hash,
+    /// Bytes of their links.
+    pub bytes: u64,
+}
+
+impl Kept {
+    /// None of a node's records is kept yet.
+    pub fn genesis(node: &NodeName) -> Self {
+        let hash = Sha256::new().chain_update(KEPT_GENESIS).chain_update(node.as_str()).finalize();
+        Self { before: Hash(hash.into()), last: Hash(hash.into()), bytes: 0 }
+    }
+
+    /// Another one after the last, a link as it was stored; its hash.
+    pub fn push(&mut self, link: &[u8]) -> Hash {
+        self.last = kept_hash(self.last, link);
+        self.bytes = self.bytes.saturating_add(link.len() as u64);
+        self.last
+    }
+
+    /// The first one is forgotten; whether it was as it had been kept. Otherwise nothing changed.
+    #[must_use]
+    pub fn pop(&mut self, hash: Hash, link: &[u8]) -> bool {
+        let sound = kept_hash(self.before, link) == hash;
+        if sound {
+            self.before = hash;
+            self.bytes = self.bytes.saturating_sub(link.len() as u64);
+        }
+        sound
+    }
+}
+
+fn kept_hash(before: Hash, link: &[u8]) -> Hash {
+    let hash = Sha256::new().chain_update(KEPT_LINK).chain_update(before.0).chain_update(link);
+    Hash(hash.finalize().into())
+}
+
+/// A kept link as it is stored: its hash among those that are kept, and the link.
+pub fn kept_to_bytes(hash: Hash, link: &[u8]) -> Vec<u8> {
+    [&hash.0[..], link].concat()
+}
+
+/// The hash and the link of these bytes; `None` when they are too few to be one.
+pub fn kept_from_bytes(bytes: &[u8]) -> Option<(Hash, &[u8])> {
+    bytes.split_first_chunk().map(|(hash, link)| (Hash(*hash), link))
 }
 
 /// The name comes last, so that no two different contents are the same bytes.
@@ -189,6 +253,9 @@ pub enum Why {
     /// It or one soon after was changed, and the hashes were made anew; the next head does not fit.
     #[error("or one after it was changed, and the hashes made anew")]
     Rewritten,
+    /// It or one beside it outlasted the rest, and was changed, taken out or put in.
+    #[error("or a lasting one beside it was changed, taken out or put in")]
+    Kept,
     /// The head or the checkpoint at it has no signature of the node, or is not where it belongs.
     #[error("is vouched for by a signature that is not the node's")]
     Signature,
@@ -211,17 +278,24 @@ pub struct Fault {
 pub struct Verified {
     /// The last forgotten record; 0 when nothing was forgotten.
     pub forgotten: u64,
+    /// Of those that were forgotten so many are kept, since they outlast the rest.
+    #[serde(default)]
+    pub lasting: u64,
     /// The last record.
     pub last: u64,
     /// The last record that the node's signature proves; those after it are only consistent.
     pub proved: u64,
 }
 
-/// Walks a chain. It is given the links in their order, and each head after the links up to it.
+/// Walks a chain. It is given what is kept of the forgotten records, then the links in their order, and each head after
+/// the links up to it.
 pub struct ChainVerifier<'a, C> {
     node: &'a NodeName,
     is_signed: C,
     forgotten: u64,
+    /// Where the kept records end as they were given, and where they have to.
+    kept: (Hash, Hash),
+    lasting: u64,
     tip: Tip,
     proved: u64,
     fault: Option<Fault>,
@@ -238,14 +312,47 @@ impl<C> fmt::Debug for ChainVerifier<'_, C> {
 }
 
 impl<'a, C: Fn(&[u8], &[u8]) -> bool> ChainVerifier<'a, C> {
-    /// A walk over the chain of `node`, which was forgotten up to `checkpoint`. `is_signed` tells whether its second
-    /// argument is the node's signature over its first.
-    pub fn new(node: &'a NodeName, checkpoint: Option<&Signed<Checkpoint>>, is_signed: C) -> Self {
+    /// A walk over the chain of `node`, which was forgotten up to `checkpoint` but for what is `kept`. `is_signed` tells
+    /// whether its second argument is the node's signature over its first.
+    pub fn new(
+        node: &'a NodeName,
+        checkpoint: Option<&Signed<Checkpoint>>,
+        kept: Option<&Kept>,
+        is_signed: C,
+    ) -> Self {
         let tip = checkpoint.map_or_else(|| Tip::genesis(node), |signed| signed.what.tip);
-        let sound = checkpoint
-            .is_none_or(|signed| is_signed(&signed.what.signed_bytes(node), &signed.signature));
+        let sound = checkpoint.is_none_or(|signed| {
+            is_signed(&signed.what.signed_bytes(node, kept), &signed.signature)
+        });
         let fault = (!sound).then_some(Fault { seq: tip.seq, why: Why::Signature });
-        Self { node, is_signed, forgotten: tip.seq, tip, proved: tip.seq, fault }
+        let Kept { before, last, .. } = kept.copied().unwrap_or_else(|| Kept::genesis(node));
+        let (forgotten, proved) = (tip.seq, tip.seq);
+        Self { node, is_signed, forgotten, kept: (before, last), lasting: 0, tip, proved, fault }
+    }
+
+    /// The next kept record, as it is stored.
+    pub fn kept(&mut self, seq: u64, bytes: &[u8]) {
+        if self.fault.is_some() {
+            return;
+        }
+        let sound = kept_from_bytes(bytes).filter(|(hash, link)| {
+            let numbered = ChainLink::from_bytes(link).is_some_and(|link| link.tip.seq == seq);
+            numbered && seq <= self.forgotten && kept_hash(self.kept.0, link) == *hash
+        });
+        match sound {
+            Some((hash, _)) => {
+                self.kept.0 = hash;
+                self.lasting += 1;
+            }
+            None => self.note(seq, Why::Kept),
+        }
+    }
+
+    /// All kept records were given.
+    pub fn kept_all(&mut self) {
+        if self.fault.is_none() && self.kept.0 != self.kept.1 {
+            self.note(self.forgotten, Why::Kept);
+        }
     }
 
     /// The next link.
@@ -307,7 +414,8 @@ impl<'a, C: Fn(&[u8], &[u8]) -> bool> ChainVerifier<'a, C> {
         match self.fault {
             Some(fault) => Err(fault),
             None => {
-                Ok(Verified { forgotten: self.forgotten, last: self.tip.seq, proved: self.proved })
+                let Self { forgotten, lasting, tip, proved, .. } = self;
+                Ok(Verified { forgotten, lasting, last: tip.seq, proved })
             }
         }
     }
@@ -331,6 +439,7 @@ fn explained(fault: Fault, seq: u64, fits: bool) -> Fault {
         | Why::Inserted
         | Why::TailCut
         | Why::Rewritten
+        | Why::Kept
         | Why::Signature) => why,
     };
     Fault { why, ..fault }

@@ -9,18 +9,15 @@
 //! 1. A [`Route`] names each local subscriber that matches its topic once, and each peer that wants it once.
 //! 2. A cached route is the route that would be computed now.
 //! 3. One peer's interest is at most `MAX_INTERESTS` entries, each a digest; this node's own likewise; the cache holds
-//!    at most `CACHED` routes.
+//!    at most `ROUTES` bytes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use crate::proto::budget::{MAX_ACTORS, MAX_INTERESTS, WATCHES};
+use crate::proto::budget::{MAX_ACTORS, MAX_INTERESTS, ROUTE_COST, ROUTES, WATCHES};
 use crate::proto::node::NodeName;
 use crate::proto::topic::{Name, Pattern, Topic};
-
-/// Routes kept ready.
-pub(crate) const CACHED: usize = 131_072;
 
 /// What a node wants to hear, or offers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,13 +98,13 @@ pub struct Interests<S, P> {
     names: BTreeSet<Name>,
     peers: BTreeMap<NodeName, Peer<P>>,
     digests: Digests,
-    cache: HashMap<Topic, Arc<Route<S, P>>>,
+    cache: Cache<S, P>,
 }
 
 impl<S, P> Default for Interests<S, P> {
     fn default() -> Self {
         let (local, names, peers) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Self { local, names, peers, digests: Digests::default(), cache: HashMap::new() }
+        Self { local, names, peers, digests: Digests::default(), cache: Cache::default() }
     }
 }
 
@@ -222,7 +219,7 @@ impl<S: Clone, P: Clone> Interests<S, P> {
 
     /// The route of a topic, if it is ready.
     pub fn ready(&self, topic: &Topic) -> Option<Arc<Route<S, P>>> {
-        self.cache.get(topic).cloned()
+        self.cache.routes.get(topic).cloned()
     }
 
     /// The route of a topic.
@@ -236,9 +233,6 @@ impl<S: Clone, P: Clone> Interests<S, P> {
         let wants = |peer: &&Peer<P>| digests.iter().any(|digest| peer.wants.contains(digest));
         let peers = self.peers.values().filter(wants).map(|peer| peer.outlet.clone()).collect();
         let route = Arc::new(Route { local: local.cloned().collect(), peers });
-        if self.cache.len() >= CACHED {
-            self.cache.clear();
-        }
         self.cache.insert(topic.clone(), route.clone());
         route
     }
@@ -246,10 +240,50 @@ impl<S: Clone, P: Clone> Interests<S, P> {
     /// Drops the routes that a change of this interest may change.
     fn forget(&mut self, interest: &Interest) {
         match interest {
-            Interest::Topic(topic) => drop(self.cache.remove(topic)),
+            Interest::Topic(topic) => self.cache.remove(topic),
             Interest::Below(_) => self.cache.clear(),
             Interest::Name(_) => {}
         }
+    }
+}
+
+/// Routes that are ready, and how many bytes they take. Peers choose the topics.
+#[derive(Debug)]
+struct Cache<S, P> {
+    routes: HashMap<Topic, Arc<Route<S, P>>>,
+    bytes: usize,
+}
+
+impl<S, P> Default for Cache<S, P> {
+    fn default() -> Self {
+        Self { routes: HashMap::new(), bytes: 0 }
+    }
+}
+
+impl<S, P> Cache<S, P> {
+    fn cost(topic: &Topic) -> usize {
+        ROUTE_COST + topic.as_str().len()
+    }
+
+    /// A route that is not there yet.
+    fn insert(&mut self, topic: Topic, route: Arc<Route<S, P>>) {
+        let cost = Self::cost(&topic);
+        if self.bytes + cost > ROUTES {
+            self.clear();
+        }
+        self.bytes += cost;
+        self.routes.insert(topic, route);
+    }
+
+    fn remove(&mut self, topic: &Topic) {
+        if self.routes.remove(topic).is_some() {
+            self.bytes -= Self::cost(topic);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.routes.clear();
+        self.bytes = 0;
     }
 }
 
@@ -336,6 +370,21 @@ mod tests {
         assert_eq!(world.own().collect::<Vec<_>>(), [Interest::Name(work.clone())]);
         world.withdraw(&work);
         assert_eq!(world.own().count(), 0);
+    }
+
+    #[test]
+    fn routes_take_no_more_bytes_than_they_may() {
+        let mut world = World::default();
+        let mut most = 0;
+        for number in 0..200_000 {
+            world.route(&topic(&format!("{number:0200}")));
+            most = most.max(world.cache.routes.len());
+        }
+        assert_eq!(most, ROUTES / (ROUTE_COST + 200));
+        for number in 0..200_000 {
+            world.forget(&Interest::Topic(topic(&format!("{number:0200}"))));
+        }
+        assert_eq!((world.cache.bytes, world.cache.routes.len()), (0, 0));
     }
 
     #[test]

@@ -25,7 +25,7 @@
 //! 3. Anyone who applies each [`Output::Joined`] and [`Output::Left`] from the start has [`Presence::state`].
 //! 4. When words arrive again, every node comes to have the entries of all owners that are up, without
 //!    those of any other.
-//! 5. Memory is bounded: `MAX_ENTRIES` entries an owner (twice that while it is read), and nothing for pages
+//! 5. Memory is bounded: `PRESENCES` bytes an owner (twice that while it is read), and nothing for pages
 //!    that do not arrive; a word encodes in at most [`WORD`] bytes.
 //! 6. One seed, one run: iteration is in order, time and randomness are given.
 
@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use crate::proto::budget::PRESENCES;
 use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
 
@@ -43,7 +44,6 @@ mod attendance;
 mod owner;
 mod words;
 pub use attendance::Attendance;
-use owner::MAX_ENTRIES;
 use owner::{Owner, Peer};
 pub use words::{
     Body, Change, Entry, Epoch, KEY, META, Output, Page, Ref, Refused, To, WORD, Word,
@@ -134,9 +134,6 @@ impl Presence {
         now: Instant,
         out: &mut Vec<Output>,
     ) -> Result<Ref, Refused> {
-        if self.own.entries.len() >= MAX_ENTRIES {
-            return Err(Refused::Full);
-        }
         let (key, meta) = (key.to_owned(), meta.to_owned());
         self.join(Body { topic: topic.clone(), key, meta, previous: None }, now, out)
     }
@@ -144,7 +141,7 @@ impl Presence {
     /// An entry of this node is replaced by one with another meta, which knows what it replaced.
     ///
     /// # Errors
-    /// [`Refused::Unknown`] and [`Refused::Meta`].
+    /// [`Refused`], but for `Key`.
     pub fn update(
         &mut self,
         reference: Ref,
@@ -265,6 +262,11 @@ impl Presence {
 
     fn join(&mut self, body: Body, now: Instant, out: &mut Vec<Output>) -> Result<Ref, Refused> {
         body.check()?;
+        let entry = |number| self.own.entries.get(&number);
+        let before = body.previous.and_then(entry).map_or(0, |entry| entry.cost());
+        if self.own.bytes - before + body.cost() > PRESENCES {
+            return Err(Refused::Full);
+        }
         self.change(Change::Joined(body), now, out);
         let newest = self.own.entries.last_key_value().ok_or(Refused::Unknown)?;
         Ok(newest.1.reference)

@@ -234,7 +234,7 @@ const CASES: [Case; 13] = [
             let tip = ChainLink::from_bytes(&file.link(4)).unwrap().tip;
             (1..=4).for_each(|seq| drop(file.take(seq)));
             let what = Checkpoint { tip, at: 0 };
-            let signature = other.sign(&what.signed_bytes(node)).unwrap();
+            let signature = other.sign(&what.signed_bytes(node, None)).unwrap();
             let mut table = file.write.open_table(CHECKPOINT).unwrap();
             table.insert((), &sealed(&Signed { what, signature })[..]).unwrap();
         },

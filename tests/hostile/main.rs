@@ -13,8 +13,11 @@
 #[allow(dead_code, unused_imports, reason = "the kit is the tests' of clusters, too")]
 mod kit;
 
+mod bounds;
 mod harm;
 mod hearsay;
 mod lives;
 mod member;
 mod open;
+mod ractor;
+mod trail;

@@ -7,17 +7,20 @@ use xpando_node::Bytes;
 use xpando_node::internals::io::identity::Identity;
 use xpando_node::internals::proto::codec;
 use xpando_node::internals::proto::discovery;
-use xpando_node::internals::proto::frame::Lane;
+use xpando_node::internals::proto::frame::{self, Control, Lane};
 use xpando_node::internals::proto::hello::{Greeting, Hello, Refusal};
 use xpando_node::internals::proto::hlc::Stamp;
 use xpando_node::internals::proto::node::{Contact, Incarnation, NodeName};
-use xpando_node::internals::proto::outbox::Outbox;
+use xpando_node::internals::proto::outbox::{self, Outbox, Records};
 use xpando_node::internals::proto::registry::{self, Profile};
 use xpando_node::internals::proto::rows::{Row, State};
+use xpando_node::internals::proto::talk::{self, Calls, Outcome};
+use xpando_node::internals::proto::topic::Name;
 use xpando_node::internals::proto::topology;
 
 use crate::kit::stranger::{LinkPort, Stranger, hello};
 use crate::kit::{Node, wall};
+use crate::ractor;
 
 /// The version of the words between the actors of two nodes.
 const WORDS: u8 = 2;
@@ -30,8 +33,12 @@ pub(crate) struct Member {
     life: u64,
 }
 
-/// A link of the member, which lasts until the node wants ractor's handshake: five seconds.
-pub(crate) struct Tie(Stranger);
+/// A link of the member. It lasts until the node wants ractor's handshake, five seconds, or its beats answered.
+pub(crate) struct Tie {
+    stranger: Stranger,
+    /// The node has hung up, or reads no more.
+    over: bool,
+}
 
 impl Member {
     pub(crate) fn new(identity: Identity) -> Self {
@@ -54,7 +61,14 @@ impl Member {
         let answer = stranger.hear().unwrap();
         assert!(matches!(answer, Greeting::Welcome(_)), "{answer:?}");
         stranger.greet(&Greeting::Confirm);
-        Tie(stranger)
+        Tie { stranger, over: false }
+    }
+
+    /// Links with a node, and goes through ractor's handshake as well.
+    pub(crate) fn link_ractor(&mut self, node: &Node) -> Tie {
+        let mut tie = self.link(node);
+        ractor::enter(&mut tie.stranger, &self.identity);
+        tie
     }
 
     /// Dials a node, waits for its welcome, and refuses that with this.
@@ -68,16 +82,135 @@ impl Member {
     }
 }
 
+/// A number as messages have it.
+fn varint(out: &mut Vec<u8>, mut number: usize) {
+    while number >= 0x80 {
+        out.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
 impl Tie {
     /// Says something to the actors of the node that listen to a topic.
-    fn say(&mut self, topic: &str, word: &impl Serialize) {
+    pub(crate) fn say(&mut self, topic: &str, word: &impl Serialize) {
         let stamp = Stamp { millis: wall(), count: 0 };
         let payload = codec::encode(word).unwrap();
         let words = codec::encode_versioned(WORDS, &(topic, stamp, payload)).unwrap();
         let mut outbox = Outbox::default();
         outbox.push(Lane::System, &[], &Bytes::from(words)).unwrap();
         while let Some(piece) = outbox.take() {
-            self.0.send(&[piece.head.as_slice(), &piece.body].concat());
+            self.send(&[piece.head.as_slice(), &piece.body].concat());
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.over = self.over || self.stranger.try_send(bytes).is_err();
+    }
+
+    /// A piece of a lane.
+    pub(crate) fn piece(&mut self, lane: Lane, payload: &[u8]) {
+        let header = frame::header(lane, payload.len()).unwrap();
+        self.send(&[&header, payload].concat());
+    }
+
+    /// Whole messages of a lane, as many in a piece as fit.
+    pub(crate) fn messages(&mut self, lane: Lane, messages: impl IntoIterator<Item = Vec<u8>>) {
+        let mut piece = vec![0];
+        for message in messages {
+            if piece.len() + message.len() + 3 > frame::MAX_PAYLOAD {
+                self.piece(lane, &std::mem::replace(&mut piece, vec![0]));
+            }
+            varint(&mut piece, message.len());
+            piece.extend_from_slice(&message);
+        }
+        if piece.len() > 1 {
+            self.piece(lane, &piece);
+        }
+    }
+
+    /// The beginning of a long message, and more of it, up to so many bytes.
+    pub(crate) fn begin_message(&mut self, lane: Lane, total: usize, sent: usize) {
+        let mut piece = vec![1];
+        varint(&mut piece, total);
+        piece.resize(60_000, 0);
+        self.piece(lane, &piece);
+        piece = vec![0; 60_000];
+        piece[0] = 2;
+        for _ in 1..sent / piece.len() {
+            self.piece(lane, &piece);
+        }
+    }
+
+    /// Requests of a name, numbered from 0.
+    pub(crate) fn requests(&mut self, name: &str, payload: &[u8], many: u64) {
+        let name: Name = name.parse().unwrap();
+        let request = |call| {
+            let mut out = Vec::new();
+            talk::request(&mut out, call, 60_000, &name);
+            [out.as_slice(), payload].concat()
+        };
+        self.messages(Lane::Calls, (0..many).map(request));
+    }
+
+    /// Answers the next request of a name, and beats before it.
+    pub(crate) fn answers(&mut self, name: &str, payload: &[u8]) {
+        loop {
+            let (lane, piece) = self.stranger.hear_piece().unwrap();
+            if lane == Lane::Control
+                && let Ok(Some(Control::Ping(number))) = Control::decode(&piece)
+            {
+                self.piece(Lane::Control, &Control::Pong(number).encode().unwrap());
+            }
+            if lane != Lane::Calls || piece[0] != 0 {
+                continue;
+            }
+            let mut records = Records::of_payload();
+            while let Some(range) = records.next(&piece) {
+                let asked = talk::read_calls(&piece[range.unwrap()]).unwrap();
+                if let Calls::Request { call, name: asked, .. } = asked
+                    && asked.as_str() == name
+                {
+                    let mut head = Vec::new();
+                    talk::reply(&mut head, call, Outcome::Replied);
+                    let mut outbox = Outbox::default();
+                    outbox.push(Lane::Calls, &head, &Bytes::copy_from_slice(payload)).unwrap();
+                    while let Some(piece) = outbox.take() {
+                        self.send(&[piece.head.as_slice(), &piece.body].concat());
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A frame for ractor's session.
+    pub(crate) fn control(&mut self, control: ractor::Control) {
+        let frame = ractor::frame(control);
+        for piece in frame.chunks(60_000) {
+            self.piece(Lane::Ractor, piece);
+        }
+    }
+
+    /// Messages of bulk, which wait for the credit that they need.
+    pub(crate) fn broadcasts(&mut self, messages: impl Iterator<Item = Vec<u8>>) {
+        let mut untaken = 0;
+        let mut messages = messages.peekable();
+        while messages.peek().is_some() && !self.over {
+            while untaken > outbox::WINDOW / 2 {
+                match self.stranger.hear_piece() {
+                    Ok((Lane::Control, payload)) => {
+                        if let Ok(Some(Control::Credit(bytes))) = Control::decode(&payload) {
+                            untaken -= bytes as usize;
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(_gone) => return,
+                }
+            }
+            let some: Vec<_> = messages.by_ref().take(250).collect();
+            untaken += some.iter().map(|it| it.len() + 2).sum::<usize>() + 1;
+            self.messages(Lane::Bulk, some);
         }
     }
 

@@ -68,7 +68,12 @@ impl Stranger {
 
     /// Sends bytes as they are. A node that has hung up meanwhile is no failure here.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
-        drop(self.stream.write_all(bytes).and_then(|()| self.stream.flush()));
+        drop(self.try_send(bytes));
+    }
+
+    /// Sends bytes as they are, as long as the node reads them.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).and_then(|()| self.stream.flush())
     }
 
     /// Sends a piece on a lane of the link.
@@ -84,6 +89,17 @@ impl Stranger {
         let mut body = vec![0; usize::from(u16::from_be_bytes(length))];
         self.stream.read_exact(&mut body)?;
         Greeting::decode(&body).map_err(io::Error::other)
+    }
+
+    /// The next piece of a link.
+    #[allow(dead_code, reason = "the bad member alone reads them")]
+    pub(crate) fn hear_piece(&mut self) -> io::Result<(Lane, Vec<u8>)> {
+        let mut header = [0; frame::HEADER];
+        self.stream.read_exact(&mut header)?;
+        let (lane, length) = frame::parse_header(header).map_err(io::Error::other)?;
+        let mut payload = vec![0; length];
+        self.stream.read_exact(&mut payload)?;
+        Ok((lane, payload))
     }
 
     /// Waits until the node has hung up.

@@ -255,7 +255,8 @@ impl Following {
             let page = self.journal.read(query).await;
             // While the disk cannot be read, memory goes on from its first.
             let missed = page.first.saturating_sub(after.saturating_add(1));
-            self.queue.extend(page.events);
+            // What outlasted those is for who asks for events.
+            self.queue.extend(page.events.into_iter().filter(|event| event.seq >= page.first));
             self.behind = Some(page.next.max(after.saturating_add(missed)));
             if missed > 0 {
                 return Some(Arc::unwrap_or_clone(self.journal.trail().missed(missed)));

@@ -2,7 +2,8 @@
 //!
 //! Runs in the link's own task and waits for nobody. Invariants:
 //! 1. Messages of a kind that only a later version knows are counted and skipped. Whatever breaks the protocol is a [`Fault`], and the link ends: malformed frames or messages, more than the credit allows, a long message that does not go on within [`STALLED`].
-//! 2. Of a long message no more is allocated than has arrived, and a step.
+//! 2. Of a long message no more memory is used than has arrived, and a step: once a step has arrived there is room for the
+//!    whole, which the system gives as it is written. A room that grew would be there twice while it is copied.
 //! 3. A batch that waits for its subscribers keeps at most twice its own bytes alive.
 
 use std::sync::Arc;
@@ -136,6 +137,9 @@ impl Inbound {
                 let place = self.partial(lane).ok_or(PieceError)?;
                 let mut partial = place.take().ok_or(PieceError)?;
                 let rest = payload.get(1..).filter(|rest| !rest.is_empty()).ok_or(PieceError)?;
+                if partial.bytes.len() + rest.len() > partial.bytes.capacity() {
+                    partial.bytes.reserve_exact(partial.total.saturating_sub(partial.bytes.len()));
+                }
                 partial.bytes.extend_from_slice(rest);
                 partial.since = now;
                 partial.held = Ticket::joined(partial.held, ticket);

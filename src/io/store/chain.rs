@@ -1,7 +1,8 @@
 //! The chain in the file: appended, read, signed, shortened, verified.
 //!
-//! Invariants: the state, the links and the checkpoint change in one commit, so they agree after any crash; what
-//! is forgotten was walked before and was sound, so no signature ever covers up a change.
+//! Invariants: the state, the links, what outlasts them and the checkpoint change in one commit, so they agree after any
+//! crash; what is forgotten was walked before and was sound, so no signature ever covers up a change. Links that outlast
+//! the others have at most [`LASTING_PART`] of the bytes, and come before all others.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -9,11 +10,13 @@ use std::time::{Duration, SystemTime};
 
 use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
 
-use super::schema::{self, CHECKPOINT, HEADS, LINKS, SIGNERS, STATE_TABLE, State, TrailState};
+use super::schema::{
+    self, CHECKPOINT, HEADS, KEPT, LASTING, LINKS, SIGNERS, STATE_TABLE, State, TrailState,
+};
 use super::{Failure, Store, StoreError};
 use crate::io::clock::unix_millis;
 use crate::proto::chain::{
-    ChainLink, ChainVerifier, Checkpoint, Fault, Head, Signed, Tip, Verified, Why,
+    self, ChainLink, ChainVerifier, Checkpoint, Fault, Hash, Head, Kept, Signed, Tip, Verified, Why,
 };
 use crate::proto::event::{Page, Query, Recorded};
 use crate::proto::node::{NodeId, NodeName};
@@ -21,14 +24,19 @@ use crate::proto::node::{NodeId, NodeName};
 /// Signed heads that stay: the newest prove all before them, the others only tell where a rewritten chain begins.
 const MAX_HEADS: u64 = 1024;
 
+/// Which part of the bytes that may stay is for what outlasts the rest: one in so many.
+const LASTING_PART: u64 = 4;
+/// Bytes of a kept link before the link.
+const KEPT_FRONT: usize = size_of::<Hash>();
+
 /// The event of a stored link, with its number and hash.
 fn read(seq: u64, bytes: &[u8]) -> Result<Recorded, Failure> {
-    let fault = |why| Failure::Refused(Fault { seq, why }.into());
-    let link = ChainLink::from_bytes(bytes).ok_or_else(|| fault(Why::Unreadable))?;
+    let link = ChainLink::from_bytes(bytes).ok_or_else(|| fault(seq, Why::Unreadable))?;
     if link.tip.seq != seq {
-        return Err(fault(Why::Reordered));
+        return Err(fault(seq, Why::Reordered));
     }
-    let event = Recorded::from_bytes(link.record).map_err(|_malformed| fault(Why::Unreadable))?;
+    let event =
+        Recorded::from_bytes(link.record).map_err(|_malformed| fault(seq, Why::Unreadable))?;
     Ok(Recorded { seq, hash: Some(link.tip.hash), ..event })
 }
 
@@ -37,7 +45,8 @@ fn read(seq: u64, bytes: &[u8]) -> Result<Recorded, Failure> {
 pub struct Limits {
     /// Records up to this age, by the wall clock.
     pub age: Duration,
-    /// The newest records up to this many bytes. The file has at most about twice that, and does not shrink.
+    /// The newest records up to this many bytes, and before them, as a part of these bytes, those that outlast the rest. The
+    /// file has at most about twice that, and does not shrink.
     pub bytes: u64,
 }
 
@@ -95,7 +104,7 @@ impl Chain {
         })
     }
 
-    /// The number of the oldest record that is kept, or of the next one when none is.
+    /// The number of the oldest record after which none is forgotten, or of the next one when there is none.
     ///
     /// # Errors
     /// As [`Chain::new`].
@@ -126,8 +135,10 @@ impl Chain {
         fits: impl Fn(&Recorded) -> bool,
     ) -> Result<Vec<Recorded>, StoreError> {
         self.store.read(|read| {
-            let links = read.open_table(LINKS)?;
-            let mut found = fitting(links.range(..before)?.rev(), limit, fits)?;
+            let (lasting, links) = (read.open_table(LASTING)?, read.open_table(LINKS)?);
+            let older = lasting.range(..before)?.rev().map(|entry| (entry, KEPT_FRONT));
+            let newer = links.range(..before)?.rev().map(|entry| (entry, 0));
+            let mut found = fitting(newer.chain(older), limit, fits)?;
             found.reverse();
             Ok(found)
         })
@@ -144,8 +155,11 @@ impl Chain {
         fits: impl Fn(&Recorded) -> bool,
     ) -> Result<Vec<Recorded>, StoreError> {
         self.store.read(|read| {
-            let links = read.open_table(LINKS)?;
-            fitting(links.range(seq.saturating_add(1)..)?, limit, fits)
+            let (lasting, links) = (read.open_table(LASTING)?, read.open_table(LINKS)?);
+            let from = seq.saturating_add(1);
+            let older = lasting.range(from..)?.map(|entry| (entry, KEPT_FRONT));
+            let newer = links.range(from..)?.map(|entry| (entry, 0));
+            fitting(older.chain(newer), limit, fits)
         })
     }
 
@@ -181,7 +195,7 @@ impl Chain {
             if trail.tip.seq == 0 {
                 trail.tip.seq = seq;
                 let what = Checkpoint { tip: trail.tip, at: unix_millis(now) };
-                let signature = sign(&what.signed_bytes(&self.node)).map_err(unsigned)?;
+                let signature = sign(&what.signed_bytes(&self.node, None)).map_err(unsigned)?;
                 let signed = schema::sealed(&Signed { what, signature })?;
                 write.open_table(CHECKPOINT)?.insert((), signed.as_slice())?;
                 state.trail = Some(trail);
@@ -239,8 +253,9 @@ impl Chain {
         })
     }
 
-    /// Forgets what is past the limits and signs up to where, in one commit; how many records were forgotten. A part
-    /// that is not as it was written is not forgotten. `is_signed` is as in [`Chain::verify`].
+    /// Forgets what is past the limits and signs up to where, in one commit; how many records left the chain. Of those that
+    /// leave it for its size, what outlasts the rest is kept beside it. A part that is not as it was written is not
+    /// forgotten. `is_signed` is as in [`Chain::verify`].
     ///
     /// # Errors
     /// [`StoreError::Chain`], [`StoreError::Signing`]; as [`Chain::new`].
@@ -253,33 +268,48 @@ impl Chain {
     ) -> Result<u64, StoreError> {
         let oldest = unix_millis(now)
             .saturating_sub(u64::try_from(limits.age.as_millis()).unwrap_or(u64::MAX));
+        let part = limits.bytes / LASTING_PART;
         self.store.write(|write, state| {
             let mut trail = self.trail(state)?;
-            let before = forgotten(write)?;
-            let mut walk = ChainVerifier::new(&self.node, before.as_ref(), is_signed);
+            let (before, stored) = (forgotten(write)?, kept(write)?);
+            let mut walk =
+                ChainVerifier::new(&self.node, before.as_ref(), stored.as_ref(), is_signed);
+            let mut kept = stored.unwrap_or_else(|| Kept::genesis(&self.node));
             let mut links = write.open_table(LINKS)?;
-            let mut last = None;
+            let (mut last, mut lasting, mut bytes) = (None, Vec::new(), kept.bytes);
             for entry in links.iter()? {
-                let (seq, bytes) = entry?;
-                let fault = Fault { seq: seq.value(), why: Why::Unreadable };
-                let link = ChainLink::from_bytes(bytes.value())
-                    .ok_or_else(|| Failure::Refused(fault.into()))?;
-                let old = Recorded::at_of(link.record).is_some_and(|at| at < oldest);
-                if !old && trail.bytes <= limits.bytes {
+                let (seq, link) = entry?;
+                let (seq, link) = (seq.value(), link.value());
+                let read =
+                    ChainLink::from_bytes(link).ok_or_else(|| fault(seq, Why::Unreadable))?;
+                let old = is_old(&read, oldest);
+                if !old && trail.bytes + bytes.min(part) <= limits.bytes {
                     break;
                 }
-                walk.link(&link);
-                last = Some(link.tip);
-                trail.bytes = trail.bytes.saturating_sub(bytes.value().len() as u64);
+                walk.link(&read);
+                last = Some(read.tip);
+                trail.bytes = trail.bytes.saturating_sub(link.len() as u64);
+                if !old && Recorded::is_lasting(read.record) {
+                    bytes += link.len() as u64;
+                    lasting.push((seq, link.to_vec()));
+                }
             }
-            let Some(tip) = last else { return Ok(0) };
-            walk.finish(Some(tip)).map_err(|fault| Failure::Refused(fault.into()))?;
+            if last.is_some() {
+                walk.finish(last).map_err(|fault| Failure::Refused(fault.into()))?;
+            }
+            let changed = keep(write, &mut kept, &lasting, (part, oldest))?;
+            let tip = last.or(before.as_ref().filter(|_| changed).map(|before| before.what.tip));
+            let Some(tip) = tip else { return Ok(0) };
             let what = Checkpoint { tip, at: unix_millis(now) };
-            let signature = sign(&what.signed_bytes(&self.node)).map_err(unsigned)?;
+            let kept = (changed || stored.is_some()).then_some(&kept);
+            let signature = sign(&what.signed_bytes(&self.node, kept)).map_err(unsigned)?;
             links.retain_in(..=tip.seq, |_, _| false)?;
             write.open_table(HEADS)?.retain_in(..=tip.seq, |_, _| false)?;
             let signed = schema::sealed(&Signed { what, signature })?;
             write.open_table(CHECKPOINT)?.insert((), signed.as_slice())?;
+            if let Some(kept) = kept {
+                write.open_table(KEPT)?.insert((), schema::sealed(kept)?.as_slice())?;
+            }
             state.trail = Some(trail);
             Ok(tip.seq - before.map_or(0, |before| before.what.tip.seq))
         })
@@ -294,7 +324,15 @@ impl Chain {
             let trail = self.trail(&State::read(&read.open_table(STATE_TABLE)?)?)?;
             let checkpoint = read.open_table(CHECKPOINT)?.get(())?;
             let checkpoint = checkpoint.map(|bytes| schema::opened(bytes.value())).transpose()?;
-            let mut walk = ChainVerifier::new(&self.node, checkpoint.as_ref(), is_signed);
+            let kept = read.open_table(KEPT)?.get(())?;
+            let kept = kept.map(|bytes| schema::opened(bytes.value())).transpose()?;
+            let (checkpoint, kept) = (checkpoint.as_ref(), kept.as_ref());
+            let mut walk = ChainVerifier::new(&self.node, checkpoint, kept, is_signed);
+            for entry in read.open_table(LASTING)?.iter()? {
+                let (seq, bytes) = entry?;
+                walk.kept(seq.value(), bytes.value());
+            }
+            walk.kept_all();
             let heads = read.open_table(HEADS)?;
             let mut heads = heads.iter()?.peekable();
             for entry in read.open_table(LINKS)?.iter()? {
@@ -328,28 +366,76 @@ impl Chain {
     }
 }
 
+/// An entry of a table of links.
+type Entry<'a> =
+    Result<(redb::AccessGuard<'a, u64>, redb::AccessGuard<'a, &'static [u8]>), redb::StorageError>;
+
+/// The first ones that fit; each with the bytes that stand before its link.
 fn fitting<'a>(
-    links: impl Iterator<
-        Item = Result<
-            (redb::AccessGuard<'a, u64>, redb::AccessGuard<'a, &'static [u8]>),
-            redb::StorageError,
-        >,
-    >,
+    links: impl Iterator<Item = (Entry<'a>, usize)>,
     limit: usize,
     fits: impl Fn(&Recorded) -> bool,
 ) -> Result<Vec<Recorded>, Failure> {
     let mut found = Vec::new();
-    for link in links {
+    for (link, front) in links {
         if found.len() == limit {
             break;
         }
         let (seq, bytes) = link?;
-        let event = read(seq.value(), bytes.value())?;
+        let event = read(seq.value(), bytes.value().get(front..).unwrap_or(&[]))?;
         if fits(&event) {
             found.push(event);
         }
     }
     Ok(found)
+}
+
+/// Keeps these links, and forgets the oldest that are kept where they are more bytes than this, or older; whether
+/// something changed.
+fn keep(
+    write: &WriteTransaction,
+    kept: &mut Kept,
+    links: &[(u64, Vec<u8>)],
+    (bytes, oldest): (u64, u64),
+) -> Result<bool, Failure> {
+    let mut lasting = write.open_table(LASTING)?;
+    for (seq, link) in links {
+        let hash = kept.push(link);
+        lasting.insert(*seq, chain::kept_to_bytes(hash, link).as_slice())?;
+    }
+    let mut changed = !links.is_empty();
+    loop {
+        let first = lasting.first()?.map(|(seq, it)| (seq.value(), it.value().to_vec()));
+        let Some((seq, entry)) = first else { break };
+        let read = chain::kept_from_bytes(&entry);
+        let read = read.and_then(|(hash, link)| Some((hash, link, ChainLink::from_bytes(link)?)));
+        let (hash, link, read) = read.ok_or_else(|| fault(seq, Why::Kept))?;
+        if kept.bytes <= bytes && !is_old(&read, oldest) {
+            break;
+        }
+        if !kept.pop(hash, link) {
+            return Err(fault(seq, Why::Kept));
+        }
+        lasting.remove(seq)?;
+        changed = true;
+    }
+    Ok(changed)
+}
+
+/// Whether a link's event happened before this.
+fn is_old(link: &ChainLink<'_>, oldest: u64) -> bool {
+    Recorded::at_of(link.record).is_some_and(|at| at < oldest)
+}
+
+fn fault(seq: u64, why: Why) -> Failure {
+    Failure::Refused(Fault { seq, why }.into())
+}
+
+/// What is kept of the forgotten links.
+fn kept(write: &WriteTransaction) -> Result<Option<Kept>, Failure> {
+    let kept = write.open_table(KEPT)?;
+    let kept = kept.get(())?;
+    kept.map(|bytes| schema::opened(bytes.value())).transpose()
 }
 
 fn forgotten(write: &WriteTransaction) -> Result<Option<Signed<Checkpoint>>, Failure> {

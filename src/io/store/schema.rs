@@ -2,7 +2,8 @@
 //!
 //! Schema 1 had an incarnation among `meta` and peers without a checksum; it had no number. Schema 2 has its
 //! number in `meta`, all else that changes with every write in one value of `state`, and the chain. Schema 3 has
-//! `nodes` in the place of the peers: all that is known of each. Invariant: a file is of one schema as a whole,
+//! `nodes` in the place of the peers: all that is known of each. Schema 4 has `lasting` and `kept`: what outlasts the
+//! rest of the chain, which the signature of the checkpoint covers. Invariant: a file is of one schema as a whole,
 //! because it moves to the last one in one commit.
 
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableHandle};
@@ -17,7 +18,7 @@ use crate::proto::node::{Contact, Incarnation, NodeName};
 use crate::proto::registry::Known;
 
 /// The schema that this version writes.
-pub(super) const SCHEMA: u64 = 3;
+pub(super) const SCHEMA: u64 = 4;
 pub(super) const SCHEMA_KEY: &str = "schema";
 
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -30,6 +31,10 @@ pub(super) const LINKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("
 pub(super) const HEADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("heads");
 /// Its one checkpoint.
 pub(super) const CHECKPOINT: TableDefinition<'_, (), &[u8]> = TableDefinition::new("checkpoint");
+/// The links that outlast the rest by number, as `chain::kept_to_bytes` has them.
+pub(super) const LASTING: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lasting");
+/// Where they begin and end.
+pub(super) const KEPT: TableDefinition<'_, (), &[u8]> = TableDefinition::new("kept");
 /// The certificates (DER) of the keys that signed them, by the id of the key.
 pub(super) const SIGNERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("signers");
 
@@ -151,16 +156,19 @@ pub(super) fn prepare(
             let peers = read_2(database)?;
             write_tables(database, None, &peers)?;
         }
+        Some(3) => write_tables(database, None, &[])?,
         Some(SCHEMA) => {}
         Some(later) => return Ok(Err(later)),
     }
     let read = database.begin_read()?;
     // A damaged value shows now, while there is a good moment to set the file aside.
     nodes(&read.open_table(NODES)?)?;
-    for table in [LINKS, HEADS] {
+    for table in [LINKS, HEADS, LASTING] {
         read.open_table(table)?;
     }
-    read.open_table(CHECKPOINT)?;
+    for table in [CHECKPOINT, KEPT] {
+        read.open_table(table)?;
+    }
     read.open_table(SIGNERS)?;
     Ok(Ok(State::read(&read.open_table(STATE_TABLE)?)?.incarnation))
 }
@@ -210,7 +218,9 @@ fn write_tables(
         }
         write.open_table(LINKS)?;
         write.open_table(HEADS)?;
+        write.open_table(LASTING)?;
         write.open_table(CHECKPOINT)?;
+        write.open_table(KEPT)?;
         write.open_table(SIGNERS)?;
     }
     write.commit()?;

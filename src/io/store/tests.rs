@@ -17,6 +17,7 @@ mod chain;
 mod crash;
 mod damage;
 pub(super) mod disk;
+mod lasting;
 
 use self::disk::Disk;
 
@@ -226,7 +227,7 @@ fn files_of_earlier_schemas_are_read_and_become_ones_of_this() {
             last += 1;
             assert_eq!(chain.append(&[event(last)]).expect("writes").seq, last);
             let proved = if schema == 1 { 0 } else { 5 };
-            let verified = Verified { forgotten: 0, last, proved };
+            let verified = Verified { forgotten: 0, lasting: 0, last, proved };
             assert_eq!(chain.verify(is_signed).expect("sound"), verified, "schema {schema}");
         }
     }
@@ -248,7 +249,7 @@ fn a_file_of_a_later_schema_is_left_alone() {
     assert_eq!(life(), Incarnation(1));
     renumber(&dir.path().join(FILE), schema::SCHEMA + 1);
     let error = Store::open(dir.path(), at(0)).expect_err("another schema").to_string();
-    assert!(error.contains("schema 4") && error.contains("later version"), "{error}");
+    assert!(error.contains("schema 5") && error.contains("later version"), "{error}");
     assert_eq!(fs::read_dir(dir.path()).expect("reads").count(), 1, "nothing is set aside");
     renumber(&dir.path().join(FILE), schema::SCHEMA);
     assert_eq!(life(), Incarnation(2));
@@ -324,7 +325,7 @@ async fn a_failing_disk_costs_the_calls_it_fails_and_no_more() {
         }
         chain.append(&events(301..=400)).expect("writes");
         let verified = chain.verify(is_signed).expect("sound");
-        assert_eq!(verified, Verified { forgotten: 0, last: 400, proved: 300 });
+        assert_eq!(verified, Verified { forgotten: 0, lasting: 0, last: 400, proved: 300 });
     }
 }
 

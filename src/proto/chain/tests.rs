@@ -49,7 +49,7 @@ fn chain(records: &[Vec<u8>], forgotten: usize) -> Chain {
     let links = all.split_off(forgotten);
     let checkpoint = all.last().map(|last| {
         let what = Checkpoint { tip: last.tip, at: 4 };
-        Signed { signature: sign(&what.signed_bytes(&node())), what }
+        Signed { signature: sign(&what.signed_bytes(&node(), None)), what }
     });
     let heads = links.iter().filter(|l| l.tip.seq % 5 == 0).map(|l| head(l.tip)).collect();
     Chain { checkpoint, links, heads, noted: Some(tip) }
@@ -58,7 +58,7 @@ fn chain(records: &[Vec<u8>], forgotten: usize) -> Chain {
 impl Chain {
     fn verify(&self) -> Result<Verified, Fault> {
         let node = node();
-        let mut verifier = ChainVerifier::new(&node, self.checkpoint.as_ref(), is_signed);
+        let mut verifier = ChainVerifier::new(&node, self.checkpoint.as_ref(), None, is_signed);
         let mut heads = self.heads.iter().peekable();
         for (at, link) in self.links.iter().enumerate() {
             // The place in the file, not what the link says of itself, is what heads are sorted by.
@@ -98,7 +98,7 @@ proptest! {
     fn a_chain_as_it_was_written_is_sound(chain in chains()) {
         let (first, last) = (chain.links[0].tip.seq, chain.links.last().expect("some").tip.seq);
         let proved = chain.heads.last().map_or(first - 1, |head| head.what.tip.seq);
-        prop_assert_eq!(chain.verify(), Ok(Verified { forgotten: first - 1, last, proved }));
+        prop_assert_eq!(chain.verify(), Ok(Verified { forgotten: first - 1, lasting: 0, last, proved }));
     }
 
     #[test]
@@ -260,7 +260,7 @@ fn records_past_the_noted_end_were_inserted() {
 #[test]
 fn what_cannot_be_read_is_named() {
     let (node, chain) = (node(), twelve());
-    let mut verifier = ChainVerifier::new(&node, chain.checkpoint.as_ref(), is_signed);
+    let mut verifier = ChainVerifier::new(&node, chain.checkpoint.as_ref(), None, is_signed);
     verifier.unreadable(3);
     verifier.link(&ChainLink { tip: chain.links[1].tip, record: &chain.links[1].record });
     assert_eq!(verifier.finish(chain.noted), fault(3, Why::Unreadable));

@@ -122,6 +122,22 @@ impl Recorded {
         stored.map(Self::from)
     }
 
+    /// Whether stored bytes are of an event that outlasts the others.
+    pub fn is_lasting(bytes: &[u8]) -> bool {
+        type Fields<'a> = (u64, u64, Incarnation, Stamp, &'a str);
+        type Unstamped<'a> = (u64, u64, Incarnation, &'a str);
+        let label = match bytes.split_first() {
+            Some((&VERSION, fields)) => {
+                postcard::take_from_bytes(fields).map(|(it, _): (Fields<'_>, _)| it.4)
+            }
+            Some((&OLD, fields)) => {
+                postcard::take_from_bytes(fields).map(|(it, _): (Unstamped<'_>, _)| it.3)
+            }
+            _ => return false,
+        };
+        label.is_ok_and(Event::is_lasting)
+    }
+
     /// [`Recorded::at`] of stored bytes, without reading the rest.
     pub fn at_of(bytes: &[u8]) -> Option<u64> {
         let (version, fields) = bytes.split_first()?;
@@ -140,7 +156,7 @@ pub struct Page {
     pub events: Vec<Recorded>,
     /// What comes next is after this number.
     pub next: u64,
-    /// The first number that is still known; what was before is forgotten.
+    /// The first number after which nothing is forgotten; of what was before only what outlasts the rest is known.
     pub first: u64,
 }
 
@@ -232,6 +248,22 @@ mod tests {
         assert_eq!(bytes[0], VERSION);
         assert_eq!(Recorded::from_bytes(&bytes), Ok(event));
         assert_eq!(Recorded::at_of(&bytes), Some(1_700_000_000_123));
+    }
+
+    #[test]
+    fn what_outlasts_the_rest_is_known_by_its_bytes() {
+        let lasting = |event| Recorded::is_lasting(&recorded(event).to_bytes().expect("short"));
+        assert!(lasting(Event::NodeStarted { version: "1".to_owned() }));
+        assert!(
+            !lasting(Event::Paused { millis: 1 }) && !lasting(Event::PeerConnecting { peer: b() })
+        );
+        let other =
+            OtherEvent { event: "node_started_otherwise".to_owned(), ..OtherEvent::default() };
+        assert!(!lasting(Event::Other(other)));
+        assert!(Recorded::is_lasting(b"\x01\x07\x08\x09\x0cnode_started\x00\x02{}"));
+        for bytes in [&b""[..], b"\x01", b"\x02\x07\x08", b"\x09\x07\x08\x09\x0cnode_started"] {
+            assert!(!Recorded::is_lasting(bytes), "{bytes:?}");
+        }
     }
 
     #[test]

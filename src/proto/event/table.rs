@@ -1,14 +1,22 @@
-//! The table of events: the label, the level, the node that it is about and the text of each.
+//! The table of events: the label, how long it stays, the level, the node that it is about and the text of each.
 //!
-//! The log, the command line, the dashboard and the API take all four from here.
+//! The log, the command line, the dashboard and the API take their words from here.
 
 use std::fmt;
 
 use super::{Broken, Event, Level, OtherEvent, Reason, Revocable};
 use crate::proto::node::NodeName;
 
+/// How long events of a type stay.
+enum Class {
+    /// What this node and its operators did: it outlasts the rest.
+    Lasting,
+    /// As long as there is room.
+    Passing,
+}
+
 macro_rules! table {
-    ($($event:ident { $($field:ident),* } $label:literal $level:expr, $about:expr, $text:literal $(, $value:expr)*;)*) => {
+    ($($event:ident { $($field:ident),* } $label:literal $class:ident $level:expr, $about:expr, $text:literal $(, $value:expr)*;)*) => {
         impl Event {
             /// The types of events, as the API spells them.
             pub const LABELS: [&str; [$($label),*].len()] = [$($label),*];
@@ -40,6 +48,17 @@ macro_rules! table {
                 }
             }
 
+            /// Whether events of this type outlast the others in a trail that is shortened for its size. What a peer can cause
+            /// as often as it likes never does.
+            pub fn is_lasting(label: &str) -> bool {
+                use Class::{Lasting, Passing};
+                let class = match label {
+                    $($label => $class,)*
+                    _ => Passing,
+                };
+                matches!(class, Lasting)
+            }
+
             /// The node that it is about, when there is one; of a link that of its two ends which sees the other.
             #[expect(unused_variables, reason = "a row names the fields of all its columns")]
             pub fn about(&self) -> Option<&NodeName> {
@@ -65,66 +84,66 @@ macro_rules! table {
 }
 
 table! {
-    PeerDiscovered { peer, address, source } "peer_discovered" Debug, Some(peer),
+    PeerDiscovered { peer, address, source } "peer_discovered" Passing Debug, Some(peer),
         "{peer} discovered at {address} ({})", source.label();
-    PeerConnecting { peer } "peer_connecting" Info, Some(peer), "{peer} connecting";
-    PeerSyncing { peer, incarnation, address } "peer_syncing" Debug, Some(peer),
+    PeerConnecting { peer } "peer_connecting" Passing Info, Some(peer), "{peer} connecting";
+    PeerSyncing { peer, incarnation, address } "peer_syncing" Passing Debug, Some(peer),
         "{peer} syncing at {address}, incarnation {incarnation}";
-    PeerOnline { peer, incarnation, address } "peer_online" Info, Some(peer),
+    PeerOnline { peer, incarnation, address } "peer_online" Passing Info, Some(peer),
         "{peer} online at {address}, incarnation {incarnation}";
-    PeerOffline { peer, reason } "peer_offline" Info, Some(peer), "{peer} offline ({})", reason.label();
-    PeerForgotten { peer } "peer_forgotten" Info, Some(peer), "{peer} forgotten";
-    PeerSuspected { peer, phi, missed } "peer_suspected" Warn, Some(peer),
+    PeerOffline { peer, reason } "peer_offline" Passing Info, Some(peer), "{peer} offline ({})", reason.label();
+    PeerForgotten { peer } "peer_forgotten" Passing Info, Some(peer), "{peer} forgotten";
+    PeerSuspected { peer, phi, missed } "peer_suspected" Passing Warn, Some(peer),
         "{peer} suspect: missed {missed} beats (phi {phi:.1})";
-    PeerCleared { peer } "peer_cleared" Info, Some(peer), "{peer} heard again";
-    PeerSilent { peer, phi, missed, heard_by, confirmed_by, broken } "peer_silent" Warn, Some(peer),
+    PeerCleared { peer } "peer_cleared" Passing Info, Some(peer), "{peer} heard again";
+    PeerSilent { peer, phi, missed, heard_by, confirmed_by, broken } "peer_silent" Passing Warn, Some(peer),
         "{peer} given up after {missed} missed beats (phi {phi:.1}){}{}{}",
         Names("; still heard by ", heard_by), Names("; not heard either by ", confirmed_by), cut(*broken);
-    Paused { millis } "paused" Warn, None,
+    Paused { millis } "paused" Passing Warn, None,
         "this node was paused for {:.1} s; its timeouts are longer for a while", *millis as f64 / 1e3;
-    LinkReplaced { peer, incarnation } "link_replaced" Info, Some(peer),
+    LinkReplaced { peer, incarnation } "link_replaced" Passing Info, Some(peer),
         "{peer} link replaced by a newer one, incarnation {incarnation}";
-    LinkLost { peer, cause } "link_lost" Info, Some(peer), "{peer} link lost: {cause}";
-    LinkChanged { from, to, state, suspect, reason } "link_changed" Debug, Some(from),
+    LinkLost { peer, cause } "link_lost" Passing Info, Some(peer), "{peer} link lost: {cause}";
+    LinkChanged { from, to, state, suspect, reason } "link_changed" Passing Debug, Some(from),
         "{from} sees {to} {}{}", state.label(), Because(reason.map(Reason::label).or(suspect.then_some("suspect")));
-    LinksChanged { from, links } "links_changed" Debug, Some(from), "{from} links changed: {links}";
-    LinkRefused { peer, refusal } "link_refused" Warn, Some(peer), "{peer} link refused: {refusal}";
+    LinksChanged { from, links } "links_changed" Passing Debug, Some(from), "{from} links changed: {links}";
+    LinkRefused { peer, refusal } "link_refused" Passing Warn, Some(peer), "{peer} link refused: {refusal}";
     // That another process has this node's name is an event of its own.
-    RefusedBy { peer, refusal } "refused_by" if refusal.is_of_namesake() { Debug } else { Warn }, Some(peer),
+    RefusedBy { peer, refusal } "refused_by" Passing if refusal.is_of_namesake() { Debug } else { Warn }, Some(peer),
         "refused by {peer}: {refusal}";
-    CertificateRefused { peer } "certificate_refused" Warn, Some(peer),
+    CertificateRefused { peer } "certificate_refused" Passing Warn, Some(peer),
         "refused by {peer}: this node's certificate is revoked. Issue a new one and restart this node";
-    DialFailed { peer, address, cause } "dial_failed" if peer.is_some() { Info } else { Warn }, peer.as_ref(),
+    DialFailed { peer, address, cause } "dial_failed" Passing if peer.is_some() { Info } else { Warn }, peer.as_ref(),
         "{} at {address}: {cause}; will try again", Dialed(peer.as_ref());
-    SeedIsMyself { address } "seed_is_myself" Warn, None, "to join at {address} is ignored: it is this node itself";
-    NameInUse { address } "name_in_use" Warn, None,
+    SeedIsMyself { address } "seed_is_myself" Passing Warn, None, "to join at {address} is ignored: it is this node itself";
+    NameInUse { address } "name_in_use" Passing Warn, None,
         "another process uses this node's name at {address}: peers link with one of the two only. \
          Stop one, or give it another name";
-    IncarnationRaised { to } "incarnation_raised" Warn, None,
+    IncarnationRaised { to } "incarnation_raised" Passing Warn, None,
         "this node goes on as incarnation {to}: peers know a later incarnation than its data directory does";
-    NodeStarted { version } "node_started" Info, None, "this node starts, version {version}";
-    NodeStopping {} "node_stopping" Info, None, "this node says goodbye and stops";
-    ActorEnded { actor, why, restarted } "actor_ended" if *restarted { Warn } else { Error }, None,
+    NodeStarted { version } "node_started" Lasting Info, None, "this node starts, version {version}";
+    NodeStopping {} "node_stopping" Lasting Info, None, "this node says goodbye and stops";
+    ActorEnded { actor, why, restarted } "actor_ended" Passing if *restarted { Warn } else { Error }, None,
         "actor {actor} ended {}: {why}",
         if *restarted { "and is restarted" } else { "too often, and its supervisor gives up" };
-    IdentityLoaded { id, cluster, development } "identity_loaded" Info, None,
+    IdentityLoaded { id, cluster, development } "identity_loaded" Lasting Info, None,
         "identity {id} of {}cluster {cluster}", if *development { "development " } else { "" };
-    CertificatesRevoked { certificates, own } "certificates_revoked" if *own { Warn } else { Info }, None,
+    CertificatesRevoked { certificates, own } "certificates_revoked" Lasting if *own { Warn } else { Info }, None,
         "a new list of revoked certificates is in force, {certificates} in all{}",
         if *own { ": this node's certificate is revoked. Issue a new one and restart this node" } else { "" };
-    TokensRevoked { tokens } "tokens_revoked" Info, None,
+    TokensRevoked { tokens } "tokens_revoked" Lasting Info, None,
         "a new list of revoked tokens is in force, {tokens} in all";
-    RevocationsRefused { list, why } "revocations_refused" Warn, None,
+    RevocationsRefused { list, why } "revocations_refused" Passing Warn, None,
         "list of revoked {} refused, the one before stays in force: {why}",
         match list { Revocable::Certificates => "certificates", Revocable::Tokens => "tokens" };
-    StoreSetAside { path } "store_set_aside" Error, None,
+    StoreSetAside { path } "store_set_aside" Lasting Error, None,
         "the store was damaged and begins anew; it is kept as {path}";
-    StoreFailing { why } "store_failing" Error, None, "nothing is remembered, and that is tried again: {why}";
-    StoreRecovered {} "store_recovered" Info, None, "the store can be written again";
-    EventsLost { count } "events_lost" Error, None,
+    StoreFailing { why } "store_failing" Passing Error, None, "nothing is remembered, and that is tried again: {why}";
+    StoreRecovered {} "store_recovered" Passing Info, None, "the store can be written again";
+    EventsLost { count } "events_lost" Lasting Error, None,
         "{count} events before this one are in no trail: the store could not be written";
-    EventsMissed { count } "events_missed" Warn, None, "{count} events came faster than they were read";
-    EventsOmitted { count, kind, peer } "events_omitted" Warn, None, "{count} more events {kind}{} within a short time",
+    EventsMissed { count } "events_missed" Passing Warn, None, "{count} events came faster than they were read";
+    EventsOmitted { count, kind, peer } "events_omitted" Passing Warn, None, "{count} more events {kind}{} within a short time",
         About(peer.as_ref());
 }
 

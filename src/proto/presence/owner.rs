@@ -18,10 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::words::{self, Body, Change, Entry, Epoch, HEAD, Output, Page, WORD, Word};
+use crate::proto::budget::PRESENCES;
 use crate::proto::node::NodeName;
-
-/// Entries of one owner, at most.
-pub(super) const MAX_ENTRIES: usize = 200_000;
 
 /// The owner broke this rule.
 pub(super) type Broken = &'static str;
@@ -35,12 +33,15 @@ pub(super) struct Owner {
     /// How many changes have been made.
     pub(super) clock: u64,
     pub(super) entries: BTreeMap<u64, Arc<Entry>>,
+    /// What they cost.
+    pub(super) bytes: usize,
     tag: u64,
 }
 
 impl Owner {
     pub(super) fn new(name: &NodeName, epoch: Epoch) -> Self {
-        Self { epoch, clock: 0, entries: BTreeMap::new(), tag: words::tag(name, epoch) }
+        let tag = words::tag(name, epoch);
+        Self { epoch, clock: 0, entries: BTreeMap::new(), bytes: 0, tag }
     }
 
     /// The next change.
@@ -59,12 +60,16 @@ impl Owner {
 
     fn join(&mut self, number: u64, body: Body, out: &mut Vec<Output>) {
         let entry = Arc::new(body.entry(self.tag, number));
+        self.bytes += entry.cost();
         self.entries.insert(number, entry.clone());
         out.push(Output::Joined(entry));
     }
 
     fn leave(&mut self, number: u64, out: &mut Vec<Output>) {
-        out.extend(self.entries.remove(&number).map(Output::Left));
+        if let Some(entry) = self.entries.remove(&number) {
+            self.bytes -= entry.cost();
+            out.push(Output::Left(entry));
+        }
     }
 
     /// One page of these entries, as large as a word may be.
@@ -126,7 +131,7 @@ impl Peer {
     /// All its entries leave.
     pub(super) fn clear(&mut self, out: &mut Vec<Output>) {
         out.extend(std::mem::take(&mut self.owner.entries).into_values().map(Output::Left));
-        self.owner.clock = 0;
+        (self.owner.bytes, self.owner.clock) = (0, 0);
         self.reading = None;
     }
 
@@ -180,8 +185,8 @@ impl Peer {
 
     /// That it has no more than it may. Catching up, some that have left may still be here.
     fn count(&self) -> Result<(), Broken> {
-        let most = if self.reading.is_some() { 2 * MAX_ENTRIES } else { MAX_ENTRIES };
-        if self.owner.entries.len() > most { Err(TOO_MANY) } else { Ok(()) }
+        let most = if self.reading.is_some() { 2 * PRESENCES } else { PRESENCES };
+        if self.owner.bytes > most { Err(TOO_MANY) } else { Ok(()) }
     }
 
     /// Changes are missing: everything is read, or read anew.

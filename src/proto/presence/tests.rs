@@ -435,26 +435,38 @@ fn whoever_breaks_a_rule_is_not_heard() {
 }
 
 #[test]
-fn each_owner_has_a_bounded_number_of_entries() {
+fn the_entries_of_each_owner_are_bounded_in_bytes() {
     let mut a = Alone::new(&["b@h"]);
     let b = epoch(1, 1);
-    let many: Vec<Change> = (0..MAX_ENTRIES).map(|_| joined("u")).collect();
+    let Change::Joined(body) = joined("u") else { panic!() };
+    let most = PRESENCES / body.cost();
+    let many: Vec<Change> = (0..most).map(|_| joined("u")).collect();
     a.delta("b@h", b, 0, &many);
-    assert_eq!(a.machine.shown.len(), MAX_ENTRIES);
-    let clock = u64::try_from(MAX_ENTRIES).expect("small");
+    assert_eq!(a.machine.shown.len(), most);
+    let clock = u64::try_from(most).expect("small");
     let swap = [Change::Left(1), joined("u")];
     assert_eq!(brief(&a.delta("b@h", b, clock, &swap)), "-u +u");
     let out = a.delta("b@h", b, clock + 2, &[joined("u")]);
     assert_eq!(out.last(), Some(&Output::Fault(name("b@h"), "too many entries")));
-    assert_eq!((out.len(), a.machine.shown.len()), (MAX_ENTRIES + 3, 0));
+    assert_eq!((out.len(), a.machine.shown.len()), (most + 3, 0));
+    assert_eq!(a.machine.peers[&name("b@h")].owner.bytes, 0);
 
     let mut out = Vec::new();
-    let (room, now) = (topic("room:1"), a.now);
-    for _ in 0..MAX_ENTRIES {
+    let (room, now, long) = (topic("room:1"), a.now, format!("{{\"x\":\"{}\"}}", "x".repeat(990)));
+    let mut last = a.machine.track(&room, "u", "{}", now, &mut out).expect("there is room");
+    while let Ok(next) = a.machine.track(&room, "u", &long, now, &mut out) {
         out.clear();
-        a.machine.track(&room, "u", "{}", now, &mut out).expect("there is room");
+        last = next;
     }
-    assert_eq!(a.machine.track(&room, "u", "{}", now, &mut out), Err(Refused::Full));
+    while a.machine.track(&room, "u", "{}", now, &mut out).is_ok() {}
+    assert_eq!(a.machine.track(&room, "u", &long, now, &mut out), Err(Refused::Full));
+    let first = a.machine.own.entries[&1].reference;
+    assert_eq!(a.machine.update(first, &long, now, &mut out), Err(Refused::Full));
+    let last = a.machine.update(last, "{}", now, &mut out).expect("smaller than before");
+    a.machine.update(first, &long, now, &mut out).expect("there is room again");
+    a.machine.untrack(last, now, &mut out);
+    let costs: usize = a.machine.own.entries.values().map(|entry| entry.cost()).sum();
+    assert_eq!(a.machine.own.bytes, costs);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use crate::proto::budget::PRESENCE_COST;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::topic::Topic;
 
@@ -77,6 +78,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// What it costs each node that knows it, in bytes.
+    pub(super) fn cost(&self) -> usize {
+        PRESENCE_COST + self.topic.as_str().len() + self.key.len() + self.meta.len()
+    }
+
     /// The meta as clients see it, with its `phx_ref` and `phx_ref_prev`, as JSON text.
     pub fn shown(&self) -> String {
         let mut text = format!("{{\"phx_ref\":\"{}\"", self.reference);
@@ -135,6 +141,11 @@ impl Body {
             serde_json::from_str(&self.meta).map_err(|_no_object| Refused::Meta)?;
         let ours = ["phx_ref", "phx_ref_prev"].iter().any(|name| fields.contains_key(*name));
         if ours { Err(Refused::Meta) } else { Ok(()) }
+    }
+
+    /// What the entry will cost.
+    pub(super) fn cost(&self) -> usize {
+        PRESENCE_COST + self.topic.as_str().len() + self.key.len() + self.meta.len()
     }
 
     pub(super) fn of(entry: &Entry) -> Self {

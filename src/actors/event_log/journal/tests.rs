@@ -119,6 +119,24 @@ async fn who_follows_is_told_how_much_was_forgotten() {
 }
 
 #[tokio::test]
+async fn what_outlasted_the_rest_is_read_and_no_follower_hears_it_late() {
+    let world = World::new(Limits { age: Duration::MAX, bytes: 4000 });
+    world.journal.trail().note(Event::NodeStarted { version: "1".to_owned() });
+    world.note(2..=200);
+    world.journal.flush().await.expect("writes, and forgets most");
+    let world = world.again();
+    let label = Some("node_started".to_owned());
+    let page = world.journal.read(Query { label, after: Some(0), ..Query::default() }).await;
+    assert_eq!(page.events.iter().map(|event| event.seq).collect::<Vec<_>>(), [1]);
+    assert!(page.first > 100 && page.events[0].hash.is_some(), "{page:?}");
+    let mut following = world.journal.follow(Some(0));
+    let forgotten = following.recv().await.expect("runs");
+    assert_eq!(forgotten.event, Event::EventsMissed { count: page.first - 1 });
+    assert_eq!(following.recv().await.expect("runs").seq, page.first);
+    assert_eq!(world.journal.verify().await.expect("sound").lasting, 1);
+}
+
+#[tokio::test]
 async fn a_commit_that_succeeded_although_it_seemed_to_fail_is_not_written_again() {
     let world = World::new(LIMITS);
     world.note(1..=5);

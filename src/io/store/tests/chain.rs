@@ -44,7 +44,7 @@ fn heads_are_signed_when_there_is_something_new() {
     assert_eq!((head.what.tip.seq, head.what.at), (5, 1000));
     assert!(chain.sign_head(at(2), sign).expect("reads").is_none());
     chain.append(&events(6..=7)).expect("writes");
-    let sound = |proved| Verified { forgotten: 0, last: 7, proved };
+    let sound = |proved| Verified { forgotten: 0, lasting: 0, last: 7, proved };
     assert_eq!(chain.verify(is_signed).expect("sound"), sound(5));
     chain.sign_head(at(3), sign).expect("writes").expect("new");
     assert_eq!(chain.verify(is_signed).expect("sound"), sound(7));
@@ -68,7 +68,7 @@ fn what_is_old_or_too_much_is_forgotten_and_the_rest_verifies() {
     assert_eq!(retain(Limits { age: Duration::from_secs(1), ..all }, now), 40);
     assert_eq!((chain.first().expect("reads"), chain.last().expect("reads").seq), (41, 100));
     let verified = chain.verify(is_signed).expect("sound");
-    assert_eq!(verified, Verified { forgotten: 40, last: 100, proved: 100 });
+    assert_eq!(verified, Verified { forgotten: 40, lasting: 0, last: 100, proved: 100 });
     let size = ChainLink {
         tip: chain.last().expect("reads"),
         record: &event(50).to_bytes().expect("short"),
@@ -94,7 +94,7 @@ fn what_is_old_or_too_much_is_forgotten_and_the_rest_verifies() {
     assert_eq!((chain.first().expect("reads"), chain.last().expect("reads").seq), (101, 100));
     chain.append(&events(101..=102)).expect("writes");
     let verified = chain.verify(is_signed).expect("sound");
-    assert_eq!(verified, Verified { forgotten: 100, last: 102, proved: 100 });
+    assert_eq!(verified, Verified { forgotten: 100, lasting: 0, last: 102, proved: 100 });
     drop(chain);
     let chain = trail(Store::open(dir.path(), at(0)).expect("opens").0);
     assert_eq!(chain.verify(is_signed).expect("sound"), verified);
@@ -161,7 +161,7 @@ fn put(write: &WriteTransaction, seq: u64, link: &[u8]) {
 
 #[test]
 fn every_change_to_the_file_is_named() {
-    let untouched = "Verified { forgotten: 5, last: 30, proved: 25 }";
+    let untouched = "Verified { forgotten: 5, lasting: 0, last: 30, proved: 25 }";
     assert_eq!(after(|_| {}), untouched);
     for at in [6, 13, 30] {
         let edited = after(|write| {
@@ -221,7 +221,11 @@ fn whoever_makes_the_hashes_anew_is_found_by_the_next_head() {
     let words = "or one after it was changed, and the hashes made anew";
     assert_eq!(rewritten(13), format!("record 11 {words}"), "10 is proved");
     assert_eq!(rewritten(21), format!("record 21 {words}"));
-    assert_eq!(rewritten(27), "Verified { forgotten: 5, last: 30, proved: 25 }", "as it says");
+    assert_eq!(
+        rewritten(27),
+        "Verified { forgotten: 5, lasting: 0, last: 30, proved: 25 }",
+        "as it says"
+    );
     let head = after(|write| {
         let mut heads = write.open_table(HEADS).expect("there");
         let bytes = heads.get(20).expect("reads").expect("one").value().to_vec();

@@ -28,7 +28,7 @@ fn is_whole(chain: &Chain) -> Result<bool, StoreError> {
     let (long, short): (Vec<_>, Vec<_>) =
         chain.store.known()?.into_iter().partition(|node| node.id.is_some());
     let ports = |node: &Known| node.contacts().next().map(|contact| contact.address.port());
-    Ok(verified == Verified { forgotten: 0, last: RECORDS, proved: RECORDS }
+    Ok(verified == Verified { forgotten: 0, lasting: 0, last: RECORDS, proved: RECORDS }
         && kept.iter().all(is_as_written)
         && kept.len() as u64 == RECORDS
         && [short.len() as u64, long.len() as u64] == [RECORDS / 20; 2]

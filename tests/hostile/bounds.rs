@@ -1,0 +1,272 @@
+//! Much of what a member may send, none of whose answers it reads: what it makes an innocent node hold stays within
+//! bounds, and all serve each other meanwhile.
+
+use std::time::Duration;
+
+use xpando_node::internals::proto::discovery;
+use xpando_node::internals::proto::frame::{Control, Lane};
+use xpando_node::internals::proto::interest::Interest;
+use xpando_node::internals::proto::node::Incarnation;
+use xpando_node::internals::proto::presence::{Body, Change, Epoch, Word};
+use xpando_node::internals::proto::talk;
+
+use crate::harm::{Harm, Scene};
+use crate::kit::{Node, during, full, outputs, parsed, wall};
+use crate::member::{Member, Tie};
+use crate::ractor::{self, Members, Spawn, Terminate, actors};
+
+/// How long a link stays after all was said: what is held is there then, and no beat is missed yet.
+const HOLD: Duration = Duration::from_secs(1);
+
+/// Has the member say this to the first node, whose answers it does not read.
+fn unread(attack: &str, says: impl FnOnce(&mut Tie)) -> Scene {
+    meanwhile(attack, says, |_nodes| {})
+}
+
+/// What all bounds of the member come to, as `docs/SECURITY.md` has them, in KiB.
+const ALL: u64 = 150 * 1024;
+
+/// Likewise; this is done while the link stays.
+fn meanwhile(attack: &str, says: impl FnOnce(&mut Tie), then: impl FnOnce(&[Node; 3])) -> Scene {
+    let mut scene = Scene::new();
+    let harm = held(&mut scene, says, then);
+    harm.bearable_flood(attack);
+    scene
+}
+
+fn held(scene: &mut Scene, says: impl FnOnce(&mut Tie), then: impl FnOnce(&[Node; 3])) -> Harm {
+    scene.under(|member, nodes| {
+        let mut tie = member.link_ractor(&nodes[0]);
+        says(&mut tie);
+        then(nodes);
+        during(HOLD, || {});
+    })
+}
+
+/// A payload of which each part is another.
+fn long(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at % 251) as u8).collect()
+}
+
+#[test]
+fn actors_behind_the_gate() {
+    let mut scene = Scene::new();
+    let spawn = || Spawn { actors: actors(0..5_000) };
+    let members = |group: u64, pids| Members {
+        group: format!("group {group}"),
+        actors: actors(pids),
+        scope: "xpando".to_owned(),
+    };
+    let harm = scene.under(|member: &mut Member, nodes| {
+        for _ in 0..3 {
+            let mut tie = member.link_ractor(&nodes[0]);
+            for _ in 0..20 {
+                tie.control(ractor::Control { spawn: Some(spawn()), ..Default::default() });
+            }
+            // That link is over. On another one: as many as there may be, then others in their place, then more.
+            let mut tie = member.link_ractor(&nodes[0]);
+            for group in 0..7 {
+                let join = Some(members(group, 0..1000));
+                tie.control(ractor::Control { join, ..Default::default() });
+            }
+            let terminate = Some(Terminate { ids: (0..1000).collect() });
+            tie.control(ractor::Control { terminate, ..Default::default() });
+            for group in 0..7 {
+                let join = Some(members(group, 1000..2000));
+                tie.control(ractor::Control { join, ..Default::default() });
+            }
+            during(HOLD, || {});
+            let join = Some(members(9, 5000..9000));
+            tie.control(ractor::Control { join, ..Default::default() });
+        }
+    });
+    harm.bearable_flood("actors");
+    scene.nodes[0].logged("link cut", &[("fault", "waiting for a control message")]);
+    scene.nodes[0].logged("link cut", &[("fault", "actors in groups")]);
+}
+
+/// The last events of all nodes, as each shows them: no node is missing.
+fn tells_of_all(nodes: &[Node; 3]) {
+    for node in nodes {
+        let (code, _, err) = outputs(&node.run(&["events", "--all", "-n", "100"], &[]));
+        let missing: Vec<_> = err.lines().filter(|line| !line.contains("m@")).collect();
+        assert_eq!((code, missing), (Some(0), vec![]), "{}", node.name);
+    }
+}
+
+#[test]
+fn questions_what_a_node_sees() {
+    let asks = |tie: &mut Tie| tie.requests("xpando:sight", b"", 4_000);
+    meanwhile("sights", asks, |nodes| {
+        for node in &nodes[1..] {
+            let (code, out, err) =
+                outputs(&node.run(&["call", &format!("xpando:sight@{}", full("a")), "-"], &[]));
+            assert!(code == Some(0) && out.contains("majority"), "{out} {err}");
+        }
+    });
+}
+
+#[test]
+fn questions_what_happened() {
+    let asks = |tie: &mut Tie| tie.requests("xpando:history", b"{}", 12_000);
+    meanwhile("histories", asks, tells_of_all);
+}
+
+#[test]
+fn watches_of_a_name_that_nobody_serves() {
+    let name = "x".repeat(200).parse().unwrap();
+    unread("watches", |tie| {
+        let watch = |number| {
+            let mut out = Vec::new();
+            talk::watch(&mut out, number, &name);
+            out
+        };
+        tie.messages(Lane::Calls, (0..100_000).map(watch));
+    });
+}
+
+#[test]
+fn watches_of_a_name_that_is_served() {
+    let name = "xpando:echo".parse().unwrap();
+    unread("watches of echo", |tie| {
+        let watch = |number| {
+            let mut out = Vec::new();
+            talk::watch(&mut out, number, &name);
+            out
+        };
+        tie.messages(Lane::Calls, (0..200_000).map(watch));
+    });
+}
+
+#[test]
+fn echoes_that_are_not_read() {
+    unread("short echoes", |tie| tie.requests("xpando:echo", &long(50), 50_000));
+    unread("long echoes", |tie| tie.requests("xpando:echo", &long(60_000), 1_000));
+}
+
+#[test]
+fn interest_that_comes_and_goes_and_as_much_as_there_may_be() {
+    let interest = |number: u32, there| {
+        let mut out = Vec::new();
+        let topic = Interest::Topic(format!("topic:{number}").parse().unwrap());
+        talk::interest(&mut out, &topic, there);
+        out
+    };
+    unread("interest", |tie| {
+        for _ in 0..5 {
+            let both = (0..20_000).flat_map(|it| [interest(it, true), interest(it, false)]);
+            tie.messages(Lane::Calls, both);
+        }
+        tie.messages(Lane::Calls, (0..500_000).map(|it| interest(it, true)));
+    });
+}
+
+#[test]
+fn words_that_only_a_later_version_knows() {
+    unread("unknown kinds", |tie| {
+        for _ in 0..20 {
+            tie.messages(Lane::Calls, (0..5_000).map(|_| vec![9; 30]));
+            tie.messages(Lane::Calls, [vec![200; 60_000]]);
+            tie.messages(Lane::Bulk, (0..1_000).map(|_| vec![77; 30]));
+            (0..1_000).for_each(|_| tie.piece(Lane::Control, &[99, 1, 2]));
+        }
+    });
+}
+
+#[test]
+fn long_messages_that_do_not_go_on() {
+    unread("half of long messages", |tie| {
+        tie.begin_message(Lane::Calls, 16 << 20, 16_000_000);
+        tie.begin_message(Lane::Bulk, 16 << 20, 4_000_000);
+    });
+}
+
+#[test]
+fn credit_that_was_never_used_and_bulk_beyond_it() {
+    let scene = unread("credit", |tie| {
+        let credit = Control::Credit(u32::MAX).encode().unwrap();
+        tie.piece(Lane::Control, &credit);
+    });
+    scene.nodes[0].logged("link cut", &[("fault", "credit never used")]);
+}
+
+#[test]
+fn broadcasts_on_topics_without_end() {
+    let topic = |number: u32| format!("{number:0200}").parse().unwrap();
+    unread("topics", |tie| {
+        let say = |number| {
+            let mut out = Vec::new();
+            talk::broadcast(&mut out, Some(&topic(number)));
+            out
+        };
+        tie.broadcasts((0..110_000).map(say));
+    });
+}
+
+#[test]
+fn presences_without_end() {
+    let epoch = Epoch { life: Incarnation(1), boot: wall() };
+    let joined = || {
+        Change::Joined(Body {
+            topic: "room:1".parse().unwrap(),
+            key: String::new(),
+            meta: "{}".to_owned(),
+            previous: None,
+        })
+    };
+    unread("presences", |tie| {
+        for after in (0..200_000).step_by(2_000) {
+            let changes = (0..2_000).map(|_| joined()).collect();
+            tie.say("channel:presence", &Word::Delta { epoch, after, changes });
+        }
+    });
+}
+
+#[test]
+fn words_for_actors_and_questions_that_others_have_to_answer() {
+    let others = ["a", "b", "c"].map(parsed);
+    unread("words for actors", |tie| {
+        for _ in 0..1_000 {
+            for other in &others {
+                tie.say("network:peers", &discovery::Word::Show(other.clone()));
+            }
+        }
+        tie.messages(Lane::System, (0..100).map(|_| vec![0xff; 30_000]));
+        for topic in ["network:registry", "network:topology", "node:heartbeat", "no:actor"] {
+            (0..100).for_each(|_| tie.say(topic, &long(10_000)));
+        }
+    });
+}
+
+#[test]
+fn much_of_it_at_once() {
+    let name = "x".repeat(200).parse().unwrap();
+    let mut scene = Scene::new();
+    let says = |tie: &mut Tie| {
+        for group in 0..7 {
+            let members = Members {
+                group: format!("group {group}"),
+                actors: actors(0..1000),
+                scope: "xpando".to_owned(),
+            };
+            tie.control(ractor::Control { join: Some(members), ..Default::default() });
+        }
+        let watch = |number| {
+            let mut out = Vec::new();
+            talk::watch(&mut out, number, &name);
+            out
+        };
+        tie.messages(Lane::Calls, (0..40_000).map(watch));
+        let interest = |number: u32| {
+            let mut out = Vec::new();
+            let topic = Interest::Topic(format!("topic:{number}").parse().unwrap());
+            talk::interest(&mut out, &topic, true);
+            out
+        };
+        tie.messages(Lane::Calls, (0..500_000).map(interest));
+        tie.requests("xpando:echo", &long(60_000), 300);
+        tie.begin_message(Lane::Calls, 16 << 20, 16_000_000);
+        tie.begin_message(Lane::Bulk, 16 << 20, 4_000_000);
+    };
+    held(&mut scene, says, |_nodes| {}).bearable_with("much at once", ALL);
+}
