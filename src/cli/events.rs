@@ -265,12 +265,6 @@ fn verify(which: &Which, certs: Option<&Path>, out: &mut dyn Write) -> anyhow::R
         }
     };
     let Verified { forgotten, lasting, last, proved } = verified;
-    if lasting > 0 {
-        write_line!(
-            out,
-            "of the {forgotten} that were forgotten in their time {lasting} are kept, as they were written"
-        )?;
-    }
     if last == forgotten {
         return Ok(write_line!(
             out,
@@ -282,6 +276,12 @@ fn verify(which: &Which, certs: Option<&Path>, out: &mut dyn Write) -> anyhow::R
         write_line!(
             out,
             "those after {proved} are not signed yet: that some were cut off cannot be seen"
+        )?;
+    }
+    if lasting > 0 {
+        write_line!(
+            out,
+            "of the {forgotten} that were forgotten in their time {lasting} are kept, as they were written"
         )?;
     }
     Ok(())

@@ -229,6 +229,27 @@ fn a_flood_keeps_nobody_waiting_who_asks_for_what_is_stored() {
 }
 
 #[test]
+fn starts_and_identities_outlast_a_flood() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").arg("--events-size").arg("1").start();
+    let kept = until("more events than there is room for", || {
+        a.floods(Duration::from_millis(500)).over();
+        let (code, out, err) = outputs(&a.run(&["events", "verify"], &[]));
+        assert_eq!(code, Some(0), "{err}");
+        let kept = out.lines().find(|line| line.starts_with("of the ")).map(str::to_owned);
+        kept.ok_or(out)
+    });
+    assert!(kept.ends_with(" are kept, as they were written"), "{kept}");
+    assert!(numbers(&a.events(&["-n", "1000"]))[0] > 1000);
+    assert!(numbers(&a.events(&["--type", "identity_loaded"]))[0] < 10);
+    let dir = a.data_dir.clone();
+    assert_eq!(a.terminate(), Some(0));
+    let left = Left::by(&cluster, &dir);
+    assert_eq!(left.events(&["--type", "node_started"]).len(), 1);
+    left.verified();
+}
+
+#[test]
 fn what_is_too_old_is_forgotten_and_the_rest_is_sound() {
     let cluster = Cluster::new();
     let a = cluster.node("a").arg("--events-age").arg("1s").start();

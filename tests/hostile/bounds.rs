@@ -112,30 +112,43 @@ fn questions_what_happened() {
     meanwhile("histories", asks, tells_of_all);
 }
 
+/// Watches of a name, each with a number of its own.
+fn watch(tie: &mut Tie, name: &str, many: u64) {
+    let name = name.parse().unwrap();
+    let watch = |number| {
+        let mut out = Vec::new();
+        talk::watch(&mut out, number, &name);
+        out
+    };
+    tie.messages(Lane::Calls, (0..many).map(watch));
+}
+
+/// The first node ends the link, for all that is to be watched.
+fn is_cut(nodes: &[Node; 3]) {
+    nodes[0].logged("link cut", &[("fault", "too much interest")]);
+}
+
 #[test]
 fn watches_of_a_name_that_nobody_serves() {
-    let name = "x".repeat(200).parse().unwrap();
-    unread("watches", |tie| {
-        let watch = |number| {
-            let mut out = Vec::new();
-            talk::watch(&mut out, number, &name);
-            out
-        };
-        tie.messages(Lane::Calls, (0..100_000).map(watch));
+    let mut scene = Scene::new();
+    let harm = scene.under(|member, nodes| {
+        let mut tie = member.link_ractor(&nodes[0]);
+        let mut wants = Vec::new();
+        talk::interest(&mut wants, &Interest::Topic("t".parse().unwrap()), true);
+        tie.messages(Lane::Calls, [wants]);
+        nodes[0].reaches("t", 1);
+        // It takes none of this: answers wait behind it.
+        let full = || !nodes[0].run(&["publish", "t", "-"], &long(1 << 20)).status.success();
+        assert!((0..100).any(|_| full()));
+        watch(&mut tie, &"x".repeat(200), 120_000);
+        is_cut(nodes);
     });
+    harm.bearable_flood("watches");
 }
 
 #[test]
 fn watches_of_a_name_that_is_served() {
-    let name = "xpando:echo".parse().unwrap();
-    unread("watches of echo", |tie| {
-        let watch = |number| {
-            let mut out = Vec::new();
-            talk::watch(&mut out, number, &name);
-            out
-        };
-        tie.messages(Lane::Calls, (0..200_000).map(watch));
-    });
+    meanwhile("watches of echo", |tie| watch(tie, "xpando:echo", 200_000), is_cut);
 }
 
 #[test]

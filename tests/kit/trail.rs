@@ -36,10 +36,9 @@ fn sound(output: &Output) -> (u64, u64) {
         let (_, rest) = line.split_once(before)?;
         rest.split_once(after)?.0.parse().ok()
     };
-    let mut lines = out.lines();
-    let last = lines.next().and_then(|line| number(line, " to ", " are as they were written"));
+    let last = out.lines().find_map(|line| number(line, " to ", " are as they were written"));
     let last = last.unwrap_or_else(|| panic!("{out}"));
-    (last, lines.next().map_or(Some(last), |line| number(line, "after ", " are not")).unwrap())
+    (last, out.lines().find_map(|line| number(line, "after ", " are not")).unwrap_or(last))
 }
 
 impl Node {
