@@ -8,6 +8,7 @@ pub mod limits;
 pub mod metrics;
 pub mod modes;
 pub mod places;
+pub mod seals;
 pub mod seeds;
 pub mod sockets;
 pub mod store;

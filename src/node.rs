@@ -49,6 +49,7 @@ use crate::actors::news::Bus;
 use crate::actors::peers::Peers;
 use crate::actors::registry::Registry;
 use crate::actors::supervisor::{self, Root};
+use crate::actors::topology_tracker::TopologyTracker;
 #[cfg(feature = "gateway")]
 use crate::gateway::channels::{Channels, handler::Handler};
 use crate::gateway::clients::Clients;
@@ -247,6 +248,7 @@ pub struct Node {
     #[cfg(feature = "gateway")]
     channels: Arc<Channels>,
     peers: Peers,
+    tracker: TopologyTracker,
     files: Files,
     journal: Journal,
     root: Root,
@@ -359,7 +361,7 @@ impl Node {
         let planted = tree(config, parts, &peers, bus);
         #[cfg(feature = "gateway")]
         let channels = planted.channels;
-        let Planted { tree, view, .. } = planted;
+        let Planted { tree, view, tracker, .. } = planted;
         let served = serve(&view, config.bench)?;
         let root = supervisor::start(tree, only).await;
         let root = root.map_err(|error| StartError::Spawn(error.to_string()))?;
@@ -377,6 +379,7 @@ impl Node {
             listen,
             incarnation,
             peers,
+            tracker,
             files,
             journal,
             root,
@@ -442,6 +445,15 @@ impl Node {
         self.clients.drain(true);
         if tokio::time::timeout(FLUSH, self.handle.exchange().flushed()).await.is_err() {
             tracing::warn!("not every peer took what was published");
+        }
+        let (leave, left) = oneshot::channel();
+        self.tracker.leave(leave);
+        let informed = async {
+            drop(left.await); // a tracker that does not run has informed nobody
+            self.handle.exchange().flushed().await;
+        };
+        if tokio::time::timeout(FLUSH, informed).await.is_err() {
+            tracing::warn!("not every peer took it in time that this node leaves");
         }
         let [(done, said), (noted, written)] = [oneshot::channel(), oneshot::channel()];
         self.handle.registry().close(noted);

@@ -35,6 +35,7 @@ pub mod registry;
 pub mod replay;
 pub mod restart;
 pub mod rows;
+pub mod seal;
 pub mod share;
 pub mod talk;
 pub mod token;

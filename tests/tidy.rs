@@ -29,7 +29,8 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("actors", "*", &["supervisor", "timer", "news", "exchange", "link", "peers"]),
     ("io", "*", &["clock", "modes"]),
     ("io", "tls", &["identity"]),
-    ("io", "beacon", &["identity"]),
+    ("io", "seals", &["identity"]),
+    ("io", "beacon", &["identity", "seals"]),
     ("proto", "*", &["node", "topic", "event", "codec", "backoff", "quota", "wiring", "budget"]),
     ("proto", "wiring", &["membership", "link", "talk"]), // whose output is whose input
     ("proto", "event", &["chain", "hlc", "share"]),
@@ -37,8 +38,10 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("proto", "link", &["hello", "frame", "membership", "talk"]), // whose attempts these are
     ("proto", "discovery", &["beacon", "talk"]),
     ("proto", "presence", &["talk"]), // its test says why a link is down
-    ("proto", "registry", &["rows", "heartbeat", "membership"]),
-    ("proto", "topology", &["rows", "heartbeat", "membership"]), // a cell shows what these know of a peer
+    ("proto", "rows", &["seal"]),
+    ("proto", "tests", &["seal"]), // those of machines without keys
+    ("proto", "registry", &["rows", "seal", "heartbeat", "membership"]),
+    ("proto", "topology", &["rows", "seal", "heartbeat", "membership"]), // a cell shows what these know of a peer
     ("proto", "heartbeat", &["questions"]),
     ("proto", "channel", &["replay"]),
     ("proto", "outbox", &["frame"]),

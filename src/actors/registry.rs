@@ -23,7 +23,9 @@ use crate::actors::peers::{Peers, Row};
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::clock;
+use crate::io::identity::Identity;
 use crate::io::metrics::{Count, Metrics, Timing};
+use crate::io::seals::NodeSeals;
 use crate::io::store::{Store, StoreError};
 use crate::proto::codec;
 use crate::proto::frame::MAX_PAYLOAD;
@@ -42,6 +44,8 @@ const WRITES: Rate = Rate { second: 1.0, burst: 4.0 };
 pub struct Setup {
     /// What this node is.
     pub own: Own,
+    /// Whose seal it bears.
+    pub identity: Arc<Identity>,
     /// Its life; NodeManager may raise it.
     pub incarnation: Arc<AtomicU64>,
     /// The peers; whom to look for no more, and whom again.
@@ -245,7 +249,8 @@ impl Process for Inside {
         let incarnation = Incarnation(setup.incarnation.load(Ordering::Relaxed));
         let (own, now, wall) = (setup.own.clone(), timer::now(), clock::millis());
         let nodes = publish.borrow().clone();
-        let book = Book::new(own, incarnation, &nodes, now, wall, rand::make_rng());
+        let seals = Box::new(NodeSeals::new(setup.identity.clone()));
+        let book = Book::new(own, incarnation, &nodes, now, wall, rand::make_rng(), seals);
         drop(nodes);
         let mut inside = Self {
             setup,

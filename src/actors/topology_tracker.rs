@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, UNIX_EPOCH};
 
 use ractor::ActorProcessingErr;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::actors::news::{Bus, PeerMessage};
@@ -21,7 +21,9 @@ use crate::actors::peers::{Peers, Row};
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::clock;
+use crate::io::identity::Identity;
 use crate::io::metrics::{Count, Metrics};
+use crate::io::seals::NodeSeals;
 use crate::proto::codec;
 use crate::proto::frame::MAX_PAYLOAD;
 use crate::proto::node::{Incarnation, NodeName};
@@ -36,6 +38,8 @@ use crate::proto::wiring::{Consumer, Notice};
 pub struct Setup {
     /// This node's name.
     pub name: NodeName,
+    /// Whose seal its own row bears.
+    pub identity: Arc<Identity>,
     /// Its life; NodeManager may raise it.
     pub incarnation: Arc<AtomicU64>,
     /// The peers, of which this node's sides of links are made, and who is forgotten.
@@ -46,13 +50,23 @@ pub struct Setup {
     pub metrics: Metrics,
 }
 
-type Msg = Notice<PeerMessage>;
+enum Msg {
+    Notice(Notice<PeerMessage>),
+    /// This node leaves, and who waits until others are informed of it.
+    Leave(oneshot::Sender<()>),
+}
 
 /// The handle.
 #[derive(Clone)]
 pub struct TopologyTracker {
     handle: Handle<Msg>,
     publish: Arc<watch::Sender<Arc<Matrix>>>,
+}
+
+impl std::fmt::Debug for TopologyTracker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TopologyTracker")
+    }
 }
 
 impl TopologyTracker {
@@ -65,6 +79,11 @@ impl TopologyTracker {
     /// The child to put under a supervisor.
     pub fn child(&self, setup: Setup) -> Child {
         Child::actor::<Inside>(&self.handle, (setup, self.publish.clone()))
+    }
+
+    /// Informs others that this node leaves, and answers when that is on its way.
+    pub fn leave(&self, done: oneshot::Sender<()>) {
+        self.handle.cast(Msg::Leave(done));
     }
 
     /// The link matrix, now and as it changes.
@@ -149,14 +168,15 @@ impl Process for Inside {
     ) -> Result<Self, ActorProcessingErr> {
         let (to, mut tasks) = (myself.clone(), JoinSet::new());
         // The successor of an actor that ended attaches anew.
-        let sink = move |notice| drop(to.cast(Mail::Message(notice)));
+        let sink = move |notice| drop(to.cast(Mail::Message(Msg::Notice(notice))));
         setup.bus.attach(Consumer::TopologyTracker, sink.clone());
         setup.peers.follow(Consumer::TopologyTracker, &mut tasks, sink);
         let incarnation = Incarnation(setup.incarnation.load(Ordering::Relaxed));
         let (name, now) = (setup.name.clone(), timer::now());
         let (wall, mut rng) = (clock::millis(), rand::make_rng());
         let first = first_version(&mut rng);
-        let machine = Topology::new(name.clone(), incarnation, first, now, wall, rng);
+        let seals = Box::new(NodeSeals::new(setup.identity.clone()));
+        let machine = Topology::new(name.clone(), incarnation, first, now, wall, rng, seals);
         let mut tracker = Tracker::new(name, machine);
         let mut out = Vec::new();
         tracker.look(sides(&setup), now, &mut out);
@@ -167,14 +187,21 @@ impl Process for Inside {
     }
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
+        let (notice, done) = match message {
+            Msg::Notice(notice) => (notice, None),
+            Msg::Leave(done) => (Notice::Leaving, Some(done)),
+        };
         let mut out = Vec::new();
-        match message.read(|payload| codec::decode(&payload, MAX_PAYLOAD)) {
+        match notice.read(|payload| codec::decode(&payload, MAX_PAYLOAD)) {
             Ok(notice) => {
                 self.tracker.handle(notice, || sides(&self.setup), timer::now(), &mut out);
             }
             Err(_) => self.setup.metrics.count(Count::Messages, "malformed"),
         }
         self.perform(out);
+        if let Some(done) = done {
+            done.send(()).unwrap_or(()); // the caller may have stopped waiting
+        }
         Ok(())
     }
 

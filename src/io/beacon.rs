@@ -3,14 +3,12 @@
 //! Invariant: a node whose name is on loopback sends and receives on the loopback interface alone;
 //! none of its datagrams leaves the machine.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
 
-use sha2::{Digest, Sha256};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
-use crate::io::clock;
-use crate::io::identity::{CertificateDer, CertificateVerifier, Identity, PeerIdentity};
+use crate::io::identity::Identity;
+use crate::io::seals::SealChecker;
 use crate::proto::beacon::{Beacon, Sealed};
 use crate::proto::codec::CodecError;
 
@@ -18,9 +16,6 @@ use crate::proto::codec::CodecError;
 pub const GROUP: Ipv4Addr = Ipv4Addr::new(233, 252, 1, 32);
 /// The UDP port.
 pub const PORT: u16 = 45892;
-/// Verified certificates remembered, so that a known sender costs one signature check.
-const CERTIFICATES: usize = 1024;
-
 /// The interface that beacons of a node reachable at `host` use: loopback for loopback.
 pub fn interface(host: IpAddr) -> Ipv4Addr {
     match host {
@@ -69,37 +64,11 @@ pub fn sealed(beacon: &Beacon, identity: &Identity) -> Result<Vec<u8>, CodecErro
     Beacon::seal(signed, &identity.certificate(), &signature)
 }
 
-/// Checks seals, and remembers certificates that held.
-#[derive(Debug)]
-pub struct SealChecker {
-    verifier: CertificateVerifier,
-    known: BTreeMap<[u8; 32], PeerIdentity>,
-}
-
 impl SealChecker {
-    /// A checker that trusts the cluster's CA.
-    pub fn new(verifier: CertificateVerifier) -> Self {
-        Self { verifier, known: BTreeMap::new() }
-    }
-
     /// True when the seal proves that the node named in the beacon sent it.
     pub fn holds(&mut self, sealed: &Sealed<'_>) -> bool {
-        let digest: [u8; 32] = Sha256::digest(sealed.certificate).into();
-        let now = clock::wall();
-        if self.known.get(&digest).is_none_or(|peer| peer.validity.not_after < now) {
-            let certificate = CertificateDer::from(sealed.certificate);
-            let Ok(peer) = self.verifier.peer(&certificate, now) else { return false };
-            if self.known.len() >= CERTIFICATES {
-                self.known.pop_first();
-            }
-            self.known.insert(digest, peer);
-        }
-        // A remembered certificate may have been revoked meanwhile.
-        self.known.get(&digest).is_some_and(|peer| {
-            !self.verifier.is_revoked(&peer.serial)
-                && peer.name == sealed.beacon.contact.name
-                && peer.verify(sealed.signed, sealed.signature)
-        })
+        let Sealed { beacon, signed, certificate, signature } = sealed;
+        self.proves(&beacon.contact.name, certificate, signed, signature)
     }
 }
 
@@ -111,6 +80,7 @@ mod skip;
 mod tests {
     use super::skip::skip;
     use super::*;
+    use crate::io::clock;
     use crate::io::identity::{Authority, Validity};
     use crate::proto::node::{Contact, Incarnation};
 

@@ -117,7 +117,7 @@ impl Mesh {
         let words = words.iter().map(|word| word.parse()).collect::<Result<Vec<_>, _>>()?;
         let state = State::Live(Profile::new(words, [], clock::millis())?);
         let origin = node.name().clone();
-        let entry = Entry { origin, incarnation: LIFE, version: 1, state };
+        let entry = Entry { origin, incarnation: LIFE, version: 1, state, seal: None };
         for registry in self.registries.values() {
             registry.imagine(node.name(), |known| known.entry = Some(entry.clone()));
         }

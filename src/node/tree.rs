@@ -65,6 +65,7 @@ pub(super) struct Parts {
 pub(super) struct Planted {
     pub(super) tree: Tree,
     pub(super) view: NodeView,
+    pub(super) tracker: TopologyTracker,
     #[cfg(feature = "gateway")]
     pub(super) channels: Arc<Channels>,
 }
@@ -117,6 +118,7 @@ pub(super) fn tree(config: &Config, parts: Parts, peers: &Peers, bus: &Bus) -> P
     Planted {
         tree: branch("root", rest, children),
         view,
+        tracker,
         #[cfg(feature = "gateway")]
         channels,
     }
@@ -217,6 +219,7 @@ fn cluster(
     };
     let topology = topology_tracker::Setup {
         name: config.name.clone(),
+        identity: identity.clone(),
         incarnation: myself.incarnation.clone(),
         peers: peers.clone(),
         bus: bus.clone(),
@@ -229,6 +232,7 @@ fn cluster(
             address: myself.advertise,
             profile: parts.profile.clone(),
         },
+        identity: identity.clone(),
         incarnation: myself.incarnation.clone(),
         peers: peers.clone(),
         store: parts.store.clone(),

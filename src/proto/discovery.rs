@@ -365,7 +365,12 @@ impl Discovery {
                     self.alone = Some(Alone::new(self.config, now));
                 }
             }
-            Notice::Forgotten(_) | Notice::Offline(_) | Notice::Renewed(_) | Notice::Changed => {}
+            Notice::Forgotten(_)
+            | Notice::Offline(_)
+            | Notice::Renewed(_)
+            | Notice::Leaving
+            | Notice::Revoked
+            | Notice::Changed => {}
         }
     }
 

@@ -21,6 +21,12 @@ impl Quota {
         Self { most, spent: BTreeMap::new() }
     }
 
+    /// Whether one more would be one too many.
+    pub(crate) fn is_spent(&self, peer: &NodeName, now: Instant) -> bool {
+        let spent = self.spent.get(peer).filter(|(since, _)| now < *since + MINUTE);
+        spent.is_some_and(|(_, count)| *count >= self.most)
+    }
+
     /// Counts one; false when it is one too many.
     #[must_use]
     pub(crate) fn spend(&mut self, peer: &NodeName, now: Instant) -> bool {
@@ -46,7 +52,8 @@ mod tests {
         let [a, b] = ["a@h", "b@h"].map(|name| name.parse::<NodeName>().expect("valid"));
         let (mut quota, now) = (Quota::new(2), start());
         let later = now + Duration::from_secs(59);
-        assert!(quota.spend(&a, now) && quota.spend(&a, later) && !quota.spend(&a, later));
+        assert!(quota.spend(&a, now) && !quota.is_spent(&a, later));
+        assert!(quota.spend(&a, later) && quota.is_spent(&a, later) && !quota.spend(&a, later));
         assert!(quota.spend(&b, later));
         assert!(quota.spend(&a, now + MINUTE), "a new minute");
         assert!(quota.spend(&"c@h".parse().expect("valid"), now + 3 * MINUTE));

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! # Who is forgotten
-//! A tombstone is one version above what was known. It beats what a node states that was away meanwhile, and keeps
+//! A tombstone is one version above what was known, and carries the seal of the node that made it, of which each node takes 64 a minute. It beats what a node states that was away meanwhile, and keeps
 //! for 30 days. A node that lives and learns of its own tombstone goes on one version above. A later life is above
 //! any tombstone of an earlier one. A linked node is not forgotten.
 
@@ -50,6 +50,7 @@ impl Table for Profiles {
     type Value = Profile;
     type Change = Never;
 
+    const KIND: &'static str = "registry";
     const DIGEST: Duration = Duration::from_secs(10);
     const ROUND: Option<Duration> = None;
     const FIRST_DIGEST: Duration = Duration::from_secs(1);

@@ -5,6 +5,12 @@
 //! lexicographically; the later mark wins, wherever it comes from. What a row says is opaque here: a [`Table`] knows
 //! its size, how a change applies to it, and who needs it relayed.
 //!
+//! # What is believed
+//! A row is its maker's: of the origin, or, of a tombstone of [`Tombstones::Outbid`], of the one that forgot it. What comes over
+//! the maker's own link is believed; what others pass on, once the maker's seal on it (`proto/seal.rs`) holds. So a node
+//! has a row only if it was linked here or is a member that stated it: nobody can invent one. A row is passed on once
+//! its seal was found to hold here, so that nobody is at fault for what it passes on.
+//!
 //! # How a row travels
 //! ```text
 //! new link     the whole own row; a Digest a little later
@@ -21,8 +27,9 @@
 //! last. A row that is too long for a word travels in parts, in order.
 //!
 //! # What is gone
-//! A tombstone is a row without a value. Where [`Tombstones::Final`], it is the last version of its life: a proven link
-//! to that life overrules it, and others are informed of it for an hour. Where [`Tombstones::Outbid`], it is one version
+//! A tombstone is a row without a value. Where [`Tombstones::Final`], a node that leaves makes it of its own row, and others
+//! are informed of it for an hour; what a node sees or wants gone besides, it keeps as the last version of that life, and to itself. A
+//! proven link to that life overrules both. Where [`Tombstones::Outbid`], it is one version
 //! above what was known: its origin, if it lives, goes on above it, and each node that learns of it within its first
 //! hour passes it on at once. When there is no room, the oldest tombstone goes first.
 //!
@@ -44,7 +51,6 @@
 //! by origin, digests first); Cassandra's gossip (generation and version).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,16 +59,23 @@ use rand::rngs::StdRng;
 
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::quota::Quota;
+use crate::proto::seal::Seals;
 
 mod agreement;
 mod exchange;
+mod packing;
+mod proof;
+mod table;
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 mod words;
 use agreement::{agreement, weight};
-#[cfg(test)]
-pub(super) use exchange::{MAX_ANSWER, row_size};
+use proof::Proofs;
+pub use proof::statement;
+pub use table::{Table, Tombstones};
 pub use words::{Input, Mark, Output, Row, State, Word};
+#[cfg(test)]
+pub(super) use {exchange::MAX_ANSWER, packing::row_size};
 
 /// Rows of a table, and entries of a word, at most.
 pub const MAX_ROWS: usize = 1024;
@@ -75,7 +88,7 @@ pub(super) const LAST_VERSION: u64 = 1 << 62;
 /// Each word encodes below this many bytes.
 pub(super) const MAX_WORD: usize = 48 * 1024;
 /// What a word needs beside its items, at most.
-pub(super) const HEAD: usize = 320;
+pub(super) const HEAD: usize = 448;
 /// Changes of what is seen of the peers come in bursts (one death is a change in every row): who keeps a table looks at
 /// them together, after this time.
 pub const BURST: Duration = Duration::from_millis(20);
@@ -95,61 +108,6 @@ pub(super) const YOUNG: Duration = Duration::from_secs(3600);
 pub(super) const SWEEP: Duration = Duration::from_secs(3600);
 /// Rules that a peer may break within a minute.
 pub(super) const MAX_CHARGES: u32 = 16;
-
-/// What a tombstone does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tombstones {
-    /// It ends that life: no version is later. A link proves that the life goes on; from then on there is an empty row
-    /// until the origin sends its own. Every node makes its own tombstones, so they are no part of the hash.
-    Final,
-    /// It is one version above the known one, for everybody to keep; an origin that lives goes on above it.
-    Outbid,
-}
-
-/// What one table holds, and how it is kept.
-pub trait Table: Debug + Sized {
-    /// What an origin states; the default is what is known of one that has stated nothing.
-    type Value: Clone + Debug + Default + PartialEq;
-    /// A change of an own row, or a part of a long one.
-    type Change: Clone + Debug + PartialEq;
-
-    /// One random peer gets a digest in about every such period.
-    const DIGEST: Duration;
-    /// Every peer gets a digest in every such period.
-    const ROUND: Option<Duration>;
-    /// A newly linked peer gets its first digest about this long after the own row.
-    const FIRST_DIGEST: Duration;
-    /// An unanswered want is repeated after this time.
-    const RETRY: Duration;
-    /// Peers to which each node that takes a row second-hand names it; nothing is relayed when 0.
-    const RELAYS: usize;
-    /// What a tombstone does.
-    const TOMBSTONES: Tombstones;
-    /// How long a tombstone is kept.
-    const TOMBSTONE: Duration;
-
-    /// Bytes that a value needs on the wire, at most.
-    fn size(value: &Self::Value) -> usize;
-
-    /// Entries of a change.
-    fn length(change: &Self::Change) -> usize;
-
-    /// A long value as changes of at most `limit` bytes each that make it from the default.
-    fn parts(value: &Self::Value, limit: usize) -> Vec<Self::Change>;
-
-    /// Applies a change. What breaks a bound is left out or clamped, and the rule returned; `latest` is the latest time
-    /// that is believed, in milliseconds since 1970.
-    fn apply(value: &mut Self::Value, change: Self::Change, latest: u64) -> Option<&'static str>;
-
-    /// Brings a whole value within its bounds, likewise.
-    fn bound(value: &mut Self::Value, latest: u64) -> Option<&'static str>;
-
-    /// The linked peers to which this node names a row that it took from `source`.
-    fn relays(rows: &Rows<Self>, row: &Row<Self::Value>, source: &NodeName) -> Vec<NodeName>;
-
-    /// A row that can be dropped for another, besides tombstones.
-    fn spare(rows: &Rows<Self>) -> Option<NodeName>;
-}
 
 /// A first version for an own row (see [`Rows::new`]).
 pub fn first_version(rng: &mut StdRng) -> u64 {
@@ -192,6 +150,8 @@ struct Partial<V> {
     of: (Mark, u16),
     next: u16,
     value: V,
+    /// Its bounds left something out: it is not what its maker sealed.
+    broken: bool,
 }
 
 /// The machine of one table.
@@ -204,6 +164,7 @@ pub struct Rows<T: Table> {
     pub(super) asks: BTreeMap<NodeName, Ask>,
     partials: BTreeMap<NodeName, Partial<T::Value>>,
     charges: Quota,
+    proofs: Proofs,
     /// Origins that were linked.
     met: BTreeSet<NodeName>,
     /// Rows to be relayed, and who they came from.
@@ -232,6 +193,7 @@ impl<T: Table> Rows<T> {
         now: Instant,
         wall: u64,
         rng: StdRng,
+        seals: Box<dyn Seals>,
     ) -> Self {
         let rows = remembered.into_iter().map(|row| (row.origin.clone(), Arc::new(row)));
         let mut rows: BTreeMap<_, _> = rows.collect();
@@ -245,13 +207,14 @@ impl<T: Table> Rows<T> {
         rows.insert(me.clone(), Arc::new(own));
         let agreement = agreement::<T>(rows.values());
         let next_sweep = rows.values().any(|row| row.gone_at().is_some()).then_some(now);
-        Self {
+        let mut table = Self {
             me,
             rows,
             links: BTreeMap::new(),
             asks: BTreeMap::new(),
             partials: BTreeMap::new(),
             charges: Quota::new(MAX_CHARGES),
+            proofs: Proofs::new(seals),
             met: BTreeSet::new(),
             fresh: BTreeMap::new(),
             news_at: None,
@@ -263,7 +226,9 @@ impl<T: Table> Rows<T> {
             wall: (wall, now),
             agreement,
             rng,
-        }
+        };
+        table.seal_own();
+        table
     }
 
     /// All rows, this node's own and tombstones among them, by name.
@@ -335,6 +300,8 @@ impl<T: Table> Rows<T> {
                 });
                 self.raise(0, out);
             }
+            Input::Leaving => self.leave(now, out),
+            Input::Revoked => self.drop_revoked(out),
             Input::Tick { wall } => self.tick(wall, now, out),
         }
     }
@@ -350,8 +317,9 @@ impl<T: Table> Rows<T> {
             Some((from, own.incarnation, own.version))
         });
         let Some((from, incarnation, to)) = changed.flatten() else { return };
+        let signature = self.seal_own();
         let origin = self.me.clone();
-        let word = Word::Delta { origin, incarnation, from, to, change };
+        let word = Word::Delta { origin, incarnation, from, to, change, signature };
         out.extend(self.links.keys().map(|peer| Output::Send(peer.clone(), word.clone())));
         out.push(Output::Changed(self.me.clone()));
     }
@@ -362,8 +330,27 @@ impl<T: Table> Rows<T> {
         self.amend(&me, |own| {
             own.version = own.version.max(above).saturating_add(1).min(LAST_VERSION);
         });
-        let own = self.rows.get(&me).cloned();
-        out.push(Output::Changed(me));
+        self.announce(out);
+    }
+
+    /// This node leaves: where that ends its row, others learn it of itself.
+    fn leave(&mut self, now: Instant, out: &mut Vec<OutputOf<T>>) {
+        if T::TOMBSTONES != Tombstones::Final {
+            return;
+        }
+        let (me, at) = (self.me.clone(), self.wall(now));
+        self.amend(&me, |own| {
+            own.version = own.version.saturating_add(1).min(LAST_VERSION);
+            own.state = State::Gone { at, by: own.origin.clone() };
+        });
+        self.announce(out);
+    }
+
+    /// Sends the own row, which is another, to every linked peer.
+    fn announce(&mut self, out: &mut Vec<OutputOf<T>>) {
+        self.seal_own();
+        let own = self.rows.get(&self.me).cloned();
+        out.push(Output::Changed(self.me.clone()));
         self.send_all(None, own.into_iter().collect(), out);
     }
 
@@ -400,7 +387,8 @@ impl<T: Table> Rows<T> {
                 let over = known.is_none_or(|known| known.incarnation != life || known.gone);
                 if over && self.room(&peer, out) {
                     let state = State::Live(T::Value::default());
-                    let row = Row { origin: peer.clone(), incarnation: life, version: 0, state };
+                    let origin = peer.clone();
+                    let row = Row { origin, incarnation: life, version: 0, state, seal: None };
                     self.put(row, false, now, out);
                 }
             }
@@ -415,9 +403,7 @@ impl<T: Table> Rows<T> {
             }
         }
         let own = self.rows.get(&self.me).cloned();
-        out.extend(
-            exchange::row_words::<T>(own).into_iter().map(|w| Output::Send(peer.clone(), w)),
-        );
+        out.extend(packing::row_words::<T>(own).into_iter().map(|w| Output::Send(peer.clone(), w)));
     }
 
     /// That life and earlier ones of a node are gone.
@@ -432,13 +418,17 @@ impl<T: Table> Rows<T> {
             return;
         }
         let known = self.known(&origin).unwrap_or_default();
+        if T::TOMBSTONES == Tombstones::Final && known.gone && known.incarnation == life {
+            return; // it is gone by its own word, or was made so before
+        }
         let (incarnation, version) = match T::TOMBSTONES {
             Tombstones::Final => (life, u64::MAX),
             Tombstones::Outbid if life > known.incarnation => (life, 1),
             Tombstones::Outbid => (known.incarnation, known.version.saturating_add(1)),
         };
-        let state = State::Gone { at: self.wall(now) };
-        let row = Row { origin, incarnation, version, state };
+        let state = State::Gone { at: self.wall(now), by: self.me.clone() };
+        let mut row = Row { origin, incarnation, version, state, seal: None };
+        row.seal = self.proofs.seal::<T>(&row);
         if row.mark() > known && self.room(&row.origin, out) {
             let row = self.put(row, true, now, out);
             if T::TOMBSTONES == Tombstones::Outbid {
@@ -456,8 +446,10 @@ impl<T: Table> Rows<T> {
         out: &mut Vec<OutputOf<T>>,
     ) -> Arc<Row<T::Value>> {
         let (origin, incarnation, latest) = (row.origin.clone(), row.incarnation, self.latest(now));
-        let gone = if let State::Gone { at } = &mut row.state {
-            *at = (*at).min(latest);
+        let gone = if let State::Gone { at, .. } = &mut row.state {
+            if *at > latest {
+                (*at, row.seal) = (latest, None); // it is another row now
+            }
             self.asks.remove(&origin);
             self.next_sweep.get_or_insert(now + SWEEP);
             true
@@ -510,7 +502,7 @@ impl<T: Table> Rows<T> {
         self.met.insert(peer.clone());
     }
 
-    /// Drops what others said of a linked origin.
+    /// Drops a row that does not count any more.
     fn overrule(&mut self, origin: &NodeName, out: &mut Vec<OutputOf<T>>) {
         if let Some(row) = self.remove(origin) {
             self.partials.remove(origin);
@@ -522,9 +514,7 @@ impl<T: Table> Rows<T> {
     /// No honest node has a row of such a mark. The bounds are the same on every node, so that nobody is at fault for
     /// what it passes on.
     fn absurd(mark: Mark) -> bool {
-        let last = T::TOMBSTONES == Tombstones::Final && mark.gone;
-        let version = if last { mark.version != u64::MAX } else { mark.version > LAST_VERSION };
-        version || mark.incarnation > Incarnation::LAST
+        mark.version > LAST_VERSION || mark.incarnation > Incarnation::LAST
     }
 
     /// What can be dropped for another row.

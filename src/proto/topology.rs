@@ -10,8 +10,8 @@
 //!               a reason travel at once
 //! no link       of those who heard a row first-hand and reach a peer that its origin does not, three name it there:
 //!               the first ones after that peer on the ring of names
-//! what left     every node makes the tombstone by itself; for 24 h it keeps that life and earlier ones away, for its
-//!               first hour others are informed of it; a proven link to that life overrules it
+//! what left     makes a tombstone of its own row; those linked with it make one in any case. For 24 h it keeps that life and
+//!               earlier ones away, for its first hour others are informed of the one that the node made
 //! ```
 //!
 //! # Invariants
@@ -33,6 +33,7 @@ use crate::proto::codec;
 use crate::proto::event::{Reason, Status};
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::rows::{self, HEAD, MAX_ROWS, MAX_WORD, Rows, State, Table, Tombstones};
+use crate::proto::seal::Seals;
 
 mod matrix;
 mod side;
@@ -102,6 +103,7 @@ impl Table for Links {
     type Value = Cells;
     type Change = Changes;
 
+    const KIND: &'static str = "topology";
     const DIGEST: Duration = Duration::from_secs(1);
     const ROUND: Option<Duration> = Some(Duration::from_secs(30));
     const FIRST_DIGEST: Duration = Duration::from_millis(50);
@@ -225,10 +227,11 @@ impl Topology {
         now: Instant,
         wall: u64,
         rng: StdRng,
+        seals: Box<dyn Seals>,
     ) -> Self {
         let state = State::Live(Cells::new());
-        let own = Row { origin: me, incarnation, version: first, state };
-        let rows = Rows::new(own, [], now, wall, rng);
+        let own = Row { origin: me, incarnation, version: first, state, seal: None };
+        let rows = Rows::new(own, [], now, wall, rng, seals);
         Self { rows, announced: BTreeMap::new(), version: 1 }
     }
 
@@ -244,6 +247,16 @@ impl Topology {
 
     fn shared_row_of(&self, origin: &NodeName) -> Option<&Arc<Row>> {
         self.rows.rows.get(origin).filter(|row| row.value().is_some())
+    }
+
+    /// Nodes of which there is no row because they left, or are forgotten.
+    fn gone(&self) -> impl Iterator<Item = &NodeName> {
+        self.rows.rows().filter(|row| row.value().is_none()).map(|row| &row.origin)
+    }
+
+    /// Whether that node stated anything, or was linked here.
+    pub fn knows(&self, node: &NodeName) -> bool {
+        self.rows.row(node).is_some()
     }
 
     /// Every known cell: from whom, to whom, what.

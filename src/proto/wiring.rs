@@ -9,6 +9,7 @@
 //! event log ── PeerForgotten ─► heartbeat monitor, topology tracker
 //!           ── PeerOffline ───► channel router
 //!           ── IncarnationRaised ─► topology tracker, registry, channel router (Renewed)
+//!           ── CertificatesRevoked ─► topology tracker, registry (Revoked)
 //!           ── suspicion ─────► topology tracker (Changed)
 //! the peers' view ── Changed ─► topology tracker, registry
 //! measurements ── Changed ────► topology tracker
@@ -64,6 +65,10 @@ pub enum Notice<M> {
     Offline(NodeName),
     /// This node's life was raised to this one.
     Renewed(Incarnation),
+    /// This node leaves.
+    Leaving,
+    /// Other certificates are revoked than before.
+    Revoked,
     /// What the consumer reads of the peers is another than before.
     Changed,
 }
@@ -81,6 +86,8 @@ impl<M> Notice<M> {
             Self::Forgotten(node) => Notice::Forgotten(node),
             Self::Offline(peer) => Notice::Offline(peer),
             Self::Renewed(life) => Notice::Renewed(life),
+            Self::Leaving => Notice::Leaving,
+            Self::Revoked => Notice::Revoked,
             Self::Changed => Notice::Changed,
         })
     }
@@ -300,6 +307,9 @@ impl Consumer {
                 is(&[Self::TopologyTracker, Self::Registry, Self::ChannelRouter])
                     .then_some(Notice::Renewed(*to))
             }
+            Event::CertificatesRevoked { .. } => {
+                is(&[Self::TopologyTracker, Self::Registry]).then_some(Notice::Revoked)
+            }
             // A doubt is no measurement: it is looked at soon.
             Event::PeerSuspected { .. } | Event::PeerCleared { .. } => {
                 is(&[Self::TopologyTracker]).then_some(Notice::Changed)
@@ -389,7 +399,12 @@ mod tests {
                         }
                         Notice::Message(_, of) => prop_assert_eq!(up[peer], Some(Incarnation(u64::from(of)))),
                         Notice::Down(..) => prop_assert!(up[peer].take().is_some()),
-                        Notice::Forgotten(_) | Notice::Offline(_) | Notice::Renewed(_) | Notice::Changed => {
+                        Notice::Forgotten(_)
+                        | Notice::Offline(_)
+                        | Notice::Renewed(_)
+                        | Notice::Leaving
+                        | Notice::Revoked
+                        | Notice::Changed => {
                             prop_assert!(false, "no news of a link");
                         }
                     }
@@ -413,6 +428,9 @@ mod tests {
         assert_eq!(heard(&event), [(monitor, forgotten()), (tracker, forgotten())]);
         let event = Event::PeerOffline { peer: peer(), reason: Reason::Crashed };
         assert_eq!(heard(&event), [(Consumer::ChannelRouter, Notice::Offline(peer()))]);
+        let event = Event::CertificatesRevoked { certificates: 1, own: false };
+        let revoked = [tracker, Consumer::Registry].map(|it| (it, Notice::Revoked));
+        assert_eq!(heard(&event), revoked);
         assert_eq!(heard(&Event::PeerCleared { peer: peer() }), [(tracker, Notice::Changed)]);
         let event = Event::PeerSuspected { peer: peer(), phi: 8.0, missed: 3 };
         assert_eq!(heard(&event), [(tracker, Notice::Changed)]);

@@ -54,17 +54,27 @@ fn invented_nodes_are_looked_for_within_bounds_and_count_for_nothing() {
 }
 
 #[test]
-fn profiles_of_invented_nodes_take_nobody_s_place() {
+fn an_invented_node_has_no_profile_no_row_and_no_cell() {
     let mut scene = Scene::new();
     let harm = scene.under(|member, nodes| {
         let mut ties = nodes.each_ref().map(|node| member.link(node));
-        for ghost in ghosts(1100) {
-            ties.iter_mut().for_each(|tie| tie.profile(&ghost, 1, 1));
+        for tie in &mut ties {
+            tie.cells(ghosts(1000));
+            for ghost in ghosts(1100) {
+                tie.profile(&ghost, 1, 1);
+                tie.row(&ghost, 1, 1);
+            }
         }
     });
-    // Disk and processor are another matter (see `open`).
-    eprintln!("1100 profiles: {harm}");
+    harm.bearable("1100 profiles and rows, 1000 cells");
     let [a, b, c] = &scene.nodes;
+    for node in [a, b, c] {
+        for of in ["nodes", "topology"] {
+            let shown = node.ask(&[of, "--json"]).unwrap();
+            assert!(!shown.contains("ghost"), "{of}: {shown}");
+        }
+        assert_eq!(node.count_logged("link_changed", &[("to", "ghost")]), 0);
+    }
     let d = scene.cluster.node("d").join(a.listen()).arg("--specialization").arg("new").start();
     linked(&[a, b, c, &d]);
     for node in [a, b, c] {

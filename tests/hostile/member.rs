@@ -1,22 +1,26 @@
 //! The bad member: every word that a node may say, at the wrong time.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::Serialize;
 use xpando_node::Bytes;
 use xpando_node::internals::io::identity::Identity;
+use xpando_node::internals::io::seals::NodeSeals;
 use xpando_node::internals::proto::codec;
 use xpando_node::internals::proto::discovery;
+use xpando_node::internals::proto::event::Status;
 use xpando_node::internals::proto::frame::{self, Control, Lane};
 use xpando_node::internals::proto::hello::{Greeting, Hello, Refusal};
 use xpando_node::internals::proto::hlc::Stamp;
 use xpando_node::internals::proto::node::{Contact, Incarnation, NodeName};
 use xpando_node::internals::proto::outbox::{self, Outbox, Records};
-use xpando_node::internals::proto::registry::{self, Profile};
-use xpando_node::internals::proto::rows::{Row, State};
+use xpando_node::internals::proto::registry::{self, Profile, Profiles};
+use xpando_node::internals::proto::rows::{Row, State, Table, statement};
+use xpando_node::internals::proto::seal::Seals;
 use xpando_node::internals::proto::talk::{self, Calls, Outcome};
 use xpando_node::internals::proto::topic::Name;
-use xpando_node::internals::proto::topology;
+use xpando_node::internals::proto::topology::{self, Cell, Links};
 
 use crate::kit::stranger::{LinkPort, Stranger, hello};
 use crate::kit::{Node, wall};
@@ -29,20 +33,23 @@ const CONTACTS: usize = 128;
 
 /// A member of the cluster, in one life.
 pub(crate) struct Member {
-    identity: Identity,
+    identity: Arc<Identity>,
     life: u64,
 }
 
 /// A link of the member. It lasts until the node wants ractor's handshake, five seconds, or its beats answered.
 pub(crate) struct Tie {
     stranger: Stranger,
+    seals: NodeSeals,
+    name: NodeName,
+    life: Incarnation,
     /// The node has hung up, or reads no more.
     over: bool,
 }
 
 impl Member {
     pub(crate) fn new(identity: Identity) -> Self {
-        Self { identity, life: 0 }
+        Self { identity: Arc::new(identity), life: 0 }
     }
 
     fn port(&self, node: &Node) -> LinkPort<'_> {
@@ -61,7 +68,8 @@ impl Member {
         let answer = stranger.hear().unwrap();
         assert!(matches!(answer, Greeting::Welcome(_)), "{answer:?}");
         stranger.greet(&Greeting::Confirm);
-        Tie { stranger, over: false }
+        let (seals, name) = (NodeSeals::new(self.identity.clone()), self.identity.name().clone());
+        Tie { stranger, seals, name, life: Incarnation(self.life), over: false }
     }
 
     /// Links with a node, and goes through ractor's handshake as well.
@@ -222,19 +230,39 @@ impl Tie {
 
     /// That somebody had a node forgotten in that life.
     pub(crate) fn tombstone(&mut self, of: &NodeName, life: u64, version: u64) {
-        self.entry(of, life, version, State::Gone { at: wall() });
+        self.entry(of, life, version, State::Gone { at: wall(), by: self.name.clone() });
     }
 
     fn entry(&mut self, of: &NodeName, life: u64, version: u64, state: State<Profile>) {
-        let row = Row { origin: of.clone(), incarnation: Incarnation(life), version, state };
+        let (origin, incarnation) = (of.clone(), Incarnation(life));
+        let row = Row { origin, incarnation, version, state, seal: None };
+        let row = self.sealed::<Profiles>(row);
         self.say("network:registry", &registry::Word::Rows(vec![row]));
     }
 
     /// That a node sees nobody.
     pub(crate) fn row(&mut self, of: &NodeName, life: u64, version: u64) {
         let (origin, incarnation) = (of.clone(), Incarnation(life));
-        let row = Row { origin, incarnation, version, state: State::Live(topology::Cells::new()) };
+        let state = State::Live(topology::Cells::new());
+        let row = Row { origin, incarnation, version, state, seal: None };
+        let row = self.sealed::<Links>(row);
         self.say("network:topology", &topology::Word::Rows(vec![row]));
+    }
+
+    /// That this member itself sees these.
+    pub(crate) fn cells(&mut self, nodes: impl Iterator<Item = NodeName>) {
+        let (state, since) = (Status::Online, wall());
+        let cell = Cell { state, suspect: false, rtt: None, phi: 0, since, reason: None };
+        let (origin, incarnation) = (self.name.clone(), self.life);
+        let state = State::Live(nodes.map(|node| (node, cell.clone())).collect());
+        let row = Row { origin, incarnation, version: 9, state, seal: None };
+        let row = self.sealed::<Links>(row);
+        self.say("network:topology", &topology::Word::Rows(vec![row]));
+    }
+
+    /// With the only seal that it can make: its own.
+    fn sealed<T: Table>(&mut self, row: Row<T::Value>) -> Row<T::Value> {
+        Row { seal: self.seals.make(&statement::<T>(&row)), ..row }
     }
 
     /// That these nodes are linked with it.

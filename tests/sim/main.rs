@@ -13,6 +13,8 @@
 
 mod invariants;
 mod scenarios;
+#[path = "../kit/seals.rs"]
+mod seals;
 mod world;
 
 use std::env;
@@ -26,6 +28,8 @@ use scenarios::{
     weather_and_peace,
 };
 use world::Disk;
+use xpando_node::internals::proto::node::NodeName;
+use xpando_node::internals::proto::seal::{Seal, Seals};
 
 /// The seeds of a test, or those that the environment asks for.
 fn seeds(usual: Range<u64>, run: impl Fn(u64)) {

@@ -5,12 +5,13 @@ use crate::actors::exchange::Exchange;
 use crate::actors::news::tests::{Wire, parts};
 use crate::actors::peers::tests::{Mock, online};
 use crate::actors::supervisor::{ActorTable, Root};
-use crate::actors::tests::{counted, name, run, until};
+use crate::actors::tests::{counted, identity, name, run, until};
 use crate::proto::event::{Reason, Status};
 use crate::proto::heartbeat::{Signs, Vital};
 use crate::proto::node::KeyId;
 use crate::proto::registry::book::RETRY;
-use crate::proto::registry::{Entry, Profile, State, Word};
+use crate::proto::registry::{Entry, Profile, Profiles, State, Word};
+use crate::proto::rows::tests::sealed_by;
 use tempfile::TempDir;
 
 const A: &str = "a@h";
@@ -46,6 +47,7 @@ async fn world(remembered: Vec<Known>) -> World {
             address: ([127, 0, 0, 1], 1).into(),
             profile: does("a"),
         },
+        identity: identity(A),
         incarnation: Arc::new(AtomicU64::new(3)),
         peers: peers.clone(),
         store: store.clone(),
@@ -79,7 +81,9 @@ fn gone(of: &str, reason: Reason, port: u16) -> Row {
 
 fn entry(of: &str, life: u64, version: u64, what: &str) -> Entry {
     let state = State::Live(does(what));
-    Entry { origin: name(of), incarnation: Incarnation(life), version, state }
+    let row =
+        Entry { origin: name(of), incarnation: Incarnation(life), version, state, seal: None };
+    sealed_by::<Profiles>(row, &mut NodeSeals::new(identity(of)))
 }
 
 impl World {

@@ -7,11 +7,13 @@ use crate::actors::exchange::Exchange;
 use crate::actors::news::tests::{Wire, parts};
 use crate::actors::peers::tests::{Mock, offline, online};
 use crate::actors::supervisor::{ActorTable, Root};
-use crate::actors::tests::{counted, name, run};
+use crate::actors::tests::{counted, identity, name, run};
 use crate::proto::event::{Event, Status};
 use crate::proto::heartbeat::{Signs, Vital};
 use crate::proto::rows::BURST;
-use crate::proto::topology::{Cell, Word};
+use crate::proto::rows::State;
+use crate::proto::rows::tests::sealed_by;
+use crate::proto::topology::{self, Cell, Cells, Links, Word};
 use crate::proto::wiring::Ask;
 
 const A: &str = "a@h";
@@ -54,6 +56,7 @@ async fn world() -> World {
     peers.show([b()]);
     let setup = Setup {
         name: name(A),
+        identity: identity(A),
         incarnation: Arc::new(AtomicU64::new(1)),
         peers: peers.clone(),
         bus: bus.clone(),
@@ -67,6 +70,14 @@ async fn world() -> World {
 }
 
 impl World {
+    /// A node that is not linked stated something, and b passes it on.
+    fn knows(&self, of: &str) {
+        let (origin, incarnation, state) = (name(of), Incarnation(3), State::Live(Cells::new()));
+        let row = topology::Row { origin, incarnation, version: 1, state, seal: None };
+        let row = sealed_by::<Links>(row, &mut NodeSeals::new(identity(of)));
+        self.received(&Word::Rows(vec![row]));
+    }
+
     /// The peers are these now.
     async fn sees(&mut self, rows: impl IntoIterator<Item = Row>) {
         self.peers.show(rows);
@@ -97,7 +108,8 @@ impl World {
 /// What b says first of its own row.
 fn delta(from: u64, to: u64) -> Word {
     let change = vec![(name(A), Some(cell(Status::Online)))];
-    Word::Delta { origin: name(B), incarnation: Incarnation(3), from, to, change }
+    let signature = Vec::new();
+    Word::Delta { origin: name(B), incarnation: Incarnation(3), from, to, change, signature }
 }
 
 #[tokio::test(start_paused = true)]
@@ -142,7 +154,11 @@ async fn a_forgotten_node_is_neither_seen_nor_heard_whoever_speaks_of_it() {
         from: 1,
         to: 2,
         change,
+        signature: Vec::new(),
     });
+    settled().await;
+    assert_eq!(world.edge(B, "c@h"), None, "nobody has seen that c exists");
+    world.knows("c@h");
     settled().await;
     assert!(world.edge(B, "c@h").is_some());
     let forget = async |node: &str| {

@@ -33,9 +33,10 @@ impl<'a> Parts<'a> {
 
     /// True when the key with this public point signed it.
     pub(super) fn is_signed_by(&self, point: &[u8; POINT]) -> bool {
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)
-            .verify(self.signed, self.signature.raw_bytes())
-            .is_ok()
+        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point);
+        // A signature of whole bytes: how many bits of the last one are unused is not signed.
+        let signature = self.signature.as_bytes();
+        signature.is_some_and(|signature| key.verify(self.signed, signature).is_ok())
     }
 }
 

@@ -2,9 +2,12 @@
 //!
 //! Schema 1 had an incarnation among `meta` and peers without a checksum; it had no number. Schema 2 has its
 //! number in `meta`, all else that changes with every write in one value of `state`, and the chain. Schema 3 has
-//! `nodes` in the place of the peers: all that is known of each. Schema 4 has `lasting` and `kept`: what outlasts the
-//! rest of the chain, which the signature of the checkpoint covers. Invariant: a file is of one schema as a whole,
+//! `nodes` in the place of the peers: all that is known of each. Schema 4 has the seals of what nodes state; what schema 3
+//! has without one stays, and is passed on to nobody. It also has `lasting` and `kept`: what outlasts the rest of the
+//! chain, which the signature of the checkpoint covers. Invariant: a file is of one schema as a whole,
 //! because it moves to the last one in one commit.
+
+use std::net::SocketAddr;
 
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableHandle};
 use serde::de::DeserializeOwned;
@@ -14,8 +17,9 @@ use sha2::{Digest as _, Sha256};
 use super::Failure;
 use crate::proto::chain::Tip;
 use crate::proto::codec;
-use crate::proto::node::{Contact, Incarnation, NodeName};
-use crate::proto::registry::Known;
+use crate::proto::event::{Reason, Status};
+use crate::proto::node::{Contact, Incarnation, NodeId, NodeName};
+use crate::proto::registry::{self, Entry, Known, Profile};
 
 /// The schema that this version writes.
 pub(super) const SCHEMA: u64 = 4;
@@ -63,6 +67,57 @@ impl From<Remembered> for Known {
         let met = Self::new(contact.name, seen);
         let (incarnation, addresses) = (contact.incarnation, vec![contact.address]);
         Self { incarnation, addresses, last_seen: Some(seen), ..met }
+    }
+}
+
+/// What schema 3 had of a node.
+#[derive(Serialize, Deserialize)]
+struct Known3 {
+    name: NodeName,
+    id: Option<NodeId>,
+    entry: Option<Entry3>,
+    status: Option<Status>,
+    reason: Option<Reason>,
+    incarnation: Incarnation,
+    first_seen: u64,
+    last_seen: Option<u64>,
+    last_heartbeat: Option<u64>,
+    addresses: Vec<SocketAddr>,
+    reputation: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry3 {
+    origin: NodeName,
+    incarnation: Incarnation,
+    version: u64,
+    state: State3,
+}
+
+#[derive(Serialize, Deserialize)]
+enum State3 {
+    Live(Profile),
+    Gone { at: u64 },
+}
+
+impl From<Entry3> for Entry {
+    fn from(Entry3 { origin, incarnation, version, state }: Entry3) -> Self {
+        let state = match state {
+            State3::Live(profile) => registry::State::Live(profile),
+            State3::Gone { at } => registry::State::Gone { at, by: origin.clone() },
+        };
+        Self { origin, incarnation, version, state, seal: None }
+    }
+}
+
+impl From<Known3> for Known {
+    fn from(old: Known3) -> Self {
+        let Known3 { id, status, reason, incarnation, last_seen, last_heartbeat, .. } = old;
+        let new = Self::new(old.name, old.first_seen);
+        let entry = old.entry.map(Entry::from);
+        let (addresses, reputation) = (old.addresses, old.reputation);
+        let seen = Self { status, reason, incarnation, last_seen, last_heartbeat, ..new };
+        Self { id, entry, addresses, reputation, ..seen }
     }
 }
 
@@ -147,16 +202,13 @@ pub(super) fn prepare(
     incarnation: Incarnation,
 ) -> Result<Result<Incarnation, u64>, Failure> {
     match schema(database)? {
-        None => write_tables(database, Some(&State { incarnation, trail: None }), &[])?,
+        None => write_tables(database, Some(&State { incarnation, trail: None }), Vec::new())?,
         Some(1) => {
             let (state, peers) = read_1(database)?;
-            write_tables(database, Some(&state), &peers)?;
+            write_tables(database, Some(&state), peers)?;
         }
-        Some(2) => {
-            let peers = read_2(database)?;
-            write_tables(database, None, &peers)?;
-        }
-        Some(3) => write_tables(database, None, &[])?,
+        Some(2) => write_tables(database, None, read_2(database)?)?,
+        Some(3) => write_tables(database, None, read_3(database)?)?,
         Some(SCHEMA) => {}
         Some(later) => return Ok(Err(later)),
     }
@@ -174,7 +226,7 @@ pub(super) fn prepare(
 }
 
 /// A peer of schema 1 that cannot be read is left out, as that version did.
-fn read_1(database: &Database) -> Result<(State, Vec<Remembered>), Failure> {
+fn read_1(database: &Database) -> Result<(State, Vec<Known>), Failure> {
     let read = database.begin_read()?;
     let stored = read.open_table(META)?.get(INCARNATION)?.map_or(0, |value| value.value());
     let state = State { incarnation: Incarnation(stored), trail: None };
@@ -183,22 +235,31 @@ fn read_1(database: &Database) -> Result<(State, Vec<Remembered>), Failure> {
     if has_peers {
         for entry in read.open_table(PEERS)?.iter()? {
             let (_, bytes) = entry?;
-            peers.extend(codec::decode_versioned(OLD_PEER, bytes.value(), MAX_VALUE));
+            let peer = codec::decode_versioned::<Remembered>(OLD_PEER, bytes.value(), MAX_VALUE);
+            peers.extend(peer.map(Known::from));
         }
     }
     Ok((state, peers))
 }
 
-fn read_2(database: &Database) -> Result<Vec<Remembered>, Failure> {
+fn read_2(database: &Database) -> Result<Vec<Known>, Failure> {
     let read = database.begin_read()?;
-    read.open_table(PEERS)?.iter()?.map(|entry| opened(entry?.1.value())).collect()
+    let peers = read.open_table(PEERS)?;
+    peers.iter()?.map(|entry| opened::<Remembered>(entry?.1.value()).map(Known::from)).collect()
+}
+
+fn read_3(database: &Database) -> Result<Vec<Known>, Failure> {
+    let read = database.begin_read()?;
+    let nodes = read.open_table(NODES)?;
+    let node = |bytes: &[u8]| unsealed::<Known3>(bytes, MAX_NODE).map(Known::from);
+    nodes.iter()?.map(|entry| node(entry?.1.value())).collect()
 }
 
 /// The tables of this schema, in the place of those of an earlier one. Its state stays unless there is another.
 fn write_tables(
     database: &Database,
     state: Option<&State>,
-    peers: &[Remembered],
+    nodes: Vec<Known>,
 ) -> Result<(), Failure> {
     let mut write = database.begin_write()?;
     write.set_quick_repair(true);
@@ -207,9 +268,8 @@ fn write_tables(
         meta.remove(INCARNATION)?;
         meta.insert(SCHEMA_KEY, SCHEMA)?;
         let mut table = write.open_table(NODES)?;
-        for peer in peers {
-            let known = sealed(&Known::from(peer.clone()))?;
-            table.insert(peer.contact.name.as_str(), known.as_slice())?;
+        for node in nodes {
+            table.insert(node.name.as_str(), sealed(&node)?.as_slice())?;
         }
         write.delete_table(PEERS)?;
         let mut table = write.open_table(STATE_TABLE)?;

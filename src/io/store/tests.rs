@@ -12,6 +12,7 @@ use crate::proto::event::{Event, Reason, Recorded, Status};
 use crate::proto::hlc::Stamp;
 use crate::proto::node::{Contact, KeyId};
 use crate::proto::registry::{Pair, Profile};
+use crate::proto::seal::{MAX_SEAL, Seal};
 
 mod chain;
 mod crash;
@@ -48,10 +49,11 @@ fn whole(name: &str) -> Known {
     let name: NodeName = name.parse().expect("valid");
     let state = registry::State::Live(Profile::new(words, pairs, 7).expect("within the bounds"));
     let (origin, incarnation) = (name.clone(), Incarnation(u64::MAX));
+    let seal = Some(Seal { certificate: vec![7; MAX_SEAL - 72], signature: vec![7; 72] });
     let addresses = (1..=8).map(|port| ([0xff_u16; 8], port).into());
     Known {
         id: Some(KeyId([7; 16])),
-        entry: Some(registry::Entry { origin, incarnation, version: u64::MAX, state }),
+        entry: Some(registry::Entry { origin, incarnation, version: u64::MAX, state, seal }),
         status: Some(Status::Offline),
         reason: Some(Reason::Left),
         incarnation,
@@ -104,8 +106,8 @@ fn addresses_that_worked_come_newest_first_and_lead_to_nobody_forgotten() {
     let ports = |node: &Known| node.contacts().map(|it| it.address.port()).collect::<Vec<_>>();
     assert_eq!(ports(&node), [5, 9, 8, 7, 6, 4, 3, 2]);
     let (origin, incarnation) = (node.name.clone(), Incarnation(1));
-    let state = registry::State::Gone { at: 1 };
-    node.entry = Some(registry::Entry { origin, incarnation, version: 2, state });
+    let state = registry::State::Gone { at: 1, by: node.name.clone() };
+    node.entry = Some(registry::Entry { origin, incarnation, version: 2, state, seal: None });
     assert_eq!(ports(&node), [0; 0]);
 }
 
@@ -172,9 +174,14 @@ fn simulated(disk: &Disk) -> (Store, Opened) {
     opened.unwrap_or_else(|_failure| panic!("it does not open"))
 }
 
-/// The files of schemas 1 and 2 that earlier versions of this program wrote: three lives, three peers, one of which is
-/// at another address than its name says; in the second also five records, and a signed head.
-const SCHEMAS: [&[u8]; 2] = [include_bytes!("tests/v1.redb"), include_bytes!("tests/v2.redb")];
+/// The files of schemas 1 to 3 that earlier versions of this program wrote: three lives, three peers, one of which is
+/// at another address than its name says; in the later ones also five records, and a signed head; in the third the profile
+/// of one peer, and the tombstone of a fourth.
+const SCHEMAS: [&[u8]; 3] = [
+    include_bytes!("tests/v1.redb"),
+    include_bytes!("tests/v2.redb"),
+    include_bytes!("tests/v3.redb"),
+];
 
 /// The bytes that a build with postcard 1.1 stored: a build with another version reads that file as its own.
 #[test]
@@ -196,7 +203,7 @@ fn values_are_stored_as_the_same_bytes_as_ever() {
         "02070701ac02020670617573656401036140681d7b226576656e74223a22706175736564222c226d696c6c6973223a377d",
         "0209010361406801ff4457e0f351845d54838f9833546962f30c33da2e5cac53496735ae91c15080f0a20467765e6eaa9bf725",
         "02036140680000000001000188270001007f000001d9240000000000000000b49f2cc8ff980125",
-        "34cf880e059bd996",
+        "11910b3e4cdc3556",
     ];
     assert_eq!([&record, &state, &node, checksum].map(hex), stored);
 }
@@ -222,7 +229,10 @@ fn files_of_earlier_schemas_are_read_and_become_ones_of_this() {
             known.sort_by_key(|node| contacts.iter().position(|one| one.name == node.name));
             let read: Vec<_> = known.iter().flat_map(Known::contacts).collect();
             assert_eq!(read, contacts, "schema {schema}");
+            assert_eq!(known.iter().any(Known::is_forgotten), schema == 3);
+            known.retain(|node| contacts.iter().any(|one| one.name == node.name));
             assert!(known.iter().all(|node| node.last_seen == Some(node.first_seen)));
+            assert_eq!(known.iter().any(|node| node.does("nlp")), schema == 3);
             let chain = trail(store);
             last += 1;
             assert_eq!(chain.append(&[event(last)]).expect("writes").seq, last);
@@ -249,7 +259,8 @@ fn a_file_of_a_later_schema_is_left_alone() {
     assert_eq!(life(), Incarnation(1));
     renumber(&dir.path().join(FILE), schema::SCHEMA + 1);
     let error = Store::open(dir.path(), at(0)).expect_err("another schema").to_string();
-    assert!(error.contains("schema 5") && error.contains("later version"), "{error}");
+    let schema = format!("schema {}", schema::SCHEMA + 1);
+    assert!(error.contains(&schema) && error.contains("later version"), "{error}");
     assert_eq!(fs::read_dir(dir.path()).expect("reads").count(), 1, "nothing is set aside");
     renumber(&dir.path().join(FILE), schema::SCHEMA);
     assert_eq!(life(), Incarnation(2));

@@ -180,7 +180,12 @@ impl Monitor {
                 self.vitals.remove(&peer);
                 out.push(Output::Show);
             }
-            Notice::Forgotten(_) | Notice::Offline(_) | Notice::Renewed(_) | Notice::Changed => {}
+            Notice::Forgotten(_)
+            | Notice::Offline(_)
+            | Notice::Renewed(_)
+            | Notice::Leaving
+            | Notice::Revoked
+            | Notice::Changed => {}
         }
     }
 

@@ -80,7 +80,11 @@ impl Attendance {
                     *reference = renewed.get(reference).copied().unwrap_or(*reference);
                 }
             }
-            Notice::Renewed(_) | Notice::Forgotten(_) | Notice::Changed => {}
+            Notice::Renewed(_)
+            | Notice::Forgotten(_)
+            | Notice::Leaving
+            | Notice::Revoked
+            | Notice::Changed => {}
         }
     }
 

@@ -26,6 +26,7 @@ use crate::proto::membership::PeerView;
 use crate::proto::node::{Incarnation, NodeId, NodeName};
 use crate::proto::registry::{self, Known};
 use crate::proto::rows::{BURST, first_version};
+use crate::proto::seal::Seals;
 use crate::proto::wiring::{Ask, Notice};
 
 /// How often it is noted that linked nodes are still seen.
@@ -190,14 +191,15 @@ impl Book {
         now: Instant,
         wall: u64,
         mut rng: StdRng,
+        seals: Box<dyn Seals>,
     ) -> Self {
         let Own { name: me, id, address, profile } = own;
         let (id, status, addresses) = (Some(id), Some(Status::Online), vec![address]);
         let new = Known::new(me.clone(), profile.started());
         let (version, state) = (first_version(&mut rng), State::Live(profile));
-        let entry = Entry { origin: me.clone(), incarnation, version, state };
+        let entry = Entry { origin: me.clone(), incarnation, version, state, seal: None };
         let remembered: Vec<_> = nodes.values().filter_map(|known| known.entry.clone()).collect();
-        let machine = Registry::new(entry, remembered, now, wall, rng);
+        let machine = Registry::new(entry, remembered, now, wall, rng, seals);
         let pending = Batch(nodes.keys().filter(|name| **name != me).cloned().collect());
         Self {
             machine,
@@ -261,8 +263,9 @@ impl Book {
             Notice::Message(peer, word) => self.input(registry::Input::Received(peer, word), call),
             Notice::Down(peer, _) => self.input(registry::Input::Unlinked(peer), call),
             Notice::Renewed(life) => self.input(registry::Input::Renewed(life), call),
+            Notice::Revoked => self.input(registry::Input::Revoked, call),
             Notice::Changed => self.soon(call.now),
-            Notice::Forgotten(_) | Notice::Offline(_) => {}
+            Notice::Forgotten(_) | Notice::Offline(_) | Notice::Leaving => {}
         }
     }
 
@@ -461,6 +464,7 @@ mod tests {
     use super::*;
     use crate::proto::node::KeyId;
     use crate::proto::tests::network::{WALL, name};
+    use crate::proto::tests::seals::Toy;
     use crate::proto::tests::start;
 
     /// The book of `a@h`, which goes on from this view.
@@ -468,7 +472,8 @@ mod tests {
         let address = ([127, 0, 0, 1], 4697).into();
         let (id, profile) = (KeyId([1; 16]), Profile::default());
         let own = Own { name: name("a@h"), id, address, profile };
-        Book::new(own, Incarnation(1), nodes, now, WALL, StdRng::seed_from_u64(1))
+        let (rng, seals) = (StdRng::seed_from_u64(1), Box::new(Toy(name("a@h"))));
+        Book::new(own, Incarnation(1), nodes, now, WALL, rng, seals)
     }
 
     /// What it has written then, with the batch.

@@ -19,6 +19,7 @@ use crate::proto::rows::{
     FIRST, FUTURE, LAST_VERSION, MAX_ANSWER, MAX_CHARGES, MAX_WORD, RAISE, SWEEP, YOUNG, row_size,
 };
 use crate::proto::tests::network::{FAIR, Network, WALL, Weather, ms, name, node};
+use crate::proto::tests::seals::Toy;
 use crate::proto::tests::start;
 
 mod world;
@@ -48,11 +49,18 @@ fn longest() -> Profile {
 
 fn entry(of: &str, at: u64, version: u64, what: &str) -> Entry {
     let state = State::Live(does(what));
-    Entry { origin: name(of), incarnation: life(at), version, state }
+    let row = Entry { origin: name(of), incarnation: life(at), version, state, seal: None };
+    table::sealed::<Profiles>(row)
 }
 
+/// Made by `f@h`.
 fn tomb(of: &str, at: u64, version: u64) -> Entry {
-    Entry { state: State::Gone { at: WALL }, ..entry(of, at, version, "x") }
+    made("f@h", WALL, entry(of, at, version, "x"))
+}
+
+/// A tombstone in the place of that entry.
+fn made(by: &str, at: u64, entry: Entry) -> Entry {
+    table::sealed::<Profiles>(Entry { state: State::Gone { at, by: name(by) }, ..entry })
 }
 
 impl Alone {
@@ -63,7 +71,14 @@ impl Alone {
 
     fn remembering(peers: &[&str], entries: impl IntoIterator<Item = Entry>) -> Self {
         let (now, rng) = (start(), StdRng::seed_from_u64(1));
-        let machine = Registry::new(entry("a@h", 3, 1, "a"), entries, now, WALL, rng);
+        let machine = Registry::new(
+            entry("a@h", 3, 1, "a"),
+            entries,
+            now,
+            WALL,
+            rng,
+            Box::new(Toy(name("a@h"))),
+        );
         Self::linked(machine, now, peers)
     }
 
@@ -143,8 +158,8 @@ fn a_forgotten_node_is_told_of_at_once_and_passed_on_once() {
     let mut a = Alone::new(&["b@h", "c@h"]);
     a.given("b@h", entry("x@h", 4, 5, "x"));
     let out = a.input(Input::Gone(name("x@h"), life(4)));
-    let word = [Word::Rows(vec![tomb("x@h", 4, 6)])];
-    assert_eq!([sent(&out, "b@h"), sent(&out, "c@h")], [word.clone(), word.clone()]);
+    let word = [Word::Rows(vec![made("a@h", WALL, entry("x@h", 4, 6, "x"))])];
+    assert_eq!([sent(&out, "b@h"), sent(&out, "c@h")], [word.clone(), word]);
     let x = name("x@h");
     let forgotten = Output::Gone { origin: x.clone(), incarnation: life(4), known: true };
     assert!(out.contains(&forgotten), "{out:?}");
@@ -153,7 +168,8 @@ fn a_forgotten_node_is_told_of_at_once_and_passed_on_once() {
     other.given("c@h", entry("x@h", 4, 5, "x"));
     let out = other.given("b@h", tomb("x@h", 4, 6));
     assert!(out.contains(&forgotten), "{out:?}");
-    assert_eq!([sent(&out, "b@h"), sent(&out, "c@h")], [vec![], word.to_vec()]);
+    let word = Word::Rows(vec![tomb("x@h", 4, 6)]);
+    assert_eq!([sent(&out, "b@h"), sent(&out, "c@h")], [vec![], vec![word]]);
     assert_eq!(other.given("c@h", tomb("x@h", 4, 6)), [], "it is known");
     // One that learns of it late keeps it to itself.
     let mut late = Alone::new(&["b@h", "c@h"]);
@@ -290,9 +306,9 @@ fn forged_words_are_charged_and_cost_the_link() {
 
 #[test]
 fn answers_are_bounded_and_not_repeated() {
-    let entries = (0..900).map(|n| Entry {
-        state: State::Live(longest()),
-        ..entry(&format!("x{n}@{}", "h".repeat(60)), 1, 1, "x")
+    let entries = (0..900).map(|n| {
+        let short = entry(&format!("x{n}@{}", "h".repeat(60)), 1, 1, "x");
+        table::sealed::<Profiles>(Entry { state: State::Live(longest()), ..short })
     });
     let mut a = Alone::remembering(&["b@h"], entries);
     let out = a.hears("b@h", Word::Digest(0));
@@ -363,8 +379,7 @@ fn what_is_asked_of_one_is_not_asked_of_another_until_it_is_late() {
 #[test]
 fn tombstones_make_room_and_end() {
     let profiles = (0..MAX_ROWS - 3).map(|n| entry(&format!("x{n}@h"), 1, 1, "x"));
-    let old =
-        |of: &str, age: u64| Entry { state: State::Gone { at: WALL - age }, ..tomb(of, 1, 1) };
+    let old = |of: &str, age: u64| made("f@h", WALL - age, entry(of, 1, 1, "x"));
     let tombs = [old("t1@h", 5), old("t2@h", 9)];
     let mut a = Alone::remembering(&["b@h"], profiles.chain(tombs));
     a.given("b@h", entry("new@h", 1, 1, "x"));
@@ -382,8 +397,7 @@ fn tombstones_make_room_and_end() {
     let out = a.tick(SWEEP);
     assert!(out.contains(&Output::Changed(name("t1@h"))) && a.mark("t1@h").is_none());
     assert_eq!(a.given("b@h", old("t1@h", 5)), [], "what is over does not come back");
-    let ahead = Entry { state: State::Gone { at: u64::MAX }, ..tomb("t3@h", 1, 1) };
-    a.given("b@h", ahead);
+    a.given("b@h", made("f@h", u64::MAX, entry("t3@h", 1, 1, "x")));
     let at = a.machine.row(&name("t3@h")).and_then(Entry::gone_at).expect("taken");
     assert_eq!(at, a.machine.wall.0 + FUTURE, "nor does it stay for ever");
 }

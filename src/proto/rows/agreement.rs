@@ -10,6 +10,7 @@ impl<T: Table> Rows<T> {
     pub(super) fn remove(&mut self, origin: &NodeName) -> Option<Arc<Row<T::Value>>> {
         let lost = self.rows.remove(origin)?;
         self.agreement = self.agreement.wrapping_sub(weight::<T>(&lost));
+        self.proofs.forget(origin);
         Some(lost)
     }
 

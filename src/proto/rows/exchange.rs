@@ -7,12 +7,14 @@ use std::time::Instant;
 
 use rand::RngExt;
 
+use super::packing::{mark_size, row_size, row_words, send_news, send_want};
 use super::{
     Ask, HEAD, HOLD, LAST_VERSION, MAX_JUMP, MAX_ROWS, MAX_WORD, Mark, Output, OutputOf, Partial,
     Row, Rows, SWEEP, State, Table, Tombstones, Word, WordOf, YOUNG, millis,
 };
 use crate::proto::codec;
 use crate::proto::node::NodeName;
+use crate::proto::seal::Seal;
 
 /// One answer has about this many bytes at most.
 pub(crate) const MAX_ANSWER: usize = 1024 * 1024;
@@ -116,17 +118,18 @@ impl<T: Table> Rows<T> {
                         young.extend(self.take(from, row, now, out));
                     }
                 }
+                young.retain(|row| self.is_passable(&row.origin, now));
                 self.send_all(Some(from), young, out);
             }
-            Word::Part { origin, incarnation, version, part, parts, adds } => {
+            Word::Part { origin, incarnation, version, part, parts, adds, seal } => {
                 let mark = Mark { incarnation, version, gone: false };
-                self.part(from, origin, (mark, part, parts), adds, now, out);
+                self.part(from, origin, (mark, part, parts), (adds, seal), now, out);
             }
-            Word::Delta { origin, incarnation, from: base, to, change } => {
+            Word::Delta { origin, incarnation, from: base, to, change, signature } => {
                 let mark = Mark { incarnation, version: to, gone: false };
                 if origin != *from {
                     self.charge(from, "delta of another origin", now, out);
-                } else if !self.delta(from, base, mark, change, now, out) {
+                } else if !self.delta(from, base, mark, (change, signature), now, out) {
                     self.learn(from, vec![(origin, mark)], now, out);
                 }
             }
@@ -167,8 +170,10 @@ impl<T: Table> Rows<T> {
     /// The marks that others are informed of, in order of names.
     fn marks(&self, now: Instant) -> impl Iterator<Item = (&NodeName, Mark)> {
         let wall = self.wall(now);
-        let kept = move |at| T::TOMBSTONES == Tombstones::Final && !is_young(at, wall);
-        let rows = self.rows.values().filter(move |row| !row.gone_at().is_some_and(kept));
+        let ends = T::TOMBSTONES == Tombstones::Final;
+        let kept = move |row: &Row<_>, at| ends && (row.seal.is_none() || !is_young(at, wall));
+        let rows =
+            self.rows.values().filter(move |row| !row.gone_at().is_some_and(|at| kept(row, at)));
         rows.map(|row| (&row.origin, row.mark()))
     }
 
@@ -207,10 +212,11 @@ impl<T: Table> Rows<T> {
         now: Instant,
         out: &mut Vec<OutputOf<T>>,
     ) {
+        let names: Vec<_> = names.iter().filter(|name| self.is_passable(name, now)).collect();
         let Some(link) = self.links.get_mut(to) else { return };
         link.answered.retain(|_, (_, at)| now < *at + T::RETRY / 2);
         let (mut rows, mut size) = (Vec::new(), 0);
-        for row in names.iter().filter_map(|name| self.rows.get(name)) {
+        for row in names.into_iter().filter_map(|name| self.rows.get(name)) {
             let sent = link.answered.get(&row.origin).is_some_and(|(sent, _)| *sent == row.mark());
             if !sent && size <= MAX_ANSWER {
                 link.answered.insert(row.origin.clone(), (row.mark(), now));
@@ -260,10 +266,14 @@ impl<T: Table> Rows<T> {
                 continue;
             }
             let linked = self.links.get(&origin).map(|link| link.incarnation);
-            let its_own_end = linked.is_some() && origin == *from && mark.gone;
+            let its_own_end = linked.is_some()
+                && origin == *from
+                && mark.gone
+                && T::TOMBSTONES == Tombstones::Outbid;
             if its_own_end || Self::absurd(mark) {
                 absurd = true;
             } else if self.newer(&origin, mark)
+                && !self.proofs.is_refused(&origin, mark, now)
                 // Of a later life than the linked one: its link is not reported yet.
                 && linked.is_none_or(|linked| mark.incarnation == linked)
                 && (!full || self.rows.contains_key(&origin))
@@ -335,7 +345,7 @@ impl<T: Table> Rows<T> {
             self.learn(from, vec![(origin.clone(), mark)], now, out);
         } else if Self::absurd(mark) {
             self.charge(from, "absurd mark", now, out);
-        } else if linked.is_some() && mark.gone {
+        } else if linked.is_some() && mark.gone && T::TOMBSTONES == Tombstones::Outbid {
             self.charge(from, "its own tombstone", now, out);
         } else if linked.is_some_and(|linked| linked != mark.incarnation) {
             // Of a link that is over, or not reported yet.
@@ -349,12 +359,26 @@ impl<T: Table> Rows<T> {
             out.push(Output::Send(origin.clone(), Word::News(vec![(origin.clone(), known)])));
         } else if origin != from && !self.newer(origin, mark) {
             // It is known.
-        } else if self.room(origin, out) {
+        } else {
             return true;
-        } else if linked.is_none() && !mark.gone && !self.asks.contains_key(origin) {
-            self.charge(from, "unwanted row", now, out);
         }
         false
+    }
+
+    /// Makes a place for a row that is accepted, if there can be one.
+    fn place(
+        &mut self,
+        from: &NodeName,
+        row: &Row<T::Value>,
+        now: Instant,
+        out: &mut Vec<OutputOf<T>>,
+    ) -> bool {
+        let room = self.room(&row.origin, out);
+        let asked = self.is_linked(&row.origin) || self.asks.contains_key(&row.origin);
+        if !room && !asked && row.gone_at().is_none() {
+            self.charge(from, "unwanted row", now, out);
+        }
+        room
     }
 
     /// Whether a row is here just so: then its origin has nothing later, and nobody is asked for it any more.
@@ -377,22 +401,28 @@ impl<T: Table> Rows<T> {
         let (wall, latest) = (self.wall(now), self.latest(now));
         match &mut row.state {
             // Others' clocks do not matter here: it is kept as long as one that was made here.
-            State::Gone { at } if T::TOMBSTONES == Tombstones::Final => *at = wall,
-            State::Gone { at } if over::<T>(*at, wall) => return None,
+            State::Gone { at, .. } if T::TOMBSTONES == Tombstones::Final => *at = wall,
+            State::Gone { at, .. } if over::<T>(*at, wall) => return None,
             State::Gone { .. } | State::Live(_) => {}
         }
-        if !self.accepts(from, &row.origin, row.mark(), now, out) {
+        row.seal = row.seal.filter(Seal::is_short);
+        if !self.accepts(from, &row.origin, row.mark(), now, out)
+            || self.is_known(&row)
+            || !self.is_proven(from, &row, now, out)
+            || !self.place(from, &row, now, out)
+        {
             return None;
         }
-        if let State::Live(value) = &mut row.state {
-            let broken = T::bound(value, latest).filter(|_| row.origin == *from);
-            broken.into_iter().for_each(|rule| self.charge(from, rule, now, out));
+        if let State::Live(value) = &mut row.state
+            && let Some(broken) = T::bound(value, latest)
+        {
+            row.seal = None; // it is another row now
+            if row.origin == *from {
+                self.charge(from, broken, now, out);
+            }
         }
         let young = T::TOMBSTONES == Tombstones::Outbid
             && row.gone_at().is_some_and(|at| is_young(at, wall));
-        if self.is_known(&row) {
-            return None;
-        }
         let row = self.put(row, false, now, out);
         self.taken(&row.origin, from, now, out);
         young.then_some(row)
@@ -404,7 +434,7 @@ impl<T: Table> Rows<T> {
         from: &NodeName,
         origin: NodeName,
         (mark, part, parts): (Mark, u16, u16),
-        adds: T::Change,
+        (adds, seal): (T::Change, Option<Seal>),
         now: Instant,
         out: &mut Vec<OutputOf<T>>,
     ) {
@@ -419,17 +449,22 @@ impl<T: Table> Rows<T> {
             Some(partial) => partial,
             None if part == 0 => {
                 let (via, value) = (from.clone(), T::Value::default());
-                Partial { via, of: (mark, parts), next: 0, value }
+                Partial { via, of: (mark, parts), next: 0, value, broken: false }
             }
             None => return, // a part before it was lost: the next digest asks again
         };
         let broken = T::apply(&mut partial.value, adds, self.latest(now));
+        partial.broken |= broken.is_some();
         broken.filter(|_| origin == *from).into_iter().for_each(|r| self.charge(from, r, now, out));
         partial.next += 1;
         if partial.next == parts {
             let (Mark { incarnation, version, .. }, state) = (mark, State::Live(partial.value));
-            let row = Row { origin: origin.clone(), incarnation, version, state };
-            if self.is_known(&row) {
+            let seal = seal.filter(|seal| !partial.broken && seal.is_short());
+            let row = Row { origin: origin.clone(), incarnation, version, state, seal };
+            if self.is_known(&row)
+                || !self.is_proven(from, &row, now, out)
+                || !self.place(from, &row, now, out)
+            {
                 return;
             }
             self.put(row, false, now, out);
@@ -445,7 +480,7 @@ impl<T: Table> Rows<T> {
         from: &NodeName,
         base: u64,
         mark: Mark,
-        change: T::Change,
+        (change, signature): (T::Change, Vec<u8>),
         now: Instant,
         out: &mut Vec<OutputOf<T>>,
     ) -> bool {
@@ -458,10 +493,13 @@ impl<T: Table> Rows<T> {
         }
         let broken = self.amend(from, |row| {
             row.version = to;
-            match &mut row.state {
+            let broken = match &mut row.state {
                 State::Live(value) => T::apply(value, change, latest),
                 State::Gone { .. } => None, // its mark would say so
-            }
+            };
+            let seal = row.seal.take().map(|seal| Seal { signature, ..seal });
+            row.seal = seal.filter(|seal| broken.is_none() && seal.is_short());
+            broken
         });
         broken.flatten().into_iter().for_each(|rule| self.charge(from, rule, now, out));
         out.push(Output::Changed(from.clone()));
@@ -517,52 +555,4 @@ fn over<T: Table>(at: u64, wall: u64) -> bool {
 
 fn is_young(at: u64, wall: u64) -> bool {
     at.saturating_add(millis(YOUNG)) > wall
-}
-
-fn send_want<T: Table>(peer: &NodeName, names: Vec<NodeName>, out: &mut Vec<OutputOf<T>>) {
-    for names in codec::chunks(MAX_ROWS, names, MAX_WORD - HEAD, |name| name.as_str().len() + 2) {
-        out.push(Output::Send(peer.clone(), Word::Want(names)));
-    }
-}
-
-fn send_news<T: Table>(peer: &NodeName, marks: Vec<(NodeName, Mark)>, out: &mut Vec<OutputOf<T>>) {
-    for marks in codec::chunks(MAX_ROWS, marks, MAX_WORD - HEAD, mark_size) {
-        out.push(Output::Send(peer.clone(), Word::News(marks)));
-    }
-}
-
-/// Rows in as many words as they need.
-pub(super) fn row_words<T: Table>(
-    rows: impl IntoIterator<Item = Arc<Row<T::Value>>>,
-) -> Vec<WordOf<T>> {
-    let (mut words, mut short) = (Vec::new(), Vec::new());
-    for row in rows {
-        match row.value().filter(|_| row_size::<T>(&row) > MAX_WORD - HEAD) {
-            Some(value) => words.extend(parts::<T>(&row, value)),
-            None => short.push(Arc::unwrap_or_clone(row)),
-        }
-    }
-    let short = codec::chunks(MAX_ROWS, short, MAX_WORD - HEAD, row_size::<T>);
-    words.extend(short.into_iter().map(Word::Rows));
-    words
-}
-
-fn parts<T: Table>(row: &Row<T::Value>, value: &T::Value) -> impl Iterator<Item = WordOf<T>> {
-    let changes = T::parts(value, MAX_WORD - HEAD);
-    let parts = u16::try_from(changes.len()).unwrap_or(u16::MAX);
-    let (origin, incarnation, version) = (row.origin.clone(), row.incarnation, row.version);
-    (0..parts).zip(changes).map(move |(part, adds)| {
-        let origin = origin.clone();
-        Word::Part { origin, incarnation, version, part, parts, adds }
-    })
-}
-
-// What things need on the wire, at most.
-
-fn mark_size((name, _): &(NodeName, Mark)) -> usize {
-    name.as_str().len() + 23
-}
-
-pub(crate) fn row_size<T: Table>(row: &Row<T::Value>) -> usize {
-    row.origin.as_str().len() + 40 + row.value().map_or(0, T::size)
 }

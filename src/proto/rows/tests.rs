@@ -6,14 +6,27 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    Input, InputOf, MAX_WORD, Mark, Output, OutputOf, Rows, Table, Tombstones, WordOf, agreement,
-    millis,
+    Input, InputOf, MAX_WORD, Mark, Output, OutputOf, Row, Rows, Table, Tombstones, WordOf,
+    agreement, millis, statement,
 };
 use crate::proto::node::{Incarnation, NodeName};
+use crate::proto::seal::Seals;
 use crate::proto::tests::network::{self, Moment, Network, Sent, name};
+use crate::proto::tests::seals::Toy;
 
 pub(crate) fn life(at: u64) -> Incarnation {
     Incarnation(at)
+}
+
+/// A row with the seal of its maker, without keys.
+pub(crate) fn sealed<T: Table>(row: Row<T::Value>) -> Row<T::Value> {
+    let mut maker = Toy(row.maker().clone());
+    sealed_by::<T>(row, &mut maker)
+}
+
+/// A row with one of these seals.
+pub(crate) fn sealed_by<T: Table>(row: Row<T::Value>, seals: &mut dyn Seals) -> Row<T::Value> {
+    Row { seal: seals.make(&statement::<T>(&row)), ..row }
 }
 
 /// A machine around a table.

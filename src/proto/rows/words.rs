@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::proto::node::{Incarnation, NodeName};
+use crate::proto::seal::Seal;
 
 /// How late a row is. Later marks are greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -24,6 +25,8 @@ pub enum State<V> {
     Gone {
         /// When, in milliseconds since 1970 by the clock of the node that made the tombstone.
         at: u64,
+        /// Who made it: the origin as it left, or one that forgot it.
+        by: NodeName,
     },
 }
 
@@ -38,6 +41,8 @@ pub struct Row<V> {
     pub version: u64,
     /// What it says.
     pub state: State<V>,
+    /// What proves it to those that are not linked with its maker; without one it is passed on to nobody.
+    pub seal: Option<Seal>,
 }
 
 impl<V> Row<V> {
@@ -59,7 +64,15 @@ impl<V> Row<V> {
     pub fn gone_at(&self) -> Option<u64> {
         match &self.state {
             State::Live(_) => None,
-            State::Gone { at } => Some(*at),
+            State::Gone { at, .. } => Some(*at),
+        }
+    }
+
+    /// Who states it.
+    pub fn maker(&self) -> &NodeName {
+        match &self.state {
+            State::Live(_) => &self.origin,
+            State::Gone { by, .. } => by,
         }
     }
 }
@@ -83,6 +96,8 @@ pub enum Word<V, C> {
         parts: u16,
         /// What this part adds to those before it.
         adds: C,
+        /// With the last part: what proves the whole.
+        seal: Option<Seal>,
     },
     /// The sender's own row changed.
     Delta {
@@ -96,6 +111,8 @@ pub enum Word<V, C> {
         to: u64,
         /// What differs.
         change: C,
+        /// The signature of the row as it is then, under the same certificate as before.
+        signature: Vec<u8>,
     },
     /// A hash over all marks of the sender.
     Digest(u64),
@@ -129,6 +146,10 @@ pub enum Input<V, C> {
     Gone(NodeName, Incarnation),
     /// This node goes on under a higher incarnation.
     Renewed(Incarnation),
+    /// This node leaves.
+    Leaving,
+    /// Other certificates are revoked than before.
+    Revoked,
     /// The deadline passed.
     Tick {
         /// Milliseconds since 1970, by this node's wall clock.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::proto::event::{Event, Tally};
 use crate::proto::node::{Incarnation, NodeName};
-use crate::proto::topology::{Cell, Cells, Row, Sides};
+use crate::proto::topology::{Cell, Row, Sides};
 
 /// One link, from one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,16 +30,27 @@ pub struct Matrix {
     pub apart: Option<Instant>,
     /// By the names of their origins.
     pub(super) rows: Vec<Arc<Row>>,
+    /// Nodes whose rows ended.
+    pub(super) gone: BTreeSet<NodeName>,
     /// What this node sees of its peers.
     pub(super) sides: Arc<Sides>,
     pub(super) forgotten: BTreeSet<NodeName>,
 }
 
 impl Matrix {
-    /// Every known side of a link, in the order of the two names.
+    /// Every known side of a link between nodes that exist, in the order of the two names.
     pub fn edges(&self) -> impl Iterator<Item = Edge<'_>> {
-        let edges = self.rows.iter().flat_map(|row| edges(&row.origin, row.cells()));
-        edges.filter(|edge| ![edge.from, edge.to].iter().any(|node| self.forgotten.contains(*node)))
+        self.rows.iter().filter(|row| !self.forgotten.contains(&row.origin)).flat_map(move |row| {
+            let mut rows = self.rows.iter().peekable();
+            let cells = row.cells().iter().filter(move |(to, _)| {
+                // Both in order of names: one walk along them instead of a search for each cell.
+                while rows.next_if(|row| row.origin < **to).is_some() {}
+                let stated = rows.peek().is_some_and(|row| row.origin == **to);
+                (stated || self.sides.contains_key(*to) || self.gone.contains(*to))
+                    && !self.forgotten.contains(*to)
+            });
+            cells.map(|(to, cell)| Edge { from: &row.origin, to, cell })
+        })
     }
 
     /// The latest rows, by the names of their origins.
@@ -67,14 +78,18 @@ impl Matrix {
     }
 }
 
-/// What differs between a row as it was told last and as it is: one change as what it is, more of them by their number.
-pub(super) fn news(told: Option<&Row>, row: &Row) -> Option<Event> {
+/// What differs for nodes that exist between a row as it was told last and as it is: one change as what it is, more of them by their number.
+pub(super) fn news(
+    told: Option<&Row>,
+    row: &Row,
+    exists: impl Fn(&NodeName) -> bool,
+) -> Option<Event> {
     let mut before = told.map(|row| row.cells().iter()).into_iter().flatten().peekable();
     let mut changed = row.cells().iter().filter(|(peer, cell)| {
         // Both in order of names.
         while before.next_if(|(name, _)| name < peer).is_some() {}
         let same = before.next_if(|(name, _)| name == peer);
-        same.is_none_or(|(_, before)| before.standing() != cell.standing())
+        same.is_none_or(|(_, before)| before.standing() != cell.standing()) && exists(peer)
     });
     let (from, (to, cell)) = (row.origin.clone(), changed.next()?);
     let mut links = Tally::default();
@@ -85,8 +100,4 @@ pub(super) fn news(told: Option<&Row>, row: &Row) -> Option<Event> {
     };
     [cell, second].into_iter().chain(changed.map(|(_, cell)| cell)).for_each(&mut count);
     Some(Event::LinksChanged { from, links })
-}
-
-fn edges<'a>(from: &'a NodeName, cells: &'a Cells) -> impl Iterator<Item = Edge<'a>> {
-    cells.iter().map(move |(to, cell)| Edge { from, to, cell })
 }

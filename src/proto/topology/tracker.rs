@@ -5,6 +5,8 @@
 //! Notice::Up, Message, Down   Linked, Received, Unlinked of the machine
 //! look                      the peers' view became own cells, 20 ms after the first change of a burst; a peer that left,
 //!                           and a later own life, are announced
+//! Notice::Leaving           the own row ends
+//! Notice::Revoked           rows of revoked nodes are dropped
 //! Notice::Forgotten           look, then the tombstone of a node that is no peer
 //! Output::Show              what is new is shown 20 ms after the first change of a burst
 //! many peers                the next look, or show, is later: with n of them 4 n ms after the one before, at most 500 ms,
@@ -117,6 +119,8 @@ impl Tracker {
             Notice::Forgotten(node) => self.forget(node, sides(), now, out),
             Notice::Renewed(life) => self.input(Input::Renewed(life), now, out),
             Notice::Changed => self.look.soon(now),
+            Notice::Leaving => self.input(Input::Leaving, now, out),
+            Notice::Revoked => self.input(Input::Revoked, now, out),
             Notice::Offline(_) => {}
         }
     }
@@ -208,6 +212,7 @@ impl Tracker {
             agreement: self.machine.agreement(),
             apart: self.machine.apart(),
             rows: self.machine.rows().cloned().collect(),
+            gone: self.machine.gone().cloned().collect(),
             sides: self.sides.clone(),
             forgotten,
         };
@@ -219,7 +224,7 @@ impl Tracker {
 
     /// Tells of the rows that have not changed for a while, or not been told for long.
     fn due_events(&mut self, now: Instant) -> Vec<Event> {
-        let (machine, mut events) = (&self.machine, Vec::new());
+        let (machine, sides, mut events) = (&self.machine, &self.sides, Vec::new());
         let due = |(first, last): &(Instant, Instant)| due(machine, *first, *last);
         let Some(told) = &mut self.told else { return events };
         self.untold.retain(|origin, changed| {
@@ -227,7 +232,9 @@ impl Tracker {
             if !keep {
                 match machine.shared_row_of(origin) {
                     Some(row) => {
-                        events.extend(matrix::news(told.get(origin).map(Arc::as_ref), row));
+                        let before = told.get(origin).map(Arc::as_ref);
+                        let exists = |it: &NodeName| machine.knows(it) || sides.contains_key(it);
+                        events.extend(matrix::news(before, row, exists));
                         told.insert(origin.clone(), Arc::clone(row));
                     }
                     None => drop(told.remove(origin)),
@@ -276,13 +283,15 @@ mod tests {
     use crate::proto::event::Tally;
     use crate::proto::node::Incarnation;
     use crate::proto::tests::network::{ms, name, node};
+    use crate::proto::tests::seals::Toy;
     use crate::proto::tests::start;
     use crate::proto::topology::Cell;
 
     fn tracker(now: Instant) -> Tracker {
         let me = name("a@h");
         let rng = StdRng::seed_from_u64(1);
-        let machine = Topology::new(me.clone(), Incarnation(1), 1, now, 0, rng);
+        let machine =
+            Topology::new(me.clone(), Incarnation(1), 1, now, 0, rng, Box::new(Toy(me.clone())));
         Tracker::new(me, machine)
     }
 
@@ -374,6 +383,7 @@ mod tests {
             incarnation: Incarnation(1),
             version: 7,
             state: crate::proto::rows::State::Live([(name("a@h"), cell(Status::Online))].into()),
+            seal: None,
         };
         let message = Notice::Message(node(1), Word::Rows(vec![row]));
         tracker.handle(message, || panic!("no look"), now + BURST, &mut Vec::new());
@@ -406,8 +416,8 @@ mod tests {
             let change = cells.iter().map(|(to, state)| (name(to), Some(cell(*state)))).collect();
             let (from, to) = (self.version, self.version + 1);
             self.version = to;
-            let word =
-                Word::Delta { origin: name("b@h"), incarnation: Incarnation(1), from, to, change };
+            let (origin, incarnation) = (name("b@h"), Incarnation(1));
+            let word = Word::Delta { origin, incarnation, from, to, change, signature: Vec::new() };
             let message = Notice::Message(name("b@h"), word);
             self.tracker.handle(message, || panic!("no look"), now, &mut Vec::new());
         }
@@ -431,8 +441,10 @@ mod tests {
         use Status::{Connecting, Offline, Online};
         let now = start();
         let mut b = B { tracker: tracker(now), version: 0, shown: Matrix::default() };
-        up(&mut b.tracker, name("b@h"), now);
-        b.says(&[("c@h", Connecting), ("d@h", Connecting), ("e@h", Offline)], now);
+        ["b@h", "c@h", "d@h", "e@h"]
+            .into_iter()
+            .for_each(|peer| up(&mut b.tracker, name(peer), now));
+        b.says(&[("x@h", Online), ("c@h", Connecting), ("d@h", Connecting), ("e@h", Offline)], now);
         assert_eq!(b.events_until(now + ms(90)), []);
         b.says(&[("c@h", Online), ("d@h", Online)], now + ms(90));
         let links = Tally { online: 2, offline: 1, ..Tally::default() };
@@ -458,6 +470,7 @@ mod tests {
         let now = start();
         let mut b = B { tracker: tracker(now), version: 0, shown: Matrix::default() };
         up(&mut b.tracker, name("b@h"), now);
+        (0..200).for_each(|at| up(&mut b.tracker, node(at), now));
         let mut told = 0;
         for step in 0..200_u64 {
             let peer = node(usize::try_from(step).expect("few"));

@@ -169,6 +169,11 @@ impl Life {
         self.tracker.as_ref().expect("it is not being asked").machine()
     }
 
+    /// Whether the tracker has seen that a node exists.
+    pub(crate) fn knows(&self, node: &NodeName) -> bool {
+        self.topology().knows(node) || self.sides.borrow().contains_key(node)
+    }
+
     pub(crate) fn registry(&self) -> &Registry {
         self.book.as_ref().expect("it is not being asked").machine()
     }

@@ -39,7 +39,8 @@ impl World {
         let remembered = self.disks[at].clone();
         self.start(at, |life, moment, rng| {
             let own = entry(node(at).as_str(), life.0, 1, &format!("s{at}-{}", life.0));
-            Registry::new(own, remembered, moment.now, moment.wall, rng)
+            let seals = Box::new(Toy(node(at)));
+            Registry::new(own, remembered, moment.now, moment.wall, rng, seals)
         });
     }
 

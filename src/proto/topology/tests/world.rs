@@ -16,7 +16,7 @@ impl World {
     /// The next life of a node; it remembers nothing.
     fn boot(&mut self, at: usize) {
         self.start(at, |life, moment, rng| {
-            Topology::new(node(at), life, 1, moment.now, moment.wall, rng)
+            Topology::new(node(at), life, 1, moment.now, moment.wall, rng, Box::new(Toy(node(at))))
         });
     }
 
@@ -219,16 +219,35 @@ fn a_node_that_joins_gets_the_matrix_about_once() {
 /// One of them forges the row of another: no more than those that cannot ask it are deceived, and
 /// not for long.
 #[test]
-fn a_forged_row_is_overruled_by_its_origin() {
+fn a_forged_row_deceives_nobody() {
+    let mut world = World::booted(3, 1, FAIR);
+    world.mesh(|a, b| (a, b) != (0, 1));
+    world.run(ms(3000));
+    let genuine = row("n000@h", 1, 1_000_000, &[("n009@h", online())]);
+    let seal = |certificate: &NodeName| {
+        let mut maker = Toy(certificate.clone());
+        table::sealed_by::<Links>(genuine.clone(), &mut maker).seal
+    };
+    for seal in [None, seal(&node(2)), row("n000@h", 1, 1_000_001, &[]).seal] {
+        let (forged, mut out) = (Row { seal, ..genuine.clone() }, Vec::new());
+        world.act(1, |machine, moment, _| {
+            let word = Word::Rows(vec![forged]);
+            machine.handle(Input::Received(node(2), word), moment.now, &mut out);
+        });
+        let row = world.nodes[1].as_ref().and_then(|n| n.row_of(&node(0))).expect("by n002");
+        assert!(row.version < genuine.version);
+        world.now += Duration::from_secs(61); // of one mark, one is looked at in a minute
+        assert_eq!(out, [Output::Charge(node(2), "unproven row")]);
+    }
+}
+
+#[test]
+fn what_an_origin_does_not_know_of_its_row_is_overruled_by_it() {
     for seed in 0..20 {
         let mut world = World::booted(6, seed, FAIR);
         world.mesh(|a, b| (a, b) != (0, 1));
         world.run(ms(3000));
-        let forged = Row {
-            origin: node(0),
-            state: State::Live([(node(9), online())].into()),
-            ..row("x@h", 1, 1_000_000, &[])
-        };
+        let forged = row("n000@h", 1, 1_000_000, &[("n009@h", online())]);
         for at in 1..5 {
             world.input(at, Input::Received(node(5), Word::Rows(vec![forged.clone()])));
         }

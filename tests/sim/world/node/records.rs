@@ -17,6 +17,7 @@ use xpando_node::internals::proto::wiring::Ask;
 
 use super::{Actor, Message};
 use crate::invariants;
+use crate::seals::Toy;
 use crate::world::{Happening, Task, World, ms, secs};
 
 /// What a disk holds of other nodes.
@@ -59,7 +60,8 @@ impl World {
         let profile = Profile::new([], [], self.wall(node)).expect("within the bounds");
         let (name, address) = (it.name.clone(), it.address);
         let own = Own { name, id: KeyId([1; 16]), address, profile };
-        Book::new(own, incarnation, nodes, self.local(node), self.wall(node), rng)
+        let seals = Box::new(Toy(it.name.clone()));
+        Book::new(own, incarnation, nodes, self.local(node), self.wall(node), rng, seals)
     }
 
     fn seen(&self, node: usize) -> Vec<Seen> {

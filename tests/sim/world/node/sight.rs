@@ -14,6 +14,7 @@ use xpando_node::internals::proto::wiring::Notice;
 
 use super::{Actor, Message};
 use crate::invariants;
+use crate::seals::Toy;
 use crate::world::World;
 use crate::world::wire::{At, Word};
 
@@ -104,7 +105,8 @@ impl World {
     ) -> Tracker {
         let (me, first) = (self.nodes[node].name.clone(), first_version(&mut rng));
         let (now, wall) = (self.local(node), self.wall(node));
-        Tracker::new(me.clone(), Topology::new(me, incarnation, first, now, wall, rng))
+        let seals = Box::new(Toy(me.clone()));
+        Tracker::new(me.clone(), Topology::new(me, incarnation, first, now, wall, rng, seals))
     }
 
     /// This node's side of every link, by the views of the peers and of their vital signs.
@@ -123,7 +125,7 @@ impl World {
     }
 
     /// A notice for the tracker, or its tick.
-    pub(super) fn track(&mut self, node: usize, notice: Option<Notice<topology::Word>>) {
+    pub(in crate::world) fn track(&mut self, node: usize, notice: Option<Notice<topology::Word>>) {
         let concerned = notice.as_ref().map(invariants::concerned).unwrap_or_default();
         self.tracked(node, &concerned, |it, world, now, out| {
             let sides = || world.looks(node);

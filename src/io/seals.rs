@@ -1,0 +1,220 @@
+//! This node's seals on what it states, and the check of others'.
+//!
+//! Invariant: a seal holds only under a certificate that counts now, of a node of that name; that of a certificate which was
+//! checked before costs one signature check.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::io::clock;
+use crate::io::identity::{CertificateDer, CertificateVerifier, Identity, PeerIdentity};
+use crate::proto::node::NodeName;
+use crate::proto::seal::{Seal, Seals};
+
+/// Certificates that are remembered.
+const CERTIFICATES: usize = 1024;
+
+/// Checks seals, and remembers certificates that held.
+#[derive(Debug)]
+pub struct SealChecker {
+    verifier: CertificateVerifier,
+    known: BTreeMap<[u8; 32], PeerIdentity>,
+}
+
+impl SealChecker {
+    /// A checker that trusts the cluster's CA.
+    pub fn new(verifier: CertificateVerifier) -> Self {
+        Self { verifier, known: BTreeMap::new() }
+    }
+
+    /// True when the holder of this certificate, a node of that name, signed the message.
+    pub fn proves(
+        &mut self,
+        maker: &NodeName,
+        certificate: &[u8],
+        message: &[u8],
+        signature: &[u8],
+    ) -> bool {
+        let digest: [u8; 32] = Sha256::digest(certificate).into();
+        let now = clock::wall();
+        if self.known.get(&digest).is_none_or(|peer| peer.validity.not_after < now) {
+            let certificate = CertificateDer::from(certificate);
+            let Ok(peer) = self.verifier.peer(&certificate, now) else { return false };
+            if self.known.len() >= CERTIFICATES {
+                self.known.pop_first();
+            }
+            self.known.insert(digest, peer);
+        }
+        // A remembered certificate may have been revoked meanwhile.
+        self.known.get(&digest).is_some_and(|peer| {
+            !self.verifier.is_revoked(&peer.serial)
+                && peer.name == *maker
+                && peer.verify(message, signature)
+        })
+    }
+}
+
+/// The seals of a node.
+#[derive(Debug)]
+pub struct NodeSeals {
+    identity: Arc<Identity>,
+    checker: SealChecker,
+}
+
+impl NodeSeals {
+    /// Those of this node.
+    pub fn new(identity: Arc<Identity>) -> Self {
+        let checker = SealChecker::new(identity.verifier());
+        Self { identity, checker }
+    }
+}
+
+impl Seals for NodeSeals {
+    fn make(&mut self, statement: &[u8]) -> Option<Seal> {
+        let certificate = self.identity.certificate().to_vec();
+        let signature = self.identity.sign(statement).ok()?;
+        Some(Seal { certificate, signature })
+    }
+
+    fn is_revoked(&self, seal: &Seal) -> bool {
+        let certificate = CertificateDer::from(seal.certificate.as_slice());
+        self.checker.verifier.revoked(&certificate).is_some()
+    }
+
+    fn hold(&mut self, maker: &NodeName, statement: &[u8], seal: &Seal) -> bool {
+        self.checker.proves(maker, &seal.certificate, statement, &seal.signature)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::io::identity::{Authority, Validity};
+    use crate::proto::codec;
+    use crate::proto::event::Status;
+    use crate::proto::node::Incarnation;
+    use crate::proto::registry::{Profile, Profiles};
+    use crate::proto::rows::{Row, State, Table, statement};
+    use crate::proto::topology::{Cell, Links};
+
+    struct Cluster {
+        dir: tempfile::TempDir,
+        authority: Authority,
+    }
+
+    impl Cluster {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            let authority = Authority::init(dir.path(), clock::wall()).expect("a CA");
+            Self { dir, authority }
+        }
+
+        fn member(&self, name: &str) -> NodeSeals {
+            let (name, valid) = (name.parse().expect("valid"), Validity::leaf(clock::wall()));
+            let identity = self.authority.issue(self.dir.path(), &name, valid).expect("a leaf");
+            NodeSeals::new(Arc::new(identity))
+        }
+    }
+
+    fn sealed<T: Table>(by: &mut NodeSeals, row: Row<T::Value>) -> Row<T::Value> {
+        Row { seal: by.make(&statement::<T>(&row)), ..row }
+    }
+
+    fn holds<T: Table>(checker: &mut NodeSeals, row: &Row<T::Value>) -> bool {
+        let seal = row.seal.as_ref();
+        seal.is_some_and(|seal| checker.hold(row.maker(), &statement::<T>(row), seal))
+    }
+
+    fn row<V>(value: V) -> Row<V> {
+        let (origin, incarnation) = ("b@h".parse().expect("valid"), Incarnation(7));
+        Row { origin, incarnation, version: 300, state: State::Live(value), seal: None }
+    }
+
+    fn profile() -> Row<Profile> {
+        let word = "nlp".parse().expect("a word");
+        row(Profile::new([word], ["zone=eu".parse().expect("a pair")], 7).expect("sound"))
+    }
+
+    fn cells() -> Row<<Links as Table>::Value> {
+        let status = Status::Online;
+        let cell =
+            Cell { state: status, suspect: true, rtt: Some(9), phi: 1, since: 5, reason: None };
+        row([("a@h".parse().expect("valid"), cell)].into())
+    }
+
+    fn gone(by: &str) -> Row<Profile> {
+        Row { state: State::Gone { at: 70_000, by: by.parse().expect("valid") }, ..profile() }
+    }
+
+    #[test]
+    fn a_seal_holds_for_its_maker_in_its_cluster_until_it_is_revoked() {
+        let cluster = Cluster::new();
+        let [mut a, mut b, mut c] = ["a@h", "b@h", "c@h"].map(|name| cluster.member(name));
+        let genuine = sealed::<Profiles>(&mut b, profile());
+        assert!(holds::<Profiles>(&mut a, &genuine) && holds::<Profiles>(&mut b, &genuine));
+        let links = sealed::<Links>(&mut b, cells());
+        assert!(holds::<Links>(&mut a, &links));
+        assert!(holds::<Profiles>(&mut a, &sealed::<Profiles>(&mut c, gone("c@h"))));
+        // Another's key, and another cluster.
+        assert!(!holds::<Profiles>(&mut a, &sealed::<Profiles>(&mut c, profile())));
+        assert!(!holds::<Links>(&mut a, &sealed::<Links>(&mut c, cells())));
+        assert!(!holds::<Profiles>(&mut a, &sealed::<Profiles>(&mut c, gone("b@h"))));
+        let mut foreign = Cluster::new().member("b@h");
+        assert!(!holds::<Profiles>(&mut a, &sealed::<Profiles>(&mut foreign, profile())));
+        // A seal on a statement of one kind is none on another.
+        let empty = || row(<Links as Table>::Value::new());
+        let other = Row { state: State::Live(Profile::default()), ..profile() };
+        let seal = sealed::<Links>(&mut b, empty()).seal;
+        assert!(!holds::<Profiles>(&mut a, &Row { seal, ..other }));
+
+        let seal = genuine.seal.clone().expect("sealed");
+        assert!(!a.is_revoked(&seal));
+        let name = "b@h".parse().expect("valid");
+        cluster.authority.revoke(&name, clock::wall()).expect("revoked");
+        let list = a.identity.revocation_file(cluster.dir.path());
+        assert_eq!(list.look().expect("a list"), Some(1));
+        assert!(a.is_revoked(&seal) && !holds::<Profiles>(&mut a, &genuine));
+    }
+
+    /// With one byte of the encoded row changed, it is no row, or not what was sealed.
+    fn changed<T: Table>(
+        row: &Row<T::Value>,
+        at: prop::sample::Index,
+        to: u8,
+    ) -> Option<Row<T::Value>>
+    where
+        T::Value: serde::de::DeserializeOwned,
+    {
+        let mut bytes = codec::encode(row).expect("plain");
+        let at = at.index(bytes.len());
+        let byte = bytes.get_mut(at).filter(|byte| **byte != to)?;
+        *byte = to;
+        codec::decode(&bytes, 1 << 16).ok().filter(|read| read != row)
+    }
+
+    #[test]
+    fn no_byte_of_a_statement_can_be_changed() {
+        let cluster = Cluster::new();
+        let [a, mut b] = ["a@h", "b@h"].map(|name| cluster.member(name));
+        let rows = (
+            sealed::<Links>(&mut b, cells()),
+            sealed::<Profiles>(&mut b, profile()),
+            sealed::<Profiles>(&mut b, gone("b@h")),
+        );
+        let checker = std::cell::RefCell::new(a);
+        proptest!(ProptestConfig::with_cases(1000), |(at: prop::sample::Index, to: u8)| {
+            if let Some(forged) = changed::<Links>(&rows.0, at, to) {
+                prop_assert!(!holds::<Links>(&mut checker.borrow_mut(), &forged), "{forged:?}");
+            }
+            for row in [&rows.1, &rows.2] {
+                if let Some(forged) = changed::<Profiles>(row, at, to) {
+                    prop_assert!(!holds::<Profiles>(&mut checker.borrow_mut(), &forged), "{forged:?}");
+                }
+            }
+        });
+    }
+}
