@@ -78,6 +78,10 @@ impl Seals for NodeSeals {
         Some(Seal { certificate, signature })
     }
 
+    fn is_current(&self, seal: &Seal) -> bool {
+        *self.identity.certificate() == *seal.certificate
+    }
+
     fn is_revoked(&self, seal: &Seal) -> bool {
         let certificate = CertificateDer::from(seal.certificate.as_slice());
         self.checker.verifier.revoked(&certificate).is_some()

@@ -37,6 +37,9 @@ pub trait Seals: std::fmt::Debug + Send {
     /// This node's seal on a statement; `None` when it cannot sign.
     fn make(&mut self, statement: &[u8]) -> Option<Seal>;
 
+    /// Whether this node would make a seal under the same certificate now.
+    fn is_current(&self, seal: &Seal) -> bool;
+
     /// Whether a seal is of a certificate that is revoked.
     fn is_revoked(&self, seal: &Seal) -> bool;
 

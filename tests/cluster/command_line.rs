@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::kit::{Cluster, Node, free_address, linked};
+use crate::kit::{Cluster, Node, free_address, linked, until};
 
 fn keys(value: &Value) -> Vec<&str> {
     let mut keys: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
@@ -145,6 +145,12 @@ fn watch_tells_each_change_as_it_happens_until_the_node_ends() {
     let a = cluster.node("a").start();
     let b = cluster.node("b").join(a.listen()).start();
     linked(&[&a, &b]);
+    // What changes in b's row while it is still to be told is one event with that.
+    until("what b sees is told", || {
+        let told = ["link_changed", "links_changed"]
+            .map(|event| a.count_logged(event, &[("node", "b@127.0.0.1")]));
+        if told == [0, 0] { Err(format!("{told:?}")) } else { Ok(()) }
+    });
     let mut json = Watcher::start(&cluster, &["watch", "--name", &a.name, "--json"]);
     let mut text = Watcher::start(&cluster, &["watch", "--name", &a.name]);
     json.tells(&["\"event\":\"watching\"", "\"node\":\"a@127.0.0.1\""]);

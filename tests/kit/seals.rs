@@ -20,6 +20,10 @@ impl Seals for Toy {
         Some(seal(&self.0, statement))
     }
 
+    fn is_current(&self, seal: &Seal) -> bool {
+        seal.certificate == self.0.as_str().as_bytes()
+    }
+
     fn is_revoked(&self, seal: &Seal) -> bool {
         seal.certificate.starts_with(b"revoked")
     }

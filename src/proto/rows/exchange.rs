@@ -53,6 +53,9 @@ impl<T: Table> Rows<T> {
         }
         let mut one = None;
         if now >= self.next_digest {
+            if self.is_sealed_before() {
+                self.raise(0, out);
+            }
             self.next_digest = now + T::DIGEST.mul_f64(self.rng.random_range(0.8..=1.2));
             let peers = self.links.len();
             one = (peers > 0).then(|| self.rng.random_range(0..peers));

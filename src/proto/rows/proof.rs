@@ -1,6 +1,8 @@
 //! What proves rows. Own ones are sealed whenever they change; of others a seal is checked when the row does not come from
 //! its maker, or is about to be passed on, and once.
 //!
+//! A certificate that is renewed is sent with the row as a whole, at the next digest: a delta carries none.
+//!
 //! Invariant: checks that fail are at most `MAX_DOUBTS` for each peer and minute, and one for each row and minute.
 
 use std::collections::BTreeMap;
@@ -80,6 +82,12 @@ impl<T: Table> Rows<T> {
         let signature = seal.as_ref().map(|seal| seal.signature.clone()).unwrap_or_default();
         self.amend(&self.me.clone(), |own| own.seal = seal);
         signature
+    }
+
+    /// Whether the own row is sealed under a certificate that was renewed meanwhile.
+    pub(super) fn is_sealed_before(&self) -> bool {
+        let seal = self.rows.get(&self.me).and_then(|own| own.seal.as_ref());
+        seal.is_some_and(|seal| !self.proofs.seals.is_current(seal))
     }
 
     /// Whether what a peer passes on is proven to be its maker's.

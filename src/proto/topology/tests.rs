@@ -572,4 +572,5 @@ proptest! {
 }
 
 mod leaving;
+mod renewal;
 mod world;
