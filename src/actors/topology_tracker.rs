@@ -8,6 +8,7 @@
 //!   others come back with the first digests, within about a second.
 //! - **Never** writes another node's row; never ends a link itself (it asks NodeManager to).
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, UNIX_EPOCH};
@@ -187,21 +188,19 @@ impl Process for Inside {
     }
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
-        let (notice, done) = match message {
-            Msg::Notice(notice) => (notice, None),
-            Msg::Leave(done) => (Notice::Leaving, Some(done)),
-        };
-        let mut out = Vec::new();
-        match notice.read(|payload| codec::decode(&payload, MAX_PAYLOAD)) {
-            Ok(notice) => {
-                self.tracker.handle(notice, || sides(&self.setup), timer::now(), &mut out);
+        let (now, mut out) = (timer::now(), Vec::new());
+        match message {
+            Msg::Notice(notice) => match notice.read(|it| codec::decode(&it, MAX_PAYLOAD)) {
+                Ok(notice) => self.tracker.handle(notice, || sides(&self.setup), now, &mut out),
+                Err(_) => self.setup.metrics.count(Count::Messages, "malformed"),
+            },
+            Msg::Leave(done) => {
+                self.tracker.leave(now, &mut out);
+                self.perform(mem::take(&mut out));
+                done.send(()).unwrap_or(()); // the caller may have stopped waiting
             }
-            Err(_) => self.setup.metrics.count(Count::Messages, "malformed"),
         }
         self.perform(out);
-        if let Some(done) = done {
-            done.send(()).unwrap_or(()); // the caller may have stopped waiting
-        }
         Ok(())
     }
 

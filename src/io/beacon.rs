@@ -16,6 +16,7 @@ use crate::proto::codec::CodecError;
 pub const GROUP: Ipv4Addr = Ipv4Addr::new(233, 252, 1, 32);
 /// The UDP port.
 pub const PORT: u16 = 45892;
+
 /// The interface that beacons of a node reachable at `host` use: loopback for loopback.
 pub fn interface(host: IpAddr) -> Ipv4Addr {
     match host {

@@ -102,6 +102,7 @@ mod tests {
     use crate::proto::event::Status;
     use crate::proto::node::Incarnation;
     use crate::proto::registry::{Profile, Profiles};
+    use crate::proto::rows::tests::sealed_by;
     use crate::proto::rows::{Row, State, Table, statement};
     use crate::proto::topology::{Cell, Links};
 
@@ -122,10 +123,6 @@ mod tests {
             let identity = self.authority.issue(self.dir.path(), &name, valid).expect("a leaf");
             NodeSeals::new(Arc::new(identity))
         }
-    }
-
-    fn sealed<T: Table>(by: &mut NodeSeals, row: Row<T::Value>) -> Row<T::Value> {
-        Row { seal: by.make(&statement::<T>(&row)), ..row }
     }
 
     fn holds<T: Table>(checker: &mut NodeSeals, row: &Row<T::Value>) -> bool {
@@ -158,21 +155,21 @@ mod tests {
     fn a_seal_holds_for_its_maker_in_its_cluster_until_it_is_revoked() {
         let cluster = Cluster::new();
         let [mut a, mut b, mut c] = ["a@h", "b@h", "c@h"].map(|name| cluster.member(name));
-        let genuine = sealed::<Profiles>(&mut b, profile());
+        let genuine = sealed_by::<Profiles>(profile(), &mut b);
         assert!(holds::<Profiles>(&mut a, &genuine) && holds::<Profiles>(&mut b, &genuine));
-        let links = sealed::<Links>(&mut b, cells());
+        let links = sealed_by::<Links>(cells(), &mut b);
         assert!(holds::<Links>(&mut a, &links));
-        assert!(holds::<Profiles>(&mut a, &sealed::<Profiles>(&mut c, gone("c@h"))));
+        assert!(holds::<Profiles>(&mut a, &sealed_by::<Profiles>(gone("c@h"), &mut c)));
         // Another's key, and another cluster.
-        assert!(!holds::<Profiles>(&mut a, &sealed::<Profiles>(&mut c, profile())));
-        assert!(!holds::<Links>(&mut a, &sealed::<Links>(&mut c, cells())));
-        assert!(!holds::<Profiles>(&mut a, &sealed::<Profiles>(&mut c, gone("b@h"))));
+        assert!(!holds::<Profiles>(&mut a, &sealed_by::<Profiles>(profile(), &mut c)));
+        assert!(!holds::<Links>(&mut a, &sealed_by::<Links>(cells(), &mut c)));
+        assert!(!holds::<Profiles>(&mut a, &sealed_by::<Profiles>(gone("b@h"), &mut c)));
         let mut foreign = Cluster::new().member("b@h");
-        assert!(!holds::<Profiles>(&mut a, &sealed::<Profiles>(&mut foreign, profile())));
-        // A seal on a statement of one kind is none on another.
+        assert!(!holds::<Profiles>(&mut a, &sealed_by::<Profiles>(profile(), &mut foreign)));
+        // A seal on a row of one table does not hold for a row of the other.
         let empty = || row(<Links as Table>::Value::new());
         let other = Row { state: State::Live(Profile::default()), ..profile() };
-        let seal = sealed::<Links>(&mut b, empty()).seal;
+        let seal = sealed_by::<Links>(empty(), &mut b).seal;
         assert!(!holds::<Profiles>(&mut a, &Row { seal, ..other }));
 
         let seal = genuine.seal.clone().expect("sealed");
@@ -205,9 +202,9 @@ mod tests {
         let cluster = Cluster::new();
         let [a, mut b] = ["a@h", "b@h"].map(|name| cluster.member(name));
         let rows = (
-            sealed::<Links>(&mut b, cells()),
-            sealed::<Profiles>(&mut b, profile()),
-            sealed::<Profiles>(&mut b, gone("b@h")),
+            sealed_by::<Links>(cells(), &mut b),
+            sealed_by::<Profiles>(profile(), &mut b),
+            sealed_by::<Profiles>(gone("b@h"), &mut b),
         );
         let checker = std::cell::RefCell::new(a);
         proptest!(ProptestConfig::with_cases(1000), |(at: prop::sample::Index, to: u8)| {

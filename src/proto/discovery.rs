@@ -368,7 +368,6 @@ impl Discovery {
             Notice::Forgotten(_)
             | Notice::Offline(_)
             | Notice::Renewed(_)
-            | Notice::Leaving
             | Notice::Revoked
             | Notice::Changed => {}
         }

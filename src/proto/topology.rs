@@ -255,7 +255,7 @@ impl Topology {
     }
 
     /// Whether that node stated anything, or was linked here.
-    pub fn knows(&self, node: &NodeName) -> bool {
+    fn knows(&self, node: &NodeName) -> bool {
         self.rows.row(node).is_some()
     }
 

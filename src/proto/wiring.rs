@@ -65,8 +65,6 @@ pub enum Notice<M> {
     Offline(NodeName),
     /// This node's life was raised to this one.
     Renewed(Incarnation),
-    /// This node leaves.
-    Leaving,
     /// Other certificates are revoked than before.
     Revoked,
     /// What the consumer reads of the peers is another than before.
@@ -86,7 +84,6 @@ impl<M> Notice<M> {
             Self::Forgotten(node) => Notice::Forgotten(node),
             Self::Offline(peer) => Notice::Offline(peer),
             Self::Renewed(life) => Notice::Renewed(life),
-            Self::Leaving => Notice::Leaving,
             Self::Revoked => Notice::Revoked,
             Self::Changed => Notice::Changed,
         })
@@ -402,7 +399,6 @@ mod tests {
                         Notice::Forgotten(_)
                         | Notice::Offline(_)
                         | Notice::Renewed(_)
-                        | Notice::Leaving
                         | Notice::Revoked
                         | Notice::Changed => {
                             prop_assert!(false, "no news of a link");

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::kit::disk::{Disk, Faults};
 use crate::kit::trail::{flooded, numbers};
-use crate::kit::{Cluster, Node, full, linked};
+use crate::kit::{Cluster, Node, full, linked, until};
 
 /// Of a flood: enough to need room on the disk.
 const FLOOD: Duration = Duration::from_millis(200);
@@ -55,7 +55,12 @@ fn visit(cluster: &Cluster, name: &str, host: &Node) {
 fn remembers(node: &Node, floods: &[u64], guests: &[&str]) {
     let (last, proved) = node.verified();
     assert_eq!(last, proved);
-    let stored = node.exported();
+    // The event of the recovery is stored a moment after the node shows it.
+    let stored = until("the recovery in the trail", || {
+        let stored = node.exported();
+        let there = stored.iter().any(|it| it["event"] == "store_recovered");
+        if there { Ok(stored) } else { Err(format!("{} events", stored.len())) }
+    });
     let numbers = numbers(&stored);
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
     let of = |kind: &'static str| stored.iter().filter(move |it| it["event"] == kind);

@@ -230,7 +230,7 @@ fn presences_without_end() {
     unread("presences", |tie| {
         for after in (0..200_000).step_by(2_000) {
             let changes = (0..2_000).map(|_| joined()).collect();
-            tie.say("channel:presence", &Word::Delta { epoch, after, changes });
+            tie.publish("channel:presence", &Word::Delta { epoch, after, changes });
         }
     });
 }
@@ -241,12 +241,12 @@ fn words_for_actors_and_questions_that_others_have_to_answer() {
     unread("words for actors", |tie| {
         for _ in 0..1_000 {
             for other in &others {
-                tie.say("network:peers", &discovery::Word::Show(other.clone()));
+                tie.publish("network:peers", &discovery::Word::Show(other.clone()));
             }
         }
         tie.messages(Lane::System, (0..100).map(|_| vec![0xff; 30_000]));
         for topic in ["network:registry", "network:topology", "node:heartbeat", "no:actor"] {
-            (0..100).for_each(|_| tie.say(topic, &long(10_000)));
+            (0..100).for_each(|_| tie.publish(topic, &long(10_000)));
         }
     });
 }

@@ -100,8 +100,8 @@ fn varint(out: &mut Vec<u8>, mut number: usize) {
 }
 
 impl Tie {
-    /// Says something to the actors of the node that listen to a topic.
-    pub(crate) fn say(&mut self, topic: &str, word: &impl Serialize) {
+    /// Sends a word to the actors of the node that listen to a topic.
+    pub(crate) fn publish(&mut self, topic: &str, word: &impl Serialize) {
         let stamp = Stamp { millis: wall(), count: 0 };
         let payload = codec::encode(word).unwrap();
         let words = codec::encode_versioned(WORDS, &(topic, stamp, payload)).unwrap();
@@ -237,7 +237,7 @@ impl Tie {
         let (origin, incarnation) = (of.clone(), Incarnation(life));
         let row = Row { origin, incarnation, version, state, seal: None };
         let row = self.sealed::<Profiles>(row);
-        self.say("network:registry", &registry::Word::Rows(vec![row]));
+        self.publish("network:registry", &registry::Word::Rows(vec![row]));
     }
 
     /// That a node sees nobody.
@@ -246,7 +246,7 @@ impl Tie {
         let state = State::Live(topology::Cells::new());
         let row = Row { origin, incarnation, version, state, seal: None };
         let row = self.sealed::<Links>(row);
-        self.say("network:topology", &topology::Word::Rows(vec![row]));
+        self.publish("network:topology", &topology::Word::Rows(vec![row]));
     }
 
     /// That this member itself sees these.
@@ -257,7 +257,7 @@ impl Tie {
         let state = State::Live(nodes.map(|node| (node, cell.clone())).collect());
         let row = Row { origin, incarnation, version: 9, state, seal: None };
         let row = self.sealed::<Links>(row);
-        self.say("network:topology", &topology::Word::Rows(vec![row]));
+        self.publish("network:topology", &topology::Word::Rows(vec![row]));
     }
 
     /// With the only seal that it can make: its own.
@@ -274,7 +274,7 @@ impl Tie {
                 incarnation: Incarnation(*life),
             };
             let some: Vec<_> = some.iter().map(contact).collect();
-            self.say("network:peers", &discovery::Word::Contacts(some));
+            self.publish("network:peers", &discovery::Word::Contacts(some));
         }
     }
 }

@@ -255,7 +255,7 @@ impl Following {
             let page = self.journal.read(query).await;
             // While the disk cannot be read, memory goes on from its first.
             let missed = page.first.saturating_sub(after.saturating_add(1));
-            // What outlasted those is for who asks for events.
+            // Older events that outlasted the rest are no news: a query shows them, a follower does not get them.
             self.queue.extend(page.events.into_iter().filter(|event| event.seq >= page.first));
             self.behind = Some(page.next.max(after.saturating_add(missed)));
             if missed > 0 {

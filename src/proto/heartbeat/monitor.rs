@@ -183,7 +183,6 @@ impl Monitor {
             Notice::Forgotten(_)
             | Notice::Offline(_)
             | Notice::Renewed(_)
-            | Notice::Leaving
             | Notice::Revoked
             | Notice::Changed => {}
         }

@@ -80,11 +80,7 @@ impl Attendance {
                     *reference = renewed.get(reference).copied().unwrap_or(*reference);
                 }
             }
-            Notice::Renewed(_)
-            | Notice::Forgotten(_)
-            | Notice::Leaving
-            | Notice::Revoked
-            | Notice::Changed => {}
+            Notice::Renewed(_) | Notice::Forgotten(_) | Notice::Revoked | Notice::Changed => {}
         }
     }
 

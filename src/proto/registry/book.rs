@@ -265,7 +265,7 @@ impl Book {
             Notice::Renewed(life) => self.input(registry::Input::Renewed(life), call),
             Notice::Revoked => self.input(registry::Input::Revoked, call),
             Notice::Changed => self.soon(call.now),
-            Notice::Forgotten(_) | Notice::Offline(_) | Notice::Leaving => {}
+            Notice::Forgotten(_) | Notice::Offline(_) => {}
         }
     }
 

@@ -5,7 +5,6 @@
 //! Notice::Up, Message, Down   Linked, Received, Unlinked of the machine
 //! look                      the peers' view became own cells, 20 ms after the first change of a burst; a peer that left,
 //!                           and a later own life, are announced
-//! Notice::Leaving           the own row ends
 //! Notice::Revoked           rows of revoked nodes are dropped
 //! Notice::Forgotten           look, then the tombstone of a node that is no peer
 //! Output::Show              what is new is shown 20 ms after the first change of a burst
@@ -119,10 +118,19 @@ impl Tracker {
             Notice::Forgotten(node) => self.forget(node, sides(), now, out),
             Notice::Renewed(life) => self.input(Input::Renewed(life), now, out),
             Notice::Changed => self.look.soon(now),
-            Notice::Leaving => self.input(Input::Leaving, now, out),
             Notice::Revoked => self.input(Input::Revoked, now, out),
             Notice::Offline(_) => {}
         }
+    }
+
+    /// This node leaves: its own row ends.
+    pub fn leave(&mut self, now: Instant, out: &mut Vec<Output>) {
+        self.input(Input::Leaving, now, out);
+    }
+
+    /// Whether that node stated anything, or is or was a peer here.
+    pub fn knows(&self, node: &NodeName) -> bool {
+        knows(&self.machine, &self.sides, node)
     }
 
     /// Brings the machine up to what is seen now.
@@ -233,8 +241,7 @@ impl Tracker {
                 match machine.shared_row_of(origin) {
                     Some(row) => {
                         let before = told.get(origin).map(Arc::as_ref);
-                        let exists = |it: &NodeName| machine.knows(it) || sides.contains_key(it);
-                        events.extend(matrix::news(before, row, exists));
+                        events.extend(matrix::news(before, row, |it| knows(machine, sides, it)));
                         told.insert(origin.clone(), Arc::clone(row));
                     }
                     None => drop(told.remove(origin)),
@@ -265,6 +272,10 @@ impl Tracker {
             }
         }
     }
+}
+
+fn knows(machine: &Topology, sides: &Sides, node: &NodeName) -> bool {
+    machine.knows(node) || sides.contains_key(node)
 }
 
 /// When a row is told that changed then for the first time, and for the last time.

@@ -5,7 +5,7 @@ use xpando_node::internals::proto::event::{Source, Status};
 use xpando_node::internals::proto::membership::Input;
 use xpando_node::internals::proto::node::{Contact, Incarnation};
 use xpando_node::internals::proto::registry::book::{self, recalled};
-use xpando_node::internals::proto::wiring::{Ask, Notice};
+use xpando_node::internals::proto::wiring::Ask;
 
 use super::wire::Stage;
 use super::{Actor, Happening, Life, Micros, Task, World, address, secs};
@@ -132,7 +132,7 @@ impl World {
     pub(crate) fn stop(&mut self, node: usize) {
         self.note(node, || "leaves".into());
         self.nodes[node].well = Micros::MAX;
-        self.track(node, Some(Notice::Leaving));
+        self.track_leaving(node);
         self.member(node, Input::Stop);
         self.record(node, book::Input::Close);
     }

@@ -171,7 +171,7 @@ impl Life {
 
     /// Whether the tracker has seen that a node exists.
     pub(crate) fn knows(&self, node: &NodeName) -> bool {
-        self.topology().knows(node) || self.sides.borrow().contains_key(node)
+        self.tracker.as_ref().expect("it is not being asked").knows(node)
     }
 
     pub(crate) fn registry(&self) -> &Registry {

@@ -125,7 +125,7 @@ impl World {
     }
 
     /// A notice for the tracker, or its tick.
-    pub(in crate::world) fn track(&mut self, node: usize, notice: Option<Notice<topology::Word>>) {
+    pub(super) fn track(&mut self, node: usize, notice: Option<Notice<topology::Word>>) {
         let concerned = notice.as_ref().map(invariants::concerned).unwrap_or_default();
         self.tracked(node, &concerned, |it, world, now, out| {
             let sides = || world.looks(node);
@@ -136,6 +136,14 @@ impl World {
                 }
                 None => it.tick(sides, world.wall(node), now, out),
             }
+        });
+    }
+
+    /// This node leaves.
+    pub(in crate::world) fn track_leaving(&mut self, node: usize) {
+        self.tracked(node, &[], |it, _, now, out| {
+            it.leave(now, out);
+            false
         });
     }
 
