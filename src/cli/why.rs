@@ -264,9 +264,13 @@ fn grounds(evidence: &EvidenceStatus) -> Vec<String> {
         vec![format!("It had missed {missed} beats in {seconds:.1} s of silence (phi {phi:.1}).")];
     let names =
         |names: &[NodeName]| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    if !heard_by.is_empty() {
-        let who = names(heard_by);
-        lines.push(format!("Still heard by {who}: the path from here is cut, not the node."));
+    match heard_by.as_slice() {
+        [] => {}
+        [one] => lines.push(format!("{one} states that it still heard it.")),
+        some => {
+            let who = names(some);
+            lines.push(format!("Still heard by {who}: the path from here is cut, not the node."));
+        }
     }
     if !confirmed_by.is_empty() {
         lines.push(format!("Not heard by {} either.", names(confirmed_by)));
@@ -347,7 +351,7 @@ mod tests {
             phi: 300.0,
             missed: 8,
             silence_ms: 8500,
-            heard_by: vec!["c@h".parse().expect("valid")],
+            heard_by: vec!["c@h".parse().expect("valid"), "d@h".parse().expect("valid")],
             confirmed_by: vec![],
             unacknowledged_bytes: Some(180),
             segments: Some(2),
@@ -363,7 +367,10 @@ mod tests {
         let text = shown(&cut);
         assert!(text.contains("offline (unreachable) since 2026-01-02"), "{text}");
         assert!(text.contains("missed 8 beats in 8.5 s") && text.contains("phi 300.0"), "{text}");
-        assert!(text.contains("Still heard by c@h: the path from here is cut"), "{text}");
+        assert!(text.contains("Still heard by c@h, d@h: the path from here is cut"), "{text}");
+        let one = vec!["c@h".parse().expect("valid")];
+        let text = grounds(&EvidenceStatus { heard_by: one, ..evidence.clone() }).concat();
+        assert!(text.contains("c@h states that it") && !text.contains("not the node"), "{text}");
         assert!(text.contains("went wrong: not heard for too long."), "{text}");
         assert!(
             text.contains("c@h and d@h are linked with it: it is unreachable from here, not down")

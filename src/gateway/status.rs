@@ -105,8 +105,8 @@ pub struct PeerStatus {
     pub reason: Option<Reason>,
     /// While it is not linked: what ended its link, or why the last dials failed.
     pub cause: Option<String>,
-    /// While it is not linked: who is, as far as this node knows. Then it is unreachable from here,
-    /// not down.
+    /// While it is not linked: who is, where two nodes state that, or one and it itself. Then it is unreachable from
+    /// here, not down.
     pub reached_by: Vec<NodeName>,
     /// Its latest known life.
     pub incarnation: Option<u64>,
@@ -255,7 +255,13 @@ pub struct EvidenceStatus {
 
 impl PeerStatus {
     /// A peer as NodeManager, HeartbeatMonitor, TopologyTracker and Registry see it.
-    pub fn new(row: &Row, vital: Option<&Vital>, matrix: &Matrix, known: Option<&Known>) -> Self {
+    pub fn new(
+        me: &NodeName,
+        row: &Row,
+        vital: Option<&Vital>,
+        matrix: &Matrix,
+        known: Option<&Known>,
+    ) -> Self {
         let peer = &row.peer;
         let known = known.filter(|known| !known.is_forgotten());
         let is_online = peer.status == Status::Online;
@@ -263,8 +269,7 @@ impl PeerStatus {
         let online = vital.filter(|_| peer.status == Status::Online);
         let trip = online.and_then(|vital| vital.round_trip);
         let rtt = |of: fn(RoundTrip) -> Duration| trip.map(|trip| of(trip).as_secs_f64() * 1e3);
-        let reaches = |edge: &Edge| *edge.to == peer.name && edge.cell.state == Status::Online;
-        let reached = matrix.edges().filter(|_| peer.status != Status::Online);
+        let reached_by = || matrix.reached_by(&peer.name, me);
         let ago = |at: Instant| clock::wall() - timer::now().saturating_duration_since(at);
         Self {
             name: peer.name.clone(),
@@ -274,7 +279,7 @@ impl PeerStatus {
             suspect: online.is_some_and(|vital| vital.suspect),
             reason: peer.reason,
             cause: peer.cause.clone(),
-            reached_by: reached.filter(reaches).map(|edge| edge.from.clone()).collect(),
+            reached_by: (!is_online).then(reached_by).unwrap_or_default(),
             incarnation: Some(peer.incarnation.0).filter(|n| *n != 0),
             since: rfc3339(row.since),
             rtt_ms: rtt(|trip| trip.last),
@@ -368,8 +373,8 @@ pub struct TopologyStatus {
 pub struct TopologyNode {
     /// Its name.
     pub name: NodeName,
-    /// Where it stands, as the viewing node sees it; where it has no view of its own, online if
-    /// anybody is linked with it.
+    /// Where it stands, as the viewing node sees it; where it has no view of its own, online if two nodes state that they
+    /// are linked with it, or one and it itself.
     pub status: Status,
     /// Its latest known life.
     pub incarnation: u64,
@@ -402,8 +407,8 @@ impl TopologyStatus {
             row.map(|row| row.peer.status).or((node == name).then_some(Status::Online))
         };
         let linked = |node: &NodeName| {
-            let by = |edge: Edge| edge.to == node && edge.cell.state == Status::Online;
-            if matrix.edges().any(by) { Status::Online } else { Status::Offline }
+            let reached = !matrix.reached_by(node, name).is_empty();
+            if reached { Status::Online } else { Status::Offline }
         };
         let node = |(node, life): (&NodeName, &Incarnation)| TopologyNode {
             name: node.clone(),

@@ -147,7 +147,7 @@ impl NodeView {
         let row = peers.iter().find(|row| row.peer.name == *name)?;
         let nodes = self.registry.nodes();
         let known = nodes.get(name).map(Arc::as_ref);
-        Some(PeerStatus::new(row, vitals.peers.get(name), &matrix, known))
+        Some(PeerStatus::new(&self.name, row, vitals.peers.get(name), &matrix, known))
     }
 
     /// All known nodes, this one first.
@@ -228,7 +228,7 @@ impl NodeView {
         let nodes = self.registry.nodes();
         let status = |row: &Row| {
             let known = nodes.get(&row.peer.name).map(Arc::as_ref);
-            PeerStatus::new(row, vitals.peers.get(&row.peer.name), &matrix, known)
+            PeerStatus::new(&self.name, row, vitals.peers.get(&row.peer.name), &matrix, known)
         };
         peers.iter().map(status).collect()
     }

@@ -27,11 +27,16 @@
 //!
 //! # Above 12 peers
 //! Each node watches the 9 peers that follow it on the ring of names, so the cost of a node does not
-//! grow with the cluster. Who doubts a peer tells the others; they do not take it on trust: one that does
-//! not watch that peer sends it a beat, and doubts it, too, when nothing comes back within a second. So
-//! every node reaches its own verdict at about the same time. Where three are doubted at once, it may be
-//! half of the cluster, and those who watched the others of it may be cut off as well: a node then checks
-//! everybody it is linked with in the same way.
+//! grow with the cluster. Who doubts a peer accuses it to the others, which do not take that on trust: one that does
+//! not watch that peer sends it a beat. The first accuser alone changes nothing else: the peer has as long to answer
+//! as one that is watched. Once a second one accuses it, too, it is doubted when nothing has come back within a second
+//! of the beat. So every node reaches its own verdict at about the same time, and one liar cannot hasten it. Where
+//! three are doubted at once, by this node or by two others each, it may be half of the cluster, and those who watched
+//! the others of it may be cut off as well: a node then checks everybody it is linked with in the same way.
+//!
+//! # What others say
+//! Answers to questions about a peer are kept as evidence and change no time. Only who was asked can answer, once, and
+//! nothing is concluded from one answer alone.
 //!
 //! # Invariants
 //! 1. A peer is declared silent only after it was suspect for the whole suspicion time, on a clock
@@ -39,7 +44,8 @@
 //! 2. Only a linked peer is watched, suspect, or declared silent; a new link starts from nothing.
 //! 3. After a pause of this node no peer is worse off than at the last tick before it.
 //! 4. Memory is bounded: 200 samples a watched peer, one open question a suspect.
-//! 5. Whatever was sampled, doubt begins after 4 to 5.6 s of silence, longer only by what `local_health` stretches.
+//! 5. What one other node says of a peer hastens no doubt and delays no verdict: a byte of the peer itself ends both.
+//! 6. Whatever was sampled, doubt begins after 4 to 5.6 s of silence, longer only by what `local_health` stretches.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -48,9 +54,12 @@ use crate::proto::node::NodeName;
 
 mod evidence;
 pub mod monitor;
+mod phi;
 mod trips;
 pub use evidence::{Evidence, Traces};
 pub use monitor::{MAX_WORD, Monitor, Pulses, RoundTrip, Signs, Vital, Word};
+pub use phi::phi;
+use phi::{deviation, sigmas};
 pub use trips::Trips;
 
 /// Settings of the machine.
@@ -71,7 +80,7 @@ pub struct Config {
     pub max_std_deviation: Duration,
     /// Silence that is acceptable beyond the interval.
     pub acceptable_pause: Duration,
-    /// How soon a peer that another node doubts has to answer a beat.
+    /// How soon a peer that two others doubt has to answer a beat.
     pub answer: Duration,
     /// So many doubted at once are reason to check everybody.
     pub mass_suspicion: usize,
@@ -111,6 +120,8 @@ impl Default for Config {
     }
 }
 
+/// So many others have to say the same of a peer before anything follows from it.
+pub(crate) const WITNESSES: usize = 2;
 /// The worst `local_health`; each step stretches the timeouts by an eighth.
 const WORST_HEALTH: u32 = 8;
 
@@ -134,8 +145,13 @@ pub enum Input {
         /// Whether it has heard it since it was asked.
         hears: bool,
     },
-    /// Another node doubts a peer.
-    Doubted(NodeName),
+    /// A peer doubts another one.
+    Doubted {
+        /// Who says so.
+        by: NodeName,
+        /// About whom.
+        about: NodeName,
+    },
     /// Whether a doubted peer is reached by other means than its connection, as of now.
     Reached(NodeName, bool),
     /// The deadline passed.
@@ -182,13 +198,24 @@ struct Watch {
     deviation: Option<f64>,
     next_beat: Instant,
     doubt: Option<Doubt>,
-    /// Watched out of turn, because another node doubts this peer: by when it has to answer.
-    answer_by: Option<Instant>,
+    /// Why it is watched out of turn.
+    accused: Option<Accused>,
+}
+
+/// Others doubt a peer, and it was sent a beat.
+#[derive(Debug)]
+struct Accused {
+    /// When.
+    asked: Instant,
+    /// The only one who doubts it; `None` when more do, or nearly everybody may have to be doubted.
+    by: Option<NodeName>,
 }
 
 #[derive(Debug)]
 struct Doubt {
     since: Instant,
+    /// Who was asked and has not answered.
+    asked: BTreeSet<NodeName>,
     heard_by: BTreeSet<NodeName>,
     confirmed_by: BTreeSet<NodeName>,
     reached: bool,
@@ -256,19 +283,15 @@ impl Heartbeat {
                 }
             }
             Input::Answer { from, about, hears } => {
-                let linked = self.linked.contains_key(&from);
                 let doubt = self.watches.get_mut(&about).and_then(|watch| watch.doubt.as_mut());
-                if let Some(doubt) = doubt.filter(|_| linked) {
+                if let Some(doubt) = doubt
+                    && doubt.asked.remove(&from)
+                {
                     let side = if hears { &mut doubt.heard_by } else { &mut doubt.confirmed_by };
                     side.insert(from);
                 }
             }
-            Input::Doubted(name) => {
-                if self.linked.contains_key(&name) && !self.watches.contains_key(&name) {
-                    self.check(name, now);
-                    self.check_all(now);
-                }
-            }
+            Input::Doubted { by, about } => self.accuse(by, about, now),
             Input::Reached(name, reached) => {
                 let doubt = self.watches.get_mut(&name).and_then(|watch| watch.doubt.as_mut());
                 doubt.into_iter().for_each(|doubt| doubt.reached = reached);
@@ -328,7 +351,7 @@ impl Heartbeat {
         if watch.doubt.take().is_some() {
             out.push(Output::Cleared(name.clone()));
         }
-        if watch.answer_by.take().is_some() {
+        if watch.accused.take().is_some() {
             self.choose(at); // it has answered: others watch it
         }
     }
@@ -340,28 +363,49 @@ impl Heartbeat {
         let after = self.linked.range::<NodeName, _>(&self.me..);
         let ring = after.chain(self.linked.range::<NodeName, _>(..&self.me));
         let wanted: BTreeSet<NodeName> = ring.take(many).map(|(name, _)| name.clone()).collect();
-        self.watches.retain(|name, watch| wanted.contains(name) || watch.answer_by.is_some());
+        self.watches.retain(|name, watch| wanted.contains(name) || watch.accused.is_some());
         for name in wanted {
             self.watches.entry(name).or_insert_with(|| Watch::new(now));
         }
     }
 
-    /// Has a peer that is not watched answer soon.
-    fn check(&mut self, name: NodeName, now: Instant) {
-        let answer_by = Some(now + self.stretch(self.config.answer));
-        self.watches.insert(name, Watch { answer_by, ..Watch::new(now) });
+    /// A peer doubts another one. If that one is not watched here, it is sent a beat.
+    fn accuse(&mut self, by: NodeName, about: NodeName, now: Instant) {
+        if by == about || !self.linked.contains_key(&by) || !self.linked.contains_key(&about) {
+            return;
+        }
+        let answer = self.stretch(self.config.answer);
+        let Some(watch) = self.watches.get_mut(&about) else {
+            return self.check(about, Some(by), now);
+        };
+        if let Some(accused) = &mut watch.accused
+            && accused.by.as_ref().is_some_and(|first| *first != by)
+        {
+            accused.confirm(answer, now);
+            self.check_all(now);
+        }
+    }
+
+    /// Has a peer that is not watched answer a beat: soon, unless only one accuses it.
+    fn check(&mut self, name: NodeName, by: Option<NodeName>, now: Instant) {
+        let accused = Some(Accused { asked: now, by });
+        self.watches.insert(name, Watch { accused, ..Watch::new(now) });
     }
 
     /// Where several peers are doubted at once: has everybody answer, once in a while.
     fn check_all(&mut self, now: Instant) {
-        let doubted = |watch: &&Watch| watch.doubt.is_some() || watch.answer_by.is_some();
+        let agreed = |watch: &Watch| watch.accused.as_ref().is_some_and(|it| it.by.is_none());
+        let doubted = |watch: &&Watch| watch.doubt.is_some() || agreed(watch);
         let many = self.watches.values().filter(doubted).count() >= self.config.mass_suspicion;
         let rests = self.checked.is_some_and(|at| now < at + self.config.suspicion);
         if many && !rests && self.linked.len() > self.config.all_up_to {
             self.checked = Some(now);
+            let answer = self.stretch(self.config.answer);
+            let accused = self.watches.values_mut().filter_map(|watch| watch.accused.as_mut());
+            accused.for_each(|accused| accused.confirm(answer, now));
             let unwatched = self.linked.keys().filter(|name| !self.watches.contains_key(*name));
             let unwatched: Vec<NodeName> = unwatched.cloned().collect();
-            unwatched.into_iter().for_each(|name| self.check(name, now));
+            unwatched.into_iter().for_each(|name| self.check(name, None, now));
         }
     }
 
@@ -388,7 +432,7 @@ impl Heartbeat {
         self.healed = Some(now);
         for (name, watch) in &mut self.watches {
             watch.heard = (watch.heard + late).min(now);
-            watch.answer_by = watch.answer_by.map(|by| by + late);
+            watch.accused.iter_mut().for_each(|it| it.asked = (it.asked + late).min(now));
             if let Some(doubt) = &mut watch.doubt {
                 doubt.since = (doubt.since + late).min(now);
                 if watch.heard + self.config.interval >= now {
@@ -419,8 +463,8 @@ impl Heartbeat {
         match &watch.doubt {
             None if now >= self.doubt_at(watch) => {
                 let evidence = self.evidence(watch, now);
-                // One that was told of the doubt need not tell it on.
-                let own = watch.answer_by.is_none();
+                // Who doubts because others do need not accuse.
+                let own = watch.accused.as_ref().is_none_or(|it| it.by.is_some());
                 // Those that follow it on the ring: about different suspects different ones are asked.
                 let after = self.linked.range::<NodeName, _>(name..);
                 let ring = after.chain(self.linked.range::<NodeName, _>(..name));
@@ -428,10 +472,8 @@ impl Heartbeat {
                     |via: &NodeName| self.watches.get(via).is_some_and(|w| w.doubt.is_some());
                 let asked = ring.map(|(via, _)| via).filter(|via| *via != name && !doubted(via));
                 let asked: Vec<NodeName> = asked.take(self.config.probes).cloned().collect();
-                let (heard_by, confirmed_by) = (BTreeSet::new(), BTreeSet::new());
                 if let Some(watch) = self.watches.get_mut(name) {
-                    watch.doubt =
-                        Some(Doubt { since: now, heard_by, confirmed_by, reached: false });
+                    watch.doubt = Some(Doubt::new(now, &asked));
                 }
                 out.push(Output::Suspect(name.clone(), evidence));
                 if self.linked.len() > self.config.all_up_to && own {
@@ -494,13 +536,31 @@ impl Heartbeat {
         phi(now.saturating_duration_since(watch.heard).as_secs_f64(), mean, sigma)
     }
 
-    /// When doubt begins unless something is heard: phi reaches the threshold, or the answer of a peer
-    /// that another node doubts is overdue.
+    /// When doubt begins unless something is heard: phi reaches the threshold, or the answer of a peer that others doubt
+    /// is overdue.
     fn doubt_at(&self, watch: &Watch) -> Instant {
         let (mean, sigma) = self.estimate(watch);
         let silence = Duration::try_from_secs_f64(mean + self.sigmas * sigma);
         let at = watch.heard + silence.unwrap_or(self.config.acceptable_pause);
-        watch.answer_by.map_or(at, |by| by.min(at))
+        let agreed = watch.accused.as_ref().filter(|it| it.by.is_none());
+        agreed.map_or(at, |it| at.min(it.asked + self.stretch(self.config.answer)))
+    }
+}
+
+impl Accused {
+    /// The peer has `answer` since the beat. Of one that had longer the doubt is due now, not before.
+    fn confirm(&mut self, answer: Duration, now: Instant) {
+        self.by = None;
+        self.asked = now.checked_sub(answer).map_or(self.asked, |at| self.asked.max(at));
+    }
+}
+
+impl Doubt {
+    /// One that begins now, about which these are asked.
+    fn new(since: Instant, asked: &[NodeName]) -> Self {
+        let asked = asked.iter().cloned().collect();
+        let (heard_by, confirmed_by) = (BTreeSet::new(), BTreeSet::new());
+        Self { since, asked, heard_by, confirmed_by, reached: false }
     }
 }
 
@@ -513,7 +573,7 @@ impl Watch {
             deviation: None,
             next_beat: now,
             doubt: None,
-            answer_by: None,
+            accused: None,
         }
     }
 
@@ -530,40 +590,12 @@ impl Watch {
     }
 }
 
-/// Of changes, whose mean is 0 in the long run.
-fn deviation(changes: &VecDeque<f64>) -> f64 {
-    let squares: f64 = changes.iter().map(|change| change * change).sum();
-    (squares / changes.len() as f64).sqrt()
-}
-
-/// How many deviations beyond the mean phi reaches `threshold`: the same for every mean and
-/// deviation, so this is worked out once and not for every peer at every input.
-fn sigmas(threshold: f64) -> f64 {
-    // phi rises with time; before 20 sigma it passes any sensible threshold.
-    let (mut low, mut high) = (-20.0, 20.0);
-    for _ in 0..40 {
-        let middle = f64::midpoint(low, high);
-        if phi(middle, 0.0, 1.0) < threshold { low = middle } else { high = middle }
-    }
-    high
-}
-
-/// Suspicion level after `t` seconds of silence, for beats of this mean and deviation.
-///
-/// With y = (t − m)/σ and e = exp(−y(1.5976 + 0.070566 y²)): −log10(e/(1+e)) for t > m, else
-/// −log10(1 − 1/(1+e)).
-pub fn phi(t: f64, mean: f64, sigma: f64) -> f64 {
-    let y = (t - mean) / sigma;
-    let e = (-y * (1.5976 + 0.070_566 * y * y)).exp();
-    let tail = if t > mean { e / (1.0 + e) } else { 1.0 - 1.0 / (1.0 + e) };
-    // Beyond what a double can tell from zero, phi is as good as endless; 300 keeps it a number.
-    if tail <= 1e-300 { 300.0 } else { 0.0 - tail.log10() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::proto::tests::start;
+
+    mod liar;
 
     fn name(text: &str) -> NodeName {
         text.parse().expect("valid")
@@ -812,14 +844,25 @@ mod tests {
         assert_eq!((told.len(), told[0]), (39, world.when(is_suspect)[0]));
     }
 
-    #[test]
-    fn a_peer_that_another_node_doubts_has_a_second_to_answer() {
+    /// One of more than 12, which watches n00 to n08 of n00 to n39 and has run for ten seconds.
+    fn one_of_many() -> (World, Vec<String>) {
         let peers: Vec<String> = (0..40).map(|n| format!("n{n:02}@h")).collect();
         let names: Vec<&str> = peers.iter().map(String::as_str).collect();
         let mut world = World::new(&names);
         world.run(10.0, &names[..9]);
+        (world, peers)
+    }
+
+    fn doubted(by: &str, about: &str) -> Input {
+        Input::Doubted { by: name(by), about: name(about) }
+    }
+
+    #[test]
+    fn a_peer_that_two_others_doubt_has_a_second_to_answer() {
+        let (mut world, peers) = one_of_many();
+        let names: Vec<&str> = peers.iter().map(String::as_str).collect();
         for about in ["n30@h", "n31@h", "n05@h", "nobody@h"] {
-            world.input(Input::Doubted(name(about)));
+            ["n28@h", "n29@h"].into_iter().for_each(|by| world.input(doubted(by, about)));
         }
         assert_eq!(world.machine.watched().count(), 11, "the two that were not watched");
         world.run(10.5, &names[..9]);
@@ -834,19 +877,72 @@ mod tests {
     }
 
     #[test]
-    fn where_many_are_doubted_everybody_is_checked_once_in_a_while() {
-        let peers: Vec<String> = (0..40).map(|n| format!("n{n:02}@h")).collect();
+    fn what_one_other_says_of_a_peer_makes_this_node_look_and_see_for_itself() {
+        let (mut world, peers) = one_of_many();
         let names: Vec<&str> = peers.iter().map(String::as_str).collect();
-        let mut world = World::new(&names);
-        world.run(10.0, &names[..9]);
-        world.input(Input::Doubted(name("n30@h")));
-        world.input(Input::Doubted(name("n31@h")));
-        assert_eq!(world.machine.watched().count(), 11);
-        world.input(Input::Doubted(name("n32@h")));
+        // The same one again, one that is not linked, and the peer itself are no second accuser.
+        for by in ["n28@h", "n28@h", "nobody@h", "n30@h"] {
+            world.input(doubted(by, "n30@h"));
+        }
+        let beat = |o: &Output| matches!(o, Output::Beat(to) if *to == name("n30@h"));
+        world.run(10.1, &names[..9]);
+        assert_eq!(world.when(beat).len(), 1, "it is asked at once");
+        world.run(30.0, &names[..9]);
+        let [suspect, silent] = [world.when(is_suspect), world.when(is_silent)];
+        assert_eq!((suspect.len(), silent.len()), (1, 1));
+        assert!((14.0..15.0).contains(&suspect[0]), "as any other silent peer: {suspect:?}");
+        assert!((18.0..19.0).contains(&silent[0]), "{silent:?}");
+        let accused = world.when(|o| matches!(o, Output::Tell { .. }));
+        assert_eq!((accused.len(), accused[0]), (39, suspect[0]), "on its own evidence");
+    }
+
+    #[test]
+    fn a_second_accuser_counts_from_the_beat_that_the_first_one_caused() {
+        let (mut world, peers) = one_of_many();
+        let names: Vec<&str> = peers.iter().map(String::as_str).collect();
+        world.input(doubted("n28@h", "n30@h"));
+        world.run(12.5, &names[..9]);
+        assert_eq!(world.when(is_suspect), vec![0.0; 0]);
+        world.input(doubted("n29@h", "n30@h"));
+        world.run(30.0, &names[..9]);
+        assert_eq!((world.when(is_suspect), world.when(is_silent)), (vec![12.5], vec![16.5]));
+    }
+
+    #[test]
+    fn where_many_are_doubted_everybody_is_checked_once_in_a_while() {
+        let (mut world, peers) = one_of_many();
+        let names: Vec<&str> = peers.iter().map(String::as_str).collect();
+        for about in ["n30@h", "n31@h", "n32@h", "n33@h"] {
+            world.input(doubted("n28@h", about));
+        }
+        assert_eq!(world.machine.watched().count(), 13, "one accuser is no reason to doubt all");
+        world.input(doubted("n29@h", "n30@h"));
+        world.input(doubted("n29@h", "n31@h"));
+        assert_eq!(world.machine.watched().count(), 13);
+        world.input(doubted("n29@h", "n32@h"));
         assert_eq!(world.machine.watched().count(), 40);
         world.run(30.0, &names[..30]);
         let silent = world.when(is_silent);
         assert_eq!((silent.len(), silent[0], silent[9]), (10, 15.0, 15.0));
+    }
+
+    #[test]
+    fn only_the_first_answer_of_one_that_was_asked_counts() {
+        let (mut world, peers) = one_of_many();
+        let names: Vec<&str> = peers.iter().map(String::as_str).collect();
+        world.run(16.0, &names[1..9]);
+        let asked = |o: &Output| matches!(o, Output::Ask { about, .. } if *about == name("n00@h"));
+        assert_eq!(world.when(asked).len(), 3, "n01 to n03");
+        for (from, hears) in [("n01@h", true), ("n01@h", false), ("n20@h", true)] {
+            world.input(Input::Answer { from: name(from), about: name("n00@h"), hears });
+        }
+        world.run(20.0, &names[1..9]);
+        let evidence = world.out.iter().find_map(|(_, output)| {
+            if let Output::Silent(_, evidence) = output { Some(evidence.clone()) } else { None }
+        });
+        let evidence = evidence.expect("given up");
+        assert_eq!(evidence.heard_by, BTreeSet::from([name("n01@h")]));
+        assert_eq!(evidence.confirmed_by, BTreeSet::new());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::WITNESSES;
 use crate::proto::event::Broken;
 use crate::proto::node::NodeName;
 
@@ -60,7 +61,7 @@ impl Evidence {
             (Some(0), Some(1..)) => Some(Broken::Process),
             (Some(1..), Some(1..)) => Some(Broken::WayThere),
             (Some(1..), _) if beacon => Some(Broken::WayThere),
-            (_, Some(0)) if !beacon && !self.heard_by.is_empty() => Some(Broken::WayBack),
+            (_, Some(0)) if !beacon && self.heard_by.len() >= WITNESSES => Some(Broken::WayBack),
             _ => None,
         }
     }
@@ -74,8 +75,9 @@ mod tests {
         Duration::from_secs(n)
     }
 
-    fn evidence(traces: Traces, heard: bool) -> Evidence {
-        let heard_by = heard.then(|| "c@h".parse().expect("valid")).into_iter().collect();
+    fn evidence(traces: Traces, heard: usize) -> Evidence {
+        let witnesses = ["c@h", "d@h", "e@h"].into_iter().take(heard);
+        let heard_by = witnesses.map(|name| name.parse().expect("valid")).collect();
         Evidence { silence: seconds(8), heard_by, traces, ..Evidence::default() }
     }
 
@@ -101,21 +103,24 @@ mod tests {
         };
         for (traces, heard, broken) in [
             // Retransmissions arrive, and nothing sent is acknowledged.
-            (traces(Some(90), Some(2), None), true, Some(Broken::WayThere)),
+            (traces(Some(90), Some(2), None), 2, Some(Broken::WayThere)),
             // Only its beacons arrive.
-            (traces(Some(90), Some(0), Some(3)), true, Some(Broken::WayThere)),
-            (traces(Some(90), None, Some(3)), false, Some(Broken::WayThere)),
+            (traces(Some(90), Some(0), Some(3)), 2, Some(Broken::WayThere)),
+            (traces(Some(90), None, Some(3)), 0, Some(Broken::WayThere)),
             // Nothing arrives, but others hear it; its last beacon is from before the cut.
-            (traces(Some(90), Some(0), Some(11)), true, Some(Broken::WayBack)),
-            (traces(Some(90), Some(0), Some(7)), true, Some(Broken::WayBack)),
-            (traces(Some(90), Some(0), None), true, Some(Broken::WayBack)),
+            (traces(Some(90), Some(0), Some(11)), 2, Some(Broken::WayBack)),
+            (traces(Some(90), Some(0), Some(7)), 2, Some(Broken::WayBack)),
+            (traces(Some(90), Some(0), None), 2, Some(Broken::WayBack)),
+            (traces(Some(90), Some(0), None), 3, Some(Broken::WayBack)),
+            // One may be wrong, or lie.
+            (traces(Some(90), Some(0), None), 1, None),
             // Nothing arrives, and nobody hears it: dead, or cut off.
-            (traces(Some(90), Some(0), None), false, None),
+            (traces(Some(90), Some(0), None), 0, None),
             // A stopped process on a machine that runs.
-            (traces(Some(0), Some(7), None), false, Some(Broken::Process)),
+            (traces(Some(0), Some(7), None), 0, Some(Broken::Process)),
             // A system that tells nothing.
-            (traces(None, None, None), true, None),
-            (traces(None, None, Some(1)), true, None),
+            (traces(None, None, None), 2, None),
+            (traces(None, None, Some(1)), 2, None),
         ] {
             assert_eq!(evidence(traces, heard).broken(), broken, "{traces:?}, heard: {heard}");
         }

@@ -210,7 +210,9 @@ impl Monitor {
             Some(Word::Answer(about, hears)) => {
                 self.input(Input::Answer { from, about, hears }, pulses, now, out);
             }
-            Some(Word::Doubted(about)) => self.input(Input::Doubted(about), pulses, now, out),
+            Some(Word::Doubted(about)) => {
+                self.input(Input::Doubted { by: from, about }, pulses, now, out);
+            }
             None => {}
         }
     }

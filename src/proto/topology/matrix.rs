@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::proto::event::{Event, Tally};
+use crate::proto::heartbeat::WITNESSES;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::topology::{Cell, Row, Sides};
 
@@ -63,6 +64,22 @@ impl Matrix {
         &self.forgotten
     }
 
+    /// Who is linked with a node that `me` is not linked with, where two state it: two others, or one and the node itself,
+    /// which has seen its link with `me` end. Nobody where one alone states it, which may be wrong: a row outlives its
+    /// node.
+    pub fn reached_by(&self, node: &NodeName, me: &NodeName) -> Vec<NodeName> {
+        let others = self.rows.iter().filter(|row| row.origin != *me && row.origin != *node);
+        let shown = others.filter(|row| !self.forgotten.contains(&row.origin));
+        let by = shown.filter(|row| row.cells().get(node).is_some_and(Cell::is_up));
+        let by: Vec<NodeName> = by.map(|row| row.origin.clone()).collect();
+        let own = self.rows.binary_search_by(|row| row.origin.cmp(node)).ok();
+        let answers = own.and_then(|at| self.rows.get(at)).is_some_and(|own| {
+            let is_up = |peer| own.cells().get(peer).map(Cell::is_up);
+            is_up(me) == Some(false) && by.iter().any(|peer| is_up(peer) == Some(true))
+        });
+        if by.len() + usize::from(answers) >= WITNESSES { by } else { Vec::new() }
+    }
+
     /// Every node that has a row or is in one, with its latest known life.
     pub fn nodes(&self) -> BTreeMap<NodeName, Incarnation> {
         let rows = self.rows.iter().filter(|row| !self.forgotten.contains(&row.origin));
@@ -100,4 +117,50 @@ pub(super) fn news(
     };
     [cell, second].into_iter().chain(changed.map(|(_, cell)| cell)).for_each(&mut count);
     Some(Event::LinksChanged { from, links })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::event::Status;
+    use crate::proto::rows::State;
+    use crate::proto::tests::network::name;
+
+    /// A matrix in which these see those as linked, or not.
+    fn matrix(cells: &[(&str, &str, bool)]) -> Matrix {
+        let mut rows: BTreeMap<NodeName, Row> = BTreeMap::new();
+        for (from, to, up) in cells {
+            let state = if *up { Status::Online } else { Status::Offline };
+            let cell = Cell { state, suspect: false, rtt: None, phi: 0, since: 0, reason: None };
+            let (origin, incarnation) = (name(from), Incarnation(1));
+            let state = State::Live(BTreeMap::new());
+            let new = Row { origin, incarnation, version: 1, state, seal: None };
+            if let State::Live(row) = &mut rows.entry(name(from)).or_insert(new).state {
+                row.insert(name(to), cell);
+            }
+        }
+        Matrix { rows: rows.into_values().map(Arc::new).collect(), ..Matrix::default() }
+    }
+
+    fn reached(cells: &[(&str, &str, bool)]) -> Vec<NodeName> {
+        matrix(cells).reached_by(&name("x@h"), &name("me@h"))
+    }
+
+    #[test]
+    fn what_one_alone_states_makes_no_node_reached() {
+        assert_eq!(reached(&[("me@h", "x@h", false), ("me@h", "c@h", true)]), vec![]);
+        let [c, d] = [("c@h", "x@h", true), ("d@h", "x@h", true)];
+        assert_eq!(reached(&[c]), vec![], "it may lie");
+        assert_eq!(reached(&[c, ("d@h", "x@h", false)]), vec![]);
+        assert_eq!(reached(&[c, d]), [name("c@h"), name("d@h")]);
+    }
+
+    #[test]
+    fn what_a_node_states_of_itself_counts_once_it_has_seen_the_end_of_the_link() {
+        let [c, its] = [("c@h", "x@h", true), ("x@h", "c@h", true)];
+        assert_eq!(reached(&[c, its, ("x@h", "me@h", true)]), vec![], "its row is older than that");
+        assert_eq!(reached(&[c, ("x@h", "c@h", false), ("x@h", "me@h", false)]), vec![]);
+        assert_eq!(reached(&[its, ("x@h", "me@h", false)]), vec![], "nobody is linked with it");
+        assert_eq!(reached(&[c, its, ("x@h", "me@h", false)]), [name("c@h")]);
+    }
 }
