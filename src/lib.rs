@@ -30,7 +30,7 @@ pub use crate::node::testkit;
 pub use crate::node::{Builder, Node, NodeHandle, QUIET};
 pub use crate::proto::channel::{Json, Payload};
 pub use crate::proto::event::{
-    Broken, Event, OtherEvent, Reason, Refusal, Revocable, Source, Status, Tally,
+    Author, Broken, Event, Operator, OtherEvent, Reason, Refusal, Revocable, Source, Status, Tally,
 };
 pub use crate::proto::membership::{Majority, PeerView};
 pub use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
@@ -49,6 +49,7 @@ pub use crate::io::tls::{TlsError, WebError};
 pub use crate::node::{NodeError, StartError, TooFew};
 pub use crate::proto::chain::Fault;
 pub use crate::proto::codec::CodecError;
+pub use crate::proto::event::OperatorError;
 pub use crate::proto::interest::TooMany;
 pub use crate::proto::node::NameError;
 pub use crate::proto::token::ClaimsError;

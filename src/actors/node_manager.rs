@@ -137,7 +137,7 @@ impl Process for Inside {
         let mut inside = Self { setup, machine, ids: BTreeMap::new(), earlier };
         for (name, life) in inside.setup.peers.forgotten() {
             // It was announced when it became so.
-            let forget = Input::Forget { name, life, known: false };
+            let forget = Input::Forget { name, life, known: false, author: None };
             inside.machine.handle(forget, timer::now(), &mut Vec::new());
         }
         Ok(inside)
@@ -146,8 +146,8 @@ impl Process for Inside {
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Report(report) => self.report(report),
-            Msg::Ask(Ask::Forget(name, life, known)) => {
-                self.input(Input::Forget { name: name.clone(), life, known });
+            Msg::Ask(Ask::Forget { name, life, known, author }) => {
+                self.input(Input::Forget { name: name.clone(), life, known, author });
                 if self.machine.peer(&name).is_none() {
                     self.ids.remove(&name);
                 }

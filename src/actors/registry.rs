@@ -3,7 +3,7 @@
 //! - **Owns** the registry machine, the view of all known nodes that everybody reads, and its writes to the store: one
 //!   at a time, on a blocking thread, batched, one a second once changes go on.
 //! - **Hears** which links are up and down, with other registries' words on `network:registry`; that the peers' view
-//!   changed; an operator who has a node forgotten, and services that rate one.
+//!   changed; an operator who has a node forgotten or takes that back, and services that rate one.
 //! - **Says** what this node is, and what it knows of others, to other registries; to NodeManager whom to look for no
 //!   more, and whom again; warns when the disk fails, and tries again until it succeeds.
 //! - **After a restart**: goes on from its view, which outlives it, and writes all of it once more.
@@ -28,6 +28,7 @@ use crate::io::metrics::{Count, Metrics, Timing};
 use crate::io::seals::NodeSeals;
 use crate::io::store::{Store, StoreError};
 use crate::proto::codec;
+use crate::proto::event::Operator;
 use crate::proto::frame::MAX_PAYLOAD;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::registry::Known;
@@ -60,7 +61,8 @@ pub struct Setup {
 
 enum Msg {
     Notice(Notice<PeerMessage>),
-    Forget(NodeName, Incarnation),
+    Forget(NodeName, Incarnation, Operator),
+    Restore(NodeName, Operator),
     Rated(NodeName),
     Written(Batch, Result<(), StoreError>),
     Close(oneshot::Sender<()>),
@@ -103,8 +105,13 @@ impl Registry {
     }
 
     /// Has a node forgotten, here and wherever it is heard of, unless it is linked. `life` is the latest known one.
-    pub fn forget(&self, node: NodeName, life: Incarnation) {
-        self.handle.cast(Msg::Forget(node, life));
+    pub fn forget(&self, node: NodeName, life: Incarnation, operator: Operator) {
+        self.handle.cast(Msg::Forget(node, life, operator));
+    }
+
+    /// Has a node that is forgotten known again, here and wherever it is heard of.
+    pub fn restore(&self, node: NodeName, operator: Operator) {
+        self.handle.cast(Msg::Restore(node, operator));
     }
 
     /// Notes what the services of this node think of a node; false when it is not known.
@@ -180,6 +187,7 @@ impl Inside {
                 }
                 self.setup.peers.ask(ask);
             }
+            Output::Announce(event) => self.setup.bus.announce(event),
             Output::Charge(peer, rule) => {
                 self.setup.metrics.count(Count::Registry, rule);
                 tracing::debug!(%peer, rule, "a peer's word about the nodes breaks a rule");
@@ -273,7 +281,8 @@ impl Process for Inside {
                 Ok(notice) => self.input(Input::Notice(notice)),
                 Err(_) => self.setup.metrics.count(Count::Messages, "malformed"),
             },
-            Msg::Forget(node, life) => self.input(Input::Forget(node, life)),
+            Msg::Forget(node, life, operator) => self.input(Input::Forget(node, life, operator)),
+            Msg::Restore(node, operator) => self.input(Input::Restore(node, operator)),
             Msg::Rated(node) => self.input(Input::Rated(node)),
             Msg::Written(batch, result) => {
                 self.note(&result);

@@ -29,6 +29,10 @@ pub(super) struct ForgetArgs {
     /// The node, which must not be linked
     #[arg(value_name = "NAME@HOST")]
     node: NodeName,
+
+    /// Have it known again, as it was
+    #[arg(long)]
+    undo: bool,
 }
 
 pub(super) fn nodes(args: &NodesArgs, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -65,6 +69,12 @@ fn row(node: &NodeRecord) -> [Field; 7] {
 }
 
 pub(super) fn forget(args: &ForgetArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    command(&args.which, &Request::Forget { node: args.node.clone() })?;
-    Ok(write_line!(out, "{} is forgotten, until it comes back by itself", args.node)?)
+    let (node, undo) = (args.node.clone(), args.undo);
+    command(&args.which, &Request::Forget { node, undo })?;
+    Ok(if undo {
+        write_line!(out, "{} is known again", args.node)
+    } else {
+        let words = "is forgotten, until it comes back by itself; `forget --undo` takes that back";
+        write_line!(out, "{} {words}", args.node)
+    }?)
 }

@@ -22,7 +22,7 @@ use crate::gateway::gauges;
 use crate::gateway::history;
 use crate::gateway::status::Figures;
 use crate::gateway::view::NodeView;
-use crate::proto::event::Query;
+use crate::proto::event::{Operator, Query};
 use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
 
@@ -90,6 +90,9 @@ pub enum Request {
     Forget {
         /// Which.
         node: NodeName,
+        /// Takes that back instead.
+        #[serde(default)]
+        undo: bool,
     },
     /// Sends all clients to other nodes, and takes no more.
     Drain {
@@ -149,6 +152,7 @@ pub fn child(view: NodeView, socket: tokio::sync::watch::Receiver<Arc<StdListene
 }
 
 async fn talk(view: &NodeView, stream: UnixStream) -> std::io::Result<()> {
+    let operator = Operator::local(stream.peer_cred()?.uid());
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let mut line = Vec::new();
@@ -184,7 +188,8 @@ async fn talk(view: &NodeView, stream: UnixStream) -> std::io::Result<()> {
             messages::subscribe(view.bus.exchange(), &pattern, (reader, writer)).await
         }
         Request::Disconnect { node } => tried(to, view.disconnect(&node)).await,
-        Request::Forget { node } => tried(to, view.forget(&node)).await,
+        Request::Forget { node, undo: false } => tried(to, view.forget(&node, operator)).await,
+        Request::Forget { node, undo: true } => tried(to, view.restore(&node, operator)).await,
         Request::Drain { undo } => {
             view.clients.drain(!undo);
             answer(to, ()).await

@@ -21,9 +21,9 @@ use crate::gateway::status::{
 use crate::io::clock;
 use crate::io::metrics::Metrics;
 use crate::io::store::Store;
-use crate::proto::event::Status;
+use crate::proto::event::{Operator, Status};
 use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
-use crate::proto::registry::Known;
+use crate::proto::registry::{Known, book};
 use crate::proto::topology::Matrix;
 
 /// What can be read of the node, and done to it.
@@ -73,7 +73,7 @@ pub struct NodeView {
     pub chaos: bool,
 }
 
-/// Why a node is not forgotten. Nothing changed.
+/// Why a node is not forgotten, or that is not taken back. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ForgetError {
     /// It is the node that was asked.
@@ -85,6 +85,9 @@ pub enum ForgetError {
     /// There is nothing to forget.
     #[error("no node {0} is known")]
     Unknown(NodeName),
+    /// There is nothing to take back.
+    #[error("{0} is not forgotten")]
+    NotForgotten(NodeName),
 }
 
 impl NodeView {
@@ -174,7 +177,7 @@ impl NodeView {
     ///
     /// # Errors
     /// [`ForgetError`]. Nothing changed.
-    pub fn forget(&self, node: &NodeName) -> Result<(), ForgetError> {
+    pub fn forget(&self, node: &NodeName, operator: Operator) -> Result<(), ForgetError> {
         if *node == self.name {
             return Err(ForgetError::Myself);
         }
@@ -190,7 +193,19 @@ impl NodeView {
         }
         let lives = [peer.and_then(|peer| peer.incarnation), known.map(|it| it.incarnation.0)];
         let life = lives.into_iter().flatten().max().unwrap_or_default();
-        self.registry.forget(node.clone(), Incarnation(life));
+        self.registry.forget(node.clone(), Incarnation(life), operator);
+        Ok(())
+    }
+
+    /// Has a node that is forgotten known again, here and everywhere.
+    ///
+    /// # Errors
+    /// [`ForgetError::NotForgotten`]. Nothing changed.
+    pub fn restore(&self, node: &NodeName, operator: Operator) -> Result<(), ForgetError> {
+        if !self.registry.nodes().get(node).is_some_and(|known| book::has_tombstone(known)) {
+            return Err(ForgetError::NotForgotten(node.clone()));
+        }
+        self.registry.restore(node.clone(), operator);
         Ok(())
     }
 

@@ -10,10 +10,12 @@ use strum::IntoStaticStr;
 use crate::proto::node::{Incarnation, NodeName};
 
 mod limit;
+mod operator;
 mod recorded;
 mod table;
 
 pub use limit::Limiter;
+pub use operator::{Author, Operator, OperatorError};
 pub use recorded::{MAX_EVENTS, MAX_RECORD, Page, Query, Recorded};
 
 /// Where a peer stands, as this node sees it.
@@ -300,6 +302,17 @@ pub enum Event {
     PeerForgotten {
         /// Which.
         peer: NodeName,
+        /// Who had it forgotten, where that is known.
+        #[serde(flatten)]
+        author: Option<Author>,
+    },
+    /// A node that was forgotten is known again: somebody took that back.
+    PeerRestored {
+        /// Which.
+        peer: NodeName,
+        /// Who did.
+        #[serde(flatten)]
+        author: Option<Author>,
     },
     /// A linked peer is doubted: it has not been heard for too long.
     PeerSuspected {

@@ -195,7 +195,9 @@ impl Membership {
                 let why = ("ended by an operator", Reason::Disconnected);
                 self.give_up(&name, CloseReason::Disconnected, why, now, out);
             }
-            Input::Forget { name, life, known } => self.forget(name, life, known, now, out),
+            Input::Forget { name, life, known, author } => {
+                self.forget(name, life, (known, author), now, out);
+            }
             Input::Revive(name) => drop(self.forgotten.remove(&name)),
             Input::Revoked(link) => self.revoked(link, now, out),
             Input::Existing(attempt, hello, ready) => {

@@ -11,9 +11,11 @@
 //! ```
 //!
 //! # Who is forgotten
-//! A tombstone is one version above what was known, and carries the seal of the node that made it, of which each node takes 64 a minute. It beats what a node states that was away meanwhile, and keeps
-//! for 30 days. A node that lives and learns of its own tombstone goes on one version above. A later life is above
-//! any tombstone of an earlier one. A linked node is not forgotten.
+//! A tombstone is one version above what was known, and carries the seal of the node that made it, of which each node
+//! takes 64 a minute, and who asked for it. It beats what a node states that was away meanwhile, and keeps
+//! for 30 days. A node that lives and learns of its own tombstone goes on above it. A later life is above
+//! any tombstone of an earlier one. A linked node is not forgotten. What the node had stated stays in the tombstone: any
+//! node can bring it back, in one version above that.
 
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ use crate::proto::rows::{self, Rows, Table, Tombstones};
 pub mod book;
 mod known;
 mod profile;
-pub use crate::proto::rows::{MAX_ROWS, Mark, State};
+pub use crate::proto::rows::{MAX_ROWS, Mark, Ruling, State, Stated};
 pub use known::Known;
 pub use profile::{LONGEST, Pair, Profile, ProfileError, Specialization};
 

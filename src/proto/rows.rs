@@ -6,7 +6,7 @@
 //! its size, how a change applies to it, and who needs it relayed.
 //!
 //! # What is believed
-//! A row is its maker's: of the origin, or, of a tombstone of [`Tombstones::Outbid`], of the one that forgot it. What comes over
+//! A row is its maker's: of the origin, or, of a [`Ruling`], of its author. What comes over
 //! the maker's own link is believed; what others pass on, once the maker's seal on it (`proto/seal.rs`) holds. So a node
 //! has a row only if it was linked here or is a member that stated it: nobody can invent one. A row is passed on once
 //! its seal was found to hold here, so that nobody is at fault for what it passes on.
@@ -29,9 +29,10 @@
 //! # What is gone
 //! A tombstone is a row without a value. Where [`Tombstones::Final`], a node that leaves makes it of its own row, and others
 //! are informed of it for an hour; what a node sees or wants gone besides, it keeps as the last version of that life, and to itself. A
-//! proven link to that life overrules both. Where [`Tombstones::Outbid`], it is one version
+//! proven link to that life overrules both. Where [`Tombstones::Outbid`], it is a [`Ruling`], one version
 //! above what was known: its origin, if it lives, goes on above it, and each node that learns of it within its first
-//! hour passes it on at once. When there is no room, the oldest tombstone goes first.
+//! hour passes it on at once. It keeps what the origin had stated, and a ruling above it brings that back.
+//! When there is no room, the oldest tombstone goes first.
 //!
 //! # Invariants
 //! 1. The row of a linked origin comes from that origin alone, and of the life that is linked. What others said of it
@@ -65,6 +66,7 @@ mod agreement;
 mod exchange;
 mod packing;
 mod proof;
+mod rulings;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -73,7 +75,7 @@ use agreement::{agreement, weight};
 use proof::Proofs;
 pub use proof::statement;
 pub use table::{Table, Tombstones};
-pub use words::{Input, Mark, Output, Row, State, Word};
+pub use words::{Input, Mark, Output, Row, Ruling, State, Stated, Word};
 #[cfg(test)]
 pub(super) use {exchange::MAX_ANSWER, packing::row_size};
 
@@ -294,6 +296,10 @@ impl<T: Table> Rows<T> {
                 }
             }
             Input::Gone(origin, life) => self.gone(origin, life, now, out),
+            Input::Forget(origin, life, operator) => {
+                self.forget(origin, life, operator, now, out);
+            }
+            Input::Restore(origin, operator) => self.restore(origin, operator, now, out),
             Input::Renewed(incarnation) => {
                 self.amend(&self.me.clone(), |own| {
                     own.incarnation = own.incarnation.max(incarnation);
@@ -301,7 +307,7 @@ impl<T: Table> Rows<T> {
                 self.raise(0, out);
             }
             Input::Leaving => self.leave(now, out),
-            Input::Revoked => self.drop_revoked(out),
+            Input::Revoked => self.drop_revoked(now, out),
             Input::Tick { wall } => self.tick(wall, now, out),
         }
     }
@@ -414,26 +420,17 @@ impl<T: Table> Rows<T> {
         now: Instant,
         out: &mut Vec<OutputOf<T>>,
     ) {
-        if origin == self.me || self.links.contains_key(&origin) {
+        if T::TOMBSTONES != Tombstones::Final || origin == self.me || self.is_linked(&origin) {
             return;
         }
         let known = self.known(&origin).unwrap_or_default();
-        if T::TOMBSTONES == Tombstones::Final && known.gone && known.incarnation == life {
+        if known.gone && known.incarnation == life {
             return; // it is gone by its own word, or was made so before
         }
-        let (incarnation, version) = match T::TOMBSTONES {
-            Tombstones::Final => (life, u64::MAX),
-            Tombstones::Outbid if life > known.incarnation => (life, 1),
-            Tombstones::Outbid => (known.incarnation, known.version.saturating_add(1)),
-        };
         let state = State::Gone { at: self.wall(now), by: self.me.clone() };
-        let mut row = Row { origin, incarnation, version, state, seal: None };
-        row.seal = self.proofs.seal::<T>(&row);
+        let row = Row { origin, incarnation: life, version: u64::MAX, state, seal: None };
         if row.mark() > known && self.room(&row.origin, out) {
-            let row = self.put(row, true, now, out);
-            if T::TOMBSTONES == Tombstones::Outbid {
-                self.send_all(None, vec![row], out);
-            }
+            self.put(row, true, now, out);
         }
     }
 
@@ -446,16 +443,19 @@ impl<T: Table> Rows<T> {
         out: &mut Vec<OutputOf<T>>,
     ) -> Arc<Row<T::Value>> {
         let (origin, incarnation, latest) = (row.origin.clone(), row.incarnation, self.latest(now));
-        let gone = if let State::Gone { at, .. } = &mut row.state {
-            if *at > latest {
-                (*at, row.seal) = (latest, None); // it is another row now
-            }
+        let at = match &mut row.state {
+            State::Live(_) => None,
+            State::Gone { at, .. } => Some(at),
+            State::Ruled(ruling) => Some(&mut ruling.at),
+        };
+        if let Some(at) = at.filter(|at| **at > latest) {
+            (*at, row.seal) = (latest, None); // it is another row now
+        }
+        let gone = row.gone_at().is_some();
+        if gone {
             self.asks.remove(&origin);
             self.next_sweep.get_or_insert(now + SWEEP);
-            true
-        } else {
-            false
-        };
+        }
         self.partials.remove(&origin);
         let row = Arc::new(row);
         let before = self.rows.insert(origin.clone(), row.clone());

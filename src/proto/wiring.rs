@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::proto::event::{Event, Reason, Source, Status};
+use crate::proto::event::{Author, Event, Reason, Source, Status};
 use crate::proto::link::{self, Decision, Report};
 use crate::proto::membership::{self, PeerView};
 use crate::proto::node::{Contact, Incarnation, NodeName};
@@ -105,8 +105,17 @@ pub enum Ask {
     Silent(NodeName),
     /// A linked peer keeps breaking rules: its link is cut.
     Cut(NodeName),
-    /// That life of a node is forgotten, and whether it was known beside the peers.
-    Forget(NodeName, Incarnation, bool),
+    /// A node is forgotten.
+    Forget {
+        /// Which.
+        name: NodeName,
+        /// Which life of it.
+        life: Incarnation,
+        /// Whether it was known beside the peers.
+        known: bool,
+        /// Who had it forgotten.
+        author: Option<Author>,
+    },
     /// A node is forgotten no more.
     Revive(NodeName),
 }
@@ -120,7 +129,7 @@ impl From<Ask> for membership::Input {
             Ask::Namesake(address) => Self::Namesake(address),
             Ask::Silent(peer) => Self::Silent(peer),
             Ask::Cut(peer) => Self::Misbehaved(peer),
-            Ask::Forget(name, life, known) => Self::Forget { name, life, known },
+            Ask::Forget { name, life, known, author } => Self::Forget { name, life, known, author },
             Ask::Revive(node) => Self::Revive(node),
         }
     }
@@ -225,7 +234,7 @@ impl Forgotten {
     /// Somebody asks that of NodeManager.
     pub fn asked(&mut self, ask: &Ask) {
         match ask {
-            Ask::Forget(node, life, _) => drop(self.0.insert(node.clone(), *life)),
+            Ask::Forget { name, life, .. } => drop(self.0.insert(name.clone(), *life)),
             Ask::Revive(node) => drop(self.0.remove(node)),
             Ask::Hint(..)
             | Ask::Told(..)
@@ -295,8 +304,10 @@ impl Consumer {
         let is = |consumers: &[Self]| consumers.contains(&self);
         #[allow(clippy::wildcard_enum_match_arm, reason = "most events concern no consumer")]
         match event {
-            Event::PeerForgotten { peer } => is(&[Self::HeartbeatMonitor, Self::TopologyTracker])
-                .then(|| Notice::Forgotten(peer.clone())),
+            Event::PeerForgotten { peer, .. } => {
+                is(&[Self::HeartbeatMonitor, Self::TopologyTracker])
+                    .then(|| Notice::Forgotten(peer.clone()))
+            }
             Event::PeerOffline { peer, .. } => {
                 is(&[Self::ChannelRouter]).then(|| Notice::Offline(peer.clone()))
             }
@@ -420,7 +431,7 @@ mod tests {
         };
         let (monitor, tracker) = (Consumer::HeartbeatMonitor, Consumer::TopologyTracker);
         let forgotten = || Notice::Forgotten(peer());
-        let event = Event::PeerForgotten { peer: peer() };
+        let event = Event::PeerForgotten { peer: peer(), author: None };
         assert_eq!(heard(&event), [(monitor, forgotten()), (tracker, forgotten())]);
         let event = Event::PeerOffline { peer: peer(), reason: Reason::Crashed };
         assert_eq!(heard(&event), [(Consumer::ChannelRouter, Notice::Offline(peer()))]);
@@ -480,7 +491,8 @@ mod tests {
     #[test]
     fn who_is_forgotten_is_remembered_until_it_is_revived_or_a_peer() {
         let mut forgotten = Forgotten::new([(name("a@h"), Incarnation(1))]);
-        forgotten.asked(&Ask::Forget(name("b@h"), Incarnation(4), true));
+        let (b, life) = (name("b@h"), Incarnation(4));
+        forgotten.asked(&Ask::Forget { name: b, life, known: true, author: None });
         let both = BTreeMap::from([(name("a@h"), Incarnation(1)), (name("b@h"), Incarnation(4))]);
         assert_eq!(forgotten.of_no_peer(&[view("c@h", Status::Online)]), both);
         let first = BTreeMap::from([(name("a@h"), Incarnation(1))]);

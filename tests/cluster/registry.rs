@@ -177,6 +177,60 @@ fn a_forgotten_node_is_gone_everywhere_and_nobody_brings_it_back_but_itself() {
     assert_ne!(back["first_seen"], c_first);
 }
 
+#[test]
+fn what_was_forgotten_by_mistake_is_brought_back_from_any_node() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").start();
+    let b = cluster.node("b").join(a.listen()).start();
+    let c = cluster.node("c").join(a.listen()).arg("--specialization").arg("nlp").start();
+    linked(&[&a, &b, &c]);
+    knows(&b, "c", does("nlp"));
+    let (home, data_dir) = (c.listen(), c.data_dir.clone());
+    c.kill();
+    for node in [&a, &b] {
+        node.sees("c", "offline");
+    }
+    let undo =
+        |node: &Node, name: &str| outputs(&node.run(&["forget", "--undo", &full(name)], &[]));
+    for name in ["c", "a", "x"] {
+        let (code, _, err) = undo(&b, name);
+        assert!(code == Some(1) && err.contains("is not forgotten"), "{name}: {err}");
+    }
+    forgets(&a, "c");
+    for node in [&a, &b] {
+        has_forgotten(node, "c");
+    }
+    let operator = format!("uid:{}", rustix::process::getuid().as_raw());
+    let (_, events, _) = outputs(&b.run(&["events", "--type", "peer_forgotten"], &[]));
+    let author = format!("c@127.0.0.1 forgotten, by a@127.0.0.1, asked by {operator}");
+    assert!(events.contains(&author), "{events}");
+
+    // Another node, which has started again meanwhile, takes it back; one that was never linked with c hears of that.
+    assert_eq!(b.terminate(), Some(0));
+    let b = cluster.node("b").join(a.listen()).start();
+    let d = cluster.node("d").join(a.listen()).start();
+    linked(&[&a, &b, &d]);
+    has_forgotten(&d, "c");
+    let (code, out, err) = undo(&b, "c");
+    assert!(code == Some(0) && out.contains("c@127.0.0.1 is known again"), "{out}{err}");
+    for node in [&a, &b] {
+        let back = knows(node, "c", |c| does("nlp")(c) && c["status"] == "offline");
+        assert_eq!(
+            (&back["incarnation"], &back["addresses"]),
+            (&1.into(), &json!([home.to_string()]))
+        );
+    }
+    assert_eq!(knows(&d, "c", does("nlp"))["status"], Value::Null);
+    let author = format!("by b@127.0.0.1, asked by {operator}");
+    for node in [&a, &b, &d] {
+        node.logged("peer_restored", &[("node", "c@"), ("message", &author)]);
+    }
+    assert!(undo(&a, "c").2.contains("is not forgotten"));
+    // It is dialed there, and nobody tells it of the others.
+    let c = cluster.node("c").data_dir(&data_dir).listen(home).arg("--no-beacon").start();
+    linked(&[&a, &b, &c, &d]);
+}
+
 /// Its own greeting says that it lives.
 #[test]
 fn a_node_that_was_forgotten_in_its_sleep_comes_back_in_the_same_life() {
@@ -221,9 +275,19 @@ fn forgetting_over_the_api_takes_an_admin() {
     forget("nobody", &admin).problem(404);
     b.kill();
     a.sees("b", "offline");
+    let restore = |name: &str, who: &str| {
+        a.asks(&format!("DELETE /api/nodes/{name}/forget"), &[("Authorization", who)])
+    };
+    assert!(restore(&b_name, &admin).problem(404).contains("is not forgotten"));
     assert_eq!(forget(&b_name, &admin).status, 202);
     has_forgotten(&a, "b");
     forget(&b_name, &admin).problem(404);
+    a.logged("peer_forgotten", &[("message", "by a@127.0.0.1, asked by token:test")]);
+    a.asks(&format!("DELETE /api/nodes/{b_name}/forget"), &[]).problem(401);
+    restore(&b_name, &operator).problem(403);
+    assert_eq!(restore(&b_name, &admin).status, 202);
+    knows(&a, "b", |b| b["status"] == "offline");
+    restore(&b_name, &admin).problem(404);
 }
 
 #[test]

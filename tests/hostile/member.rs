@@ -9,13 +9,13 @@ use xpando_node::internals::io::identity::Identity;
 use xpando_node::internals::io::seals::NodeSeals;
 use xpando_node::internals::proto::codec;
 use xpando_node::internals::proto::discovery;
-use xpando_node::internals::proto::event::Status;
+use xpando_node::internals::proto::event::{Author, Operator, Status};
 use xpando_node::internals::proto::frame::{self, Control, Lane};
 use xpando_node::internals::proto::hello::{Greeting, Hello, Refusal};
 use xpando_node::internals::proto::hlc::Stamp;
 use xpando_node::internals::proto::node::{Contact, Incarnation, NodeName};
 use xpando_node::internals::proto::outbox::{self, Outbox, Records};
-use xpando_node::internals::proto::registry::{self, Profile, Profiles};
+use xpando_node::internals::proto::registry::{self, Profile, Profiles, Ruling};
 use xpando_node::internals::proto::rows::{Row, State, Table, statement};
 use xpando_node::internals::proto::seal::Seals;
 use xpando_node::internals::proto::talk::{self, Calls, Outcome};
@@ -230,7 +230,9 @@ impl Tie {
 
     /// That somebody had a node forgotten in that life.
     pub(crate) fn tombstone(&mut self, of: &NodeName, life: u64, version: u64) {
-        self.entry(of, life, version, State::Gone { at: wall(), by: self.name.clone() });
+        let author = Author::new(self.name.clone(), Operator::local(0));
+        let ruling = Ruling { forgotten: true, at: wall(), author, last: None };
+        self.entry(of, life, version, State::Ruled(Box::new(ruling)));
     }
 
     fn entry(&mut self, of: &NodeName, life: u64, version: u64, state: State<Profile>) {

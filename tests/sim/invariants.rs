@@ -173,7 +173,7 @@ pub(crate) fn after_event(world: &mut World, node: usize, event: &Event) {
                 watched.doubted_after.insert(peer.clone(), silence);
                 return;
             }
-            Event::PeerForgotten { peer } => {
+            Event::PeerForgotten { peer, .. } => {
                 watched.shown.remove(peer);
                 return;
             }

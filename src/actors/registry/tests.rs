@@ -6,9 +6,9 @@ use crate::actors::news::tests::{Wire, parts};
 use crate::actors::peers::tests::{Mock, online};
 use crate::actors::supervisor::{ActorTable, Root};
 use crate::actors::tests::{counted, identity, name, run, until};
-use crate::proto::event::{Reason, Status};
+use crate::proto::event::{Author, Event, Reason, Source, Status};
 use crate::proto::heartbeat::{Signs, Vital};
-use crate::proto::node::KeyId;
+use crate::proto::node::{Contact, KeyId};
 use crate::proto::registry::book::RETRY;
 use crate::proto::registry::{Entry, Profile, Profiles, State, Word};
 use crate::proto::rows::tests::sealed_by;
@@ -178,7 +178,8 @@ async fn a_forgotten_node_is_told_of_shown_no_more_and_stays_so_on_disk() {
     let word = Word::Rows(vec![entry(X, 7, 4, "gpu")]);
     x.deliver(Topic::network_registry(), codec::encode(&word).expect("encodes"));
     until("x is known", || world.known(X).is_some()).await;
-    world.registry.forget(name(X), Incarnation(7)); // linked: nothing happens
+    let operator = || Operator::local(7);
+    world.registry.forget(name(X), Incarnation(7), operator()); // linked: nothing happens
     world.closed().await;
     x.close();
     world.sees(gone(X, Reason::Crashed, 5));
@@ -186,14 +187,35 @@ async fn a_forgotten_node_is_told_of_shown_no_more_and_stays_so_on_disk() {
     assert_eq!(world.asked.heard(), None);
     assert!(world.registry.rate(&name(X), 0.5));
     world.words();
-    world.registry.forget(name(X), Incarnation(7));
-    assert_eq!(world.asked.next().await, Ask::Forget(name(X), Incarnation(7), true));
+    world.registry.forget(name(X), Incarnation(7), operator());
+    let forget = Ask::Forget {
+        name: name(X),
+        life: Incarnation(7),
+        known: true,
+        author: Some(Author::new(name(A), operator())),
+    };
+    assert_eq!(world.asked.next().await, forget);
     let x = world.known(X).expect("its tombstone");
-    assert!(x.is_forgotten() && x.addresses.is_empty() && x.reputation == 0.0);
+    assert!(x.is_forgotten() && x.contacts().next().is_none());
     assert!(!world.registry.rate(&name(X), 1.0), "nobody to rate");
     let tombs = |word: &Word| matches!(word, Word::Rows(e) if e[0].gone_at().is_some());
     until("b is told", || world.words().iter().any(tombs)).await;
     until("it is stored", || world.stored(X).is_some_and(|x| x.is_forgotten())).await;
+    // Taken back, it is known as it was, and looked for there.
+    let mut events = world.bus.events();
+    world.registry.restore(name(X), operator());
+    assert_eq!(world.asked.next().await, Ask::Revive(name(X)));
+    let (life, at) = (Incarnation(7), ([127, 0, 0, 1], 5).into());
+    let contact = Contact { name: name(X), address: at, incarnation: life };
+    assert_eq!(world.asked.next().await, Ask::Hint(contact, Source::Remembered));
+    let author = Some(Author::new(name(A), operator()));
+    let restored = Event::PeerRestored { peer: name(X), author };
+    while events.recv().await != Some(restored.clone()) {}
+    let x = world.known(X).expect("known");
+    assert_eq!((x.does("gpu"), x.reputation, x.status), (true, 0.5, Some(Status::Offline)));
+    until("it is stored", || world.stored(X).is_some_and(|x| x.does("gpu"))).await;
+    world.registry.forget(name(X), Incarnation(7), operator());
+    assert_eq!(world.asked.next().await, forget);
     // Its next life is a new node.
     world.hears(&Word::Rows(vec![entry(X, 8, 1, "new")]));
     until("it is back", || world.does(X, "new")).await;

@@ -162,8 +162,9 @@ async fn a_forgotten_node_is_neither_seen_nor_heard_whoever_speaks_of_it() {
     settled().await;
     assert!(world.edge(B, "c@h").is_some());
     let forget = async |node: &str| {
-        world.peers.ask(Ask::Forget(name(node), Incarnation(3), true));
-        world.bus.announce(Event::PeerForgotten { peer: name(node) });
+        let (name, life) = (name(node), Incarnation(3));
+        world.peers.ask(Ask::Forget { name: name.clone(), life, known: true, author: None });
+        world.bus.announce(Event::PeerForgotten { peer: name, author: None });
         settled().await;
     };
     forget("c@h").await;
@@ -175,7 +176,7 @@ async fn a_forgotten_node_is_neither_seen_nor_heard_whoever_speaks_of_it() {
     forget(B).await;
     assert_eq!(nodes(), [name(A)]);
     [B, "c@h"].iter().for_each(|node| world.peers.ask(Ask::Revive(name(node))));
-    world.bus.announce(Event::PeerForgotten { peer: name("x@h") });
+    world.bus.announce(Event::PeerForgotten { peer: name("x@h"), author: None });
     settled().await;
     assert_eq!(nodes(), [name(A)], "its row is gone for good");
 }

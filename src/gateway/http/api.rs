@@ -30,6 +30,7 @@ use crate::gateway::status::{ClusterView, NodeRecord};
 use crate::gateway::view::{ForgetError, NodeView};
 use crate::gateway::{gauges, sight};
 use crate::io::metrics::{CONTENT_TYPE, Count};
+use crate::proto::event::Operator;
 use crate::proto::node::{NameError, NodeName};
 use crate::proto::token::{Role, Verb};
 use crate::proto::topic::Topic;
@@ -59,7 +60,7 @@ pub(super) fn routes(site: Site) -> Router {
         .route("/api/status", get(status))
         .route("/api/nodes", get(nodes))
         .route("/api/nodes/{node}/disconnect", post(disconnect))
-        .route("/api/nodes/{node}/forget", post(forget))
+        .route("/api/nodes/{node}/forget", post(forget).delete(restore))
         .route("/api/drain", post(drain).delete(undrain))
         .route("/api/topology", get(topology))
         .route("/api/events", get(events::events))
@@ -111,6 +112,8 @@ struct Asked {
     from: From,
     query: Option<String>,
     headers: HeaderMap,
+    /// Whose token it has, once that is found to be good.
+    operator: Option<Operator>,
 }
 
 impl Asked {
@@ -118,11 +121,17 @@ impl Asked {
         let nobody = || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "who asks is not known");
         let ConnectInfo(from) = parts.extensions.get().cloned().ok_or_else(nobody)?;
         let query = parts.uri.query().map(str::to_owned);
-        Ok(Self { api: api.clone(), from, query, headers: parts.headers.clone() })
+        Ok(Self { api: api.clone(), from, query, headers: parts.headers.clone(), operator: None })
     }
 
     fn admin(&self) -> &NodeView {
         self.api.site.channels.admin()
+    }
+
+    /// Who has something changed: nobody changes anything without a token.
+    fn operator(&self) -> Result<Operator, Problem> {
+        let nobody = || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "who asks is not known");
+        self.operator.clone().ok_or_else(nobody)
     }
 
     /// The parameters: only these.
@@ -131,7 +140,7 @@ impl Asked {
     }
 
     /// Whether who asks may.
-    async fn permit(&self, right: Right) -> Result<(), Problem> {
+    async fn permit(&mut self, right: Right) -> Result<(), Problem> {
         let (site, topic) = (&self.api.site, Topic::network_updates());
         let refuse = |cause, about: &str| site.refuse(cause, &self.from, about);
         let Some(token) = bearer(&self.headers) else {
@@ -151,6 +160,7 @@ impl Asked {
         };
         if may {
             self.from.place.entitle(Some(&claims));
+            self.operator = Operator::token(&claims.sub).ok();
             return Ok(());
         }
         let missing = match right {
@@ -201,7 +211,7 @@ impl<const CHANGE: bool> FromRequestParts<Api> for By<CHANGE> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
-        let asked = Asked::of(parts, api)?;
+        let mut asked = Asked::of(parts, api)?;
         asked.permit(if CHANGE { Right::Change } else { Right::Read }).await?;
         Ok(Self(asked))
     }
@@ -297,17 +307,31 @@ async fn disconnect(By(asked): Changer, Path(node): Path<String>) -> Answer {
 
 async fn forget(By(asked): Changer, Path(node): Path<String>) -> Answer {
     asked.query(&[])?;
-    let unknown = |_| Problem::new(StatusCode::NOT_FOUND, format!("no node {node:?} is known"));
-    let name: NodeName = node.parse().map_err(|error: NameError| unknown(error))?;
-    asked.admin().forget(&name).map_err(|why| {
-        let status = match why {
-            ForgetError::Unknown(_) => StatusCode::NOT_FOUND,
-            ForgetError::Myself | ForgetError::Linked(_) => StatusCode::CONFLICT,
-        };
-        Problem::new(status, why.to_string())
-    })?;
+    let name = named(&node)?;
+    asked.admin().forget(&name, asked.operator()?).map_err(not_forgotten)?;
     tracing::info!(node = %name, by = %asked.from.address, "a node is forgotten, over the API");
     Ok(StatusCode::ACCEPTED.into_response())
+}
+
+async fn restore(By(asked): Changer, Path(node): Path<String>) -> Answer {
+    asked.query(&[])?;
+    let name = named(&node)?;
+    asked.admin().restore(&name, asked.operator()?).map_err(not_forgotten)?;
+    tracing::info!(node = %name, by = %asked.from.address, "a node is known again, over the API");
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+fn named(node: &str) -> Result<NodeName, Problem> {
+    let unknown = |_| Problem::new(StatusCode::NOT_FOUND, format!("no node {node:?} is known"));
+    node.parse().map_err(|error: NameError| unknown(error))
+}
+
+fn not_forgotten(why: ForgetError) -> Problem {
+    let status = match why {
+        ForgetError::Unknown(_) | ForgetError::NotForgotten(_) => StatusCode::NOT_FOUND,
+        ForgetError::Myself | ForgetError::Linked(_) => StatusCode::CONFLICT,
+    };
+    Problem::new(status, why.to_string())
 }
 
 async fn drain(By(asked): Changer) -> Answer {

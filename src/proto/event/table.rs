@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{Broken, Event, Level, OtherEvent, Reason, Revocable};
+use super::{Author, Broken, Event, Level, OtherEvent, Reason, Revocable};
 use crate::proto::node::NodeName;
 
 /// How long events of a type stay.
@@ -92,7 +92,8 @@ table! {
     PeerOnline { peer, incarnation, address } "peer_online" Passing Info, Some(peer),
         "{peer} online at {address}, incarnation {incarnation}";
     PeerOffline { peer, reason } "peer_offline" Passing Info, Some(peer), "{peer} offline ({})", reason.label();
-    PeerForgotten { peer } "peer_forgotten" Passing Info, Some(peer), "{peer} forgotten";
+    PeerForgotten { peer, author } "peer_forgotten" Passing Info, Some(peer), "{peer} forgotten{}", By(author.as_ref());
+    PeerRestored { peer, author } "peer_restored" Passing Info, Some(peer), "{peer} known again{}", By(author.as_ref());
     PeerSuspected { peer, phi, missed } "peer_suspected" Passing Warn, Some(peer),
         "{peer} suspect: missed {missed} beats (phi {phi:.1})";
     PeerCleared { peer } "peer_cleared" Passing Info, Some(peer), "{peer} heard again";
@@ -155,6 +156,15 @@ impl fmt::Display for Names<'_> {
         let Self(words, names) = self;
         let before = std::iter::once(words).chain(std::iter::repeat(&", "));
         names.iter().zip(before).try_for_each(|(name, before)| write!(f, "{before}{name}"))
+    }
+}
+
+/// The author of it.
+struct By<'a>(Option<&'a Author>);
+
+impl fmt::Display for By<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |author| write!(f, ", {author}"))
     }
 }
 

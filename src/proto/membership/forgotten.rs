@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::proto::event::{Event, Source};
+use crate::proto::event::{Author, Event, Source};
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::membership::peer::Insistence;
 use crate::proto::membership::{Membership, Output, Peer};
@@ -26,7 +26,7 @@ impl Membership {
         &mut self,
         name: NodeName,
         life: Incarnation,
-        known: bool,
+        (known, author): (bool, Option<Author>),
         now: Instant,
         out: &mut Vec<Output>,
     ) {
@@ -47,7 +47,7 @@ impl Membership {
         let life = if met == Incarnation(0) { life } else { life.min(met) };
         self.forgotten.insert(name.clone(), Forgotten { life, met, ..before });
         if known || peer.is_some() {
-            out.push(Output::Announce(Event::PeerForgotten { peer: name }));
+            out.push(Output::Announce(Event::PeerForgotten { peer: name, author }));
         }
     }
 

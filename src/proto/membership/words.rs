@@ -6,7 +6,7 @@ use std::time::Duration;
 use strum::IntoStaticStr;
 
 use crate::proto::backoff;
-use crate::proto::event::{Event, Source};
+use crate::proto::event::{Author, Event, Source};
 use crate::proto::frame::CloseReason;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::node::{Contact, Incarnation, NodeName};
@@ -132,6 +132,8 @@ pub enum Input {
         life: Incarnation,
         /// Whether others knew it here.
         known: bool,
+        /// Who had it forgotten.
+        author: Option<Author>,
     },
     /// A node is forgotten no more; who hears of it may look for it.
     Revive(NodeName),

@@ -8,8 +8,8 @@
 //! 2. One batch is written at a time; what a failed one held is in the next, [`RETRY`] later.
 //! 3. What the view holds of other nodes is written within [`BURST`] of its change, but for steps on the way to a link
 //!    and signs of life, which are written every `TOUCH`.
-//! 4. A node is in the view when it states something, or when it was linked here; a forgotten one with its tombstone
-//!    alone.
+//! 4. A node is in the view when it states something, or when it was linked here; a forgotten one with its tombstone,
+//!    and with what comes back where that is taken back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 
 use super::{Entry, MAX_ROWS, Output as News, Profile, Registry, State, Word};
-use crate::proto::event::{Reason, Status};
+use crate::proto::event::{Event, Operator, Reason, Source, Status};
 use crate::proto::heartbeat::Vital;
 use crate::proto::membership::PeerView;
 use crate::proto::node::{Incarnation, NodeId, NodeName};
@@ -49,8 +49,13 @@ pub fn recalled(remembered: impl IntoIterator<Item = Known>) -> Nodes {
 
 /// The nodes that are forgotten, with the life that is.
 pub fn forgotten(nodes: &Nodes) -> Vec<(NodeName, Incarnation)> {
-    let forgotten = nodes.values().filter(|known| known.is_forgotten());
+    let forgotten = nodes.values().filter(|known| has_tombstone(known));
     forgotten.map(|known| (known.name.clone(), known.incarnation)).collect()
+}
+
+/// Whether what is known of a node is that it is forgotten.
+pub fn has_tombstone(known: &Known) -> bool {
+    known.entry.as_ref().is_some_and(|entry| entry.gone_at().is_some())
 }
 
 /// Notes what is thought of a node; false when it is not known.
@@ -121,7 +126,9 @@ pub enum Input {
     /// News of a link or of the peers.
     Notice(Notice<Word>),
     /// An operator has that life of a node forgotten, unless it is linked.
-    Forget(NodeName, Incarnation),
+    Forget(NodeName, Incarnation, Operator),
+    /// An operator has a node forgotten no more.
+    Restore(NodeName, Operator),
     /// A node was rated in the view.
     Rated(NodeName),
     /// A batch was written, or could not be.
@@ -139,6 +146,8 @@ pub enum Output {
     Send(NodeName, Word),
     /// Ask NodeManager.
     Ask(Ask),
+    /// Announce this.
+    Announce(Event),
     /// A peer broke this rule.
     Charge(NodeName, &'static str),
     /// Write these nodes, and remove those.
@@ -164,6 +173,8 @@ pub struct Book {
     changed: BTreeSet<NodeName>,
     /// What comes out once it is shown.
     forgotten: Vec<Output>,
+    /// Nodes that are forgotten no more since the last look.
+    restored: BTreeSet<NodeName>,
     look_at: Option<Instant>,
     touch_at: Instant,
     pending: Batch,
@@ -206,6 +217,7 @@ impl Book {
             changed: BTreeSet::from([me]),
             own: Known { id, status, addresses, ..new },
             forgotten: Vec::new(),
+            restored: BTreeSet::new(),
             look_at: Some(now),
             touch_at: now + TOUCH,
             pending,
@@ -239,8 +251,13 @@ impl Book {
         let call = &mut Call { seen, nodes, now, wall, out };
         match input {
             Input::Notice(notice) => self.notice(notice, call),
-            Input::Forget(node, life) => {
-                self.input(registry::Input::Gone(node, life), call); // nothing while it is linked
+            Input::Forget(node, life, operator) => {
+                // Nothing while it is linked.
+                self.input(registry::Input::Forget(node, life, operator), call);
+                return self.look(call);
+            }
+            Input::Restore(node, operator) => {
+                self.input(registry::Input::Restore(node, operator), call);
                 return self.look(call);
             }
             Input::Rated(node) => {
@@ -288,7 +305,7 @@ impl Book {
     }
 
     fn input(&mut self, input: registry::Input, call: &mut Call<'_>) {
-        let asked = matches!(input, registry::Input::Gone(..));
+        let asked = matches!(input, registry::Input::Forget(..));
         let mut news = Vec::new();
         self.machine.handle(input, call.now, &mut news);
         for news in news {
@@ -305,10 +322,19 @@ impl Book {
                     // Of one that was never linked here, nothing happens; but what an operator does.
                     let met =
                         call.nodes.get(&origin).is_some_and(|known| known.last_seen.is_some());
-                    let forget = Ask::Forget(origin, incarnation, known && (met || asked));
+                    let known = known && (met || asked);
+                    let entry = self.machine.row(&origin);
+                    let author = entry.and_then(Entry::ruling).map(|it| it.author.clone());
+                    let forget = Ask::Forget { name: origin, life: incarnation, known, author };
                     self.forgotten.push(Output::Ask(forget));
                 }
-                News::Revived(node) => call.out.push(Output::Ask(Ask::Revive(node))),
+                News::Revived(node) => {
+                    let known = call.nodes.get(&node).map(Arc::as_ref);
+                    if self.machine.row(&node).is_some_and(|entry| comes_back(known, entry)) {
+                        self.restored.insert(node.clone());
+                    }
+                    call.out.push(Output::Ask(Ask::Revive(node)));
+                }
                 News::Charge(peer, rule) => call.out.push(Output::Charge(peer, rule)),
                 News::Cut(peer) => call.out.push(Output::Ask(Ask::Cut(peer))),
             }
@@ -320,8 +346,23 @@ impl Book {
         self.look_at = None;
         let news = self.show(&(call.seen)(), call);
         call.out.append(&mut self.forgotten);
+        for node in mem::take(&mut self.restored) {
+            self.look_for(node, call);
+        }
         self.write(call);
         news
+    }
+
+    /// A node is forgotten no more: it is looked for where it was linked, and announced where it is shown.
+    fn look_for(&self, node: NodeName, call: &mut Call<'_>) {
+        let Some(known) = call.nodes.get(&node).filter(|known| !known.is_forgotten()) else {
+            return;
+        };
+        let hint = |contact| Output::Ask(Ask::Hint(contact, Source::Remembered));
+        call.out.extend(known.contacts().map(hint));
+        let ruling = known.entry.as_ref().and_then(Entry::ruling);
+        let author = ruling.map(|ruling| ruling.author.clone());
+        call.out.push(Output::Announce(Event::PeerRestored { peer: node, author }));
     }
 
     /// Shows what changed. Nothing else than this changes the view, but ratings.
@@ -394,13 +435,23 @@ impl Book {
     }
 }
 
-/// A node of which this word is known now. One that is forgotten, or comes back from there, is a new one.
+/// A node of which this word is known now. One that was forgotten and comes back by itself is a new one.
 fn with_entry(known: Option<&Known>, entry: &Entry, now: u64) -> Known {
-    let kept = known.filter(|known| entry.gone_at().is_none() && !known.is_forgotten());
+    let back = entry.gone_at().is_some() || comes_back(known, entry);
+    let kept = known.filter(|known| back || !known.is_forgotten());
     let mut known = kept.cloned().unwrap_or_else(|| Known::new(entry.origin.clone(), now));
     known.incarnation = entry.incarnation; // of a peer that has shown its life here, the look says which
     known.entry = Some(entry.clone());
     known
+}
+
+/// Whether this word about a node is not its own later one, but takes back that it is forgotten.
+fn comes_back(known: Option<&Known>, entry: &Entry) -> bool {
+    let ruling = known.and_then(|known| known.entry.as_ref()).and_then(Entry::ruling);
+    let last = ruling.and_then(|ruling| ruling.last.as_ref());
+    let same =
+        last.map(|it| (it.incarnation, it.version)) == Some((entry.incarnation, entry.version));
+    entry.ruling().is_some_and(|ruling| !ruling.forgotten) || same
 }
 
 /// A node as it is seen now, and whether that is worth a write; `None` when nothing is new. One that was never linked
@@ -489,7 +540,11 @@ mod tests {
             Output::Write { batch, known, gone } => {
                 Some((batch, known.into_iter().map(|it| it.name).collect(), gone))
             }
-            Output::Send(..) | Output::Ask(_) | Output::Charge(..) | Output::Closed => None,
+            Output::Send(..)
+            | Output::Ask(_)
+            | Output::Announce(_)
+            | Output::Charge(..)
+            | Output::Closed => None,
         };
         out.into_iter().filter_map(write).collect()
     }

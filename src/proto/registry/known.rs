@@ -69,9 +69,9 @@ impl Known {
         words.is_some_and(|words| words.iter().any(|it| it.as_str() == specialization))
     }
 
-    /// Whether it is forgotten.
+    /// Whether it is forgotten: it is not shown. One that is forgotten no more is shown again once what it states is known.
     pub fn is_forgotten(&self) -> bool {
-        self.entry.as_ref().is_some_and(|entry| entry.gone_at().is_some())
+        self.entry.as_ref().is_some_and(|entry| entry.value().is_none())
     }
 
     /// A link to it worked there.

@@ -13,6 +13,7 @@ use rand::{RngExt, SeedableRng};
 use super::profile::LARGEST;
 use super::*;
 use crate::proto::codec;
+use crate::proto::event::{Author, Operator};
 use crate::proto::node::Incarnation;
 use crate::proto::rows::tests::{self as table, life};
 use crate::proto::rows::{
@@ -22,6 +23,7 @@ use crate::proto::tests::network::{FAIR, Network, WALL, Weather, ms, name, node}
 use crate::proto::tests::seals::Toy;
 use crate::proto::tests::start;
 
+mod rulings;
 mod world;
 
 type Alone = table::Alone<Registry>;
@@ -60,7 +62,31 @@ fn tomb(of: &str, at: u64, version: u64) -> Entry {
 
 /// A tombstone in the place of that entry.
 fn made(by: &str, at: u64, entry: Entry) -> Entry {
-    table::sealed::<Profiles>(Entry { state: State::Gone { at, by: name(by) }, ..entry })
+    ruled((by, true), at, entry, None)
+}
+
+/// A ruling in the place of that entry, with what the node stated last.
+fn ruled((by, forgotten): (&str, bool), at: u64, entry: Entry, last: Option<Entry>) -> Entry {
+    let author = Author::new(name(by), operator());
+    let last = last.map(|last| {
+        let (incarnation, version) = (last.incarnation, last.version);
+        let (value, seal) = (last.value().expect("live").clone(), last.seal.expect("sealed"));
+        Stated { incarnation, version, value, seal }
+    });
+    let ruling = Ruling { forgotten, at, author, last };
+    table::sealed::<Profiles>(Entry { state: State::Ruled(Box::new(ruling)), ..entry })
+}
+
+fn operator() -> Operator {
+    Operator::local(7)
+}
+
+fn forget(of: NodeName, life: Incarnation) -> Input {
+    Input::Forget(of, life, operator())
+}
+
+fn restore(of: NodeName) -> Input {
+    Input::Restore(of, operator())
 }
 
 impl Alone {
@@ -157,8 +183,9 @@ fn a_mark_only_rises() {
 fn a_forgotten_node_is_told_of_at_once_and_passed_on_once() {
     let mut a = Alone::new(&["b@h", "c@h"]);
     a.given("b@h", entry("x@h", 4, 5, "x"));
-    let out = a.input(Input::Gone(name("x@h"), life(4)));
-    let word = [Word::Rows(vec![made("a@h", WALL, entry("x@h", 4, 6, "x"))])];
+    let out = a.input(forget(name("x@h"), life(4)));
+    let last = || Some(entry("x@h", 4, 5, "x"));
+    let word = [Word::Rows(vec![ruled(("a@h", true), WALL, entry("x@h", 4, 6, "x"), last())])];
     assert_eq!([sent(&out, "b@h"), sent(&out, "c@h")], [word.clone(), word]);
     let x = name("x@h");
     let forgotten = Output::Gone { origin: x.clone(), incarnation: life(4), known: true };
@@ -168,8 +195,12 @@ fn a_forgotten_node_is_told_of_at_once_and_passed_on_once() {
     other.given("c@h", entry("x@h", 4, 5, "x"));
     let out = other.given("b@h", tomb("x@h", 4, 6));
     assert!(out.contains(&forgotten), "{out:?}");
-    let word = Word::Rows(vec![tomb("x@h", 4, 6)]);
-    assert_eq!([sent(&out, "b@h"), sent(&out, "c@h")], [vec![], vec![word]]);
+    let word = Word::Rows(vec![ruled(("f@h", true), WALL, entry("x@h", 4, 6, "x"), last())]);
+    assert_eq!(
+        [sent(&out, "b@h"), sent(&out, "c@h")],
+        [vec![], vec![word]],
+        "with what it had stated"
+    );
     assert_eq!(other.given("c@h", tomb("x@h", 4, 6)), [], "it is known");
     // One that learns of it late keeps it to itself.
     let mut late = Alone::new(&["b@h", "c@h"]);
@@ -183,14 +214,14 @@ fn a_forgotten_node_is_told_of_at_once_and_passed_on_once() {
 fn forgetting_beats_what_a_node_says_that_was_away() {
     let mut a = Alone::new(&["b@h"]);
     a.given("b@h", entry("x@h", 4, 5, "x"));
-    a.input(Input::Gone(name("x@h"), life(4)));
+    a.input(forget(name("x@h"), life(4)));
     assert_eq!(a.given("b@h", entry("x@h", 4, 5, "x")), []);
     assert_eq!(a.mark("x@h"), Some(mark(4, 6, true)));
     // What it told of the same version counts less, too.
     assert_eq!(a.given("b@h", entry("x@h", 4, 6, "x")), []);
     let out = a.given("b@h", entry("x@h", 5, 1, "x"));
     assert!(out.contains(&Output::Revived(name("x@h"))), "a later life: {out:?}");
-    let again = a.input(Input::Gone(name("x@h"), life(9)));
+    let again = a.input(forget(name("x@h"), life(9)));
     assert_eq!(a.mark("x@h"), Some(mark(9, 1, true)), "the later life of the two");
     assert!(!again.is_empty());
 }
@@ -226,8 +257,8 @@ fn a_link_overrules_a_tombstone() {
     assert_eq!(sent(&out, "b@h")[0], news, "so that it speaks up");
     let out = a.given("b@h", entry("b@h", 7, 5, "b"));
     assert!(out.contains(&Output::Revived(name("b@h"))), "{out:?}");
-    assert_eq!(a.input(Input::Gone(name("b@h"), life(7))), [], "a linked node is not forgotten");
-    assert_eq!(a.input(Input::Gone(name("a@h"), life(3))), [], "nor is this one");
+    assert_eq!(a.input(forget(name("b@h"), life(7))), [], "a linked node is not forgotten");
+    assert_eq!(a.input(forget(name("a@h"), life(3))), [], "nor is this one");
 }
 
 #[test]

@@ -405,8 +405,12 @@ impl<T: Table> Rows<T> {
         match &mut row.state {
             // Others' clocks do not matter here: it is kept as long as one that was made here.
             State::Gone { at, .. } if T::TOMBSTONES == Tombstones::Final => *at = wall,
-            State::Gone { at, .. } if over::<T>(*at, wall) => return None,
-            State::Gone { .. } | State::Live(_) => {}
+            State::Gone { .. } => return None, // what ends here is ruled
+            State::Ruled(it) if it.forgotten && over::<T>(it.at, wall) => return None,
+            State::Ruled(_) | State::Live(_) => {}
+        }
+        if row.ruling().is_some() && !self.hears_ruling(from, &row, now, out) {
+            return None;
         }
         row.seal = row.seal.filter(Seal::is_short);
         if !self.accepts(from, &row.origin, row.mark(), now, out)
@@ -424,8 +428,10 @@ impl<T: Table> Rows<T> {
                 self.charge(from, broken, now, out);
             }
         }
-        let young = T::TOMBSTONES == Tombstones::Outbid
-            && row.gone_at().is_some_and(|at| is_young(at, wall));
+        if let State::Ruled(ruling) = &mut row.state {
+            ruling.last = self.last(&row.origin, ruling.last.take());
+        }
+        let young = row.ruling().is_some_and(|ruling| is_young(ruling.at, wall));
         let row = self.put(row, false, now, out);
         self.taken(&row.origin, from, now, out);
         young.then_some(row)
@@ -498,7 +504,7 @@ impl<T: Table> Rows<T> {
             row.version = to;
             let broken = match &mut row.state {
                 State::Live(value) => T::apply(value, change, latest),
-                State::Gone { .. } => None, // its mark would say so
+                State::Gone { .. } | State::Ruled(_) => None, // its own row is neither
             };
             let seal = row.seal.take().map(|seal| Seal { signature, ..seal });
             row.seal = seal.filter(|seal| broken.is_none() && seal.is_short());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{HEAD, MAX_ROWS, MAX_WORD, Mark, Output, OutputOf, Row, Table, Word, WordOf};
+use super::{HEAD, MAX_ROWS, MAX_WORD, Mark, Output, OutputOf, Row, State, Table, Word, WordOf};
 use crate::proto::codec;
 use crate::proto::node::NodeName;
 use crate::proto::seal::{MAX_SEAL, Seal};
@@ -61,7 +61,15 @@ pub(super) fn mark_size((name, _): &(NodeName, Mark)) -> usize {
 }
 
 pub(crate) fn row_size<T: Table>(row: &Row<T::Value>) -> usize {
-    let maker = if row.gone_at().is_some() { row.maker().as_str().len() } else { 0 };
-    let seal = row.seal.as_ref().map_or(0, Seal::size);
-    row.origin.as_str().len() + maker + seal + 42 + row.value().map_or(0, T::size)
+    let sealed = |seal: Option<&Seal>| seal.map_or(0, Seal::size);
+    let rest = match &row.state {
+        State::Live(value) => T::size(value),
+        State::Gone { by, .. } => by.as_str().len(),
+        State::Ruled(ruling) => {
+            let last = ruling.last.as_ref();
+            let last = last.map_or(0, |it| T::size(&it.value) + sealed(Some(&it.seal)) + 24);
+            ruling.author.by.as_str().len() + ruling.author.operator.as_str().len() + last + 16
+        }
+    };
+    row.origin.as_str().len() + sealed(row.seal.as_ref()) + 42 + rest
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{MAX_ROWS, Mark, Output, OutputOf, Row, Rows, State, Table, Tombstones};
+use super::{MAX_ROWS, Mark, Output, OutputOf, Row, Rows, Ruling, State, Table, Tombstones};
 use crate::proto::codec;
 use crate::proto::node::NodeName;
 use crate::proto::quota::Quota;
@@ -24,7 +24,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// What was proven and what was not, by origin.
 #[derive(Debug)]
 pub(super) struct Proofs {
-    seals: Box<dyn Seals>,
+    pub(super) seals: Box<dyn Seals>,
     proven: BTreeMap<NodeName, Mark>,
     unproven: BTreeMap<NodeName, (Mark, Instant)>,
     doubts: Quota,
@@ -129,21 +129,33 @@ impl<T: Table> Rows<T> {
         !self.proofs.is_refused(origin, mark, now) && self.proofs.holds::<T>(row, now)
     }
 
-    /// Drops what makers whose certificates are revoked stated.
-    pub(super) fn drop_revoked(&mut self, out: &mut Vec<OutputOf<T>>) {
+    /// Drops what makers whose certificates are revoked stated. What they ruled is taken back: what the origin had stated
+    /// counts again.
+    pub(super) fn drop_revoked(&mut self, now: Instant, out: &mut Vec<OutputOf<T>>) {
         let revoked = |row: &Row<T::Value>| {
             row.seal.as_ref().is_some_and(|seal| self.proofs.seals.is_revoked(seal))
         };
         let others = self.rows.values().filter(|row| row.origin != self.me && revoked(row));
-        for origin in others.map(|row| row.origin.clone()).collect::<Vec<_>>() {
-            self.overrule(&origin, out);
+        for row in others.cloned().collect::<Vec<_>>() {
+            self.overrule(&row.origin, out);
+            let last = row.ruling().and_then(|ruling| ruling.last.clone());
+            if let Some(last) = last.filter(|last| !self.proofs.seals.is_revoked(&last.seal)) {
+                self.put(last.row(row.origin.clone()), false, now, out);
+            }
         }
     }
 }
 
-/// What is sealed of a row. Of a final tombstone every node takes the time by its own clock.
+/// What is sealed of a row. Of a final tombstone every node takes the time by its own clock; what a ruling has of the
+/// origin is proven by the origin's own seal.
 pub fn statement<T: Table>(row: &Row<T::Value>) -> Vec<u8> {
     let end = match &row.state {
+        State::Ruled(ruling) => {
+            let Ruling { forgotten, at, author, .. } = &**ruling;
+            let head = ("xpando ruling 1", T::KIND);
+            let whole = (head, &row.origin, row.incarnation, row.version, forgotten, at, author);
+            return codec::encode(&whole).unwrap_or_default();
+        }
         State::Live(_) => None,
         State::Gone { by, .. } if T::TOMBSTONES == Tombstones::Final => Some((0, by)),
         State::Gone { at, by } => Some((*at, by)),

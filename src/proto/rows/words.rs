@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::proto::event::{Author, Operator};
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::seal::Seal;
 
@@ -21,13 +22,49 @@ pub struct Mark {
 pub enum State<V> {
     /// What the origin states.
     Live(V),
-    /// A tombstone: this life of the origin left, or was forgotten.
+    /// A tombstone: this life of the origin left.
     Gone {
         /// When, in milliseconds since 1970 by the clock of the node that made the tombstone.
         at: u64,
-        /// Who made it: the origin as it left, or one that forgot it.
+        /// Who made it: the origin as it left, or one that saw that.
         by: NodeName,
     },
+    /// What a member ruled about the origin.
+    Ruled(Box<Ruling<V>>),
+}
+
+/// What a member ruled about another node at an operator's request, in the place of what that states.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ruling<V> {
+    /// Whether the node is forgotten, which makes it a tombstone; otherwise it is not any more.
+    pub forgotten: bool,
+    /// When, in milliseconds since 1970 by the author's clock.
+    pub at: u64,
+    /// Who made it.
+    pub author: Author,
+    /// What the origin had stated last, as far as it is known.
+    pub last: Option<Stated<V>>,
+}
+
+/// What an origin stated, with its own seal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stated<V> {
+    /// The life it is of.
+    pub incarnation: Incarnation,
+    /// Its version within that life.
+    pub version: u64,
+    /// What it says.
+    pub value: V,
+    /// What proves it.
+    pub seal: Seal,
+}
+
+impl<V> Stated<V> {
+    /// As the origin's row.
+    pub fn row(self, origin: NodeName) -> Row<V> {
+        let Self { incarnation, version, value, seal } = self;
+        Row { origin, incarnation, version, state: State::Live(value), seal: Some(seal) }
+    }
 }
 
 /// The latest known row of an origin.
@@ -52,11 +89,12 @@ impl<V> Row<V> {
         Mark { incarnation, version, gone: self.gone_at().is_some() }
     }
 
-    /// What the origin states, unless this is a tombstone.
+    /// What the origin states, or had stated before it was forgotten for a while; `None` of a tombstone.
     pub fn value(&self) -> Option<&V> {
         match &self.state {
             State::Live(value) => Some(value),
-            State::Gone { .. } => None,
+            State::Ruled(ruling) if !ruling.forgotten => ruling.last.as_ref().map(|it| &it.value),
+            State::Gone { .. } | State::Ruled(_) => None,
         }
     }
 
@@ -65,7 +103,13 @@ impl<V> Row<V> {
         match &self.state {
             State::Live(_) => None,
             State::Gone { at, .. } => Some(*at),
+            State::Ruled(ruling) => ruling.forgotten.then_some(ruling.at),
         }
+    }
+
+    /// What a member ruled about the origin, if this is that.
+    pub fn ruling(&self) -> Option<&Ruling<V>> {
+        if let State::Ruled(ruling) = &self.state { Some(ruling) } else { None }
     }
 
     /// Who states it.
@@ -73,6 +117,7 @@ impl<V> Row<V> {
         match &self.state {
             State::Live(_) => &self.origin,
             State::Gone { by, .. } => by,
+            State::Ruled(ruling) => &ruling.author.by,
         }
     }
 }
@@ -142,8 +187,12 @@ pub enum Input<V, C> {
     Unlinked(NodeName),
     /// A word of a linked peer.
     Received(NodeName, Word<V, C>),
-    /// This life of a node left, or is to be forgotten.
+    /// This life of a node left.
     Gone(NodeName, Incarnation),
+    /// An operator has this life of a node, or a later known one, forgotten.
+    Forget(NodeName, Incarnation, Operator),
+    /// An operator has a node forgotten no more.
+    Restore(NodeName, Operator),
     /// This node goes on under a higher incarnation.
     Renewed(Incarnation),
     /// This node leaves.
@@ -173,7 +222,7 @@ pub enum Output<V, C> {
         /// Whether this node knew the origin before, or made the tombstone.
         known: bool,
     },
-    /// A row took the place of a tombstone.
+    /// A row took the place of a tombstone, or nothing did.
     Revived(NodeName),
     /// A peer broke a rule: count it.
     Charge(NodeName, &'static str),

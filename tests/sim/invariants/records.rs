@@ -41,7 +41,7 @@ pub(crate) fn stated(input: &book::Input) -> Vec<NodeName> {
         book::Input::Notice(Notice::Message(_, Word::Rows(rows))) => {
             rows.iter().map(|row| row.origin.clone()).collect()
         }
-        book::Input::Forget(name, _) => vec![name.clone()],
+        book::Input::Forget(name, ..) => vec![name.clone()],
         _ => Vec::new(),
     }
 }

@@ -340,7 +340,12 @@ fn a_later_life_whose_handshake_comes_to_nothing_is_dialed() {
 
 impl Desk {
     pub(super) fn forget(&mut self, peer: usize, life: u64) -> Vec<Output> {
-        self.give(Input::Forget { name: name(peer), life: Incarnation(life), known: false })
+        self.give(Input::Forget {
+            name: name(peer),
+            life: Incarnation(life),
+            known: false,
+            author: None,
+        })
     }
 
     pub(super) fn knows(&self, peer: usize) -> bool {
@@ -349,7 +354,7 @@ impl Desk {
 }
 
 fn forgotten(peer: usize) -> Output {
-    Output::Announce(Event::PeerForgotten { peer: name(peer) })
+    Output::Announce(Event::PeerForgotten { peer: name(peer), author: None })
 }
 
 #[test]
@@ -401,7 +406,8 @@ fn who_greets_after_it_was_forgotten_is_a_new_peer_and_never_an_earlier_life() {
 fn a_tombstone_is_announced_only_of_one_that_was_known_and_can_be_lifted() {
     let mut desk = Desk::new(1);
     assert_eq!(desk.forget(1, 4), []);
-    let known = Input::Forget { name: name(2), life: Incarnation(1), known: true };
+    let (two, life) = (name(2), Incarnation(1));
+    let known = Input::Forget { name: two, life, known: true, author: None };
     assert_eq!(desk.give(known), [forgotten(2)]);
     assert_eq!(desk.forget(5, 7), [], "nobody forgets itself");
     desk.hint(1, 4, Source::Peer);

@@ -198,7 +198,7 @@ impl Chaos {
             29 => self.give(Input::Disconnect(name(peer)), None),
             30 => {
                 let (name, life, known) = (name(peer), Incarnation(life), true);
-                self.give(Input::Forget { name, life, known }, None);
+                self.give(Input::Forget { name, life, known, author: None }, None);
             }
             31 => self.give(Input::Revive(name(peer)), None),
             32 => *self.lives.get_mut(&peer).expect("a peer") += 1,

@@ -118,7 +118,7 @@ fn a_forgotten_node_is_forgotten_everywhere_at_once() {
     world.run(ms(3000));
     world.down(7);
     world.sent.clear();
-    world.input(3, Input::Gone(node(7), life(1)));
+    world.input(3, forget(node(7), life(1)));
     world.run(ms(100));
     assert!(world.forgotten(7));
     assert!(world.words() <= 29 * 29, "{} words", world.words());
@@ -131,7 +131,7 @@ fn in_a_chain_a_tombstone_goes_from_node_to_node() {
     world.run(Duration::from_secs(300));
     world.all_agree();
     world.down(11);
-    world.input(0, Input::Gone(node(11), life(1)));
+    world.input(0, forget(node(11), life(1)));
     world.run(ms(11 * 20));
     assert!(world.forgotten(11));
 }
@@ -147,7 +147,7 @@ fn who_was_away_learns_of_a_tombstone_and_brings_nobody_back() {
         world.down(1);
         world.down(2);
         world.run(ms(500));
-        world.input(4, Input::Gone(node(2), life(1)));
+        world.input(4, forget(node(2), life(1)));
         world.run(Duration::from_secs(60));
         let of_cut = world.nodes[0].as_ref().and_then(|it| it.row(&node(2)));
         assert!(of_cut.is_some_and(|entry| entry.value().is_some()), "seed {seed}: it was away");
@@ -166,19 +166,48 @@ fn who_was_away_learns_of_a_tombstone_and_brings_nobody_back() {
 }
 
 #[test]
+fn who_was_away_while_it_was_taken_back_learns_of_that() {
+    for seed in 0..40 {
+        let mut world = World::new(6, seed, FOUL);
+        world.mesh(0..6);
+        world.run(Duration::from_secs(120));
+        world.down(2);
+        world.run(ms(500));
+        world.input(4, forget(node(2), life(1)));
+        world.run(Duration::from_secs(60));
+        assert!(world.forgotten(2), "seed {seed}");
+        // One is away with the tombstone, another one takes it back, and is gone before the first comes back.
+        world.down(1);
+        world.input(3, restore(node(2)));
+        world.run(Duration::from_secs(60));
+        world.down(3);
+        world.boot(1);
+        world.mesh(0..6);
+        world.run(Duration::from_secs(300));
+        let known = world.agreed(2).and_then(|(_, profile)| profile);
+        assert_eq!(known, Some(does("s2-1")), "seed {seed}: as it was");
+        world.all_agree();
+        world.boot(2);
+        world.mesh(0..6);
+        world.run(Duration::from_secs(300));
+        assert_eq!(world.agreed(2).and_then(|(_, profile)| profile), Some(does("s2-2")));
+    }
+}
+
+#[test]
 fn the_forgotten_one_that_lives_is_back_everywhere() {
     for seed in 0..40 {
         let mut world = World::new(5, seed, FOUL);
         // Node 0 sees all but node 4, which others are linked with.
         (0..4).for_each(|a| (0..5).for_each(|b| world.link(a, b, (a, b) != (0, 4))));
         world.run(Duration::from_secs(200));
-        world.input(0, Input::Gone(node(4), life(1)));
+        world.input(0, forget(node(4), life(1)));
         world.run(Duration::from_secs(300));
         assert!(!world.forgotten(4), "seed {seed}");
         world.all_agree();
         // It was away itself, and in the same life all the time.
         (0..4).for_each(|other| world.link(4, other, false));
-        world.input(1, Input::Gone(node(4), life(1)));
+        world.input(1, forget(node(4), life(1)));
         world.run(Duration::from_secs(120));
         world.link(4, 2, true);
         world.run(Duration::from_secs(300));
@@ -194,6 +223,7 @@ enum Act {
     Restart(usize),
     Down(usize),
     Forget(usize, usize),
+    Restore(usize, usize),
     Wait(u64),
 }
 
@@ -204,6 +234,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => one().prop_map(Act::Restart),
         1 => one().prop_map(Act::Down),
         2 => (one(), one()).prop_map(|(by, of)| Act::Forget(by, of)),
+        2 => (one(), one()).prop_map(|(by, of)| Act::Restore(by, of)),
         2 => (0..15_000_u64).prop_map(Act::Wait),
     ]
 }
@@ -231,8 +262,9 @@ proptest! {
                 },
                 Act::Forget(by, of) => {
                     let life = life(world.lives[of]);
-                    world.input(by, Input::Gone(node(of), life));
+                    world.input(by, forget(node(of), life));
                 }
+                Act::Restore(by, of) => world.input(by, restore(node(of))),
                 Act::Wait(time) => world.run(ms(time)),
             }
         }

@@ -164,7 +164,7 @@ impl World {
         let mut machine = Membership::new(config, name, incarnation, start << 32, rng)
             .with_hello(boot, self.nodes[node].address);
         for (name, life) in forgotten.of_no_peer(&[]) {
-            let input = Input::Forget { name, life, known: false };
+            let input = Input::Forget { name, life, known: false, author: None };
             machine.handle(input, self.local(node), &mut Vec::new());
         }
         machine

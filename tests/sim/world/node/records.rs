@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use xpando_node::internals::proto::event::Status;
+use xpando_node::internals::proto::event::{Operator, Status};
 use xpando_node::internals::proto::membership::PeerView;
 use xpando_node::internals::proto::node::{Incarnation, KeyId, NodeName};
 use xpando_node::internals::proto::presence::{self, Attendance, Epoch, To};
@@ -103,7 +103,7 @@ impl World {
                     let time = self.random(ms(1)..ms(30));
                     self.later(time, Happening::Task(node, number, Task::Written(write)));
                 }
-                book::Output::Charge(..) | book::Output::Closed => {}
+                book::Output::Announce(_) | book::Output::Charge(..) | book::Output::Closed => {}
             }
         }
     }
@@ -135,7 +135,7 @@ impl World {
             return false;
         }
         self.note(node, || format!("has {name} forgotten"));
-        self.record(node, book::Input::Forget(name, latest));
+        self.record(node, book::Input::Forget(name, latest, Operator::local(1)));
         true
     }
 
