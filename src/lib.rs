@@ -30,7 +30,8 @@ pub use crate::node::testkit;
 pub use crate::node::{Builder, Node, NodeHandle, QUIET};
 pub use crate::proto::channel::{Json, Payload};
 pub use crate::proto::event::{
-    Author, Broken, Event, Operator, OtherEvent, Reason, Refusal, Revocable, Source, Status, Tally,
+    Author, Broken, Deed, Event, Operator, OtherEvent, Reason, Refusal, Revocable, Source, Status,
+    Tally,
 };
 pub use crate::proto::membership::{Majority, PeerView};
 pub use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};

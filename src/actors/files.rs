@@ -176,12 +176,16 @@ impl Inside {
         self.setup.metrics.count(Count::Files, kind);
     }
 
+    fn renewed(&self, kind: &'static str, purpose: &str, until: Option<String>) {
+        self.became(kind);
+        self.setup.bus.announce(Event::CertificateRenewed { purpose: purpose.to_owned(), until });
+    }
+
     fn looked_at_own(&mut self, found: Result<Look<SystemTime>, String>) {
         match &found {
             Ok(Look::New(until)) => {
-                self.became("node_certificate_loaded");
-                let until = clock::rfc3339(*until);
-                tracing::info!(%until, "this node's certificate was renewed: the new one is in force");
+                let until = Some(clock::rfc3339(*until));
+                self.renewed("node_certificate_loaded", "node", until);
             }
             Err(_) => self.became("node_certificate_refused"),
             Ok(Look::Unchanged | Look::Sound) => {}
@@ -193,10 +197,7 @@ impl Inside {
 
     fn looked_at_web(&mut self, found: Result<Look<()>, String>) {
         match &found {
-            Ok(Look::New(())) => {
-                self.became("http_certificate_loaded");
-                tracing::info!("the certificate for clients was renewed: the new one is in force");
-            }
+            Ok(Look::New(())) => self.renewed("http_certificate_loaded", "http", None),
             Err(_) => self.became("http_certificate_refused"),
             Ok(Look::Unchanged | Look::Sound) => {}
         }

@@ -22,7 +22,7 @@ use crate::gateway::gauges;
 use crate::gateway::history;
 use crate::gateway::status::Figures;
 use crate::gateway::view::NodeView;
-use crate::proto::event::{Operator, Query};
+use crate::proto::event::{Deed, Operator, Query};
 use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
 
@@ -36,6 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(strum::VariantNames), strum(serialize_all = "snake_case"))]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// [`NodeStatus`](crate::gateway::status::NodeStatus).
@@ -187,21 +188,28 @@ async fn talk(view: &NodeView, stream: UnixStream) -> std::io::Result<()> {
         Request::Subscribe { pattern } => {
             messages::subscribe(view.bus.exchange(), &pattern, (reader, writer)).await
         }
-        Request::Disconnect { node } => tried(to, view.disconnect(&node)).await,
-        Request::Forget { node, undo: false } => tried(to, view.forget(&node, operator)).await,
-        Request::Forget { node, undo: true } => tried(to, view.restore(&node, operator)).await,
-        Request::Drain { undo } => {
-            view.clients.drain(!undo);
-            answer(to, ()).await
+        Request::Disconnect { node: peer } => {
+            act(to, view, Deed::Disconnect { peer }, operator).await
         }
-        Request::Kill { .. } if !view.chaos => {
-            refuse(to, "this node was not started with --chaos").await
+        Request::Forget { node: peer, undo: false } => {
+            act(to, view, Deed::Forget { peer }, operator).await
         }
-        Request::Kill { actor } if view.roster.kill(&actor) => answer(to, ()).await,
-        Request::Kill { .. } => {
-            refuse(to, format!("the actors are: {}", view.roster.names().join(" "))).await
+        Request::Forget { node: peer, undo: true } => {
+            act(to, view, Deed::Restore { peer }, operator).await
         }
+        Request::Drain { undo: false } => act(to, view, Deed::Drain, operator).await,
+        Request::Drain { undo: true } => act(to, view, Deed::Undrain, operator).await,
+        Request::Kill { actor } => act(to, view, Deed::Kill { actor }, operator).await,
     }
+}
+
+async fn act(
+    writer: &mut OwnedWriteHalf,
+    view: &NodeView,
+    deed: Deed,
+    operator: Operator,
+) -> std::io::Result<()> {
+    tried(writer, view.perform(deed, operator, "admin socket".to_owned())).await
 }
 
 async fn watch(
@@ -257,7 +265,7 @@ mod tests {
     use crate::actors::discovery::Discovery;
     use crate::actors::event_log::{self, EventLog, Journal};
     use crate::actors::exchange::Exchange;
-    use crate::actors::news::{Bus, WAITING};
+    use crate::actors::news::{Bus, Events, WAITING};
     use crate::actors::peers::{Peers, Row};
     use crate::actors::registry::Registry;
     use crate::actors::supervisor::{ActorTable, Root, Tree, start};
@@ -267,9 +275,10 @@ mod tests {
     use crate::io::metrics::{Count, Metrics};
     use crate::io::store::{Chain, Store};
     use crate::io::{clock, sockets};
-    use crate::proto::event::{Event, Recorded, Status};
+    use crate::proto::event::{Author, Event, Recorded, Status};
     use crate::proto::membership::PeerView;
     use crate::proto::node::{Incarnation, KeyId};
+    use crate::proto::registry::{Entry, Known, Ruling, State};
     use crate::proto::restart::{Intensity, Strategy};
     use serde::de::DeserializeOwned;
     use std::sync::atomic::AtomicU64;
@@ -288,6 +297,15 @@ mod tests {
 
     fn name(text: &str) -> NodeName {
         text.parse().expect("valid")
+    }
+
+    /// `x@127.0.0.1`, which is forgotten.
+    fn forgotten() -> Known {
+        let author = Author::new(name("b@127.0.0.1"), Operator::local(1));
+        let ruling = Ruling { forgotten: true, at: clock::millis(), author, last: None };
+        let (origin, state) = (name("x@127.0.0.1"), State::Ruled(Box::new(ruling)));
+        let entry = Entry { origin, incarnation: Incarnation(1), version: 1, state, seal: None };
+        Known { entry: Some(entry), ..Known::new(name("x@127.0.0.1"), 0) }
     }
 
     /// The server, and an actor that can be killed when there is `chaos`.
@@ -316,7 +334,7 @@ mod tests {
             peers: peers.clone(),
             discovery: Discovery::new(&metrics),
             matrix: watch::channel(Arc::default()).1,
-            registry: Registry::new(&metrics, []),
+            registry: Registry::new(&metrics, [forgotten()]),
             bus: bus.clone(),
             metrics: metrics.clone(),
             store: store.clone(),
@@ -525,6 +543,82 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("restarted");
         world.root.stop().await;
+    }
+
+    const B: &str = "b@127.0.0.1";
+    const C: &str = "c@127.0.0.1";
+
+    /// Requests that change something: their fields, what the trail calls it, and the node that it is about.
+    const DEEDS: [(&str, &str, &str, Option<&str>); 6] = [
+        ("drain", "", "drain", None),
+        ("drain", r#","undo":true"#, "undrain", None),
+        ("disconnect", r#","node":"b@127.0.0.1""#, "disconnect", Some(B)),
+        ("forget", r#","node":"c@127.0.0.1""#, "forget", Some(C)),
+        ("forget", r#","node":"x@127.0.0.1","undo":true"#, "restore", Some("x@127.0.0.1")),
+        ("kill", r#","actor":"event_log""#, "kill", None),
+    ];
+
+    #[test]
+    fn of_each_request_it_is_known_whether_it_is_a_deed() {
+        let mut known = vec![
+            "status",
+            "nodes",
+            "topology",
+            "metrics",
+            "cluster_view",
+            "figures",
+            "events",
+            "export",
+            "events_all",
+            "verify",
+            "watch",
+        ];
+        // They are what clients and services do, as on every other way to a topic or a name.
+        known.extend(["publish", "subscribe", "call"]);
+        known.extend(DEEDS.iter().map(|(request, ..)| *request));
+        for request in <Request as strum::VariantNames>::VARIANTS {
+            assert!(known.contains(request), "is {request} a deed?");
+        }
+    }
+
+    /// The next deed in the trail, or what was announced after all of them.
+    async fn deed(events: &mut Events) -> Event {
+        loop {
+            let event = events.recv().await.expect("the trail goes on");
+            if matches!(event, Event::OperatorActed { .. } | Event::Paused { .. }) {
+                return event;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn each_deed_is_in_the_trail_with_its_operator() {
+        let world = world(true).await;
+        let row = |of: &str, status| {
+            let (address, incarnation) = (Some(([127, 0, 0, 1], 4698).into()), Incarnation(9));
+            let (name, reason, cause, since) = (name(of), None, None, timer::now());
+            let peer = PeerView { name, address, status, reason, cause, incarnation, since };
+            Row { peer, id: None, since: clock::wall() }
+        };
+        let rows = vec![row(B, Status::Online), row(C, Status::Offline)];
+        world.peers.publish(|_| rows);
+        let mut events = world.bus.events();
+        for (request, fields, label, about) in DEEDS {
+            let line = format!("{{\"ask\":\"{request}\"{fields}}}\n");
+            assert_eq!(world.ask(line.as_bytes()).await, Answer::Ok(()), "{line}");
+            let acted = deed(&mut events).await;
+            let Event::OperatorActed { deed, operator, via } = &acted else { panic!("{acted:?}") };
+            assert_eq!(serde_json::to_value(deed).expect("plain")["deed"], label);
+            assert_eq!(deed.about().map(NodeName::as_str), about, "{line}");
+            let uid = rustix::process::getuid().as_raw();
+            assert_eq!((operator, via.as_str()), (&Operator::local(uid), "admin socket"));
+            assert!(Event::is_lasting(acted.label()));
+            assert!(about.is_none_or(|about| acted.concerns(&name(about))), "{acted}");
+        }
+        // What is refused is no deed.
+        error(world.ask(b"{\"ask\":\"forget\",\"node\":\"b@127.0.0.1\"}\n").await);
+        world.bus.announce(Event::Paused { millis: 7 });
+        assert_eq!(deed(&mut events).await, Event::Paused { millis: 7 });
     }
 
     #[tokio::test]

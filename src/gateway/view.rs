@@ -21,7 +21,7 @@ use crate::gateway::status::{
 use crate::io::clock;
 use crate::io::metrics::Metrics;
 use crate::io::store::Store;
-use crate::proto::event::{Operator, Status};
+use crate::proto::event::{Deed, Event, Operator, Status};
 use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
 use crate::proto::registry::{Known, book};
 use crate::proto::topology::Matrix;
@@ -73,21 +73,35 @@ pub struct NodeView {
     pub chaos: bool,
 }
 
-/// Why a node is not forgotten, or that is not taken back. Nothing changed.
+/// Why a deed of an operator is not done. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ForgetError {
+pub enum DeedError {
     /// It is the node that was asked.
     #[error("this is the node itself")]
     Myself,
     /// It lives.
     #[error("{0} is linked: stop it or disconnect it first")]
     Linked(NodeName),
-    /// There is nothing to forget.
+    /// There is no such node.
     #[error("no node {0} is known")]
     Unknown(NodeName),
     /// There is nothing to take back.
     #[error("{0} is not forgotten")]
     NotForgotten(NodeName),
+    /// There is nothing to end.
+    #[error("{node} is not linked: {}", status.label())]
+    NotLinked {
+        /// Which.
+        node: NodeName,
+        /// Where it stands.
+        status: Status,
+    },
+    /// Actors are killed for tests alone.
+    #[error("this node was not started with --chaos")]
+    NoChaos,
+    /// There is no such actor.
+    #[error("the actors are: {0}")]
+    NoActor(String),
 }
 
 impl NodeView {
@@ -173,23 +187,39 @@ impl NodeView {
         [own].into_iter().chain(others).collect()
     }
 
-    /// Has a node forgotten that is known and not linked, here and everywhere.
+    /// Does what an operator asks, and has the trail say so. Nothing else in the gateway changes the node.
     ///
     /// # Errors
-    /// [`ForgetError`]. Nothing changed.
-    pub fn forget(&self, node: &NodeName, operator: Operator) -> Result<(), ForgetError> {
+    /// [`DeedError`]. Nothing changed.
+    pub fn perform(&self, deed: Deed, operator: Operator, via: String) -> Result<(), DeedError> {
+        match &deed {
+            Deed::Forget { peer } => self.forget(peer, operator.clone())?,
+            Deed::Restore { peer } => self.restore(peer, operator.clone())?,
+            Deed::Disconnect { peer } => self.disconnect(peer)?,
+            Deed::Drain => self.clients.drain(true),
+            Deed::Undrain => self.clients.drain(false),
+            Deed::Kill { .. } if !self.chaos => return Err(DeedError::NoChaos),
+            Deed::Kill { actor } if self.roster.kill(actor) => {}
+            Deed::Kill { .. } => return Err(DeedError::NoActor(self.roster.names().join(" "))),
+        }
+        self.bus.announce(Event::OperatorActed { deed, operator, via });
+        Ok(())
+    }
+
+    /// Has a node forgotten that is known and not linked, here and everywhere.
+    fn forget(&self, node: &NodeName, operator: Operator) -> Result<(), DeedError> {
         if *node == self.name {
-            return Err(ForgetError::Myself);
+            return Err(DeedError::Myself);
         }
         let peer = self.peer(node);
         let known = self.registry.nodes().get(node).cloned();
         let known = known.filter(|known| !known.is_forgotten());
         if peer.is_none() && known.is_none() {
-            return Err(ForgetError::Unknown(node.clone()));
+            return Err(DeedError::Unknown(node.clone()));
         }
         let status = peer.as_ref().map(|peer| peer.status);
         if matches!(status, Some(Status::Online | Status::Syncing)) {
-            return Err(ForgetError::Linked(node.clone()));
+            return Err(DeedError::Linked(node.clone()));
         }
         let lives = [peer.and_then(|peer| peer.incarnation), known.map(|it| it.incarnation.0)];
         let life = lives.into_iter().flatten().max().unwrap_or_default();
@@ -198,25 +228,19 @@ impl NodeView {
     }
 
     /// Has a node that is forgotten known again, here and everywhere.
-    ///
-    /// # Errors
-    /// [`ForgetError::NotForgotten`]. Nothing changed.
-    pub fn restore(&self, node: &NodeName, operator: Operator) -> Result<(), ForgetError> {
+    fn restore(&self, node: &NodeName, operator: Operator) -> Result<(), DeedError> {
         if !self.registry.nodes().get(node).is_some_and(|known| book::has_tombstone(known)) {
-            return Err(ForgetError::NotForgotten(node.clone()));
+            return Err(DeedError::NotForgotten(node.clone()));
         }
         self.registry.restore(node.clone(), operator);
         Ok(())
     }
 
     /// Ends the link to a peer that is known.
-    ///
-    /// # Errors
-    /// It is not linked. Nothing changed.
-    pub fn disconnect(&self, node: &NodeName) -> Result<(), String> {
-        let peer = self.peer(node).ok_or_else(|| format!("no node {node} is known"))?;
+    fn disconnect(&self, node: &NodeName) -> Result<(), DeedError> {
+        let peer = self.peer(node).ok_or_else(|| DeedError::Unknown(node.clone()))?;
         if peer.status != Status::Online && peer.status != Status::Syncing {
-            return Err(format!("{node} is not linked: {}", peer.status.label()));
+            return Err(DeedError::NotLinked { node: node.clone(), status: peer.status });
         }
         self.peers.disconnect(node.clone());
         Ok(())

@@ -9,11 +9,13 @@ use strum::IntoStaticStr;
 
 use crate::proto::node::{Incarnation, NodeName};
 
+mod deed;
 mod limit;
 mod operator;
 mod recorded;
 mod table;
 
+pub use deed::Deed;
 pub use limit::Limiter;
 pub use operator::{Author, Operator, OperatorError};
 pub use recorded::{MAX_EVENTS, MAX_RECORD, Page, Query, Recorded};
@@ -452,6 +454,23 @@ pub enum Event {
         /// Whether the authority was made up for development.
         development: bool,
     },
+    /// A certificate of this node was renewed, and the new one is in force.
+    CertificateRenewed {
+        /// What it is for: `node` or `http`.
+        purpose: String,
+        /// Until when it is valid (RFC 3339), where that is known.
+        until: Option<String>,
+    },
+    /// An operator had this node do something.
+    OperatorActed {
+        /// What.
+        #[serde(flatten)]
+        deed: Deed,
+        /// Who.
+        operator: Operator,
+        /// Over what: `admin socket`, or the address of a client of the API.
+        via: String,
+    },
     /// There is a new list of revoked certificates, and it is in force.
     CertificatesRevoked {
         /// How many it names.
@@ -537,7 +556,8 @@ impl Event {
     pub fn concerns(&self, node: &NodeName) -> bool {
         let seen = matches!(self, Self::LinkChanged { to, .. } if to == node);
         let named = matches!(self, Self::Other(other) if other.names(node));
-        seen || named || self.about() == Some(node)
+        let done = matches!(self, Self::OperatorActed { deed, .. } if deed.about() == Some(node));
+        seen || named || done || self.about() == Some(node)
     }
 }
 

@@ -400,3 +400,60 @@ fn a_node_whose_store_was_damaged_says_so_until_it_is_restarted() {
     assert_eq!(a.terminate(), Some(0));
     assert_eq!(open().status().unwrap()["degraded"], Value::Null);
 }
+
+/// A change that the document has and this list has not fails.
+#[test]
+fn each_change_over_the_api_is_in_the_trail_with_its_operator() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").start();
+    let b = cluster.node("b").join(a.listen()).start();
+    linked(&[&a, &b]);
+    let deeds = [
+        ("POST /api/nodes/{node}/disconnect", "disconnect"),
+        ("POST /api/nodes/{node}/forget", "forget"),
+        ("DELETE /api/nodes/{node}/forget", "restore"),
+        ("POST /api/drain", "drain"),
+        ("DELETE /api/drain", "undrain"),
+    ];
+    let document = a.asks("GET /api/openapi.json", &[]).json();
+    let paths = document["paths"].as_object().unwrap().iter();
+    let changes = paths.flat_map(|(path, methods)| {
+        let methods = methods.as_object().unwrap().keys().map(|method| method.to_uppercase());
+        methods.filter(|it| it != "GET" && it != "PARAMETERS").map(move |it| format!("{it} {path}"))
+    });
+    let changes: BTreeSet<String> = changes.collect();
+    assert_eq!(changes, deeds.iter().map(|(change, _)| (*change).to_owned()).collect());
+
+    let admin = format!("Bearer {}", token(&cluster, "admin"));
+    let name = b.name.clone();
+    let mut b = Some(b);
+    for (change, _) in deeds {
+        let change = change.replace("{node}", &name);
+        until(&change, || {
+            let answer = a.asks(&change, &[("Authorization", &admin)]);
+            if answer.status == 202 { Ok(()) } else { Err(format!("{answer:?}")) }
+        });
+        if let Some(b) = b.take() {
+            b.kill();
+            a.sees(&name, "offline");
+        }
+    }
+    let acted = || a.events(&["--type", "operator_acted"]);
+    let acted = until("what was done", || {
+        let acted = acted();
+        if acted.len() == deeds.len() { Ok(acted) } else { Err(format!("{acted:?}")) }
+    });
+    for (event, (change, deed)) in acted.iter().zip(deeds) {
+        let about = change.contains("{node}").then_some(name.as_str());
+        assert_eq!(
+            (event["deed"].as_str(), event["peer"].as_str()),
+            (Some(deed), about),
+            "{event}"
+        );
+        assert_eq!(
+            (&event["operator"], &event["via"]),
+            (&"token:test".into(), &"127.0.0.1".into())
+        );
+    }
+    assert_eq!(a.events(&["--type", "operator_acted", "--node", &name]).len(), 3, "about b");
+}

@@ -27,10 +27,10 @@ use super::upgrade::bearer;
 use super::{From, Site};
 use crate::gateway::refusal::Cause;
 use crate::gateway::status::{ClusterView, NodeRecord};
-use crate::gateway::view::{ForgetError, NodeView};
+use crate::gateway::view::{DeedError, NodeView};
 use crate::gateway::{gauges, sight};
 use crate::io::metrics::{CONTENT_TYPE, Count};
-use crate::proto::event::Operator;
+use crate::proto::event::{Deed, Operator};
 use crate::proto::node::{NameError, NodeName};
 use crate::proto::token::{Role, Verb};
 use crate::proto::topic::Topic;
@@ -128,10 +128,23 @@ impl Asked {
         self.api.site.channels.admin()
     }
 
-    /// Who has something changed: nobody changes anything without a token.
-    fn operator(&self) -> Result<Operator, Problem> {
+    /// Has the node do what the request is for.
+    fn perform(&self, deed: Deed) -> Answer {
+        self.query(&[])?;
+        // Nobody changes anything without a token.
         let nobody = || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "who asks is not known");
-        self.operator.clone().ok_or_else(nobody)
+        let operator = self.operator.clone().ok_or_else(nobody)?;
+        self.admin().perform(deed, operator, self.from.address.to_string()).map_err(|why| {
+            let status = match why {
+                DeedError::Unknown(_) | DeedError::NotForgotten(_) => StatusCode::NOT_FOUND,
+                DeedError::Myself | DeedError::Linked(_) | DeedError::NotLinked { .. } => {
+                    StatusCode::CONFLICT
+                }
+                DeedError::NoChaos | DeedError::NoActor(_) => StatusCode::FORBIDDEN,
+            };
+            Problem::new(status, why.to_string())
+        })?;
+        Ok(StatusCode::ACCEPTED.into_response())
     }
 
     /// The parameters: only these.
@@ -293,59 +306,28 @@ async fn scrape(By(asked): Reader) -> Answer {
 }
 
 async fn disconnect(By(asked): Changer, Path(node): Path<String>) -> Answer {
-    asked.query(&[])?;
-    let known = node.parse().ok().filter(|node| asked.admin().peer(node).is_some());
-    let Some(node) = known else {
-        let detail = format!("no node {node:?} is known");
-        return Err(Problem::new(StatusCode::NOT_FOUND, detail));
-    };
-    let ended = asked.admin().disconnect(&node);
-    ended.map_err(|why| Problem::new(StatusCode::CONFLICT, why))?;
-    tracing::info!(peer = %node, by = %asked.from.address, "link ended over the API");
-    Ok(StatusCode::ACCEPTED.into_response())
+    asked.perform(Deed::Disconnect { peer: named(&node)? })
 }
 
 async fn forget(By(asked): Changer, Path(node): Path<String>) -> Answer {
-    asked.query(&[])?;
-    let name = named(&node)?;
-    asked.admin().forget(&name, asked.operator()?).map_err(not_forgotten)?;
-    tracing::info!(node = %name, by = %asked.from.address, "a node is forgotten, over the API");
-    Ok(StatusCode::ACCEPTED.into_response())
+    asked.perform(Deed::Forget { peer: named(&node)? })
 }
 
 async fn restore(By(asked): Changer, Path(node): Path<String>) -> Answer {
-    asked.query(&[])?;
-    let name = named(&node)?;
-    asked.admin().restore(&name, asked.operator()?).map_err(not_forgotten)?;
-    tracing::info!(node = %name, by = %asked.from.address, "a node is known again, over the API");
-    Ok(StatusCode::ACCEPTED.into_response())
+    asked.perform(Deed::Restore { peer: named(&node)? })
+}
+
+async fn drain(By(asked): Changer) -> Answer {
+    asked.perform(Deed::Drain)
+}
+
+async fn undrain(By(asked): Changer) -> Answer {
+    asked.perform(Deed::Undrain)
 }
 
 fn named(node: &str) -> Result<NodeName, Problem> {
     let unknown = |_| Problem::new(StatusCode::NOT_FOUND, format!("no node {node:?} is known"));
     node.parse().map_err(|error: NameError| unknown(error))
-}
-
-fn not_forgotten(why: ForgetError) -> Problem {
-    let status = match why {
-        ForgetError::Unknown(_) | ForgetError::NotForgotten(_) => StatusCode::NOT_FOUND,
-        ForgetError::Myself | ForgetError::Linked(_) => StatusCode::CONFLICT,
-    };
-    Problem::new(status, why.to_string())
-}
-
-async fn drain(By(asked): Changer) -> Answer {
-    asked.query(&[])?;
-    asked.admin().clients.drain(true);
-    tracing::info!(by = %asked.from.address, "clients are sent to other nodes, over the API");
-    Ok(StatusCode::ACCEPTED.into_response())
-}
-
-async fn undrain(By(asked): Changer) -> Answer {
-    asked.query(&[])?;
-    asked.admin().clients.drain(false);
-    tracing::info!(by = %asked.from.address, "clients are taken again, over the API");
-    Ok(StatusCode::ACCEPTED.into_response())
 }
 
 async fn live(Anybody(asked): Anybody) -> Answer {

@@ -129,6 +129,11 @@ table! {
         if *restarted { "and is restarted" } else { "too often, and its supervisor gives up" };
     IdentityLoaded { id, cluster, development } "identity_loaded" Lasting Info, None,
         "identity {id} of {}cluster {cluster}", if *development { "development " } else { "" };
+    CertificateRenewed { purpose, until } "certificate_renewed" Lasting Info, None,
+        "{} was renewed: the new one is in force{}",
+        if purpose == "http" { "the certificate for clients" } else { "this node's certificate" }, Until(until.as_deref());
+    // Events about a node are limited in number, and peers do not cause this one: it is about none.
+    OperatorActed { deed, operator, via } "operator_acted" Lasting Info, None, "{operator} ({via}) {deed}";
     CertificatesRevoked { certificates, own } "certificates_revoked" Lasting if *own { Warn } else { Info }, None,
         "a new list of revoked certificates is in force, {certificates} in all{}",
         if *own { ": this node's certificate is revoked. Issue a new one and restart this node" } else { "" };
@@ -165,6 +170,15 @@ struct By<'a>(Option<&'a Author>);
 impl fmt::Display for By<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.map_or(Ok(()), |author| write!(f, ", {author}"))
+    }
+}
+
+/// A point in time.
+struct Until<'a>(Option<&'a str>);
+
+impl fmt::Display for Until<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |until| write!(f, ", until {until}"))
     }
 }
 
