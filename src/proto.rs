@@ -7,6 +7,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub mod admission;
+pub mod askers;
 pub mod backoff;
 pub mod beacon;
 pub mod budget;
@@ -28,6 +29,7 @@ pub mod notices;
 pub mod outbox;
 pub mod presence;
 pub mod printable;
+pub mod processor;
 pub mod proxies;
 pub mod questions;
 pub mod quota;

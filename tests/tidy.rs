@@ -37,6 +37,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("proto", "membership", &["hello", "frame"]),
     ("proto", "link", &["hello", "frame", "membership", "talk"]), // whose attempts these are
     ("proto", "discovery", &["beacon", "talk"]),
+    ("proto", "processor", &["share"]),
     ("proto", "presence", &["talk"]), // its test says why a link is down
     ("proto", "rows", &["seal"]),
     ("proto", "tests", &["seal"]), // those of machines without keys
@@ -153,7 +154,6 @@ fn offences(path: &str, text: &str, manifest: &str) -> Vec<String> {
     let names: Vec<&str> = path.trim_end_matches(".rs").split('/').collect();
     let mut found = Vec::new();
     let mut say = |line: usize, rule: String| found.push(format!("{path}:{line}: {rule}"));
-
     if !text.starts_with("//!") {
         say(1, "a file starts with a `//!` head that says what it is for".into());
     }

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::actors::exchange::{DeliveryReport, Exchange, SendError, ServeError, Serving};
-use crate::actors::news::{Bus, PeerMessage};
+use crate::actors::news::{Bus, PeerMessage, measure};
 use crate::actors::peers::Peers;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
@@ -357,6 +357,7 @@ impl Process for Inside {
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
         let mut out = Vec::new();
+        let _paid = if let Msg::Notice(notice) = &message { measure(notice) } else { None };
         match message {
             Msg::Join(topic, member) => self.join(topic, member),
             Msg::Leave(topic, id) => self.leave(&topic, id),

@@ -18,7 +18,7 @@ use ractor::ActorProcessingErr;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use crate::actors::news::{Bus, PeerMessage};
+use crate::actors::news::{Bus, PeerMessage, measure};
 use crate::actors::peers::Peers;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
@@ -335,6 +335,7 @@ impl Process for Inside {
     }
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
+        let _paid = if let Msg::Notice(notice) = &message { measure(notice) } else { None };
         match message {
             Msg::Datagram(bytes, permit) => {
                 let verdict = self.datagram(&bytes);

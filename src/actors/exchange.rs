@@ -4,7 +4,7 @@
 //! between. It outlives the actors around it: a link that comes back finds the same subscriptions.
 //!
 //! ```text
-//! pending ← outlet ← queue ← topics ← subscription, calls, groups
+//! account, pending ← outlet ← queue ← topics ← subscription, calls, groups
 //! ```
 
 use std::fmt;
@@ -21,6 +21,7 @@ use crate::proto::interest::TooMany;
 use crate::proto::node::NodeName;
 use crate::proto::topic::{Address, Name, Pattern, Topic};
 
+mod account;
 mod calls;
 mod groups;
 mod outlet;
@@ -29,6 +30,7 @@ mod queue;
 mod subscription;
 mod topics;
 
+pub(crate) use account::{Account, Measured};
 pub use calls::{CallError, HandlerError, Reply, Request, ServeError, Serving, Watch};
 pub use groups::RemoteActor;
 pub(crate) use outlet::Ticket;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use ractor::ActorProcessingErr;
 
 use crate::actors::link::Link;
-use crate::actors::news::{Bus, PeerMessage};
+use crate::actors::news::{Bus, PeerMessage, measure};
 use crate::actors::peers::Peers;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
@@ -122,6 +122,7 @@ impl Process for Inside {
     }
 
     fn handle(&mut self, message: Self::Message) -> Result<(), ActorProcessingErr> {
+        let _paid = measure(&message);
         let read = |payload: PeerMessage| {
             let word = codec::decode(&payload, MAX_WORD).ok();
             if word.is_none() {

@@ -20,7 +20,7 @@ use ractor::ActorProcessingErr;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::actors::exchange::{Exchange, Outlet, SendError};
+use crate::actors::exchange::{Account, Exchange, Measured, Outlet, SendError};
 use crate::actors::supervisor::{Address, Child, Handle, Process};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
@@ -53,7 +53,12 @@ struct Words {
 
 /// What an actor's like on another node sent it. Until it is dropped it counts against what may wait of the peer.
 #[derive(Clone, Debug)]
-pub struct PeerMessage(Arc<(Vec<u8>, OwnedSemaphorePermit)>);
+pub struct PeerMessage(Arc<(Vec<u8>, OwnedSemaphorePermit)>, Arc<Account>);
+
+/// Has the peer pay for what the thread does until the result is dropped, where it sent this.
+pub(crate) fn measure(notice: &Notice<PeerMessage>) -> Option<Measured> {
+    if let Notice::Message(_, message) = notice { Some(message.1.measure()) } else { None }
+}
 
 impl Deref for PeerMessage {
     type Target = [u8];
@@ -255,12 +260,12 @@ impl Inside {
         if !self.trail.heard(stamp) {
             self.metrics.count(Count::Messages, "stamp_far_ahead");
         }
-        let peer = link.peer().clone();
+        let (peer, account) = (link.peer().clone(), link.account().clone());
         if !self.links.is_up(&peer, &Way(link)) {
             return "link_gone";
         }
         let Some((_, sink)) = self.consumers.get(&topic) else { return "no_subscriber" };
-        sink(Notice::Message(peer, PeerMessage(Arc::new((payload, permit)))));
+        sink(Notice::Message(peer, PeerMessage(Arc::new((payload, permit)), account)));
         "received"
     }
 }

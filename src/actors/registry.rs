@@ -18,7 +18,7 @@ use ractor::ActorProcessingErr;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::actors::news::{Bus, PeerMessage};
+use crate::actors::news::{Bus, PeerMessage, measure};
 use crate::actors::peers::{Peers, Row};
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
@@ -276,6 +276,7 @@ impl Process for Inside {
     }
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
+        let _paid = if let Msg::Notice(notice) = &message { measure(notice) } else { None };
         match message {
             Msg::Notice(notice) => match notice.read(|word| codec::decode(&word, MAX_PAYLOAD)) {
                 Ok(notice) => self.input(Input::Notice(notice)),

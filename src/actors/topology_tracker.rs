@@ -17,7 +17,7 @@ use ractor::ActorProcessingErr;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::actors::news::{Bus, PeerMessage};
+use crate::actors::news::{Bus, PeerMessage, measure};
 use crate::actors::peers::{Peers, Row};
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
@@ -189,6 +189,7 @@ impl Process for Inside {
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
         let (now, mut out) = (timer::now(), Vec::new());
+        let _paid = if let Msg::Notice(notice) = &message { measure(notice) } else { None };
         match message {
             Msg::Notice(notice) => match notice.read(|it| codec::decode(&it, MAX_PAYLOAD)) {
                 Ok(notice) => self.tracker.handle(notice, || sides(&self.setup), now, &mut out),

@@ -41,6 +41,12 @@ pub fn usage(pid: Option<u32>) -> Result<Usage> {
     Ok(Usage { processor, memory: bytes("VmRSS:")?, peak_memory: bytes("VmHWM:")? })
 }
 
+/// Time on a processor of this thread.
+pub fn thread() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -43,6 +43,9 @@ pub(crate) const CONTROL_BUDGET: u64 = 1024 * 1024;
 /// The window of the control budget.
 pub(crate) const CONTROL_WINDOW: Duration = Duration::from_secs(10);
 
+/// What a frame costs that ractor ignores.
+const EMPTY_COST: u64 = 4;
+
 const PREFIX: usize = 8;
 /// Prefix, field tag and the longest varint: all that is looked at in a frame after authentication.
 const HEAD: usize = PREFIX + 1 + 10;
@@ -153,6 +156,8 @@ pub struct Gate {
     held: Vec<u8>,
     budget_since: Option<Instant>,
     budget_used: u64,
+    /// Of groups, since it was asked for.
+    changed: u64,
     kept: Kept,
 }
 
@@ -169,7 +174,7 @@ impl Gate {
 
     fn new(certified: NodeName, phase: Phase) -> Self {
         let (held, kept) = (Vec::new(), Kept::default());
-        Self { certified, phase, held, budget_since: None, budget_used: 0, kept }
+        Self { certified, phase, held, budget_since: None, budget_used: 0, changed: 0, kept }
     }
 
     /// Takes bytes from the peer and appends to `out` those that may pass now.
@@ -207,6 +212,11 @@ impl Gate {
             }
         }
         Ok(())
+    }
+
+    /// What passed since the last call and was of no actor: bytes, and what each change of a group costs beside them.
+    pub fn changed(&mut self) -> u64 {
+        std::mem::take(&mut self.changed)
     }
 
     fn handshake(
@@ -285,7 +295,7 @@ impl Gate {
         }
         let unexpected = GateError::Unexpected("a message");
         match self.held.get(PREFIX..).and_then(<[u8]>::split_first) {
-            None => {} // an empty message: ractor ignores it
+            None => self.changed += EMPTY_COST, // ractor ignores it
             Some((&tag, rest)) => {
                 // The one field must fill the frame: a second field could turn it into another kind.
                 let field = varint(rest).and_then(|(n, size)| n.checked_add(1 + size));
@@ -293,7 +303,8 @@ impl Gate {
                     return Err(unexpected);
                 }
                 match tag {
-                    AUTH_TAG | NODE_TAG => {}
+                    AUTH_TAG => self.changed += EMPTY_COST + length, // likewise
+                    NODE_TAG => {}
                     CONTROL_TAG => {
                         if !self.control(length, bytes, now)? {
                             return Ok(());
@@ -323,6 +334,7 @@ impl Gate {
             self.budget_since = Some(now);
             self.budget_used = 0;
         }
+        self.changed += length + cost;
         self.budget_used = self.budget_used.saturating_add(length).saturating_add(cost);
         if self.budget_used > CONTROL_BUDGET { Err(GateError::Budget) } else { Ok(true) }
     }

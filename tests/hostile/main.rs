@@ -20,4 +20,5 @@ mod lives;
 mod member;
 mod open;
 mod ractor;
+mod speed;
 mod trail;

@@ -45,6 +45,8 @@ pub(crate) struct Tie {
     life: Incarnation,
     /// The node has hung up, or reads no more.
     over: bool,
+    /// What is said is gathered here, and not sent.
+    gathered: Option<Vec<u8>>,
 }
 
 impl Member {
@@ -69,7 +71,7 @@ impl Member {
         assert!(matches!(answer, Greeting::Welcome(_)), "{answer:?}");
         stranger.greet(&Greeting::Confirm);
         let (seals, name) = (NodeSeals::new(self.identity.clone()), self.identity.name().clone());
-        Tie { stranger, seals, name, life: Incarnation(self.life), over: false }
+        Tie { stranger, seals, name, life: Incarnation(self.life), over: false, gathered: None }
     }
 
     /// Links with a node, and goes through ractor's handshake as well.
@@ -112,8 +114,23 @@ impl Tie {
         }
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        if let Some(gathered) = &mut self.gathered {
+            return gathered.extend_from_slice(bytes);
+        }
         self.over = self.over || self.stranger.try_send(bytes).is_err();
+    }
+
+    /// Whether the node has hung up.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// What would be sent, to be sent later.
+    pub(crate) fn gathered(&mut self, says: impl FnOnce(&mut Self)) -> Vec<u8> {
+        self.gathered = Some(Vec::new());
+        says(self);
+        self.gathered.take().unwrap()
     }
 
     /// A piece of a lane.

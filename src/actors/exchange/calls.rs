@@ -4,8 +4,8 @@
 //! 1. Each call ends exactly once: with a reply, with the peer's word why not, when its time is over, or
 //!    with the link ([`CallError::OutcomeUnknown`]).
 //! 2. A watch is told exactly once that its name is gone, behind everything that its node said before.
-//! 3. Of one name's requests at most [`AT_ONCE`] are under way, and of one peer's as many bytes as `Pending`
-//!    allows; what is more is refused as overloaded, undone. Before a peer's request is handled there is room for its
+//! 3. Of one name's requests at most [`AT_ONCE`] are under way, of which each asker has its share (`proto::askers`), and
+//!    of one peer's as many bytes as `Pending` allows; what is more is refused as overloaded, undone. Before a peer's request is handled there is room for its
 //!    answer, by what the name's answers were so far.
 
 use std::collections::HashMap;
@@ -18,16 +18,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::Value;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::actors::exchange::outlet::{Outlet, SendError};
 use crate::actors::exchange::pending::lock;
 use crate::actors::exchange::topics::Topics;
 use crate::actors::timer;
 use crate::io::metrics::Count;
+use crate::proto::askers::Places;
 use crate::proto::frame::Lane;
 use crate::proto::interest::TooMany;
 use crate::proto::node::NodeName;
+use crate::proto::processor::{self, BYTE, QUESTION, REFUSED, WATCH, WATCHER};
 use crate::proto::talk::{self, DownReason, Outcome};
 use crate::proto::topic::{Address, Name};
 
@@ -141,7 +143,7 @@ pub(super) type Handler =
 /// A name that this node serves.
 struct Service {
     handler: Handler,
-    free: Semaphore,
+    places: Mutex<Places>,
     /// Its longest answer so far.
     longest: AtomicUsize,
     /// Who is to be told of its end, or how it ended.
@@ -241,6 +243,22 @@ impl UnderWay {
     }
 }
 
+/// A place among a name's requests.
+struct Place<'a>(&'a Service, NodeName);
+
+impl<'a> Place<'a> {
+    fn take(service: &'a Service, asker: &NodeName) -> Option<Self> {
+        let taken = lock(&service.places).take(asker);
+        taken.then(|| Self(service, asker.clone()))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.places).give(&self.1);
+    }
+}
+
 /// What this node serves, and its calls.
 pub(crate) struct Calls {
     topics: Arc<Topics>,
@@ -264,8 +282,8 @@ impl Calls {
             return Err(ServeError::Taken(name));
         }
         self.topics.offer(&name)?;
-        let (free, watchers) = (Semaphore::new(AT_ONCE), Mutex::new(Ok(Vec::new())));
-        let service = Service { handler, free, longest: AtomicUsize::new(0), watchers };
+        let (places, watchers) = (Mutex::new(Places::new(AT_ONCE)), Mutex::new(Ok(Vec::new())));
+        let service = Service { handler, places, longest: AtomicUsize::new(0), watchers };
         services.insert(name.clone(), Arc::new(service));
         Ok(Serving { calls: Arc::downgrade(self), name, end: DownReason::Stopped })
     }
@@ -352,7 +370,9 @@ impl Calls {
         payload: Bytes,
     ) {
         let service = self.service(name);
+        let length = payload.len() as u64;
         let refuse = |outcome| {
+            from.account().spend(REFUSED + BYTE * length);
             // A caller whose own lane is full of answers learns it from the clock.
             from.push(Lane::Calls, |out| talk::reply(out, call, outcome), &Bytes::new())
                 .unwrap_or(());
@@ -364,7 +384,10 @@ impl Calls {
         };
         let deadline = timer::now() + Duration::from_millis(left).min(LONGEST);
         let request = Request { from: from.peer().clone(), payload, deadline };
-        let from = from.clone();
+        let (from, question) = (from.clone(), processor::is_question(name));
+        if question {
+            from.account().spend(QUESTION + BYTE * length);
+        }
         tokio::spawn(async move {
             let mut answer = Answer { to: from.clone(), call, given: false };
             let until = tokio::time::Instant::from_std(deadline);
@@ -375,6 +398,11 @@ impl Calls {
                 Err(_elapsed) => (Outcome::Overloaded, Bytes::new()),
             };
             answer.given = true;
+            if outcome == Outcome::Overloaded {
+                from.account().spend(REFUSED + BYTE * length);
+            } else if question {
+                from.account().spend(BYTE * payload.len() as u64);
+            }
             let push = || from.push(Lane::Calls, |out| talk::reply(out, call, outcome), &payload);
             // The caller gives up at the same time; a reply too long is one that it cannot get.
             let pushed = tokio::time::timeout_at(until, from.when_room(push)).await;
@@ -386,7 +414,9 @@ impl Calls {
 
     /// A peer's reply.
     pub(crate) fn replied(&self, from: &Outlet, call: u64, outcome: Outcome, payload: Bytes) {
+        let length = payload.len() as u64;
         if !from.pending().replied(call, outcome, payload) {
+            from.account().spend(REFUSED + BYTE * length);
             self.topics.metrics().count(Count::Messages, "late_reply");
         }
     }
@@ -418,6 +448,7 @@ impl Calls {
 
     /// A peer wants to know when a name is gone.
     pub(crate) fn watched(&self, by: &Arc<Outlet>, watch: u64, name: Name) -> Result<(), TooMany> {
+        by.account().spend(WATCH);
         let service = self.service(&name);
         by.pending().watched(watch, name)?;
         let watcher = Watcher::Peer(watch, by.clone());
@@ -430,6 +461,7 @@ impl Calls {
 
     /// It does not any more.
     pub(crate) fn unwatched(&self, by: &Arc<Outlet>, watch: u64) {
+        by.account().spend(WATCH);
         let name = by.unwatched(watch);
         let Some(service) = name.and_then(|name| self.service(&name)) else { return };
         let same = |watcher: &Watcher| match watcher {
@@ -437,6 +469,7 @@ impl Calls {
             Watcher::Here(_) => false,
         };
         if let Ok(watchers) = &mut *lock(&service.watchers) {
+            by.account().spend(WATCHER * watchers.len() as u64);
             watchers.retain(|watcher| !same(watcher));
         }
     }
@@ -479,7 +512,7 @@ impl Service {
     }
 
     async fn handle(&self, request: Request) -> (Outcome, Bytes) {
-        let Ok(_running) = self.free.try_acquire() else {
+        let Some(_place) = Place::take(self, &request.from) else {
             return (Outcome::Overloaded, Bytes::new());
         };
         let until = tokio::time::Instant::from_std(request.deadline);

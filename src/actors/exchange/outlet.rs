@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use crate::actors::exchange::account::Account;
 use crate::actors::exchange::pending::Pending;
 use crate::actors::timer;
 use crate::proto::frame::Lane;
@@ -81,6 +82,7 @@ struct InRactor {
 /// The outlet.
 pub struct Outlet {
     peer: NodeName,
+    account: Arc<Account>,
     state: Mutex<State>,
     work: Notify,
     room: Notify,
@@ -100,7 +102,7 @@ impl fmt::Debug for Outlet {
 }
 
 impl Outlet {
-    pub(super) fn new(peer: NodeName) -> Self {
+    pub(super) fn new(peer: NodeName, account: Arc<Account>) -> Self {
         let state = State {
             outbox: Outbox::default(),
             topic: None,
@@ -114,6 +116,7 @@ impl Outlet {
         };
         Self {
             peer,
+            account,
             state: Mutex::new(state),
             work: Notify::new(),
             room: Notify::new(),
@@ -128,6 +131,11 @@ impl Outlet {
     /// Where it leads.
     pub(crate) fn peer(&self) -> &NodeName {
         &self.peer
+    }
+
+    /// What the peer costs.
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.account
     }
 
     /// What this node awaits from the peer, and does for it.

@@ -74,6 +74,14 @@ pub(crate) enum Content {
     Records(Bytes, usize),
 }
 
+impl Content {
+    /// In bytes.
+    pub(crate) fn length(&self) -> usize {
+        let (Self::One(bytes) | Self::Records(bytes, _)) = self;
+        bytes.len()
+    }
+}
+
 /// What a subscriber takes next.
 pub(super) enum Next {
     Batch(Arc<Batch>),

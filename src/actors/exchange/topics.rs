@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::actors::exchange::account::Accounts;
 use crate::actors::exchange::outlet::{Outlet, SendError, Ticket};
 use crate::actors::exchange::queue::{Batch, Content, Queue};
 use crate::actors::timer;
@@ -42,12 +43,13 @@ pub(crate) struct Topics {
     metrics: Metrics,
     interests: RwLock<Table>,
     numbers: AtomicU64,
+    accounts: Accounts,
 }
 
 impl Topics {
     pub(super) fn new(me: NodeName, metrics: &Metrics) -> Self {
         let (interests, numbers) = (RwLock::default(), AtomicU64::new(0));
-        Self { me, metrics: metrics.clone(), interests, numbers }
+        Self { me, metrics: metrics.clone(), interests, numbers, accounts: Accounts::default() }
     }
 
     pub(super) fn me(&self) -> &NodeName {
@@ -98,7 +100,8 @@ impl Topics {
 
     /// A link to a peer is up: what is sent to it goes through this outlet.
     pub(crate) fn up(&self, peer: NodeName) -> Arc<Outlet> {
-        let outlet = Arc::new(Outlet::new(peer));
+        let account = self.accounts.of(&peer);
+        let outlet = Arc::new(Outlet::new(peer, account));
         let mut table = self.table_mut();
         let old = table.up(outlet.peer().clone(), outlet.clone());
         table.own().for_each(|interest| outlet.news(interest, true));

@@ -17,7 +17,9 @@ use crate::actors::news::Bus;
 use crate::io::metrics::Count;
 use crate::proto::budget::MAX_WORDS;
 use crate::proto::frame::{Lane, MAX_PAYLOAD};
+use crate::proto::interest::Interest;
 use crate::proto::outbox::{self, LEAST, PieceError, Records, Start, WINDOW};
+use crate::proto::processor::{BYTE, INTEREST, PATTERN, PIECE, REFUSED, WORD};
 use crate::proto::talk::{self, Bulk, Calls, DownReason, TalkError};
 use crate::proto::topic::Topic;
 
@@ -104,7 +106,11 @@ impl Inbound {
             }
             Lane::Control | Lane::Ractor | Lane::System | Lane::Calls => None,
         };
-        let whole = match outbox::start(&payload)? {
+        let start = outbox::start(&payload)?;
+        if start != Start::Whole || payload.len() == 1 {
+            self.outlet.account().spend(PIECE);
+        }
+        let whole = match start {
             Start::Whole => {
                 if self.partial(lane).is_some_and(|partial| partial.is_some()) {
                     return Err(PieceError.into());
@@ -208,6 +214,7 @@ impl Inbound {
         self.exchange.metrics().traffic().came(lane, 1, 0);
         match lane {
             Lane::System => {
+                self.outlet.account().spend(WORD + BYTE * message.len() as u64);
                 // The actors take them soon; a flood waits here and holds up only its sender.
                 if let Ok(permit) = self.waiting.clone().acquire_owned().await {
                     self.bus.received(&self.outlet, message, permit);
@@ -232,8 +239,10 @@ impl Inbound {
                 calls.watched(outlet, watch, name).map_err(|_too_many| Fault::TooMany)?;
             }
             Calls::Unwatch { watch } => calls.unwatched(outlet, watch),
-            Calls::Unknown => self.unknown(),
+            Calls::Unknown => self.unknown(message.len()),
             Calls::Interest(interest, there) => {
+                let below = matches!(interest, Interest::Below(_));
+                outlet.account().spend(if below { PATTERN } else { INTEREST });
                 topics.wants(outlet, &interest, there).map_err(|_too_many| Fault::TooMany)?;
             }
         }
@@ -241,8 +250,14 @@ impl Inbound {
     }
 
     /// A message that only a later version knows is skipped.
-    fn unknown(&self) {
+    fn unknown(&self, length: usize) {
+        self.refused(1, length);
         self.exchange.metrics().count(Count::Messages, "unknown_kind");
+    }
+
+    /// What so many messages cost that nobody here takes.
+    fn refused(&self, count: u64, bytes: usize) {
+        self.outlet.account().spend(REFUSED * count + BYTE * bytes as u64);
     }
 
     /// Whole messages of bulk: neighbours on one topic go together.
@@ -284,11 +299,12 @@ impl Inbound {
             }
             match gone.take() {
                 Some((watch, why)) => {
+                    self.refused(1, 0);
                     self.exchange.calls.gone(&self.outlet, watch, why);
                     begin = next;
                 }
                 None if std::mem::take(&mut unknown) => {
-                    self.unknown();
+                    self.unknown(next - end);
                     begin = next;
                 }
                 None => count += 1,
@@ -321,8 +337,12 @@ impl Inbound {
 
     fn deliver(&self, content: Content, count: u64, ticket: Option<&Arc<Ticket>>, now: Instant) {
         let Some(topic) = &self.topic else { return };
+        let bytes = content.length();
         let found = self.exchange.topics.arrived(topic, self.outlet.peer(), content, ticket, now);
         let kind = if found > 0 { "received" } else { "no_subscriber" };
+        if found == 0 {
+            self.refused(1 + count / 8, bytes); // neighbours are looked at together
+        }
         self.exchange.metrics().add(Count::Messages, kind, count);
         self.exchange.metrics().traffic().came(Lane::Bulk, count, 0);
     }
@@ -349,7 +369,7 @@ impl Inbound {
             }
             Bulk::Gone(..) => Err(TalkError.into()),
             Bulk::Unknown => {
-                self.unknown();
+                self.unknown(message.len());
                 Ok(())
             }
         }

@@ -3,7 +3,8 @@
 //! The task that runs this owns the stream. It ends when either side says goodbye, the stream ends,
 //! or the peer breaks the protocol. Invariants: a piece of one lane delays another lane by at most
 //! 64 KiB; reading stops for nothing but a full ractor pipe, which holds the reader back only while
-//! ractor reads, and ractor always reads, and a flood of words; however the task ends, the exchange learns it.
+//! ractor reads, and ractor always reads, a flood of words, and a peer that costs more than its share
+//! (`proto::processor`); however the task ends, the exchange learns it.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::proto::link::down_reason;
 use crate::proto::membership::LinkEnd;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::outbox::Piece;
+use crate::proto::processor::{self, Turn};
 use crate::proto::talk::DownReason;
 
 /// Bytes between ractor's session and the link, each way.
@@ -123,10 +125,12 @@ impl Incoming<'_> {
             // Of the exchange's lanes, the messages are counted where they are told apart.
             let whole = u64::from(matches!(lane, Lane::Control | Lane::Ractor));
             self.metrics.traffic().came(lane, whole, HEADER + payload.len());
+            let account = self.outlet.account();
             let step = match lane {
                 Lane::Control => match Control::decode(&payload) {
                     Ok(Some(control)) => self.control(control),
                     Ok(None) => {
+                        account.spend(processor::CONTROL + processor::BYTE * payload.len() as u64);
                         self.metrics.count(Count::Messages, "unknown_kind");
                         Ok(None)
                     }
@@ -136,12 +140,11 @@ impl Incoming<'_> {
                     passed.clear();
                     match self.gate.feed(&payload, timer::now(), &mut passed) {
                         // A pipe that ractor closed ends the link from ractor's side.
-                        Ok(()) => Ok(self
-                            .to_ractor
-                            .write_all(&passed)
-                            .await
-                            .err()
-                            .map(|_| LinkEnd::Closed)),
+                        Ok(()) => {
+                            account.spend(processor::GROUPS * self.gate.changed());
+                            let written = self.to_ractor.write_all(&passed).await;
+                            Ok(written.err().map(|_| LinkEnd::Closed))
+                        }
                         Err(error) => Err(error.to_string()),
                     }
                 }
@@ -155,10 +158,35 @@ impl Incoming<'_> {
                 Ok(Some(end)) => return end,
                 Err(fault) => return LinkEnd::Fault(fault),
             }
+            if let Err(end) = self.pause().await {
+                return end;
+            }
         }
     }
 
+    /// Reads nothing more while the peer costs more than its share.
+    async fn pause(&self) -> Result<(), LinkEnd> {
+        let (turn, notable) = self.outlet.account().turn(timer::now());
+        let until = match turn {
+            Turn::Now => return Ok(()),
+            Turn::At(until) => until,
+            Turn::Never => {
+                let fault = "more processor time than a peer may cost, for too long";
+                return Err(LinkEnd::Fault(fault.to_owned()));
+            }
+        };
+        self.metrics.count(Count::Messages, "reader_paused");
+        if notable {
+            let peer = self.outlet.peer();
+            tracing::warn!(%peer, "a peer costs more processor time than it may and is read in pauses: see what it sends, or revoke it");
+        }
+        tokio::time::sleep_until(until.into()).await;
+        Ok(())
+    }
+
     fn control(&mut self, control: Control) -> Result<Option<LinkEnd>, String> {
+        let beat = matches!(control, Control::Ping(_));
+        self.outlet.account().spend(if beat { processor::BEAT } else { processor::CONTROL });
         match control {
             Control::Goodbye(parting) => return Ok(Some(LinkEnd::Goodbye(parting))),
             Control::Ping(number) => self.pulse.send(Control::Pong(number)),

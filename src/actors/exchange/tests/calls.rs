@@ -150,7 +150,7 @@ async fn more_than_a_name_can_take_is_refused_undone() {
         })
         .collect();
     settled().await;
-    assert_eq!(running.load(Ordering::Relaxed), 1024);
+    assert_eq!(running.load(Ordering::Relaxed), 768, "the share of one asker");
     let (mut overloaded, mut passed) = (0, 0);
     for call in calls {
         match call.await.expect("no panic") {
@@ -159,8 +159,57 @@ async fn more_than_a_name_can_take_is_refused_undone() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!((overloaded, passed), (76, 1024));
+    assert_eq!((overloaded, passed), (332, 768));
     assert_eq!(a.call(&to("work"), "x", LONG).await, Ok("x".into()), "and then there is room");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_peer_leaves_places_of_a_slow_name_to_the_others() {
+    let (a, b, c) = (exchange(A), exchange(B), exchange(C));
+    let (_serving, running) = work(&b);
+    let _cables = (Cable::plug(&a, &b).await, Cable::plug(&c, &b).await);
+    for _ in 0..2000 {
+        let a = a.clone();
+        tokio::spawn(async move { a.call(&to("work@b@127.0.0.1"), "sleep", LONG).await });
+    }
+    settled().await;
+    assert_eq!(running.load(Ordering::Relaxed), 768);
+    for other in [&b, &c] {
+        assert_eq!(other.call(&to("work@b@127.0.0.1"), "x", LONG).await, Ok("x".into()));
+    }
+    assert_eq!(a.call(&to("work@b@127.0.0.1"), "x", LONG).await, Err(CallError::Overloaded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_user_asked_for_costs_a_peer_nothing_and_what_is_refused_does() {
+    let (a, b) = (exchange(A), exchange(B));
+    let (_serving, _running) = work(&b);
+    let mut heard = b.subscribe(topic("t")).expect("few");
+    let _cable = Cable::plug(&a, &b).await;
+    // What both had to announce to each other counts no more.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let outlet = b.topics.peer(&name(A)).expect("linked");
+    let is_settled = || {
+        outlet.account().turn(crate::actors::timer::now());
+        outlet.account().is_settled(crate::actors::timer::now())
+    };
+    for _ in 0..100 {
+        assert_eq!(a.call(&to("work@b@127.0.0.1"), "x", LONG).await, Ok("x".into()));
+        a.publish(&topic("t"), vec![0; 50_000]).await.expect("short");
+        recv(&mut heard).await.expect("open");
+    }
+    settled().await;
+    assert!(is_settled());
+    for refused in ["nobody@b@127.0.0.1", "xpando:sight@b@127.0.0.1"] {
+        let refused = a.call(&to(refused), vec![0; 4 << 20], LONG).await;
+        assert_eq!(refused, Err(CallError::NoSuchName));
+        assert!(!is_settled());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(is_settled());
+    }
+    a.publish_to(&name(B), &topic("nobody"), vec![0; 1 << 20]).await.expect("linked");
+    settled().await;
+    assert!(!is_settled());
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,6 +13,9 @@ use crate::actors::link::mux::{LinkGuard, Own, PIPE, gate, run as run_mux};
 use crate::actors::news::tests::{parts, read, silent};
 use crate::proto::frame::{Control, HEADER, Lane, MAX_PAYLOAD, header, parse_header};
 use crate::proto::heartbeat::{self, Heartbeat};
+use crate::proto::interest::Interest;
+use crate::proto::processor::PATTERN;
+use crate::proto::talk;
 use crate::proto::wiring::{Consumer, Notice};
 
 const PEER: &str = "b@127.0.0.1";
@@ -350,6 +353,38 @@ async fn a_peer_that_floods_beats_and_reads_nothing_costs_a_bounded_queue() {
     settled().await;
     assert_eq!(world.control.capacity(), 0, "full");
     assert!(!world.end.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_costs_more_than_its_share_is_read_in_pauses_and_cut_when_it_goes_on() {
+    /// Patterns in a piece.
+    const MANY: usize = 1_000;
+    let bus = silent().await.0;
+    let metrics = bus.exchange().metrics().clone();
+    let World { mut peer, end, ractor: _ractor, part: _part, control: _control, .. } =
+        world(bus, true, 1024);
+    let (began, read) = (timer::now(), Arc::new(AtomicU64::new(0)));
+    let count = read.clone();
+    tokio::spawn(async move {
+        let mut pattern = Vec::new();
+        talk::interest(&mut pattern, &Interest::below("a:").expect("sound"), true);
+        let payload = [&[0], whole(&pattern)[1..].repeat(MANY).as_slice()].concat();
+        let head = header(Lane::Calls, payload.len()).expect("a piece");
+        while peer.write_all(&[&head[..], &payload].concat()).await.is_ok() {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    settled().await;
+    assert!(read.load(Ordering::Relaxed) > 20, "a burst waits for nothing");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let spent = read.load(Ordering::Relaxed) * MANY as u64 * PATTERN;
+    let spent = Duration::from_nanos(spent).as_secs_f64();
+    assert!((1.4..1.6).contains(&spent), "half a second, and a tenth of ten: {spent}");
+    assert!(counted(&metrics, "node_messages", "reader_paused") > 20);
+    let LinkEnd::Fault(fault) = end.await.expect("no panic") else { panic!("not at fault") };
+    assert_eq!(fault, "more processor time than a peer may cost, for too long");
+    let lasted = timer::now() - began;
+    assert!(lasted > Duration::from_secs(30) && lasted < Duration::from_secs(60), "{lasted:?}");
 }
 
 #[tokio::test(start_paused = true)]
