@@ -344,6 +344,7 @@ impl Process for Inside {
                     verdict,
                     Verdict::Accepted
                         | Verdict::Linked
+                        | Verdict::Repeated
                         | Verdict::Echo
                         | Verdict::Namesake
                         | Verdict::Foreign

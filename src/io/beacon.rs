@@ -67,7 +67,7 @@ pub fn sealed(beacon: &Beacon, identity: &Identity) -> Result<Vec<u8>, CodecErro
 
 impl SealChecker {
     /// True when the seal proves that the node named in the beacon sent it.
-    pub fn holds(&mut self, sealed: &Sealed<'_>) -> bool {
+    pub fn holds(&self, sealed: &Sealed<'_>) -> bool {
         let Sealed { beacon, signed, certificate, signature } = sealed;
         self.proves(&beacon.contact.name, certificate, signed, signature)
     }

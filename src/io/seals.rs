@@ -1,58 +1,37 @@
 //! This node's seals on what it states, and the check of others'.
 //!
 //! Invariant: a seal holds only under a certificate that counts now, of a node of that name; that of a certificate which was
-//! checked before costs one signature check.
+//! examined before costs one signature check.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use crate::io::clock;
-use crate::io::identity::{CertificateDer, CertificateVerifier, Identity, PeerIdentity};
+use crate::io::identity::{CertificateDer, CertificateVerifier, Identity};
 use crate::proto::node::NodeName;
 use crate::proto::seal::{Seal, Seals};
 
-/// Certificates that are remembered.
-const CERTIFICATES: usize = 1024;
-
-/// Checks seals, and remembers certificates that held.
+/// Checks seals.
 #[derive(Debug)]
 pub struct SealChecker {
     verifier: CertificateVerifier,
-    known: BTreeMap<[u8; 32], PeerIdentity>,
 }
 
 impl SealChecker {
     /// A checker that trusts the cluster's CA.
     pub fn new(verifier: CertificateVerifier) -> Self {
-        Self { verifier, known: BTreeMap::new() }
+        Self { verifier }
     }
 
     /// True when the holder of this certificate, a node of that name, signed the message.
     pub fn proves(
-        &mut self,
+        &self,
         maker: &NodeName,
         certificate: &[u8],
         message: &[u8],
         signature: &[u8],
     ) -> bool {
-        let digest: [u8; 32] = Sha256::digest(certificate).into();
-        let now = clock::wall();
-        if self.known.get(&digest).is_none_or(|peer| peer.validity.not_after < now) {
-            let certificate = CertificateDer::from(certificate);
-            let Ok(peer) = self.verifier.peer(&certificate, now) else { return false };
-            if self.known.len() >= CERTIFICATES {
-                self.known.pop_first();
-            }
-            self.known.insert(digest, peer);
-        }
-        // A remembered certificate may have been revoked meanwhile.
-        self.known.get(&digest).is_some_and(|peer| {
-            !self.verifier.is_revoked(&peer.serial)
-                && peer.name == *maker
-                && peer.verify(message, signature)
-        })
+        let peer = self.verifier.peer(&CertificateDer::from(certificate), clock::wall());
+        peer.is_ok_and(|peer| peer.name == *maker && peer.verify(message, signature))
     }
 }
 

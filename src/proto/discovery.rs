@@ -6,7 +6,8 @@
 //! 3. Signature checks are bounded per second, whatever arrives.
 //! 4. Memory is bounded: at most `SENDERS` senders are remembered.
 //! 5. A peer that sends more lists than it has reason to is cut.
-//! 6. A beacon of the linked life of a peer is checked only while nothing comes over the link.
+//! 6. A beacon of the linked life of a peer is checked only while nothing comes over the link; of those that repeat what
+//!    their senders were believed before, a few in a second.
 //!
 //! # How a node shows itself through others
 //! A node of which a peer speaks may be out of reach from here, and is believed in all the same when it says itself that
@@ -87,6 +88,8 @@ pub struct Config {
     pub skew: Duration,
     /// Signatures checked per second at most.
     pub checks: u32,
+    /// Those of beacons among them that repeat what is known of nodes that are not linked.
+    pub repeats: u32,
     /// How long a node may be without any link before that is said.
     pub alone: Duration,
     /// Wait until it is said again.
@@ -101,6 +104,7 @@ impl Default for Config {
             share: Duration::from_secs(5),
             skew: Duration::from_secs(120),
             checks: 500,
+            repeats: 4,
             alone: Duration::from_secs(10),
             alone_again: Duration::from_secs(600),
         }
@@ -123,6 +127,8 @@ pub enum Verdict {
     Relayed,
     /// Of a peer that is linked and heard: it tells nothing new, and its seal is not checked.
     Linked,
+    /// It repeats what its sender was believed before, and enough of those were checked within this second.
+    Repeated,
     /// Our own, heard back.
     Echo,
     /// Believed: another process uses our name.
@@ -233,14 +239,24 @@ pub struct Discovery {
     waiting: BTreeMap<NodeName, BTreeSet<NodeName>>,
     shows: Quota,
     alone: Option<Alone>,
-    heard: BTreeMap<NodeName, (Incarnation, u64)>,
+    /// The latest beacon of each sender that was believed.
+    heard: BTreeMap<NodeName, Heard>,
     sequence: u64,
     beacon_at: Option<Instant>,
     share_at: Instant,
     told: Quota,
     checks_since: Instant,
     checks: u32,
+    repeats: u32,
     rng: StdRng,
+}
+
+/// What a beacon said.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    incarnation: Incarnation,
+    sequence: u64,
+    address: SocketAddr,
 }
 
 impl Discovery {
@@ -270,6 +286,7 @@ impl Discovery {
             told: Quota::new(MESSAGES),
             checks_since: now,
             checks: 0,
+            repeats: 0,
             rng,
         }
     }
@@ -298,8 +315,9 @@ impl Discovery {
         if !self.is_current(beacon, wall) {
             return Err(Verdict::Stale);
         }
-        match self.heard.get(&contact.name) {
-            Some(last) if *last >= (contact.incarnation, beacon.sequence) => {
+        let last = self.heard.get(&contact.name).copied();
+        match last.map(|last| (last.incarnation, last.sequence)) {
+            Some(last) if last >= (contact.incarnation, beacon.sequence) => {
                 return Err(Verdict::Replayed);
             }
             None if self.heard.len() >= SENDERS => return Err(Verdict::Flood),
@@ -312,7 +330,16 @@ impl Discovery {
             return Err(Verdict::Linked);
         }
         if now.saturating_duration_since(self.checks_since) >= Duration::from_secs(1) {
-            (self.checks_since, self.checks) = (now, 0);
+            (self.checks_since, self.checks, self.repeats) = (now, 0, 0);
+        }
+        let same = |last: Heard| {
+            (last.incarnation, last.address) == (contact.incarnation, contact.address)
+        };
+        if last.is_some_and(same) && !self.linked.contains_key(&contact.name) {
+            self.repeats += 1;
+            if self.repeats > self.config.repeats {
+                return Err(Verdict::Repeated);
+            }
         }
         self.checks += 1;
         if self.checks > self.config.checks { Err(Verdict::Flood) } else { Ok(()) }
@@ -321,7 +348,9 @@ impl Discovery {
     /// A screened beacon's signature holds: remember it. The verdict is [`Verdict::Accepted`] or [`Verdict::Namesake`].
     pub fn believe(&mut self, beacon: &Beacon) -> Verdict {
         let contact = &beacon.contact;
-        self.heard.insert(contact.name.clone(), (contact.incarnation, beacon.sequence));
+        let (incarnation, sequence) = (contact.incarnation, beacon.sequence);
+        let heard = Heard { incarnation, sequence, address: contact.address };
+        self.heard.insert(contact.name.clone(), heard);
         if contact.name == self.own.name {
             return Verdict::Namesake;
         }
@@ -624,6 +653,39 @@ mod tests {
         assert_eq!(screen(&mut discovery, 3, just_now), Ok(()), "it is a later life");
         handle(&mut discovery, Notice::Down(a, DownReason::LinkLost), now);
         assert_eq!(screen(&mut discovery, 2, just_now), Ok(()), "the link is gone");
+    }
+
+    #[test]
+    fn of_beacons_that_repeat_what_is_known_a_few_are_checked() {
+        let now = start();
+        let mut discovery = machine(true, now);
+        let names: Vec<_> = (0..20).map(|n| format!("n{n}@h")).collect();
+        let hear = |discovery: &mut Discovery, beacon: Beacon, now| {
+            let verdict = discovery.screen(&beacon, silent, WALL, now);
+            verdict.map(|()| discovery.believe(&beacon))
+        };
+        for name in &names {
+            let verdict = hear(&mut discovery, beacon(name, 1, 1), now);
+            assert_eq!(verdict, Ok(Verdict::Accepted), "news of {name}");
+        }
+        let repeated = |discovery: &mut Discovery, sequence, now| {
+            let verdicts = names.iter().map(|it| hear(discovery, beacon(it, 1, sequence), now));
+            verdicts.filter(|it| *it == Err(Verdict::Repeated)).count()
+        };
+        assert_eq!(repeated(&mut discovery, 2, now), 16);
+        assert_eq!(repeated(&mut discovery, 3, now + Duration::from_secs(1)), 16);
+        let later = now + Duration::from_secs(1);
+        let elsewhere = |mut beacon: Beacon| {
+            beacon.contact.address = "127.0.0.1:5000".parse().expect("valid");
+            beacon
+        };
+        let news = [beacon(&names[0], 2, 1), elsewhere(beacon(&names[1], 1, 4))];
+        for beacon in news {
+            assert_eq!(hear(&mut discovery, beacon, later), Ok(Verdict::Accepted));
+        }
+        // One that is linked and silent is no news either, and tells a bad line from a dead process.
+        handle(&mut discovery, Notice::Up(node(&names[2]), Incarnation(1)), later);
+        assert_eq!(hear(&mut discovery, beacon(&names[2], 1, 9), later), Ok(Verdict::Accepted));
     }
 
     #[test]

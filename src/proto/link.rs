@@ -10,7 +10,7 @@
 //! running   Start: the connection carries its lanes, ractor's session is handed over; SessionReady makes it ready
 //! closing   MuxEnded: the connection is gone, ractor's session not yet; SessionGone ends it, and the next one starts
 //! ```
-//! Parked, unready and closing links have `READY` to get on. A new listener abandons what is pending and is told of
+//! Unready links have `READY`, parked and closing ones `GONE` to get on. A new listener abandons what is pending and is told of
 //! every link that lives.
 //!
 //! # Invariants
@@ -34,8 +34,11 @@ use crate::proto::talk::DownReason;
 pub const CONNECT: Duration = Duration::from_secs(5);
 /// Time for TLS, and again for the hello.
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Time for ractor's sessions to agree once a stream is theirs.
-const READY: Duration = Duration::from_secs(5);
+/// Time for ractor's sessions to agree once a stream is theirs. It is long: on a machine where a hundred nodes start at
+/// once, each step takes a while, and whatever was begun is lost when it is late.
+const READY: Duration = Duration::from_secs(10);
+/// Time for an earlier session to be gone.
+const GONE: Duration = Duration::from_secs(5);
 /// Inbound attempts of one peer at once.
 const ATTEMPTS: usize = 4;
 
@@ -200,8 +203,11 @@ struct Link {
 impl Link {
     /// Until when it must have got out of its stage; a ready one may stay as it is.
     fn unready(&self) -> Option<Instant> {
-        let waits = !matches!(self.stage, Stage::Running { ready: true, .. });
-        waits.then_some(self.since + READY)
+        match self.stage {
+            Stage::Running { ready: true, .. } => None,
+            Stage::Running { ready: false, .. } => Some(self.since + READY),
+            Stage::Parked | Stage::Closing => Some(self.since + GONE),
+        }
     }
 }
 

@@ -24,8 +24,8 @@
 //! 1. One link per peer at most; a second one closes the first before it takes its place.
 //! 2. What is known of a peer's life comes from the peer itself: its hello or its signed beacon. It never falls, and an
 //!    older life is refused and told why, unless its process goes on asking while no later one is linked here.
-//! 3. At most `dials` outbound attempts at once; none to a linked peer, to ourselves, or to a peer
-//!    that left (until a later life of it is heard of).
+//! 3. At most `dials` outbound attempts at once, each until its link is ready; none to a linked peer, to ourselves, or to
+//!    a peer that left (until a later life of it is heard of).
 //! 4. A wanted peer without link or attempt has a time for its next dial.
 //! 5. A hint never ends a live link, except the peer's own signed word that it lives a later life.
 //! 6. A forgotten life is not dialed: only the node itself (a beacon, its certificate, a greeting) or word of a later
@@ -210,7 +210,7 @@ impl Membership {
         self.namesake.expire(now);
         self.dial(now, out);
         let buried = self.peers.values().filter_map(|p| p.buried(self.config.tombstone)).min();
-        let dial = (self.dialing.len() < self.config.dials).then(|| self.next_due()).flatten();
+        let dial = (self.under_way() < self.config.dials).then(|| self.next_due()).flatten();
         let rumour = self.next_rumour(now).map(|(at, _)| at.max(now));
         let due = dial.map(|(at, _)| at).into_iter().chain(rumour).chain(buried);
         self.deadline = due.chain(self.namesake.until()).min();

@@ -23,8 +23,9 @@
 //!              newer here
 //! ```
 //! Beyond the own row and fresh tombstones, rows go only to nodes that want them, and each is wanted of one peer at a
-//! time: a node that joins gets each row about once. An unanswered Want is repeated twice, to the peer that named that row
-//! last. A row that is too long for a word travels in parts, in order.
+//! time: a node that joins gets each row about once. A row that changes often is wanted of others the less often the more
+//! peers there are: while a cluster forms, it comes over its own link soon. An unanswered Want is repeated twice, to the
+//! peer that named that row last. A row that is too long for a word travels in parts, in order.
 //!
 //! # What is gone
 //! A tombstone is a row without a value. Where [`Tombstones::Final`], a node that leaves makes it of its own row, and others
@@ -104,6 +105,8 @@ pub(super) const FIRST: u64 = 1 << 20;
 const HOLD: Duration = Duration::from_millis(50);
 /// Between two raises of the own row that others' claims cause.
 pub(super) const RAISE: Duration = Duration::from_secs(1);
+/// With many peers: between two versions of a row that a node gets second-hand.
+const AT_SECOND_HAND: Duration = Duration::from_millis(200);
 /// A tombstone this young is passed on.
 pub(super) const YOUNG: Duration = Duration::from_secs(3600);
 /// The age of tombstones is looked at so often, when nothing else is due.
@@ -165,6 +168,8 @@ pub struct Rows<T: Table> {
     links: BTreeMap<NodeName, Link>,
     pub(super) asks: BTreeMap<NodeName, Ask>,
     partials: BTreeMap<NodeName, Partial<T::Value>>,
+    /// When the row of an origin came second-hand last.
+    second_hand: BTreeMap<NodeName, Instant>,
     charges: Quota,
     proofs: Proofs,
     /// Origins that were linked.
@@ -215,6 +220,7 @@ impl<T: Table> Rows<T> {
             links: BTreeMap::new(),
             asks: BTreeMap::new(),
             partials: BTreeMap::new(),
+            second_hand: BTreeMap::new(),
             charges: Quota::new(MAX_CHARGES),
             proofs: Proofs::new(seals),
             met: BTreeSet::new(),
@@ -246,8 +252,12 @@ impl<T: Table> Rows<T> {
     /// A wait between two things that are sent to every peer, or follow from what every peer sends: with many peers it is
     /// longer in proportion, or what a node sends and receives while a cluster forms would grow with the square of them.
     pub(super) fn paced(&self, wait: Duration) -> Duration {
-        let times = (self.links.len() / FEW).clamp(1, LONGEST_WAIT);
-        wait * u32::try_from(times).unwrap_or(1)
+        wait * u32::try_from(self.pace()).unwrap_or(1)
+    }
+
+    /// How many times as long such a wait is.
+    fn pace(&self) -> usize {
+        (self.links.len() / FEW).clamp(1, LONGEST_WAIT)
     }
 
     pub(super) fn is_linked(&self, peer: &NodeName) -> bool {
@@ -375,14 +385,17 @@ impl<T: Table> Rows<T> {
             self.next_round = T::ROUND.map(|round| now + round);
         }
         self.asks.remove(&peer); // from now on it answers itself
-        let first = now + T::FIRST_DIGEST.mul_f64(self.rng.random_range(0.5..=1.5));
-        self.next_first = self.next_first.into_iter().chain([first]).min();
+        // Of many new links one at a time is enough to learn of those that have none with this node.
+        let few = self.links.len() < FEW || self.next_first.is_none();
+        let jitter = self.rng.random_range(0.5..=1.5);
+        let first = few.then(|| now + self.paced(T::FIRST_DIGEST).mul_f64(jitter));
+        self.next_first = self.next_first.into_iter().chain(first).min();
         let link = Link {
             incarnation: life,
             cut: false,
             answered: BTreeMap::new(),
             compared: None,
-            first_digest: Some(first),
+            first_digest: first,
             apart: None,
         };
         self.links.insert(peer.clone(), link);

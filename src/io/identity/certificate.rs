@@ -4,13 +4,15 @@
 //! a certificate that the cluster's own authority signed directly, that was valid at the time it was
 //! checked, that names exactly one node of that cluster, and that was not revoked.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
 use x509_cert::TbsCertificate;
 use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::der::{Decode as _, Encode as _};
@@ -235,14 +237,21 @@ impl PeerIdentity {
     }
 }
 
+/// Certificates that a verifier remembers.
+const EXAMINED: usize = 1024;
+
+/// Certificates whose signature holds, by their SHA-256: a node meets each one in handshakes, beacons and seals.
+type Examined = Mutex<BTreeMap<[u8; 32], PeerIdentity>>;
+
 /// Judges certificates by one cluster's authority. It knows only public facts. All clones of an
-/// identity's verifier share its revocation list.
+/// identity's verifier share its revocation list, and what they examined.
 #[derive(Clone, Debug)]
 pub struct CertificateVerifier {
     cluster: ClusterId,
     authority: [u8; POINT],
     pub(super) validity: Validity,
     revoked: Arc<ArcSwap<RevocationList>>,
+    examined: Arc<Examined>,
 }
 
 impl CertificateVerifier {
@@ -253,6 +262,7 @@ impl CertificateVerifier {
             authority: *authority.point(),
             validity: authority.validity(),
             revoked: Arc::default(),
+            examined: Arc::default(),
         }
     }
 
@@ -350,6 +360,10 @@ impl CertificateVerifier {
         leaf: &CertificateDer<'_>,
         subject: &Subject,
     ) -> Result<PeerIdentity, IdentityError> {
+        let digest: [u8; 32] = Sha256::digest(leaf).into();
+        if let Some(peer) = self.examined().get(&digest) {
+            return Ok(peer.clone());
+        }
         let certificate = Certificate::parse(leaf).map_err(|reason| {
             IdentityError::DamagedCertificate { subject: subject.clone(), reason }
         })?;
@@ -359,12 +373,22 @@ impl CertificateVerifier {
         let name = certificate
             .node(self.cluster)
             .map_err(|reason| IdentityError::NotANode { subject: subject.clone(), reason })?;
-        Ok(PeerIdentity {
+        let peer = PeerIdentity {
             name,
             id: certificate.key_id(),
             validity: certificate.validity(),
             serial: certificate.serial(),
             point: *certificate.point(),
-        })
+        };
+        let mut examined = self.examined();
+        if examined.len() >= EXAMINED {
+            examined.pop_first();
+        }
+        examined.insert(digest, peer.clone());
+        Ok(peer)
+    }
+
+    fn examined(&self) -> MutexGuard<'_, BTreeMap<[u8; 32], PeerIdentity>> {
+        self.examined.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,13 +8,19 @@ use crate::proto::membership::{AttemptId, Dialing, Membership, Output, Peer, Tar
 use crate::proto::node::NodeName;
 
 impl Membership {
+    /// Dials of this node that are no ready links yet. Where nodes lack time for the links that they have begun, more of
+    /// them would all be late.
+    pub(super) fn under_way(&self) -> usize {
+        self.dialing.len() + self.peers.values().filter(|peer| peer.is_dialed_unready()).count()
+    }
+
     /// The target that has waited longest, and since when it is due.
     pub(super) fn next_due(&self) -> Option<(Instant, Result<NodeName, SocketAddr>)> {
         if self.leaving {
             return None;
         }
         // The last dial is kept for news: a peer just lost does not wait for those lost long ago.
-        let last = self.config.dials > 1 && self.dialing.len() + 1 >= self.config.dials;
+        let last = self.config.dials > 1 && self.under_way() + 1 >= self.config.dials;
         let due = |(name, peer): (&NodeName, &Peer)| {
             let at = peer.due().filter(|_| !last || peer.is_fresh())?;
             Some((at, Ok(name.clone())))
@@ -27,7 +33,7 @@ impl Membership {
     }
 
     pub(super) fn dial(&mut self, now: Instant, out: &mut Vec<Output>) {
-        while self.dialing.len() < self.config.dials {
+        while self.under_way() < self.config.dials {
             let Some((_, target)) = self.next_due().filter(|(at, _)| *at <= now) else { break };
             let attempt = AttemptId::Outbound(self.next_attempt);
             let (target, address) = match target {
@@ -62,7 +68,7 @@ impl Membership {
 
     /// The rumour that is due next. One dial is kept for those who have shown themselves.
     pub(super) fn next_rumour(&self, now: Instant) -> Option<(Instant, Whereabouts)> {
-        let room = self.dialing.len() + 1 < self.config.dials.max(2);
+        let room = self.under_way() + 1 < self.config.dials.max(2);
         (room && !self.leaving).then(|| self.rumours.next(now)).flatten()
     }
 }

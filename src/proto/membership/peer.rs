@@ -154,6 +154,12 @@ impl Peer {
         self.live.is_none() && self.dialing.is_none() && self.inbound.is_none()
     }
 
+    /// It has a link that this node dialed, and that is not ready.
+    pub(super) fn is_dialed_unready(&self) -> bool {
+        let dialed = |live: &Live| matches!(live.attempt, AttemptId::Outbound(_)) && !live.ready;
+        self.live.as_ref().is_some_and(dialed)
+    }
+
     pub(super) fn left(&self) -> bool {
         self.reason == Some(Reason::Left)
     }

@@ -9,8 +9,8 @@ use rand::RngExt;
 
 use super::packing::{mark_size, row_size, row_words, send_news, send_want};
 use super::{
-    Ask, HEAD, HOLD, LAST_VERSION, MAX_JUMP, MAX_ROWS, MAX_WORD, Mark, Output, OutputOf, Partial,
-    Row, Rows, SWEEP, State, Table, Tombstones, Word, WordOf, YOUNG, millis,
+    AT_SECOND_HAND, Ask, HEAD, HOLD, LAST_VERSION, MAX_JUMP, MAX_ROWS, MAX_WORD, Mark, Output,
+    OutputOf, Partial, Row, Rows, SWEEP, State, Table, Tombstones, Word, WordOf, YOUNG, millis,
 };
 use crate::proto::codec;
 use crate::proto::node::NodeName;
@@ -312,7 +312,8 @@ impl<T: Table> Rows<T> {
         if self.asks.len() >= MAX_ROWS || wanted.len() >= MAX_WANTS {
             return;
         }
-        let (mut via, mut tries) = (from.clone(), 0);
+        let (mut via, mut at, mut tries) = (from.clone(), now, 0);
+        let rests = self.rests(&origin).filter(|until| *until > now && !linked && !need.gone);
         if linked && origin != *from {
             if T::TOMBSTONES == Tombstones::Final && need.gone {
                 return; // it is linked
@@ -321,10 +322,18 @@ impl<T: Table> Rows<T> {
             out.push(Output::Send(origin.clone(), Word::News(vec![(origin.clone(), need)])));
             out.push(Output::Send(origin.clone(), Word::Want(vec![origin.clone()])));
             (via, tries) = (origin.clone(), MAX_TRIES);
+        } else if let Some(until) = rests {
+            at = until.checked_sub(T::RETRY).unwrap_or(now);
         } else {
             wanted.push(origin.clone());
         }
-        self.asks.insert(origin, Ask { via, at: now, need, tries });
+        self.asks.insert(origin, Ask { via, at, need, tries });
+    }
+
+    /// With many peers: until when the row of an origin is not wanted of others again.
+    fn rests(&self, origin: &NodeName) -> Option<Instant> {
+        let last = self.second_hand.get(origin).filter(|_| self.pace() > 1);
+        last.map(|last| *last + self.paced(AT_SECOND_HAND))
     }
 
     /// Whether a row of that mark is to be taken from that peer.
@@ -525,14 +534,24 @@ impl<T: Table> Rows<T> {
         out: &mut Vec<OutputOf<T>>,
     ) {
         let Some(known) = self.known(origin) else { return };
+        if origin != from {
+            if self.second_hand.len() >= MAX_ROWS {
+                self.second_hand.retain(|origin, _| self.rows.contains_key(origin));
+            }
+            self.second_hand.insert(origin.clone(), now);
+        }
         if let Some(ask) = self.asks.remove(origin)
             && known < ask.need
             && origin != from
             && self.links.contains_key(&ask.via)
         {
             // Meanwhile a later one was named.
-            out.push(Output::Send(ask.via.clone(), Word::Want(vec![origin.clone()])));
-            self.asks.insert(origin.clone(), Ask { at: now, ..ask });
+            let rests = self.rests(origin).and_then(|until| until.checked_sub(T::RETRY));
+            if rests.is_none() {
+                out.push(Output::Send(ask.via.clone(), Word::Want(vec![origin.clone()])));
+            }
+            let (at, tries) = rests.map_or((now, ask.tries), |at| (at, 0));
+            self.asks.insert(origin.clone(), Ask { at, tries, ..ask });
         }
         if T::RELAYS > 0 && !known.gone {
             self.fresh.insert(origin.clone(), from.clone());

@@ -31,7 +31,8 @@ pub trait Table: Debug + Sized {
     const DIGEST: Duration;
     /// Every peer gets a digest in every such period.
     const ROUND: Option<Duration>;
-    /// A newly linked peer gets its first digest about this long after the own row.
+    /// A newly linked peer gets its first digest about this long after the own row; with many peers later, and one of
+    /// those that are linked until then.
     const FIRST_DIGEST: Duration;
     /// An unanswered want is repeated after this time.
     const RETRY: Duration;

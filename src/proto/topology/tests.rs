@@ -219,6 +219,43 @@ fn what_is_heard_of_while_a_question_is_open_is_not_lost() {
     assert_eq!(a.hears("x@h", news(9)), [want("x@h", &["x@h"])]);
 }
 
+/// Names of so many peers.
+fn peers(count: usize) -> Vec<NodeName> {
+    (0..count).map(node).collect()
+}
+
+/// When the next version of a row is wanted, where it is named as soon as the one before came second-hand.
+fn next_want(count: usize) -> Duration {
+    let peers = peers(count);
+    let names: Vec<_> = peers.iter().map(NodeName::as_str).collect();
+    let (mut a, via) = (Alone::new(&names), names[0]);
+    let news = |version| Word::News(vec![mark("x@h", 1, version)]);
+    assert_eq!(a.hears(via, news(4)), [want(via, &["x@h"])], "the first one at once");
+    a.hears(via, Word::Rows(vec![row("x@h", 1, 4, &[])]));
+    let begun = a.now;
+    let mut out = a.hears(via, news(6));
+    while !out.contains(&want(via, &["x@h"])) {
+        out = a.tick(ms(1));
+    }
+    a.now - begun
+}
+
+#[test]
+fn with_many_peers_a_row_that_changes_often_is_wanted_of_others_now_and_then() {
+    assert_eq!([9, 10, 20, 100].map(next_want), [0, 400, 800, 4000].map(ms));
+}
+
+#[test]
+fn of_many_new_links_one_at_a_time_gets_a_digest() {
+    let digests = |count: usize| {
+        let mut a = Alone::new(&[]);
+        peers(count).into_iter().for_each(|peer| drop(a.input(Input::Linked(peer, life(7)))));
+        let out = (0..20).flat_map(|_| a.tick(ms(10))).collect::<Vec<_>>();
+        out.iter().filter(|it| matches!(it, Output::Send(_, Word::Digest(_)))).count()
+    };
+    assert_eq!([1, 5, 6, 20].map(digests), [1, 5, 5, 5]);
+}
+
 #[test]
 fn what_a_lost_link_owed_is_wanted_of_another_and_its_parts_are_dropped() {
     let mut a = Alone::new(&["b@h", "c@h"]);

@@ -9,7 +9,7 @@
 //! Notice::Forgotten           look, then the tombstone of a node that is no peer
 //! Output::Show              what is new is shown 20 ms after the first change of a burst
 //! many peers                the next look, or show, is later: with n of them 4 n ms after the one before, at most 500 ms,
-//!                           and twice as long while links are on their way; what the machine does by itself waits for
+//!                           and up to eight times as long while links are on their way; what the machine does by itself waits for
 //!                           that look, and goes to each peer with it
 //! ```
 //!
@@ -33,6 +33,8 @@ use crate::proto::wiring::{Ask, Notice};
 const QUIET: Duration = Duration::from_millis(100);
 /// It is told so long after its first change that was not told, at the latest.
 const LATEST: Duration = Duration::from_secs(2);
+/// While links are on their way a wait is up to so many times as long.
+const FORMING: usize = 8;
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
@@ -159,11 +161,15 @@ impl Tracker {
         }
     }
 
-    /// How long the next look, or show, is after this one.
+    /// How long the next look, or show, is after this one: with many peers longer, the more of them are on their way.
     fn rest(&self) -> Duration {
         let rest = self.machine.paced(BURST);
-        let forms = |side: &Side| matches!(side.cell.state, Status::Connecting | Status::Syncing);
-        if rest > BURST && self.sides.values().any(forms) { rest * 2 } else { rest }
+        if rest == BURST {
+            return rest;
+        }
+        let forms = |side: &&Side| matches!(side.cell.state, Status::Connecting | Status::Syncing);
+        let forming = self.sides.values().filter(forms).take(FORMING - 1).count();
+        rest * u32::try_from(1 + forming).unwrap_or(1)
     }
 
     /// A node is forgotten: what it said of its links is, too.

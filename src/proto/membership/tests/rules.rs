@@ -126,7 +126,8 @@ impl Watched {
                     step.check(!left, || format!("3: dials {peer}, which left"));
                 }
                 step.check(!self.stopped, || "dials after Stop".to_owned());
-                let (open, dials) = (self.open.len(), step.config.dials);
+                let unready = step.machine.peers.values().filter(|it| it.is_dialed_unready());
+                let (open, dials) = (self.open.len() + unready.count(), step.config.dials);
                 step.check(open <= dials, || format!("3: {open} dials at once"));
             }
             Output::Proceed(attempt) => {
@@ -241,7 +242,8 @@ impl Watched {
             let next = it.next_dial;
             step.check(next.is_some(), || format!("4: no next dial of {peer}"));
             // One dial may be kept back for a peer that was lost just now.
-            let full = self.open.len() + 1 >= step.config.dials;
+            let unready = step.machine.peers.values().filter(|it| it.is_dialed_unready()).count();
+            let full = self.open.len() + unready + 1 >= step.config.dials;
             let woken = full || step.machine.deadline().is_some_and(|at| Some(at) <= next);
             step.check(woken, || format!("4: no deadline for {peer}"));
         }

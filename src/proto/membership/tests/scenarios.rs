@@ -160,6 +160,23 @@ fn at_most_four_dials_at_once_and_everybody_has_a_turn() {
 }
 
 #[test]
+fn a_dial_keeps_its_place_until_its_link_is_ready() {
+    let mut desk = Desk::new(14);
+    let dials: Vec<_> = (11..14)
+        .map(|peer| dialed(&desk.hint(peer, 1, Source::Beacon)).expect("dialed at once"))
+        .collect();
+    for (dial, peer) in dials.iter().zip(11..14) {
+        desk.greet(*dial, peer, 1);
+    }
+    assert!(dialed(&desk.hint(14, 1, Source::Beacon)).is_some(), "the last place");
+    assert_eq!(dialed(&desk.hint(15, 1, Source::Beacon)), None, "three are linked, and not ready");
+    assert!(dialed(&desk.give(Input::Ready(dials[0]))).is_some());
+    let end = Input::Ended(dials[1], LinkEnd::Closed);
+    assert_eq!(dialed(&desk.hint(16, 1, Source::Beacon)), None);
+    assert!(dialed(&desk.give(end)).is_some(), "a link that ended keeps none");
+}
+
+#[test]
 fn stop_closes_every_link_with_a_goodbye_and_takes_no_more() {
     let mut desk = Desk::new(15);
     for (link, peer) in (1..).zip(11..15) {
