@@ -19,7 +19,7 @@ use ractor::ActorProcessingErr;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::actors::exchange::{DeliveryReport, Exchange, SendError, ServeError, Serving};
+use crate::actors::exchange::{DeliveryReport, Exchange, Kept, SendError, ServeError, Serving};
 use crate::actors::news::{Bus, PeerMessage, measure};
 use crate::actors::peers::Peers;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
@@ -205,6 +205,8 @@ struct Inside {
     myself: Address<Msg>,
     topics: BTreeMap<Topic, Running>,
     attendance: Attendance,
+    /// What the presences of each peer cost.
+    kept: BTreeMap<NodeName, Kept>,
     shared: Shared,
 }
 
@@ -308,13 +310,27 @@ impl Inside {
     }
 
     fn notice(&mut self, notice: Notice<PeerMessage>, out: &mut Vec<Output>) {
-        let from = if let Notice::Message(peer, _) = &notice { Some(peer.clone()) } else { None };
+        let from = if let Notice::Message(peer, message) = &notice {
+            let kept = self.kept.entry(peer.clone());
+            kept.or_insert_with(|| message.account().keep());
+            Some(peer.clone())
+        } else {
+            None
+        };
+        if let Notice::Offline(peer) = &notice {
+            self.kept.remove(peer);
+        }
         match notice.read(|word| codec::decode(&word, WORD)) {
             Ok(notice) => self.attendance.handle(notice, timer::now(), out),
             Err(_) => {
                 self.router.metrics.count(Count::Channels, "presence_fault");
-                from.into_iter().for_each(|peer| self.setup.peers.ask(Ask::Cut(peer)));
+                from.iter().for_each(|peer| self.setup.peers.ask(Ask::Cut(peer.clone())));
             }
+        }
+        if let Some(peer) = from
+            && let Some(kept) = self.kept.get_mut(&peer)
+        {
+            kept.set(self.attendance.presence().bytes_of(&peer));
         }
     }
 }
@@ -351,6 +367,7 @@ impl Process for Inside {
             myself: myself.clone(),
             topics: BTreeMap::new(),
             attendance,
+            kept: BTreeMap::new(),
             shared,
         })
     }

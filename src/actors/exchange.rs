@@ -30,7 +30,7 @@ mod queue;
 mod subscription;
 mod topics;
 
-pub(crate) use account::{Account, Measured};
+pub(crate) use account::{Account, Kept, Measured};
 pub use calls::{CallError, HandlerError, Reply, Request, ServeError, Serving, Watch};
 pub use groups::RemoteActor;
 pub(crate) use outlet::Ticket;
@@ -81,6 +81,11 @@ impl Exchange {
     pub(crate) fn waiting(&self) -> Vec<(NodeName, [(Lane, usize); 3])> {
         let table = self.topics.table();
         table.peers().map(|outlet| (outlet.peer().clone(), outlet.waiting())).collect()
+    }
+
+    /// Bytes that are kept of each peer, linked or not, beside its watches.
+    pub(crate) fn kept(&self) -> Vec<(NodeName, usize)> {
+        self.topics.kept()
     }
 
     /// Waits until all that was said to other nodes has been sent, or their links are gone: as long as

@@ -55,6 +55,13 @@ struct Words {
 #[derive(Clone, Debug)]
 pub struct PeerMessage(Arc<(Vec<u8>, OwnedSemaphorePermit)>, Arc<Account>);
 
+impl PeerMessage {
+    /// What its sender costs.
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.1
+    }
+}
+
 /// Has the peer pay for what the thread does until the result is dropped, where it sent this.
 pub(crate) fn measure(notice: &Notice<PeerMessage>) -> Option<Measured> {
     if let Notice::Message(_, message) = notice { Some(message.1.measure()) } else { None }

@@ -164,4 +164,7 @@ fn traffic(view: &NodeView, gauges: &mut Gauges) {
         })
     });
     gauges.many("xpando_outbox_bytes", "Bytes that wait for a peer", waiting);
+    let kept = view.bus.exchange().kept().into_iter();
+    let kept = kept.map(|(peer, bytes)| (vec![("peer", peer.to_string())], bytes as f64));
+    gauges.many("xpando_peer_kept_bytes", "Memory that a peer makes this node use", kept);
 }

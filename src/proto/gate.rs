@@ -219,6 +219,11 @@ impl Gate {
         std::mem::take(&mut self.changed)
     }
 
+    /// What of the peer ractor keeps, in bytes.
+    pub fn kept(&self) -> usize {
+        self.kept.bytes()
+    }
+
     fn handshake(
         &mut self,
         phase: Phase,

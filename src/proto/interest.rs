@@ -210,6 +210,11 @@ impl<S: Clone, P: Clone> Interests<S, P> {
         Ok(())
     }
 
+    /// How much a linked peer wants and offers.
+    pub fn wanted(&self, peer: &NodeName) -> usize {
+        self.peers.get(peer).map_or(0, |peer| peer.wants.len())
+    }
+
     /// The nodes that offer a name, in order, this one not among them.
     pub fn offered_by(&self, name: &Name) -> Vec<(NodeName, P)> {
         let wanted = self.digests.of(&Interest::Name(name.clone()));

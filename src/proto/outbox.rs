@@ -45,7 +45,7 @@ pub(crate) const MAX_HEAD: usize = 500;
 /// A message up to this length is copied beside others; a longer one travels by reference.
 const SMALL: usize = 8 * 1024;
 /// What a lane may hold: system, calls, bulk. Together 4 MiB.
-const BOUNDS: [usize; 3] = [512 * 1024, 512 * 1024, 3 * 1024 * 1024];
+pub(crate) const BOUNDS: [usize; 3] = [512 * 1024, 512 * 1024, 3 * 1024 * 1024];
 /// Bytes before the first record of a piece.
 const BEFORE: usize = HEADER + 1;
 

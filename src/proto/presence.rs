@@ -25,7 +25,7 @@
 //! 3. Anyone who applies each [`Output::Joined`] and [`Output::Left`] from the start has [`Presence::state`].
 //! 4. When words arrive again, every node comes to have the entries of all owners that are up, without
 //!    those of any other.
-//! 5. Memory is bounded: `PRESENCES` bytes an owner (twice that while it is read), and nothing for pages
+//! 5. Memory is bounded: `PRESENCES` bytes an owner, and nothing for pages
 //!    that do not arrive; a word encodes in at most [`WORD`] bytes.
 //! 6. One seed, one run: iteration is in order, time and randomness are given.
 
@@ -102,6 +102,11 @@ impl Presence {
             }
             Some((first.key.as_ref(), metas))
         })
+    }
+
+    /// What the entries of a peer cost, in bytes.
+    pub fn bytes_of(&self, peer: &NodeName) -> usize {
+        self.peers.get(peer).map_or(0, |peer| peer.owner.bytes)
     }
 
     /// When [`tick`](Self::tick) is due.

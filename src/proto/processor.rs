@@ -45,8 +45,6 @@ const SHARE: Rate = Rate { second: 100e6, burst: 500e6 };
 const PAUSES: Rate = Rate { second: 500e6, burst: 20e9 };
 /// The longest pause, after which something is read in any case: the peer's beats are in it.
 const LONGEST: Duration = Duration::from_secs(1);
-/// How often the log says so.
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// Whether requests of a name are the node's own affair. Its echo stands for any service.
 pub fn is_question(name: &Name) -> bool {
@@ -69,13 +67,12 @@ pub enum Turn {
 pub struct Account {
     time: Share,
     pauses: Share,
-    noticed: Option<Instant>,
 }
 
 impl Account {
     /// Nothing so far.
     pub fn new(now: Instant) -> Self {
-        Self { time: Share::new(SHARE, now), pauses: Share::new(PAUSES, now), noticed: None }
+        Self { time: Share::new(SHARE, now), pauses: Share::new(PAUSES, now) }
     }
 
     /// So many nanoseconds of a core.
@@ -90,15 +87,6 @@ impl Account {
         let pause = until.saturating_duration_since(now).as_nanos();
         self.pauses.spend(u64::try_from(pause).unwrap_or(u64::MAX), now);
         if self.pauses.ready(now).is_some() { Turn::Never } else { Turn::At(until) }
-    }
-
-    /// Whether a pause is to be logged: one in a minute is.
-    pub fn is_notable(&mut self, now: Instant) -> bool {
-        let due = self.noticed.is_none_or(|last| last + MINUTE <= now);
-        if due {
-            self.noticed = Some(now);
-        }
-        due
     }
 
     /// Whether nothing of it counts any more.
@@ -178,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn no_pause_is_longer_than_a_second_and_one_in_a_minute_is_logged() {
+    fn no_pause_is_longer_than_a_second() {
         let (mut account, now) = (Account::new(start()), start());
         account.spend(60_000_000_000, now);
         assert_eq!(account.turn(now), Turn::At(now + LONGEST));
-        assert!(account.is_notable(now) && !account.is_notable(now + LONGEST));
-        assert!(account.is_notable(now + MINUTE));
-        assert!(!account.is_settled(now + MINUTE) && account.is_settled(now + 20 * MINUTE));
+        assert!(
+            !account.is_settled(now + 60 * LONGEST) && account.is_settled(now + 1200 * LONGEST)
+        );
     }
 
     #[test]

@@ -14,6 +14,7 @@
 mod kit;
 
 mod bounds;
+mod gone;
 mod harm;
 mod hearsay;
 mod lives;

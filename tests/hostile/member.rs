@@ -245,6 +245,12 @@ impl Tie {
         self.entry(of, life, version, State::Live(forged));
     }
 
+    /// A profile of its own, in the life that it is in.
+    pub(crate) fn own_profile(&mut self) {
+        let (name, life) = (self.name.clone(), self.life.0);
+        self.profile(&name, life, 1);
+    }
+
     /// That somebody had a node forgotten in that life.
     pub(crate) fn tombstone(&mut self, of: &NodeName, life: u64, version: u64) {
         let author = Author::new(self.name.clone(), Operator::local(0));

@@ -1,16 +1,19 @@
-//! What each peer costs this node, over all its links: its readers and the actors that handle its words pay into it.
+//! What each peer costs this node, over all its links: its readers and the actors that handle its words pay into it, and
+//! what they keep of it is entered.
 //!
 //! Invariant: an account outlives the links of its peer for as long as anything of it counts, so that a new link does not
 //! begin anew.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::actors::timer;
 use crate::io::usage;
+use crate::proto::budget::BESIDE_WATCHES;
 use crate::proto::node::NodeName;
+use crate::proto::notices::Notices;
 use crate::proto::processor::{self, Turn};
 
 /// The account of one peer.
@@ -19,12 +22,20 @@ pub(crate) struct Account {
     /// Nanoseconds that are not in the machine yet.
     unpaid: AtomicU64,
     machine: Mutex<processor::Account>,
+    /// Bytes of this node's memory.
+    held: AtomicUsize,
+    notices: Mutex<Notices>,
 }
 
 impl Account {
     pub(super) fn new() -> Self {
         let machine = Mutex::new(processor::Account::new(timer::now()));
-        Self { unpaid: AtomicU64::new(0), machine }
+        Self {
+            unpaid: AtomicU64::new(0),
+            machine,
+            held: AtomicUsize::new(0),
+            notices: Mutex::default(),
+        }
     }
 
     /// So many nanoseconds of a core.
@@ -32,12 +43,29 @@ impl Account {
         self.unpaid.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    /// When the peer is read on, and whether that is to be logged.
-    pub(crate) fn turn(&self, now: Instant) -> (Turn, bool) {
+    /// When the peer is read on.
+    pub(crate) fn turn(&self, now: Instant) -> Turn {
         let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
         machine.spend(self.unpaid.swap(0, Ordering::Relaxed), now);
-        let turn = machine.turn(now);
-        (turn, turn != Turn::Now && machine.is_notable(now))
+        machine.turn(now)
+    }
+
+    /// Whether a cause is to be logged, of this peer.
+    pub(crate) fn notable(&self, cause: &'static str) -> bool {
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        notices.due(cause, timer::now()).is_some()
+    }
+
+    /// What is kept of the peer in one place, of which nothing is there yet.
+    pub(crate) fn keep(self: &Arc<Self>) -> Kept {
+        Kept { account: self.clone(), bytes: 0 }
+    }
+
+    /// Room for what may be refused; `None`: with all that is kept of the peer it would be too much.
+    pub(crate) fn room(self: &Arc<Self>, bytes: usize) -> Option<Kept> {
+        let mut kept = self.keep();
+        kept.set(bytes);
+        (self.held.load(Ordering::Relaxed) <= BESIDE_WATCHES).then_some(kept)
     }
 
     /// Pays for what this thread does until the result is dropped.
@@ -61,11 +89,42 @@ impl Drop for Measured {
     }
 }
 
+/// What is kept of a peer in one place; not any more when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    account: Arc<Account>,
+    bytes: usize,
+}
+
+impl Kept {
+    /// So many bytes it is now.
+    pub(crate) fn set(&mut self, bytes: usize) {
+        self.account.held.fetch_add(bytes, Ordering::Relaxed);
+        self.account.held.fetch_sub(std::mem::replace(&mut self.bytes, bytes), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 /// The accounts of all peers.
 #[derive(Debug, Default)]
 pub(super) struct Accounts(Mutex<HashMap<NodeName, Arc<Account>>>);
 
 impl Accounts {
+    /// What is kept of each peer, in bytes, beside its watches.
+    pub(super) fn kept(&self) -> Vec<(NodeName, usize)> {
+        let accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = |(peer, account): (&NodeName, &Arc<Account>)| {
+            let bytes = account.held.load(Ordering::Relaxed);
+            (bytes > 0).then(|| (peer.clone(), bytes))
+        };
+        accounts.iter().filter_map(kept).collect()
+    }
+
     /// That of a peer.
     pub(super) fn of(&self, peer: &NodeName) -> Arc<Account> {
         let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,13 +150,30 @@ mod tests {
         let [a, b] = ["a@h", "b@h"].map(|name| name.parse::<NodeName>().expect("valid"));
         let account = accounts.of(&a);
         account.spend(1_000_000_000);
-        assert!(matches!(account.turn(timer::now()), (Turn::At(_), true)));
+        assert!(matches!(account.turn(timer::now()), Turn::At(_)));
+        assert!(account.notable("cause") && !account.notable("cause") && account.notable("other"));
         drop(account);
-        assert!(matches!(accounts.of(&a).turn(timer::now()), (Turn::At(_), false)));
-        assert_eq!(accounts.of(&b).turn(timer::now()), (Turn::Now, false));
+        assert!(matches!(accounts.of(&a).turn(timer::now()), Turn::At(_)));
+        assert_eq!(accounts.of(&b).turn(timer::now()), Turn::Now);
         tokio::time::sleep(Duration::from_secs(60)).await;
         drop(accounts.of(&b));
         assert_eq!(accounts.0.lock().expect("sound").len(), 1, "the other one is forgotten");
+    }
+
+    #[test]
+    fn what_may_be_refused_has_the_room_that_all_else_leaves() {
+        let account = Arc::new(Account::new());
+        let mut lasting = account.keep();
+        lasting.set(BESIDE_WATCHES - 10);
+        assert!(account.room(11).is_none());
+        let room = account.room(10).expect("as much as is left");
+        assert!(account.room(1).is_none());
+        drop(room);
+        lasting.set(BESIDE_WATCHES - 20);
+        let rooms = [account.room(10), account.room(10)];
+        assert!(rooms.iter().all(Option::is_some) && account.room(1).is_none());
+        drop((lasting, rooms));
+        assert_eq!(account.held.load(Ordering::Relaxed), 0);
     }
 
     #[test]

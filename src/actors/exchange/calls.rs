@@ -20,6 +20,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use crate::actors::exchange::account::Kept;
 use crate::actors::exchange::outlet::{Outlet, SendError};
 use crate::actors::exchange::pending::lock;
 use crate::actors::exchange::topics::Topics;
@@ -227,7 +228,7 @@ impl Drop for Watch {
 }
 
 /// What of a peer's requests is under way.
-struct UnderWay(Arc<Outlet>, usize);
+struct UnderWay(Arc<Outlet>, usize, Option<Kept>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -238,8 +239,8 @@ impl Drop for UnderWay {
 impl UnderWay {
     fn begin(outlet: &Arc<Outlet>, length: usize) -> Option<Self> {
         let (cost, allowed) = outlet.pending().begin(length);
-        let begun = Self(outlet.clone(), cost);
-        allowed.then_some(begun)
+        let begun = Self(outlet.clone(), cost, outlet.account().room(cost));
+        (allowed && begun.2.is_some()).then_some(begun)
     }
 }
 
@@ -391,11 +392,12 @@ impl Calls {
         tokio::spawn(async move {
             let mut answer = Answer { to: from.clone(), call, given: false };
             let until = tokio::time::Instant::from_std(deadline);
-            let room = from.pending().answer(service.longest.load(Ordering::Relaxed));
-            let room = tokio::time::timeout_at(until, room).await;
+            let room =
+                from.pending().answer(service.longest.load(Ordering::Relaxed), from.account());
+            let room = tokio::time::timeout_at(until, room).await.ok().flatten();
             let (outcome, payload) = match &room {
-                Ok(_) => service.handle(request).await,
-                Err(_elapsed) => (Outcome::Overloaded, Bytes::new()),
+                Some(_) => service.handle(request).await,
+                None => (Outcome::Overloaded, Bytes::new()),
             };
             answer.given = true;
             if outcome == Outcome::Overloaded {
@@ -410,6 +412,18 @@ impl Calls {
             // An answer that waits for room counts: a peer that asks and does not read is bounded.
             drop((room, under_way));
         });
+    }
+
+    /// A peer's request for which there is no room: it is refused before it has come.
+    pub(crate) fn refused(&self, from: &Outlet, call: u64) {
+        self.topics.metrics().count(Count::Messages, "request_overloaded");
+        let head = |out: &mut Vec<u8>| talk::reply(out, call, Outcome::Overloaded);
+        from.push(Lane::Calls, head, &Bytes::new()).unwrap_or(()); // or it learns it from the clock
+    }
+
+    /// Whether a peer's reply is waited for.
+    pub(crate) fn awaits(&self, from: &Outlet, call: u64) -> bool {
+        from.pending().awaits(call)
     }
 
     /// A peer's reply.

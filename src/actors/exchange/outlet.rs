@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::actors::exchange::account::Account;
+use crate::actors::exchange::account::{Account, Kept};
 use crate::actors::exchange::pending::Pending;
 use crate::actors::timer;
+use crate::proto::budget::INTEREST_COST;
 use crate::proto::frame::Lane;
 use crate::proto::interest::Interest;
 use crate::proto::node::NodeName;
@@ -83,6 +84,8 @@ struct InRactor {
 pub struct Outlet {
     peer: NodeName,
     account: Arc<Account>,
+    /// The peer's interest.
+    interest: Mutex<Kept>,
     state: Mutex<State>,
     work: Notify,
     room: Notify,
@@ -116,6 +119,7 @@ impl Outlet {
         };
         Self {
             peer,
+            interest: Mutex::new(account.keep()),
             account,
             state: Mutex::new(state),
             work: Notify::new(),
@@ -136,6 +140,12 @@ impl Outlet {
     /// What the peer costs.
     pub(crate) fn account(&self) -> &Arc<Account> {
         &self.account
+    }
+
+    /// The peer wants and offers so much.
+    pub(super) fn wants(&self, interests: usize) {
+        let mut interest = self.interest.lock().unwrap_or_else(PoisonError::into_inner);
+        interest.set(interests * INTEREST_COST);
     }
 
     /// What this node awaits from the peer, and does for it.
@@ -404,6 +414,7 @@ impl Outlet {
         };
         self.room.notify_waiters();
         self.pending.end(why);
+        self.wants(0);
         lost
     }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::actors::exchange::account::{Account, Kept};
 use crate::proto::budget::{ANSWERS, REQUEST_COST, REQUESTS, WATCH_COST, WATCHES};
 use crate::proto::interest::TooMany;
 use crate::proto::talk::{DownReason, Outcome};
@@ -129,6 +130,11 @@ impl Pending {
         PendingCall { pending: self, number, reply }
     }
 
+    /// Whether a reply is waited for.
+    pub(super) fn awaits(&self, call: u64) -> bool {
+        lock(&self.calls).contains_key(&call)
+    }
+
     /// A reply. One that nobody waits for came too late.
     pub(super) fn replied(&self, call: u64, outcome: Outcome, payload: Bytes) -> bool {
         let waiting = lock(&self.calls).remove(&call);
@@ -178,10 +184,16 @@ impl Pending {
         lock(&self.watched).remove(watch)
     }
 
-    /// Waits for room for an answer of about so many bytes. It is room again when the result is dropped.
-    pub(super) async fn answer(&self, about: usize) -> Option<OwnedSemaphorePermit> {
+    /// Waits for room for an answer of about so many bytes. It is room again when the result is dropped. `None`: with
+    /// all else that is kept of the peer there is none.
+    pub(super) async fn answer(
+        &self,
+        about: usize,
+        account: &Arc<Account>,
+    ) -> Option<(OwnedSemaphorePermit, Kept)> {
         let portions = about.min(MAX_SET_ASIDE) / PORTION + 1;
-        self.answers.clone().acquire_many_owned(u32::try_from(portions).ok()?).await.ok()
+        let permit = self.answers.clone().acquire_many_owned(u32::try_from(portions).ok()?).await;
+        Some((permit.ok()?, account.room(portions * PORTION)?))
     }
 
     /// A request of so many bytes begins: what it counts for, and whether it may go on.

@@ -64,6 +64,11 @@ impl Topics {
         self.interests.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is kept of each peer, in bytes.
+    pub(super) fn kept(&self) -> Vec<(NodeName, usize)> {
+        self.accounts.kept()
+    }
+
     fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
         self.interests.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -139,7 +144,9 @@ impl Topics {
         let mut table = self.table_mut();
         match table.peer(peer.peer()) {
             Some(current) if Arc::ptr_eq(current, peer) => {
-                table.wants(peer.peer(), interest, there)
+                let taken = table.wants(peer.peer(), interest, there);
+                peer.wants(table.wanted(peer.peer()));
+                taken
             }
             Some(_) | None => Ok(()), // a link that is being replaced
         }

@@ -4,7 +4,9 @@
 //! 1. Messages of a kind that only a later version knows are counted and skipped. Whatever breaks the protocol is a [`Fault`], and the link ends: malformed frames or messages, more than the credit allows, a long message that does not go on within [`STALLED`].
 //! 2. Of a long message no more memory is used than has arrived, and a step: once a step has arrived there is room for the
 //!    whole, which the system gives as it is written. A room that grew would be there twice while it is copied.
-//! 3. A batch that waits for its subscribers keeps at most twice its own bytes alive.
+//! 3. A long message for which there is no room beside what else is kept of the peer is skipped: a request is refused, a
+//!    broadcast is lost. A reply that is waited for has room.
+//! 4. A batch that waits for its subscribers keeps at most twice its own bytes alive.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,10 +14,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use crate::actors::exchange::{Content, Exchange, Outlet, PATIENCE, Ticket};
+use crate::actors::exchange::{Content, Exchange, Kept, Outlet, PATIENCE, Ticket};
 use crate::actors::news::Bus;
 use crate::io::metrics::Count;
-use crate::proto::budget::MAX_WORDS;
+use crate::proto::budget::{MAX_WORDS, WORD_PORTION};
 use crate::proto::frame::{Lane, MAX_PAYLOAD};
 use crate::proto::interest::Interest;
 use crate::proto::outbox::{self, LEAST, PieceError, Records, Start, WINDOW};
@@ -51,13 +53,30 @@ pub(super) enum Fault {
 /// A long message that is not whole yet.
 struct Partial {
     total: usize,
+    /// How many bytes of it have come.
+    come: usize,
     bytes: Vec<u8>,
+    /// `None`: it is skipped.
+    room: Option<Kept>,
     since: Instant,
     /// The credit of its pieces.
     held: Option<Ticket>,
 }
 
 impl Partial {
+    /// More bytes of it.
+    fn push(&mut self, bytes: &[u8], ticket: Option<Ticket>, now: Instant) {
+        (self.come, self.since) = (self.come + bytes.len(), now);
+        if self.room.is_none() {
+            return; // the credit goes back at once
+        }
+        if self.bytes.len() + bytes.len() > self.bytes.capacity() {
+            self.bytes.reserve_exact(self.total.saturating_sub(self.bytes.len()));
+        }
+        self.bytes.extend_from_slice(bytes);
+        self.held = Ticket::joined(self.held.take(), ticket);
+    }
+
     /// A message may be longer than the window: it gives its credit back while nothing else waits. What
     /// waits goes first, so that a long message does not drive others out of a subscriber's queue.
     fn ease(&mut self, outlet: &Outlet) {
@@ -134,21 +153,18 @@ impl Inbound {
                     return self.whole(lane, message, ticket.as_ref(), now).await;
                 }
                 let rest = payload.get(at..).unwrap_or(&[]);
-                let mut bytes = Vec::with_capacity(total.min(STEP));
-                bytes.extend_from_slice(rest);
-                Self::grown(partial, Partial { total, bytes, since: now, held: ticket })?
+                let room = self.room(lane, total, rest)?;
+                let bytes = Vec::with_capacity(room.as_ref().map_or(0, |_| total.min(STEP)));
+                let mut partial = Partial { total, come: 0, bytes, room, since: now, held: None };
+                partial.push(rest, ticket, now);
+                Self::grown(self.partial(lane).ok_or(PieceError)?, partial)?
             }
             Start::More => {
                 let outlet = self.outlet.clone();
                 let place = self.partial(lane).ok_or(PieceError)?;
                 let mut partial = place.take().ok_or(PieceError)?;
                 let rest = payload.get(1..).filter(|rest| !rest.is_empty()).ok_or(PieceError)?;
-                if partial.bytes.len() + rest.len() > partial.bytes.capacity() {
-                    partial.bytes.reserve_exact(partial.total.saturating_sub(partial.bytes.len()));
-                }
-                partial.bytes.extend_from_slice(rest);
-                partial.since = now;
-                partial.held = Ticket::joined(partial.held, ticket);
+                partial.push(rest, ticket, now);
                 partial.ease(&outlet);
                 Self::grown(place, partial)?
             }
@@ -187,17 +203,56 @@ impl Inbound {
         }
     }
 
+    /// Room for a long message, whose head is in its first bytes.
+    fn room(&mut self, lane: Lane, total: usize, first: &[u8]) -> Result<Option<Kept>, Fault> {
+        let account = self.outlet.account();
+        if let Some(room) = account.room(total) {
+            return Ok(Some(room));
+        }
+        match lane {
+            Lane::Control | Lane::Ractor | Lane::System => {}
+            Lane::Calls => match talk::read_calls(first)? {
+                Calls::Reply { call, .. } if self.exchange.calls.awaits(&self.outlet, call) => {
+                    let mut room = account.keep();
+                    room.set(total);
+                    return Ok(Some(room));
+                }
+                Calls::Request { call, .. } => self.exchange.calls.refused(&self.outlet, call),
+                Calls::Reply { .. }
+                | Calls::Watch { .. }
+                | Calls::Unwatch { .. }
+                | Calls::Interest(..)
+                | Calls::Unknown => {}
+            },
+            Lane::Bulk => {
+                // What follows on this topic does not name it again.
+                if let Bulk::Broadcast(Some(topic), _) = talk::read_bulk(first)? {
+                    self.topic = Some(Topic::try_from(topic).map_err(|_not_a_topic| TalkError)?);
+                }
+            }
+        }
+        self.refused(1, total);
+        self.exchange.metrics().count(Count::Messages, "no_room");
+        if self.outlet.account().notable("memory") {
+            let peer = self.outlet.peer();
+            tracing::warn!(%peer, total, "a long message of a peer is skipped: too much of it is kept already, see what it has there");
+        }
+        Ok(None)
+    }
+
     /// The message if it is whole; otherwise it is kept.
     fn grown(
         place: &mut Option<Partial>,
         partial: Partial,
     ) -> Result<Option<(Bytes, Option<Ticket>)>, PieceError> {
-        match partial.bytes.len().cmp(&partial.total) {
+        match partial.come.cmp(&partial.total) {
             std::cmp::Ordering::Less => {
                 *place = Some(partial);
                 Ok(None)
             }
-            std::cmp::Ordering::Equal => Ok(Some((partial.bytes.into(), partial.held))),
+            std::cmp::Ordering::Equal => {
+                Ok(partial.room.map(|_kept| (partial.bytes.into(), partial.held)))
+            }
             std::cmp::Ordering::Greater => Err(PieceError),
         }
     }
@@ -216,7 +271,9 @@ impl Inbound {
             Lane::System => {
                 self.outlet.account().spend(WORD + BYTE * message.len() as u64);
                 // The actors take them soon; a flood waits here and holds up only its sender.
-                if let Ok(permit) = self.waiting.clone().acquire_owned().await {
+                let portions = u32::try_from(message.len() / WORD_PORTION).unwrap_or(0) + 1;
+                let permit = self.waiting.clone().acquire_many_owned(portions).await;
+                if let Ok(permit) = permit {
                     self.bus.received(&self.outlet, message, permit);
                 }
                 Ok(())

@@ -18,7 +18,7 @@ use tokio::io::{
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::actors::exchange::Outlet;
+use crate::actors::exchange::{Kept, Outlet};
 use crate::actors::link::Pulse;
 use crate::actors::link::inbound::Inbound;
 use crate::actors::news::Bus;
@@ -94,7 +94,9 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Send>(
     let inbound = Inbound::new(guard.bus.clone(), guard.outlet.clone());
     let outlet = guard.outlet.clone();
     let metrics = guard.bus.exchange().metrics().clone();
-    let incoming = Incoming { gate, to_ractor, inbound, pulse, outlet, metrics: metrics.clone() };
+    let kept = outlet.account().keep();
+    let incoming =
+        Incoming { gate, kept, to_ractor, inbound, pulse, outlet, metrics: metrics.clone() };
     let lanes = Outgoing { from_ractor, outlet: guard.outlet.clone(), controls, parting, metrics };
     let end = tokio::select! {
         end = incoming.run(BufReader::with_capacity(READ, reader)) => end,
@@ -106,6 +108,8 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Send>(
 
 struct Incoming<'a> {
     gate: Gate,
+    /// What the gate let ractor keep.
+    kept: Kept,
     to_ractor: WriteHalf<&'a mut DuplexStream>,
     inbound: Inbound,
     pulse: Arc<Pulse>,
@@ -142,6 +146,7 @@ impl Incoming<'_> {
                         // A pipe that ractor closed ends the link from ractor's side.
                         Ok(()) => {
                             account.spend(processor::GROUPS * self.gate.changed());
+                            self.kept.set(self.gate.kept());
                             let written = self.to_ractor.write_all(&passed).await;
                             Ok(written.err().map(|_| LinkEnd::Closed))
                         }
@@ -166,8 +171,8 @@ impl Incoming<'_> {
 
     /// Reads nothing more while the peer costs more than its share.
     async fn pause(&self) -> Result<(), LinkEnd> {
-        let (turn, notable) = self.outlet.account().turn(timer::now());
-        let until = match turn {
+        let account = self.outlet.account();
+        let until = match account.turn(timer::now()) {
             Turn::Now => return Ok(()),
             Turn::At(until) => until,
             Turn::Never => {
@@ -176,7 +181,7 @@ impl Incoming<'_> {
             }
         };
         self.metrics.count(Count::Messages, "reader_paused");
-        if notable {
+        if account.notable("processor") {
             let peer = self.outlet.peer();
             tracing::warn!(%peer, "a peer costs more processor time than it may and is read in pauses: see what it sends, or revoke it");
         }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use prost::Message;
 
 use super::GateError;
-use crate::proto::budget::{MAX_ACTORS, MEMBERSHIP_COST, MEMBERSHIPS};
+use crate::proto::budget::{ACTOR_COST, MAX_ACTORS, MEMBERSHIP_COST, MEMBERSHIPS};
 
 /// What each join or leave costs beside its bytes: every session of this node hears of it.
 const CHANGE_COST: u64 = 128;
@@ -108,6 +108,11 @@ impl Kept {
             ) => return Err(unexpected),
         }
         Ok(CHANGE_COST)
+    }
+
+    /// What ractor keeps, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.actors.len() * ACTOR_COST + self.memberships
     }
 
     fn join(&mut self, members: Members) -> Result<(), GateError> {

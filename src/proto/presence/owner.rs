@@ -178,15 +178,24 @@ impl Peer {
                 body.check().map_err(|_refused| "malformed entry")?;
             }
             self.owner.apply(change, out);
-            self.count()?;
+            if let Some(anew) = self.count(out)? {
+                return Ok(Some(anew));
+            }
         }
         Ok(None)
     }
 
-    /// That it has no more than it may. Catching up, some that have left may still be here.
-    fn count(&self) -> Result<(), Broken> {
-        let most = if self.reading.is_some() { 2 * PRESENCES } else { PRESENCES };
-        if self.owner.bytes > most { Err(TOO_MANY) } else { Ok(()) }
+    /// That it has no more than it may. Catching up, some that have left may still be here: then all of them leave, and
+    /// everything is read from the beginning.
+    fn count(&mut self, out: &mut Vec<Output>) -> Result<Option<Word>, Broken> {
+        if self.owner.bytes <= PRESENCES {
+            return Ok(None);
+        }
+        if self.reading.as_ref().is_none_or(|reading| reading.have == 0) {
+            return Err(TOO_MANY);
+        }
+        self.clear(out);
+        Ok(self.lacks())
     }
 
     /// Changes are missing: everything is read, or read anew.
@@ -240,13 +249,15 @@ impl Peer {
             body.check().map_err(|_refused| "malformed entry")?;
             if !self.owner.entries.contains_key(&number) {
                 self.owner.join(number, body, out);
-                self.count()?;
+                if let Some(anew) = self.count(out)? {
+                    return Ok(Some(anew));
+                }
             }
         }
         if through < upto {
             return Ok(self.ask());
         }
         self.reading = None;
-        self.count().map(|()| None)
+        Ok(None)
     }
 }

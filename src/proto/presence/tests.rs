@@ -470,6 +470,43 @@ fn the_entries_of_each_owner_are_bounded_in_bytes() {
 }
 
 #[test]
+fn an_owner_that_is_full_is_read_from_the_beginning_when_others_came_meanwhile() {
+    let (mut a, b) = (Alone::new(&["b@h"]), epoch(1, 1));
+    let mut owner = Owner::new(&name("b@h"), b);
+    let Change::Joined(body) = joined("u") else { panic!() };
+    let most = u64::try_from(PRESENCES / body.cost()).expect("small");
+    let many: Vec<Change> = (0..most).map(|_| joined("u")).collect();
+    many.iter().for_each(|change| owner.apply(change.clone(), &mut Vec::new()));
+    a.delta("b@h", b, 0, &many);
+    // Most of them leave, and a does not hear of it.
+    let stay = most / 2;
+    (stay..most).for_each(|number| owner.apply(Change::Left(number + 1), &mut Vec::new()));
+    let asked = |out: &[Output]| {
+        out.iter().find_map(|it| match it {
+            Output::Say(_, Word::Ask { have, after, upto, .. }) => Some((*have, *after, *upto)),
+            _ => None,
+        })
+    };
+    let mut out = a.hears("b@h", Word::Digest { epoch: b, clock: owner.clock });
+    let (have, after, upto) = asked(&out).expect("changes are missing");
+    assert_eq!(have, most);
+    out = a.hears("b@h", Word::Page(owner.page(have, after, upto)));
+    assert!(asked(&out).is_some(), "there are more pages");
+    // As many come as have left: those that left are still known.
+    let clock = owner.clock;
+    many[..stay as usize].iter().for_each(|it| owner.apply(it.clone(), &mut Vec::new()));
+    out = a.delta("b@h", b, clock, &many[..stay as usize]);
+    assert_eq!(asked(&out), Some((0, 0, None)), "from the beginning");
+    while let Some((have, after, upto)) = asked(&out) {
+        out = a.hears("b@h", Word::Page(owner.page(have, after, upto)));
+        assert!(a.machine.bytes_of(&name("b@h")) <= PRESENCES);
+        assert!(!out.iter().any(|it| matches!(it, Output::Fault(..))), "no fault of the owner");
+    }
+    assert_eq!(a.machine.bytes_of(&name("b@h")), owner.bytes);
+    assert_eq!(a.machine.shown.len(), owner.entries.len());
+}
+
+#[test]
 fn peers_that_are_gone_are_forgotten_when_there_are_many() {
     let mut a = Alone::new(&["b@h"]);
     for at in 0..2 * PEERS {

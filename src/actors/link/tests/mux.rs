@@ -11,6 +11,7 @@ use crate::actors::exchange::Exchange;
 use crate::actors::exchange::{Received, SendError};
 use crate::actors::link::mux::{LinkGuard, Own, PIPE, gate, run as run_mux};
 use crate::actors::news::tests::{parts, read, silent};
+use crate::proto::budget::MAX_WORDS;
 use crate::proto::frame::{Control, HEADER, Lane, MAX_PAYLOAD, header, parse_header};
 use crate::proto::heartbeat::{self, Heartbeat};
 use crate::proto::interest::Interest;
@@ -22,8 +23,8 @@ const PEER: &str = "b@127.0.0.1";
 /// Two frames of ractor.
 const RACTOR: &[u8] = b"\0\0\0\0\0\0\0\x06ractor";
 const MORE: &[u8] = b"\0\0\0\0\0\0\0\x04more";
-/// As in `bus::inbound`: words of one peer that may wait.
-const WAITING: usize = 64;
+/// Words of one peer that fill a piece and may wait: in five portions each.
+const WAITING: usize = MAX_WORDS / 5;
 /// Words that fill a piece, with what is before them.
 const WORDS: usize = MAX_PAYLOAD - 4;
 
