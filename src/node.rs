@@ -320,6 +320,7 @@ impl Node {
             incarnation: life,
             boot: rand::random(),
             advertise,
+            offer: config.offer,
         };
         let interface = beacon::interface(advertise.ip());
         let parts = Parts {

@@ -88,6 +88,19 @@ impl Exchange {
         self.topics.kept()
     }
 
+    /// Sends every linked peer a word of *calls* and one of *bulk* that only a later program knows.
+    #[cfg(feature = "testkit")]
+    #[doc(hidden)]
+    pub fn send_later_words(&self) {
+        for peer in self.topics.table().peers() {
+            for lane in [Lane::Calls, Lane::Bulk] {
+                let word = |head: &mut Vec<u8>| head.extend_from_slice(b"\x60 of a later version");
+                // A link that is gone needs no words.
+                peer.push(lane, word, &Bytes::new()).unwrap_or(());
+            }
+        }
+    }
+
     /// Waits until all that was said to other nodes has been sent, or their links are gone: as long as
     /// one of them does not read.
     pub(crate) async fn flushed(&self) {

@@ -30,7 +30,7 @@ use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics, Timing};
 use crate::io::tls::Tls;
 use crate::proto::frame::CloseReason;
-use crate::proto::hello::{Hello, Refusal};
+use crate::proto::hello::{Hello, Offer, Refusal};
 use crate::proto::link::{Decision, Input, Links, Output, Proven, Report};
 use crate::proto::membership::AttemptId;
 use crate::proto::node::{ClusterId, Incarnation, NodeName};
@@ -62,6 +62,8 @@ pub struct Myself {
     pub boot: u64,
     /// Where others reach it.
     pub advertise: SocketAddr,
+    /// What it speaks.
+    pub offer: Offer,
 }
 
 impl Myself {

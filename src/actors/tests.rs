@@ -16,6 +16,7 @@ use crate::actors::supervisor::{
 use crate::io::clock;
 use crate::io::identity::{Authority, Identity, Validity};
 use crate::io::metrics::Metrics;
+use crate::proto::hello::Offer;
 use crate::proto::node::{Contact, Incarnation, NodeName};
 use crate::proto::restart::{Intensity, Strategy};
 
@@ -101,6 +102,7 @@ pub(crate) fn myself(identity: &Identity, advertise: SocketAddr) -> Myself {
         incarnation: Arc::new(AtomicU64::new(1)),
         boot: 7,
         advertise,
+        offer: Offer::OWN,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::gateway::http;
 use crate::io::metrics::Metrics;
 use crate::io::seeds::Seed;
 use crate::io::store::Limits;
+use crate::proto::hello::Offer;
 use crate::proto::node::NodeName;
 use crate::proto::registry::Profile;
 use crate::proto::{discovery, heartbeat, membership};
@@ -45,6 +46,9 @@ pub struct Config {
     pub chaos: bool,
     /// Serve [`bench`](crate::node::bench): its orders make load, and any peer may have it subscribe to everything.
     pub bench: bool,
+    /// What it speaks on links: tests have a node of a later program.
+    #[doc(hidden)]
+    pub offer: Offer,
     /// Where it counts. What the program around it counts here appears among the node's metrics.
     pub metrics: Metrics,
     /// Whom to dial, how often, and whom to forget.
@@ -73,6 +77,7 @@ impl Config {
             http: None,
             chaos: false,
             bench: false,
+            offer: Offer::OWN,
             metrics: Metrics::default(),
             membership: membership::Config::default(),
             heartbeat: heartbeat::Config::default(),

@@ -101,12 +101,20 @@ impl Hello {
 }
 
 impl Greeting {
-    /// The greeting with its length prefix.
+    /// The greeting of this program with its length prefix.
     ///
     /// # Errors
     /// [`CodecError::TooLong`] when it would pass the cap.
     pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
-        let Offer { oldest, newest, features } = Offer::OWN;
+        self.encode_as(Offer::OWN)
+    }
+
+    /// As [`Self::encode`], of a program that speaks this.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_as(&self, offer: Offer) -> Result<Vec<u8>, CodecError> {
+        let Offer { oldest, newest, features } = offer;
         let [a, b, c, d] = features.to_be_bytes();
         let body = [[oldest, newest, a, b, c, d].as_slice(), &codec::encode(self)?].concat();
         let too_long = CodecError::TooLong { length: body.len(), cap: MAX_GREETING };

@@ -31,6 +31,7 @@ mod hostile_beacons;
 mod hostile_links;
 mod joining;
 mod journal;
+mod later;
 mod lives;
 mod load;
 mod machine;

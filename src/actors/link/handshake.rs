@@ -106,12 +106,12 @@ async fn greet(
     steps: &mut Steps,
 ) -> Result<(Stream, Hello), Stop> {
     steps.ask(Report::Connected(steps.attempt, peer.name.clone(), peer.id)).await?;
-    write(&mut stream, &Greeting::Hello(myself.hello())).await?;
+    write(&mut stream, &Greeting::Hello(myself.hello()), myself).await?;
     let hello = match read(&mut stream).await? {
         Greeting::Welcome(hello) => hello,
         Greeting::Refuse(refusal) => return Err(Stop::Failed(Failure::RefusedBy(refusal))),
         Greeting::Hello(_) | Greeting::Confirm => {
-            write(&mut stream, &Greeting::Refuse(Refusal::Unexpected)).await?;
+            write(&mut stream, &Greeting::Refuse(Refusal::Unexpected), myself).await?;
             return Err(Stop::Refuse(Refusal::Unexpected));
         }
     };
@@ -120,10 +120,10 @@ async fn greet(
         Err(refusal) => Err(Stop::Refuse(refusal)),
     };
     if let Err(Stop::Refuse(refusal)) = &judged {
-        write(&mut stream, &Greeting::Refuse(*refusal)).await?;
+        write(&mut stream, &Greeting::Refuse(*refusal), myself).await?;
     }
     judged?;
-    write(&mut stream, &Greeting::Confirm).await?;
+    write(&mut stream, &Greeting::Confirm, myself).await?;
     Ok((stream, hello))
 }
 
@@ -182,10 +182,10 @@ async fn answer(
         }
     };
     if let Err(Stop::Refuse(refusal)) = &judged {
-        write(&mut stream, &Greeting::Refuse(*refusal)).await?;
+        write(&mut stream, &Greeting::Refuse(*refusal), myself).await?;
     }
     let hello = judged?;
-    write(&mut stream, &Greeting::Welcome(myself.hello())).await?;
+    write(&mut stream, &Greeting::Welcome(myself.hello()), myself).await?;
     match read(&mut stream).await? {
         Greeting::Confirm => {}
         Greeting::Refuse(refusal) => return Err(Stop::Failed(Failure::RefusedBy(refusal))),
@@ -235,9 +235,10 @@ fn not_in_time(what: &str) -> Failure {
     Failure::Unreachable(format!("no {what} within {} s", HANDSHAKE.as_secs()))
 }
 
-async fn write(stream: &mut Stream, greeting: &Greeting) -> Result<(), Stop> {
-    let bytes =
-        greeting.encode().map_err(|error| Stop::Failed(Failure::Rejected(error.to_string())))?;
+async fn write(stream: &mut Stream, greeting: &Greeting, myself: &Myself) -> Result<(), Stop> {
+    let bytes = greeting
+        .encode_as(myself.offer)
+        .map_err(|error| Stop::Failed(Failure::Rejected(error.to_string())))?;
     stream.write_all(&bytes).await?;
     Ok(stream.flush().await?)
 }

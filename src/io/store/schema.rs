@@ -6,6 +6,10 @@
 //! has without one stays, and is passed on to nobody. It also has `lasting` and `kept`: what outlasts the rest of the
 //! chain, which the signature of the checkpoint covers. Invariant: a file is of one schema as a whole,
 //! because it moves to the last one in one commit.
+//!
+//! A later schema says which is the oldest whose programs may go on with its file ([`READER_KEY`]). Such a step only adds:
+//! tables, which stay as they are, and fields at the end of values, which an earlier program leaves out of what it writes; a
+//! node of which it cannot read what is known it knows not. Without that key an earlier program does not open the file.
 
 use std::net::SocketAddr;
 
@@ -24,6 +28,8 @@ use crate::proto::registry::{self, Entry, Known, Profile};
 /// The schema that this version writes.
 pub(super) const SCHEMA: u64 = 4;
 pub(super) const SCHEMA_KEY: &str = "schema";
+/// The oldest schema whose programs may use the file, in files of later schemas.
+pub(super) const READER_KEY: &str = "oldest_reader";
 
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// What is known of each node by its name.
@@ -164,19 +170,29 @@ pub(super) fn opened<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
 }
 
 fn unsealed<T: DeserializeOwned>(bytes: &[u8], cap: usize) -> Result<T, Failure> {
-    let damaged = || Failure::Damaged("a value is not as it was written".to_owned());
+    checked(bytes, cap)?.ok_or_else(damaged)
+}
+
+fn damaged() -> Failure {
+    Failure::Damaged("a value is not as it was written".to_owned())
+}
+
+/// The value of bytes that are as they were written, if this program can read it; a later one may have more fields.
+fn checked<T: DeserializeOwned>(bytes: &[u8], cap: usize) -> Result<Option<T>, Failure> {
     let (value, seal) = bytes.split_last_chunk::<SEAL>().ok_or_else(damaged)?;
     if !Sha256::digest(value).starts_with(seal) {
         return Err(damaged());
     }
-    codec::decode_versioned(VERSION, value, cap).map_err(|_malformed| damaged())
+    let fields = value.split_first().filter(|(version, _)| **version == VERSION);
+    Ok(fields.and_then(|(_, fields)| codec::decode_open(fields, cap).ok()))
 }
 
-/// All that is known of nodes.
+/// All that is known of nodes, without those that only a later program can read.
 pub(super) fn nodes(
     table: &impl ReadableTable<&'static str, &'static [u8]>,
 ) -> Result<Vec<Known>, Failure> {
-    table.iter()?.map(|entry| unsealed(entry?.1.value(), MAX_NODE)).collect()
+    let nodes = table.iter()?.map(|entry| checked(entry?.1.value(), MAX_NODE));
+    nodes.filter_map(Result::transpose).collect()
 }
 
 /// What the file's schema is; `None` while it is empty.
@@ -210,7 +226,12 @@ pub(super) fn prepare(
         Some(2) => write_tables(database, None, read_2(database)?)?,
         Some(3) => write_tables(database, None, read_3(database)?)?,
         Some(SCHEMA) => {}
-        Some(later) => return Ok(Err(later)),
+        Some(later) => {
+            let oldest = database.begin_read()?.open_table(META)?.get(READER_KEY)?;
+            if oldest.is_none_or(|oldest| oldest.value() > SCHEMA) {
+                return Ok(Err(later));
+            }
+        }
     }
     let read = database.begin_read()?;
     // A damaged value shows now, while there is a good moment to set the file aside.

@@ -5,9 +5,12 @@ use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, UNIX_EPOCH};
 
+use sha2::{Digest as _, Sha256};
+
 use super::place::FILE;
 use super::*;
 use crate::proto::chain::{Tip, Verified};
+use crate::proto::codec;
 use crate::proto::event::{Event, Reason, Recorded, Status};
 use crate::proto::hlc::Stamp;
 use crate::proto::node::{Contact, KeyId};
@@ -206,6 +209,59 @@ fn values_are_stored_as_the_same_bytes_as_ever() {
         "11910b3e4cdc3556",
     ];
     assert_eq!([&record, &state, &node, checksum].map(hex), stored);
+}
+
+/// What the next version of this program may leave, after which somebody goes back to this one.
+#[test]
+fn a_file_of_the_next_schema_is_used_where_that_allows_it() {
+    const TAGS: redb::TableDefinition<'_, &str, &str> = redb::TableDefinition::new("tags");
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join(FILE);
+    let open = || Store::open(dir.path(), at(0)).expect("opens").0;
+    let store = open();
+    let life = store.begin_life().expect("writes");
+    let [b, c] = ["b@h", "c@h"].map(|name| known(name, 3, 2));
+    store.remember(&[b.clone(), c.clone()], &[]).expect("writes");
+    drop(store);
+    let sealed = |mut bytes: Vec<u8>| {
+        let seal = Sha256::digest(&bytes);
+        bytes.extend_from_slice(&seal[..8]);
+        bytes
+    };
+    let plain = |of: &Known| codec::encode_versioned(2, of).expect("plain");
+    let database = redb::Database::open(&path).expect("opens");
+    let write = database.begin_write().expect("writes");
+    {
+        let mut meta = write.open_table(schema::META).expect("there");
+        meta.insert(schema::SCHEMA_KEY, schema::SCHEMA + 1).expect("writes");
+        meta.insert(schema::READER_KEY, schema::SCHEMA).expect("writes");
+        write.open_table(TAGS).expect("new").insert("b@h", "blue").expect("writes");
+        let mut nodes = write.open_table(schema::NODES).expect("there");
+        // One has a field more, of the other a field is of a kind that is not known here.
+        let more = [plain(&b), vec![7]].concat();
+        nodes.insert("b@h", sealed(more).as_slice()).expect("writes");
+        let other = [&plain(&c)[..8], &[0xff; 40]].concat();
+        nodes.insert("c@h", sealed(other).as_slice()).expect("writes");
+    }
+    write.commit().expect("writes");
+    drop(database);
+
+    let store = open();
+    assert_eq!(store.condition(), Condition::default());
+    assert_eq!(store.known().expect("reads"), [b.clone()]);
+    assert_eq!(store.begin_life().expect("writes"), life.next());
+    store.remember(&[b, c], &[]).expect("writes");
+    drop(store);
+    let database = redb::Database::open(&path).expect("opens");
+    let read = database.begin_read().expect("reads");
+    let meta = read.open_table(schema::META).expect("there");
+    let number = meta.get(schema::SCHEMA_KEY).expect("reads").map(|number| number.value());
+    assert_eq!(number, Some(schema::SCHEMA + 1), "it is the later program's file");
+    let tags = read.open_table(TAGS).expect("there");
+    assert_eq!(
+        tags.get("b@h").expect("reads").map(|tag| tag.value().to_owned()),
+        Some("blue".to_owned())
+    );
 }
 
 #[test]
