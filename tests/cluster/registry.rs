@@ -227,7 +227,7 @@ fn what_was_forgotten_by_mistake_is_brought_back_from_any_node() {
     }
     assert!(undo(&a, "c").2.contains("is not forgotten"));
     // It is dialed there, and nobody tells it of the others.
-    let c = cluster.node("c").data_dir(&data_dir).listen(home).arg("--no-beacon").start();
+    let c = cluster.node("c").data_dir(&data_dir).listen(home).start();
     linked(&[&a, &b, &c, &d]);
 }
 
