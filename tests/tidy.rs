@@ -32,7 +32,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("io", "seals", &["identity"]),
     ("io", "beacon", &["identity", "seals"]),
     ("proto", "*", &["node", "topic", "event", "codec", "backoff", "quota", "wiring", "budget"]),
-    ("proto", "wiring", &["membership", "link", "talk"]), // whose output is whose input
+    ("proto", "wiring", &["membership", "link", "talk", "seal"]), // whose output is whose input
     ("proto", "event", &["chain", "hlc", "share"]),
     ("proto", "membership", &["hello", "frame"]),
     ("proto", "link", &["hello", "frame", "membership", "talk"]), // whose attempts these are

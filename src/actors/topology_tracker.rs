@@ -28,7 +28,6 @@ use crate::io::seals::NodeSeals;
 use crate::proto::codec;
 use crate::proto::frame::MAX_PAYLOAD;
 use crate::proto::node::{Incarnation, NodeName};
-use crate::proto::rows::first_version;
 use crate::proto::topic::Topic;
 use crate::proto::topology::tracker::Output;
 use crate::proto::topology::{Matrix, Side, Sides, Topology, Tracker, Word};
@@ -121,6 +120,7 @@ impl Inside {
                     self.setup.metrics.count(Count::Topology, rule);
                     tracing::debug!(%peer, rule, "a peer's word about the topology breaks a rule");
                 }
+                Output::Announce(event) => self.setup.bus.announce(event),
                 Output::Ask(ask) => {
                     tracing::warn!(?ask, "a peer keeps breaking the topology's rules");
                     self.setup.peers.ask(ask);
@@ -175,7 +175,7 @@ impl Process for Inside {
         let incarnation = Incarnation(setup.incarnation.load(Ordering::Relaxed));
         let (name, now) = (setup.name.clone(), timer::now());
         let (wall, mut rng) = (clock::millis(), rand::make_rng());
-        let first = first_version(&mut rng);
+        let first = publish.borrow().next_version(&name, incarnation, &mut rng);
         let seals = Box::new(NodeSeals::new(setup.identity.clone()));
         let machine = Topology::new(name.clone(), incarnation, first, now, wall, rng, seals);
         let mut tracker = Tracker::new(name, machine);

@@ -10,7 +10,7 @@ use clap::Args;
 use xpando_node::internals::gateway::admin::Request;
 use xpando_node::internals::gateway::status::{EvidenceStatus, NodeStatus, PeerStatus, SeedStatus};
 use xpando_node::internals::io::seeds::{Seed, SeedError};
-use xpando_node::internals::proto::event::{Broken, Page, Query, Reason, Status};
+use xpando_node::internals::proto::event::{Broken, Event, Page, Query, Reason, Status};
 use xpando_node::internals::proto::node::NodeName;
 
 use super::ask::{Which, ask, status_of};
@@ -77,6 +77,11 @@ pub(super) fn why(args: &WhyArgs, out: &mut dyn Write) -> anyhow::Result<()> {
         ),
     };
     told.iter().try_for_each(|line| write_line!(out, "{line}"))?;
+    let label = Some("equivocation".to_owned());
+    let query = Query { limit: 1, label, node: Some(name.clone()), ..Query::default() };
+    let page: Page = ask(&directory, &Request::Events(query))?;
+    let proofs = page.events.iter().flat_map(|it| proof(&it.event));
+    proofs.into_iter().try_for_each(|line| write_line!(out, "{line}"))?;
     let query = Query { limit: SHOWN, node: Some(name), ..Query::default() };
     let page: Page = ask(&directory, &Request::Events(query))?;
     if !page.events.is_empty() {
@@ -86,6 +91,14 @@ pub(super) fn why(args: &WhyArgs, out: &mut dyn Write) -> anyhow::Result<()> {
         write_line!(out, "  {}", described(event))?;
     }
     Ok(())
+}
+
+/// What proves that a node states different things to different peers.
+fn proof(event: &Event) -> Vec<String> {
+    let Event::Equivocation { statements, signatures, .. } = event else { return Vec::new() };
+    let both = statements.iter().zip(signatures);
+    let both = both.map(|(it, signature)| format!("  statement {it}\n  signature {signature}"));
+    [format!("{event}.")].into_iter().chain(both).collect()
 }
 
 /// The node that is asked about itself.
@@ -368,9 +381,6 @@ mod tests {
         assert!(text.contains("offline (unreachable) since 2026-01-02"), "{text}");
         assert!(text.contains("missed 8 beats in 8.5 s") && text.contains("phi 300.0"), "{text}");
         assert!(text.contains("Still heard by c@h, d@h: the path from here is cut"), "{text}");
-        let one = vec!["c@h".parse().expect("valid")];
-        let text = grounds(&EvidenceStatus { heard_by: one, ..evidence.clone() }).concat();
-        assert!(text.contains("c@h states that it") && !text.contains("not the node"), "{text}");
         assert!(text.contains("went wrong: not heard for too long."), "{text}");
         assert!(
             text.contains("c@h and d@h are linked with it: it is unreachable from here, not down")
@@ -381,6 +391,9 @@ mod tests {
         ));
         assert!(text.contains("the way from here to it is cut"), "{text}");
         assert!(text.contains("dialed again and again at 10.0.0.2:4697"), "{text}");
+        let one = vec!["c@h".parse().expect("valid")];
+        let text = grounds(&EvidenceStatus { heard_by: one, ..evidence }).concat();
+        assert!(text.contains("c@h states that it") && !text.contains("not the node"), "{text}");
     }
 
     #[test]

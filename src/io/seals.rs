@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::io::clock;
 use crate::io::identity::{CertificateDer, CertificateVerifier, Identity};
-use crate::proto::node::NodeName;
+use crate::proto::node::{KeyId, NodeName};
 use crate::proto::seal::{Seal, Seals};
 
 /// Checks seals.
@@ -61,6 +61,11 @@ impl Seals for NodeSeals {
         *self.identity.certificate() == *seal.certificate
     }
 
+    fn key(&self, seal: &Seal) -> Option<KeyId> {
+        let certificate = CertificateDer::from(seal.certificate.as_slice());
+        self.checker.verifier.peer(&certificate, clock::wall()).ok().map(|peer| peer.id)
+    }
+
     fn is_revoked(&self, seal: &Seal) -> bool {
         let certificate = CertificateDer::from(seal.certificate.as_slice());
         self.checker.verifier.revoked(&certificate).is_some()
@@ -83,6 +88,7 @@ mod tests {
     use crate::proto::registry::{Profile, Profiles};
     use crate::proto::rows::tests::sealed_by;
     use crate::proto::rows::{Row, Ruling, State, Table, statement};
+    use crate::proto::seal::{Equivocation, Sealed};
     use crate::proto::topology::{Cell, Links};
 
     struct Cluster {
@@ -160,6 +166,27 @@ mod tests {
         let list = a.identity.revocation_file(cluster.dir.path());
         assert_eq!(list.look().expect("a list"), Some(1));
         assert!(a.is_revoked(&seal) && !holds::<Profiles>(&mut a, &genuine));
+    }
+
+    #[test]
+    fn two_rows_under_one_mark_are_proof_with_one_key_and_an_event_has_all_of_it() {
+        let cluster = Cluster::new();
+        let [a, mut b] = ["a@h", "b@h"].map(|name| cluster.member(name));
+        let sealed = |row: Row<_>| Sealed {
+            statement: statement::<Links>(&row),
+            seal: row.seal.expect("sealed"),
+        };
+        let mut with = |row| sealed(sealed_by::<Links>(row, &mut b));
+        let [one, same, other] = [cells(), cells(), row([].into())].map(&mut with);
+        assert!(one.statement == same.statement && one.seal != same.seal);
+        let keys = [&one, &other].map(|it| a.key(&it.seal));
+        assert!(keys[0].is_some() && keys[0] == keys[1]);
+        assert_eq!(Equivocation([one.clone(), same]).subject(), None);
+        let proof = Equivocation([one, other]);
+        let event = proof.event(keys[0].expect("its key")).expect("a proof");
+        let text = serde_json::to_string(&event).expect("plain");
+        let read = serde_json::from_str(&text).expect("its own");
+        assert_eq!(Equivocation::of_event(&read), Some(proof));
     }
 
     /// With one byte of the encoded row changed, it is no row, or not what was sealed.

@@ -46,6 +46,9 @@ const MESSAGES: u32 = 256;
 /// A linked peer of which a byte came so lately is not silent. Beats come every second, and are noted with the next one.
 const AUDIBLE: Duration = Duration::from_millis(1500);
 
+/// Of beacons that repeat what is known of nodes that are not linked, so many are checked within a second.
+const REPEATS: u32 = 4;
+
 /// Questions about other nodes that are answered to one peer within a minute.
 const SHOWS: u32 = 120;
 /// A node of which a peer spoke has so long to be linked before anybody is asked.
@@ -88,8 +91,6 @@ pub struct Config {
     pub skew: Duration,
     /// Signatures checked per second at most.
     pub checks: u32,
-    /// Those of beacons among them that repeat what is known of nodes that are not linked.
-    pub repeats: u32,
     /// How long a node may be without any link before that is said.
     pub alone: Duration,
     /// Wait until it is said again.
@@ -104,7 +105,6 @@ impl Default for Config {
             share: Duration::from_secs(5),
             skew: Duration::from_secs(120),
             checks: 500,
-            repeats: 4,
             alone: Duration::from_secs(10),
             alone_again: Duration::from_secs(600),
         }
@@ -337,7 +337,7 @@ impl Discovery {
         };
         if last.is_some_and(same) && !self.linked.contains_key(&contact.name) {
             self.repeats += 1;
-            if self.repeats > self.config.repeats {
+            if self.repeats > REPEATS {
                 return Err(Verdict::Repeated);
             }
         }
@@ -398,6 +398,7 @@ impl Discovery {
             | Notice::Offline(_)
             | Notice::Renewed(_)
             | Notice::Revoked
+            | Notice::Equivocation(_)
             | Notice::Changed => {}
         }
     }

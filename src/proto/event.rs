@@ -454,6 +454,26 @@ pub enum Event {
         /// Whether the authority was made up for development.
         development: bool,
     },
+    /// A node sealed two different rows under one mark: what its key states is taken no more. The bytes are in hexadecimal.
+    Equivocation {
+        /// Which.
+        peer: NodeName,
+        /// The id of its key.
+        key: String,
+        /// Of which table both rows are.
+        table: String,
+        /// Of which life of it.
+        #[serde(rename = "peer_incarnation", alias = "incarnation")]
+        incarnation: Incarnation,
+        /// Their version.
+        version: u64,
+        /// What is signed of each.
+        statements: [String; 2],
+        /// The signatures.
+        signatures: [String; 2],
+        /// The certificates, DER.
+        certificates: [String; 2],
+    },
     /// A certificate of this node was renewed, and the new one is in force.
     CertificateRenewed {
         /// What it is for: `node` or `http`.

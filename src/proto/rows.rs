@@ -18,9 +18,9 @@
 //! raised row   the whole own row to every linked peer, where others have a later mark of it than this node
 //! no link      (where the table relays) of those who heard it first-hand, the table's choice name it in News;
 //!              each that took it second-hand names it in News to up to three peers that the table chooses
-//! lost words   a Digest, one hash over all marks, to one random peer in every period: on another hash the receiver
-//!              answers with its Marks; the receiver of Marks wants what is newer there, and names in News what is
-//!              newer here
+//! lost words   a Digest, one hash over all marks and values, to one random peer in every period: on another hash the
+//!              receiver answers with its Marks; the receiver of Marks wants what is newer there, and names in News what is
+//!              newer here; of what is otherwise there under the same mark it sends what is sealed (`equivocation`)
 //! ```
 //! Beyond the own row and fresh tombstones, rows go only to nodes that want them, and each is wanted of one peer at a
 //! time: a node that joins gets each row about once. A row that changes often is wanted of others the less often the more
@@ -64,6 +64,7 @@ use crate::proto::quota::Quota;
 use crate::proto::seal::Seals;
 
 mod agreement;
+mod equivocation;
 mod exchange;
 mod packing;
 mod proof;
@@ -73,10 +74,11 @@ mod table;
 pub(crate) mod tests;
 mod words;
 use agreement::{agreement, weight};
+use equivocation::Equivocations;
 use proof::Proofs;
 pub use proof::statement;
 pub use table::{Table, Tombstones};
-pub use words::{Input, Mark, Output, Row, Ruling, State, Stated, Word};
+pub use words::{Input, Mark, Output, Row, Ruling, State, Stated, Values, Word};
 #[cfg(test)]
 pub(super) use {exchange::MAX_ANSWER, packing::row_size};
 
@@ -99,8 +101,9 @@ pub const BURST: Duration = Duration::from_millis(20);
 const FEW: usize = 5;
 /// With many peers a wait is at most so many times as long.
 const LONGEST_WAIT: usize = 25;
-/// The first version of an own row is drawn up to here, and how far it goes on above a claim.
-pub(super) const FIRST: u64 = 1 << 20;
+/// The first version of an own row is drawn up to here, and how far it goes on above a claim: so far that two processes
+/// of one life never seal different rows under one mark.
+pub(super) const FIRST: u64 = 1 << 28;
 /// News is collected, and a digest after a lost link waits, for this long.
 const HOLD: Duration = Duration::from_millis(50);
 /// Between two raises of the own row that others' claims cause.
@@ -115,7 +118,7 @@ pub(super) const SWEEP: Duration = Duration::from_secs(3600);
 pub(super) const MAX_CHARGES: u32 = 16;
 
 /// A first version for an own row (see [`Rows::new`]).
-pub fn first_version(rng: &mut StdRng) -> u64 {
+pub(super) fn first_version(rng: &mut StdRng) -> u64 {
     rng.random_range(1..=FIRST)
 }
 
@@ -172,6 +175,7 @@ pub struct Rows<T: Table> {
     second_hand: BTreeMap<NodeName, Instant>,
     charges: Quota,
     proofs: Proofs,
+    equivocations: Equivocations,
     /// Origins that were linked.
     met: BTreeSet<NodeName>,
     /// Rows to be relayed, and who they came from.
@@ -223,6 +227,7 @@ impl<T: Table> Rows<T> {
             second_hand: BTreeMap::new(),
             charges: Quota::new(MAX_CHARGES),
             proofs: Proofs::new(seals),
+            equivocations: Equivocations::default(),
             met: BTreeSet::new(),
             fresh: BTreeMap::new(),
             news_at: None,
@@ -318,6 +323,7 @@ impl<T: Table> Rows<T> {
             }
             Input::Leaving => self.leave(now, out),
             Input::Revoked => self.drop_revoked(now, out),
+            Input::Equivocation(proof) => drop(self.convict(None, &proof, now, out)),
             Input::Tick { wall } => self.tick(wall, now, out),
         }
     }
@@ -472,6 +478,7 @@ impl<T: Table> Rows<T> {
         self.partials.remove(&origin);
         let row = Arc::new(row);
         let before = self.rows.insert(origin.clone(), row.clone());
+        self.equivocations.changed(&origin);
         let lost = before.as_deref().map_or(0, weight::<T>);
         self.agreement = self.agreement.wrapping_sub(lost).wrapping_add(weight::<T>(&row));
         let was = before.map(|before| before.gone_at().is_some());

@@ -6,10 +6,11 @@
 //!
 //! ```text
 //! link ── Up, Message, Down ──► every consumer (a message: to the one of its topic)
-//! event log ── PeerForgotten ─► heartbeat monitor, topology tracker
+//! event log ── PeerForgotten ─► heartbeat monitor, topology tracker, channel router
 //!           ── PeerOffline ───► channel router
 //!           ── IncarnationRaised ─► topology tracker, registry, channel router (Renewed)
 //!           ── CertificatesRevoked ─► topology tracker, registry (Revoked)
+//!           ── Equivocation ──► topology tracker, registry
 //!           ── suspicion ─────► topology tracker (Changed)
 //! the peers' view ── Changed ─► topology tracker, registry
 //! measurements ── Changed ────► topology tracker
@@ -29,6 +30,7 @@ use crate::proto::event::{Author, Event, Reason, Source, Status};
 use crate::proto::link::{self, Decision, Report};
 use crate::proto::membership::{self, PeerView};
 use crate::proto::node::{Contact, Incarnation, NodeName};
+use crate::proto::seal::Equivocation;
 use crate::proto::talk::DownReason;
 use crate::proto::topic::Topic;
 
@@ -67,6 +69,8 @@ pub enum Notice<M> {
     Renewed(Incarnation),
     /// Other certificates are revoked than before.
     Revoked,
+    /// A node is proven to state different things to different peers.
+    Equivocation(Box<Equivocation>),
     /// What the consumer reads of the peers is another than before.
     Changed,
 }
@@ -85,6 +89,7 @@ impl<M> Notice<M> {
             Self::Offline(peer) => Notice::Offline(peer),
             Self::Renewed(life) => Notice::Renewed(life),
             Self::Revoked => Notice::Revoked,
+            Self::Equivocation(proof) => Notice::Equivocation(proof),
             Self::Changed => Notice::Changed,
         })
     }
@@ -305,7 +310,7 @@ impl Consumer {
         #[allow(clippy::wildcard_enum_match_arm, reason = "most events concern no consumer")]
         match event {
             Event::PeerForgotten { peer, .. } => {
-                is(&[Self::HeartbeatMonitor, Self::TopologyTracker])
+                is(&[Self::HeartbeatMonitor, Self::TopologyTracker, Self::ChannelRouter])
                     .then(|| Notice::Forgotten(peer.clone()))
             }
             Event::PeerOffline { peer, .. } => {
@@ -317,6 +322,9 @@ impl Consumer {
             }
             Event::CertificatesRevoked { .. } => {
                 is(&[Self::TopologyTracker, Self::Registry]).then_some(Notice::Revoked)
+            }
+            Event::Equivocation { .. } if is(&[Self::TopologyTracker, Self::Registry]) => {
+                Equivocation::of_event(event).map(|proof| Notice::Equivocation(Box::new(proof)))
             }
             // A doubt is no measurement: it is looked at soon.
             Event::PeerSuspected { .. } | Event::PeerCleared { .. } => {
@@ -411,6 +419,7 @@ mod tests {
                         | Notice::Offline(_)
                         | Notice::Renewed(_)
                         | Notice::Revoked
+                        | Notice::Equivocation(_)
                         | Notice::Changed => {
                             prop_assert!(false, "no news of a link");
                         }
@@ -432,7 +441,8 @@ mod tests {
         let (monitor, tracker) = (Consumer::HeartbeatMonitor, Consumer::TopologyTracker);
         let forgotten = || Notice::Forgotten(peer());
         let event = Event::PeerForgotten { peer: peer(), author: None };
-        assert_eq!(heard(&event), [(monitor, forgotten()), (tracker, forgotten())]);
+        let all = [monitor, tracker, Consumer::ChannelRouter].map(|it| (it, forgotten()));
+        assert_eq!(heard(&event), all);
         let event = Event::PeerOffline { peer: peer(), reason: Reason::Crashed };
         assert_eq!(heard(&event), [(Consumer::ChannelRouter, Notice::Offline(peer()))]);
         let event = Event::CertificatesRevoked { certificates: 1, own: false };

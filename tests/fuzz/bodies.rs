@@ -2,13 +2,12 @@
 //!
 //! Each returns whether the input was read as something, so that a test can tell that its inputs come that far.
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use xpando_node::internals::actors::timer;
 use xpando_node::internals::proto::beacon::Beacon;
 use xpando_node::internals::proto::channel::session::{Ask, Session};
 use xpando_node::internals::proto::channel::{
@@ -17,7 +16,7 @@ use xpando_node::internals::proto::channel::{
 use xpando_node::internals::proto::frame::Control;
 use xpando_node::internals::proto::gate::Gate;
 use xpando_node::internals::proto::hello::Greeting;
-use xpando_node::internals::proto::node::{Incarnation, NodeName};
+use xpando_node::internals::proto::node::{Incarnation, KeyId, NodeName};
 use xpando_node::internals::proto::outbox::{self, Records};
 use xpando_node::internals::proto::registry::{self, Profile, Profiles, Registry};
 use xpando_node::internals::proto::rows::{Input, Output, Row, State, Table, statement};
@@ -91,7 +90,7 @@ pub(crate) fn decode_hello(input: &[u8]) -> bool {
 pub(crate) fn gate(input: &[u8]) -> bool {
     let Some((&size, bytes)) = input.split_first() else { return false };
     let name: NodeName = "a@127.0.0.1".parse().expect("a valid name");
-    let (now, mut read) = (Instant::now(), false);
+    let (now, mut read) = (timer::now(), false);
     for mut gate in [Gate::inbound(name.clone()), Gate::outbound(name.clone())] {
         let (mut rest, mut shut) = (bytes, false);
         for chunk in bytes.chunks(usize::from(size) + 1) {
@@ -110,7 +109,7 @@ pub(crate) fn gate(input: &[u8]) -> bool {
 /// it takes is the peer's own, or proven by its maker's seal.
 pub(crate) fn rows(input: &[u8]) -> bool {
     let [me, peer]: [NodeName; 2] = ["a@h", "b@h"].map(|name| name.parse().expect("valid"));
-    let (now, rng) = (Instant::now(), || StdRng::seed_from_u64(1));
+    let (now, rng) = (timer::now(), || StdRng::seed_from_u64(1));
     let life = Incarnation(7);
     let mut read = false;
     if let Ok(word) = codec::decode::<topology::Word>(input, WORD) {

@@ -8,7 +8,8 @@ use xpando_node::internals::proto::frame::{CloseReason, Control};
 use xpando_node::internals::proto::hello::{Greeting, Hello};
 use xpando_node::internals::proto::node::{Contact, Incarnation, KeyId, NodeName};
 use xpando_node::internals::proto::registry::{self, Profile, Profiles, Ruling, Stated};
-use xpando_node::internals::proto::rows::{Mark, Row, State, Table, Word, statement};
+use xpando_node::internals::proto::rows::{Mark, Row, State, Table, Values, Word, statement};
+use xpando_node::internals::proto::seal::{Equivocation, Sealed};
 use xpando_node::internals::proto::talk::{self, DownReason, Outcome};
 use xpando_node::internals::proto::topology::{self, Cell, Links};
 use xpando_node::internals::proto::{discovery, heartbeat};
@@ -76,15 +77,25 @@ fn row<T: Table>(origin: &str, version: u64, state: State<T::Value>) -> Row<T::V
     sealed::<T>(Row { origin, incarnation, version, state, seal: None })
 }
 
+/// Two rows that their origin sealed under one mark, one of them alone and both as the proof.
+fn equivocal<T: Table>(rows: [Row<T::Value>; 2]) -> [Word<T::Value, T::Change>; 2] {
+    let both = rows.map(|row| {
+        let statement = statement::<T>(&row);
+        Sealed { seal: seal(row.maker(), &statement), statement }
+    });
+    [Word::Sealed(vec![both[0].clone()]), Word::Equivocation(Box::new(Equivocation(both)))]
+}
+
 /// Words about rows that need nothing of a row's value.
 fn marks<V, C>() -> Vec<Word<V, C>> {
     let mark = Mark { incarnation: Incarnation(7), version: 5, gone: false };
     let marks = vec![(name("b@h"), mark), (name("x@h"), Mark { gone: true, ..mark })];
     let after = Some(name("a@h"));
+    let values = Values { salt: 9, hashes: vec![Some([1, 2, 3, 4]), None] };
     vec![
         Word::Digest(77),
         Word::News(marks.clone()),
-        Word::Marks { after, marks, more: true },
+        Word::Marks { after, marks, more: true, values },
         Word::Want(vec![name("a@h"), name("x@h")]),
     ]
 }
@@ -107,6 +118,8 @@ pub(crate) fn rows() -> Vec<Vec<u8>> {
     ];
     let mut links: Vec<topology::Word> = links.map(|row| Word::Rows(vec![row])).into();
     links.extend(marks());
+    let other = row::<Links>("x@h", 5, State::Live([(name("b@h"), cell.clone())].into()));
+    links.extend(equivocal::<Links>([row::<Links>("x@h", 5, cells()), other]));
 
     let profile = Profile::new(["gpu".parse().unwrap()], ["zone=eu".parse().unwrap()], 7).unwrap();
     let live = || row::<Profiles>("x@h", 5, State::Live(profile.clone()));
@@ -128,6 +141,8 @@ pub(crate) fn rows() -> Vec<Vec<u8>> {
     ];
     let mut profiles: Vec<registry::Word> = profiles.map(|row| Word::Rows(vec![row])).into();
     profiles.extend(marks());
+    let other = row::<Profiles>("x@h", 5, State::Live(Profile::default()));
+    profiles.extend(equivocal::<Profiles>([live(), other]));
     [encoded(&links), encoded(&profiles)].concat()
 }
 

@@ -186,8 +186,8 @@ fn words_that_only_a_later_version_knows() {
 #[test]
 fn long_messages_that_do_not_go_on() {
     unread("half of long messages", |tie| {
-        tie.begin_message(Lane::Calls, 16 << 20, 16_000_000);
-        tie.begin_message(Lane::Bulk, 16 << 20, 4_000_000);
+        tie.begin_message(Lane::Calls, b"", 16 << 20, 16_000_000);
+        tie.begin_message(Lane::Bulk, b"", 16 << 20, 4_000_000);
     });
 }
 
@@ -287,8 +287,10 @@ fn all_of_it_at_once() {
         tie.messages(Lane::Bulk, (0..12_000).map(broadcast));
         tie.requests("xpando:echo", &long(60_000), 300);
         tie.requests("xpando:sight", b"", 1_000);
-        tie.begin_message(Lane::Calls, 16 << 20, 16_000_000);
-        tie.begin_message(Lane::Bulk, 16 << 20, 1_000_000);
+        let mut head = Vec::new();
+        talk::request(&mut head, 1_000, 60_000, &"xpando:echo".parse().unwrap());
+        tie.begin_message(Lane::Calls, &head, 16 << 20, 16_000_000);
+        tie.begin_message(Lane::Bulk, &broadcast(0), 16 << 20, 1_000_000);
     };
     held(&mut scene, says, |nodes| {
         let kept = nodes[0].gauge("xpando_peer_kept_bytes", &format!("peer=\"{}\"", full("m")));

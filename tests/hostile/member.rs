@@ -65,6 +65,11 @@ impl Member {
     /// Links with a node, in a life above its last one.
     pub(crate) fn link(&mut self, node: &Node) -> Tie {
         self.life += 1;
+        self.link_again(node)
+    }
+
+    /// Links with a node in the life of its last link.
+    pub(crate) fn link_again(&self, node: &Node) -> Tie {
         let mut stranger = Stranger::connect(&self.port(node), Some(&self.identity));
         stranger.greet(&Greeting::Hello(self.hello()));
         let answer = stranger.hear().unwrap();
@@ -154,10 +159,11 @@ impl Tie {
         }
     }
 
-    /// The beginning of a long message, and more of it, up to so many bytes.
-    pub(crate) fn begin_message(&mut self, lane: Lane, total: usize, sent: usize) {
+    /// The beginning of a long message with this head, and more of it, up to so many bytes.
+    pub(crate) fn begin_message(&mut self, lane: Lane, head: &[u8], total: usize, sent: usize) {
         let mut piece = vec![1];
         varint(&mut piece, total);
+        piece.extend_from_slice(head);
         piece.resize(60_000, 0);
         self.piece(lane, &piece);
         piece = vec![0; 60_000];

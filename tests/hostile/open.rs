@@ -2,4 +2,3 @@
 //!
 //! - *A node that is down is forgotten because one member says so*, at most 64 a minute of each member, until the node
 //!   states anything later or the member is revoked.
-//! - *Two rows of one node with the same mark* are not compared: each of the others keeps the one that came first.

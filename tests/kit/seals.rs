@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::{NodeName, Seal, Seals};
+use super::{KeyId, NodeName, Seal, Seals};
 
 /// The seals of a node of that name.
 #[derive(Debug)]
@@ -22,6 +22,12 @@ impl Seals for Toy {
 
     fn is_current(&self, seal: &Seal) -> bool {
         seal.certificate == self.0.as_str().as_bytes()
+    }
+
+    fn key(&self, seal: &Seal) -> Option<KeyId> {
+        let mut hash = DefaultHasher::new();
+        seal.certificate.hash(&mut hash);
+        Some(KeyId(u128::from(hash.finish()).to_be_bytes()))
     }
 
     fn is_revoked(&self, seal: &Seal) -> bool {

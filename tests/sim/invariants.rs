@@ -17,18 +17,24 @@ use xpando_node::internals::proto::registry::Mark;
 use xpando_node::internals::proto::topology::{self, Side, Sides, tracker};
 use xpando_node::internals::proto::wiring::Notice;
 
-use crate::world::{Message, Micros, Word, World, micros, ms, secs};
+use crate::world::{At, Message, Micros, Word, World, micros, ms, secs};
 
 mod dials;
+mod liars;
 mod records;
 mod whole;
 use dials::dials_are_bounded;
+pub(crate) use liars::nobody_is_invented;
+use liars::{
+    healthy_pair_is_never_doubted, innocent_nodes_are_never_charged, rows_are_their_origins,
+};
 pub(crate) use records::{
     after_book, after_presence, disks_hold_what_is_shown, is_forgotten, no_ghost_is_shown,
     presences_agree, registries_agree, stated,
 };
 pub(crate) use whole::{
-    all_is_well, everybody_sees, mesh_is_whole, nodes_agree, the_dead_are_offline,
+    all_is_well, everybody_sees, innocents_are_well, innocents_see, mesh_is_whole, nodes_agree,
+    the_dead_are_offline,
 };
 
 /// The shortest silence that can end in a verdict: a beat and the acceptable pause, then the whole
@@ -45,6 +51,8 @@ const CONNECTED_WITHIN: Micros = secs(30 + 15 + 30);
 pub(crate) const SILENT_DEATH: Micros = secs(10);
 /// Above 12 peers most are told of the doubt, and give the peer a second before they share it.
 pub(crate) const HEARSAY: Micros = secs(1);
+/// Where liars are about, a beat more.
+pub(crate) const ROUND: Micros = secs(1);
 /// What the kernel needs without any help: `TCP_USER_TIMEOUT`, counted from a probe.
 const BACKSTOP: Micros = micros(SILENCE) + micros(PROBE) + secs(1);
 /// Words encode below this.
@@ -83,8 +91,11 @@ impl Watched {
     }
 }
 
-/// Runs `check` with what was seen of a node so far.
+/// Runs `check` with what was seen of a node so far. What liars do is their affair.
 fn with(world: &mut World, node: usize, check: impl FnOnce(&mut World, &mut Watched)) {
+    if world.is_liar(node) {
+        return;
+    }
     let Some(life) = world.nodes[node].life.as_mut() else { return };
     let mut watched = std::mem::take(&mut life.watched);
     check(world, &mut watched);
@@ -136,7 +147,9 @@ fn one_link_per_pair(world: &World, watched: &mut Watched, input: &Input, out: &
 fn hints_end_no_link(world: &World, watched: &Watched, input: &Input, out: &[Output]) {
     let later = match input {
         Input::Hint(contact, Source::Beacon) => {
-            watched.lives.get(&contact.name).is_some_and(|known| contact.incarnation > *known)
+            let known = watched.lives.get(&contact.name);
+            known.is_some_and(|known| contact.incarnation > *known)
+                || !world.is_innocent(&contact.name)
         }
         Input::Hint(..) | Input::Told(..) | Input::Seed(_) | Input::Tick => false,
         _ => return,
@@ -162,6 +175,10 @@ pub(crate) fn after_event(world: &mut World, node: usize, event: &Event) {
                 incarnation_never_falls(world, watched, peer, *incarnation);
                 (peer, None)
             }
+            Event::Equivocation { peer, .. } if world.is_innocent(peer) => {
+                world.fail("honest_nodes_never_equivocate", &format!("{event}"))
+            }
+            Event::Equivocation { .. } => return,
             Event::PeerOffline { peer, .. } => (peer, Some(Status::Offline)),
             Event::LinkLost { peer, .. } => (peer, None),
             Event::PeerDiscovered { peer, .. } => {
@@ -170,6 +187,7 @@ pub(crate) fn after_event(world: &mut World, node: usize, event: &Event) {
             }
             Event::PeerSuspected { peer, .. } => {
                 let silence = doubt_is_shown(world, node, peer);
+                healthy_pair_is_never_doubted(world, node, peer);
                 watched.doubted_after.insert(peer.clone(), silence);
                 return;
             }
@@ -207,6 +225,9 @@ fn incarnation_never_falls(
     peer: &NodeName,
     life: Incarnation,
 ) {
+    if !world.is_innocent(peer) {
+        return;
+    }
     let known = watched.lives.entry(peer.clone()).or_insert(life);
     if life < *known && !runs(world, peer, life) {
         world.fail("incarnation_never_falls", &format!("{peer}: {life} after {known}"));
@@ -352,13 +373,16 @@ pub(crate) fn after_topology(
         for origin in concerned.iter().chain([&me]) {
             row_never_falls(world, node, watched, origin);
         }
-        honest_nodes_are_never_charged(world, out);
+        innocent_nodes_are_never_charged(world, out);
     });
 }
 
-/// What is known of an origin only rises, until a link shows that it begins anew in a life that was over, and never
-/// above what the origin has said itself.
+/// What is known of an origin only rises, until a link shows that it begins anew in a life that was over, or so far below
+/// what a liar drove its row up to that it does not believe that; and never above what the origin has said itself.
 fn row_never_falls(world: &World, node: usize, watched: &mut Watched, origin: &NodeName) {
+    if world.find(origin).is_some_and(|origin| world.is_liar(origin)) {
+        return;
+    }
     let Some(row) = world.life(node).topology().row_of(origin) else {
         // Buried: its life is not forgotten, its version is.
         watched.rows.entry(origin.clone()).and_modify(|known| known.1 = 0);
@@ -366,22 +390,17 @@ fn row_never_falls(world: &World, node: usize, watched: &mut Watched, origin: &N
     };
     let mark = (row.incarnation, row.version);
     let known = watched.rows.entry(origin.clone()).or_insert(mark);
-    if mark < *known && !(row.version == 0 && runs(world, origin, row.incarnation)) {
+    let anew = row.version == 0 || known.1.saturating_sub(row.version) > 1 << 32;
+    if mark < *known && !(anew && runs(world, origin, row.incarnation)) {
         world.fail("row_never_falls", &format!("{origin}: {mark:?} after {known:?}"));
     }
     *known = mark;
-    let truth = world.nodes[world.index(origin)].truth;
+    let at = world.index(origin);
+    let truth = world.nodes[at].truth;
     if mark > truth {
         world.fail("row_never_falls", &format!("{origin}: {mark:?}, never above {truth:?}"));
     }
-}
-
-/// Nobody breaks the topology's rules here.
-fn honest_nodes_are_never_charged(world: &World, out: &[tracker::Output]) {
-    let honest = |output: &tracker::Output| matches!(output, tracker::Output::Send(..));
-    if let Some(charge) = out.iter().find(|output| !honest(output)) {
-        world.fail("honest_nodes_are_never_charged", &format!("{charge:?}"));
-    }
+    rows_are_their_origins(world, node, at, row);
 }
 
 /// After a look: events, view and own row say the same of those whose side has changed.
@@ -424,8 +443,12 @@ fn most_in_a_second(nodes: usize) -> u64 {
     100 + 60 * nodes as u64
 }
 
-/// Traffic per node and second is bounded, and every word is short.
-pub(crate) fn before_send(world: &mut World, node: usize, word: &Word) {
+/// Traffic per node and second is bounded, but for what liars cause, and every word is short.
+pub(crate) fn before_send(world: &mut World, at: At, word: &Word) {
+    let (node, to) = world.between_ends(at);
+    if to.is_some_and(|to| world.is_liar(to)) {
+        return;
+    }
     let (second, most) = (world.now / secs(1), most_in_a_second(world.nodes.len()));
     let weigh = world.weigh;
     let (mut busy, mut long) = (0, 0);
@@ -497,7 +520,7 @@ pub(crate) fn death_noticed_within(
     } else if world.nodes.len() <= 1 + heartbeat::Config::default().all_up_to {
         SILENT_DEATH
     } else {
-        SILENT_DEATH + HEARSAY
+        SILENT_DEATH + HEARSAY + if world.has_liars() { ROUND } else { 0 }
     }
 }
 
@@ -511,6 +534,9 @@ pub(crate) fn dead_node_is_declared_offline(
     let Some(it) = world.nodes[observer].life.as_ref().filter(|it| it.number == life) else {
         return;
     };
+    if world.is_liar(observer) || world.is_liar(dead) {
+        return;
+    }
     let acted = world.nodes[observer].well <= since && world.path(observer, dead) <= since;
     if world.nodes[dead].lives != dead_life || it.paused || !acted {
         return;

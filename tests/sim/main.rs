@@ -1,7 +1,8 @@
 //! Many nodes in one thread: the machines that production runs, in a seeded world (see `world`).
 //!
 //! A test is a scenario and a range of seeds. A failure prints the command that replays its seed.
-//! `SIM_SEED=N` runs one seed, `SIM_SEEDS=FIRST..LAST` a range, `SIM_TRACE=1` shows everything.
+//! `SIM_SEED=N` runs one seed, `SIM_SEEDS=FIRST..LAST` a range, `SIM_TRACE=1` shows everything, `SIM_NODES=N` says of how many
+//! nodes those scenarios are that are of many.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -23,12 +24,12 @@ use std::ops::Range;
 use scenarios::{
     actors, adaptation, all_paused, clocks, crossed, crossed_evenly, cut_from_one_another,
     cut_from_the_start, cut_pairs, flapping, forgotten, forgotten_alive, formation, foul_network,
-    goodbye, link_and_peer, link_and_power, lost_disk, many, one_seed, pause, power_loss,
-    random_weather, restart, rolled_back, split, stale_session, stopped_midway, the_same_run,
-    weather_and_peace,
+    goodbye, liar_in_random_weather, liars_among_many, link_and_peer, link_and_power, lost_disk,
+    many, one_seed, pause, power_loss, random_weather, restart, rolled_back, split, stale_session,
+    stopped_midway, the_same_run, weather_and_peace,
 };
 use world::Disk;
-use xpando_node::internals::proto::node::NodeName;
+use xpando_node::internals::proto::node::{KeyId, NodeName};
 use xpando_node::internals::proto::seal::{Seal, Seals};
 
 /// The seeds of a test, or those that the environment asks for.
@@ -112,9 +113,13 @@ scenario!(doubt_adapts_above_twelve_peers_too, 0..3, |name, seed| adaptation(nam
 scenario!(flapping_link, 0..10, flapping);
 
 scenario!(fifty_nodes, 0..10, |name, seed| many(name, seed, 50, 20));
-scenario!(hundreds_of_nodes, 0..1, |name, seed| many(name, seed, hundreds(), 3));
+scenario!(hundreds_of_nodes, 0..1, |name, seed| many(name, seed, nodes(120), 3));
 
-/// How many are simulated where none is told: what they take grows with the cube of their number.
-fn hundreds() -> usize {
-    std::env::var("SIM_NODES").map_or(120, |nodes| nodes.parse().expect("a number of nodes"))
+scenario!(one_of_five_lies, 80..120, |name, seed| liar_in_random_weather(name, seed, 5));
+// Of fifty three. What fifty take is too much for each change.
+scenario!(some_of_many_lie, 0..3, |name, seed| liars_among_many(name, seed, nodes(20)));
+
+/// How many are simulated, `usual` where none is told: what they take grows with the cube of their number.
+fn nodes(usual: usize) -> usize {
+    env::var("SIM_NODES").map_or(usual, |nodes| nodes.parse().expect("a number of nodes"))
 }

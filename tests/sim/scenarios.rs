@@ -13,7 +13,9 @@ use crate::invariants::{
 };
 use crate::world::{Actor, Disk, Weather, World, ms, secs};
 
+mod liars;
 mod links;
+pub(crate) use liars::{liar_in_random_weather, liars_among_many};
 pub(crate) use links::{
     crossed, crossed_evenly, cut_from_one_another, cut_from_the_start, goodbye, link_and_power,
     lost_disk, one_seed, rolled_back, stale_session, stopped_midway,
@@ -53,7 +55,16 @@ pub(crate) fn weather_and_peace(scenario: &'static str, seed: u64, nodes: usize)
 }
 
 fn weather(scenario: &'static str, seed: u64, nodes: usize, kinds: u32) -> World {
-    let mut world = World::new(scenario, seed, nodes, Weather::fair());
+    let world = World::new(scenario, seed, nodes, Weather::fair());
+    let mut world = weather_of(world, kinds);
+    world.run_until("all_is_well", HEALED, all_is_well);
+    world.run_until("disks_hold_what_is_shown", WRITTEN, disks_hold_what_is_shown);
+    world
+}
+
+/// Faults of all kinds for a while, and then everything is mended.
+fn weather_of(mut world: World, kinds: u32) -> World {
+    let (seed, nodes) = (world.seed, world.nodes.len());
     world.weather.delay = [200..ms(3), ms(5)..ms(40), ms(150)..ms(250)][seed as usize % 3].clone();
     world.weather.loss = [0.0, 0.0, 0.05, 0.2][seed as usize / 3 % 4];
     world.weather.twice = [0.0, 0.1][seed as usize / 12 % 2];
@@ -80,7 +91,7 @@ fn weather(scenario: &'static str, seed: u64, nodes: usize, kinds: u32) -> World
     world
 }
 
-/// Everything is mended, and then whole.
+/// Everything is mended.
 fn quiet(world: &mut World) {
     world.note(0, || "from now on it is quiet".into());
     world.heal_all();
@@ -92,8 +103,6 @@ fn quiet(world: &mut World) {
         }
     }
     (world.weather.loss, world.weather.full) = (0.0, 0.0);
-    world.run_until("all_is_well", HEALED, all_is_well);
-    world.run_until("disks_hold_what_is_shown", WRITTEN, disks_hold_what_is_shown);
 }
 
 /// Clients come and go.

@@ -14,6 +14,7 @@
 //! - Beacons as datagrams: lost, doubled, late, out of order.
 //! - A disk: the incarnation and the remembered nodes, kept, an older copy, or lost. Writes take time, and may fail.
 //! - Clients that join topics and leave them.
+//! - Members that lie (`world/liar`): under their own seals, and with others' only as they got them.
 //!
 //! # Not modelled
 //! TLS and ractor's sessions are a delay and an exchange of `Ready`. Signatures hold. Queues are as
@@ -36,6 +37,7 @@ use xpando_node::internals::proto::node::{Incarnation, NodeName};
 use xpando_node::internals::proto::wiring::{Consumer, Notice};
 
 mod faults;
+mod liar;
 mod node;
 mod trace;
 mod wire;
@@ -80,6 +82,8 @@ pub(crate) enum Happening {
     Overdue { observer: (usize, u64), dead: (usize, u64), since: Micros },
     /// Everything that takes time is looked at.
     Sweep,
+    /// A liar lies.
+    Lie(usize),
 }
 
 /// What a process does next; while it is paused, it waits.
@@ -178,6 +182,8 @@ pub(crate) struct World {
     pub(crate) records: bool,
     /// What the nodes announced, where somebody asks for it.
     pub(crate) log: Option<Vec<(usize, Event)>>,
+    /// Members that lie.
+    liars: BTreeMap<usize, liar::Liar>,
     /// Links that membership machines closed.
     pub(crate) closed: u64,
     gaps: u64,
@@ -222,6 +228,7 @@ impl World {
             weigh: count <= 12,
             records: count <= 100,
             log: None,
+            liars: BTreeMap::new(),
             closed: 0,
             gaps: 0,
             epoch: epoch(),
@@ -277,7 +284,12 @@ impl World {
 
     /// The node of that name.
     pub(crate) fn index(&self, name: &NodeName) -> usize {
-        name.short()[1..].parse().unwrap_or_else(|_| self.fail("sim", &format!("who is {name}?")))
+        self.find(name).unwrap_or_else(|| self.fail("sim", &format!("who is {name}?")))
+    }
+
+    /// The node of that name, unless a liar invented it.
+    pub(crate) fn find(&self, name: &NodeName) -> Option<usize> {
+        name.short()[1..].parse().ok()
     }
 
     /// That node's monotonic clock.
@@ -311,8 +323,11 @@ impl World {
     }
 
     /// Since when everything is well with a pair of nodes and the network between them;
-    /// `Micros::MAX` while it is not.
+    /// `Micros::MAX` while it is not, and of a liar.
     pub(crate) fn well(&self, a: usize, b: usize) -> Micros {
+        if self.is_liar(a) || self.is_liar(b) {
+            return Micros::MAX;
+        }
         self.path(a, b).max(self.nodes[a].well).max(self.nodes[b].well)
     }
 
@@ -375,9 +390,11 @@ impl World {
             Happening::Sweep => {
                 crate::invariants::nobody_stays_connecting(self);
                 crate::invariants::no_ghost_is_shown(self);
+                crate::invariants::nobody_is_invented(self);
                 let pause = secs(1 + self.nodes.len() as u64 / 20);
                 self.later(pause, Happening::Sweep);
             }
+            Happening::Lie(node) => self.lie_soon(node),
         }
     }
 
@@ -405,7 +422,7 @@ impl World {
         self.queue.push(std::cmp::Reverse((at, self.sequence, slot)));
     }
 
-    /// How many links were lost or replaced so far.
+    /// How many links were lost or replaced so far, between nodes that do not lie.
     pub(crate) fn gaps(&self) -> u64 {
         self.gaps
     }

@@ -4,7 +4,7 @@
 //! Invariant: an account outlives the links of its peer for as long as anything of it counts, so that a new link does not
 //! begin anew.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -112,7 +112,7 @@ impl Drop for Kept {
 
 /// The accounts of all peers.
 #[derive(Debug, Default)]
-pub(super) struct Accounts(Mutex<HashMap<NodeName, Arc<Account>>>);
+pub(super) struct Accounts(Mutex<BTreeMap<NodeName, Arc<Account>>>);
 
 impl Accounts {
     /// What is kept of each peer, in bytes, beside its watches.

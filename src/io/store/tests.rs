@@ -248,7 +248,7 @@ fn a_file_of_the_next_schema_is_used_where_that_allows_it() {
 
     let store = open();
     assert_eq!(store.condition(), Condition::default());
-    assert_eq!(store.known().expect("reads"), [b.clone()]);
+    assert_eq!(store.known().expect("reads"), std::slice::from_ref(&b));
     assert_eq!(store.begin_life().expect("writes"), life.next());
     store.remember(&[b, c], &[]).expect("writes");
     drop(store);

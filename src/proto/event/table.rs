@@ -129,6 +129,9 @@ table! {
         if *restarted { "and is restarted" } else { "too often, and its supervisor gives up" };
     IdentityLoaded { id, cluster, development } "identity_loaded" Lasting Info, None,
         "identity {id} of {}cluster {cluster}", if *development { "development " } else { "" };
+    Equivocation { peer, key, table, incarnation, version } "equivocation" Lasting Warn, Some(peer),
+        "{peer} (key {key}) sealed two different rows of the {table} as version {version} of incarnation {incarnation}: what \
+         that key states is taken no more. Revoke its certificate, and issue it a new key";
     CertificateRenewed { purpose, until } "certificate_renewed" Lasting Info, None,
         "{} was renewed: the new one is in force{}",
         if purpose == "http" { "the certificate for clients" } else { "this node's certificate" }, Until(until.as_deref());

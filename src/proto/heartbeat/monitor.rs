@@ -184,6 +184,7 @@ impl Monitor {
             | Notice::Offline(_)
             | Notice::Renewed(_)
             | Notice::Revoked
+            | Notice::Equivocation(_)
             | Notice::Changed => {}
         }
     }

@@ -72,6 +72,10 @@ impl Attendance {
             // A link that comes back at once takes nobody's presence away.
             Notice::Down(peer, _) => drop(self.linked.remove(&peer)),
             Notice::Offline(peer) => self.presence.gone(&peer, out),
+            // It may have been looked for until now; unless it is back.
+            Notice::Forgotten(peer) if !self.linked.contains(&peer) => {
+                self.presence.gone(&peer, out);
+            }
             // One that started under this life has it already.
             Notice::Renewed(life) if life > self.epoch.life => {
                 self.epoch.life = life;
@@ -80,7 +84,11 @@ impl Attendance {
                     *reference = renewed.get(reference).copied().unwrap_or(*reference);
                 }
             }
-            Notice::Renewed(_) | Notice::Forgotten(_) | Notice::Revoked | Notice::Changed => {}
+            Notice::Renewed(_)
+            | Notice::Forgotten(_)
+            | Notice::Revoked
+            | Notice::Equivocation(_)
+            | Notice::Changed => {}
         }
     }
 

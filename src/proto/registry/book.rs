@@ -281,6 +281,7 @@ impl Book {
             Notice::Down(peer, _) => self.input(registry::Input::Unlinked(peer), call),
             Notice::Renewed(life) => self.input(registry::Input::Renewed(life), call),
             Notice::Revoked => self.input(registry::Input::Revoked, call),
+            Notice::Equivocation(it) => self.input(registry::Input::Equivocation(it), call),
             Notice::Changed => self.soon(call.now),
             Notice::Forgotten(_) | Notice::Offline(_) => {}
         }
@@ -334,6 +335,9 @@ impl Book {
                         self.restored.insert(node.clone());
                     }
                     call.out.push(Output::Ask(Ask::Revive(node)));
+                }
+                News::Equivocation(key, proof) => {
+                    call.out.extend(proof.event(key).map(Output::Announce));
                 }
                 News::Charge(peer, rule) => call.out.push(Output::Charge(peer, rule)),
                 News::Cut(peer) => call.out.push(Output::Ask(Ask::Cut(peer))),

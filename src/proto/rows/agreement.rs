@@ -11,6 +11,8 @@ impl<T: Table> Rows<T> {
         let lost = self.rows.remove(origin)?;
         self.agreement = self.agreement.wrapping_sub(weight::<T>(&lost));
         self.proofs.forget(origin);
+        self.equivocations.changed(origin);
+        self.second_hand.remove(origin);
         Some(lost)
     }
 
@@ -24,6 +26,7 @@ impl<T: Table> Rows<T> {
         let lost = weight::<T>(row);
         let changed = change(Arc::make_mut(row));
         self.agreement = self.agreement.wrapping_sub(lost).wrapping_add(weight::<T>(row));
+        self.equivocations.changed(origin);
         Some(changed)
     }
 }

@@ -73,7 +73,7 @@ impl<T: Table> Rows<T> {
             self.next_first = self.links.values().filter_map(|link| link.first_digest).min();
         }
         if !due.is_empty() {
-            let hash = self.agreement();
+            let hash = self.digest();
             out.extend(due.into_iter().map(|peer| Output::Send(peer, Word::Digest(hash))));
         }
     }
@@ -108,7 +108,7 @@ impl<T: Table> Rows<T> {
             Word::Marks { marks, .. } | Word::News(marks) => marks.len(),
             Word::Want(names) => names.len(),
             Word::Part { adds: change, .. } | Word::Delta { change, .. } => T::length(change),
-            Word::Digest(_) => 0,
+            Word::Digest(_) | Word::Sealed(_) | Word::Equivocation(_) => 0,
         };
         if length > MAX_ROWS {
             return self.charge(from, "too many in one word", now, out);
@@ -137,18 +137,21 @@ impl<T: Table> Rows<T> {
                 }
             }
             Word::Digest(theirs) => {
-                if theirs != self.agreement() {
+                if theirs != self.digest() {
                     self.send_marks(from, now, out);
                 } else if let Some(link) = self.links.get_mut(from) {
                     link.apart = None;
                 }
             }
-            Word::Marks { after, marks, more } => {
+            Word::Marks { after, marks, more, values } => {
                 self.compare(from, after.as_ref(), &marks, more, now, out);
+                self.compare_values(from, &marks, &values, now, out);
                 self.learn(from, marks, now, out);
             }
             Word::News(marks) => self.learn(from, marks, now, out),
             Word::Want(names) => self.answer(from, &names, now, out),
+            Word::Sealed(all) => self.compare_sealed(from, all, now, out),
+            Word::Equivocation(proof) => drop(self.convict(Some(from), &proof, now, out)),
         }
     }
 
@@ -162,10 +165,12 @@ impl<T: Table> Rows<T> {
         link.compared = Some(now);
         let parts = codec::chunks(MAX_ROWS, marks, MAX_WORD - HEAD, mark_size);
         let (count, mut after) = (parts.len(), None);
+        let salt = self.rng.random();
         for (at, marks) in parts.into_iter().enumerate() {
             let last = marks.last().map(|(name, _)| name.clone());
             let after = mem::replace(&mut after, last);
-            let word = Word::Marks { after, marks, more: at + 1 < count };
+            let values = self.values_of(&marks, salt, now);
+            let word = Word::Marks { after, marks, more: at + 1 < count, values };
             out.push(Output::Send(peer.clone(), word));
         }
     }
@@ -175,8 +180,10 @@ impl<T: Table> Rows<T> {
         let wall = self.wall(now);
         let ends = T::TOMBSTONES == Tombstones::Final;
         let kept = move |row: &Row<_>, at| ends && (row.seal.is_none() || !is_young(at, wall));
-        let rows =
-            self.rows.values().filter(move |row| !row.gone_at().is_some_and(|at| kept(row, at)));
+        let barred = self.barred();
+        let rows = self.rows.values().filter(move |row| {
+            !row.gone_at().is_some_and(|at| kept(row, at)) && !barred.contains(&row.origin)
+        });
         rows.map(|row| (&row.origin, row.mark()))
     }
 
@@ -252,6 +259,7 @@ impl<T: Table> Rows<T> {
         now: Instant,
         out: &mut Vec<OutputOf<T>>,
     ) {
+        self.warn(from, &marks, now, out);
         // Almost all of almost every list is known. Both are in order of names; of a list that is not, more is looked
         // at below.
         let mut rows = self.rows.iter().peekable();
@@ -276,7 +284,7 @@ impl<T: Table> Rows<T> {
             if its_own_end || Self::absurd(mark) {
                 absurd = true;
             } else if self.newer(&origin, mark)
-                && !self.proofs.is_refused(&origin, mark, now)
+                && !self.proofs.is_refused(from, &origin, mark, now)
                 // Of a later life than the linked one: its link is not reported yet.
                 && linked.is_none_or(|linked| mark.incarnation == linked)
                 && (!full || self.rows.contains_key(&origin))
@@ -422,8 +430,10 @@ impl<T: Table> Rows<T> {
             return None;
         }
         row.seal = row.seal.filter(Seal::is_short);
-        if !self.accepts(from, &row.origin, row.mark(), now, out)
+        if self.contradicts(from, &row, now, out)
+            || !self.accepts(from, &row.origin, row.mark(), now, out)
             || self.is_known(&row)
+            || self.is_refused_row(from, &row, now, out)
             || !self.is_proven(from, &row, now, out)
             || !self.place(from, &row, now, out)
         {
@@ -438,7 +448,7 @@ impl<T: Table> Rows<T> {
             }
         }
         if let State::Ruled(ruling) = &mut row.state {
-            ruling.last = self.last(&row.origin, ruling.last.take());
+            ruling.last = self.last_of(&row.origin, ruling);
         }
         let young = row.ruling().is_some_and(|ruling| is_young(ruling.at, wall));
         let row = self.put(row, false, now, out);
@@ -479,7 +489,9 @@ impl<T: Table> Rows<T> {
             let (Mark { incarnation, version, .. }, state) = (mark, State::Live(partial.value));
             let seal = seal.filter(|seal| !partial.broken && seal.is_short());
             let row = Row { origin: origin.clone(), incarnation, version, state, seal };
-            if self.is_known(&row)
+            if self.contradicts(from, &row, now, out)
+                || self.is_known(&row)
+                || self.is_refused_row(from, &row, now, out)
                 || !self.is_proven(from, &row, now, out)
                 || !self.place(from, &row, now, out)
             {
@@ -502,6 +514,9 @@ impl<T: Table> Rows<T> {
         now: Instant,
         out: &mut Vec<OutputOf<T>>,
     ) -> bool {
+        if self.is_barred(from) {
+            return true; // nothing of it is taken
+        }
         let (latest, to) = (self.latest(now), mark.version);
         let linked = self.links.get(from).map(|link| link.incarnation);
         let known = Mark { version: base, ..mark };
@@ -535,9 +550,6 @@ impl<T: Table> Rows<T> {
     ) {
         let Some(known) = self.known(origin) else { return };
         if origin != from {
-            if self.second_hand.len() >= MAX_ROWS {
-                self.second_hand.retain(|origin, _| self.rows.contains_key(origin));
-            }
             self.second_hand.insert(origin.clone(), now);
         }
         if let Some(ask) = self.asks.remove(origin)
@@ -550,8 +562,7 @@ impl<T: Table> Rows<T> {
             if rests.is_none() {
                 out.push(Output::Send(ask.via.clone(), Word::Want(vec![origin.clone()])));
             }
-            let (at, tries) = rests.map_or((now, ask.tries), |at| (at, 0));
-            self.asks.insert(origin.clone(), Ask { at, tries, ..ask });
+            self.asks.insert(origin.clone(), Ask { at: rests.unwrap_or(now), ..ask });
         }
         if T::RELAYS > 0 && !known.gone {
             self.fresh.insert(origin.clone(), from.clone());
@@ -564,7 +575,9 @@ impl<T: Table> Rows<T> {
         self.news_at = None;
         let mut news: BTreeMap<NodeName, Vec<(NodeName, Mark)>> = BTreeMap::new();
         for (origin, source) in mem::take(&mut self.fresh) {
-            let Some(row) = self.rows.get(&origin) else { continue };
+            // It may have ended meanwhile: what this node has seen of that, it keeps to itself.
+            let row = self.rows.get(&origin).filter(|row| row.gone_at().is_none());
+            let Some(row) = row.filter(|_| !self.is_barred(&origin)) else { continue };
             let mut peers = T::relays(self, row, &source);
             let most = if source == origin { peers.len() } else { T::RELAYS.min(peers.len()) };
             for _ in 0..most {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{HEAD, MAX_ROWS, MAX_WORD, Mark, Output, OutputOf, Row, State, Table, Word, WordOf};
+use super::{
+    HEAD, MAX_ROWS, MAX_WORD, Mark, Output, OutputOf, Row, State, Table, Values, Word, WordOf,
+};
 use crate::proto::codec;
 use crate::proto::node::NodeName;
 use crate::proto::seal::{MAX_SEAL, Seal};
@@ -57,7 +59,7 @@ fn parts<T: Table>(row: &Row<T::Value>, value: &T::Value) -> impl Iterator<Item 
 // What things need on the wire, at most.
 
 pub(super) fn mark_size((name, _): &(NodeName, Mark)) -> usize {
-    name.as_str().len() + 23
+    name.as_str().len() + 23 + Values::SIZE
 }
 
 pub(crate) fn row_size<T: Table>(row: &Row<T::Value>) -> usize {

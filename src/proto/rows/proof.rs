@@ -3,16 +3,20 @@
 //!
 //! A certificate that is renewed is sent with the row as a whole, at the next digest: a delta carries none.
 //!
-//! Invariant: checks that fail are at most `MAX_DOUBTS` for each peer and minute, and one for each row and minute.
+//! Invariants: checks that fail are at most `MAX_DOUBTS` for each peer and minute, and one for each row of each peer and
+//! minute: what one peer forges is no reason to refuse what another passes on. Of a row that its maker sends itself nothing
+//! is proven, even where another one of the same mark was.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
 
 use super::{MAX_ROWS, Mark, Output, OutputOf, Row, Rows, Ruling, State, Table, Tombstones};
 use crate::proto::codec;
 use crate::proto::node::NodeName;
 use crate::proto::quota::Quota;
-use crate::proto::seal::{Seal, Seals};
+use crate::proto::seal::{Seal, Seals, Statement};
 
 /// Unproven rows of one peer that are looked at within a minute.
 const MAX_DOUBTS: u32 = 64;
@@ -26,7 +30,8 @@ const AGAIN: Duration = Duration::from_secs(60);
 pub(super) struct Proofs {
     pub(super) seals: Box<dyn Seals>,
     proven: BTreeMap<NodeName, Mark>,
-    unproven: BTreeMap<NodeName, (Mark, Instant)>,
+    /// By origin, and by the peer that passed it on; this node itself for what it has.
+    unproven: BTreeMap<(NodeName, NodeName), (Mark, Instant)>,
     doubts: Quota,
     forgets: Quota,
 }
@@ -44,9 +49,15 @@ impl Proofs {
         if own { self.seals.make(&statement::<T>(row)) } else { None }
     }
 
-    /// Whether a row was not proven a moment ago.
-    pub(super) fn is_refused(&self, origin: &NodeName, mark: Mark, now: Instant) -> bool {
-        let before = self.unproven.get(origin);
+    /// Whether a row that a peer passes on was not proven a moment ago.
+    pub(super) fn is_refused(
+        &self,
+        from: &NodeName,
+        origin: &NodeName,
+        mark: Mark,
+        now: Instant,
+    ) -> bool {
+        let before = self.unproven.get(&(origin.clone(), from.clone()));
         before.is_some_and(|(refused, at)| *refused == mark && now < *at + AGAIN)
     }
 
@@ -55,21 +66,41 @@ impl Proofs {
         self.proven.remove(origin);
     }
 
-    /// Whether its maker's seal on a row holds.
-    fn holds<T: Table>(&mut self, row: &Row<T::Value>, now: Instant) -> bool {
+    /// Whether nothing more of a peer is looked at within this minute.
+    pub(super) fn is_doubted(&self, from: &NodeName, now: Instant) -> bool {
+        self.doubts.is_spent(from, now)
+    }
+
+    /// A peer passed on something unproven.
+    pub(super) fn doubt(&mut self, from: &NodeName, now: Instant) {
+        let _counted = self.doubts.spend(from, now);
+    }
+
+    /// A row that a peer passes on is not looked at again for a while.
+    pub(super) fn refuse(&mut self, from: &NodeName, origin: &NodeName, mark: Mark, now: Instant) {
+        self.unproven.retain(|_, (_, at)| now < *at + AGAIN);
+        if self.unproven.len() >= MAX_ROWS {
+            self.unproven.pop_first();
+        }
+        self.unproven.insert((origin.clone(), from.clone()), (mark, now));
+    }
+
+    /// Whether its maker's seal on a row that a peer passes on holds.
+    pub(super) fn holds<T: Table>(
+        &mut self,
+        from: &NodeName,
+        row: &Row<T::Value>,
+        now: Instant,
+    ) -> bool {
         let (origin, mark) = (&row.origin, row.mark());
         let seal = row.seal.as_ref();
         let holds =
             seal.is_some_and(|seal| self.seals.hold(row.maker(), &statement::<T>(row), seal));
         if holds {
-            self.unproven.remove(origin);
+            self.unproven.remove(&(origin.clone(), from.clone()));
             self.proven.insert(origin.clone(), mark);
         } else {
-            self.unproven.retain(|_, (_, at)| now < *at + AGAIN);
-            if self.unproven.len() >= MAX_ROWS {
-                self.unproven.pop_first();
-            }
-            self.unproven.insert(origin.clone(), (mark, now));
+            self.refuse(from, origin, mark, now);
         }
         holds
     }
@@ -104,34 +135,40 @@ impl<T: Table> Rows<T> {
             return false;
         }
         if maker != from {
-            if self.proofs.is_refused(origin, row.mark(), now)
-                || self.proofs.doubts.is_spent(from, now)
+            if self.proofs.is_refused(from, origin, row.mark(), now)
+                || self.proofs.is_doubted(from, now)
             {
                 return false;
             }
-            if !self.proofs.holds::<T>(row, now) {
-                let _counted = self.proofs.doubts.spend(from, now);
+            if !self.proofs.holds::<T>(from, row, now) {
+                self.proofs.doubt(from, now);
                 self.asks.remove(origin);
                 out.push(Output::Charge(from.clone(), "unproven row"));
                 return false;
             }
+        } else {
+            self.proofs.forget(origin);
         }
         maker == origin || self.proofs.forgets.spend(maker, now)
     }
 
     /// Whether a row that is known here can be passed on.
     pub(super) fn is_passable(&mut self, origin: &NodeName, now: Instant) -> bool {
-        let Some(row) = self.rows.get(origin) else { return false };
+        let Some(row) = self.rows.get(origin).filter(|_| !self.is_barred(origin)) else {
+            return false;
+        };
         let (mark, ours) = (row.mark(), *row.maker() == self.me);
         if ours || self.proofs.proven.get(origin) == Some(&mark) {
             return row.seal.is_some();
         }
-        !self.proofs.is_refused(origin, mark, now) && self.proofs.holds::<T>(row, now)
+        let me = &self.me;
+        !self.proofs.is_refused(me, origin, mark, now) && self.proofs.holds::<T>(me, row, now)
     }
 
     /// Drops what makers whose certificates are revoked stated. What they ruled is taken back: what the origin had stated
     /// counts again.
     pub(super) fn drop_revoked(&mut self, now: Instant, out: &mut Vec<OutputOf<T>>) {
+        self.drop_revoked_proofs();
         let revoked = |row: &Row<T::Value>| {
             row.seal.as_ref().is_some_and(|seal| self.proofs.seals.is_revoked(seal))
         };
@@ -146,7 +183,7 @@ impl<T: Table> Rows<T> {
     }
 }
 
-/// What is sealed of a row. Of a final tombstone every node takes the time by its own clock; what a ruling has of the
+/// What is sealed of a row: its value by a hash. Of a final tombstone every node takes the time by its own clock; what a ruling has of the
 /// origin is proven by the origin's own seal.
 pub fn statement<T: Table>(row: &Row<T::Value>) -> Vec<u8> {
     let end = match &row.state {
@@ -160,8 +197,15 @@ pub fn statement<T: Table>(row: &Row<T::Value>) -> Vec<u8> {
         State::Gone { by, .. } if T::TOMBSTONES == Tombstones::Final => Some((0, by)),
         State::Gone { at, by } => Some((*at, by)),
     };
-    let head = ("xpando row 1", T::KIND);
-    let whole = (head, &row.origin, row.incarnation, row.version, row.value(), end);
-    // No row of a table refuses to be encoded; an empty statement would be one of no row.
-    codec::encode(&whole).unwrap_or_default()
+    let Row { origin, incarnation, version, .. } = row;
+    let mut whole = Statement::new(T::KIND, origin.clone(), *incarnation, *version);
+    whole.value = row.value().map(value_hash::<T>);
+    whole.end = end.map(|(at, by)| (at, by.clone()));
+    whole.to_bytes()
+}
+
+/// What is compared of a value.
+pub(super) fn value_hash<T: Table>(value: &T::Value) -> [u8; 32] {
+    // No value of a table refuses to be encoded.
+    Sha256::digest(codec::encode(value).unwrap_or_default()).into()
 }

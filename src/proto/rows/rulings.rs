@@ -2,7 +2,8 @@
 //!
 //! A [`Ruling`] is one version above what was known, and carries what the origin had stated last. That is proven by the
 //! origin's own seal, not by the author's: each node keeps the latest of it that it knows, so that any node which has the
-//! tombstone can bring it back, and nobody can bring back what the origin never stated.
+//! tombstone can bring it back, and nobody can bring back what the origin never stated. What is brought back is what the
+//! author of that ruling had: all nodes then have the same of the origin.
 
 use std::time::Instant;
 
@@ -54,7 +55,7 @@ impl<T: Table> Rows<T> {
             return;
         }
         let (at, author) = (self.wall(now), Author::new(self.me.clone(), operator));
-        let last = self.last(&origin, None);
+        let last = self.last(&origin, true, None);
         let state = State::Ruled(Box::new(Ruling { forgotten, at, author, last }));
         let mut row = Row { origin, incarnation, version, state, seal: None };
         row.seal = self.proofs.seal::<T>(&row);
@@ -84,13 +85,23 @@ impl<T: Table> Rows<T> {
         false
     }
 
-    /// The latest that the origin had stated, as known here and as offered, that its seal proves.
-    pub(super) fn last(
+    /// What goes with a ruling of another node.
+    pub(super) fn last_of(
         &mut self,
         origin: &NodeName,
+        ruling: &Ruling<T::Value>,
+    ) -> Option<Stated<T::Value>> {
+        self.last(origin, ruling.forgotten, ruling.last.clone())
+    }
+
+    /// The latest that the origin had stated, as offered and, if it counts, as known here, that its seal proves.
+    fn last(
+        &mut self,
+        origin: &NodeName,
+        known_counts: bool,
         offered: Option<Stated<T::Value>>,
     ) -> Option<Stated<T::Value>> {
-        let known = self.rows.get(origin).and_then(|row| stated(row));
+        let known = self.rows.get(origin).filter(|_| known_counts).and_then(|row| stated(row));
         let mut both: Vec<_> = known.into_iter().chain(offered).collect();
         both.sort_by_key(|it| std::cmp::Reverse((it.incarnation, it.version)));
         let rows = both.into_iter().map(|it| it.row(origin.clone()));

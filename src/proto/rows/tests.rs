@@ -152,7 +152,7 @@ fn step<M: Machine>(
         match output {
             Output::Send(to, word) => sent.push((Some(to), word)),
             Output::Changed(_) | Output::Gone { .. } | Output::Revived(_) => {}
-            Output::Charge(..) | Output::Cut(_) => {
+            Output::Charge(..) | Output::Cut(_) | Output::Equivocation(..) => {
                 panic!("seed {seed}: honest nodes, but {} outputs {output:?}", machine.table().me)
             }
         }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::proto::event::{Author, Operator};
-use crate::proto::node::{Incarnation, NodeName};
-use crate::proto::seal::Seal;
+use crate::proto::node::{Incarnation, KeyId, NodeName};
+use crate::proto::seal::{Equivocation, Seal, Sealed};
 
 /// How late a row is. Later marks are greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -122,6 +122,20 @@ impl<V> Row<V> {
     }
 }
 
+/// Short hashes of what rows hold, in the order of the marks that they come with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Values {
+    /// Drawn for each word: nobody can choose rows whose short hashes are the same.
+    pub salt: u64,
+    /// `None` of what is not to be compared.
+    pub hashes: Vec<Option<[u8; 4]>>,
+}
+
+impl Values {
+    /// What one of them needs on the wire.
+    pub(super) const SIZE: usize = 5;
+}
+
 /// What the nodes of a table send each other. Grows only at its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Word<V, C> {
@@ -159,8 +173,8 @@ pub enum Word<V, C> {
         /// The signature of the row as it is then, under the same certificate as before.
         signature: Vec<u8>,
     },
-    /// A hash over all marks of the sender.
-    Digest(u64),
+    /// A hash over all marks and values of the sender.
+    Digest(u128),
     /// All marks of the sender of names above `after`, up to the last one listed or, without `more`, to the end.
     Marks {
         /// Where it begins.
@@ -169,11 +183,17 @@ pub enum Word<V, C> {
         marks: Vec<(NodeName, Mark)>,
         /// Another word goes on from here.
         more: bool,
+        /// What the rows hold.
+        values: Values,
     },
     /// Some marks of the sender; it implies nothing about the rest.
     News(Vec<(NodeName, Mark)>),
     /// A request for the rows of these origins.
     Want(Vec<NodeName>),
+    /// What is sealed of rows that the receiver has otherwise under the same marks.
+    Sealed(Vec<Sealed>),
+    /// The proof that a node states different things to different peers.
+    Equivocation(Box<Equivocation>),
 }
 
 /// What the machine receives.
@@ -199,6 +219,8 @@ pub enum Input<V, C> {
     Leaving,
     /// Other certificates are revoked than before.
     Revoked,
+    /// Another table of this node has this proof.
+    Equivocation(Box<Equivocation>),
     /// The deadline passed.
     Tick {
         /// Milliseconds since 1970, by this node's wall clock.
@@ -224,6 +246,8 @@ pub enum Output<V, C> {
     },
     /// A row took the place of a tombstone, or nothing did.
     Revived(NodeName),
+    /// It is proven that the holder of this key states different things to different peers.
+    Equivocation(KeyId, Box<Equivocation>),
     /// A peer broke a rule: count it.
     Charge(NodeName, &'static str),
     /// A peer broke rules more than 16 times within a minute: end its link.

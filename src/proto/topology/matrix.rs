@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use rand::rngs::StdRng;
+
 use crate::proto::event::{Event, Tally};
 use crate::proto::heartbeat::WITNESSES;
 use crate::proto::node::{Incarnation, NodeName};
+use crate::proto::rows::{LAST_VERSION, first_version};
 use crate::proto::topology::{Cell, Row, Sides};
 
 /// One link, from one side.
@@ -59,6 +62,19 @@ impl Matrix {
         self.rows.iter()
     }
 
+    /// The row of an origin.
+    fn row(&self, origin: &NodeName) -> Option<&Arc<Row>> {
+        let at = self.rows.binary_search_by(|row| row.origin.cmp(origin)).ok()?;
+        self.rows.get(at)
+    }
+
+    /// The first version of the own row of a tracker that follows the one which showed this, in that life. A claim may
+    /// have driven the row further up than a node believes that it has to go on.
+    pub fn next_version(&self, me: &NodeName, life: Incarnation, rng: &mut StdRng) -> u64 {
+        let before = self.row(me).filter(|row| row.incarnation == life);
+        before.map_or(0, |row| row.version).saturating_add(first_version(rng)).min(LAST_VERSION)
+    }
+
     /// Nodes that are not shown, whatever the rows say.
     pub fn forgotten(&self) -> &BTreeSet<NodeName> {
         &self.forgotten
@@ -72,8 +88,7 @@ impl Matrix {
         let shown = others.filter(|row| !self.forgotten.contains(&row.origin));
         let by = shown.filter(|row| row.cells().get(node).is_some_and(Cell::is_up));
         let by: Vec<NodeName> = by.map(|row| row.origin.clone()).collect();
-        let own = self.rows.binary_search_by(|row| row.origin.cmp(node)).ok();
-        let answers = own.and_then(|at| self.rows.get(at)).is_some_and(|own| {
+        let answers = self.row(node).is_some_and(|own| {
             let is_up = |peer| own.cells().get(peer).map(Cell::is_up);
             is_up(me) == Some(false) && by.iter().any(|peer| is_up(peer) == Some(true))
         });
@@ -144,6 +159,20 @@ mod tests {
 
     fn reached(cells: &[(&str, &str, bool)]) -> Vec<NodeName> {
         matrix(cells).reached_by(&name("x@h"), &name("me@h"))
+    }
+
+    #[test]
+    fn the_row_of_a_tracker_that_follows_another_is_above_that_one_s() {
+        use rand::SeedableRng;
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut next =
+            |matrix: &Matrix, life| matrix.next_version(&name("me@h"), Incarnation(life), &mut rng);
+        let mut matrix = matrix(&[("me@h", "x@h", true)]);
+        let above = 1 << 40;
+        matrix.rows.iter_mut().for_each(|row| Arc::make_mut(row).version = above);
+        assert!(next(&matrix, 1) > above);
+        assert!(next(&matrix, 2) < above, "a later life begins anew");
+        assert!(next(&Matrix::default(), 1) < above);
     }
 
     #[test]

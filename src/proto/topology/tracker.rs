@@ -6,6 +6,7 @@
 //! look                      the peers' view became own cells, 20 ms after the first change of a burst; a peer that left,
 //!                           and a later own life, are announced
 //! Notice::Revoked           rows of revoked nodes are dropped
+//! Notice::Equivocation      what the registry found to be proven of a node holds here as well
 //! Notice::Forgotten           look, then the tombstone of a node that is no peer
 //! Output::Show              what is new is shown 20 ms after the first change of a burst
 //! many peers                the next look, or show, is later: with n of them 4 n ms after the one before, at most 500 ms,
@@ -45,6 +46,8 @@ pub enum Output {
     Charge(NodeName, &'static str),
     /// Ask NodeManager.
     Ask(Ask),
+    /// Announce this.
+    Announce(Event),
 }
 
 /// The tracker.
@@ -121,6 +124,7 @@ impl Tracker {
             Notice::Renewed(life) => self.input(Input::Renewed(life), now, out),
             Notice::Changed => self.look.soon(now),
             Notice::Revoked => self.input(Input::Revoked, now, out),
+            Notice::Equivocation(proof) => self.input(Input::Equivocation(proof), now, out),
             Notice::Offline(_) => {}
         }
     }
@@ -273,6 +277,9 @@ impl Tracker {
                     }
                 }
                 topology::Output::Gone { .. } | topology::Output::Revived(_) => {}
+                topology::Output::Equivocation(key, proof) => {
+                    out.extend(proof.event(key).map(Output::Announce));
+                }
                 topology::Output::Charge(peer, rule) => out.push(Output::Charge(peer, rule)),
                 topology::Output::Cut(peer) => out.push(Output::Ask(Ask::Cut(peer))),
             }

@@ -114,7 +114,7 @@ export async function run(suite, { browser, a }) {
 
   for (const colorScheme of ["light", "dark"]) {
     await suite.check(`every text of the ${colorScheme} page stands out from its ground`, async ({ keep }) => {
-      const view = mesh(["a@h", "b@h", "c@h", "d@h", "e@h", "f@h"]);
+      const view = mesh(["a@h", "b@h", "c@h", "d@h", "e@h", "f@h", "g@h"]);
       [["offline", "crashed"], ["offline", "left"], ["connecting", null], ["offline", "unreachable"]].forEach(([status, reason], k) => Object.assign(view.status.peers[k], { status, reason }));
       view.status.peers[4].suspect = true;
       const { page } = await fed(keep, () => view, { colorScheme });

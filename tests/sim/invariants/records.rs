@@ -1,6 +1,7 @@
 //! What must hold of the registry and of presence.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use xpando_node::internals::proto::event::Status;
 use xpando_node::internals::proto::node::NodeName;
@@ -61,7 +62,11 @@ pub(crate) fn after_book(
             entry_never_falls(world, node, watched, origin);
         }
         let honest = |output: &book::Output| {
-            !matches!(output, book::Output::Charge(..) | book::Output::Ask(Ask::Cut(_)))
+            let charged = match output {
+                book::Output::Charge(peer, _) | book::Output::Ask(Ask::Cut(peer)) => peer,
+                _ => return true,
+            };
+            !world.is_innocent(charged)
         };
         if let Some(charge) = out.iter().find(|output| !honest(output)) {
             world.fail("honest_nodes_are_never_charged", &format!("{charge:?}"));
@@ -71,6 +76,9 @@ pub(crate) fn after_book(
 
 /// What is known of an origin only rises, and a profile never above what the origin has stated itself.
 fn entry_never_falls(world: &World, node: usize, watched: &mut Watched, origin: &NodeName) {
+    if !world.is_innocent(origin) {
+        return;
+    }
     let Some(entry) = world.life(node).registry().row(origin) else {
         watched.entries.remove(origin);
         return;
@@ -79,6 +87,8 @@ fn entry_never_falls(world: &World, node: usize, watched: &mut Watched, origin: 
     let known = watched.entries.entry(origin.clone()).or_insert(mark);
     // A link shows that a node runs in a life that was over.
     let back = mark.incarnation < known.incarnation && runs(world, origin, mark.incarnation);
+    // And that what a liar said of its end is wrong, however far that was above what it states.
+    let back = back || known.gone && !mark.gone && world.has_liars();
     if mark < *known && !back {
         let what = format!("n{node:03} of {origin}: {mark:?} after {known:?}");
         world.fail("entry_never_falls", &what);
@@ -105,6 +115,7 @@ pub(crate) fn after_presence(world: &mut World, node: usize, out: &[Output]) {
                     }
                     member_is_kept(world, node, entry);
                 }
+                Output::Fault(peer, _) if !world.is_innocent(peer) => {}
                 Output::Fault(..) => {
                     world.fail("honest_nodes_are_never_charged", &format!("{output:?}"));
                 }
@@ -136,7 +147,8 @@ pub(crate) fn no_ghost_is_shown(world: &World) {
     for node in world.running() {
         let well = world.nodes[node].well.checked_add(GHOSTS).is_some_and(|at| at < world.now);
         let present = &world.life(node).watched.present;
-        for entry in present.iter().filter(|_| well) {
+        let innocent = |entry: &&Arc<Entry>| !world.is_liar(owner(world, entry));
+        for entry in present.iter().filter(|_| well).filter(innocent) {
             let it = &world.nodes[owner(world, entry)];
             if it.life.is_none() && it.died + GHOSTS < world.now {
                 world.fail("no_ghost_is_shown", &format!("n{node:03} shows {entry:?}"));
@@ -146,11 +158,12 @@ pub(crate) fn no_ghost_is_shown(world: &World) {
 }
 
 /// Nodes with a lost disk whose later life no peer remembers, but rows that were passed on do: those keep what it states
-/// now from being believed. Only a node that runs has such a life.
+/// now from being believed. Only a node that runs has such a life. And liars: they state several things at once.
 pub(super) fn below(world: &World, nodes: &[usize]) -> BTreeSet<usize> {
     let truth = |at: usize| world.nodes[at].truth.0.max(world.nodes[at].stated.0);
     let below = |at: &&usize| truth(**at) > world.life(**at).incarnation;
-    nodes.iter().filter(below).copied().collect()
+    let liars = (0..world.nodes.len()).filter(|at| world.is_liar(*at));
+    nodes.iter().filter(below).copied().chain(liars).collect()
 }
 
 /// These connected nodes know the same entries, of each of them what it states itself, and show all of each other.
@@ -159,7 +172,9 @@ pub(crate) fn registries_agree(world: &World, nodes: &[usize]) -> Result<(), Str
     let below = below(world, nodes);
     let marks = |of: usize| -> BTreeSet<(&NodeName, Mark)> {
         let rows = world.life(of).registry().rows();
-        let rows = rows.filter(|row| !below.contains(&world.index(&row.origin)));
+        // A tombstone that a liar made is taken by some, and not by others.
+        let counts = |name: &NodeName| world.find(name).is_some_and(|at| !below.contains(&at));
+        let rows = rows.filter(|row| counts(&row.origin) && counts(row.maker()));
         rows.map(|row| (&row.origin, row.mark())).collect()
     };
     let same = world.life(*first).registry().agreement();
@@ -213,7 +228,7 @@ pub(crate) fn presences_agree(world: &World, nodes: &[usize]) -> Result<(), Stri
 
 /// What a node shows of others is on its disk.
 pub(crate) fn disks_hold_what_is_shown(world: &World) -> Result<(), String> {
-    for at in world.running() {
+    for at in world.innocents() {
         let it = &world.nodes[at];
         let disk = it.disks.last().expect("a disk");
         let nodes = world.life(at).nodes.iter().filter(|(name, _)| **name != it.name);

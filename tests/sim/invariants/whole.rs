@@ -74,13 +74,37 @@ pub(crate) fn the_dead_are_offline(world: &World, nodes: &[usize]) -> Result<(),
 
 /// All of it, of all that run.
 pub(crate) fn all_is_well(world: &World) -> Result<(), String> {
-    let nodes: Vec<usize> = world.running().collect();
+    are_well(world, world.running().collect())
+}
+
+/// All of it, of those that run and do not lie, about each other.
+pub(crate) fn innocents_are_well(world: &World) -> Result<(), String> {
+    are_well(world, world.innocents().collect())
+}
+
+fn are_well(world: &World, nodes: Vec<usize>) -> Result<(), String> {
     the_dead_are_offline(world, &nodes)?;
     mesh_is_whole(world, &nodes)?;
     nodes_agree(world, &nodes)?;
     if world.records {
         registries_agree(world, &nodes)?;
         presences_agree(world, &nodes)?;
+    }
+    Ok(())
+}
+
+/// Of those that run and do not lie: everybody sees this of `peer`.
+pub(crate) fn innocents_see(
+    world: &World,
+    peer: usize,
+    what: impl Fn(Status) -> bool,
+) -> Result<(), String> {
+    let name = &world.nodes[peer].name;
+    for at in world.innocents().filter(|at| *at != peer) {
+        let view = world.life(at).membership.peer(name);
+        if view.as_ref().is_some_and(|view| !what(view.status)) {
+            return Err(format!("n{at:03} sees {view:?}"));
+        }
     }
     Ok(())
 }

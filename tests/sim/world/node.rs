@@ -109,7 +109,8 @@ impl Life {
     ) -> Self {
         let now = world.local(node);
         let forgotten = Forgotten::new(book::forgotten(&nodes));
-        let (monitor, tracker) = (world.monitor(node), world.tracker(node, incarnation, rng()));
+        let (monitor, tracker) =
+            (world.monitor(node), world.tracker(node, incarnation, &Matrix::default(), rng()));
         let discovery = world.discovery(node, 0, rng());
         let book = Some(world.book(node, incarnation, &nodes, rng()));
         let attendance = Some(world.attendance(node, (incarnation, 0), rng()));
@@ -167,6 +168,11 @@ impl Life {
 
     pub(crate) fn topology(&self) -> &Topology {
         self.tracker.as_ref().expect("it is not being asked").machine()
+    }
+
+    /// The topology, unless it is being asked.
+    pub(crate) fn rests(&self) -> Option<&Topology> {
+        self.tracker.as_ref().map(Tracker::machine)
     }
 
     /// Whether the tracker has seen that a node exists.
@@ -303,6 +309,7 @@ impl World {
                 at(self, attempt).into_iter().for_each(|at| self.part_with(at, parting));
             }
             Output::StopSession(attempt) => self.stop_session(node, attempt),
+            Output::Evicted if self.is_liar(node) => {}
             Output::Evicted => self.fail("honest_nodes_are_never_charged", "evicted"),
             // A session that does not agree in time, where the network is that slow.
             Output::Fault(..) | Output::Took(_) | Output::Over(_) => {}
@@ -395,7 +402,9 @@ impl World {
         self.log.iter_mut().for_each(|log| log.push((node, event.clone())));
         self.tell_of(node, &event);
         match event {
-            Event::LinkLost { .. } | Event::LinkReplaced { .. } => self.gaps += 1,
+            Event::LinkLost { peer, .. } | Event::LinkReplaced { peer, .. } => {
+                self.gaps += u64::from(!self.is_liar(node) && self.is_innocent(&peer));
+            }
             Event::IncarnationRaised { to } => {
                 if let Some(counter) = self.nodes[node].counters.last_mut() {
                     *counter = to.0;

@@ -111,7 +111,7 @@ impl World {
                 again *= 2;
             }
         }
-        if delay > BEARABLE {
+        if delay > BEARABLE && to < self.nodes.len() {
             self.trouble(from, to, self.now + delay);
         }
         delay
@@ -152,7 +152,7 @@ impl World {
         let Some(connection) = &self.connections[id] else { return };
         let (to, from) = (connection.to, connection.ends[0].node);
         let target = host(to);
-        if !self.reaches_both_ways(from, target) {
+        if target >= self.nodes.len() || !self.reaches_both_ways(from, target) {
             let nothing = Failure::Unreachable("nothing answers".to_owned());
             return self.task_of((id, 0), micros(CONNECT), Task::DialFailed(id, nothing));
         }
@@ -297,7 +297,13 @@ impl World {
         let dialer = at.1 == 0;
         match self.end(at).stage {
             Stage::Asked => {
-                let hello = Box::new(self.hello(self.end(at).node));
+                let node = self.end(at).node;
+                let mut hello = self.hello(node);
+                self.distort(node, &mut hello);
+                if !dialer && let Some(refusal) = self.refuses(at) {
+                    return self.refuse(at, refusal);
+                }
+                let hello = Box::new(hello);
                 self.end_mut(at).stage = Stage::Awaits;
                 self.transmit(at, if dialer { Word::Hello(hello) } else { Word::Welcome(hello) });
                 self.read(at);
@@ -507,6 +513,11 @@ impl World {
 
     pub(super) fn end(&self, at: At) -> &End {
         &self.connections[at.0].as_ref().expect("a connection in use").ends[at.1]
+    }
+
+    /// The node at the other end.
+    pub(super) fn other_end(&self, at: At) -> Option<usize> {
+        self.connections[at.0].as_ref()?.ends.get(1 - at.1).map(|end| end.node)
     }
 
     pub(super) fn end_mut(&mut self, at: At) -> &mut End {

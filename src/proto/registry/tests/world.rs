@@ -73,10 +73,12 @@ impl World {
         }
     }
 
-    /// Every running node says the same of this one, and what. (Two that have it forgotten at once do not by the same
-    /// clock; nothing follows from that but when it ends.)
+    /// Every running node says the same of this one, and what. (Two that rule at once on it do not by the same clock, and
+    /// may know different versions of it: nothing follows from that but when it ends, and what an offline node is shown
+    /// with.)
     fn agreed(&self, of: usize) -> Option<(Mark, Option<Profile>)> {
-        let says = |entry: &Entry| (entry.mark(), entry.value().cloned());
+        let stated = |entry: &Entry| entry.value().filter(|_| entry.ruling().is_none()).cloned();
+        let says = |entry: &Entry| (entry.mark(), stated(entry));
         let nodes = self.nodes.iter().flatten();
         let mut said: Vec<_> = nodes.map(|it| it.row(&node(of)).map(says)).collect();
         said.dedup();
@@ -122,6 +124,32 @@ fn a_forgotten_node_is_forgotten_everywhere_at_once() {
     world.run(ms(100));
     assert!(world.forgotten(7));
     assert!(world.words() <= 29 * 29, "{} words", world.words());
+}
+
+#[test]
+fn what_is_brought_back_is_the_same_on_every_node() {
+    // The last one knows what n3 stated; the author does, or does not.
+    for author in [0, 1] {
+        let mut world = World::new(4, 5, FAIR);
+        world.link(2, 3, true);
+        if author == 1 {
+            world.link(1, 2, true);
+        }
+        world.run(ms(3000));
+        world.down(3);
+        world.input(author, forget(node(3), life(1)));
+        world.mesh(0..3);
+        world.run(Duration::from_secs(60));
+        assert!(world.forgotten(3));
+        world.input(author, restore(node(3)));
+        world.run(Duration::from_secs(60));
+        let shown = |it: &Registry| it.row(&node(3)).and_then(|row| row.value().cloned());
+        let shown: Vec<_> = world.nodes.iter().flatten().map(shown).collect();
+        assert!(
+            shown.iter().all(|it| it.is_some() == (author == 1) && *it == shown[0]),
+            "{shown:?}"
+        );
+    }
 }
 
 #[test]

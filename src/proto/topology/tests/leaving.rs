@@ -11,7 +11,12 @@ fn what_was_seen_to_leave_stays_away_for_a_day() {
     assert_eq!(a.input(Input::Gone(name("x@h"), life(4))), left);
     assert_eq!(a.input(Input::Gone(name("a@h"), life(3))), []);
     assert_eq!(a.hears("b@h", Word::Rows(vec![row("x@h", 4, 6, &[]), row("x@h", 3, 6, &[])])), []);
-    let marks = Word::Marks { after: Some(name("w@h")), marks: vec![], more: false };
+    let marks = Word::Marks {
+        after: Some(name("w@h")),
+        marks: vec![],
+        more: false,
+        values: Values::default(),
+    };
     assert_eq!(a.hears("b@h", marks), [], "nobody has to believe it");
     assert_eq!(a.hears("b@h", Word::Want(vec![name("x@h")])), []);
     a.tick(Links::TOMBSTONE - ms(1));
@@ -47,7 +52,12 @@ fn a_node_that_leaves_ends_its_row_for_all() {
         assert_eq!(a.input(Input::Gone(name("x@h"), life(7))), [], "it is gone already");
         a.input(Input::Linked(name("c@h"), life(7)));
         // It is passed on for an hour.
-        let marks = Word::Marks { after: Some(name("w@h")), marks: vec![], more: false };
+        let marks = Word::Marks {
+            after: Some(name("w@h")),
+            marks: vec![],
+            more: false,
+            values: Values::default(),
+        };
         let mark = Mark { incarnation: life(7), version: 6, gone: true };
         let told = Word::News(vec![(name("x@h"), mark)]);
         assert_eq!(a.hears("c@h", marks.clone()), [Output::Send(name("c@h"), told)]);

@@ -101,7 +101,7 @@ impl World {
             }
             Actor::HeartbeatMonitor => self.life_mut(node).monitor = Some(self.monitor(node)),
             Actor::TopologyTracker => {
-                let tracker = self.tracker(node, incarnation, rng);
+                let tracker = self.tracker(node, incarnation, &life.matrix, rng);
                 self.life_mut(node).tracker = Some(tracker);
             }
             Actor::Registry => {

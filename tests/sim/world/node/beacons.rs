@@ -49,7 +49,7 @@ impl World {
     }
 
     /// A node's own word where it is. The simulator has no keys: whatever is sealed is genuine.
-    pub(super) fn sealed(&self, node: usize) -> Vec<u8> {
+    pub(in crate::world) fn sealed(&self, node: usize) -> Vec<u8> {
         let (contact, sent) = (self.contact(node), self.wall(node));
         let beacon = Beacon { cluster: KeyId([7; 16]), contact, sequence: 0, sent };
         Beacon::seal(beacon.to_sign().expect("encodes"), &[], &[]).expect("short")

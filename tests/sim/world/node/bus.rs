@@ -165,16 +165,24 @@ impl World {
         }
     }
 
+    /// This node's end of the running link to a peer.
+    pub(super) fn outlet(&self, node: usize, peer: &NodeName) -> Option<At> {
+        self.life(node).outlets.get(&self.find(peer)?).copied()
+    }
+
     /// Sends a message to a linked peer; without a link it is lost.
-    pub(super) fn send_to(&mut self, node: usize, peer: &NodeName, message: Message) {
-        if let Some(at) = self.life(node).outlets.get(&self.index(peer)).copied() {
-            self.send(at, Word::System(message));
+    pub(in crate::world) fn send_to(&mut self, node: usize, peer: &NodeName, message: Message) {
+        if let Some(at) = self.outlet(node, peer) {
+            self.overhear(node, &message);
+            if !self.withholds(node) {
+                self.send(at, Word::System(message));
+            }
         }
     }
 
     /// Sends a word on a running link, and counts it.
     pub(in crate::world) fn send(&mut self, at: At, word: Word) {
-        invariants::before_send(self, self.end(at).node, &word);
+        invariants::before_send(self, at, &word);
         self.transmit(at, word);
     }
 
@@ -182,6 +190,7 @@ impl World {
     pub(in crate::world) fn delivered(&mut self, node: usize, at: At, message: Message) {
         let peer = self.end(at).hello.as_ref().map(|hello| hello.name.clone());
         let peer = peer.expect("both sides have said hello");
+        self.overhear(node, &message);
         if self.life(node).links.is_up(&peer, &at) {
             self.post(node, message.consumer(), Notice::Message(peer, message));
         }

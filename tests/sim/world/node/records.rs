@@ -103,7 +103,8 @@ impl World {
                     let time = self.random(ms(1)..ms(30));
                     self.later(time, Happening::Task(node, number, Task::Written(write)));
                 }
-                book::Output::Announce(_) | book::Output::Charge(..) | book::Output::Closed => {}
+                book::Output::Announce(event) => self.announced(node, event),
+                book::Output::Charge(..) | book::Output::Closed => {}
             }
         }
     }
