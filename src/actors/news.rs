@@ -56,7 +56,7 @@ struct Words {
 pub struct PeerMessage(Arc<(Vec<u8>, OwnedSemaphorePermit)>, Arc<Account>);
 
 impl PeerMessage {
-    /// What its sender costs.
+    /// The account of its sender.
     pub(crate) fn account(&self) -> &Arc<Account> {
         &self.1
     }

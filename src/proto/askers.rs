@@ -19,7 +19,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// So many free places.
+    /// The places of a name, of which none is taken.
     pub fn new(free: usize) -> Self {
         Self { free, taken: HashMap::new() }
     }

@@ -194,6 +194,17 @@ macro_rules! as_text {
 }
 pub(crate) use as_text;
 
+/// Bytes as text: two lower-case hexadecimal digits each.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The reverse of [`hexadecimal`]; `None` where a pair is no digits.
+pub(super) fn read_hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
+    text.as_bytes().chunks(2).map(byte).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,9 +26,9 @@ pub const BEAT: u64 = 10_000;
 pub const WORD: u64 = 10_000;
 /// A message that is refused or skipped.
 pub const REFUSED: u64 = 2_000;
-/// What a topic or a name that is wanted, or no more, changes.
+/// A topic or a name that a peer begins or ceases to want.
 pub const INTEREST: u64 = 2_000;
-/// Likewise a pattern, for which all routes are made anew.
+/// A pattern that a peer begins or ceases to want: all routes are made anew.
 pub const PATTERN: u64 = 20_000;
 /// A watch, or its end.
 pub const WATCH: u64 = 2_000;
@@ -70,12 +70,12 @@ pub struct Account {
 }
 
 impl Account {
-    /// Nothing so far.
+    /// The account of a peer that has cost nothing.
     pub fn new(now: Instant) -> Self {
         Self { time: Share::new(SHARE, now), pauses: Share::new(PAUSES, now) }
     }
 
-    /// So many nanoseconds of a core.
+    /// Adds to what the peer has cost, in nanoseconds of a core.
     pub fn spend(&mut self, nanos: u64, now: Instant) {
         self.time.spend(nanos, now);
     }
@@ -89,7 +89,7 @@ impl Account {
         if self.pauses.ready(now).is_some() { Turn::Never } else { Turn::At(until) }
     }
 
-    /// Whether nothing of it counts any more.
+    /// Whether nothing that the peer has cost counts any more.
     pub fn is_settled(&self, now: Instant) -> bool {
         self.time.is_whole(now) && self.pauses.is_whole(now)
     }

@@ -7,11 +7,9 @@
 //! Two statements of one kind, origin, incarnation and version that hold different values are an [`Equivocation`]: proof
 //! that the holder of the key states different things to different peers.
 
-use std::fmt::Write;
-
 use serde::{Deserialize, Serialize};
 
-use crate::proto::codec;
+use crate::proto::codec::{self, hexadecimal, read_hexadecimal};
 use crate::proto::event::Event;
 use crate::proto::node::{Incarnation, KeyId, NodeName};
 
@@ -141,18 +139,6 @@ impl Equivocation {
         };
         Some(Self([sealed(0)?, sealed(1)?]))
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap_or(()); // a string takes all
-        text
-    })
-}
-
-fn read_hexadecimal(text: &str) -> Option<Vec<u8>> {
-    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
-    text.as_bytes().chunks(2).map(byte).collect()
 }
 
 /// Makes this node's seals, and checks those of others.

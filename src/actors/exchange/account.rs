@@ -19,7 +19,7 @@ use crate::proto::processor::{self, Turn};
 /// The account of one peer.
 #[derive(Debug)]
 pub(crate) struct Account {
-    /// Nanoseconds that are not in the machine yet.
+    /// Nanoseconds that `machine` was not given yet.
     unpaid: AtomicU64,
     machine: Mutex<processor::Account>,
     /// Bytes of this node's memory.
@@ -38,19 +38,24 @@ impl Account {
         }
     }
 
-    /// So many nanoseconds of a core.
+    /// Adds to what the peer has cost, in nanoseconds of a core.
     pub(crate) fn spend(&self, nanos: u64) {
         self.unpaid.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    /// When the peer is read on.
+    /// Whether, and when, more is read of the peer.
     pub(crate) fn turn(&self, now: Instant) -> Turn {
         let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
         machine.spend(self.unpaid.swap(0, Ordering::Relaxed), now);
         machine.turn(now)
     }
 
-    /// Whether a cause is to be logged, of this peer.
+    /// Whether nothing that the peer has cost counts any more.
+    pub(super) fn is_settled(&self, now: Instant) -> bool {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner).is_settled(now)
+    }
+
+    /// Whether this cause is to be logged for the peer now.
     pub(crate) fn notable(&self, cause: &'static str) -> bool {
         let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
         notices.due(cause, timer::now()).is_some()
@@ -97,7 +102,7 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// So many bytes it is now.
+    /// Enters how many bytes are kept there now.
     pub(crate) fn set(&mut self, bytes: usize) {
         self.account.held.fetch_add(bytes, Ordering::Relaxed);
         self.account.held.fetch_sub(std::mem::replace(&mut self.bytes, bytes), Ordering::Relaxed);
@@ -125,18 +130,12 @@ impl Accounts {
         accounts.iter().filter_map(kept).collect()
     }
 
-    /// That of a peer.
+    /// The account of a peer, a new one if it has none. Accounts that count no more are dropped.
     pub(super) fn of(&self, peer: &NodeName) -> Arc<Account> {
         let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = timer::now();
         accounts.retain(|_, account| Arc::strong_count(account) > 1 || !account.is_settled(now));
         accounts.entry(peer.clone()).or_insert_with(|| Arc::new(Account::new())).clone()
-    }
-}
-
-impl Account {
-    pub(super) fn is_settled(&self, now: Instant) -> bool {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner).is_settled(now)
     }
 }
 

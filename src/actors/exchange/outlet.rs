@@ -137,12 +137,12 @@ impl Outlet {
         &self.peer
     }
 
-    /// What the peer costs.
+    /// The account of the peer.
     pub(crate) fn account(&self) -> &Arc<Account> {
         &self.account
     }
 
-    /// The peer wants and offers so much.
+    /// Enters in the account how many topics, patterns and names the peer wants.
     pub(super) fn wants(&self, interests: usize) {
         let mut interest = self.interest.lock().unwrap_or_else(PoisonError::into_inner);
         interest.set(interests * INTEREST_COST);

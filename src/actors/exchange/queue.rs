@@ -75,7 +75,7 @@ pub(crate) enum Content {
 }
 
 impl Content {
-    /// In bytes.
+    /// Its length in bytes.
     pub(crate) fn length(&self) -> usize {
         let (Self::One(bytes) | Self::Records(bytes, _)) = self;
         bytes.len()

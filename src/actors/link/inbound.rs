@@ -312,7 +312,7 @@ impl Inbound {
         self.exchange.metrics().count(Count::Messages, "unknown_kind");
     }
 
-    /// What so many messages cost that nobody here takes.
+    /// Enters the cost of messages that nobody here takes.
     fn refused(&self, count: u64, bytes: usize) {
         self.outlet.account().spend(REFUSED * count + BYTE * bytes as u64);
     }

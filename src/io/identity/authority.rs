@@ -24,10 +24,11 @@ use super::certificate::{
 };
 use super::disk::{self, Fix, Layout};
 use super::key::Key;
-use super::revocation::{Issued, RevocationList, Revoked, bytes, hexadecimal};
+use super::revocation::{Issued, RevocationList, Revoked, bytes};
 use super::tokens::{TokenKey, TokenList};
 use super::{Identity, IdentityError, Subject};
 use crate::io::clock;
+use crate::proto::codec::hexadecimal;
 use crate::proto::node::{ClusterId, KeyId, NodeName};
 
 /// Organization in the certificate of an authority that an operator made.

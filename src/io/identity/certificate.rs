@@ -21,9 +21,10 @@ use x509_cert::ext::pkix::{BasicConstraints, SubjectAltName, SubjectKeyIdentifie
 use x509_cert::name::Name;
 
 use super::key::POINT;
-use super::revocation::{RevocationList, hexadecimal};
+use super::revocation::RevocationList;
 use super::signed::{Parts, instant};
 use super::{IdentityError, Subject};
+use crate::proto::codec::hexadecimal;
 use crate::proto::node::{ClusterId, KeyId, NodeId, NodeName};
 
 /// How long certificates are valid before they are made, for hosts whose clocks lag.

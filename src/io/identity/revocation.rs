@@ -23,6 +23,7 @@ use super::IdentityError;
 use super::disk::{self, Layout};
 use super::key::POINT;
 use super::signed::{Parts, instant};
+use crate::proto::codec::hexadecimal;
 use crate::proto::node::NodeName;
 
 /// The serial numbers that the authority has revoked, and when.
@@ -74,11 +75,6 @@ impl RevocationList {
         let damaged = |reason| IdentityError::DamagedRevocations { path, reason };
         Self::parse(&pem, authority).map(Some).map_err(damaged)
     }
-}
-
-/// Bytes, such as a serial number, as lists spell them here.
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The reverse of [`hexadecimal`]. Pairs that are no digits are left out.

@@ -42,7 +42,7 @@ pub(super) struct Equivocations {
 }
 
 impl Equivocations {
-    /// The row of that origin is another.
+    /// The row of that origin changed: its hash and the digest are computed anew when they are needed.
     pub(super) fn changed(&mut self, origin: &NodeName) {
         self.values.remove(origin);
         self.digest = None;
@@ -221,7 +221,7 @@ impl<T: Table> Rows<T> {
         let known = self.equivocations.proofs.get(&origin);
         let full = known.is_none() && self.equivocations.proofs.len() >= MAX_ROWS;
         if full || known.is_some_and(|proofs| proofs.contains_key(&key)) {
-            // It is known; looking costs time all the same.
+            // The proof is known. That it was looked at counts against the peer all the same.
             from.into_iter().for_each(|from| self.proofs.doubt(from, now));
             return false;
         }
@@ -273,7 +273,7 @@ impl<T: Table> Rows<T> {
             })
     }
 
-    /// The origins whose known rows are.
+    /// The origins whose known rows are of a barred key.
     pub(super) fn barred(&self) -> BTreeSet<NodeName> {
         let origins = self.equivocations.proofs.keys();
         origins.filter(|origin| self.is_barred(origin)).cloned().collect()

@@ -448,7 +448,7 @@ impl<T: Table> Rows<T> {
             }
         }
         if let State::Ruled(ruling) = &mut row.state {
-            ruling.last = self.last_of(&row.origin, ruling);
+            ruling.last = self.last(&row.origin, ruling.forgotten, ruling.last.take());
         }
         let young = row.ruling().is_some_and(|ruling| is_young(ruling.at, wall));
         let row = self.put(row, false, now, out);

@@ -183,8 +183,8 @@ impl<T: Table> Rows<T> {
     }
 }
 
-/// What is sealed of a row: its value by a hash. Of a final tombstone every node takes the time by its own clock; what a ruling has of the
-/// origin is proven by the origin's own seal.
+/// What is sealed of a row: its value by a hash. The time of a final tombstone is not sealed, since every node takes its
+/// own; nor is what a ruling has of the origin, which bears the origin's own seal.
 pub fn statement<T: Table>(row: &Row<T::Value>) -> Vec<u8> {
     let end = match &row.state {
         State::Ruled(ruling) => {

@@ -85,17 +85,8 @@ impl<T: Table> Rows<T> {
         false
     }
 
-    /// What goes with a ruling of another node.
-    pub(super) fn last_of(
-        &mut self,
-        origin: &NodeName,
-        ruling: &Ruling<T::Value>,
-    ) -> Option<Stated<T::Value>> {
-        self.last(origin, ruling.forgotten, ruling.last.clone())
-    }
-
     /// The latest that the origin had stated, as offered and, if it counts, as known here, that its seal proves.
-    fn last(
+    pub(super) fn last(
         &mut self,
         origin: &NodeName,
         known_counts: bool,

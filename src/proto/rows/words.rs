@@ -244,7 +244,7 @@ pub enum Output<V, C> {
         /// Whether this node knew the origin before, or made the tombstone.
         known: bool,
     },
-    /// A row took the place of a tombstone, or nothing did.
+    /// A tombstone gave way to a row, or was dropped.
     Revived(NodeName),
     /// It is proven that the holder of this key states different things to different peers.
     Equivocation(KeyId, Box<Equivocation>),

@@ -10,8 +10,8 @@
 //! Notice::Forgotten           look, then the tombstone of a node that is no peer
 //! Output::Show              what is new is shown 20 ms after the first change of a burst
 //! many peers                the next look, or show, is later: with n of them 4 n ms after the one before, at most 500 ms,
-//!                           and up to eight times as long while links are on their way; what the machine does by itself waits for
-//!                           that look, and goes to each peer with it
+//!                           and up to eight times as long while links are on their way; what the machine does by itself
+//!                           waits for that look, and goes to each peer with it
 //! ```
 //!
 //! # Invariants

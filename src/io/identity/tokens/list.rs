@@ -25,8 +25,9 @@ use super::super::IdentityError;
 use super::super::certificate::CertificateVerifier;
 use super::super::disk::{self, Layout};
 use super::super::key::Key;
-use super::super::revocation::{bytes, hexadecimal};
+use super::super::revocation::bytes;
 use super::key::{PUBLIC_KEY, TokenKey};
+use crate::proto::codec::hexadecimal;
 use crate::proto::node::ClusterId;
 
 /// How long a revoked token is remembered after its end, for hosts whose clocks lag: in seconds.

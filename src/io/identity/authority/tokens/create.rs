@@ -4,9 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use super::super::super::IdentityError;
 use super::super::super::disk::Layout;
-use super::super::super::revocation::hexadecimal;
 use super::super::super::tokens::TokenKey;
 use super::super::{Authority, seconds};
+use crate::proto::codec::hexadecimal;
 use crate::proto::token::{AUDIENCE, Claims, Grant, Role};
 
 impl Authority {
