@@ -110,6 +110,8 @@ const HOLD: Duration = Duration::from_millis(50);
 pub(super) const RAISE: Duration = Duration::from_secs(1);
 /// With many peers: between two versions of a row that a node gets second-hand.
 const AT_SECOND_HAND: Duration = Duration::from_millis(200);
+/// A row of an origin that is about to be linked is wanted of others after this time.
+const AWAITED: Duration = Duration::from_secs(10);
 /// A tombstone this young is passed on.
 pub(super) const YOUNG: Duration = Duration::from_secs(3600);
 /// The age of tombstones is looked at so often, when nothing else is due.

@@ -44,6 +44,8 @@ pub use tracker::Tracker;
 
 /// Between two measurements of one peer that travel.
 const MEASURE: Duration = Duration::from_secs(10);
+/// Among so many peers a row waits for the link that is on its way.
+const MANY: usize = 10;
 
 /// One node's side of one link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +72,11 @@ impl Cell {
 
     fn is_up(&self) -> bool {
         self.state == Status::Online
+    }
+
+    /// Whether the link is on its way: then each of the two will hear the other itself.
+    fn is_coming(&self) -> bool {
+        matches!(self.state, Status::Connecting | Status::Syncing)
     }
 }
 
@@ -149,15 +156,16 @@ impl Table for Links {
         cells.values_mut().fold(broken, |broken, cell| broken.or(clamp(cell, latest)))
     }
 
-    /// Linked peers that the origin does not reach. Of a row that came first-hand, those that it is on this node to
-    /// inform.
+    /// Linked peers that the origin does not reach, nor is about to. Of a row that came first-hand, those that it is on
+    /// this node to inform.
     fn relays(rows: &Rows<Self>, row: &Row, source: &NodeName) -> Vec<NodeName> {
         let first_hand = *source == row.origin;
         // Both in order of names: one walk along them instead of a search for each peer.
         let mut cells = row.cells().iter().peekable();
         let mut reaches = |peer: &NodeName| {
             while cells.next_if(|(name, _)| *name < peer).is_some() {}
-            cells.peek().is_some_and(|(name, cell)| *name == peer && cell.is_up())
+            let cell = cells.peek().filter(|(name, _)| *name == peer);
+            cell.is_some_and(|(_, cell)| cell.is_up() || cell.is_coming())
         };
         let lacks = |peer: &&NodeName| {
             !reaches(peer)
@@ -166,6 +174,12 @@ impl Table for Links {
                 && (!first_hand || on_duty(rows, row, peer))
         };
         rows.peers().filter(lacks).cloned().collect()
+    }
+
+    fn is_awaited(rows: &Rows<Self>, origin: &NodeName) -> bool {
+        let cells = rows.row(&rows.me).map(Row::cells);
+        let many = cells.filter(|cells| cells.len() >= MANY);
+        many.and_then(|cells| cells.get(origin)).is_some_and(Cell::is_coming)
     }
 
     /// The row of an origin that nobody reaches. Of most origins the first row shows at once that somebody does.

@@ -9,8 +9,9 @@ use rand::RngExt;
 
 use super::packing::{mark_size, row_size, row_words, send_news, send_want};
 use super::{
-    AT_SECOND_HAND, Ask, HEAD, HOLD, LAST_VERSION, MAX_JUMP, MAX_ROWS, MAX_WORD, Mark, Output,
-    OutputOf, Partial, Row, Rows, SWEEP, State, Table, Tombstones, Word, WordOf, YOUNG, millis,
+    AT_SECOND_HAND, AWAITED, Ask, HEAD, HOLD, LAST_VERSION, MAX_JUMP, MAX_ROWS, MAX_WORD, Mark,
+    Output, OutputOf, Partial, Row, Rows, SWEEP, State, Table, Tombstones, Word, WordOf, YOUNG,
+    millis,
 };
 use crate::proto::codec;
 use crate::proto::node::NodeName;
@@ -321,7 +322,7 @@ impl<T: Table> Rows<T> {
             return;
         }
         let (mut via, mut at, mut tries) = (from.clone(), now, 0);
-        let rests = self.rests(&origin).filter(|until| *until > now && !linked && !need.gone);
+        let rests = self.rests(&origin, now).filter(|until| *until > now && !linked && !need.gone);
         if linked && origin != *from {
             if T::TOMBSTONES == Tombstones::Final && need.gone {
                 return; // it is linked
@@ -338,8 +339,11 @@ impl<T: Table> Rows<T> {
         self.asks.insert(origin, Ask { via, at, need, tries });
     }
 
-    /// With many peers: until when the row of an origin is not wanted of others again.
-    fn rests(&self, origin: &NodeName) -> Option<Instant> {
+    /// Until when the row of an origin is not wanted of others: with many peers, or while it is about to be linked.
+    fn rests(&self, origin: &NodeName, now: Instant) -> Option<Instant> {
+        if T::is_awaited(self, origin) {
+            return Some(now + AWAITED);
+        }
         let last = self.second_hand.get(origin).filter(|_| self.pace() > 1);
         last.map(|last| *last + self.paced(AT_SECOND_HAND))
     }
@@ -558,7 +562,7 @@ impl<T: Table> Rows<T> {
             && self.links.contains_key(&ask.via)
         {
             // Meanwhile a later one was named.
-            let rests = self.rests(origin).and_then(|until| until.checked_sub(T::RETRY));
+            let rests = self.rests(origin, now).and_then(|until| until.checked_sub(T::RETRY));
             if rests.is_none() {
                 out.push(Output::Send(ask.via.clone(), Word::Want(vec![origin.clone()])));
             }

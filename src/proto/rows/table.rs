@@ -62,6 +62,11 @@ pub trait Table: Debug + Sized {
     /// The linked peers to which this node names a row that it took from `source`.
     fn relays(rows: &Rows<Self>, row: &Row<Self::Value>, source: &NodeName) -> Vec<NodeName>;
 
+    /// Whether the origin is about to send its row itself, so that it need not be asked of others.
+    fn is_awaited(_rows: &Rows<Self>, _origin: &NodeName) -> bool {
+        false
+    }
+
     /// A row that can be dropped for another, besides tombstones.
     fn spare(rows: &Rows<Self>) -> Option<NodeName>;
 }
