@@ -6,8 +6,8 @@
 //!
 //! # What is its own
 //! ```text
-//! measurements  a round trip that changed by more than half travels at most every 10 s and peer; a state, a doubt and
-//!               a reason travel at once
+//! measurements  round trips that changed by more than half travel together, at most every 10 s; a state, a doubt and a
+//!               reason travel at once
 //! no link       of those who heard a row first-hand and reach a peer that its origin does not, three name it there:
 //!               the first ones after that peer on the ring of names
 //! what left     makes a tombstone of its own row; those linked with it make one in any case. For 24 h it keeps that life and
@@ -22,6 +22,7 @@
 //! 4. A linked life has a row, if need be an empty one; that of an earlier life is gone.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,7 +43,7 @@ pub use matrix::{Edge, Matrix};
 pub use side::{Side, Sides};
 pub use tracker::Tracker;
 
-/// Between two measurements of one peer that travel.
+/// Between two times that measurements travel.
 const MEASURE: Duration = Duration::from_secs(10);
 /// Among so many peers a row waits for the link that is on its way.
 const MANY: usize = 10;
@@ -226,8 +227,10 @@ fn on_duty(rows: &Rows<Links>, row: &Row, peer: &NodeName) -> bool {
 #[derive(Debug)]
 pub struct Topology {
     rows: Rows<Links>,
-    /// When a cell of ours last travelled, and a measurement that waits for its turn.
-    announced: BTreeMap<NodeName, (Instant, Option<Cell>)>,
+    /// Measurements that wait until they may travel.
+    measured: Cells,
+    /// When they may.
+    next_measured: Instant,
     version: u64,
 }
 
@@ -246,7 +249,7 @@ impl Topology {
         let state = State::Live(Cells::new());
         let own = Row { origin: me, incarnation, version: first, state, seal: None };
         let rows = Rows::new(own, [], now, wall, rng, seals);
-        Self { rows, announced: BTreeMap::new(), version: 1 }
+        Self { rows, measured: Cells::new(), next_measured: now + MEASURE, version: 1 }
     }
 
     /// The latest rows, this node's own among them, without those of whom left.
@@ -309,8 +312,10 @@ impl Topology {
         if let Input::Own(cells) = input {
             self.own(cells, now, out);
         } else {
-            if matches!(input, Input::Tick { .. }) {
-                self.own(self.measured(now), now, out);
+            if matches!(input, Input::Tick { .. }) && now >= self.next_measured {
+                let measured = mem::take(&mut self.measured);
+                self.state(measured.into_iter().map(|(peer, cell)| (peer, Some(cell))), now, out);
+                self.next_measured = now + MEASURE;
             }
             self.rows.handle(input, now, out);
         }
@@ -318,46 +323,40 @@ impl Topology {
         self.version += out.iter().skip(before).filter(changed).map(|_| 1).sum::<u64>();
     }
 
-    /// Measurements whose turn has come.
-    fn measured(&self, now: Instant) -> Changes {
-        let waiting = self.announced.iter().filter(|(_, (at, _))| now >= *at + MEASURE);
-        let waiting = waiting.filter_map(|(peer, (_, cell))| Some((peer.clone(), cell.clone()?)));
-        waiting.map(|(peer, cell)| (peer, Some(cell))).collect()
-    }
-
     /// Takes what is news among these cells, and sends all of it at once.
     fn own(&mut self, cells: Changes, now: Instant, out: &mut Vec<Output>) {
-        let Self { rows, announced, .. } = self;
+        let Self { rows, measured, .. } = self;
         let Some(own) = rows.row(&rows.me).map(Row::cells) else { return };
         let (mut room, mut news) = (MAX_ROWS.saturating_sub(own.len()), Vec::new());
         for (peer, cell) in cells {
             let old = own.get(&peer);
-            let Some(cell) = cell else {
-                announced.remove(&peer);
-                news.extend(old.map(|_| (peer, None)));
-                continue;
-            };
-            if let Some(old) = old.filter(|old| old.standing() == cell.standing()) {
-                let last = announced.get(&peer).map(|(at, _)| *at);
-                let early = last.is_some_and(|at| now < at + MEASURE);
-                let moved = moved(old.rtt, cell.rtt);
-                if !moved || early {
-                    // A measurement that came too early travels in its time, unless it passes.
-                    let waits = moved.then_some(cell);
-                    announced.entry(peer).and_modify(|last| last.1 = waits);
-                    continue;
+            measured.remove(&peer);
+            match (old, cell) {
+                (None, None) => {}
+                (Some(old), Some(cell)) if old.standing() == cell.standing() => {
+                    if moved(old.rtt, cell.rtt) {
+                        measured.insert(peer, cell);
+                    }
                 }
-            } else if old.is_none() {
-                if room == 0 {
-                    continue;
+                (None, Some(_)) if room == 0 => {}
+                (old, cell) => {
+                    room -= usize::from(old.is_none());
+                    news.push((peer, cell));
                 }
-                room -= 1;
             }
-            announced.insert(peer.clone(), (now, None));
-            news.push((peer, Some(cell)));
         }
-        for news in codec::chunks(MAX_ROWS, news, MAX_WORD - HEAD, change_size) {
-            rows.handle(Input::Own(news), now, out);
+        self.state(news, now, out);
+    }
+
+    /// Has this node state these cells.
+    fn state(
+        &mut self,
+        cells: impl IntoIterator<Item = (NodeName, Option<Cell>)>,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) {
+        for cells in codec::chunks(MAX_ROWS, cells, MAX_WORD - HEAD, change_size) {
+            self.rows.handle(Input::Own(cells), now, out);
         }
     }
 }

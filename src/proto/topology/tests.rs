@@ -136,19 +136,22 @@ fn a_change_of_state_is_told_at_once_and_a_measurement_when_it_matters() {
     assert_eq!(deltas(&out), 2);
     assert!(out.contains(&changed("a@h")));
     assert_eq!(a.mark("a@h"), Some((3, 2)));
+    a.own("c@h", online());
     // Nothing new, a little slower, more doubt: silence.
     assert_eq!(a.own("b@h", online()), []);
     a.tick(ms(11_000));
     for rtt in [0, 1_500, 2_000] {
         assert_eq!(a.own("b@h", Cell { phi: 900, ..cell(Status::Online, Some(rtt)) }), []);
     }
-    // Much slower: told, and not again within 10 s; then the last one is told by itself.
-    assert_eq!(deltas(&a.own("b@h", cell(Status::Online, Some(2_001)))), 2);
-    a.tick(ms(9_000));
-    assert_eq!(a.own("b@h", cell(Status::Online, Some(9_000))), []);
-    assert_eq!(deltas(&a.tick(ms(500))), 0);
+    // Much slower: told, with what else was measured, and not again within 10 s.
+    a.own("c@h", cell(Status::Online, Some(7_000)));
+    assert_eq!(a.own("b@h", cell(Status::Online, Some(2_001))), []);
     assert_eq!(deltas(&a.tick(ms(500))), 2);
-    assert_eq!(a.cells("a@h")[&name("b@h")].rtt, Some(9_000));
+    assert_eq!(a.own("b@h", cell(Status::Online, Some(9_000))), []);
+    assert_eq!(deltas(&a.tick(ms(9_999))), 0);
+    assert_eq!(deltas(&a.tick(ms(1))), 2);
+    let told = ["b@h", "c@h"].map(|peer| a.cells("a@h")[&name(peer)].rtt);
+    assert_eq!(told, [9_000, 7_000].map(Some));
     // A measurement that waited but passed is not told.
     a.own("b@h", cell(Status::Online, Some(90_000)));
     a.own("b@h", cell(Status::Online, Some(9_001)));
