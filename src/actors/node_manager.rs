@@ -93,18 +93,24 @@ impl Inside {
     }
 
     fn publish(&self) {
-        let rows = |view: &View| self.machine.peers().map(|peer| self.row(peer, view)).collect();
-        self.setup.peers.publish(rows);
+        self.setup.peers.publish(|view| self.rows(view));
         self.setup.peers.publish_joining(self.machine.joining());
     }
 
-    /// A row keeps its time while its status lasts: a stepped wall clock does not move it.
-    fn row(&self, peer: PeerView, before: &View) -> Row {
-        let id = self.ids.get(&peer.name).copied();
-        let at = before.binary_search_by(|row| row.peer.name.cmp(&peer.name)).ok();
-        let same = at.and_then(|at| before.get(at)).filter(|row| row.peer.since == peer.since);
-        let since = same.map_or_else(clock::wall, |row| row.since);
-        Row { peer, id, since }
+    /// All peers. A row keeps its time while its status lasts: a stepped wall clock does not move it.
+    fn rows(&self, before: &View) -> Vec<Row> {
+        // All in order of names: one walk along them instead of a search for each.
+        let (mut before, mut ids) = (before.iter().peekable(), self.ids.iter().peekable());
+        let row = |peer: PeerView| {
+            while ids.next_if(|(name, _)| **name < peer.name).is_some() {}
+            let id = ids.peek().filter(|(name, _)| **name == peer.name).map(|(_, id)| **id);
+            while before.next_if(|row| row.peer.name < peer.name).is_some() {}
+            let same = before.peek().filter(|row| row.peer.name == peer.name);
+            let same = same.filter(|row| row.peer.since == peer.since);
+            let since = same.map_or_else(clock::wall, |row| row.since);
+            Row { peer, id, since }
+        };
+        self.machine.peers().map(row).collect()
     }
 
     fn report(&mut self, report: Report) {
