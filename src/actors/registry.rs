@@ -1,7 +1,7 @@
 //! Registry: who the nodes are, those of earlier runs and those that others know among them.
 //!
 //! - **Owns** the registry machine, the view of all known nodes that everybody reads, and its writes to the store: one
-//!   at a time, on a blocking thread, batched, one a second once changes go on.
+//!   at a time, on a blocking thread, batched, one in five seconds once changes go on.
 //! - **Hears** which links are up and down, with other registries' words on `network:registry`; that the peers' view
 //!   changed; an operator who has a node forgotten or takes that back, and services that rate one.
 //! - **Says** what this node is, and what it knows of others, to other registries; to NodeManager whom to look for no
@@ -37,8 +37,8 @@ use crate::proto::share::{Rate, Share};
 use crate::proto::topic::Topic;
 use crate::proto::wiring::{Ask, Consumer, Notice};
 
-/// How often nodes are written. While a cluster forms, something changes all the time, and each write waits for the disk.
-const WRITES: Rate = Rate { second: 1.0, burst: 4.0 };
+/// How often nodes are written: each write waits for the disk, and while a cluster forms something changes all the time.
+const WRITES: Rate = Rate { second: 0.2, burst: 4.0 };
 
 /// What the actor is made from.
 #[derive(Clone)]

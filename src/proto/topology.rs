@@ -312,10 +312,11 @@ impl Topology {
         if let Input::Own(cells) = input {
             self.own(cells, now, out);
         } else {
-            if matches!(input, Input::Tick { .. }) && now >= self.next_measured {
+            let due = now >= self.next_measured && !self.measured.is_empty();
+            if due && matches!(input, Input::Tick { .. }) {
+                self.next_measured = now + MEASURE;
                 let measured = mem::take(&mut self.measured);
                 self.state(measured.into_iter().map(|(peer, cell)| (peer, Some(cell))), now, out);
-                self.next_measured = now + MEASURE;
             }
             self.rows.handle(input, now, out);
         }
