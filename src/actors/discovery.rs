@@ -134,16 +134,14 @@ impl Inside {
         if let Err(verdict) = self.machine.screen(&sealed.beacon, heard, wall, now) {
             return verdict;
         }
-        if !self.seals.holds(&sealed) {
-            return Verdict::Forged;
-        }
+        let Some(credential) = self.seals.holds(&sealed) else { return Verdict::Forged };
         let verdict = self.machine.believe(&sealed.beacon);
         if verdict == Verdict::Namesake {
             self.setup.peers.ask(Ask::Namesake(sealed.beacon.contact.address));
             return verdict;
         }
         self.setup.peers.heard_beacon(sealed.beacon.contact.name.clone());
-        self.setup.peers.ask(Ask::Hint(sealed.beacon.contact, Source::Beacon));
+        self.setup.peers.ask(Ask::Beacon(sealed.beacon.contact, credential));
         verdict
     }
 
@@ -255,7 +253,7 @@ impl Inside {
         if !self.machine.is_current(&sealed.beacon, clock::millis()) {
             return Verdict::Stale;
         }
-        if !self.seals.holds(&sealed) {
+        if self.seals.holds(&sealed).is_none() {
             return Verdict::Forged;
         }
         self.setup.peers.ask(Ask::Hint(sealed.beacon.contact, Source::Peer));

@@ -8,7 +8,6 @@
 //!   reasons of offline peers are forgotten.
 //! - **Never** touches a socket; never lets a hint end a link.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -24,8 +23,8 @@ use crate::actors::timer;
 use crate::io::clock;
 use crate::proto::link::Report;
 use crate::proto::membership::{Config, Input, Membership, Output, PeerView};
-use crate::proto::node::{Incarnation, NodeId, NodeName};
-use crate::proto::wiring::{self, Ask, Decided};
+use crate::proto::node::Incarnation;
+use crate::proto::wiring::{self, Decided};
 
 /// What the actor is made from.
 #[derive(Clone)]
@@ -53,7 +52,6 @@ pub fn child(setup: Setup) -> Child {
 struct Inside {
     setup: Setup,
     machine: Membership,
-    ids: BTreeMap<NodeName, NodeId>,
     /// What the earlier life of this actor showed last.
     earlier: View,
 }
@@ -99,24 +97,21 @@ impl Inside {
 
     /// All peers. A row keeps its time while its status lasts: a stepped wall clock does not move it.
     fn rows(&self, before: &View) -> Vec<Row> {
-        // All in order of names: one walk along them instead of a search for each.
-        let (mut before, mut ids) = (before.iter().peekable(), self.ids.iter().peekable());
+        // Both in order of names: one walk along them instead of a search for each.
+        let mut before = before.iter().peekable();
         let row = |peer: PeerView| {
-            while ids.next_if(|(name, _)| **name < peer.name).is_some() {}
-            let id = ids.peek().filter(|(name, _)| **name == peer.name).map(|(_, id)| **id);
             while before.next_if(|row| row.peer.name < peer.name).is_some() {}
             let same = before.peek().filter(|row| row.peer.name == peer.name);
             let same = same.filter(|row| row.peer.since == peer.since);
             let since = same.map_or_else(clock::wall, |row| row.since);
+            let id = self.machine.credential(&peer.name).map(|it| it.key);
             Row { peer, id, since }
         };
         self.machine.peers().map(row).collect()
     }
 
     fn report(&mut self, report: Report) {
-        if let Some((name, id)) = report.shown() {
-            self.ids.insert(name.clone(), id);
-        }
+        wiring::shown(&report).into_iter().for_each(|input| self.input(input));
         match wiring::step(report) {
             Some(input) => self.input(input),
             None => self.recall(),
@@ -140,7 +135,7 @@ impl Process for Inside {
         // Reports to an earlier life of this actor have nobody to hear them: Link reports anew.
         setup.link.attach(move |report| drop(to.cast(Mail::Message(Msg::Report(report)))));
         let earlier = setup.peers.view();
-        let mut inside = Self { setup, machine, ids: BTreeMap::new(), earlier };
+        let mut inside = Self { setup, machine, earlier };
         for (name, life) in inside.setup.peers.forgotten() {
             // It was announced when it became so.
             let forget = Input::Forget { name, life, known: false, author: None };
@@ -152,12 +147,6 @@ impl Process for Inside {
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Report(report) => self.report(report),
-            Msg::Ask(Ask::Forget { name, life, known, author }) => {
-                self.input(Input::Forget { name: name.clone(), life, known, author });
-                if self.machine.peer(&name).is_none() {
-                    self.ids.remove(&name);
-                }
-            }
             Msg::Ask(ask) => self.input(ask.into()),
             Msg::Disconnect(peer) => self.input(Input::Disconnect(peer)),
             Msg::Stop(done) => {

@@ -11,6 +11,7 @@ use crate::io::identity::Identity;
 use crate::io::seals::SealChecker;
 use crate::proto::beacon::{Beacon, Sealed};
 use crate::proto::codec::CodecError;
+use crate::proto::node::Credential;
 
 /// The multicast group (MCAST-TEST-NET, RFC 6676: never routed by accident).
 pub const GROUP: Ipv4Addr = Ipv4Addr::new(233, 252, 1, 32);
@@ -66,8 +67,8 @@ pub fn sealed(beacon: &Beacon, identity: &Identity) -> Result<Vec<u8>, CodecErro
 }
 
 impl SealChecker {
-    /// True when the seal proves that the node named in the beacon sent it.
-    pub fn holds(&self, sealed: &Sealed<'_>) -> bool {
+    /// What the certificate is of that proves that the node named in the beacon sent it.
+    pub fn holds(&self, sealed: &Sealed<'_>) -> Option<Credential> {
         let Sealed { beacon, signed, certificate, signature } = sealed;
         self.proves(&beacon.contact.name, certificate, signed, signature)
     }
@@ -110,7 +111,7 @@ mod tests {
     }
 
     fn holds(checker: &mut SealChecker, datagram: &[u8]) -> bool {
-        checker.holds(&Beacon::decode(datagram).expect("decodes"))
+        checker.holds(&Beacon::decode(datagram).expect("decodes")).is_some()
     }
 
     #[test]
@@ -127,7 +128,7 @@ mod tests {
         let mut tampered = genuine;
         tampered[25] ^= 1; // within the name
         if let Ok(sealed) = Beacon::decode(&tampered) {
-            assert!(!checker.holds(&sealed), "tampered");
+            assert_eq!(checker.holds(&sealed), None, "tampered");
         }
     }
 

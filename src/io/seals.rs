@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::io::clock;
 use crate::io::identity::{CertificateDer, CertificateVerifier, Identity};
-use crate::proto::node::{KeyId, NodeName};
+use crate::proto::node::{Credential, NodeName};
 use crate::proto::seal::{Seal, Seals};
 
 /// Checks seals.
@@ -22,16 +22,16 @@ impl SealChecker {
         Self { verifier }
     }
 
-    /// True when the holder of this certificate, a node of that name, signed the message.
+    /// What this certificate is of, when its holder, a node of that name, signed the message.
     pub fn proves(
         &self,
         maker: &NodeName,
         certificate: &[u8],
         message: &[u8],
         signature: &[u8],
-    ) -> bool {
-        let peer = self.verifier.peer(&CertificateDer::from(certificate), clock::wall());
-        peer.is_ok_and(|peer| peer.name == *maker && peer.verify(message, signature))
+    ) -> Option<Credential> {
+        let peer = self.verifier.peer(&CertificateDer::from(certificate), clock::wall()).ok()?;
+        (peer.name == *maker && peer.verify(message, signature)).then(|| peer.credential())
     }
 }
 
@@ -61,9 +61,9 @@ impl Seals for NodeSeals {
         *self.identity.certificate() == *seal.certificate
     }
 
-    fn key(&self, seal: &Seal) -> Option<KeyId> {
+    fn credential(&self, seal: &Seal) -> Option<Credential> {
         let certificate = CertificateDer::from(seal.certificate.as_slice());
-        self.checker.verifier.peer(&certificate, clock::wall()).ok().map(|peer| peer.id)
+        self.checker.verifier.peer(&certificate, clock::wall()).ok().map(|peer| peer.credential())
     }
 
     fn is_revoked(&self, seal: &Seal) -> bool {
@@ -72,7 +72,8 @@ impl Seals for NodeSeals {
     }
 
     fn hold(&mut self, maker: &NodeName, statement: &[u8], seal: &Seal) -> bool {
-        self.checker.proves(maker, &seal.certificate, statement, &seal.signature)
+        let Seal { certificate, signature } = seal;
+        self.checker.proves(maker, certificate, statement, signature).is_some()
     }
 }
 
@@ -179,7 +180,7 @@ mod tests {
         let mut with = |row| sealed(sealed_by::<Links>(row, &mut b));
         let [one, same, other] = [cells(), cells(), row([].into())].map(&mut with);
         assert!(one.statement == same.statement && one.seal != same.seal);
-        let keys = [&one, &other].map(|it| a.key(&it.seal));
+        let keys = [&one, &other].map(|it| a.credential(&it.seal).map(|it| it.key));
         assert!(keys[0].is_some() && keys[0] == keys[1]);
         assert_eq!(Equivocation([one.clone(), same]).subject(), None);
         let proof = Equivocation([one, other]);

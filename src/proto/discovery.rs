@@ -369,6 +369,10 @@ impl Discovery {
             Notice::Up(peer, life) => {
                 self.linked.insert(peer.clone(), life);
                 self.unseen.remove(&peer);
+                // The name is of another key: its sequences begin anew, too.
+                if self.heard.get(&peer).is_some_and(|heard| heard.incarnation > life) {
+                    self.heard.remove(&peer);
+                }
                 self.alone = None;
                 out.push(Output::ShareWith(peer));
             }
@@ -657,14 +661,23 @@ mod tests {
     }
 
     #[test]
+    fn of_a_name_with_another_key_the_sequences_begin_anew() {
+        let now = start();
+        let mut discovery = machine(true, now);
+        assert_eq!(hear(&mut discovery, beacon("a@h", 7, 9), now), Ok(Verdict::Accepted));
+        for (life, then) in [(7, Err(Verdict::Replayed)), (1, Ok(Verdict::Accepted))] {
+            handle(&mut discovery, Notice::Up(node("a@h"), Incarnation(life)), now);
+            handle(&mut discovery, Notice::Down(node("a@h"), DownReason::LinkLost), now);
+            let verdict = hear(&mut discovery, beacon("a@h", 1, 9), now);
+            assert_eq!(verdict, then, "linked in life {life}");
+        }
+    }
+
+    #[test]
     fn of_beacons_that_repeat_what_is_known_a_few_are_checked() {
         let now = start();
         let mut discovery = machine(true, now);
         let names: Vec<_> = (0..20).map(|n| format!("n{n}@h")).collect();
-        let hear = |discovery: &mut Discovery, beacon: Beacon, now| {
-            let verdict = discovery.screen(&beacon, silent, WALL, now);
-            verdict.map(|()| discovery.believe(&beacon))
-        };
         for name in &names {
             let verdict = hear(&mut discovery, beacon(name, 1, 1), now);
             assert_eq!(verdict, Ok(Verdict::Accepted), "news of {name}");
@@ -748,6 +761,11 @@ mod tests {
         let mut out = Vec::new();
         discovery.handle(notice, now, &mut out);
         out
+    }
+
+    fn hear(discovery: &mut Discovery, beacon: Beacon, now: Instant) -> Result<Verdict, Verdict> {
+        let verdict = discovery.screen(&beacon, silent, WALL, now);
+        verdict.map(|()| discovery.believe(&beacon))
     }
 
     fn hears(discovery: &mut Discovery, from: &str, word: Word, now: Instant) -> Vec<Output> {

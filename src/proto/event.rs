@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use strum::IntoStaticStr;
 
-use crate::proto::node::{Incarnation, NodeName};
+use crate::proto::node::{Incarnation, KeyId, NodeName};
 
 mod deed;
 mod limit;
@@ -121,6 +121,14 @@ pub enum Refusal {
     /// The peer is not wanted: it speaks out of turn.
     #[error("unexpected message")]
     Unexpected,
+    /// A certificate of that name with another key was issued later.
+    #[error("key {shown} of this node gave way to {known}, whose certificate was issued later")]
+    Superseded {
+        /// The later key.
+        known: KeyId,
+        /// The one that was shown.
+        shown: KeyId,
+    },
 }
 
 impl Refusal {

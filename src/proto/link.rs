@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use crate::proto::frame::CloseReason;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::membership::{AttemptId, Failure, LinkEnd};
-use crate::proto::node::{NodeId, NodeName};
+use crate::proto::node::{Credential, NodeName};
 use crate::proto::talk::DownReason;
 
 /// Time to connect.
@@ -46,9 +46,9 @@ const ATTEMPTS: usize = 4;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
     /// An outbound attempt read this name and key in the other side's certificate.
-    Connected(AttemptId, NodeName, NodeId),
+    Connected(AttemptId, NodeName, Credential),
     /// An inbound attempt brought a hello that matches its certificate.
-    Greeted(AttemptId, Hello, NodeId),
+    Greeted(AttemptId, Hello, Credential),
     /// An outbound attempt was welcomed.
     Welcomed(AttemptId, Hello),
     /// An inbound attempt was confirmed.
@@ -62,18 +62,18 @@ pub enum Report {
     /// The certificate that a link was made with is revoked by now.
     Revoked(AttemptId),
     /// A link that lives, for a listener that has just attached.
-    Existing(AttemptId, Hello, NodeId, bool),
+    Existing(AttemptId, Hello, Credential, bool),
     /// Every link that lives has been reported to the listener that has just attached.
     Attached,
 }
 
 impl Report {
-    /// Whose certificate was seen, and the id of its key.
-    pub fn shown(&self) -> Option<(&NodeName, NodeId)> {
+    /// Whose certificate an attempt showed, and what it is of.
+    pub fn shown(&self) -> Option<(AttemptId, &NodeName, Credential)> {
         match self {
-            Self::Connected(_, name, id) => Some((name, *id)),
-            Self::Greeted(_, hello, id) | Self::Existing(_, hello, id, _) => {
-                Some((&hello.name, *id))
+            Self::Connected(attempt, name, it) => Some((*attempt, name, *it)),
+            Self::Greeted(attempt, hello, it) | Self::Existing(attempt, hello, it, _) => {
+                Some((*attempt, &hello.name, *it))
             }
             Self::Welcomed(..)
             | Self::Confirmed(_)
@@ -110,8 +110,8 @@ pub enum Decision {
 pub struct Proven {
     /// What it says of itself.
     pub hello: Hello,
-    /// The id of its key.
-    pub id: NodeId,
+    /// Its key, and since when its certificate counts.
+    pub credential: Credential,
     /// The serial number of its certificate.
     pub serial: String,
 }
@@ -305,8 +305,8 @@ impl Links {
                 Stage::Parked => false,
                 Stage::Closing => continue,
             };
-            let (hello, id) = (proven.hello.clone(), proven.id);
-            out.push(Output::Report(Report::Existing(*attempt, hello, id, ready)));
+            let (hello, credential) = (proven.hello.clone(), proven.credential);
+            out.push(Output::Report(Report::Existing(*attempt, hello, credential, ready)));
         }
         out.push(Output::Report(Report::Attached));
         self.judge(revoked, out); // an earlier listener may not have come to it

@@ -22,8 +22,9 @@
 //!
 //! # Invariants
 //! 1. One link per peer at most; a second one closes the first before it takes its place.
-//! 2. What is known of a peer's life comes from the peer itself: its hello or its signed beacon. It never falls, and an
-//!    older life is refused and told why, unless its process goes on asking while no later one is linked here.
+//! 2. What is known of a peer's life comes from the peer itself: its hello or its signed beacon. It never falls while the
+//!    name is of one key, and an older life is refused and told why, unless its process goes on asking while no later one
+//!    is linked here. A key that was issued later starts anew, and the one before is refused.
 //! 3. At most `dials` outbound attempts at once, each until its link is ready; none to a linked peer, to ourselves, or to
 //!    a peer that left (until a later life of it is heard of).
 //! 4. A wanted peer without link or attempt has a time for its next dial.
@@ -42,11 +43,13 @@ use rand::rngs::StdRng;
 use crate::proto::event::{Event, Reason, Source, Status};
 use crate::proto::frame::CloseReason;
 use crate::proto::hello::{Hello, Refusal};
-use crate::proto::node::{Contact, Incarnation, NodeName};
+use crate::proto::node::{Contact, Credential, Incarnation, NodeName};
 
 mod dials;
 mod endings;
+mod existing;
 mod forgotten;
+mod keys;
 mod majority;
 mod peer;
 mod rumours;
@@ -88,6 +91,10 @@ pub struct Membership {
     forgotten: BTreeMap<NodeName, Forgotten>,
     seeds: BTreeMap<SocketAddr, Seed>,
     rumours: Rumours,
+    /// The key that each name is of.
+    keys: BTreeMap<NodeName, Credential>,
+    /// The attempt that has shown a certificate of an earlier key, until its next step.
+    outdated: Option<(AttemptId, Refusal)>,
     /// What this process says in its hellos: the number that no other process has, and its address.
     own: Option<(u64, SocketAddr)>,
     namesake: Namesake,
@@ -120,6 +127,8 @@ impl Membership {
             forgotten: BTreeMap::new(),
             seeds: BTreeMap::new(),
             rumours: Rumours::default(),
+            keys: BTreeMap::new(),
+            outdated: None,
             own: None,
             namesake: Namesake::default(),
             claims: Claims::default(),
@@ -157,6 +166,12 @@ impl Membership {
                     return false;
                 }
             }
+            Input::Beacon(contact, shown) => {
+                if !self.beacon(contact, shown, now, out) {
+                    return false;
+                }
+            }
+            Input::Shown(attempt, name, it) => self.attempt_shows(attempt, &name, it, now, out),
             Input::Told(by, contact) => {
                 if !self.hearsay(&by, contact, now) {
                     return false;
@@ -271,34 +286,6 @@ impl Membership {
         newer_life || news || shows || signed && peer.idle()
     }
 
-    /// A link that outlived the machine before. A peer may have two: an ending one and its heir.
-    fn existing(
-        &mut self,
-        attempt: AttemptId,
-        hello: &Hello,
-        ready: bool,
-        now: Instant,
-        out: &mut Vec<Output>,
-    ) {
-        let name = &hello.name;
-        let peer = get_or_insert((&mut self.peers, &mut self.forgotten), name, now);
-        if peer.judge(hello, now).is_err() {
-            return out.push(Output::Close(attempt, CloseReason::Replaced));
-        }
-        self.claims.linked();
-        // A hint may have been faster than the news of the link.
-        if let Some(needless) = peer.dialing.take() {
-            self.dialing.remove(&needless);
-            out.push(Output::Abandon(needless));
-        }
-        peer.replace(name, hello.incarnation, now, out);
-        peer.meet(hello);
-        peer.link(name, Live::new(attempt, hello.advertise, now), now, out);
-        if ready {
-            peer.ready(name, now, out);
-        }
-    }
-
     fn connected(
         &mut self,
         attempt: AttemptId,
@@ -310,6 +297,12 @@ impl Membership {
             return out.push(Output::Abandon(attempt));
         };
         let address = dialing.address;
+        if let Some(refusal) = self.take_outdated(attempt) {
+            self.dialing.remove(&attempt);
+            self.refuse(attempt, name, refusal, now, out);
+            let found = Failure::Rejected(format!("refused here: {refusal}"));
+            return self.dial_ended(dialing, found, now, out);
+        }
         if dialing.target == Target::Peer(name.clone()) {
             if let Some(peer) = self.peers.get_mut(&name) {
                 peer.greeting = true;
@@ -364,6 +357,9 @@ impl Membership {
         let name = &hello.name;
         if self.leaving {
             return Err(Refusal::Leaving);
+        }
+        if let Some(refusal) = self.take_outdated(attempt) {
+            return Err(refusal);
         }
         if *name == self.me {
             let Some((_, at)) = self.own.filter(|(boot, _)| *boot != hello.boot) else {

@@ -243,6 +243,22 @@ impl fmt::Display for KeyId {
     }
 }
 
+/// The key that a certificate is of, and since when the certificate counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credential {
+    /// The key.
+    pub key: KeyId,
+    /// In seconds since 1970.
+    pub since: u64,
+}
+
+impl Credential {
+    /// Whether a name of both is this one's: it has another key, which was issued later.
+    pub(crate) fn supersedes(self, other: Self) -> bool {
+        self.key != other.key && (self.since, self.key) > (other.since, other.key)
+    }
+}
+
 impl fmt::Debug for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")

@@ -66,6 +66,8 @@ use crate::proto::seal::Seals;
 mod agreement;
 mod equivocation;
 mod exchange;
+mod keys;
+mod pace;
 mod packing;
 mod proof;
 mod rulings;
@@ -75,6 +77,7 @@ pub(crate) mod tests;
 mod words;
 use agreement::{agreement, weight};
 use equivocation::Equivocations;
+use pace::FEW;
 use proof::Proofs;
 pub use proof::statement;
 pub use table::{Table, Tombstones};
@@ -97,10 +100,6 @@ pub(super) const HEAD: usize = 448;
 /// Changes of what is seen of the peers come in bursts (one death is a change in every row): who keeps a table looks at
 /// them together, after this time.
 pub const BURST: Duration = Duration::from_millis(20);
-/// Peers to which a change is sent as soon as the one before it.
-const FEW: usize = 5;
-/// With many peers a wait is at most so many times as long.
-const LONGEST_WAIT: usize = 25;
 /// The first version of an own row is drawn up to here, and how far it goes on above a claim: so far that two processes
 /// of one life never seal different rows under one mark.
 pub(super) const FIRST: u64 = 1 << 28;
@@ -108,10 +107,6 @@ pub(super) const FIRST: u64 = 1 << 28;
 const HOLD: Duration = Duration::from_millis(50);
 /// Between two raises of the own row that others' claims cause.
 pub(super) const RAISE: Duration = Duration::from_secs(1);
-/// With many peers: between two versions of a row that a node gets second-hand.
-const AT_SECOND_HAND: Duration = Duration::from_millis(200);
-/// A row of an origin that is about to be linked is wanted of others after this time.
-const AWAITED: Duration = Duration::from_secs(10);
 /// A tombstone this young is passed on.
 pub(super) const YOUNG: Duration = Duration::from_secs(3600);
 /// The age of tombstones is looked at so often, when nothing else is due.
@@ -254,17 +249,6 @@ impl<T: Table> Rows<T> {
     /// The row of an origin.
     pub fn row(&self, origin: &NodeName) -> Option<&Row<T::Value>> {
         self.rows.get(origin).map(Arc::as_ref)
-    }
-
-    /// A wait between two things that are sent to every peer, or follow from what every peer sends: with many peers it is
-    /// longer in proportion, or what a node sends and receives while a cluster forms would grow with the square of them.
-    pub(super) fn paced(&self, wait: Duration) -> Duration {
-        wait * u32::try_from(self.pace()).unwrap_or(1)
-    }
-
-    /// How many times as long such a wait is.
-    fn pace(&self) -> usize {
-        (self.links.len() / FEW).clamp(1, LONGEST_WAIT)
     }
 
     pub(super) fn is_linked(&self, peer: &NodeName) -> bool {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::proto::codec::{self, hexadecimal, read_hexadecimal};
 use crate::proto::event::Event;
-use crate::proto::node::{Incarnation, KeyId, NodeName};
+use crate::proto::node::{Credential, Incarnation, KeyId, NodeName};
 
 /// Bytes of a certificate and a signature, at most.
 pub const MAX_SEAL: usize = 1400;
@@ -149,8 +149,8 @@ pub trait Seals: std::fmt::Debug + Send {
     /// Whether this node would make a seal under the same certificate now.
     fn is_current(&self, seal: &Seal) -> bool;
 
-    /// Whose key a seal was made with, where its certificate counts now.
-    fn key(&self, seal: &Seal) -> Option<KeyId>;
+    /// With which key a seal was made, and since when its certificate counts; where that counts now.
+    fn credential(&self, seal: &Seal) -> Option<Credential>;
 
     /// Whether a seal is of a certificate that is revoked.
     fn is_revoked(&self, seal: &Seal) -> bool;

@@ -4,7 +4,7 @@ pub(crate) mod network;
 #[path = "../../tests/kit/seals.rs"]
 pub(crate) mod seals;
 
-use crate::proto::node::{KeyId, NodeName};
+use crate::proto::node::{Credential, KeyId, NodeName};
 use crate::proto::seal::{Seal, Seals};
 
 /// A point in time for machines under test to count from.

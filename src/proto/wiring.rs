@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use crate::proto::event::{Author, Event, Reason, Source, Status};
 use crate::proto::link::{self, Decision, Report};
 use crate::proto::membership::{self, PeerView};
-use crate::proto::node::{Contact, Incarnation, NodeName};
+use crate::proto::node::{Contact, Credential, Incarnation, NodeName};
 use crate::proto::seal::Equivocation;
 use crate::proto::talk::DownReason;
 use crate::proto::topic::Topic;
@@ -100,6 +100,8 @@ impl<M> Notice<M> {
 pub enum Ask {
     /// A node is said to be at an address.
     Hint(Contact, Source),
+    /// A node's own beacon says where it is; its key, and since when its certificate counts.
+    Beacon(Contact, Credential),
     /// A linked peer says that a node is at an address.
     Told(NodeName, Contact),
     /// A node whose name is not known is said to be at this address.
@@ -129,6 +131,7 @@ impl From<Ask> for membership::Input {
     fn from(ask: Ask) -> Self {
         match ask {
             Ask::Hint(contact, source) => Self::Hint(contact, source),
+            Ask::Beacon(contact, credential) => Self::Beacon(contact, credential),
             Ask::Told(by, contact) => Self::Told(by, contact),
             Ask::Seed(address) => Self::Seed(address),
             Ask::Namesake(address) => Self::Namesake(address),
@@ -164,6 +167,12 @@ impl From<membership::Output> for Decided {
             Output::Announce(event) => return Self::Announce(event),
         })
     }
+}
+
+/// What comes before that step: the certificate that the attempt showed.
+pub fn shown(report: &Report) -> Option<membership::Input> {
+    let (attempt, name, credential) = report.shown()?;
+    Some(membership::Input::Shown(attempt, name.clone(), credential))
 }
 
 /// What a step of the link layer is to the membership machine; `None` once all links that live have been reported.
@@ -242,6 +251,7 @@ impl Forgotten {
             Ask::Forget { name, life, .. } => drop(self.0.insert(name.clone(), *life)),
             Ask::Revive(node) => drop(self.0.remove(node)),
             Ask::Hint(..)
+            | Ask::Beacon(..)
             | Ask::Told(..)
             | Ask::Seed(_)
             | Ask::Namesake(_)

@@ -16,7 +16,7 @@ use xpando_node::internals::proto::channel::{
 use xpando_node::internals::proto::frame::Control;
 use xpando_node::internals::proto::gate::Gate;
 use xpando_node::internals::proto::hello::Greeting;
-use xpando_node::internals::proto::node::{Incarnation, KeyId, NodeName};
+use xpando_node::internals::proto::node::{Credential, Incarnation, KeyId, NodeName};
 use xpando_node::internals::proto::outbox::{self, Records};
 use xpando_node::internals::proto::registry::{self, Profile, Profiles, Registry};
 use xpando_node::internals::proto::rows::{Input, Output, Row, State, Table, statement};

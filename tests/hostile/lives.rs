@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use xpando_node::internals::proto::hello::Refusal;
+use xpando_node::internals::io::clock;
+use xpando_node::internals::io::identity::Validity;
+use xpando_node::internals::proto::hello::{Greeting, Refusal};
 use xpando_node::internals::proto::node::Incarnation;
 
 use crate::harm::Scene;
 use crate::kit::{Node, linked, now, outputs, parsed, until};
+use crate::member::Member;
 
 /// As far as one claim was ever believed.
 const FAR: u64 = 1 << 32;
@@ -89,6 +92,38 @@ fn a_forged_profile_or_row_does_not_outrank_the_node_itself() {
             tie.row(&c, 1, times * FAR - 1);
         }
     });
+}
+
+#[test]
+fn whatever_a_stolen_key_said_the_one_that_was_issued_later_gets_in() {
+    let Scene { nodes: [a, b, c], cluster, .. } = Scene::new();
+    let issued = clock::wall() - Duration::from_secs(60);
+    let stolen = cluster.identity_valid("m", Validity::leaf(issued));
+    let mut thief = Member::in_life(stolen, FAR);
+    let mut ties = [&a, &b, &c].map(|node| thief.link(node));
+    let (m, life) = (parsed("m"), FAR + 9);
+    ties.iter_mut().for_each(|tie| {
+        tie.profile(&m, life, FAR);
+        tie.row(&m, life, FAR);
+    });
+    for node in [&a, &b, &c] {
+        node.sees("m", "syncing");
+    }
+    let genuine = cluster.node("m").join(a.listen()).start();
+    linked(&[&a, &b, &c, &genuine]);
+    for node in [&a, &b, &c] {
+        let answer = thief.greet(node);
+        assert!(matches!(answer, Greeting::Refuse(Refusal::Superseded { .. })), "{answer:?}");
+        node.logged("link_refused", &[("node", "m@")]);
+        node.sees("m", "online");
+        let life = genuine.status().unwrap()["incarnation"].clone();
+        until("m as it is", || {
+            let m = known(node, "m");
+            if m["incarnation"] == life { Ok(()) } else { Err(m.to_string()) }
+        });
+        assert_eq!(node.count_logged("link_lost", &[("node", "b@")]), 0);
+        assert_eq!(node.count_logged("link_lost", &[("node", "c@")]), 0);
+    }
 }
 
 #[test]

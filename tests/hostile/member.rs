@@ -54,6 +54,19 @@ impl Member {
         Self { identity: Arc::new(identity), life: 0 }
     }
 
+    /// One whose next link is in that life.
+    pub(crate) fn in_life(identity: Identity, life: u64) -> Self {
+        Self { identity: Arc::new(identity), life: life - 1 }
+    }
+
+    /// Says hello to a node; its answer.
+    pub(crate) fn greet(&mut self, node: &Node) -> Greeting {
+        self.life += 1;
+        let mut stranger = Stranger::connect(&self.port(node), Some(&self.identity));
+        stranger.greet(&Greeting::Hello(self.hello()));
+        stranger.hear().unwrap()
+    }
+
     fn port(&self, node: &Node) -> LinkPort<'_> {
         LinkPort { address: node.listen(), cluster: &self.identity }
     }

@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::{KeyId, NodeName, Seal, Seals};
+use super::{Credential, KeyId, NodeName, Seal, Seals};
 
 /// The seals of a node of that name.
 #[derive(Debug)]
@@ -24,10 +24,11 @@ impl Seals for Toy {
         seal.certificate == self.0.as_str().as_bytes()
     }
 
-    fn key(&self, seal: &Seal) -> Option<KeyId> {
+    fn credential(&self, seal: &Seal) -> Option<Credential> {
         let mut hash = DefaultHasher::new();
         seal.certificate.hash(&mut hash);
-        Some(KeyId(u128::from(hash.finish()).to_be_bytes()))
+        let key = KeyId(u128::from(hash.finish()).to_be_bytes());
+        Some(Credential { key, since: 0 })
     }
 
     fn is_revoked(&self, seal: &Seal) -> bool {

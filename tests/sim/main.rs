@@ -29,7 +29,7 @@ use scenarios::{
     stopped_midway, the_same_run, weather_and_peace,
 };
 use world::Disk;
-use xpando_node::internals::proto::node::{KeyId, NodeName};
+use xpando_node::internals::proto::node::{Credential, KeyId, NodeName};
 use xpando_node::internals::proto::seal::{Seal, Seals};
 
 /// The seeds of a test, or those that the environment asks for.

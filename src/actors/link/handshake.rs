@@ -83,10 +83,10 @@ pub(super) async fn dial(address: SocketAddr, tls: Tls, myself: Myself, mut step
         }
         Err(_elapsed) => return steps.failed(not_in_time("TLS")),
     };
-    let (id, serial) = (peer.id, peer.serial.clone());
+    let (credential, serial) = (peer.credential(), peer.serial.clone());
     match tokio::time::timeout(HANDSHAKE, greet(stream, peer, &myself, &mut steps)).await {
         Ok(Ok((stream, hello))) => {
-            let proven = Proven { hello, id, serial };
+            let proven = Proven { hello, credential, serial };
             let established = Box::new(Established { stream: *stream, proven });
             send(&steps.link, Msg::Established(steps.attempt, established));
         }
@@ -105,7 +105,8 @@ async fn greet(
     myself: &Myself,
     steps: &mut Steps,
 ) -> Result<(Stream, Hello), Stop> {
-    steps.ask(Report::Connected(steps.attempt, peer.name.clone(), peer.id)).await?;
+    let connected = Report::Connected(steps.attempt, peer.name.clone(), peer.credential());
+    steps.ask(connected).await?;
     write(&mut stream, &Greeting::Hello(myself.hello()), myself).await?;
     let hello = match read(&mut stream).await? {
         Greeting::Welcome(hello) => hello,
@@ -136,10 +137,11 @@ pub(super) async fn welcome(
     mut steps: Steps,
     log: std::sync::Arc<RefusalLog>,
 ) {
-    let (id, serial, name) = (peer.id, peer.serial.clone(), peer.name.clone());
+    let (credential, serial) = (peer.credential(), peer.serial.clone());
+    let name = peer.name.clone();
     match tokio::time::timeout(HANDSHAKE, answer(stream, peer, &myself, &mut steps)).await {
         Ok(Ok((stream, hello))) => {
-            let proven = Proven { hello, id, serial };
+            let proven = Proven { hello, credential, serial };
             let established = Box::new(Established { stream: *stream, proven });
             send(&steps.link, Msg::Established(steps.attempt, established));
         }
@@ -172,7 +174,7 @@ async fn answer(
     let judged = match read(&mut stream).await? {
         Greeting::Hello(hello) => match hello.check(&peer.name, myself.cluster) {
             Ok(()) => {
-                let greeted = Report::Greeted(steps.attempt, hello.clone(), peer.id);
+                let greeted = Report::Greeted(steps.attempt, hello.clone(), peer.credential());
                 steps.ask(greeted).await.map(|()| hello)
             }
             Err(refusal) => Err(Stop::Refuse(refusal)),

@@ -470,8 +470,8 @@ async fn a_new_listener_is_told_of_live_links_and_attempts_are_abandoned() {
     assert!(eof.is_ok(), "the connection is closed");
     assert!(started.elapsed() < Duration::from_secs(4), "long before it would have failed");
     a.attach(true);
-    let Report::Existing(OUT, hello, id, true) = a.report().await else { panic!("not told") };
-    assert_eq!((hello.name, hello.incarnation, id), (b.name, Incarnation(1), b.id));
+    let Report::Existing(OUT, hello, shown, true) = a.report().await else { panic!("not told") };
+    assert_eq!((hello.name, hello.incarnation, shown.key), (b.name, Incarnation(1), b.id));
     assert_eq!(hello.advertise, b.address);
 }
 

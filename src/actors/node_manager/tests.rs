@@ -18,6 +18,8 @@ use crate::proto::frame::CloseReason;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::membership::{AttemptId, Failure, LinkEnd};
 use crate::proto::node::Contact;
+use crate::proto::node::Credential;
+use crate::proto::wiring::Ask;
 
 const B: &str = "b@127.0.0.1";
 
@@ -66,6 +68,11 @@ impl World {
         Hello { name, cluster: self.ids[1].cluster(), incarnation, boot: 5, advertise }
     }
 
+    /// What b's certificate is of.
+    fn credential(&self) -> Credential {
+        Credential { key: self.ids[1].id(), since: 1 }
+    }
+
     fn hint(&self) {
         self.peers.ask(Ask::Hint(contact(B, 5000, 1), Source::Beacon));
     }
@@ -84,7 +91,7 @@ impl World {
     async fn link(&mut self) -> AttemptId {
         self.hint();
         let attempt = self.dialed().await;
-        (self.tell)(Report::Connected(attempt, name(B), self.ids[1].id()));
+        (self.tell)(Report::Connected(attempt, name(B), self.credential()));
         self.proceeds(attempt).await;
         (self.tell)(Report::Welcomed(attempt, self.hello()));
         self.proceeds(attempt).await;
@@ -121,7 +128,7 @@ impl World {
 #[tokio::test(start_paused = true)]
 async fn an_outbound_attempt_becomes_a_link_step_by_step() {
     let mut world = world().await;
-    let b = world.ids[1].id();
+    let b = world.credential();
     assert!(world.peers.subscribe().borrow().is_empty());
     world.hint();
     let attempt = world.dialed().await;
@@ -132,7 +139,7 @@ async fn an_outbound_attempt_becomes_a_link_step_by_step() {
     (world.tell)(Report::Welcomed(attempt, world.hello()));
     world.proceeds(attempt).await;
     let row = world.status(Status::Syncing).await;
-    assert_eq!((row.id, row.peer.incarnation), (Some(b), Incarnation(1)));
+    assert_eq!((row.id, row.peer.incarnation), (Some(b.key), Incarnation(1)));
     (world.tell)(Report::Ready(attempt));
     world.status(Status::Online).await;
     let mut seen = Vec::new();
@@ -154,13 +161,13 @@ async fn an_outbound_attempt_becomes_a_link_step_by_step() {
 #[tokio::test(start_paused = true)]
 async fn an_inbound_attempt_becomes_a_link_and_a_bad_one_is_refused() {
     let mut world = world().await;
-    let (attempt, b) = (AttemptId::Inbound(1), world.ids[1].id());
+    let (attempt, b) = (AttemptId::Inbound(1), world.credential());
     (world.tell)(Report::Greeted(attempt, world.hello(), b));
     world.proceeds(attempt).await;
     (world.tell)(Report::Confirmed(attempt));
     world.proceeds(attempt).await;
     (world.tell)(Report::Ready(attempt));
-    assert_eq!(world.status(Status::Online).await.id, Some(b));
+    assert_eq!(world.status(Status::Online).await.id, Some(b.key));
 
     let old = Hello { incarnation: Incarnation(0), ..world.hello() };
     let late = AttemptId::Inbound(2);
@@ -181,7 +188,7 @@ async fn a_later_life_replaces_the_link() {
     let first = world.link().await;
     let later = Hello { incarnation: Incarnation(2), boot: 6, ..world.hello() };
     let second = AttemptId::Inbound(1);
-    (world.tell)(Report::Greeted(second, later, world.ids[1].id()));
+    (world.tell)(Report::Greeted(second, later, world.credential()));
     let Command::Close(of, why) = world.link.next().await else { panic!("not closed") };
     assert_eq!((of, why), (first, CloseReason::Replaced));
     world.proceeds(second).await;
@@ -259,7 +266,7 @@ async fn stopping_says_goodbye_and_asks_when_that_is_done() {
     assert_eq!(said.await, Ok(()));
     // From now on nobody is taken in, and nobody dialed.
     let late = AttemptId::Inbound(7);
-    (world.tell)(Report::Greeted(late, world.hello(), world.ids[1].id()));
+    (world.tell)(Report::Greeted(late, world.hello(), world.credential()));
     let Command::Refuse(of, why) = world.link.next().await else { panic!("not refused") };
     assert_eq!((of, why), (late, Refusal::Leaving));
     (world.tell)(Report::Ended(attempt, LinkEnd::Closed));
@@ -284,14 +291,15 @@ async fn stopping_abandons_attempts() {
 async fn after_a_restart_the_links_that_live_are_known_again() {
     let mut world = world().await;
     let attempt = world.link().await;
-    let b = world.ids[1].id();
+    let b = world.credential();
     let of_an_earlier_life = std::mem::replace(&mut world.tell, Box::new(|_| {}));
     world.restart().await;
     of_an_earlier_life(Report::Ended(attempt, LinkEnd::Closed)); // nobody hears it
     (world.tell)(Report::Existing(attempt, world.hello(), b, true));
     let mut rows = world.peers.subscribe();
-    let online =
-        |rows: &View| rows.iter().any(|row| row.peer.status == Status::Online && row.id == Some(b));
+    let online = |rows: &View| {
+        rows.iter().any(|row| row.peer.status == Status::Online && row.id == Some(b.key))
+    };
     settled().await;
     assert!(online(&rows.borrow_and_update()), "{rows:?}");
     // It is a link like any other.
@@ -305,7 +313,7 @@ async fn after_a_restart_a_link_that_is_not_ready_is_shown_syncing() {
     let mut world = world().await;
     world.restart().await;
     let attempt = AttemptId::Inbound(3);
-    (world.tell)(Report::Existing(attempt, world.hello(), world.ids[1].id(), false));
+    (world.tell)(Report::Existing(attempt, world.hello(), world.credential(), false));
     world.status(Status::Syncing).await;
     (world.tell)(Report::Ready(attempt));
     world.status(Status::Online).await;
@@ -340,7 +348,7 @@ async fn a_raised_incarnation_is_used_announced_and_kept_by_the_next_life() {
     let mut world = world().await;
     world.hint();
     let attempt = world.dialed().await;
-    (world.tell)(Report::Connected(attempt, name(B), world.ids[1].id()));
+    (world.tell)(Report::Connected(attempt, name(B), world.credential()));
     world.proceeds(attempt).await;
     let refusal = Refusal::Stale { known: Incarnation(7), linked: None };
     (world.tell)(Report::Failed(attempt, Failure::RefusedBy(refusal)));
@@ -370,8 +378,8 @@ async fn a_seed_is_dialed_and_known_by_its_certificate() {
     world.peers.ask(Ask::Seed(address));
     let attempt = world.dialed().await;
     assert!(world.peers.subscribe().borrow().is_empty(), "nobody is known by an address");
-    (world.tell)(Report::Connected(attempt, name(B), world.ids[1].id()));
+    (world.tell)(Report::Connected(attempt, name(B), world.credential()));
     world.proceeds(attempt).await;
     let row = world.status(Status::Connecting).await;
-    assert_eq!((row.id, row.peer.address), (Some(world.ids[1].id()), Some(address)));
+    assert_eq!((row.id, row.peer.address), (Some(world.credential().key), Some(address)));
 }

@@ -25,7 +25,7 @@ use super::revocation::RevocationList;
 use super::signed::{Parts, instant};
 use super::{IdentityError, Subject};
 use crate::proto::codec::hexadecimal;
-use crate::proto::node::{ClusterId, KeyId, NodeId, NodeName};
+use crate::proto::node::{ClusterId, Credential, KeyId, NodeId, NodeName};
 
 /// How long certificates are valid before they are made, for hosts whose clocks lag.
 pub(super) const BACKDATE: Duration = Duration::from_secs(60 * 60);
@@ -223,6 +223,12 @@ pub struct PeerIdentity {
 }
 
 impl PeerIdentity {
+    /// The key, and since when the certificate counts.
+    pub fn credential(&self) -> Credential {
+        let since = self.validity.not_before.duration_since(SystemTime::UNIX_EPOCH);
+        Credential { key: self.id, since: since.unwrap_or_default().as_secs() }
+    }
+
     /// True when the certificate was made for the key with this public point.
     pub(super) fn has_key(&self, point: &[u8]) -> bool {
         self.point == *point

@@ -20,7 +20,11 @@ fn proven(of: &str) -> Proven {
         boot: 1,
         advertise: ([127, 0, 0, 1], 1).into(),
     };
-    Proven { hello, id: KeyId([2; 16]), serial: of.to_owned() }
+    Proven {
+        hello,
+        credential: Credential { key: KeyId([2; 16]), since: 0 },
+        serial: of.to_owned(),
+    }
 }
 
 /// The machine, with revoked certificates and a clock.
@@ -120,8 +124,8 @@ fn a_revoked_certificate_makes_no_link_and_those_made_with_it_are_reported() {
     assert_eq!(world.input(Input::Judge), [revoked(A)]);
     assert_eq!(world.established(2, "b@h"), [Output::Drop(B), revoked(B)]);
     let out = world.input(Input::Attach);
-    let Proven { hello, id, .. } = proven("b@h");
-    let existing = Output::Report(Report::Existing(A, hello, id, false));
+    let Proven { hello, credential, .. } = proven("b@h");
+    let existing = Output::Report(Report::Existing(A, hello, credential, false));
     assert_eq!(out, [existing, Output::Report(Report::Attached), revoked(A)]);
 }
 
@@ -133,8 +137,8 @@ fn another_listener_takes_over_links_and_no_attempts() {
     world.input(Input::Dial(dial, ([127, 0, 0, 1], 1).into()));
     world.input(Input::Authenticated(B, name("c@h")));
     let out = world.input(Input::Attach);
-    let Proven { hello, id, .. } = proven("b@h");
-    let existing = Output::Report(Report::Existing(A, hello, id, false));
+    let Proven { hello, credential, .. } = proven("b@h");
+    let existing = Output::Report(Report::Existing(A, hello, credential, false));
     let attached = Output::Report(Report::Attached);
     assert_eq!(out, [Output::Drop(dial), Output::Drop(B), existing, attached]);
     assert_eq!(world.input(Input::Decide(B, Decision::Proceed)), []);

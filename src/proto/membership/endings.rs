@@ -97,7 +97,8 @@ impl Membership {
             | Refusal::Crossed
             | Refusal::Myself
             | Refusal::Leaving
-            | Refusal::Unexpected => {}
+            | Refusal::Unexpected
+            | Refusal::Superseded { .. } => {}
         }
     }
 

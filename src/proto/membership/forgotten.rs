@@ -51,6 +51,14 @@ impl Membership {
         }
     }
 
+    /// Another key is the name's: what it had shown was of the one before.
+    pub(super) fn rekey_forgotten(&mut self, name: &NodeName) {
+        if let Some(forgotten) = self.forgotten.get_mut(name) {
+            forgotten.met = Incarnation(0);
+            forgotten.insistence = Insistence::default();
+        }
+    }
+
     /// Whether a hint may lead to a node that is not a peer: to one that is forgotten only when it shows that it lives.
     pub(super) fn accepts_hint(&self, name: &NodeName, life: Incarnation, source: Source) -> bool {
         let Some(forgotten) = self.forgotten.get(name) else { return true };

@@ -292,9 +292,9 @@ impl Peer {
     /// It refuses this node for good, or until another process of this node's name is gone: nothing that is heard of it
     /// makes another dial worth more.
     pub(super) fn refuses_us(&self) -> bool {
-        let taken = Refusal::is_of_namesake;
         match &self.reported {
-            Some(Failure::RefusedBy(refusal)) => taken(*refusal),
+            Some(Failure::RefusedBy(Refusal::Superseded { .. })) => true,
+            Some(Failure::RefusedBy(refusal)) => refusal.is_of_namesake(),
             reported => *reported == Some(Failure::RefusedAsRevoked),
         }
     }
@@ -330,6 +330,12 @@ impl Peer {
             return Err(Refusal::Stale { known: self.incarnation, linked });
         }
         Ok(())
+    }
+
+    /// Another key is the name's: what is known of lives was of the one before.
+    pub(super) fn rekey(&mut self) {
+        (self.incarnation, self.boot) = (Incarnation(0), None);
+        self.insistence = Insistence::default();
     }
 
     /// Remembers what a judged hello says.

@@ -10,6 +10,7 @@ mod alone;
 mod desk;
 mod hostile;
 mod joining;
+mod keys;
 mod random;
 mod revoked;
 mod rules;

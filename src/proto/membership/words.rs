@@ -9,7 +9,7 @@ use crate::proto::backoff;
 use crate::proto::event::{Author, Event, Source};
 use crate::proto::frame::CloseReason;
 use crate::proto::hello::{Hello, Refusal};
-use crate::proto::node::{Contact, Incarnation, NodeName};
+use crate::proto::node::{Contact, Credential, Incarnation, NodeName};
 
 /// Settings of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +98,10 @@ pub enum LinkEnd {
 pub enum Input {
     /// Somebody says a node is at an address. An incarnation of 0 means: unknown.
     Hint(Contact, Source),
+    /// A node's own beacon says where it is; its key, and since when its certificate counts.
+    Beacon(Contact, Credential),
+    /// An attempt showed a certificate of that name; its next step follows.
+    Shown(AttemptId, NodeName, Credential),
     /// A linked peer says that a node is at an address.
     Told(NodeName, Contact),
     /// A `--join` address, whose node's name is not known yet. May be repeated.

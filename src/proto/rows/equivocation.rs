@@ -213,7 +213,7 @@ impl<T: Table> Rows<T> {
         if from.is_some_and(|from| self.proofs.is_doubted(from, now)) {
             return false;
         }
-        let keys = proof.0.each_ref().map(|it| self.proofs.seals.key(&it.seal));
+        let keys = proof.0.each_ref().map(|it| self.proofs.key(&it.seal));
         let (Some(subject), [Some(key), other]) = (proof.subject(), keys) else {
             return self.doubt_proof(from, now, out);
         };
@@ -260,7 +260,7 @@ impl<T: Table> Rows<T> {
             return false;
         };
         let same = |it: &Sealed| seal.is_some_and(|seal| seal.certificate == it.seal.certificate);
-        let key = || seal.and_then(|seal| self.proofs.seals.key(seal));
+        let key = || seal.and_then(|seal| self.proofs.key(seal));
         proofs.values().flat_map(|proof| &proof.0).any(same)
             || key().is_none_or(|key| proofs.contains_key(&key))
     }

@@ -9,9 +9,8 @@ use rand::RngExt;
 
 use super::packing::{mark_size, row_size, row_words, send_news, send_want};
 use super::{
-    AT_SECOND_HAND, AWAITED, Ask, HEAD, HOLD, LAST_VERSION, MAX_JUMP, MAX_ROWS, MAX_WORD, Mark,
-    Output, OutputOf, Partial, Row, Rows, SWEEP, State, Table, Tombstones, Word, WordOf, YOUNG,
-    millis,
+    Ask, HEAD, HOLD, LAST_VERSION, MAX_JUMP, MAX_ROWS, MAX_WORD, Mark, Output, OutputOf, Partial,
+    Row, Rows, SWEEP, State, Table, Tombstones, Word, WordOf, YOUNG, millis,
 };
 use crate::proto::codec;
 use crate::proto::node::NodeName;
@@ -216,7 +215,7 @@ impl<T: Table> Rows<T> {
     }
 
     /// Sends rows that are wanted, each once in a while.
-    fn answer(
+    pub(super) fn answer(
         &mut self,
         to: &NodeName,
         names: &[NodeName],
@@ -339,15 +338,6 @@ impl<T: Table> Rows<T> {
         self.asks.insert(origin, Ask { via, at, need, tries });
     }
 
-    /// Until when the row of an origin is not wanted of others: with many peers, or while it is about to be linked.
-    fn rests(&self, origin: &NodeName, now: Instant) -> Option<Instant> {
-        if T::is_awaited(self, origin) {
-            return Some(now + AWAITED);
-        }
-        let last = self.second_hand.get(origin).filter(|_| self.pace() > 1);
-        last.map(|last| *last + self.paced(AT_SECOND_HAND))
-    }
-
     /// Whether a row of that mark is to be taken from that peer.
     fn accepts(
         &mut self,
@@ -434,11 +424,13 @@ impl<T: Table> Rows<T> {
             return None;
         }
         row.seal = row.seal.filter(Seal::is_short);
+        self.give_way(from, &row, now);
         if self.contradicts(from, &row, now, out)
             || !self.accepts(from, &row.origin, row.mark(), now, out)
             || self.is_known(&row)
             || self.is_refused_row(from, &row, now, out)
             || !self.is_proven(from, &row, now, out)
+            || self.is_superseded(from, &row, now, out)
             || !self.place(from, &row, now, out)
         {
             return None;

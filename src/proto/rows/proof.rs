@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{MAX_ROWS, Mark, Output, OutputOf, Row, Rows, Ruling, State, Table, Tombstones};
 use crate::proto::codec;
-use crate::proto::node::NodeName;
+use crate::proto::node::{KeyId, NodeName};
 use crate::proto::quota::Quota;
 use crate::proto::seal::{Seal, Seals, Statement};
 
@@ -64,6 +64,11 @@ impl Proofs {
     /// Nothing is to be known of that origin.
     pub(super) fn forget(&mut self, origin: &NodeName) {
         self.proven.remove(origin);
+    }
+
+    /// With which key a seal was made.
+    pub(super) fn key(&self, seal: &Seal) -> Option<KeyId> {
+        self.seals.credential(seal).map(|it| it.key)
     }
 
     /// Whether nothing more of a peer is looked at within this minute.

@@ -142,11 +142,17 @@ fn step<M: Machine>(
         let table = machine.table();
         assert_eq!(table.agreement(), agreement::<M::Table>(table.rows()), "seed {seed}");
     }
-    for (name, mark) in before {
+    for (name, mark, certificate) in before {
         let ended = mark.gone && M::Table::TOMBSTONES == Tombstones::Final;
-        let after = machine.table().row(&name).map(|row| row.mark());
+        let row = machine.table().row(&name);
+        let after = row.map(|row| row.mark());
         let me = &machine.table().me;
-        assert!(ended || after >= Some(mark), "seed {seed}: {name} fell from {mark:?} at {me}");
+        // A later key begins anew.
+        let rekeyed = row.is_some_and(|row| certificate_of(row) != certificate);
+        assert!(
+            ended || rekeyed || after >= Some(mark),
+            "seed {seed}: {name} fell from {mark:?} at {me}"
+        );
     }
     for output in out {
         match output {
@@ -168,7 +174,12 @@ where
     }
 }
 
-/// All marks that a machine has.
-fn marks<M: Machine>(machine: &M) -> Vec<(NodeName, Mark)> {
-    machine.table().rows().map(|row| (row.origin.clone(), row.mark())).collect()
+fn certificate_of<V>(row: &Row<V>) -> Option<Vec<u8>> {
+    row.seal.as_ref().map(|seal| seal.certificate.clone())
+}
+
+/// All marks that a machine has, and under which certificates.
+fn marks<M: Machine>(machine: &M) -> Vec<(NodeName, Mark, Option<Vec<u8>>)> {
+    let rows = machine.table().rows();
+    rows.map(|row| (row.origin.clone(), row.mark(), certificate_of(row))).collect()
 }

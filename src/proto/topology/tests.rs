@@ -540,6 +540,7 @@ fn the_largest_cluster_travels_in_words_below_48_kib() {
 
 mod equivocation;
 mod hostile;
+mod keys;
 mod leaving;
 mod many;
 mod renewal;

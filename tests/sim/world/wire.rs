@@ -16,12 +16,14 @@ use xpando_node::internals::proto::heartbeat::Trips;
 use xpando_node::internals::proto::hello::{Hello, Refusal};
 use xpando_node::internals::proto::link::{CONNECT, HANDSHAKE, Input, Proven, Report, down_reason};
 use xpando_node::internals::proto::membership::{AttemptId, Failure, LinkEnd};
-use xpando_node::internals::proto::node::{Contact, KeyId};
+use xpando_node::internals::proto::node::{Contact, Credential, KeyId};
 use xpando_node::internals::proto::talk::DownReason;
 
 use super::node::Message;
 use super::{Happening, Micros, Task, World, host, micros, ms, secs};
 
+/// Names have one key here.
+const KEY: Credential = Credential { key: KeyId([1; 16]), since: 0 };
 /// What is on its way when acknowledgements stop still arrives.
 const IN_FLIGHT: Micros = ms(300);
 /// A segment that takes longer than this puts a pair into trouble. Beats come every second and the
@@ -317,7 +319,7 @@ impl World {
                 self.end_mut(at).stage = Stage::Parked;
                 let End { node, attempt, ref hello, .. } = *self.end(at);
                 let hello = hello.as_deref().cloned().expect("both sides have said hello");
-                let proven = Proven { hello, id: KeyId([1; 16]), serial: String::new() };
+                let proven = Proven { hello, credential: KEY, serial: String::new() };
                 self.link(node, Input::Established(attempt, proven));
             }
             stage => self.fail("sim", &format!("{at:?}: proceed while {stage:?}")),
@@ -453,12 +455,12 @@ impl World {
                     let name = self.nodes[self.end((at.0, 1)).node].name.clone();
                     self.end_mut(at).stage = Stage::Asked;
                     self.task_of(at, micros(HANDSHAKE), Task::Late(at));
-                    self.came_to(at, Report::Connected(attempt, name, KeyId([1; 16])));
+                    self.came_to(at, Report::Connected(attempt, name, KEY));
                 }
                 (Stage::Listens, Word::Hello(hello)) => {
                     self.end_mut(at).hello = Some(hello.clone());
                     self.end_mut(at).stage = Stage::Asked;
-                    self.came_to(at, Report::Greeted(attempt, *hello, KeyId([1; 16])));
+                    self.came_to(at, Report::Greeted(attempt, *hello, KEY));
                 }
                 (Stage::Awaits, Word::Welcome(hello)) if dialer => {
                     self.end_mut(at).hello = Some(hello.clone());

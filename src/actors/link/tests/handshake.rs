@@ -130,7 +130,7 @@ async fn a_dialer_is_established_step_by_step() {
     node.link.dial(OUT, address);
     let mut peer = Peer::accept(&id, &listener).await;
     let Report::Connected(OUT, name, key) = node.report().await else { panic!() };
-    assert_eq!((&name, key), (id.name(), id.id()));
+    assert_eq!((&name, key.key), (id.name(), id.id()));
     node.link.proceed(OUT);
     let Greeting::Hello(hello) = peer.hear().await else { panic!("no hello") };
     assert_eq!((&hello.name, hello.advertise), (&node.name, node.address));
@@ -156,7 +156,7 @@ async fn an_accepted_dialer_that_confirms_is_established() {
     let mut peer = Peer::dial(&id, node.address).await;
     peer.send(&hello(&id)).await;
     let Report::Greeted(attempt, heard, key) = node.report().await else { panic!() };
-    assert_eq!((heard, key), (words(&id), id.id()));
+    assert_eq!((heard, key.key), (words(&id), id.id()));
     node.link.proceed(attempt);
     let Greeting::Welcome(welcome) = peer.hear().await else { panic!("not welcome") };
     assert_eq!((&welcome.name, welcome.incarnation), (&node.name, Incarnation(1)));

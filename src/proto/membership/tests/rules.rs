@@ -268,7 +268,9 @@ impl Watched {
             if let Some(before) = self.peers.get(peer) {
                 let fell = it.incarnation < before.incarnation;
                 let taken = self.older.as_ref() == Some(peer);
-                step.check(!fell || taken, || format!("2: {peer} was {before:?}"));
+                let shown = matches!(step.input, Input::Shown(..) | Input::Beacon(..));
+                let rekeyed = shown && it.incarnation == Incarnation(0);
+                step.check(!fell || taken || rekeyed, || format!("2: {peer} was {before:?}"));
                 let told = before.status == it.status || announces(step.out, peer, it.status);
                 step.check(told, || format!("{peer} is {:?}, unannounced", it.status));
             }

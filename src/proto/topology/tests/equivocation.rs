@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::proto::event::Event;
-use crate::proto::node::KeyId;
+use crate::proto::node::{Credential, KeyId};
 use crate::proto::seal::{Equivocation, Seal, Sealed};
 
 /// The seals of a node as ECDSA has them: each signature is another. Its certificate is of a key with a number, which
 /// may be revoked.
 #[derive(Debug)]
-struct Keyed {
+pub(super) struct Keyed {
     name: NodeName,
     key: u8,
     made: u8,
@@ -20,7 +20,7 @@ struct Keyed {
 }
 
 impl Keyed {
-    fn new(of: &NodeName, key: u8) -> Self {
+    pub(super) fn new(of: &NodeName, key: u8) -> Self {
         Self { name: of.clone(), key, made: 0, revoked: Arc::default() }
     }
 }
@@ -38,8 +38,9 @@ impl Seals for Keyed {
         seal.certificate.last() == Some(&self.key)
     }
 
-    fn key(&self, seal: &Seal) -> Option<KeyId> {
-        seal.certificate.last().map(|key| KeyId([*key; 16]))
+    fn credential(&self, seal: &Seal) -> Option<Credential> {
+        let number = seal.certificate.last()?;
+        Some(Credential { key: KeyId([*number; 16]), since: u64::from(*number) })
     }
 
     fn is_revoked(&self, _seal: &Seal) -> bool {
@@ -56,9 +57,9 @@ impl Seals for Keyed {
 
 /// A machine, and the proofs that it announced.
 #[derive(Debug)]
-struct Watched {
-    machine: Topology,
-    proven: Vec<NodeName>,
+pub(super) struct Watched {
+    pub(super) machine: Topology,
+    pub(super) proven: Vec<NodeName>,
 }
 
 impl Watched {
@@ -72,7 +73,7 @@ impl Watched {
         Self { machine, proven: Vec::new() }
     }
 
-    fn mark(&self, of: &NodeName) -> Option<u64> {
+    pub(super) fn mark(&self, of: &NodeName) -> Option<u64> {
         self.machine.row_of(of).map(|row| row.version)
     }
 }
@@ -103,16 +104,16 @@ impl table::Machine for Watched {
     }
 }
 
-fn liar() -> NodeName {
+pub(super) fn liar() -> NodeName {
     name("x@h")
 }
 
 /// A row of the liar that sees this one, under its first key.
-fn states(version: u64, sees: &str) -> Row {
+pub(super) fn states(version: u64, sees: &str) -> Row {
     states_under(&mut Keyed::new(&liar(), 1), version, sees)
 }
 
-fn states_under(seals: &mut Keyed, version: u64, sees: &str) -> Row {
+pub(super) fn states_under(seals: &mut Keyed, version: u64, sees: &str) -> Row {
     let row = row("x@h", 7, version, &[(sees, online())]);
     table::sealed_by::<Links>(row, seals)
 }
@@ -122,10 +123,10 @@ fn sealed(row: &Row) -> Sealed {
     Sealed { statement: rows::statement::<Links>(row), seal }
 }
 
-type Net = Network<Watched>;
+pub(super) type Net = Network<Watched>;
 
 /// Honest nodes that are linked as said, and the liar, which is linked with all of them and runs no machine.
-fn net(nodes: usize, seed: u64, linked: impl Fn(usize, usize) -> bool) -> Net {
+pub(super) fn net(nodes: usize, seed: u64, linked: impl Fn(usize, usize) -> bool) -> Net {
     let mut net = Net::new(nodes + 1, seed, FAIR);
     for at in 0..nodes {
         net.start(at, |life, moment, rng| Watched::new(node(at), life, moment.now, rng));
@@ -139,7 +140,7 @@ fn net(nodes: usize, seed: u64, linked: impl Fn(usize, usize) -> bool) -> Net {
 }
 
 /// The liar's row of one mark, as it sends it to that node.
-fn lie(net: &mut Net, at: usize, version: u64, sees: &str, seals: &mut Keyed) {
+pub(super) fn lie(net: &mut Net, at: usize, version: u64, sees: &str, seals: &mut Keyed) {
     let of = node(net.nodes.len() - 1);
     let row = row(of.as_str(), 7, version, &[(sees, online())]);
     let row = table::sealed_by::<Links>(row, seals);
@@ -208,7 +209,7 @@ proptest! {
 }
 
 /// `a@h`, linked with these.
-fn a(peers: &[&str]) -> table::Alone<Watched> {
+pub(super) fn a(peers: &[&str]) -> table::Alone<Watched> {
     let (now, rng) = (start(), StdRng::seed_from_u64(1));
     table::Alone::linked(Watched::new(name("a@h"), life(3), now, rng), now, peers)
 }

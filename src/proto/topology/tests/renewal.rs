@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::*;
-use crate::proto::node::KeyId;
+use crate::proto::node::{Credential, KeyId};
 use crate::proto::seal::Seal;
 
 /// Seals under a certificate of one byte.
@@ -20,8 +20,8 @@ impl Seals for Numbered {
         seal.certificate == [self.0.load(Ordering::Relaxed)]
     }
 
-    fn key(&self, _seal: &Seal) -> Option<KeyId> {
-        Some(KeyId([7; 16]))
+    fn credential(&self, _seal: &Seal) -> Option<Credential> {
+        Some(Credential { key: KeyId([7; 16]), since: 0 })
     }
 
     fn is_revoked(&self, _seal: &Seal) -> bool {
