@@ -129,9 +129,9 @@ impl Inside {
             Err(_) => return Verdict::Malformed,
         };
         let vitals = self.setup.peers.vitals();
-        let heard = |peer: &NodeName| vitals.peers.get(peer)?.heard;
+        let sign = |peer: &NodeName| vitals.peers.get(peer).filter(|vital| !vital.suspect)?.heard;
         let (wall, now) = (clock::millis(), timer::now());
-        if let Err(verdict) = self.machine.screen(&sealed.beacon, heard, wall, now) {
+        if let Err(verdict) = self.machine.screen(&sealed.beacon, sign, wall, now) {
             return verdict;
         }
         let Some(credential) = self.seals.holds(&sealed) else { return Verdict::Forged };

@@ -6,8 +6,8 @@
 //! 3. Signature checks are bounded per second, whatever arrives.
 //! 4. Memory is bounded: at most `SENDERS` senders are remembered.
 //! 5. A peer that sends more lists than it has reason to is cut.
-//! 6. A beacon of the linked life of a peer is checked only while nothing comes over the link; of those that repeat what
-//!    their senders were believed before, a few in a second.
+//! 6. A beacon of the linked life of a peer is checked only while nothing comes over the link; of those of peers that are
+//!    not doubted, and of those that repeat what their senders were believed before, a few in a second.
 //!
 //! # How a node shows itself through others
 //! A node of which a peer speaks may be out of reach from here, and is believed in all the same when it says itself that
@@ -46,7 +46,8 @@ const MESSAGES: u32 = 256;
 /// A linked peer of which a byte came so lately is not silent. Beats come every second, and are noted with the next one.
 const AUDIBLE: Duration = Duration::from_millis(1500);
 
-/// Of beacons that repeat what is known of nodes that are not linked, so many are checked within a second.
+/// Of beacons that repeat what is known of nodes that are not linked, and of linked ones that are quiet and not doubted
+/// (above 12 peers most links are), so many are checked within a second.
 const REPEATS: u32 = 4;
 
 /// Questions about other nodes that are answered to one peer within a minute.
@@ -291,15 +292,15 @@ impl Discovery {
         }
     }
 
-    /// Judges what a beacon says before its signature is checked; `wall` is our clock in
-    /// milliseconds since the Unix epoch, `heard` when the last byte of a linked peer arrived.
+    /// Judges what a beacon says before its signature is checked; `wall` is our clock in milliseconds since the Unix epoch,
+    /// `sign` when the last byte of a linked peer arrived, `None` of one that is doubted.
     ///
     /// # Errors
     /// The [`Verdict`] that ends it.
     pub fn screen(
         &mut self,
         beacon: &Beacon,
-        heard: impl FnOnce(&NodeName) -> Option<Instant>,
+        sign: impl FnOnce(&NodeName) -> Option<Instant>,
         wall: u64,
         now: Instant,
     ) -> Result<(), Verdict> {
@@ -323,19 +324,25 @@ impl Discovery {
             None if self.heard.len() >= SENDERS => return Err(Verdict::Flood),
             _ => {}
         }
-        // Of one that falls silent the beacons count: they tell a bad line from a dead process.
-        if self.linked.get(&contact.name) == Some(&contact.incarnation)
-            && heard(&contact.name).is_some_and(|at| now.saturating_duration_since(at) < AUDIBLE)
-        {
-            return Err(Verdict::Linked);
-        }
         if now.saturating_duration_since(self.checks_since) >= Duration::from_secs(1) {
             (self.checks_since, self.checks, self.repeats) = (now, 0, 0);
         }
-        let same = |last: Heard| {
-            (last.incarnation, last.address) == (contact.incarnation, contact.address)
+        let linked = self.linked.get(&contact.name);
+        let repeats = if linked == Some(&contact.incarnation) {
+            // Of one that falls silent the beacons count: they tell a bad line from a dead process.
+            match sign(&contact.name) {
+                Some(heard) if now.saturating_duration_since(heard) < AUDIBLE => {
+                    return Err(Verdict::Linked);
+                }
+                quiet => quiet.is_some(),
+            }
+        } else {
+            let same = |last: Heard| {
+                (last.incarnation, last.address) == (contact.incarnation, contact.address)
+            };
+            linked.is_none() && last.is_some_and(same)
         };
-        if last.is_some_and(same) && !self.linked.contains_key(&contact.name) {
+        if repeats {
             self.repeats += 1;
             if self.repeats > REPEATS {
                 return Err(Verdict::Repeated);
@@ -700,6 +707,22 @@ mod tests {
         // One that is linked and silent is no news either, and tells a bad line from a dead process.
         handle(&mut discovery, Notice::Up(node(&names[2]), Incarnation(1)), later);
         assert_eq!(hear(&mut discovery, beacon(&names[2], 1, 9), later), Ok(Verdict::Accepted));
+    }
+
+    #[test]
+    fn of_quiet_links_a_few_beacons_are_checked_and_all_of_a_doubted_peer() {
+        let now = start();
+        let mut discovery = machine(true, now);
+        let names: Vec<_> = (0..20).map(|n| format!("n{n}@h")).collect();
+        for name in &names {
+            handle(&mut discovery, Notice::Up(node(name), Incarnation(1)), now);
+        }
+        let doubted = |peer: &NodeName| names[..6].iter().any(|it| *it == peer.as_str());
+        let sign = |peer: &NodeName| (!doubted(peer)).then(|| now - AUDIBLE);
+        let mut screen = |name: &String| discovery.screen(&beacon(name, 1, 1), sign, WALL, now);
+        let verdicts: Vec<_> = names.iter().map(&mut screen).collect();
+        assert_eq!(verdicts[..10], [Ok(()); 10]);
+        assert_eq!(verdicts[10..], [Err(Verdict::Repeated); 10]);
     }
 
     #[test]

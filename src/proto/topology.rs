@@ -6,7 +6,7 @@
 //!
 //! # What is its own
 //! ```text
-//! measurements  round trips that changed by more than half travel together, at most every 10 s; a state, a doubt and a
+//! measurements  round trips that changed by more than half travel together, every 10 s, with many peers later; a state, a doubt and a
 //!               reason travel at once
 //! no link       of those who heard a row first-hand and reach a peer that its origin does not, three name it there:
 //!               the first ones after that peer on the ring of names
@@ -43,8 +43,10 @@ pub use matrix::{Edge, Matrix};
 pub use side::{Side, Sides};
 pub use tracker::Tracker;
 
-/// Between two times that measurements travel.
+/// Between two times that measurements travel, at least.
 const MEASURE: Duration = Duration::from_secs(10);
+/// With many peers it is so long for each of them: the price of a node does not grow with the cluster.
+const MEASURE_PEER: Duration = Duration::from_millis(500);
 /// Among so many peers a row waits for the link that is on its way.
 const MANY: usize = 10;
 
@@ -314,7 +316,8 @@ impl Topology {
         } else {
             let due = now >= self.next_measured && !self.measured.is_empty();
             if due && matches!(input, Input::Tick { .. }) {
-                self.next_measured = now + MEASURE;
+                let peers = u32::try_from(self.rows.peers().count()).unwrap_or(u32::MAX);
+                self.next_measured = now + MEASURE.max(MEASURE_PEER * peers);
                 let measured = mem::take(&mut self.measured);
                 self.state(measured.into_iter().map(|(peer, cell)| (peer, Some(cell))), now, out);
             }

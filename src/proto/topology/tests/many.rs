@@ -75,3 +75,20 @@ fn a_row_is_named_to_those_that_its_origin_neither_reaches_nor_is_about_to() {
     let all = [Status::Online, Status::Syncing, Status::Connecting, Status::Offline];
     assert_eq!(all.map(named), [false, false, false, true]);
 }
+
+#[test]
+fn measurements_travel_the_less_often_the_more_peers_there_are() {
+    let next = |count: usize| {
+        let peers = peers(count);
+        let mut a = Alone::new(&peers.iter().map(NodeName::as_str).collect::<Vec<_>>());
+        a.own("n0@h", online());
+        let mut measures = |rtt| {
+            a.own("n0@h", cell(Status::Online, Some(rtt)));
+            while deltas(&a.tick(ms(500))) == 0 {}
+            a.now
+        };
+        let first = measures(50_000);
+        measures(100_000) - first
+    };
+    assert_eq!([3, 20, 100].map(next), [10_000, 10_000, 50_000].map(ms));
+}
