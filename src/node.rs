@@ -311,6 +311,7 @@ impl Node {
         let chain = Chain::new(store.clone(), config.name.clone())?;
         let (trail, limits) = (bus.trail().clone(), config.events);
         let journal = Journal::open(chain, trail, identity.clone(), life.clone(), limits)?;
+        bus.recall(journal.proofs());
         say_started(&bus, opened, &identity);
         let remembered = records::remembered(&store, &config.name);
         let admin_socket = admin_socket(&config)?;

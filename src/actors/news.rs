@@ -1,6 +1,6 @@
 //! News: what happens in this node, told to its actors and kept in the trail, and the news of its links.
 //!
-//! - **Owns** who listens; which links are up; the trail of what happened.
+//! - **Owns** who listens; which links are up; the trail of what happened; what is proven of other nodes.
 //! - **Hears** announcements from any actor; that a link is up, its messages, and that it is down, in this order, from
 //!   the link itself.
 //! - **Says** to listeners what they asked for; to peers' actors (through `exchange`) what they are told.
@@ -29,6 +29,7 @@ use crate::proto::event::{Event, Limiter};
 use crate::proto::frame::{Lane, MAX_PAYLOAD};
 use crate::proto::hlc::Stamp;
 use crate::proto::node::{Incarnation, NodeName};
+use crate::proto::seal::Equivocation;
 use crate::proto::talk::DownReason;
 use crate::proto::topic::Topic;
 use crate::proto::wiring::{Consumer, Links, Notice};
@@ -75,6 +76,9 @@ impl Deref for PeerMessage {
     }
 }
 
+/// What is proven of other nodes. It outlives restarts of the actor.
+type Proven = Arc<Mutex<Vec<Equivocation>>>;
+
 type EventSink = Box<dyn Fn(&Event) + Send>;
 type NoticeSink = Box<dyn Fn(Notice<PeerMessage>) + Send>;
 
@@ -95,6 +99,7 @@ pub struct Bus {
     exchange: Exchange,
     trail: Trail,
     limiter: Arc<Mutex<Limiter>>,
+    proven: Proven,
 }
 
 impl fmt::Debug for Bus {
@@ -107,8 +112,8 @@ impl Bus {
     /// The bus of a node, without its actor.
     pub fn new(exchange: &Exchange) -> Self {
         let handle = Handle::new(Inside::NAME, exchange.metrics());
-        let (trail, limiter) = (Trail::default(), Arc::default());
-        Self { handle, exchange: exchange.clone(), trail, limiter }
+        let (trail, limiter, proven) = (Trail::default(), Arc::default(), Arc::default());
+        Self { handle, exchange: exchange.clone(), trail, limiter, proven }
     }
 
     /// What carries its words to other nodes.
@@ -122,7 +127,13 @@ impl Bus {
 
     /// The child to put under a supervisor.
     pub fn child(&self) -> Child {
-        Child::actor::<Inside>(&self.handle, (self.metrics().clone(), self.trail.clone()))
+        let setup = (self.metrics().clone(), self.trail.clone(), self.proven.clone());
+        Child::actor::<Inside>(&self.handle, setup)
+    }
+
+    /// What was proven of other nodes in earlier lives: who concludes from that is told when it attaches.
+    pub(crate) fn recall(&self, proofs: Vec<Equivocation>) {
+        proven(&self.proven).extend(proofs);
     }
 
     /// What happened. It outlives restarts of this actor.
@@ -172,7 +183,8 @@ impl Bus {
         self.handle.cast(Msg::OnEvents(name, Box::new(sink)));
     }
 
-    /// Gives what concerns a consumer to `sink`, in one order, likewise. The links that are up come first.
+    /// Gives what concerns a consumer to `sink`, in one order, likewise. What is proven and the links that are up come
+    /// first.
     pub(crate) fn attach(
         &self,
         consumer: Consumer,
@@ -224,6 +236,10 @@ impl Bus {
     }
 }
 
+fn proven(proven: &Proven) -> MutexGuard<'_, Vec<Equivocation>> {
+    proven.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A link, by its outlet.
 struct Way(Arc<Outlet>);
 
@@ -236,6 +252,7 @@ impl PartialEq for Way {
 struct Inside {
     metrics: Metrics,
     trail: Trail,
+    proven: Proven,
     events: BTreeMap<&'static str, EventSink>,
     consumers: BTreeMap<Topic, (Consumer, NoticeSink)>,
     links: Links<Way>,
@@ -243,6 +260,7 @@ struct Inside {
 
 impl Inside {
     fn announce(&self, event: &Event) {
+        proven(&self.proven).extend(Equivocation::of_event(event));
         self.events.values().for_each(|sink| sink(event));
         for (consumer, sink) in self.consumers.values() {
             consumer.concern(event).into_iter().for_each(sink);
@@ -280,14 +298,14 @@ impl Inside {
 impl Process for Inside {
     const NAME: &'static str = "news";
     type Message = Msg;
-    type Setup = (Metrics, Trail);
+    type Setup = (Metrics, Trail, Proven);
 
     async fn start(
-        (metrics, trail): Self::Setup,
+        (metrics, trail, proven): Self::Setup,
         _myself: &Address<Msg>,
     ) -> Result<Self, ActorProcessingErr> {
         let (events, consumers, links) = (BTreeMap::new(), BTreeMap::new(), Links::default());
-        Ok(Self { metrics, trail, events, consumers, links })
+        Ok(Self { metrics, trail, proven, events, consumers, links })
     }
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
@@ -295,6 +313,10 @@ impl Process for Inside {
             Msg::Announce(event) => self.announce(&event),
             Msg::OnEvents(name, sink) => drop(self.events.insert(name, sink)),
             Msg::Attach(consumer, sink) => {
+                if consumer.takes_proofs() {
+                    let proven = proven(&self.proven).clone().into_iter();
+                    proven.for_each(|proof| sink(Notice::Equivocation(Box::new(proof))));
+                }
                 self.links.all().for_each(&sink);
                 self.consumers.insert(consumer.topic(), (consumer, sink));
             }

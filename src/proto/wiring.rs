@@ -333,7 +333,7 @@ impl Consumer {
             Event::CertificatesRevoked { .. } => {
                 is(&[Self::TopologyTracker, Self::Registry]).then_some(Notice::Revoked)
             }
-            Event::Equivocation { .. } if is(&[Self::TopologyTracker, Self::Registry]) => {
+            Event::Equivocation { .. } if self.takes_proofs() => {
                 Equivocation::of_event(event).map(|proof| Notice::Equivocation(Box::new(proof)))
             }
             // A doubt is no measurement: it is looked at soon.
@@ -342,6 +342,11 @@ impl Consumer {
             }
             _ => None,
         }
+    }
+
+    /// Whether it concludes from what is proven of other nodes.
+    pub fn takes_proofs(self) -> bool {
+        matches!(self, Self::TopologyTracker | Self::Registry)
     }
 
     /// Whether it reads the peers' view, and gets [`Notice::Changed`] when that changed.

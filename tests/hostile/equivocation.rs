@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::harm::Scene;
-use crate::kit::{full, outputs, parsed, until, within};
+use crate::kit::{Node, full, linked, outputs, parsed, until, within};
+use crate::member::Member;
 
 /// Every peer gets a digest of the topology in such a time.
 const ROUND: Duration = Duration::from_secs(40);
@@ -28,13 +29,9 @@ fn a_member_that_states_two_things_under_one_mark_is_found_out_by_all() {
     });
     harm.bearable("two rows under one mark");
     // A later life of the same key is linked, and says nothing.
-    let [a, b, c] = &scene.nodes;
-    let mut ties = [a, b, c].map(|node| scene.member.link(node));
-    ties.iter_mut().for_each(|tie| tie.cells([parsed("a")].into_iter()));
-    for node in [a, b, c] {
-        node.sees("m", "syncing");
-        let seen = node.links().into_iter().find(|(from, to, _)| *from == m && *to == full("a"));
-        assert_eq!(seen, None, "{}", node.name);
+    let Scene { nodes, mut member, cluster } = scene;
+    says_nothing(&nodes, &mut member);
+    for node in &nodes {
         // Both signatures are in the trail, where they stay, and are shown.
         let [event] = node.events(&proofs).try_into().unwrap();
         let signatures = event["signatures"].as_array().unwrap();
@@ -44,5 +41,25 @@ fn a_member_that_states_two_things_under_one_mark_is_found_out_by_all() {
         }
         let (code, text, _) = outputs(&node.run(&["events", "--node", &m, "-n", "100"], &[]));
         assert!(code == Some(0) && text.contains("sealed two different rows"), "{text}");
+    }
+    // Nor does it when the whole cluster has begun anew.
+    nodes.into_iter().for_each(|node| assert_eq!(node.terminate(), Some(0)));
+    let a = cluster.node("a").start();
+    let [b, c] = ["b", "c"].map(|name| cluster.node(name).join(a.listen()).start());
+    linked(&[&a, &b, &c]);
+    let nodes = [a, b, c];
+    says_nothing(&nodes, &mut member);
+    assert_eq!(nodes.each_ref().map(|node| node.events(&proofs).len()), [1; 3]);
+}
+
+/// The member links with each node in another life, and states a cell that none of them takes.
+fn says_nothing(nodes: &[Node; 3], member: &mut Member) {
+    let (a, m) = (parsed("a"), full("m"));
+    let mut ties = nodes.each_ref().map(|node| member.link(node));
+    ties.iter_mut().for_each(|tie| tie.cells([a.clone()].into_iter()));
+    for node in nodes {
+        node.sees("m", "syncing");
+        let seen = node.links().into_iter().find(|(from, to, _)| *from == m && *to == full("a"));
+        assert_eq!(seen, None, "{}", node.name);
     }
 }

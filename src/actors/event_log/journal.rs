@@ -16,6 +16,7 @@ use crate::io::identity::{Identity, Signers};
 use crate::io::store::{Chain, Limits, StoreError};
 use crate::proto::chain::{Fault, Verified, Why};
 use crate::proto::event::{Page, Query, Recorded};
+use crate::proto::seal::Equivocation;
 
 /// Entries that are read at once for somebody who follows.
 const PAGE: usize = 256;
@@ -70,6 +71,14 @@ impl Journal {
     /// The trail that it keeps.
     pub fn trail(&self) -> &Trail {
         &self.0.trail
+    }
+
+    /// The proofs that earlier lives found or were sent; none while the disk cannot be read.
+    pub fn proofs(&self) -> Vec<Equivocation> {
+        self.0.chain.proofs().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what was proven of other nodes cannot be read");
+            Vec::new()
+        })
     }
 
     /// Writes what waits, durable on return. Waits for the disk.

@@ -11,21 +11,24 @@ use std::time::{Duration, SystemTime};
 use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
 
 use super::schema::{
-    self, CHECKPOINT, HEADS, KEPT, LASTING, LINKS, SIGNERS, STATE_TABLE, State, TrailState,
+    self, CHECKPOINT, HEADS, KEPT, LASTING, LINKS, PROOFS, SIGNERS, STATE_TABLE, State, TrailState,
 };
 use super::{Failure, Store, StoreError};
 use crate::io::clock::unix_millis;
 use crate::proto::chain::{
     self, ChainLink, ChainVerifier, Checkpoint, Fault, Hash, Head, Kept, Signed, Tip, Verified, Why,
 };
-use crate::proto::event::{Page, Query, Recorded};
+use crate::proto::event::{Event, Page, Query, Recorded};
 use crate::proto::node::{NodeId, NodeName};
+use crate::proto::seal::Equivocation;
 
 /// Signed heads that stay: the newest prove all before them, the others only tell where a rewritten chain begins.
 const MAX_HEADS: u64 = 1024;
 
 /// Which part of the bytes that may stay is for what outlasts the rest: one in so many.
 const LASTING_PART: u64 = 4;
+/// Proofs that are kept: one for each key of at most so many.
+const MAX_PROOFS: u64 = 1024;
 /// Bytes of a kept link before the link.
 const KEPT_FRONT: usize = size_of::<Hash>();
 
@@ -38,6 +41,22 @@ fn read(seq: u64, bytes: &[u8]) -> Result<Recorded, Failure> {
     let event =
         Recorded::from_bytes(link.record).map_err(|_malformed| fault(seq, Why::Unreadable))?;
     Ok(Recorded { seq, hash: Some(link.tip.hash), ..event })
+}
+
+/// The proof that an event holds, and by what it is kept.
+fn proof(event: &Event) -> Option<(String, Equivocation)> {
+    let Event::Equivocation { peer, key, .. } = event else { return None };
+    Some((format!("{peer} {key}"), Equivocation::of_event(event)?))
+}
+
+fn keep_proofs(write: &WriteTransaction, proofs: &[(String, Equivocation)]) -> Result<(), Failure> {
+    let mut table = write.open_table(PROOFS)?;
+    for (of, proof) in proofs {
+        if table.len()? < MAX_PROOFS {
+            table.insert(of.as_str(), schema::sealed(proof)?.as_slice())?;
+        }
+    }
+    Ok(())
 }
 
 /// What may stay.
@@ -82,14 +101,20 @@ impl Chain {
         &self.node
     }
 
-    /// Appends events in one commit; where the chain ends now, durable on return.
+    /// Appends events in one commit, proofs that they hold are kept beside them for good; where the chain ends now, durable
+    /// on return.
     ///
     /// # Errors
     /// [`StoreError::Record`] for one that is too long; as [`Chain::new`].
     pub fn append<R: Borrow<Recorded>>(&self, events: &[R]) -> Result<Tip, StoreError> {
         let records = events.iter().map(|event| event.borrow().to_bytes());
         let records = records.collect::<Result<Vec<_>, _>>()?;
+        let proofs = events.iter().filter_map(|event| proof(&event.borrow().event));
+        let proofs: Vec<_> = proofs.collect();
         self.store.write(|write, state| {
+            if !proofs.is_empty() {
+                keep_proofs(write, &proofs)?;
+            }
             let mut trail = self.trail(state)?;
             let mut links = write.open_table(LINKS)?;
             for record in &records {
@@ -102,6 +127,14 @@ impl Chain {
             state.trail = Some(trail);
             Ok(tip)
         })
+    }
+
+    /// All proofs that were kept.
+    ///
+    /// # Errors
+    /// As [`Chain::new`].
+    pub fn proofs(&self) -> Result<Vec<Equivocation>, StoreError> {
+        self.store.read(schema::proofs)
     }
 
     /// The number of the oldest record after which none is forgotten, or of the next one when there is none.

@@ -5,7 +5,8 @@
 //! `nodes` in the place of the peers: all that is known of each. Schema 4 has the seals of what nodes state; what schema 3
 //! has without one stays, and is passed on to nobody. It also has `lasting` and `kept`: what outlasts the rest of the
 //! chain, which the signature of the checkpoint covers. Invariant: a file is of one schema as a whole,
-//! because it moves to the last one in one commit.
+//! because it moves to the last one in one commit. The table `proofs` may be missing, since programs of this schema were
+//! without it.
 //!
 //! A later schema says which is the oldest whose programs may go on with its file ([`READER_KEY`]). Such a step only adds:
 //! tables, which stay as they are, and fields at the end of values, which an earlier program leaves out of what it writes; a
@@ -13,7 +14,10 @@
 
 use std::net::SocketAddr;
 
-use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableHandle};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError,
+    TableHandle,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -24,6 +28,7 @@ use crate::proto::codec;
 use crate::proto::event::{Reason, Status};
 use crate::proto::node::{Contact, Incarnation, NodeId, NodeName};
 use crate::proto::registry::{self, Entry, Known, Profile};
+use crate::proto::seal::Equivocation;
 
 /// The schema that this version writes.
 pub(super) const SCHEMA: u64 = 4;
@@ -48,6 +53,9 @@ pub(super) const KEPT: TableDefinition<'_, (), &[u8]> = TableDefinition::new("ke
 /// The certificates (DER) of the keys that signed them, by the id of the key.
 pub(super) const SIGNERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("signers");
 
+/// Proofs that a node states different things to different peers, by its name and the key.
+pub(super) const PROOFS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("proofs");
+
 /// Of what schema 1 had.
 const INCARNATION: &str = "incarnation";
 const OLD_PEER: u8 = 1;
@@ -58,6 +66,8 @@ const VERSION: u8 = 2;
 const MAX_VALUE: usize = 4096;
 /// A node may say much of itself.
 const MAX_NODE: usize = 16 * 1024;
+/// Two statements with their seals.
+const MAX_PROOF: usize = 32 * 1024;
 const SEAL: usize = 8;
 
 /// What schemas 1 and 2 had of a peer.
@@ -193,6 +203,15 @@ pub(super) fn nodes(
 ) -> Result<Vec<Known>, Failure> {
     let nodes = table.iter()?.map(|entry| checked(entry?.1.value(), MAX_NODE));
     nodes.filter_map(Result::transpose).collect()
+}
+
+/// All proofs.
+pub(super) fn proofs(read: &ReadTransaction) -> Result<Vec<Equivocation>, Failure> {
+    let table = match read.open_table(PROOFS) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        table => table?,
+    };
+    table.iter()?.map(|entry| unsealed(entry?.1.value(), MAX_PROOF)).collect()
 }
 
 /// What the file's schema is; `None` while it is empty.

@@ -6,6 +6,7 @@ use super::super::schema::{KEPT, LASTING, META, SCHEMA_KEY};
 use super::*;
 use crate::proto::chain::{ChainLink, Kept, kept_from_bytes, kept_to_bytes};
 use crate::proto::event::Query;
+use crate::proto::seal::Equivocation;
 
 /// A start every ten events, and noise.
 fn noisy(n: u64) -> Recorded {
@@ -202,4 +203,32 @@ fn a_file_of_schema_3_goes_on() {
     assert_eq!(chain.verify(is_signed).expect("sound"), verified, "the checkpoint of then counts");
     retain(&chain, &Limits { bytes: 100 * size(999, &chain), ..limits }, 2);
     assert!(chain.verify(is_signed).expect("sound").lasting > 0);
+}
+
+#[test]
+fn a_proof_is_kept_for_good_and_once_for_each_key() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let chain = trail(Store::open(dir.path(), at(0)).expect("opens").0);
+    assert_eq!(chain.proofs().expect("reads"), [], "a file from before has none");
+    let proof = |key: u8, text: u8| Event::Equivocation {
+        peer: "m@h".parse().expect("valid"),
+        key: format!("{key:032x}"),
+        table: "topology".to_owned(),
+        incarnation: Incarnation(1),
+        version: 7,
+        statements: [text, key].map(|it| format!("{it:02x}")),
+        signatures: ["aa", "bb"].map(str::to_owned),
+        certificates: ["cc", "dd"].map(str::to_owned),
+    };
+    let keys = [(1, 5), (2, 5), (1, 6)];
+    let all: Vec<_> = (1..)
+        .zip(keys)
+        .map(|(n, (key, text))| Recorded { event: proof(key, text), ..event(n) })
+        .collect();
+    chain.append(&all).expect("writes");
+    let kept = [proof(1, 6), proof(2, 5)].map(|it| Equivocation::of_event(&it).expect("whole"));
+    assert_eq!(chain.proofs().expect("reads"), kept);
+    drop(chain);
+    let chain = trail(Store::open(dir.path(), at(1)).expect("opens").0);
+    assert_eq!(chain.proofs().expect("reads"), kept);
 }
