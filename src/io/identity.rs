@@ -3,8 +3,10 @@
 //! Owns the `certs` directory:
 //!
 //! ```text
-//! ca/cert.pem          the cluster's authority, the same file on every node
+//! ca/cert.pem          the cluster's authorities, the same file on every node
 //! ca/key.pem           its private key, only on the host that issues certificates
+//! ca/trust             whom the cluster trusts since its authority was first replaced, the same file on every node
+//! ca/next.key          the private key of the authority that is coming or going, during a rotation
 //! ca/issued            every certificate it made, likewise
 //! ca/crl.pem           which of them it revoked, the same file on every node; absent while none is
 //! ca/token.key         the private key that signs clients' tokens, where the authority's key is
@@ -14,13 +16,13 @@
 //! ```
 //!
 //! A node's certificate names it in one URI, `spiffe://<cluster>/node/<host>/<name>`; the cluster's
-//! id is made of the authority's key, the node's id of its own. Invariants: an [`Identity`] that
+//! id is random, drawn with its first authority, the node's id is made of its key. Invariants: an [`Identity`] that
 //! exists is whole (the key belongs to the certificate, the authority signed it, it names this
 //! node); private keys are readable by their owner alone and appear in no log; on a host other than
 //! loopback nothing is ever invented.
 
 mod authority;
-mod authority_certificate;
+mod bundle;
 mod certificate;
 mod disk;
 mod files;
@@ -31,6 +33,7 @@ mod revocation_file;
 mod signed;
 mod signers;
 mod tokens;
+mod trust;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -41,8 +44,8 @@ use arc_swap::ArcSwap;
 pub use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
 
-pub use self::authority::Authority;
-use self::authority_certificate::AuthorityCertificate;
+pub use self::authority::{Authority, RotationStep};
+use self::bundle::Root;
 pub use self::certificate::{CertificateVerifier, PeerIdentity, Validity, server_name};
 pub(super) use self::certificate::{claimed_cluster, cluster_of_server_name};
 use self::disk::Layout;
@@ -55,6 +58,7 @@ pub use self::revocation::Revoked;
 pub use self::revocation_file::RevocationFile;
 pub use self::signers::Signers;
 pub use self::tokens::{MAX_TOKEN, NO_TOKEN_LIST, RevokedToken, TokenError, Tokens};
+pub use self::trust::Rotation;
 use crate::io::clock::rfc3339;
 use crate::proto::node::{ClusterId, NodeId, NodeName};
 use crate::proto::token::ClaimsError;
@@ -204,6 +208,29 @@ pub enum IdentityError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A list of trusted authorities is not one that a trusted authority signed, or not the latest. Whom the node trusted
+    /// before stays trusted.
+    #[error(
+        "the trust list {} cannot be used ({reason}): copy it anew from another node",
+        path.display()
+    )]
+    DamagedTrust {
+        /// The list's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The authority is being replaced already. Nothing is changed: wait for its end, or abort it.
+    #[error("{by} began to rotate the authority at {}: it goes on by itself", rfc3339(*began))]
+    RotationUnderWay {
+        /// Who began it.
+        by: String,
+        /// When.
+        began: SystemTime,
+    },
+    /// The authority is not being replaced. Nothing is changed.
+    #[error("no rotation of the authority is under way")]
+    NoRotation,
     /// A list of what verifies tokens is not one that this cluster's authority made, or not the
     /// latest. The list in force, if there is one, stays.
     #[error(
@@ -287,9 +314,9 @@ pub enum IdentityError {
         /// The key's file.
         path: PathBuf,
     },
-    /// There is another authority's certificate than the one that the node started with, which stays in force.
+    /// The authorities in the file are of another cluster. Those that the node started with stay in force.
     #[error(
-        "{} is not the certificate that this node started with: put that one back, or restart the node with a certificate of the new authority",
+        "{} is of another cluster than the one that this node started in: put the one before back, or restart the node with a certificate of the new cluster",
         path.display()
     )]
     NewAuthority {
@@ -330,7 +357,7 @@ pub enum Made {
 pub struct Identity {
     name: NodeName,
     id: NodeId,
-    authority: AuthorityCertificate,
+    verifier: CertificateVerifier,
     leaf: ArcSwap<Leaf>,
     key: Key,
     certs: PathBuf,
@@ -341,6 +368,8 @@ pub struct Identity {
 struct Leaf {
     der: CertificateDer<'static>,
     peer: PeerIdentity,
+    /// The authority that signed it.
+    root: Root,
 }
 
 impl IdentityError {
@@ -365,25 +394,21 @@ impl Identity {
             layout.command("init"),
             layout.issue(name)
         );
-        let authority = AuthorityCertificate::read(layout, to_begin)?;
-        authority.load_revocations(layout)?;
+        let verifier = CertificateVerifier::read(layout, to_begin)?;
+        verifier.load_revocations(layout)?;
         let leaf = disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name))?;
         let key = disk::read_key(&layout.key(name), layout.leaf_fix(name))?;
-        let identity = Self::assemble(layout, name, authority, leaf, key)?;
-        identity.authority.check_time(layout, now)?;
-        identity.check(&identity.leaf.load().peer, layout, now)?;
+        let identity = Self::assemble(layout, name, verifier, leaf, key)?;
+        identity.check(&identity.leaf.load(), layout, now)?;
         Ok(identity)
     }
 
     /// Refuses a certificate of this node that counts no more, or not yet.
-    fn check(
-        &self,
-        peer: &PeerIdentity,
-        layout: Layout<'_>,
-        now: SystemTime,
-    ) -> Result<(), IdentityError> {
+    fn check(&self, leaf: &Leaf, layout: Layout<'_>, now: SystemTime) -> Result<(), IdentityError> {
+        leaf.root.check_time(layout, now)?;
+        let peer = &leaf.peer;
         let revoked = layout.revoked_leaf(&self.name);
-        self.authority.verifier.check_revoked(peer, &revoked)?;
+        self.verifier.check_revoked(peer, &revoked)?;
         peer.validity.check(now, &layout.leaf(&self.name))
     }
 
@@ -391,18 +416,20 @@ impl Identity {
     fn assemble(
         layout: Layout<'_>,
         name: &NodeName,
-        authority: AuthorityCertificate,
+        verifier: CertificateVerifier,
         leaf: CertificateDer<'static>,
         key: Key,
     ) -> Result<Self, IdentityError> {
-        let peer = authority.verifier.examine_of(&leaf, name, layout.leaf(name))?;
+        let peer = verifier.examine_of(&leaf, name, layout.leaf(name))?;
         if !peer.has_key(key.point()) {
             let fix = layout.leaf_fix(name).damaged;
             return Err(IdentityError::KeyMismatch { path: layout.key(name), fix });
         }
+        let root = verifier.bundle().root(peer.authority).cloned();
+        let root = root.ok_or_else(|| IdentityError::Untrusted { subject: layout.leaf(name) })?;
         let (name, id) = (name.clone(), peer.id);
-        let leaf = ArcSwap::from_pointee(Leaf { der: leaf, peer });
-        Ok(Self { name, id, authority, leaf, key, certs: layout.certs().to_owned() })
+        let leaf = ArcSwap::from_pointee(Leaf { der: leaf, peer, root });
+        Ok(Self { name, id, verifier, leaf, key, certs: layout.certs().to_owned() })
     }
 
     /// [`Identity::load`], and on a loopback name what a first start lacks: a development authority
@@ -470,7 +497,7 @@ impl Identity {
 
     /// The id of the cluster.
     pub fn cluster(&self) -> ClusterId {
-        self.authority.verifier.cluster()
+        self.verifier.cluster()
     }
 
     /// This node's id.
@@ -483,9 +510,14 @@ impl Identity {
         self.leaf.load().der.clone()
     }
 
-    /// The authority's certificate.
-    pub fn authority_certificate(&self) -> &CertificateDer<'static> {
-        &self.authority.der
+    /// The certificates of the authorities that the cluster trusts, the issuing one first.
+    pub fn authorities(&self) -> Vec<CertificateDer<'static>> {
+        self.verifier.bundle().roots().iter().map(|root| root.der.clone()).collect()
+    }
+
+    /// The certificate of the authority that signed this node's.
+    pub fn authority_certificate(&self) -> CertificateDer<'static> {
+        self.leaf.load().root.der.clone()
     }
 
     /// A copy of the private key, which the caller must neither keep nor show.
@@ -495,7 +527,7 @@ impl Identity {
 
     /// True when the authority is one that a node on loopback made for itself.
     pub fn is_development(&self) -> bool {
-        self.authority.development
+        self.leaf.load().root.development
     }
 
     /// From when until when this node's certificate is valid.
@@ -503,9 +535,9 @@ impl Identity {
         self.leaf.load().peer.validity
     }
 
-    /// From when until when the authority's certificate is valid.
+    /// From when until when the certificate of the authority that signed this node's is valid.
     pub fn authority_validity(&self) -> Validity {
-        self.authority.verifier.validity
+        self.leaf.load().root.validity
     }
 
     /// SHA-256 of this node's certificate: `AB:CD:…`.
@@ -513,9 +545,9 @@ impl Identity {
         certificate::fingerprint(&self.leaf.load().der)
     }
 
-    /// SHA-256 of the authority's certificate: `AB:CD:…`.
+    /// SHA-256 of the certificate of the authority that signed this node's: `AB:CD:…`.
     pub fn authority_fingerprint(&self) -> String {
-        certificate::fingerprint(&self.authority.der)
+        self.leaf.load().root.fingerprint()
     }
 
     /// This node's signature over `message`: ECDSA P-256 with SHA-256, ASN.1, at most 72 bytes.
@@ -530,7 +562,7 @@ impl Identity {
     /// True when this node's own certificate is on the revocation list in force.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
-        self.authority.verifier.is_revoked(&self.leaf.load().peer.serial)
+        self.verifier.is_revoked(&self.leaf.load().peer.serial)
     }
 
     /// The revocation list in `certs`, to be looked at again while the node runs. What it says
@@ -552,7 +584,7 @@ impl Identity {
 
     /// What judges other nodes' certificates.
     pub fn verifier(&self) -> CertificateVerifier {
-        self.authority.verifier.clone()
+        self.verifier.clone()
     }
 }
 

@@ -376,7 +376,7 @@ impl Sides {
         // Explicit, so that it does not matter what another library installed for the process.
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
-        roots.add(identity.authority_certificate().clone())?;
+        identity.authorities().into_iter().try_for_each(|root| roots.add(root))?;
         let roots = Arc::new(roots);
         let called =
             WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
@@ -521,7 +521,7 @@ mod tests {
         let client = theirs.identity("a@h", Validity::leaf(clock::wall()));
         // A client that would accept any server of our cluster, but is not of it.
         let mut roots = RootCertStore::empty();
-        roots.add(server.authority_certificate().clone()).unwrap();
+        roots.add(server.authority_certificate()).unwrap();
         let (cause, refusal) = raw_client(&server, |config| {
             config
                 .with_root_certificates(roots)
@@ -537,7 +537,7 @@ mod tests {
     async fn a_client_without_a_certificate_is_refused() {
         let server = Cluster::new().identity("b@h", Validity::leaf(clock::wall()));
         let mut roots = RootCertStore::empty();
-        roots.add(server.authority_certificate().clone()).unwrap();
+        roots.add(server.authority_certificate()).unwrap();
         let (cause, refusal) = raw_client(&server, |config| {
             config.with_root_certificates(roots).with_no_client_auth()
         })

@@ -127,7 +127,7 @@ fn elsewhere_it_speaks_tls_with_the_nodes_own_certificate_unless_told_otherwise(
     let a = cluster.node("a").arg("--http").arg(ANYWHERE).start();
     let own = Identity::load(&cluster.certs(), &parsed("a"), clock::wall()).unwrap();
     let name = server_name(own.cluster());
-    is_tls(gateway(&a), &own.certificate(), own.authority_certificate(), name);
+    is_tls(gateway(&a), &own.certificate(), &own.authority_certificate(), name);
     let plain = cluster.node("b").arg("--http").arg(ANYWHERE).arg("--http-plain").start();
     is_plain(gateway(&plain));
 }

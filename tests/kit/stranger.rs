@@ -32,7 +32,7 @@ impl Stranger {
     pub(crate) fn connect(port: &LinkPort<'_>, identity: Option<&Identity>) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
-        roots.add(port.cluster.authority_certificate().clone()).unwrap();
+        roots.add(port.cluster.authority_certificate()).unwrap();
         let config = ClientConfig::builder_with_provider(provider);
         let config = config.with_protocol_versions(&[&TLS13]).unwrap();
         let config = config.with_root_certificates(roots);

@@ -5,6 +5,7 @@
 //! here; a node's key outlives its certificates, because the node's id is made of it, until one of
 //! them is revoked.
 
+mod rotation;
 mod tokens;
 
 use std::path::{Path, PathBuf};
@@ -18,18 +19,21 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use x509_cert::der::{Tag, Tagged as _};
 
-use super::authority_certificate::{AuthorityCertificate, DEVELOPMENT};
+use super::bundle::{Bundle, DEVELOPMENT, Root};
 use super::certificate::{
-    Certificate, PeerIdentity, Validity, fingerprint, server_name, spiffe_uri,
+    Certificate, PeerIdentity, Validity, cluster_uri, server_name, spiffe_uri,
 };
 use super::disk::{self, Fix, Layout};
 use super::key::Key;
 use super::revocation::{Issued, RevocationList, Revoked, bytes};
 use super::tokens::{TokenKey, TokenList};
-use super::{Identity, IdentityError, Subject};
+use super::trust::TrustList;
+use super::{CertificateVerifier, Identity, IdentityError, Subject};
 use crate::io::clock;
 use crate::proto::codec::hexadecimal;
 use crate::proto::node::{ClusterId, KeyId, NodeName};
+use rotation::Keys;
+pub use rotation::RotationStep;
 
 /// Organization in the certificate of an authority that an operator made.
 const ORGANIZATION: &str = "xpando";
@@ -38,8 +42,11 @@ const ORGANIZATION: &str = "xpando";
 /// Anyone who has it can make any node of the cluster, so it stays on one host.
 #[derive(Debug)]
 pub struct Authority {
-    certificate: AuthorityCertificate,
+    root: Root,
+    verifier: CertificateVerifier,
     issuer: Issuer<'static, Key>,
+    /// Whom the cluster trusts by its own list.
+    trust: TrustList,
     /// The certificate directory it lies in.
     home: PathBuf,
 }
@@ -72,13 +79,11 @@ impl Authority {
         disk::make_directory(layout.certs())?;
         disk::check_directory(layout.certs())?;
         let key = Key::generate()?;
-        let cluster = KeyId::of_public_key(&key.subject_public_key_info());
-        let short: String = cluster.to_string().chars().take(8).collect();
-        let mut params = params(Validity::authority(now), format!("xpando cluster {short}"))?;
-        params.distinguished_name.push(DnType::OrganizationName, organization);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let made = params.self_signed(&key).map_err(refused)?;
+        let mut cluster = [0; 16];
+        aws_lc_rs::rand::fill(&mut cluster)
+            .map_err(|_unspecified| IdentityError::Crypto("draw random bytes"))?;
+        let cluster = KeyId(cluster);
+        let made = certificate(cluster, &key, organization, now)?;
         let token_key = TokenKey::generate()?;
         let tokens = TokenList::first(&token_key, now).signed(cluster, &key)?;
         disk::write_directory(
@@ -90,9 +95,10 @@ impl Authority {
                 (disk::TOKENS, tokens.as_bytes(), disk::PUBLIC),
             ],
         )?;
-        let certificate = AuthorityCertificate::of(made.der().clone())
+        let bundle = Bundle::of(vec![made.der().clone()])
             .map_err(|_unsound| IdentityError::Crypto("make a sound certificate"))?;
-        Self::assemble(layout, certificate, key)
+        let trust = TrustList::first(bundle.clone());
+        Self::assemble(layout, CertificateVerifier::of(bundle), trust, key)
     }
 
     /// Reads the authority of `certs`, certificate and key.
@@ -105,46 +111,41 @@ impl Authority {
     pub fn open(certs: &Path) -> Result<Self, IdentityError> {
         let layout = Layout::new(certs);
         let missing = format!("{} makes a new authority", layout.command("init"));
-        let certificate = AuthorityCertificate::read(layout, missing)?;
-        certificate.load_revocations(layout)?;
-        let fix = Fix {
-            missing: "certificates and tokens are made on the host that has it".to_owned(),
-            damaged: "restore it from its backup".to_owned(),
-        };
-        let key = disk::read_key(&layout.of_authority(disk::KEY), fix)?;
-        Self::assemble(layout, certificate, key)
+        let (bundle, trust) = Bundle::read_listed(layout, missing)?;
+        let verifier = CertificateVerifier::of(bundle);
+        verifier.load_revocations(layout)?;
+        let keys = Keys::read(layout)?;
+        let issuing = trust.bundle.first().and_then(|root| keys.take(root.key));
+        Self::assemble(layout, verifier, trust, issuing.ok_or_else(|| mismatch(layout))?)
     }
 
     fn assemble(
         layout: Layout<'_>,
-        certificate: AuthorityCertificate,
+        verifier: CertificateVerifier,
+        trust: TrustList,
         key: Key,
     ) -> Result<Self, IdentityError> {
-        if KeyId::of_public_key(&key.subject_public_key_info()) != certificate.verifier.cluster() {
-            return Err(IdentityError::KeyMismatch {
-                path: layout.of_authority(disk::KEY),
-                fix: "restore the pair from one backup".to_owned(),
-            });
-        }
+        let id = KeyId::of_public_key(&key.subject_public_key_info());
+        let root = verifier.bundle().root(id).cloned().ok_or_else(|| mismatch(layout))?;
         let unnamed = IdentityError::Crypto("name the issuer of certificates");
-        let params = issuer(&certificate.der).ok_or(unnamed)?;
+        let params = issuer(&root.der).ok_or(unnamed)?;
         let issuer = Issuer::new(params, key);
-        Ok(Self { certificate, issuer, home: layout.certs().to_owned() })
+        Ok(Self { root, verifier, issuer, trust, home: layout.certs().to_owned() })
     }
 
-    /// The cluster's id, made of the authority's key.
+    /// The cluster's id.
     pub fn cluster(&self) -> ClusterId {
-        self.certificate.verifier.cluster()
+        self.verifier.cluster()
     }
 
     /// SHA-256 of the authority's certificate, for comparing it by eye: `AB:CD:…`.
     pub fn fingerprint(&self) -> String {
-        fingerprint(&self.certificate.der)
+        self.root.fingerprint()
     }
 
     /// True for an authority that a node on loopback made for itself.
     pub fn is_development(&self) -> bool {
-        self.certificate.development
+        self.root.development
     }
 
     /// Writes a certificate for `name` under `certs`, with a new key unless there is a sound one
@@ -169,7 +170,7 @@ impl Authority {
         let worthless = || {
             let der = disk::read_certificate(&path, layout.leaf_fix(name)).ok()?;
             let certificate = Certificate::parse(&der).ok()?;
-            let revoked = self.certificate.verifier.is_revoked(&certificate.serial());
+            let revoked = self.verifier.is_revoked(&certificate.serial());
             Some(revoked || certificate.validity().not_after < clock::wall())
         };
         if path.exists() && worthless() != Some(true) {
@@ -206,8 +207,8 @@ impl Authority {
         if NodeName::from_spiffe_path(&name.spiffe_path()).as_ref() != Some(name) {
             return Err(IdentityError::UnusableName(name.clone()));
         }
-        let own = self.certificate.verifier.validity;
-        self.certificate.check_time(layout, validity.not_before.max(own.not_before))?;
+        let from = validity.not_before.max(self.root.validity.not_before);
+        self.root.check_time(layout, from)?;
         let (key, is_new) = match disk::read_key(&layout.key(name), layout.leaf_fix(name)) {
             Ok(key) if self.is_condemned(layout, name, &key)? => (Key::generate()?, true),
             Ok(key) => (key, false),
@@ -232,9 +233,7 @@ impl Authority {
         }
         disk::write(&layout.certificate(name), made.pem().as_bytes(), disk::PUBLIC)?;
         // What this authority revokes later reaches a node by the file alone.
-        let verifier = self.certificate.verifier.apart();
-        let authority = AuthorityCertificate { verifier, ..self.certificate.clone() };
-        Identity::assemble(layout, name, authority, made.der().clone(), key)
+        Identity::assemble(layout, name, self.verifier.apart(), made.der().clone(), key)
     }
 
     /// Adds every certificate that was issued to `name` to the revocation list beside the
@@ -247,7 +246,7 @@ impl Authority {
     pub fn revoke(&self, name: &NodeName, now: SystemTime) -> Result<Revoked, IdentityError> {
         let layout = Layout::new(&self.home);
         let _lock = layout.lock()?;
-        self.certificate.load_revocations(layout)?;
+        self.verifier.load_revocations(layout)?;
         let serials = self.issued(layout, name)?.into_iter().map(|issued| issued.serial);
         let serials: std::collections::BTreeSet<String> = serials.collect();
         if serials.is_empty() {
@@ -256,7 +255,7 @@ impl Authority {
                 show: layout.command("show"),
             });
         }
-        let mut list = RevocationList::clone(&self.certificate.verifier.list());
+        let mut list = RevocationList::clone(&self.verifier.list());
         let added: Vec<String> =
             serials.into_iter().filter(|serial| !list.entries.contains_key(serial)).collect();
         let path = layout.of_authority(disk::REVOCATIONS);
@@ -266,7 +265,7 @@ impl Authority {
             disk::write(&path, self.signed(&list, now)?.as_bytes(), disk::PUBLIC)?;
         }
         let total = list.entries.len();
-        self.certificate.verifier.replace_list(list);
+        self.verifier.replace_list(list);
         Ok(Revoked { added, total, path })
     }
 
@@ -280,7 +279,7 @@ impl Authority {
         };
         let list = CertificateRevocationListParams {
             this_update: clock::utc(now),
-            next_update: clock::utc(self.certificate.verifier.validity.not_after),
+            next_update: clock::utc(self.root.validity.not_after),
             crl_number: SerialNumber::from(list.number),
             issuing_distribution_point: None,
             revoked_certs: list.entries.iter().map(revoked).collect(),
@@ -296,7 +295,7 @@ impl Authority {
         let mut issued = Issued::all(Layout::new(&self.home))?;
         issued.retain(|issued| issued.name == *name);
         let der = disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name)).ok();
-        let verifier = &self.certificate.verifier;
+        let verifier = &self.verifier;
         let present = der.and_then(|der| verifier.examine_of(&der, name, Subject::Peer).ok());
         let issue =
             |p: PeerIdentity| Issued { serial: p.serial, key: p.id.to_string(), name: p.name };
@@ -313,7 +312,7 @@ impl Authority {
         key: &Key,
     ) -> Result<bool, IdentityError> {
         let key = KeyId::of_public_key(&key.subject_public_key_info()).to_string();
-        let verifier = &self.certificate.verifier;
+        let verifier = &self.verifier;
         let revoked = |issued: &Issued| issued.key == key && verifier.is_revoked(&issued.serial);
         Ok(self.issued(layout, name)?.iter().any(revoked))
     }
@@ -323,7 +322,7 @@ impl Authority {
         name: &NodeName,
         validity: Validity,
     ) -> Result<CertificateParams, IdentityError> {
-        let not_after = validity.not_after.min(self.certificate.verifier.validity.not_after);
+        let not_after = validity.not_after.min(self.root.validity.not_after);
         // The host part can be longer than a common name may be (64, RFC 5280 appendix A.1).
         let mut params = params(Validity { not_after, ..validity }, name.short().to_owned())?;
         let text = |text: String| text.try_into().map_err(refused);
@@ -337,6 +336,20 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         Ok(params)
+    }
+}
+
+fn key_fix() -> Fix {
+    Fix {
+        missing: "certificates and tokens are made on the host that has it".to_owned(),
+        damaged: "restore it from its backup".to_owned(),
+    }
+}
+
+fn mismatch(layout: Layout<'_>) -> IdentityError {
+    IdentityError::KeyMismatch {
+        path: layout.of_authority(disk::KEY),
+        fix: "restore the pair from one backup".to_owned(),
     }
 }
 
@@ -367,6 +380,23 @@ fn params(validity: Validity, common_name: String) -> Result<CertificateParams, 
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
     Ok(params)
+}
+
+/// The certificate of an authority of this cluster, with this key.
+fn certificate(
+    cluster: ClusterId,
+    key: &Key,
+    organization: &str,
+    now: SystemTime,
+) -> Result<rcgen::Certificate, IdentityError> {
+    let short: String = cluster.to_string().chars().take(8).collect();
+    let mut params = params(Validity::authority(now), format!("xpando cluster {short}"))?;
+    params.distinguished_name.push(DnType::OrganizationName, organization);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.subject_alt_names =
+        vec![SanType::URI(cluster_uri(cluster).try_into().map_err(refused)?)];
+    params.self_signed(key).map_err(refused)
 }
 
 /// What certificates say of their issuer, as its own certificate says it: name and key identifier.
@@ -420,14 +450,14 @@ mod tests {
         let mut params = authority.leaf(&name("a@h"), Validity::leaf(wall())).unwrap();
         change(&mut params);
         let made = params.signed_by(&Key::generate().unwrap(), &authority.issuer).unwrap();
-        authority.certificate.verifier.peer(made.der(), wall()).map(|peer| peer.name)
+        authority.verifier.peer(made.der(), wall()).map(|peer| peer.name)
     }
 
     #[test]
     fn an_authority_is_what_it_should_be() {
         use x509_parser::prelude::{FromDer, X509Certificate};
         let (_dir, authority) = authority();
-        let (_, x509) = X509Certificate::from_der(&authority.certificate.der).unwrap();
+        let (_, x509) = X509Certificate::from_der(&authority.root.der).unwrap();
         let basic = x509.basic_constraints().unwrap().unwrap();
         assert!(basic.critical && basic.value.ca);
         assert_eq!(basic.value.path_len_constraint, Some(0));
@@ -477,7 +507,7 @@ mod tests {
         let (dir, authority) = authority();
         let late = Validity { not_before: wall(), not_after: wall() + 5000 * DAY };
         let leaf = authority.issue(dir.path(), &name("a@h"), late).unwrap();
-        assert_eq!(leaf.validity().not_after, authority.certificate.verifier.validity.not_after);
+        assert_eq!(leaf.validity().not_after, authority.root.validity.not_after);
     }
 
     #[test]
@@ -523,7 +553,7 @@ mod tests {
     #[test]
     fn the_authority_itself_is_no_node() {
         let (_dir, authority) = authority();
-        let error = authority.certificate.verifier.peer(&authority.certificate.der, wall());
+        let error = authority.verifier.peer(&authority.root.der, wall());
         assert!(matches!(error, Err(IdentityError::NotANode { .. })));
     }
 

@@ -1,7 +1,7 @@
 //! What a certificate says, and what it proves about a peer.
 //!
 //! Owns the rules by which a certificate names a node. Invariant: a [`PeerIdentity`] exists only for
-//! a certificate that the cluster's own authority signed directly, that was valid at the time it was
+//! a certificate that an authority of the cluster signed directly, that was valid at the time it was
 //! checked, that names exactly one node of that cluster, and that was not revoked.
 
 use std::collections::BTreeMap;
@@ -20,6 +20,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, SubjectAltName, SubjectKeyIdentifier};
 use x509_cert::name::Name;
 
+use super::bundle::Bundle;
 use super::key::POINT;
 use super::revocation::RevocationList;
 use super::signed::{Parts, instant};
@@ -63,6 +64,11 @@ fn dns(name: &GeneralName) -> Option<&str> {
 
 fn uri(name: &GeneralName) -> Option<&str> {
     if let GeneralName::UniformResourceIdentifier(uri) = name { Some(uri.as_str()) } else { None }
+}
+
+/// The URI that names a cluster in its authority's certificate.
+pub(super) fn cluster_uri(cluster: ClusterId) -> String {
+    format!("spiffe://{cluster}")
 }
 
 /// The URI that names a node in its certificate: `spiffe://<cluster>/node/<host>/<name>`.
@@ -147,6 +153,15 @@ impl<'a> Certificate<'a> {
         std::str::from_utf8(organization.value.value()).ok()
     }
 
+    /// The cluster that an authority's certificate is of: the one that its URI names, `spiffe://<cluster>`, and without
+    /// such a URI the one named like its key.
+    pub(super) fn cluster(&self) -> ClusterId {
+        let names = self.tbs.get_extension::<SubjectAltName>().ok().flatten();
+        let named = names.iter().flat_map(|(_, names)| names.0.iter()).filter_map(uri);
+        let mut named = named.filter_map(|uri| KeyId::from_hex(uri.strip_prefix("spiffe://")?));
+        named.next().unwrap_or(self.key)
+    }
+
     /// True when the key with this public point signed the certificate.
     pub(super) fn is_signed_by(&self, point: &[u8; POINT]) -> bool {
         self.parts.is_signed_by(point)
@@ -219,6 +234,8 @@ pub struct PeerIdentity {
     pub validity: Validity,
     /// The certificate's serial number in lower-case hexadecimal.
     pub serial: String,
+    /// The id of the key of the authority that signed it.
+    pub authority: KeyId,
     point: [u8; POINT],
 }
 
@@ -250,37 +267,46 @@ const EXAMINED: usize = 1024;
 /// Certificates whose signature holds, by their SHA-256: a node meets each one in handshakes, beacons and seals.
 type Examined = Mutex<BTreeMap<[u8; 32], PeerIdentity>>;
 
-/// Judges certificates by one cluster's authority. It knows only public facts. All clones of an
-/// identity's verifier share its revocation list, and what they examined.
+/// Judges certificates by one cluster's authorities. It knows only public facts. All clones of an
+/// identity's verifier share its bundle, its revocation list, and what they examined.
 #[derive(Clone, Debug)]
 pub struct CertificateVerifier {
     cluster: ClusterId,
-    authority: [u8; POINT],
-    pub(super) validity: Validity,
+    bundle: Arc<ArcSwap<Bundle>>,
     revoked: Arc<ArcSwap<RevocationList>>,
     examined: Arc<Examined>,
 }
 
 impl CertificateVerifier {
-    /// A verifier that trusts exactly the key in this authority's certificate.
-    pub(super) fn of(authority: &Certificate<'_>) -> Self {
+    /// A verifier that trusts exactly these authorities.
+    pub(super) fn of(bundle: Bundle) -> Self {
         Self {
-            cluster: authority.key_id(),
-            authority: *authority.point(),
-            validity: authority.validity(),
+            cluster: bundle.cluster(),
+            bundle: Arc::new(ArcSwap::from_pointee(bundle)),
             revoked: Arc::default(),
             examined: Arc::default(),
         }
     }
 
-    /// A verifier whose list is the same now, and goes its own way from here.
+    /// A verifier whose authorities and list are the same now, and go their own way from here.
     pub(super) fn apart(&self) -> Self {
-        Self { revoked: Arc::new(ArcSwap::new(self.list())), ..self.clone() }
+        let bundle = Arc::new(ArcSwap::new(self.bundle()));
+        Self { bundle, revoked: Arc::new(ArcSwap::new(self.list())), ..self.clone() }
     }
 
-    /// The public point of the authority's key.
-    pub(super) fn authority(&self) -> &[u8; POINT] {
-        &self.authority
+    /// The authorities in force.
+    pub(super) fn bundle(&self) -> Arc<Bundle> {
+        self.bundle.load_full()
+    }
+
+    /// Puts other authorities of the same cluster in force, for all clones.
+    pub(super) fn replace_bundle(&self, bundle: Bundle) {
+        self.bundle.store(Arc::new(bundle));
+    }
+
+    /// True when `signature` is an authority's over `message`.
+    pub(super) fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.bundle.load().signed(message, signature)
     }
 
     /// The revocation list in force.
@@ -343,7 +369,10 @@ impl CertificateVerifier {
         let peer = self.examine(leaf, &subject)?;
         self.check_revoked(&peer, &subject)?;
         peer.validity.check(now, &subject)?;
-        self.validity.check(now, &subject)?;
+        let authority = self.bundle.load().root(peer.authority).map(|root| root.validity);
+        authority
+            .ok_or(IdentityError::Untrusted { subject: Subject::Peer })?
+            .check(now, &subject)?;
         Ok(peer)
     }
 
@@ -368,15 +397,18 @@ impl CertificateVerifier {
         subject: &Subject,
     ) -> Result<PeerIdentity, IdentityError> {
         let digest: [u8; 32] = Sha256::digest(leaf).into();
-        if let Some(peer) = self.examined().get(&digest) {
-            return Ok(peer.clone());
+        let bundle = self.bundle.load();
+        // What a dropped authority signed is not trusted, however often it was before.
+        let known = self.examined().get(&digest).cloned();
+        if let Some(peer) = known.filter(|peer| bundle.root(peer.authority).is_some()) {
+            return Ok(peer);
         }
         let certificate = Certificate::parse(leaf).map_err(|reason| {
             IdentityError::DamagedCertificate { subject: subject.clone(), reason }
         })?;
-        if !certificate.is_signed_by(&self.authority) {
+        let Some(authority) = bundle.signer(|point| certificate.is_signed_by(point)) else {
             return Err(IdentityError::Untrusted { subject: subject.clone() });
-        }
+        };
         let name = certificate
             .node(self.cluster)
             .map_err(|reason| IdentityError::NotANode { subject: subject.clone(), reason })?;
@@ -385,6 +417,7 @@ impl CertificateVerifier {
             id: certificate.key_id(),
             validity: certificate.validity(),
             serial: certificate.serial(),
+            authority: authority.key,
             point: *certificate.point(),
         };
         let mut examined = self.examined();

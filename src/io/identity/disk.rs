@@ -42,6 +42,10 @@ pub(super) const ISSUED: &str = "issued";
 pub(super) const TOKEN_KEY: &str = "token.key";
 /// File name of what verifies tokens.
 pub(super) const TOKENS: &str = "tokens";
+/// File name of the private key of another authority, during a rotation.
+pub(super) const NEXT_KEY: &str = "next.key";
+/// File name of the list of trusted authorities.
+pub(super) const TRUST: &str = "trust";
 /// Directory of the authority.
 pub(super) const AUTHORITY: &str = "ca";
 
@@ -225,6 +229,19 @@ pub(super) fn write_directory(
         })
 }
 
+/// Removes a file, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), IdentityError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done.and_then(|()| sync_parent(path)).map_err(failed("remove", path)),
+    }
+}
+
+/// Puts a file in the place of another one in the same directory, in one step.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), IdentityError> {
+    fs::rename(from, to).and_then(|()| sync_parent(to)).map_err(failed("rename", from))
+}
+
 /// Adds `bytes` to the end of a file, which is made when it is not there, in one write.
 pub(super) fn append(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     let mut options = OpenOptions::new();
@@ -315,17 +332,26 @@ pub(super) fn read_secret<K>(
     })
 }
 
+/// The text of a file of certificates, not yet checked.
+pub(super) fn read_certificates(
+    path: &Path,
+    fix: Fix,
+) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+    let Some(file) = open(path)? else {
+        return Err(IdentityError::Missing { path: path.to_owned(), fix: fix.missing });
+    };
+    read(file, path, MAX_FILE)
+}
+
 /// The first certificate in a file, not yet checked.
 pub(super) fn read_certificate(
     path: &Path,
     fix: Fix,
 ) -> Result<CertificateDer<'static>, IdentityError> {
-    let Some(file) = open(path)? else {
-        return Err(IdentityError::Missing { path: path.to_owned(), fix: fix.missing });
-    };
-    CertificateDer::from_pem_slice(&read(file, path, MAX_FILE)?).map_err(|_not_pem| {
+    let damaged = fix.damaged.clone();
+    CertificateDer::from_pem_slice(&read_certificates(path, fix)?).map_err(|_not_pem| {
         IdentityError::DamagedCertificate {
-            subject: Subject::File { path: path.to_owned(), fix: fix.damaged },
+            subject: Subject::File { path: path.to_owned(), fix: damaged },
             reason: "it holds no PEM certificate",
         }
     })

@@ -1,15 +1,16 @@
 //! The certificates and the key under a running node.
 //!
 //! Invariant: what is in force is always whole. A renewed certificate of the same key takes the place of the one before;
-//! another key or another authority would be another node or another cluster, and waits for a restart.
+//! another key or another cluster's authorities would be another node or another cluster, and waits for a restart.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use super::authority_certificate::AuthorityCertificate;
+use super::bundle::Bundle;
 use super::disk::{self, FileState, Layout};
-use super::{Identity, IdentityError, Leaf};
+use super::revocation::RevocationList;
+use super::{CertificateVerifier, Identity, IdentityError, Leaf};
 
 /// What a look at files found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub struct IdentityFiles {
     certs: PathBuf,
     identity: Arc<Identity>,
     /// What the last look saw; `None` before the first.
-    seen: Mutex<Option<[FileState; 3]>>,
+    seen: Mutex<Option<Vec<FileState>>>,
 }
 
 impl IdentityFiles {
@@ -44,42 +45,50 @@ impl IdentityFiles {
     /// files. What was in force stays, and the same files are not judged twice.
     pub fn look(&self, now: SystemTime) -> Result<Look<SystemTime>, IdentityError> {
         let (layout, name) = (Layout::new(&self.certs), self.identity.name());
-        let paths =
-            [layout.of_authority(disk::CERTIFICATE), layout.certificate(name), layout.key(name)];
-        let stamps = paths.each_ref().map(|path| disk::file_state(path));
+        let ours = [disk::CERTIFICATE, disk::TRUST].map(|file| layout.of_authority(file));
+        let paths = ours.into_iter().chain([layout.certificate(name), layout.key(name)]);
+        let stamps: Vec<_> = paths.map(|path| disk::file_state(&path)).collect();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.replace(stamps) == Some(stamps) {
+        if seen.replace(stamps.clone()) == Some(stamps) {
             return Ok(Look::Unchanged);
         }
         drop(seen);
-        let leaf = self.read(layout, now)?;
-        if leaf.der == self.identity.leaf.load().der {
+        let (bundle, leaf) = self.read(layout, now)?;
+        let identity = &self.identity;
+        if leaf.der == identity.leaf.load().der && bundle == *identity.verifier.bundle() {
             return Ok(Look::Sound);
         }
         let until = leaf.peer.validity.not_after;
-        self.identity.leaf.store(leaf);
+        identity.verifier.replace_bundle(bundle);
+        identity.leaf.store(leaf);
         Ok(Look::New(until))
     }
 
-    fn read(&self, layout: Layout<'_>, now: SystemTime) -> Result<Arc<Leaf>, IdentityError> {
+    fn read(
+        &self,
+        layout: Layout<'_>,
+        now: SystemTime,
+    ) -> Result<(Bundle, Arc<Leaf>), IdentityError> {
         let identity = &self.identity;
         let name = identity.name();
         let copy = "copy it anew: every node of the cluster has the same file".to_owned();
-        let authority = AuthorityCertificate::read(layout, copy)?;
-        if authority.der != identity.authority.der {
+        let bundle = Bundle::read(layout, copy)?;
+        if bundle.cluster() != identity.cluster() {
             return Err(IdentityError::NewAuthority {
                 path: layout.of_authority(disk::CERTIFICATE),
             });
         }
         let der = disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name))?;
         let key = disk::read_key(&layout.key(name), layout.leaf_fix(name))?;
-        let found = Identity::assemble(layout, name, identity.authority.clone(), der, key)?;
+        let verifier = CertificateVerifier::of(bundle.clone());
+        verifier.replace_list(RevocationList::clone(&identity.verifier.list()));
+        let found = Identity::assemble(layout, name, verifier, der, key)?;
         if found.id != identity.id {
             return Err(IdentityError::NewKey { path: layout.key(name) });
         }
-        let leaf = found.leaf.into_inner();
-        identity.check(&leaf.peer, layout, now)?;
-        Ok(leaf)
+        let leaf = found.leaf.load_full();
+        found.check(&leaf, layout, now)?;
+        Ok((bundle, leaf))
     }
 }
 
@@ -147,6 +156,6 @@ mod tests {
         fs::copy(other.path().join("ca/cert.pem"), path("ca/cert.pem")).unwrap();
         let error = files.look(wall()).unwrap_err();
         assert!(matches!(error, IdentityError::NewAuthority { .. }), "{error}");
-        refused(error, "put that one back");
+        refused(error, "put the one before back");
     }
 }

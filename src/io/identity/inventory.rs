@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::CertificateVerifier;
 use super::IdentityError;
-use super::authority_certificate::AuthorityCertificate;
+use super::bundle::Root;
 use super::certificate::{Certificate, fingerprint};
 use super::disk::{self, Layout};
 use crate::io::clock;
@@ -32,7 +33,7 @@ pub enum CertificateKind {
 pub struct CertificateInfo {
     /// The node's name; `None` for the authority.
     pub name: Option<NodeName>,
-    /// Id of the certificate's key, 32 hexadecimal digits: a node's id, or the cluster's.
+    /// Id of the certificate's key, 32 hexadecimal digits: of a node it is the node's id.
     pub id: Option<String>,
     /// Id of the cluster, 32 hexadecimal digits.
     pub cluster: Option<String>,
@@ -66,15 +67,15 @@ pub fn inventory(certs: &Path) -> Result<Vec<CertificateInfo>, IdentityError> {
     let layout = Layout::new(certs);
     let nodes = nodes(certs)?;
     let missing = format!("{} makes a new one", layout.command("init"));
-    let authority = AuthorityCertificate::read(layout, missing);
+    let authority = CertificateVerifier::read(layout, missing);
     let revocations = authority.as_ref().map(|authority| authority.load_revocations(layout));
     let mut found = Vec::new();
     if layout.authority().is_dir() || !nodes.is_empty() {
-        let mut info = describe_authority(layout, &authority);
-        if let Ok(Err(unusable)) = &revocations {
-            info.error = Some(unusable.to_string());
+        let mut infos = describe_authorities(layout, &authority);
+        if let (Ok(Err(unusable)), Some(first)) = (&revocations, infos.first_mut()) {
+            first.error = Some(unusable.to_string());
         }
-        found.push(info);
+        found.append(&mut infos);
     }
     found
         .extend(nodes.into_iter().map(|name| describe_node(layout, name, authority.as_ref().ok())));
@@ -123,25 +124,30 @@ impl CertificateInfo {
     }
 }
 
-fn describe_authority(
+fn describe_authorities(
     layout: Layout<'_>,
-    authority: &Result<AuthorityCertificate, IdentityError>,
-) -> CertificateInfo {
-    let mut info = match authority {
-        Ok(authority) => CertificateInfo::read(&authority.der),
-        Err(error) => CertificateInfo::unusable(error),
+    verifier: &Result<CertificateVerifier, IdentityError>,
+) -> Vec<CertificateInfo> {
+    let (kind, path) = (CertificateKind::Authority, layout.of_authority(disk::CERTIFICATE));
+    let describe = |verifier: &CertificateVerifier, root: &Root| CertificateInfo {
+        kind,
+        path: path.clone(),
+        cluster: Some(verifier.cluster().to_string()),
+        development: root.development,
+        ..CertificateInfo::read(&root.der)
     };
-    info.kind = CertificateKind::Authority;
-    info.path = layout.of_authority(disk::CERTIFICATE);
-    info.cluster = info.id.clone();
-    info.development = authority.as_ref().is_ok_and(|authority| authority.development);
-    info
+    match verifier {
+        Ok(verifier) => {
+            verifier.bundle().roots().iter().map(|root| describe(verifier, root)).collect()
+        }
+        Err(error) => vec![CertificateInfo { kind, path, ..CertificateInfo::unusable(error) }],
+    }
 }
 
 fn describe_node(
     layout: Layout<'_>,
     name: NodeName,
-    authority: Option<&AuthorityCertificate>,
+    verifier: Option<&CertificateVerifier>,
 ) -> CertificateInfo {
     let path = layout.certificate(&name);
     let der = disk::read_certificate(&path, layout.leaf_fix(&name));
@@ -151,13 +157,12 @@ fn describe_node(
     };
     (info.path, info.name) = (path, Some(name.clone()));
     let Ok(der) = der else { return info };
-    let Some(authority) = authority else {
+    let Some(verifier) = verifier else {
         info.error = Some("there is no sound authority's certificate to check it by".to_owned());
         return info;
     };
-    let verifier = &authority.verifier;
     info.cluster = Some(verifier.cluster().to_string());
-    info.development = authority.development;
+    info.development = verifier.bundle().first().is_some_and(|root| root.development);
     info.revoked = info.serial.as_ref().is_some_and(|serial| verifier.is_revoked(serial));
     let examined = verifier.examine_of(&der, &name, layout.leaf(&name));
     info.error = examined.err().map(|error| error.to_string());
@@ -200,7 +205,8 @@ mod tests {
         let cluster = authority.cluster().to_string();
         assert_eq!(json[0]["kind"], "authority");
         assert_eq!(json[0]["name"], serde_json::Value::Null);
-        assert_eq!(json[0]["id"], cluster.as_str());
+        assert_eq!(json[0]["cluster"], cluster.as_str());
+        assert_ne!(json[0]["id"], cluster.as_str());
         assert_eq!(json[0]["fingerprint"], authority.fingerprint());
         assert_eq!(json[2]["kind"], "node");
         assert_eq!(json[2]["id"], b.id().to_string());

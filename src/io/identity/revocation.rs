@@ -20,8 +20,8 @@ use x509_cert::der::oid::AssociatedOid as _;
 use x509_cert::ext::pkix::CrlNumber;
 
 use super::IdentityError;
+use super::bundle::Bundle;
 use super::disk::{self, Layout};
-use super::key::POINT;
 use super::signed::{Parts, instant};
 use crate::proto::codec::hexadecimal;
 use crate::proto::node::NodeName;
@@ -38,7 +38,7 @@ pub(super) struct RevocationList {
 impl RevocationList {
     /// Reads a list that the key with this public point signed; the error says in which way it is
     /// not one.
-    fn parse(pem: &[u8], authority: &[u8; POINT]) -> Result<Self, &'static str> {
+    fn parse(pem: &[u8], bundle: &Bundle) -> Result<Self, &'static str> {
         let der = CertificateRevocationListDer::from_pem_slice(pem)
             .map_err(|_not_pem| "it holds no PEM revocation list")?;
         let damaged = "it is not an X.509 revocation list";
@@ -51,7 +51,7 @@ impl RevocationList {
         if parts.algorithm != list.signature {
             return Err("its two signature algorithms differ");
         }
-        if !parts.is_signed_by(authority) {
+        if bundle.signer(|point| parts.is_signed_by(point)).is_none() {
             return Err("this cluster's authority has not signed it");
         }
         let mut extensions = list.crl_extensions.iter().flatten();
@@ -66,14 +66,11 @@ impl RevocationList {
     }
 
     /// The list in `certs`; `None` when there is none, because nothing was ever revoked.
-    pub(super) fn read(
-        layout: Layout<'_>,
-        authority: &[u8; POINT],
-    ) -> Result<Option<Self>, IdentityError> {
+    pub(super) fn read(layout: Layout<'_>, bundle: &Bundle) -> Result<Option<Self>, IdentityError> {
         let path = layout.of_authority(disk::REVOCATIONS);
         let Some(pem) = disk::read_list(&path)? else { return Ok(None) };
         let damaged = |reason| IdentityError::DamagedRevocations { path, reason };
-        Self::parse(&pem, authority).map(Some).map_err(damaged)
+        Self::parse(&pem, bundle).map(Some).map_err(damaged)
     }
 }
 
@@ -276,11 +273,11 @@ mod tests {
         authority.revoke(&name("b@h"), wall()).unwrap();
         let pem = fs::read(crl(dir.path())).unwrap();
         let verifier = a.verifier();
-        let ours = RevocationList::parse(&pem, verifier.authority()).unwrap();
+        let ours = RevocationList::parse(&pem, &verifier.bundle()).unwrap();
         for at in 0..pem.len() {
             let mut changed = pem.clone();
             changed[at] ^= 0x04;
-            if let Ok(list) = RevocationList::parse(&changed, verifier.authority()) {
+            if let Ok(list) = RevocationList::parse(&changed, &verifier.bundle()) {
                 assert_eq!(list, ours, "byte {at}");
             }
         }

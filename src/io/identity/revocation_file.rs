@@ -39,7 +39,7 @@ impl RevocationFile {
         }
         drop(seen);
         let in_force = self.verifier.list();
-        let Some(list) = RevocationList::read(layout, self.verifier.authority())? else {
+        let Some(list) = RevocationList::read(layout, &self.verifier.bundle())? else {
             let fix = "the list in force stays; copy it anew".to_owned();
             let gone = !in_force.entries.is_empty();
             return if gone { Err(IdentityError::Missing { path, fix }) } else { Ok(None) };

@@ -1,6 +1,5 @@
 //! Who signed what a node has kept: its own keys, whenever they were its own.
 
-use super::authority_certificate::AuthorityCertificate;
 use super::certificate::{CertificateVerifier, PeerIdentity};
 use super::disk::Layout;
 use super::{IdentityError, Subject};
@@ -36,6 +35,6 @@ impl CertificateVerifier {
     pub fn load(certs: &Path) -> Result<Self, IdentityError> {
         let missing =
             "name the directory that has the cluster's ca/cert.pem with --certs".to_owned();
-        Ok(AuthorityCertificate::read(Layout::new(certs), missing)?.verifier)
+        Self::read(Layout::new(certs), missing)
     }
 }

@@ -27,7 +27,6 @@ use strum::IntoStaticStr;
 pub(super) use self::key::TokenKey;
 pub(super) use self::list::TokenList;
 use super::IdentityError;
-use super::authority_certificate::AuthorityCertificate;
 use super::certificate::CertificateVerifier;
 use super::disk::{self, FileState, Layout};
 
@@ -117,8 +116,8 @@ impl Tokens {
             "copy it from the host that has the authority's key; {} makes a new authority",
             layout.command("init")
         );
-        let authority = AuthorityCertificate::read(layout, missing)?;
-        let tokens = Self::new(certs.to_owned(), authority.verifier);
+        let verifier = CertificateVerifier::read(layout, missing)?;
+        let tokens = Self::new(certs.to_owned(), verifier);
         tokens.look().map(|_revoked| tokens)
     }
 

@@ -164,7 +164,7 @@ impl Web {
 }
 
 fn of_node(identity: &Identity) -> Result<Served, WebError> {
-    let chain = vec![identity.certificate(), identity.authority_certificate().clone()];
+    let chain = vec![identity.certificate(), identity.authority_certificate()];
     served(chain, identity.private_key()).map_err(WebError::Node)
 }
 

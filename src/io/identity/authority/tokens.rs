@@ -80,7 +80,18 @@ impl Authority {
     }
 
     fn token_list(&self, layout: Layout<'_>) -> Result<Option<TokenList>, IdentityError> {
-        TokenList::read(layout, &self.certificate.verifier)
+        TokenList::read(layout, &self.verifier)
+    }
+
+    /// Signs the list with the key that issues now, if there is one.
+    pub(super) fn sign_tokens(
+        &self,
+        layout: Layout<'_>,
+        now: SystemTime,
+    ) -> Result<(), IdentityError> {
+        let Some(mut list) = self.token_list(layout)? else { return Ok(()) };
+        list.number = next_number(list.number, now);
+        self.write_tokens(layout, &list)
     }
 
     fn write_tokens(&self, layout: Layout<'_>, list: &TokenList) -> Result<(), IdentityError> {

@@ -19,8 +19,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
-
 use super::super::IdentityError;
 use super::super::certificate::CertificateVerifier;
 use super::super::disk::{self, Layout};
@@ -101,9 +99,9 @@ impl TokenList {
         let signature =
             last.strip_prefix("signature ").ok_or("it does not end with a signature")?;
         let body = &text[..=body.len()];
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, verifier.authority())
-            .verify(body.as_bytes(), &bytes(signature))
-            .map_err(|_unspecified| "this cluster's authority has not signed it")?;
+        if !verifier.signed(body.as_bytes(), &bytes(signature)) {
+            return Err("this cluster's authority has not signed it");
+        }
         let lines = body.strip_prefix(&title(verifier.cluster())).map(str::lines);
         let mut lines = lines.ok_or("it is not a list of tokens")?;
         let mut line = |word: &str| lines.next().and_then(|line| line.strip_prefix(word));

@@ -1,0 +1,203 @@
+//! The authorities that a cluster trusts, as every node has them in `ca/cert.pem`.
+//!
+//! Owns what makes a file of certificates the bundle of one cluster. Invariants: a bundle has at least one authority and at
+//! most [`MAX_ROOTS`]; all are of one cluster; each is signed by itself or by another one of them; the first is the one that
+//! issues.
+
+use std::time::SystemTime;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use super::certificate::{Certificate, Validity, fingerprint};
+use super::disk::{self, Layout};
+use super::key::POINT;
+use super::revocation::RevocationList;
+use super::trust::TrustList;
+use super::{CertificateVerifier, IdentityError, Subject};
+use crate::proto::node::{ClusterId, KeyId};
+
+/// Organization in the certificate of an authority that a node on loopback made for itself.
+pub(super) const DEVELOPMENT: &str = "xpando development";
+/// Most authorities that one cluster trusts at a time.
+pub(super) const MAX_ROOTS: usize = 8;
+
+/// One authority: its certificate, and what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Root {
+    pub(super) der: CertificateDer<'static>,
+    /// The id of its key.
+    pub(super) key: KeyId,
+    pub(super) point: [u8; POINT],
+    pub(super) validity: Validity,
+    pub(super) development: bool,
+}
+
+impl Root {
+    /// The authority that this certificate is of, and its cluster.
+    pub(super) fn of(der: CertificateDer<'static>) -> Result<(Self, ClusterId), &'static str> {
+        let certificate = Certificate::parse(&der)?;
+        if !certificate.is_authority() {
+            return Err("it is not an authority's certificate");
+        }
+        let cluster = certificate.cluster();
+        let root = Self {
+            key: certificate.key_id(),
+            point: *certificate.point(),
+            validity: certificate.validity(),
+            development: certificate.organization() == Some(DEVELOPMENT),
+            der,
+        };
+        Ok((root, cluster))
+    }
+
+    /// SHA-256 of its certificate: `AB:CD:…`.
+    pub(super) fn fingerprint(&self) -> String {
+        fingerprint(&self.der)
+    }
+
+    /// Refuses an authority that issues no more, or not yet.
+    pub(super) fn check_time(
+        &self,
+        layout: Layout<'_>,
+        now: SystemTime,
+    ) -> Result<(), IdentityError> {
+        let fix = format!(
+            "move {} away, make a new authority with {} and issue every node's certificate anew",
+            layout.authority().display(),
+            layout.command("init")
+        );
+        let subject = Subject::File { path: layout.of_authority(disk::CERTIFICATE), fix };
+        self.validity.check(now, &subject)
+    }
+
+    fn is_signed_by(&self, other: &Self) -> bool {
+        Certificate::parse(&self.der).is_ok_and(|it| it.is_signed_by(&other.point))
+    }
+}
+
+/// The authorities of one cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Bundle {
+    cluster: ClusterId,
+    /// Never empty.
+    roots: Vec<Root>,
+}
+
+impl Bundle {
+    /// The bundle of these certificates; the error says why they are none.
+    pub(super) fn of(certificates: Vec<CertificateDer<'static>>) -> Result<Self, &'static str> {
+        let mut roots: Vec<Root> = Vec::new();
+        let mut clusters = Vec::new();
+        for der in certificates {
+            let (root, cluster) = Root::of(der)?;
+            clusters.push(cluster);
+            if !roots.iter().any(|known| known.der == root.der) {
+                roots.push(root);
+            }
+        }
+        let cluster = *clusters.first().ok_or("it holds no PEM certificate")?;
+        if clusters.iter().any(|other| *other != cluster) {
+            return Err("its authorities are of different clusters");
+        }
+        if roots.len() > MAX_ROOTS {
+            return Err("it has more than eight authorities");
+        }
+        let signed = |root: &Root| roots.iter().any(|other| root.is_signed_by(other));
+        if !roots.iter().all(signed) {
+            return Err("its signature is not its own");
+        }
+        Ok(Self { cluster, roots })
+    }
+
+    /// The bundle in a PEM text.
+    pub(super) fn of_pem(pem: &[u8]) -> Result<Self, &'static str> {
+        let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+        Self::of(certificates.map_err(|_not_pem| "it holds no PEM certificate")?)
+    }
+
+    /// Whom a node trusts by its files: ca/cert.pem, and ca/trust where there is one. `missing` says what to do when there is
+    /// no ca/cert.pem.
+    pub(super) fn read(layout: Layout<'_>, missing: String) -> Result<Self, IdentityError> {
+        Self::read_listed(layout, missing).map(|(bundle, _)| bundle)
+    }
+
+    /// As [`Bundle::read`]; and the list, which says what ca/cert.pem does where there is none.
+    pub(super) fn read_listed(
+        layout: Layout<'_>,
+        missing: String,
+    ) -> Result<(Self, TrustList), IdentityError> {
+        let file = Self::read_file(layout, missing)?;
+        let Some(list) = TrustList::read(layout, &file)? else {
+            return Ok((file.clone(), TrustList::first(file)));
+        };
+        let damaged =
+            |reason| IdentityError::DamagedTrust { path: layout.of_authority(disk::TRUST), reason };
+        Ok((list.beside(&file).map_err(damaged)?, list))
+    }
+
+    fn read_file(layout: Layout<'_>, missing: String) -> Result<Self, IdentityError> {
+        [layout.certs(), &layout.authority()].into_iter().try_for_each(disk::check_directory)?;
+        let path = layout.of_authority(disk::CERTIFICATE);
+        let fix = layout.authority_fix(missing);
+        let damaged = fix.damaged.clone();
+        let pem = disk::read_certificates(&path, fix)?;
+        Self::of_pem(&pem).map_err(|reason| IdentityError::DamagedCertificate {
+            subject: Subject::File { path, fix: damaged },
+            reason,
+        })
+    }
+
+    pub(super) fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// The certificates as PEM (RFC 7468).
+    pub(super) fn to_pem(&self) -> String {
+        let block = |root: &Root| pem::encode(&pem::Pem::new("CERTIFICATE", root.der.to_vec()));
+        self.roots.iter().map(block).collect()
+    }
+
+    /// The authorities, the issuing one first.
+    pub(super) fn roots(&self) -> &[Root] {
+        &self.roots
+    }
+
+    /// The one that issues.
+    pub(super) fn first(&self) -> Option<&Root> {
+        self.roots.first()
+    }
+
+    /// The one with this key.
+    pub(super) fn root(&self, key: KeyId) -> Option<&Root> {
+        self.roots.iter().find(|root| root.key == key)
+    }
+
+    /// True when `signature` is that of one of them over `message`: ECDSA P-256 with SHA-256, ASN.1.
+    pub(super) fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        let by = |point: &[u8; POINT]| {
+            UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).verify(message, signature)
+        };
+        self.signer(|point| by(point).is_ok()).is_some()
+    }
+
+    /// The one of whose public point this holds: who signed something.
+    pub(super) fn signer(&self, signed_by: impl Fn(&[u8; POINT]) -> bool) -> Option<&Root> {
+        self.roots.iter().find(|root| signed_by(&root.point))
+    }
+}
+
+impl CertificateVerifier {
+    /// What judges by the bundle in `certs`, without any revocation list; `missing` as in [`Bundle::read`].
+    pub(super) fn read(layout: Layout<'_>, missing: String) -> Result<Self, IdentityError> {
+        Bundle::read(layout, missing).map(Self::of)
+    }
+
+    /// Puts the revocation list in `certs` in force, if there is one.
+    pub(super) fn load_revocations(&self, layout: Layout<'_>) -> Result<(), IdentityError> {
+        let found = RevocationList::read(layout, &self.bundle())?;
+        found.into_iter().for_each(|list| self.replace_list(list));
+        Ok(())
+    }
+}
