@@ -3,17 +3,23 @@
 //! Owns the words of this command group. Invariant: it prints nothing secret, and what a reader has
 //! to do next is printed as a command that can be copied.
 
-use std::io::Write;
-use std::path::Path;
+use std::io::{BufRead as _, BufReader, Read as _, Write};
+use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::Subcommand;
 use xpando_node::internals::io::clock;
 use xpando_node::internals::io::identity::{
-    Authority, CertificateInfo, Validity, inventory, shell_word,
+    Authority, CertificateInfo, Validity, backup, inventory, restore, shell_word,
 };
 use xpando_node::internals::proto::node::NodeName;
 
+use zeroize::Zeroizing;
+
 use super::output::{self, Columns, Field, write_line};
+
+/// Longest passphrase that is read, in bytes.
+const MAX_PASSPHRASE: u64 = 4096;
 
 /// Make and inspect the certificates that let nodes trust each other.
 #[derive(Debug, Subcommand)]
@@ -50,6 +56,27 @@ pub(crate) enum CertCommand {
         /// The node's name
         name: NodeName,
     },
+    /// Write an encrypted copy of the authority
+    ///
+    /// Everything in the directory ca: keys, certificates, lists, what was issued. Keep it apart from this host: with it and the
+    /// passphrase the cluster loses nothing when the host is lost. Needs ca/key.pem.
+    Backup {
+        /// The file to write; one that is there is replaced
+        file: PathBuf,
+        /// A file whose first line is the passphrase, of at least 12 bytes; `-` for standard input
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: PathBuf,
+    },
+    /// Put the authority of a backup into the certificate directory
+    ///
+    /// An authority that is there is never replaced.
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// A file whose first line is the passphrase; `-` for standard input
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: PathBuf,
+    },
     /// List the certificates in the certificate directory
     ///
     /// Shows whom each certificate belongs to, until when it is valid, and what is wrong with it.
@@ -67,6 +94,18 @@ pub(crate) fn run(command: CertCommand, certs: &Path, out: &mut dyn Write) -> an
         CertCommand::Init => init(certs, out),
         CertCommand::Issue { name, replace } => issue(&name, replace, certs, out),
         CertCommand::Revoke { name } => revoke(&name, certs, out),
+        CertCommand::Backup { file, passphrase_file } => {
+            back_up(certs, &file, &passphrase(&passphrase_file)?, out)
+        }
+        CertCommand::Restore { file, passphrase_file } => {
+            let backup =
+                std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            let authority = restore(certs, &backup, &passphrase(&passphrase_file)?)?;
+            write_line!(out, "cluster      {}", authority.cluster())?;
+            write_line!(out, "fingerprint  {}", authority.fingerprint())?;
+            write_line!(out, "restored to  {}/ca", certs.display())?;
+            Ok(())
+        }
         CertCommand::Show { json: true } => output::pretty_json(out, &inventory(certs)?),
         CertCommand::Show { json: false } => show(certs, out),
     }
@@ -140,6 +179,29 @@ fn revoke(name: &NodeName, certs: &Path, out: &mut dyn Write) -> anyhow::Result<
     )?;
     write_line!(out, "  xpando-node cert issue {name} --certs {}", shell_word(certs))?;
     Ok(())
+}
+
+fn back_up(certs: &Path, file: &Path, passphrase: &str, out: &mut dyn Write) -> anyhow::Result<()> {
+    backup(certs, file, passphrase)?;
+    write_line!(out, "backup       {}", file.display())?;
+    write_line!(out)?;
+    write_line!(out, "On another host, with the same passphrase:")?;
+    write_line!(out, "  xpando-node cert restore {} --passphrase-file FILE", shell_word(file))?;
+    Ok(())
+}
+
+/// The first line of a file.
+fn passphrase(file: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let mut line = Zeroizing::new(String::new());
+    if file == Path::new("-") {
+        std::io::stdin().lock().take(MAX_PASSPHRASE).read_line(&mut line)?;
+    } else {
+        let open = || format!("cannot read {}", file.display());
+        let file = std::fs::File::open(file).with_context(open)?;
+        BufReader::new(file.take(MAX_PASSPHRASE)).read_line(&mut line)?;
+    }
+    let text = Zeroizing::new(line.trim_end_matches(['\n', '\r']).to_owned());
+    Ok(text)
 }
 
 fn show(certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {

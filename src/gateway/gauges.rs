@@ -35,7 +35,7 @@ fn node(view: &NodeView, gauges: &mut Gauges) {
         (vec![("certificate", what.to_owned())], until)
     });
     gauges.many(
-        "xpando_certificate_expiry_time_seconds",
+        "xpando_certificate_expiry_timestamp_seconds",
         "Until when a certificate is valid, as Unix time",
         certificates,
     );

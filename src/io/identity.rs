@@ -22,6 +22,8 @@
 //! loopback nothing is ever invented.
 
 mod authority;
+#[cfg(feature = "cli")]
+mod backup;
 mod bundle;
 mod certificate;
 mod disk;
@@ -34,6 +36,7 @@ mod signed;
 mod signers;
 mod tokens;
 mod trust;
+mod verifier;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -44,9 +47,11 @@ use arc_swap::ArcSwap;
 pub use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
 
-pub use self::authority::{Authority, RotationStep};
+pub use self::authority::{Authority, RotationError, RotationStep};
+#[cfg(feature = "cli")]
+pub use self::backup::{BackupError, backup, restore};
 use self::bundle::Root;
-pub use self::certificate::{CertificateVerifier, PeerIdentity, Validity, server_name};
+pub use self::certificate::{PeerIdentity, Validity, server_name};
 pub(super) use self::certificate::{claimed_cluster, cluster_of_server_name};
 use self::disk::Layout;
 pub use self::disk::shell_word;
@@ -59,6 +64,7 @@ pub use self::revocation_file::RevocationFile;
 pub use self::signers::Signers;
 pub use self::tokens::{MAX_TOKEN, NO_TOKEN_LIST, RevokedToken, TokenError, Tokens};
 pub use self::trust::Rotation;
+pub use self::verifier::CertificateVerifier;
 use crate::io::clock::rfc3339;
 use crate::proto::node::{ClusterId, NodeId, NodeName};
 use crate::proto::token::ClaimsError;
@@ -220,17 +226,6 @@ pub enum IdentityError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The authority is being replaced already. Nothing is changed: wait for its end, or abort it.
-    #[error("{by} began to rotate the authority at {}: it goes on by itself", rfc3339(*began))]
-    RotationUnderWay {
-        /// Who began it.
-        by: String,
-        /// When.
-        began: SystemTime,
-    },
-    /// The authority is not being replaced. Nothing is changed.
-    #[error("no rotation of the authority is under way")]
-    NoRotation,
     /// A list of what verifies tokens is not one that this cluster's authority made, or not the
     /// latest. The list in force, if there is one, stays.
     #[error(
@@ -425,7 +420,7 @@ impl Identity {
             let fix = layout.leaf_fix(name).damaged;
             return Err(IdentityError::KeyMismatch { path: layout.key(name), fix });
         }
-        let root = verifier.bundle().root(peer.authority).cloned();
+        let root = verifier.trusted().bundle.root(peer.authority).cloned();
         let root = root.ok_or_else(|| IdentityError::Untrusted { subject: layout.leaf(name) })?;
         let (name, id) = (name.clone(), peer.id);
         let leaf = ArcSwap::from_pointee(Leaf { der: leaf, peer, root });
@@ -512,7 +507,7 @@ impl Identity {
 
     /// The certificates of the authorities that the cluster trusts, the issuing one first.
     pub fn authorities(&self) -> Vec<CertificateDer<'static>> {
-        self.verifier.bundle().roots().iter().map(|root| root.der.clone()).collect()
+        self.verifier.trusted().bundle.roots().iter().map(|root| root.der.clone()).collect()
     }
 
     /// The certificate of the authority that signed this node's.

@@ -91,8 +91,10 @@ pub const MAX_ROWS: usize = 1024;
 pub(super) const FUTURE: u64 = 24 * 3600 * 1000;
 /// An origin goes on above a claim to its row that is no further than this above what it states.
 pub(super) const MAX_JUMP: u64 = 1 << 32;
-/// The last version of a row; a claim above it is absurd.
+/// The last version of a row that its origin states.
 pub(super) const LAST_VERSION: u64 = 1 << 62;
+/// The last version of a ruling, which is above what was stated; a claim above it is absurd.
+pub(super) const LAST_RULING: u64 = LAST_VERSION + (1 << 32);
 /// Each word encodes below this many bytes.
 pub(super) const MAX_WORD: usize = 48 * 1024;
 /// What a word needs beside its items, at most.
@@ -520,7 +522,7 @@ impl<T: Table> Rows<T> {
     /// No honest node has a row of such a mark. The bounds are the same on every node, so that nobody is at fault for
     /// what it passes on.
     fn absurd(mark: Mark) -> bool {
-        mark.version > LAST_VERSION || mark.incarnation > Incarnation::LAST
+        mark.version > LAST_RULING || mark.incarnation > Incarnation::LAST
     }
 
     /// What can be dropped for another row.

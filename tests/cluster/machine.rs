@@ -183,10 +183,10 @@ fn a_renewed_certificate_is_in_force_without_a_restart_and_links_live_on() {
     let a = cluster.node("a").start();
     let b = cluster.node("b").join(a.listen()).start();
     linked(&[&a, &b]);
-    let old = b.gauge("xpando_certificate_expiry_time_seconds", "certificate=\"node\"");
+    let old = b.gauge("xpando_certificate_expiry_timestamp_seconds", "certificate=\"node\"");
     renew(&cluster, "b", &["--replace"]);
     b.logged("this node's certificate was renewed", &[]);
-    let new = b.gauge("xpando_certificate_expiry_time_seconds", "certificate=\"node\"");
+    let new = b.gauge("xpando_certificate_expiry_timestamp_seconds", "certificate=\"node\"");
     assert!(new >= old && loaded(&b) == 1, "{old} {new}");
     linked(&[&a, &b]);
     assert_eq!(a.count_logged("link_lost", &[]) + a.count_logged("peer_offline", &[]), 0);

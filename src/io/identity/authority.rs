@@ -27,13 +27,13 @@ use super::disk::{self, Fix, Layout};
 use super::key::Key;
 use super::revocation::{Issued, RevocationList, Revoked, bytes};
 use super::tokens::{TokenKey, TokenList};
-use super::trust::TrustList;
+use super::trust::Trusted;
 use super::{CertificateVerifier, Identity, IdentityError, Subject};
 use crate::io::clock;
 use crate::proto::codec::hexadecimal;
 use crate::proto::node::{ClusterId, KeyId, NodeName};
 use rotation::Keys;
-pub use rotation::RotationStep;
+pub use rotation::{RotationError, RotationStep};
 
 /// Organization in the certificate of an authority that an operator made.
 const ORGANIZATION: &str = "xpando";
@@ -45,8 +45,6 @@ pub struct Authority {
     root: Root,
     verifier: CertificateVerifier,
     issuer: Issuer<'static, Key>,
-    /// Whom the cluster trusts by its own list.
-    trust: TrustList,
     /// The certificate directory it lies in.
     home: PathBuf,
 }
@@ -97,8 +95,7 @@ impl Authority {
         )?;
         let bundle = Bundle::of(vec![made.der().clone()])
             .map_err(|_unsound| IdentityError::Crypto("make a sound certificate"))?;
-        let trust = TrustList::first(bundle.clone());
-        Self::assemble(layout, CertificateVerifier::of(bundle), trust, key)
+        Self::assemble(layout, CertificateVerifier::of(Trusted::of(bundle)), key)
     }
 
     /// Reads the authority of `certs`, certificate and key.
@@ -111,26 +108,24 @@ impl Authority {
     pub fn open(certs: &Path) -> Result<Self, IdentityError> {
         let layout = Layout::new(certs);
         let missing = format!("{} makes a new authority", layout.command("init"));
-        let (bundle, trust) = Bundle::read_listed(layout, missing)?;
-        let verifier = CertificateVerifier::of(bundle);
+        let verifier = CertificateVerifier::read(layout, missing)?;
         verifier.load_revocations(layout)?;
         let keys = Keys::read(layout)?;
-        let issuing = trust.bundle.first().and_then(|root| keys.take(root.key));
-        Self::assemble(layout, verifier, trust, issuing.ok_or_else(|| mismatch(layout))?)
+        let issuing = verifier.trusted().list.bundle.first().and_then(|root| keys.take(root.key));
+        Self::assemble(layout, verifier, issuing.ok_or_else(|| mismatch(layout))?)
     }
 
     fn assemble(
         layout: Layout<'_>,
         verifier: CertificateVerifier,
-        trust: TrustList,
         key: Key,
     ) -> Result<Self, IdentityError> {
         let id = KeyId::of_public_key(&key.subject_public_key_info());
-        let root = verifier.bundle().root(id).cloned().ok_or_else(|| mismatch(layout))?;
+        let root = verifier.trusted().bundle.root(id).cloned().ok_or_else(|| mismatch(layout))?;
         let unnamed = IdentityError::Crypto("name the issuer of certificates");
         let params = issuer(&root.der).ok_or(unnamed)?;
         let issuer = Issuer::new(params, key);
-        Ok(Self { root, verifier, issuer, trust, home: layout.certs().to_owned() })
+        Ok(Self { root, verifier, issuer, home: layout.certs().to_owned() })
     }
 
     /// The cluster's id.

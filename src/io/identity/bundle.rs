@@ -13,9 +13,7 @@ use rustls::pki_types::pem::PemObject as _;
 use super::certificate::{Certificate, Validity, fingerprint};
 use super::disk::{self, Layout};
 use super::key::POINT;
-use super::revocation::RevocationList;
-use super::trust::TrustList;
-use super::{CertificateVerifier, IdentityError, Subject};
+use super::{IdentityError, Subject};
 use crate::proto::node::{ClusterId, KeyId};
 
 /// Organization in the certificate of an authority that a node on loopback made for itself.
@@ -117,38 +115,6 @@ impl Bundle {
         Self::of(certificates.map_err(|_not_pem| "it holds no PEM certificate")?)
     }
 
-    /// Whom a node trusts by its files: ca/cert.pem, and ca/trust where there is one. `missing` says what to do when there is
-    /// no ca/cert.pem.
-    pub(super) fn read(layout: Layout<'_>, missing: String) -> Result<Self, IdentityError> {
-        Self::read_listed(layout, missing).map(|(bundle, _)| bundle)
-    }
-
-    /// As [`Bundle::read`]; and the list, which says what ca/cert.pem does where there is none.
-    pub(super) fn read_listed(
-        layout: Layout<'_>,
-        missing: String,
-    ) -> Result<(Self, TrustList), IdentityError> {
-        let file = Self::read_file(layout, missing)?;
-        let Some(list) = TrustList::read(layout, &file)? else {
-            return Ok((file.clone(), TrustList::first(file)));
-        };
-        let damaged =
-            |reason| IdentityError::DamagedTrust { path: layout.of_authority(disk::TRUST), reason };
-        Ok((list.beside(&file).map_err(damaged)?, list))
-    }
-
-    fn read_file(layout: Layout<'_>, missing: String) -> Result<Self, IdentityError> {
-        [layout.certs(), &layout.authority()].into_iter().try_for_each(disk::check_directory)?;
-        let path = layout.of_authority(disk::CERTIFICATE);
-        let fix = layout.authority_fix(missing);
-        let damaged = fix.damaged.clone();
-        let pem = disk::read_certificates(&path, fix)?;
-        Self::of_pem(&pem).map_err(|reason| IdentityError::DamagedCertificate {
-            subject: Subject::File { path, fix: damaged },
-            reason,
-        })
-    }
-
     pub(super) fn cluster(&self) -> ClusterId {
         self.cluster
     }
@@ -185,19 +151,5 @@ impl Bundle {
     /// The one of whose public point this holds: who signed something.
     pub(super) fn signer(&self, signed_by: impl Fn(&[u8; POINT]) -> bool) -> Option<&Root> {
         self.roots.iter().find(|root| signed_by(&root.point))
-    }
-}
-
-impl CertificateVerifier {
-    /// What judges by the bundle in `certs`, without any revocation list; `missing` as in [`Bundle::read`].
-    pub(super) fn read(layout: Layout<'_>, missing: String) -> Result<Self, IdentityError> {
-        Bundle::read(layout, missing).map(Self::of)
-    }
-
-    /// Puts the revocation list in `certs` in force, if there is one.
-    pub(super) fn load_revocations(&self, layout: Layout<'_>) -> Result<(), IdentityError> {
-        let found = RevocationList::read(layout, &self.bundle())?;
-        found.into_iter().for_each(|list| self.replace_list(list));
-        Ok(())
     }
 }

@@ -44,6 +44,8 @@ pub(super) const TOKEN_KEY: &str = "token.key";
 pub(super) const TOKENS: &str = "tokens";
 /// File name of the private key of another authority, during a rotation.
 pub(super) const NEXT_KEY: &str = "next.key";
+/// File name of the invitations that the authority has made.
+pub(super) const INVITATIONS: &str = "invitations";
 /// File name of the list of trusted authorities.
 pub(super) const TRUST: &str = "trust";
 /// Directory of the authority.

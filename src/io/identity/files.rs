@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use super::bundle::Bundle;
 use super::disk::{self, FileState, Layout};
 use super::revocation::RevocationList;
+use super::trust::Trusted;
 use super::{CertificateVerifier, Identity, IdentityError, Leaf};
 
 /// What a look at files found.
@@ -53,13 +53,13 @@ impl IdentityFiles {
             return Ok(Look::Unchanged);
         }
         drop(seen);
-        let (bundle, leaf) = self.read(layout, now)?;
+        let (trusted, leaf) = self.read(layout, now)?;
         let identity = &self.identity;
-        if leaf.der == identity.leaf.load().der && bundle == *identity.verifier.bundle() {
+        if leaf.der == identity.leaf.load().der && trusted == *identity.verifier.trusted() {
             return Ok(Look::Sound);
         }
         let until = leaf.peer.validity.not_after;
-        identity.verifier.replace_bundle(bundle);
+        identity.verifier.replace_trusted(trusted);
         identity.leaf.store(leaf);
         Ok(Look::New(until))
     }
@@ -68,19 +68,25 @@ impl IdentityFiles {
         &self,
         layout: Layout<'_>,
         now: SystemTime,
-    ) -> Result<(Bundle, Arc<Leaf>), IdentityError> {
+    ) -> Result<(Trusted, Arc<Leaf>), IdentityError> {
         let identity = &self.identity;
         let name = identity.name();
         let copy = "copy it anew: every node of the cluster has the same file".to_owned();
-        let bundle = Bundle::read(layout, copy)?;
-        if bundle.cluster() != identity.cluster() {
+        let trusted = Trusted::read(layout, copy)?;
+        if trusted.bundle.cluster() != identity.cluster() {
             return Err(IdentityError::NewAuthority {
                 path: layout.of_authority(disk::CERTIFICATE),
             });
         }
+        if trusted.list.number < identity.verifier.trusted().list.number {
+            return Err(IdentityError::DamagedTrust {
+                path: layout.of_authority(disk::TRUST),
+                reason: "it is older than the list in force",
+            });
+        }
         let der = disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name))?;
         let key = disk::read_key(&layout.key(name), layout.leaf_fix(name))?;
-        let verifier = CertificateVerifier::of(bundle.clone());
+        let verifier = CertificateVerifier::of(trusted.clone());
         verifier.replace_list(RevocationList::clone(&identity.verifier.list()));
         let found = Identity::assemble(layout, name, verifier, der, key)?;
         if found.id != identity.id {
@@ -88,7 +94,7 @@ impl IdentityFiles {
         }
         let leaf = found.leaf.load_full();
         found.check(&leaf, layout, now)?;
-        Ok((bundle, leaf))
+        Ok((trusted, leaf))
     }
 }
 

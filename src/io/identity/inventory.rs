@@ -138,7 +138,7 @@ fn describe_authorities(
     };
     match verifier {
         Ok(verifier) => {
-            verifier.bundle().roots().iter().map(|root| describe(verifier, root)).collect()
+            verifier.trusted().bundle.roots().iter().map(|root| describe(verifier, root)).collect()
         }
         Err(error) => vec![CertificateInfo { kind, path, ..CertificateInfo::unusable(error) }],
     }
@@ -162,7 +162,7 @@ fn describe_node(
         return info;
     };
     info.cluster = Some(verifier.cluster().to_string());
-    info.development = verifier.bundle().first().is_some_and(|root| root.development);
+    info.development = verifier.trusted().bundle.first().is_some_and(|root| root.development);
     info.revoked = info.serial.as_ref().is_some_and(|serial| verifier.is_revoked(serial));
     let examined = verifier.examine_of(&der, &name, layout.leaf(&name));
     info.error = examined.err().map(|error| error.to_string());

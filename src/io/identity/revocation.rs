@@ -273,11 +273,11 @@ mod tests {
         authority.revoke(&name("b@h"), wall()).unwrap();
         let pem = fs::read(crl(dir.path())).unwrap();
         let verifier = a.verifier();
-        let ours = RevocationList::parse(&pem, &verifier.bundle()).unwrap();
+        let ours = RevocationList::parse(&pem, &verifier.trusted().bundle).unwrap();
         for at in 0..pem.len() {
             let mut changed = pem.clone();
             changed[at] ^= 0x04;
-            if let Ok(list) = RevocationList::parse(&changed, &verifier.bundle()) {
+            if let Ok(list) = RevocationList::parse(&changed, &verifier.trusted().bundle) {
                 assert_eq!(list, ours, "byte {at}");
             }
         }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use super::CertificateVerifier;
 use super::IdentityError;
-use super::certificate::CertificateVerifier;
 use super::disk::{self, FileState, Layout};
 use super::revocation::RevocationList;
 
@@ -39,7 +39,7 @@ impl RevocationFile {
         }
         drop(seen);
         let in_force = self.verifier.list();
-        let Some(list) = RevocationList::read(layout, &self.verifier.bundle())? else {
+        let Some(list) = RevocationList::read(layout, &self.verifier.trusted().bundle)? else {
             let fix = "the list in force stays; copy it anew".to_owned();
             let gone = !in_force.entries.is_empty();
             return if gone { Err(IdentityError::Missing { path, fix }) } else { Ok(None) };

@@ -1,6 +1,7 @@
 //! Who signed what a node has kept: its own keys, whenever they were its own.
 
-use super::certificate::{CertificateVerifier, PeerIdentity};
+use super::CertificateVerifier;
+use super::certificate::PeerIdentity;
 use super::disk::Layout;
 use super::{IdentityError, Subject};
 use crate::proto::node::NodeName;

@@ -26,8 +26,8 @@ use strum::IntoStaticStr;
 
 pub(super) use self::key::TokenKey;
 pub(super) use self::list::TokenList;
+use super::CertificateVerifier;
 use super::IdentityError;
-use super::certificate::CertificateVerifier;
 use super::disk::{self, FileState, Layout};
 
 /// What is wrong where no token can be verified, and what mends it.

@@ -27,11 +27,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 
-use super::IdentityError;
 use super::bundle::{Bundle, MAX_ROOTS};
 use super::disk::{self, Layout};
 use super::key::Key;
 use super::revocation::bytes;
+use super::{IdentityError, Subject};
 use crate::proto::codec::hexadecimal;
 use crate::proto::node::{ClusterId, KeyId};
 
@@ -156,6 +156,46 @@ impl TrustList {
         let kept = kept.filter(|der| !self.dropped.contains(&digest(der)));
         let listed = self.bundle.roots().iter().map(|root| root.der.clone());
         Bundle::of(listed.chain(kept).collect())
+    }
+}
+
+/// Whom a node trusts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trusted {
+    /// The authorities in force.
+    pub(super) bundle: Bundle,
+    /// The list that they come from; where there is none, what that would say.
+    pub(super) list: TrustList,
+}
+
+impl Trusted {
+    /// Exactly these authorities, without a list.
+    pub(super) fn of(bundle: Bundle) -> Self {
+        Self { list: TrustList::first(bundle.clone()), bundle }
+    }
+
+    /// As a node's files say: ca/cert.pem, and ca/trust where there is one. `missing` says what to do when there is no
+    /// ca/cert.pem.
+    pub(super) fn read(layout: Layout<'_>, missing: String) -> Result<Self, IdentityError> {
+        let file = Bundle::read(layout, missing)?;
+        let Some(list) = TrustList::read(layout, &file)? else { return Ok(Self::of(file)) };
+        let damaged =
+            |reason| IdentityError::DamagedTrust { path: layout.of_authority(disk::TRUST), reason };
+        Ok(Self { bundle: list.beside(&file).map_err(damaged)?, list })
+    }
+}
+
+impl Bundle {
+    fn read(layout: Layout<'_>, missing: String) -> Result<Self, IdentityError> {
+        [layout.certs(), &layout.authority()].into_iter().try_for_each(disk::check_directory)?;
+        let path = layout.of_authority(disk::CERTIFICATE);
+        let fix = layout.authority_fix(missing);
+        let damaged = fix.damaged.clone();
+        let pem = disk::read_certificates(&path, fix)?;
+        Self::of_pem(&pem).map_err(|reason| IdentityError::DamagedCertificate {
+            subject: Subject::File { path, fix: damaged },
+            reason,
+        })
     }
 }
 

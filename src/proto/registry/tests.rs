@@ -17,8 +17,8 @@ use crate::proto::event::{Author, Operator};
 use crate::proto::node::Incarnation;
 use crate::proto::rows::tests::{self as table, life};
 use crate::proto::rows::{
-    FIRST, FUTURE, LAST_VERSION, MAX_ANSWER, MAX_CHARGES, MAX_WORD, RAISE, SWEEP, Values, YOUNG,
-    row_size,
+    FIRST, FUTURE, LAST_RULING, LAST_VERSION, MAX_ANSWER, MAX_CHARGES, MAX_WORD, RAISE, SWEEP,
+    Values, YOUNG, row_size,
 };
 use crate::proto::tests::network::{FAIR, Network, WALL, Weather, ms, name, node};
 use crate::proto::tests::seals::Toy;
@@ -315,6 +315,14 @@ fn invented_nodes_take_the_place_of_none_that_is_or_was_linked() {
 }
 
 #[test]
+fn who_states_the_last_version_there_is_can_be_forgotten_and_known_again() {
+    let mut a = Alone::new(&["b@h"]);
+    a.given("b@h", entry("x@h", 4, LAST_VERSION, "x"));
+    assert_eq!(charged(&a.given("b@h", tomb("x@h", 4, LAST_VERSION + 1))), [""; 0]);
+    assert_eq!(a.mark("x@h"), Some(mark(4, LAST_VERSION + 1, true)));
+}
+
+#[test]
 fn forged_words_are_charged_and_cost_the_link() {
     let mut a = Alone::new(&["b@h"]);
     let far = entry("x@h", 4, LAST_VERSION + 1, "x");
@@ -324,7 +332,8 @@ fn forged_words_are_charged_and_cost_the_link() {
         ["absurd mark"]
     );
     assert_eq!(charged(&a.given("b@h", tomb("x@h", 1, u64::MAX))), ["absurd mark"]);
-    let news = Word::News(vec![(name("x@h"), far.mark())]);
+    let beyond = Mark { version: LAST_RULING + 1, ..far.mark() };
+    let news = Word::News(vec![(name("x@h"), beyond)]);
     assert_eq!(charged(&a.hears("b@h", news)), ["absurd mark"]);
     let many = Word::Want(vec![name("x@h"); MAX_ROWS + 1]);
     assert_eq!(charged(&a.hears("b@h", many)), ["too many in one word"]);

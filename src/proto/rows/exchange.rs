@@ -424,6 +424,10 @@ impl<T: Table> Rows<T> {
             return None;
         }
         row.seal = row.seal.filter(Seal::is_short);
+        if row.ruling().is_none() && row.version > LAST_VERSION {
+            self.charge(from, "absurd mark", now, out);
+            return None;
+        }
         self.give_way(from, &row, now);
         if self.contradicts(from, &row, now, out)
             || !self.accepts(from, &row.origin, row.mark(), now, out)
@@ -462,7 +466,7 @@ impl<T: Table> Rows<T> {
         now: Instant,
         out: &mut Vec<OutputOf<T>>,
     ) {
-        if part >= parts {
+        if part >= parts || mark.version > LAST_VERSION {
             return self.charge(from, "absurd part", now, out);
         }
         if !self.accepts(from, &origin, mark, now, out) {

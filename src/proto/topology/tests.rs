@@ -14,7 +14,7 @@ use crate::proto::codec;
 use crate::proto::event::{Reason, Status};
 use crate::proto::rows::tests::{self as table, Machine, life};
 use crate::proto::rows::{
-    FIRST, FUTURE, LAST_VERSION, MAX_CHARGES, MAX_JUMP, Mark, RAISE, Values, YOUNG,
+    FIRST, FUTURE, LAST_RULING, LAST_VERSION, MAX_CHARGES, MAX_JUMP, Mark, RAISE, Values, YOUNG,
 };
 use crate::proto::tests::network::{FAIR, Network, WALL, Weather, ms, name, node};
 use crate::proto::tests::seals::Toy;
@@ -399,7 +399,7 @@ fn abuse_is_charged_and_cut_past_sixteen_a_minute() {
         (
             first.clone(),
             Word::News(vec![
-                mark("x@h", 1, LAST_VERSION + 1),
+                mark("x@h", 1, LAST_RULING + 1),
                 mark("y@h", Incarnation::LAST.0 + 1, 1),
             ]),
         ),

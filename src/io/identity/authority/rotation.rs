@@ -20,12 +20,33 @@ use rcgen::PublicKeyData as _;
 use rustls::pki_types::CertificateDer;
 
 use super::{Authority, ORGANIZATION, certificate, next_number};
+use crate::io::clock::rfc3339;
 use crate::io::identity::IdentityError;
 use crate::io::identity::bundle::{Bundle, DEVELOPMENT};
 use crate::io::identity::disk::{self, Layout};
 use crate::io::identity::key::Key;
 use crate::io::identity::trust::{Rotation, TrustList, digest};
 use crate::proto::node::KeyId;
+
+/// Why a rotation does not begin or go on. Nothing changed; the operator acts.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RotationError {
+    /// The authority is being replaced already: it goes on by itself, or is aborted.
+    #[error("{by} began to rotate the authority at {}: wait for its end, or abort it", rfc3339(*began))]
+    UnderWay {
+        /// Who began it.
+        by: String,
+        /// When.
+        began: SystemTime,
+    },
+    /// The authority is not being replaced.
+    #[error("no rotation of the authority is under way")]
+    None,
+    /// The authority's files cannot be used or written.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
 
 /// How far a rotation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,26 +59,27 @@ pub enum RotationStep {
 
 impl Authority {
     /// The rotation that is under way, and how far it is.
-    pub fn rotation(&self) -> Option<(&Rotation, RotationStep)> {
-        let rotation = self.trust.rotation.as_ref()?;
-        let moving = self.trust.bundle.first().is_some_and(|root| root.key == rotation.target);
+    pub fn rotation(&self) -> Option<(Rotation, RotationStep)> {
+        let list = &self.verifier.trusted().list;
+        let rotation = list.rotation.clone()?;
+        let moving = list.bundle.first().is_some_and(|root| root.key == rotation.target);
         let step = if moving { RotationStep::Moving } else { RotationStep::Introduced };
         Some((rotation, step))
     }
 
     /// The number of the trust list that is in force here.
     pub fn trust_number(&self) -> u64 {
-        self.trust.number
+        self.verifier.trusted().list.number
     }
 
     /// Makes a new authority that the cluster is to trust beside the present one.
     ///
     /// # Errors
-    /// [`IdentityError::RotationUnderWay`] when there is a rotation already: who began it, and when. Nothing is changed then.
-    pub fn begin_rotation(&self, by: &str, now: SystemTime) -> Result<(), IdentityError> {
+    /// [`RotationError::UnderWay`] when there is a rotation already: who began it, and when. Nothing is changed then.
+    pub fn begin_rotation(&self, by: &str, now: SystemTime) -> Result<(), RotationError> {
         self.change(now, |authority, list| {
             if let Some(Rotation { began, by, .. }) = &list.rotation {
-                return Err(IdentityError::RotationUnderWay { by: by.clone(), began: *began });
+                return Err(RotationError::UnderWay { by: by.clone(), began: *began });
             }
             let layout = Layout::new(&authority.home);
             let organization = if authority.root.development { DEVELOPMENT } else { ORGANIZATION };
@@ -76,10 +98,10 @@ impl Authority {
     /// Has the new authority issue. Every node should trust it by now.
     ///
     /// # Errors
-    /// [`IdentityError::NoRotation`]. Nothing is changed then.
-    pub fn move_rotation(&self, now: SystemTime) -> Result<(), IdentityError> {
+    /// [`RotationError::None`]. Nothing is changed then.
+    pub fn move_rotation(&self, now: SystemTime) -> Result<(), RotationError> {
         self.change(now, |_, list| {
-            let target = list.rotation.as_ref().ok_or(IdentityError::NoRotation)?.target;
+            let target = list.rotation.as_ref().ok_or(RotationError::None)?.target;
             list.bundle = with(&list.bundle, None, |key| key == target)?;
             Ok(())
         })
@@ -88,30 +110,30 @@ impl Authority {
     /// Drops the earlier authority. Every node should have a certificate of the new one by now: what has none is cut off.
     ///
     /// # Errors
-    /// [`IdentityError::NoRotation`]. Nothing is changed then.
-    pub fn finish_rotation(&self, now: SystemTime) -> Result<(), IdentityError> {
+    /// [`RotationError::None`]. Nothing is changed then.
+    pub fn finish_rotation(&self, now: SystemTime) -> Result<(), RotationError> {
         self.change(now, |_, list| {
-            let target = list.rotation.take().ok_or(IdentityError::NoRotation)?.target;
+            let target = list.rotation.take().ok_or(RotationError::None)?.target;
             let (kept, dropped): (Vec<_>, Vec<_>) =
                 list.bundle.roots().iter().cloned().partition(|root| root.key == target);
             list.dropped.extend(dropped.iter().map(|root| digest(&root.der)));
             let kept = kept.into_iter().map(|root| root.der).collect();
-            list.bundle = Bundle::of(kept).map_err(|_none| IdentityError::NoRotation)?;
+            list.bundle = Bundle::of(kept).map_err(|_none| RotationError::None)?;
             Ok(())
         })?;
-        self.tidy_keys()
+        Ok(self.tidy_keys()?)
     }
 
     /// Goes back to the authority that the rotation began with: it issues again, and certificates of the new one are
     /// replaced. Ends like a rotation, with [`Authority::finish_rotation`].
     ///
     /// # Errors
-    /// [`IdentityError::NoRotation`]. Nothing is changed then.
-    pub fn abort_rotation(&self, now: SystemTime) -> Result<(), IdentityError> {
+    /// [`RotationError::None`]. Nothing is changed then.
+    pub fn abort_rotation(&self, now: SystemTime) -> Result<(), RotationError> {
         self.change(now, |_, list| {
-            let rotation = list.rotation.as_mut().ok_or(IdentityError::NoRotation)?;
+            let rotation = list.rotation.as_mut().ok_or(RotationError::None)?;
             let other = list.bundle.roots().iter().find(|root| root.key != rotation.target);
-            let target = other.ok_or(IdentityError::NoRotation)?.key;
+            let target = other.ok_or(RotationError::None)?.key;
             rotation.target = target;
             list.bundle = with(&list.bundle, None, |key| key == target)?;
             Ok(())
@@ -121,8 +143,8 @@ impl Authority {
     /// Has every node renew its certificate.
     ///
     /// # Errors
-    /// [`IdentityError::Io`]; nothing is changed then.
-    pub fn renew_nodes(&self, now: SystemTime) -> Result<(), IdentityError> {
+    /// [`RotationError::Identity`]; nothing is changed then.
+    pub fn renew_nodes(&self, now: SystemTime) -> Result<(), RotationError> {
         self.change(now, |_, list| {
             list.renew = now;
             Ok(())
@@ -133,13 +155,13 @@ impl Authority {
     fn change(
         &self,
         now: SystemTime,
-        change: impl FnOnce(&Self, &mut TrustList) -> Result<(), IdentityError>,
-    ) -> Result<(), IdentityError> {
+        change: impl FnOnce(&Self, &mut TrustList) -> Result<(), RotationError>,
+    ) -> Result<(), RotationError> {
         let layout = Layout::new(&self.home);
         let _lock = layout.lock()?;
         // Another process may have changed it since this authority was opened.
         let present = Self::open(&self.home)?;
-        let mut list = present.trust.clone();
+        let mut list = present.verifier.trusted().list.clone();
         change(&present, &mut list)?;
         list.number = next_number(list.number, now);
         // The new key, too, which is there by now.
@@ -329,10 +351,10 @@ mod tests {
         let (a, first) = (name("a@h"), cluster.authority());
         let print = first.fingerprint();
         let old = first.issue(cluster.dir.path(), &a, Validity::leaf(now)).unwrap();
-        assert!(matches!(first.abort_rotation(now), Err(IdentityError::NoRotation)));
+        assert!(matches!(first.abort_rotation(now), Err(RotationError::None)));
         first.begin_rotation("ann\n@h", now).unwrap();
         let error = cluster.authority().begin_rotation("bob", now + SECOND).unwrap_err();
-        let IdentityError::RotationUnderWay { by, .. } = &error else { panic!("{error}") };
+        let RotationError::UnderWay { by, .. } = &error else { panic!("{error}") };
         assert_eq!(by, "ann@h");
         cluster.authority().move_rotation(now).unwrap();
         let moved = cluster.authority();
@@ -358,10 +380,10 @@ mod tests {
         for cluster in [&ours, &theirs] {
             cluster.authority().begin_rotation("ann", cluster.now).unwrap();
         }
-        let bundle = |cluster: &Cluster| cluster.authority().verifier.bundle();
+        let bundle = |cluster: &Cluster| cluster.authority().verifier.trusted().bundle.clone();
         let trusted = bundle(&ours);
         let list = TrustList::parse(&ours.trust(), &trusted).unwrap();
-        assert_eq!(list.bundle, *trusted);
+        assert_eq!(list.bundle, trusted);
         assert!(TrustList::parse(&theirs.trust(), &trusted).is_err());
         let text = ours.trust();
         for at in 0..text.len() {
@@ -379,13 +401,13 @@ mod tests {
     #[test]
     fn who_missed_the_step_in_between_takes_the_last_list_too() {
         let cluster = Cluster::new();
-        let old = cluster.authority().verifier.bundle();
+        let old = cluster.authority().verifier.trusted().bundle.clone();
         cluster.authority().begin_rotation("ann", cluster.now).unwrap();
         cluster.authority().move_rotation(cluster.now).unwrap();
         cluster.authority().finish_rotation(cluster.now).unwrap();
         let list =
             TrustList::parse(&cluster.trust(), &old).expect("the old one has signed it, too");
-        assert_eq!(list.beside(&old).unwrap(), *cluster.authority().verifier.bundle());
+        assert_eq!(list.beside(&old).unwrap(), cluster.authority().verifier.trusted().bundle);
     }
 
     #[test]

@@ -19,8 +19,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::super::CertificateVerifier;
 use super::super::IdentityError;
-use super::super::certificate::CertificateVerifier;
 use super::super::disk::{self, Layout};
 use super::super::key::Key;
 use super::super::revocation::bytes;

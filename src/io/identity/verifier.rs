@@ -1,0 +1,207 @@
+//! What judges certificates: a cluster's authorities and its revocation list, as they are in force.
+//!
+//! Invariant: a [`PeerIdentity`] leaves here only for a certificate that an authority of the cluster signed directly, whose
+//! authority is trusted still, that was valid at the time it was checked, that names exactly one node of that cluster, and that
+//! was not revoked.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use rustls::pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
+
+use super::certificate::{Certificate, PeerIdentity};
+use super::disk::Layout;
+use super::revocation::RevocationList;
+use super::trust::Trusted;
+use super::{IdentityError, Subject};
+use crate::proto::node::{ClusterId, NodeName};
+
+/// Certificates that a verifier remembers.
+const EXAMINED: usize = 1024;
+
+/// Certificates whose signature holds, by their SHA-256: a node meets each one in handshakes, beacons and seals.
+type Examined = Mutex<BTreeMap<[u8; 32], PeerIdentity>>;
+
+/// Judges certificates by one cluster's authorities. It knows only public facts. All clones of an
+/// identity's verifier share its bundle, its revocation list, and what they examined.
+#[derive(Clone, Debug)]
+pub struct CertificateVerifier {
+    cluster: ClusterId,
+    trusted: Arc<ArcSwap<Trusted>>,
+    revoked: Arc<ArcSwap<RevocationList>>,
+    examined: Arc<Examined>,
+}
+
+impl CertificateVerifier {
+    /// A verifier that trusts exactly these authorities.
+    pub(super) fn of(trusted: Trusted) -> Self {
+        Self {
+            cluster: trusted.bundle.cluster(),
+            trusted: Arc::new(ArcSwap::from_pointee(trusted)),
+            revoked: Arc::default(),
+            examined: Arc::default(),
+        }
+    }
+
+    /// A verifier whose authorities and list are the same now, and go their own way from here.
+    pub(super) fn apart(&self) -> Self {
+        let trusted = Arc::new(ArcSwap::new(self.trusted()));
+        Self { trusted, revoked: Arc::new(ArcSwap::new(self.list())), ..self.clone() }
+    }
+
+    /// The authorities in force.
+    pub(super) fn trusted(&self) -> Arc<Trusted> {
+        self.trusted.load_full()
+    }
+
+    /// Puts other authorities of the same cluster in force, for all clones.
+    pub(super) fn replace_trusted(&self, trusted: Trusted) {
+        self.trusted.store(Arc::new(trusted));
+    }
+
+    /// True when `signature` is an authority's over `message`.
+    pub(super) fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.trusted.load().bundle.signed(message, signature)
+    }
+
+    /// The revocation list in force.
+    pub(super) fn list(&self) -> Arc<RevocationList> {
+        self.revoked.load_full()
+    }
+
+    /// Puts another revocation list in force, for all clones.
+    pub(super) fn replace_list(&self, list: RevocationList) {
+        self.revoked.store(Arc::new(list));
+    }
+
+    /// True when the certificate of this serial number, in lower-case hexadecimal, is revoked.
+    #[must_use]
+    pub fn is_revoked(&self, serial: &str) -> bool {
+        self.revoked.load().entries.contains_key(serial)
+    }
+
+    /// Whose certificate `leaf` is, when it is revoked. For a certificate whose signature was
+    /// checked already.
+    #[must_use]
+    pub fn revoked(&self, leaf: &CertificateDer<'_>) -> Option<NodeName> {
+        let certificate = Certificate::parse(leaf).ok()?;
+        let revoked = self.is_revoked(&certificate.serial());
+        revoked.then(|| certificate.node(self.cluster).ok()).flatten()
+    }
+
+    /// Refuses a certificate that is revoked.
+    pub(super) fn check_revoked(
+        &self,
+        peer: &PeerIdentity,
+        subject: &Subject,
+    ) -> Result<(), IdentityError> {
+        if self.is_revoked(&peer.serial) {
+            let (subject, name) = (subject.clone(), peer.name.clone());
+            return Err(IdentityError::Revoked { subject, name });
+        }
+        Ok(())
+    }
+
+    /// The cluster whose certificates are accepted.
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// Who `leaf` belongs to, provided that this cluster's authority signed it and has not revoked
+    /// it, that both are valid at `now`, and that it names one node of this cluster.
+    ///
+    /// # Errors
+    /// [`IdentityError::DamagedCertificate`], [`IdentityError::Untrusted`],
+    /// [`IdentityError::NotANode`], [`IdentityError::Revoked`], [`IdentityError::NotYetValid`] or
+    /// [`IdentityError::Expired`], checked in this order, so that dates are reported only of
+    /// certificates that are ours.
+    pub fn peer(
+        &self,
+        leaf: &CertificateDer<'_>,
+        now: SystemTime,
+    ) -> Result<PeerIdentity, IdentityError> {
+        let subject = Subject::Peer;
+        let peer = self.examine(leaf, &subject)?;
+        self.check_revoked(&peer, &subject)?;
+        peer.validity.check(now, &subject)?;
+        let authority = self.trusted.load().bundle.root(peer.authority).map(|root| root.validity);
+        authority
+            .ok_or(IdentityError::Untrusted { subject: Subject::Peer })?
+            .check(now, &subject)?;
+        Ok(peer)
+    }
+
+    /// [`CertificateVerifier::examine`], and that the certificate is this node's.
+    pub(super) fn examine_of(
+        &self,
+        leaf: &CertificateDer<'_>,
+        name: &NodeName,
+        subject: Subject,
+    ) -> Result<PeerIdentity, IdentityError> {
+        let peer = self.examine(leaf, &subject)?;
+        if peer.name == *name {
+            return Ok(peer);
+        }
+        Err(IdentityError::WrongName { subject, found: peer.name, expected: name.clone() })
+    }
+
+    /// Everything [`CertificateVerifier::peer`] checks, except dates and revocation.
+    pub(super) fn examine(
+        &self,
+        leaf: &CertificateDer<'_>,
+        subject: &Subject,
+    ) -> Result<PeerIdentity, IdentityError> {
+        let digest: [u8; 32] = Sha256::digest(leaf).into();
+        let trusted = self.trusted.load();
+        let bundle = &trusted.bundle;
+        // What a dropped authority signed is not trusted, however often it was before.
+        let known = self.examined().get(&digest).cloned();
+        if let Some(peer) = known.filter(|peer| bundle.root(peer.authority).is_some()) {
+            return Ok(peer);
+        }
+        let certificate = Certificate::parse(leaf).map_err(|reason| {
+            IdentityError::DamagedCertificate { subject: subject.clone(), reason }
+        })?;
+        let Some(authority) = bundle.signer(|point| certificate.is_signed_by(point)) else {
+            return Err(IdentityError::Untrusted { subject: subject.clone() });
+        };
+        let name = certificate
+            .node(self.cluster)
+            .map_err(|reason| IdentityError::NotANode { subject: subject.clone(), reason })?;
+        let peer = PeerIdentity {
+            name,
+            id: certificate.key_id(),
+            validity: certificate.validity(),
+            serial: certificate.serial(),
+            authority: authority.key,
+            point: *certificate.point(),
+        };
+        let mut examined = self.examined();
+        if examined.len() >= EXAMINED {
+            examined.pop_first();
+        }
+        examined.insert(digest, peer.clone());
+        Ok(peer)
+    }
+
+    fn examined(&self) -> MutexGuard<'_, BTreeMap<[u8; 32], PeerIdentity>> {
+        self.examined.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CertificateVerifier {
+    /// What judges by the bundle in `certs`, without any revocation list; `missing` as in [`Trusted::read`].
+    pub(super) fn read(layout: Layout<'_>, missing: String) -> Result<Self, IdentityError> {
+        Trusted::read(layout, missing).map(Self::of)
+    }
+
+    /// Puts the revocation list in `certs` in force, if there is one.
+    pub(super) fn load_revocations(&self, layout: Layout<'_>) -> Result<(), IdentityError> {
+        let found = RevocationList::read(layout, &self.trusted().bundle)?;
+        found.into_iter().for_each(|list| self.replace_list(list));
+        Ok(())
+    }
+}
