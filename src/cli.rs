@@ -23,6 +23,7 @@ mod message;
 mod nodes;
 mod output;
 mod query;
+mod rotate;
 mod run;
 mod signals;
 mod token;
@@ -80,6 +81,8 @@ enum Command {
     Disconnect(query::DisconnectArgs),
     /// Have a node forgotten that is gone for good, here and everywhere
     Forget(nodes::ForgetArgs),
+    /// Replace the cluster's authority or its nodes' certificates while it works
+    Rotate(rotate::RotateArgs),
     /// Make and show certificates: the cluster's authority and its nodes
     Cert {
         /// Certificate directory [default: $XDG_CONFIG_HOME/xpando/certs]
@@ -141,6 +144,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Metrics(which)) => query::metrics(&which, &mut out),
         Some(Command::Drain(args)) => query::drain(&args, &mut out),
         Some(Command::Disconnect(args)) => query::disconnect(&args, &mut out),
+        Some(Command::Rotate(args)) => rotate::rotate(&args, &mut out),
         Some(Command::Kill(args)) => query::kill(&args, &mut out),
         Some(Command::Cert { certs, command }) => {
             cert::run(command, &certs.map_or_else(places::certs, Ok)?, &mut out)

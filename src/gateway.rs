@@ -2,6 +2,7 @@
 //! admin socket is always there.
 
 pub mod admin;
+mod askers;
 #[cfg(feature = "gateway")]
 pub mod channels;
 pub mod clients;
@@ -13,6 +14,7 @@ pub mod http;
 mod places;
 #[cfg(feature = "gateway")]
 mod refusal;
+pub mod rotation;
 pub mod sight;
 pub mod status;
 pub mod view;

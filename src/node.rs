@@ -54,7 +54,7 @@ use crate::actors::topology_tracker::TopologyTracker;
 use crate::gateway::channels::{Channels, handler::Handler};
 use crate::gateway::clients::Clients;
 use crate::gateway::view::NodeView;
-use crate::gateway::{history, sight};
+use crate::gateway::{history, rotation, sight};
 use crate::io::identity::{Identity, IdentityError, Made, Tokens};
 use crate::io::places::NoPlace;
 use crate::io::seeds::SeedError;
@@ -492,7 +492,7 @@ fn serve(view: &NodeView, bench: bool) -> Result<Vec<Serving>, ServeError> {
         .exchange()
         .serve(Name::echo(), |request: Request| async move { Ok(request.payload) })?;
     let mut served = vec![echo, channel_router::answer(bus.exchange())?];
-    served.extend([sight::serve(view)?, history::serve(view)?]);
+    served.extend([sight::serve(view)?, history::serve(view)?, rotation::serve(&view.rotations)?]);
     if bench {
         served.push(bench::serve(&view.name, bus)?);
     }

@@ -20,9 +20,9 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("*", "*", &["tests"]), // what the unit tests of a floor share, on its front page
     ("cli", "*", &["*"]),
     ("node", "*", &["*"]),
-    ("gateway", "*", &["places", "refusal", "status", "view"]), // what clients have, and are refused; the API; the node
-    ("gateway", "view", &["clients"]),
-    ("gateway", "admin", &["gauges", "history"]),
+    ("gateway", "*", &["askers", "places", "refusal", "status", "view"]), // whose turn it is; what clients have, and are refused; the API; the node
+    ("gateway", "view", &["clients", "rotation"]),
+    ("gateway", "admin", &["gauges", "history", "rotation"]),
     ("gateway", "history", &["sight"]), // how other nodes are asked
     ("gateway", "channels", &["sight"]), // what can be read of other nodes
     ("gateway", "http", &["channels", "gauges", "history", "sight"]), // which it serves

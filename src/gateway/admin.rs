@@ -20,6 +20,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use crate::actors::supervisor::Child;
 use crate::gateway::gauges;
 use crate::gateway::history;
+use crate::gateway::rotation::Rotate;
 use crate::gateway::status::Figures;
 use crate::gateway::view::NodeView;
 use crate::proto::event::{Deed, Operator, Query};
@@ -29,6 +30,8 @@ use crate::proto::topic::Topic;
 mod accept;
 mod messages;
 
+/// How an operator came here, in the trail.
+const VIA: &str = "admin socket";
 /// Longest request line, in bytes.
 const MAX_REQUEST: u64 = 4096;
 /// Time for a request to arrive and its answer to be taken.
@@ -101,6 +104,13 @@ pub enum Request {
         #[serde(default)]
         undo: bool,
     },
+    /// Has the authority or the nodes' certificates replaced.
+    Rotate {
+        /// What is done.
+        what: Rotate,
+    },
+    /// [`RotationStatus`](crate::gateway::rotation::RotationStatus).
+    Rotation,
     /// Only in a node started with `--chaos`: kills an actor as a crash would.
     Kill {
         /// Its name; an unknown one is answered with all names.
@@ -199,6 +209,10 @@ async fn talk(view: &NodeView, stream: UnixStream) -> std::io::Result<()> {
         }
         Request::Drain { undo: false } => act(to, view, Deed::Drain, operator).await,
         Request::Drain { undo: true } => act(to, view, Deed::Undrain, operator).await,
+        Request::Rotate { what } => {
+            tried(to, view.rotations.rotate(what, operator, VIA).await).await
+        }
+        Request::Rotation => answer(to, view.rotations.status().await).await,
         Request::Kill { actor } => act(to, view, Deed::Kill { actor }, operator).await,
     }
 }
@@ -209,7 +223,7 @@ async fn act(
     deed: Deed,
     operator: Operator,
 ) -> std::io::Result<()> {
-    tried(writer, view.perform(deed, operator, "admin socket".to_owned())).await
+    tried(writer, view.perform(deed, operator, VIA.to_owned())).await
 }
 
 async fn watch(
@@ -265,13 +279,15 @@ mod tests {
     use crate::actors::discovery::Discovery;
     use crate::actors::event_log::{self, EventLog, Journal};
     use crate::actors::exchange::Exchange;
+    use crate::actors::files::Files;
     use crate::actors::news::{Bus, Events, WAITING};
     use crate::actors::peers::{Peers, Row};
     use crate::actors::registry::Registry;
     use crate::actors::supervisor::{ActorTable, Root, Tree, start};
-    use crate::actors::tests::cluster;
     use crate::actors::timer;
+    use crate::gateway::rotation::Rotations;
     use crate::gateway::status::NodeStatus;
+    use crate::io::identity::{Authority, Validity};
     use crate::io::metrics::{Count, Metrics};
     use crate::io::store::{Chain, Store};
     use crate::io::{clock, sockets};
@@ -317,11 +333,20 @@ mod tests {
         let victim = EventLog::new(&metrics);
         let store = Store::open(&dir.path().join("data"), clock::wall()).expect("opens").0;
         let (store, life) = (Arc::new(store), Arc::new(AtomicU64::new(3)));
-        let identity = cluster(&["a@127.0.0.1"]).remove(0);
+        let certs = dir.path().join("certs");
+        let authority = Authority::init(&certs, clock::wall()).expect("a CA");
+        let (own, valid) = (name("a@127.0.0.1"), Validity::leaf(clock::wall()));
+        let identity = Arc::new(authority.issue(&certs, &own, valid).expect("a leaf"));
         let chain = Chain::new(store.clone(), name("a@127.0.0.1")).expect("its own");
         let (trail, limits) = (bus.trail().clone(), event_log::LIMITS);
-        let journal = Journal::open(chain, trail, Arc::new(identity), life, limits).expect("opens");
+        let journal = Journal::open(chain, trail, identity.clone(), life, limits).expect("opens");
         let admin = NodeView {
+            rotations: Rotations::new(
+                certs,
+                identity,
+                Files::new(&metrics),
+                (Registry::new(&metrics, []), bus.clone()),
+            ),
             journal: journal.clone(),
             clients: Arc::default(),
             name: name("a@127.0.0.1"),
@@ -549,12 +574,13 @@ mod tests {
     const C: &str = "c@127.0.0.1";
 
     /// Requests that change something: their fields, what the trail calls it, and the node that it is about.
-    const DEEDS: [(&str, &str, &str, Option<&str>); 6] = [
+    const DEEDS: [(&str, &str, &str, Option<&str>); 7] = [
         ("drain", "", "drain", None),
         ("drain", r#","undo":true"#, "undrain", None),
         ("disconnect", r#","node":"b@127.0.0.1""#, "disconnect", Some(B)),
         ("forget", r#","node":"c@127.0.0.1""#, "forget", Some(C)),
         ("forget", r#","node":"x@127.0.0.1","undo":true"#, "restore", Some("x@127.0.0.1")),
+        ("rotate", r#","what":"authority""#, "rotate", None),
         ("kill", r#","actor":"event_log""#, "kill", None),
     ];
 
@@ -572,6 +598,7 @@ mod tests {
             "events_all",
             "verify",
             "watch",
+            "rotation",
         ];
         // They are what clients and services do, as on every other way to a topic or a name.
         known.extend(["publish", "subscribe", "call"]);

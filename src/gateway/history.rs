@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 
 use crate::actors::exchange::{ServeError, Serving};
 use crate::actors::timer;
-use crate::gateway::sight::{Askers, IDLE, asked};
+use crate::gateway::askers::{Askers, IDLE};
+use crate::gateway::sight::asked;
 use crate::gateway::view::NodeView;
 use crate::proto::event::{MAX_EVENTS, Page, Query, Recorded};
 use crate::proto::node::NodeName;

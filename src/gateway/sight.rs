@@ -14,15 +14,13 @@ use tokio::sync::Mutex;
 
 use crate::actors::exchange::{HandlerError, ServeError, Serving};
 use crate::actors::timer;
+use crate::gateway::askers::{Askers, IDLE};
 #[cfg(feature = "gateway")]
 use crate::gateway::status::ClusterView;
 use crate::gateway::view::NodeView;
 use crate::proto::node::NodeName;
 use crate::proto::outbox::MAX_MESSAGE;
 use crate::proto::topic::{Address, Name};
-
-mod askers;
-pub(super) use askers::{Askers, IDLE};
 
 /// How long a node may take.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -15,6 +15,7 @@ use crate::actors::registry::Registry;
 use crate::actors::supervisor::ActorTable;
 use crate::actors::timer;
 use crate::gateway::clients::Clients;
+use crate::gateway::rotation::Rotations;
 use crate::gateway::status::{
     ClusterView, NodeRecord, NodeStatus, PeerStatus, TopologyStatus, profile_texts,
 };
@@ -57,6 +58,8 @@ pub struct NodeView {
     pub bus: Bus,
     /// Counters.
     pub metrics: Metrics,
+    /// What the node does about rotations of certificates.
+    pub rotations: Rotations,
     /// The clients that are here.
     pub clients: Arc<Clients>,
     /// What is remembered.
@@ -99,6 +102,9 @@ pub enum DeedError {
     /// Actors are killed for tests alone.
     #[error("this node was not started with --chaos")]
     NoChaos,
+    /// What is done about certificates is done where they are issued.
+    #[error("certificates are the admin socket's own affair")]
+    Certificates,
     /// There is no such actor.
     #[error("the actors are: {0}")]
     NoActor(String),
@@ -201,6 +207,7 @@ impl NodeView {
             Deed::Kill { .. } if !self.chaos => return Err(DeedError::NoChaos),
             Deed::Kill { actor } if self.roster.kill(actor) => {}
             Deed::Kill { .. } => return Err(DeedError::NoActor(self.roster.names().join(" "))),
+            Deed::Rotate { .. } => return Err(DeedError::Certificates),
         }
         self.bus.announce(Event::OperatorActed { deed, operator, via });
         Ok(())

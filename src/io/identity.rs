@@ -47,7 +47,7 @@ use arc_swap::ArcSwap;
 pub use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
 
-pub use self::authority::{Authority, RotationError, RotationStep};
+pub use self::authority::{Authority, RotationError};
 #[cfg(feature = "cli")]
 pub use self::backup::{BackupError, backup, restore};
 use self::bundle::Root;
@@ -63,10 +63,10 @@ pub use self::revocation::Revoked;
 pub use self::revocation_file::RevocationFile;
 pub use self::signers::Signers;
 pub use self::tokens::{MAX_TOKEN, NO_TOKEN_LIST, RevokedToken, TokenError, Tokens};
-pub use self::trust::Rotation;
+pub use self::trust::{Rotation, RotationStep};
 pub use self::verifier::CertificateVerifier;
 use crate::io::clock::rfc3339;
-use crate::proto::node::{ClusterId, NodeId, NodeName};
+use crate::proto::node::{ClusterId, KeyId, NodeId, NodeName};
 use crate::proto::token::ClaimsError;
 
 /// Which certificate an error is about.
@@ -506,13 +506,28 @@ impl Identity {
     }
 
     /// The certificates of the authorities that the cluster trusts, the issuing one first.
-    pub fn authorities(&self) -> Vec<CertificateDer<'static>> {
+    pub(super) fn authorities(&self) -> Vec<CertificateDer<'static>> {
         self.verifier.trusted().bundle.roots().iter().map(|root| root.der.clone()).collect()
     }
 
     /// The certificate of the authority that signed this node's.
     pub fn authority_certificate(&self) -> CertificateDer<'static> {
         self.leaf.load().root.der.clone()
+    }
+
+    /// The number of the trust list that this node follows; 0 while there has been none.
+    pub fn trust_list(&self) -> u64 {
+        self.verifier.trusted().list.number
+    }
+
+    /// The rotation of the cluster's authority that is under way, and how far it is.
+    pub fn rotation(&self) -> Option<(Rotation, RotationStep)> {
+        self.verifier.trusted().list.rotation()
+    }
+
+    /// The id of the key that signed this node's certificate.
+    pub fn authority(&self) -> KeyId {
+        self.leaf.load().peer.authority
     }
 
     /// A copy of the private key, which the caller must neither keep nor show.

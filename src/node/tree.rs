@@ -23,6 +23,7 @@ use crate::actors::topology_tracker::{self, TopologyTracker};
 use crate::gateway::admin;
 #[cfg(feature = "gateway")]
 use crate::gateway::channels::Channels;
+use crate::gateway::rotation::{self, Rotations};
 use crate::gateway::view::NodeView;
 use crate::io::identity::{Identity, Tokens};
 use crate::io::metrics::Metrics;
@@ -96,8 +97,11 @@ pub(super) fn tree(config: &Config, parts: Parts, peers: &Peers, bus: &Bus) -> P
     let router = ChannelRouter::new(bus, metrics);
     let incarnation = parts.myself.incarnation.clone();
     let routing = channel_router::Setup { incarnation, peers: peers.clone() };
-    let gateway =
-        vec![router.child(routing), admin::child(view.clone(), parts.admin_socket.0.clone())];
+    let gateway = vec![
+        router.child(routing),
+        admin::child(view.clone(), parts.admin_socket.0.clone()),
+        rotation::child(view.rotations.clone(), metrics),
+    ];
     #[cfg(feature = "gateway")]
     let (channels, serving) = clients::serve(
         config,
@@ -149,6 +153,12 @@ fn view(
         journal: parts.journal.clone(),
         bus: bus.clone(),
         metrics: metrics.clone(),
+        rotations: Rotations::new(
+            config.certs.clone(),
+            parts.identity.clone(),
+            parts.files.clone(),
+            (parts.registry.clone(), bus.clone()),
+        ),
         clients: Arc::default(),
         store: parts.store.clone(),
         certificates: Arc::new(certificates(parts)),

@@ -168,6 +168,11 @@ impl Name {
         Self("xpando:history".into())
     }
 
+    /// Under which nodes tell each other whom they trust, and who signed their certificate.
+    pub(crate) fn trust() -> Self {
+        Self("xpando:trust".into())
+    }
+
     /// Under which every node replies with what it was sent.
     #[must_use]
     pub fn echo() -> Self {

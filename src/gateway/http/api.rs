@@ -140,7 +140,9 @@ impl Asked {
                 DeedError::Myself | DeedError::Linked(_) | DeedError::NotLinked { .. } => {
                     StatusCode::CONFLICT
                 }
-                DeedError::NoChaos | DeedError::NoActor(_) => StatusCode::FORBIDDEN,
+                DeedError::NoChaos | DeedError::NoActor(_) | DeedError::Certificates => {
+                    StatusCode::FORBIDDEN
+                }
             };
             Problem::new(status, why.to_string())
         })?;

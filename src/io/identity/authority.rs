@@ -33,7 +33,7 @@ use crate::io::clock;
 use crate::proto::codec::hexadecimal;
 use crate::proto::node::{ClusterId, KeyId, NodeName};
 use rotation::Keys;
-pub use rotation::{RotationError, RotationStep};
+pub use rotation::RotationError;
 
 /// Organization in the certificate of an authority that an operator made.
 const ORGANIZATION: &str = "xpando";
@@ -96,6 +96,11 @@ impl Authority {
         let bundle = Bundle::of(vec![made.der().clone()])
             .map_err(|_unsound| IdentityError::Crypto("make a sound certificate"))?;
         Self::assemble(layout, CertificateVerifier::of(Trusted::of(bundle)), key)
+    }
+
+    /// True when there is a private key of an authority in `certs`. Whether it is sound, [`Authority::open`] tells.
+    pub fn is_in(certs: &Path) -> bool {
+        Layout::new(certs).of_authority(disk::KEY).exists()
     }
 
     /// Reads the authority of `certs`, certificate and key.

@@ -49,6 +49,15 @@ pub struct Rotation {
     pub by: String,
 }
 
+/// How far a rotation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RotationStep {
+    /// Nodes come to trust the new authority.
+    Introduced,
+    /// Nodes have their certificates renewed by it.
+    Moving,
+}
+
 /// Whom the cluster trusts, and what its nodes are to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TrustList {
@@ -65,6 +74,13 @@ impl TrustList {
     /// The list that says what has counted without one.
     pub(super) fn first(bundle: Bundle) -> Self {
         Self { number: 0, bundle, dropped: BTreeSet::new(), renew: UNIX_EPOCH, rotation: None }
+    }
+
+    /// The rotation that is under way, and how far it is.
+    pub(super) fn rotation(&self) -> Option<(Rotation, RotationStep)> {
+        let rotation = self.rotation.clone()?;
+        let moving = self.bundle.first().is_some_and(|root| root.key == rotation.target);
+        Some((rotation, if moving { RotationStep::Moving } else { RotationStep::Introduced }))
     }
 
     /// The list as text, with the signatures of these keys.

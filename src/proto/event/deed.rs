@@ -30,6 +30,11 @@ pub enum Deed {
     Drain,
     /// Takes clients again.
     Undrain,
+    /// Has the authority replaced or the nodes' certificates renewed, or takes that back.
+    Rotate {
+        /// What: `authority`, `nodes`, `abort` or `force`.
+        what: String,
+    },
     /// Kills an actor, in a node that was started for that.
     Kill {
         /// Which.
@@ -44,7 +49,7 @@ impl Deed {
             Self::Forget { peer } | Self::Restore { peer } | Self::Disconnect { peer } => {
                 Some(peer)
             }
-            Self::Drain | Self::Undrain | Self::Kill { .. } => None,
+            Self::Drain | Self::Undrain | Self::Rotate { .. } | Self::Kill { .. } => None,
         }
     }
 }
@@ -57,6 +62,7 @@ impl fmt::Display for Deed {
             Self::Disconnect { peer } => write!(f, "ends the link to {peer}"),
             Self::Drain => f.write_str("sends clients to other nodes"),
             Self::Undrain => f.write_str("has clients taken again"),
+            Self::Rotate { what } => write!(f, "rotates: {what}"),
             Self::Kill { actor } => write!(f, "kills the actor {actor}"),
         }
     }

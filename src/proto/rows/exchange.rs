@@ -132,6 +132,8 @@ impl<T: Table> Rows<T> {
                 let mark = Mark { incarnation, version: to, gone: false };
                 if origin != *from {
                     self.charge(from, "delta of another origin", now, out);
+                } else if to > LAST_VERSION {
+                    self.charge(from, "absurd mark", now, out);
                 } else if !self.delta(from, base, mark, (change, signature), now, out) {
                     self.learn(from, vec![(origin, mark)], now, out);
                 }
@@ -520,8 +522,7 @@ impl<T: Table> Rows<T> {
         let (latest, to) = (self.latest(now), mark.version);
         let linked = self.links.get(from).map(|link| link.incarnation);
         let known = Mark { version: base, ..mark };
-        let next = to > base && to <= LAST_VERSION;
-        if self.known(from) != Some(known) || linked != Some(mark.incarnation) || !next {
+        if self.known(from) != Some(known) || linked != Some(mark.incarnation) || to <= base {
             return false;
         }
         let broken = self.amend(from, |row| {

@@ -25,7 +25,7 @@ use crate::io::identity::IdentityError;
 use crate::io::identity::bundle::{Bundle, DEVELOPMENT};
 use crate::io::identity::disk::{self, Layout};
 use crate::io::identity::key::Key;
-use crate::io::identity::trust::{Rotation, TrustList, digest};
+use crate::io::identity::trust::{Rotation, RotationStep, TrustList, digest};
 use crate::proto::node::KeyId;
 
 /// Why a rotation does not begin or go on. Nothing changed; the operator acts.
@@ -48,28 +48,10 @@ pub enum RotationError {
     Identity(#[from] IdentityError),
 }
 
-/// How far a rotation is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RotationStep {
-    /// Nodes come to trust the new authority.
-    Introduced,
-    /// Nodes have their certificates renewed by it.
-    Moving,
-}
-
 impl Authority {
     /// The rotation that is under way, and how far it is.
     pub fn rotation(&self) -> Option<(Rotation, RotationStep)> {
-        let list = &self.verifier.trusted().list;
-        let rotation = list.rotation.clone()?;
-        let moving = list.bundle.first().is_some_and(|root| root.key == rotation.target);
-        let step = if moving { RotationStep::Moving } else { RotationStep::Introduced };
-        Some((rotation, step))
-    }
-
-    /// The number of the trust list that is in force here.
-    pub fn trust_number(&self) -> u64 {
-        self.verifier.trusted().list.number
+        self.verifier.trusted().list.rotation()
     }
 
     /// Makes a new authority that the cluster is to trust beside the present one.

@@ -14,23 +14,20 @@ use crate::actors::timer;
 use crate::proto::node::NodeName;
 
 /// After what took a thread some time for another node, so many times as long nothing is done for it.
-pub(in super::super) const IDLE: u32 = 5;
+pub(super) const IDLE: u32 = 5;
 /// Questions of one node that wait: an eighth of what may be under way of one name.
 const WAITING: usize = 128;
 
 /// When each node that asks is answered next.
 #[derive(Default)]
-pub(in super::super) struct Askers(Mutex<HashMap<NodeName, Arc<Turn<Instant>>>>);
+pub(super) struct Askers(Mutex<HashMap<NodeName, Arc<Turn<Instant>>>>);
 
 impl Askers {
     /// The turn of one, which it has while it holds the lock. The next question is answered at the time in it.
     ///
     /// # Errors
     /// Too many of its questions wait.
-    pub(in super::super) fn turn(
-        &self,
-        node: &NodeName,
-    ) -> Result<Arc<Turn<Instant>>, HandlerError> {
+    pub(super) fn turn(&self, node: &NodeName) -> Result<Arc<Turn<Instant>>, HandlerError> {
         let mut askers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !askers.contains_key(node) {
             // Those whose time has come are as good as new ones.

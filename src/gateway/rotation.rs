@@ -1,0 +1,258 @@
+//! The replacement of the cluster's authority, and of its nodes' certificates, while it works.
+//!
+//! Every node says under one name how far it is. A node that has the authority's key takes the next step of a rotation when
+//! all nodes that are known, and not forgotten, are ready for it; it asks them once in [`EVERY`] while one is under way. What is
+//! under way is written in the trust list: it goes on after restarts, and on whichever node has the keys.
+//!
+//! Invariants: no step is taken before every known node has answered that it is ready, unless an operator forces it; an
+//! operator's deed is in the trail; what a node says of others is not asked.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::task::{JoinError, JoinSet};
+
+use crate::actors::exchange::{ServeError, Serving};
+use crate::actors::files::Files;
+use crate::actors::news::Bus;
+use crate::actors::registry::Registry;
+use crate::actors::supervisor::Child;
+use crate::gateway::askers::Askers;
+use crate::io::clock;
+use crate::io::identity::{Authority, Identity, IdentityError, RotationError, RotationStep};
+use crate::io::metrics::Metrics;
+use crate::proto::event::{Deed, Event, Operator};
+use crate::proto::node::NodeName;
+use crate::proto::rotation::{NodeTrust, Wanted};
+use crate::proto::topic::{Address, Name};
+
+/// How long a node may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How often nodes are asked while a rotation is under way, and how often it is looked whether one is.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What an operator has done about certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Rotate {
+    /// A new authority takes the place of the one before.
+    Authority,
+    /// Every node renews its certificate.
+    Nodes,
+    /// The earlier authority comes back.
+    Abort,
+    /// The next step is taken, whoever is not ready.
+    Force,
+}
+
+/// How far a rotation is, and every node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RotationStatus {
+    /// The one that is under way.
+    pub rotation: Option<Underway>,
+    /// What each known node says; nothing where it does not answer.
+    pub nodes: BTreeMap<NodeName, Option<NodeTrust>>,
+    /// Those that the next step waits for.
+    pub waits_for: Vec<NodeName>,
+}
+
+/// A rotation that is under way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Underway {
+    /// When it began: RFC 3339, UTC.
+    pub began: String,
+    /// Who began it.
+    pub by: String,
+    /// The id of the key of the authority that remains.
+    pub authority: String,
+    /// Whether nodes are given certificates of it already.
+    pub moving: bool,
+}
+
+/// Why nothing is rotated. Nothing changed; the operator acts.
+#[derive(Debug, thiserror::Error)]
+pub enum RotateError {
+    /// The authority's own reason.
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
+    /// What did it has ended.
+    #[error("it was not done: the task ended ({0})")]
+    Ended(JoinError),
+}
+
+impl From<JoinError> for RotateError {
+    fn from(error: JoinError) -> Self {
+        Self::Ended(error)
+    }
+}
+
+impl From<IdentityError> for RotateError {
+    fn from(error: IdentityError) -> Self {
+        Self::Rotation(error.into())
+    }
+}
+
+/// What a node does about rotations. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Rotations {
+    certs: Arc<PathBuf>,
+    identity: Arc<Identity>,
+    files: Files,
+    registry: Registry,
+    bus: Bus,
+}
+
+impl Rotations {
+    /// Those of a node with this certificate directory.
+    pub fn new(
+        certs: PathBuf,
+        identity: Arc<Identity>,
+        files: Files,
+        (registry, bus): (Registry, Bus),
+    ) -> Self {
+        Self { certs: Arc::new(certs), identity, files, registry, bus }
+    }
+
+    fn own(&self) -> NodeTrust {
+        NodeTrust {
+            list: self.identity.trust_list(),
+            authority: self.identity.authority().to_string(),
+            until: clock::rfc3339(self.identity.validity().not_after),
+        }
+    }
+
+    /// What is to be true of every node before the rotation goes on, if one is under way.
+    fn wanted(&self) -> Option<(Wanted, RotationStep)> {
+        let (rotation, step) = self.identity.rotation()?;
+        let wanted = match step {
+            RotationStep::Introduced => Wanted::List(self.identity.trust_list()),
+            RotationStep::Moving => Wanted::Signed(rotation.target),
+        };
+        Some((wanted, step))
+    }
+
+    /// Changes the authority's files, off the workers; then this node follows them at once.
+    async fn change(
+        &self,
+        change: impl FnOnce(&Authority, SystemTime) -> Result<(), RotationError> + Send + 'static,
+    ) -> Result<(), RotateError> {
+        let certs = self.certs.clone();
+        let changing =
+            tokio::task::spawn_blocking(move || change(&Authority::open(&certs)?, clock::wall()));
+        let changed = changing.await?;
+        self.files.look();
+        Ok(changed?)
+    }
+
+    /// Does what an operator wants.
+    ///
+    /// # Errors
+    /// [`RotateError`].
+    pub async fn rotate(
+        &self,
+        rotate: Rotate,
+        operator: Operator,
+        via: &str,
+    ) -> Result<(), RotateError> {
+        let by = format!("{operator} on {}", self.identity.name());
+        match rotate {
+            Rotate::Authority => self.change(move |it, now| it.begin_rotation(&by, now)).await,
+            Rotate::Nodes => self.change(|it, now| it.renew_nodes(now)).await,
+            Rotate::Abort => self.change(|it, now| it.abort_rotation(now)).await,
+            Rotate::Force => self.change(step).await,
+        }?;
+        let deed = Deed::Rotate { what: rotate.to_string() };
+        self.bus.announce(Event::OperatorActed { deed, operator, via: via.to_owned() });
+        Ok(())
+    }
+
+    /// How far every node is.
+    pub async fn status(&self) -> RotationStatus {
+        let rotation = self.identity.rotation().map(|(rotation, step)| Underway {
+            began: clock::rfc3339(rotation.began),
+            by: rotation.by,
+            authority: rotation.target.to_string(),
+            moving: step == RotationStep::Moving,
+        });
+        let nodes = self.nodes().await;
+        let waits_for = self.wanted().map(|(wanted, _)| wanted.waits_for(&nodes));
+        RotationStatus { rotation, nodes, waits_for: waits_for.unwrap_or_default() }
+    }
+
+    /// What each node says that is known and not forgotten.
+    async fn nodes(&self) -> BTreeMap<NodeName, Option<NodeTrust>> {
+        let (known, me) = (self.registry.nodes(), self.identity.name());
+        let known = known.values().filter(|known| !known.is_forgotten() && known.name != *me);
+        let mut asking = JoinSet::new();
+        for name in known.map(|known| known.name.clone()) {
+            let to = Address { name: Name::trust(), node: Some(name.clone()) };
+            let bus = self.bus.clone();
+            asking.spawn(async move {
+                let answer = bus.exchange().call(&to, Bytes::new(), PATIENCE).await.ok();
+                (name, answer.and_then(|answer| serde_json::from_slice(&answer).ok()))
+            });
+        }
+        let mut nodes = BTreeMap::from([(me.clone(), Some(self.own()))]);
+        while let Some(answered) = asking.join_next().await {
+            nodes.extend(answered.ok());
+        }
+        nodes
+    }
+
+    /// Takes the next step when all are ready, on a node that has the authority's key.
+    async fn go_on(&self) {
+        let Some((wanted, _)) = self.wanted() else { return };
+        if !Authority::is_in(&self.certs) || !wanted.waits_for(&self.nodes().await).is_empty() {
+            return;
+        }
+        // Whoever was asked is ready for what was wanted: another step has begun meanwhile if that is another.
+        if self.wanted().is_some_and(|(now, _)| now == wanted)
+            && let Err(error) = self.change(step).await
+        {
+            tracing::warn!(%error, "the authority's rotation does not go on");
+        }
+    }
+}
+
+/// The next step of the rotation that is under way.
+fn step(authority: &Authority, now: SystemTime) -> Result<(), RotationError> {
+    match authority.rotation() {
+        None => Err(RotationError::None),
+        Some((_, RotationStep::Introduced)) => authority.move_rotation(now),
+        Some((_, RotationStep::Moving)) => authority.finish_rotation(now),
+    }
+}
+
+/// Answers other nodes how far this one is, until the result is dropped.
+///
+/// # Errors
+/// [`ServeError`]; nothing changed.
+pub fn serve(rotations: &Rotations) -> Result<Serving, ServeError> {
+    let (rotations, askers) = (rotations.clone(), Askers::default());
+    rotations.bus.clone().exchange().serve(Name::trust(), move |request| {
+        let (rotations, turn) = (rotations.clone(), askers.turn(&request.from));
+        async move {
+            let turn = turn?;
+            let _one = turn.lock().await;
+            Ok(serde_json::to_vec(&rotations.own())?.into())
+        }
+    })
+}
+
+/// The supervised task that has rotations go on.
+pub fn child(rotations: Rotations, metrics: &Metrics) -> Child {
+    Child::task("rotation", metrics, move || {
+        let rotations = rotations.clone();
+        Box::pin(async move {
+            loop {
+                tokio::time::sleep(EVERY).await;
+                rotations.go_on().await;
+            }
+        })
+    })
+}
