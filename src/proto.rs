@@ -15,6 +15,7 @@ pub mod chain;
 pub mod channel;
 pub mod codec;
 pub mod discovery;
+pub mod enrol;
 pub mod event;
 pub mod frame;
 pub mod gate;

@@ -30,6 +30,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("io", "*", &["clock", "modes"]),
     ("io", "tls", &["identity"]),
     ("io", "seals", &["identity"]),
+    ("io", "identity", &["seeds"]), // an invitation says where nodes are
     ("io", "beacon", &["identity", "seals"]),
     ("proto", "*", &["node", "topic", "event", "codec", "backoff", "quota", "wiring", "budget"]),
     ("proto", "wiring", &["membership", "link", "talk", "seal"]), // whose output is whose input

@@ -8,6 +8,7 @@
 //! ca/trust             whom the cluster trusts since its authority was first replaced, the same file on every node
 //! ca/next.key          the private key of the authority that is coming or going, during a rotation
 //! ca/issued            every certificate it made, likewise
+//! ca/invitations       who may come, and who came, likewise
 //! ca/crl.pem           which of them it revoked, the same file on every node; absent while none is
 //! ca/token.key         the private key that signs clients' tokens, where the authority's key is
 //! ca/tokens            its public half and the revoked tokens, the same file on every node
@@ -27,9 +28,11 @@ mod backup;
 mod bundle;
 mod certificate;
 mod disk;
+pub mod enrol;
 mod files;
 mod inventory;
 mod key;
+mod pem;
 mod revocation;
 mod revocation_file;
 mod signed;

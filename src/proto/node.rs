@@ -118,7 +118,7 @@ impl NodeName {
 }
 
 /// A host as names have it: most are written so already.
-fn valid_host(host: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn valid_host(host: &str) -> Option<Cow<'_, str>> {
     match host.parse::<IpAddr>() {
         // There is one way to write it, unlike an IPv6 address.
         Ok(IpAddr::V4(_)) => return Some(host.into()),

@@ -5,6 +5,7 @@
 //! here; a node's key outlives its certificates, because the node's id is made of it, until one of
 //! them is revoked.
 
+mod enrol;
 mod rotation;
 mod tokens;
 
@@ -25,12 +26,12 @@ use super::certificate::{
 };
 use super::disk::{self, Fix, Layout};
 use super::key::Key;
-use super::revocation::{Issued, RevocationList, Revoked, bytes};
+use super::revocation::{Dates, Issued, RevocationList, Revoked, bytes};
 use super::tokens::{TokenKey, TokenList};
 use super::trust::Trusted;
 use super::{CertificateVerifier, Identity, IdentityError, Subject};
 use crate::io::clock;
-use crate::proto::codec::hexadecimal;
+use crate::proto::enrol::Host;
 use crate::proto::node::{ClusterId, KeyId, NodeName};
 use rotation::Keys;
 pub use rotation::RotationError;
@@ -217,15 +218,7 @@ impl Authority {
             }
             Err(other) => return Err(other),
         };
-        let params = self.leaf(name, validity)?;
-        let serial = params.serial_number.as_ref().map(SerialNumber::to_bytes).unwrap_or_default();
-        let issued = Issued {
-            serial: hexadecimal(&serial),
-            key: KeyId::of_public_key(&key.subject_public_key_info()).to_string(),
-            name: name.clone(),
-        };
-        let made = params.signed_by(&key, &self.issuer).map_err(refused)?;
-        issued.record(Layout::new(&self.home))?;
+        let made = self.certify(name, &key, &[], validity, clock::wall())?;
         disk::make_directory(&layout.node(name))?;
         // The key goes first: a key without a certificate is a state that the next issue completes.
         if is_new {
@@ -297,8 +290,10 @@ impl Authority {
         let der = disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name)).ok();
         let verifier = &self.verifier;
         let present = der.and_then(|der| verifier.examine_of(&der, name, Subject::Peer).ok());
-        let issue =
-            |p: PeerIdentity| Issued { serial: p.serial, key: p.id.to_string(), name: p.name };
+        let issue = |p: PeerIdentity| {
+            let dates = Dates { until: seconds(p.validity.not_after), made: 0 };
+            Issued { serial: p.serial, key: p.id.to_string(), name: p.name, dates: Some(dates) }
+        };
         issued.extend(present.map(issue));
         Ok(issued)
     }
@@ -320,6 +315,7 @@ impl Authority {
     fn leaf(
         &self,
         name: &NodeName,
+        hosts: &[Host],
         validity: Validity,
     ) -> Result<CertificateParams, IdentityError> {
         let not_after = validity.not_after.min(self.root.validity.not_after);
@@ -330,6 +326,12 @@ impl Authority {
             SanType::URI(text(spiffe_uri(self.cluster(), name))?),
             SanType::DnsName(text(server_name(self.cluster()))?),
         ];
+        for host in enrol::named(name, hosts) {
+            params.subject_alt_names.push(match host {
+                Host::Name(name) => SanType::DnsName(text(name)?),
+                Host::Address(address) => SanType::IpAddress(address),
+            });
+        }
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -447,7 +449,7 @@ mod tests {
         authority: &Authority,
         change: impl FnOnce(&mut CertificateParams),
     ) -> Result<NodeName, IdentityError> {
-        let mut params = authority.leaf(&name("a@h"), Validity::leaf(wall())).unwrap();
+        let mut params = authority.leaf(&name("a@h"), &[], Validity::leaf(wall())).unwrap();
         change(&mut params);
         let made = params.signed_by(&Key::generate().unwrap(), &authority.issuer).unwrap();
         authority.verifier.peer(made.der(), wall()).map(|peer| peer.name)
@@ -488,7 +490,8 @@ mod tests {
             names,
             [
                 format!("URI(spiffe://{cluster}/node/fe80--1/web.1)"),
-                format!("DNSName(node.{cluster}.xpando.internal)")
+                format!("DNSName(node.{cluster}.xpando.internal)"),
+                "IPAddress(fe:80:00:00:00:00:00:00:00:00:00:00:00:00:00:01)".to_owned(),
             ]
         );
         let extended = x509.extended_key_usage().unwrap().unwrap().value;

@@ -13,6 +13,7 @@ use x509_cert::der::{Decode as _, Encode as _};
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, SubjectAltName, SubjectKeyIdentifier};
 use x509_cert::name::Name;
+use x509_cert::spki::SubjectPublicKeyInfoOwned;
 
 use super::key::POINT;
 use super::signed::{Parts, instant};
@@ -76,6 +77,14 @@ pub(super) fn fingerprint(der: &[u8]) -> String {
     pairs.join(":")
 }
 
+/// The id and the point of an uncompressed P-256 key.
+pub(super) fn p256(key: &SubjectPublicKeyInfoOwned) -> Option<(KeyId, [u8; POINT])> {
+    let curve = key.algorithm.parameters.as_ref().and_then(|p| p.decode_as().ok());
+    let p256 = key.algorithm.oid == EC_PUBLIC_KEY && curve == Some(PRIME256V1);
+    let point = key.subject_public_key.as_bytes().and_then(|bytes| bytes.try_into().ok());
+    Some((KeyId::of_public_key(&key.to_der().ok()?), point.filter(|_| p256)?))
+}
+
 /// A certificate that is sound in form. Nothing is known yet about who signed it.
 pub(super) struct Certificate<'a> {
     parts: Parts<'a>,
@@ -97,13 +106,8 @@ impl<'a> Certificate<'a> {
         if parts.algorithm != *tbs.signature() {
             return Err("its two signature algorithms differ");
         }
-        let key = tbs.subject_public_key_info();
-        let curve = key.algorithm.parameters.as_ref().and_then(|p| p.decode_as().ok());
-        let p256 = key.algorithm.oid == EC_PUBLIC_KEY && curve == Some(PRIME256V1);
-        let point = key.subject_public_key.as_bytes().and_then(|bytes| bytes.try_into().ok());
         let foreign = "its key is not an uncompressed P-256 key";
-        let point = point.filter(|_| p256).ok_or(foreign)?;
-        let key = KeyId::of_public_key(&key.to_der().map_err(|_detail| foreign)?);
+        let (key, point) = p256(tbs.subject_public_key_info()).ok_or(foreign)?;
         Ok(Self { parts, tbs, key, point })
     }
 

@@ -38,7 +38,7 @@ pub(super) struct RevocationList {
 impl RevocationList {
     /// Reads a list that the key with this public point signed; the error says in which way it is
     /// not one.
-    fn parse(pem: &[u8], bundle: &Bundle) -> Result<Self, &'static str> {
+    pub(super) fn parse(pem: &[u8], bundle: &Bundle) -> Result<Self, &'static str> {
         let der = CertificateRevocationListDer::from_pem_slice(pem)
             .map_err(|_not_pem| "it holds no PEM revocation list")?;
         let damaged = "it is not an X.509 revocation list";
@@ -89,17 +89,27 @@ pub(super) struct Issued {
     pub(super) key: String,
     /// Whose it is.
     pub(super) name: NodeName,
+    /// Its last valid second, and when it was made, in seconds since 1970; `None` in lines of earlier versions.
+    pub(super) dates: Option<Dates>,
+}
+
+/// When a certificate ends, and when it was made, in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Dates {
+    pub(super) until: u64,
+    pub(super) made: u64,
 }
 
 impl Issued {
     /// Writes it down beside the authority. This comes before the certificate itself: one that was
     /// never used does no harm in the record, one that is missing there could not be revoked.
     pub(super) fn record(&self, home: Layout<'_>) -> Result<(), IdentityError> {
-        let Self { serial, key, name } = self;
+        let Self { serial, key, name, dates } = self;
+        let dates = dates.map_or(String::new(), |it| format!(" {} {}", it.until, it.made));
         // The line break before it keeps a line that a crash tore apart from this one.
         disk::append(
             &home.of_authority(disk::ISSUED),
-            format!("\n{serial} {key} {name}\n").as_bytes(),
+            format!("\n{serial} {key} {name}{dates}\n").as_bytes(),
         )
     }
 
@@ -112,7 +122,10 @@ impl Issued {
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split(' ');
         let (serial, key, name) = (words.next()?, words.next()?, words.next()?);
-        Some(Self { serial: serial.to_owned(), key: key.to_owned(), name: name.parse().ok()? })
+        let (until, made) = (words.next(), words.next());
+        let dates = || Some(Dates { until: until?.parse().ok()?, made: made?.parse().ok()? });
+        let (serial, key) = (serial.to_owned(), key.to_owned());
+        Some(Self { serial, key, name: name.parse().ok()?, dates: dates() })
     }
 }
 

@@ -90,7 +90,10 @@ impl TokenList {
     }
 
     /// Reads a list that this verifier's authority signed; the error says in which way it is not one.
-    fn parse(text: &[u8], verifier: &CertificateVerifier) -> Result<Self, &'static str> {
+    pub(in super::super) fn parse(
+        text: &[u8],
+        verifier: &CertificateVerifier,
+    ) -> Result<Self, &'static str> {
         let text = std::str::from_utf8(text).map_err(|_binary| "it is not a text")?;
         let (body, last) = text
             .strip_suffix('\n')

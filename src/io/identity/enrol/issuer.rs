@@ -1,0 +1,351 @@
+//! The side that issues: judges requests, keeps invitations.
+
+mod answered;
+mod guesses;
+mod snapshot;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rustls::pki_types::CertificateDer;
+
+pub use self::answered::{Answered, Means, Outcome};
+use self::guesses::Guesses;
+use self::snapshot::Snapshot;
+use super::invitations::{InvitationInfo, Invitations, Pending, Redeemed, Terms};
+use super::mac::MacKey;
+use super::{CsrKey, EnrolError, Line};
+use crate::io::clock::unix_millis;
+use crate::io::identity::disk::{self, Layout};
+use crate::io::identity::{Authority, IdentityError, Subject};
+use crate::io::seeds::Seed;
+use crate::proto::enrol::{
+    AuthorityHash, InvitationId, Issued, MAX_CLOCK_DIFFERENCE, MAX_MESSAGE, MAX_PEERS, Proof,
+    Refused, Request, RequestId,
+};
+
+/// Room that an answer has for its two lists, in bytes: a longer list comes over a link.
+const LISTS: usize = MAX_MESSAGE / 4;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// By what an issuer issues.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// How long a certificate is valid.
+    pub life: Duration,
+    /// How long after its end a certificate is renewed for its key, and its name belongs to that key; zero for not at all.
+    pub grace: Duration,
+}
+
+impl Default for Rules {
+    /// 90 days, and 180.
+    fn default() -> Self {
+        Self { life: 90 * DAY, grace: 180 * DAY }
+    }
+}
+
+/// Issues certificates by what requests prove, with the authority's key in one certificate directory. Processes that share
+/// the directory take turns by its lock. Each method may block while a disk does.
+#[derive(Debug)]
+pub struct Issuer {
+    certs: PathBuf,
+    rules: Rules,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    snapshot: Option<Arc<Snapshot>>,
+    guesses: Guesses,
+}
+
+/// A request that has proven itself.
+struct Proven {
+    means: Means,
+    /// The key that the answer is sealed with.
+    seal: Option<MacKey>,
+}
+
+impl Issuer {
+    /// The issuer of the authority in `certs`.
+    ///
+    /// # Errors
+    /// As [`Authority::open`]; [`EnrolError::DamagedInvitations`].
+    pub fn open(certs: &Path, rules: Rules) -> Result<Self, EnrolError> {
+        let issuer = Self { certs: certs.to_owned(), rules, state: Mutex::default() };
+        issuer.snapshot()?;
+        Ok(issuer)
+    }
+
+    /// Answers a request. `peers` are addresses of nodes, for a host that joins.
+    ///
+    /// What a request proves is looked at before anything is read from disk or parsed for it.
+    pub fn answer(&self, request: &[u8], peers: &[SocketAddr], now: SystemTime) -> Answered {
+        let parsed = match Request::decode(request) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                return Answered::refused(Refused::Malformed { reason: error.to_string() });
+            }
+        };
+        let answered = self
+            .prove(&parsed, now)
+            .and_then(|proven| self.grant(request, &parsed, proven, peers, now));
+        answered.unwrap_or_else(|error| match error {
+            EnrolError::Refused(refused) => Answered::refused(refused),
+            failed => Answered::failed(failed),
+        })
+    }
+
+    /// Answers a request that an operator brings who holds the authority's key: it needs no proof, and may be old.
+    pub fn sign(&self, request: &[u8], now: SystemTime) -> Answered {
+        let parsed = match Request::decode(request) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                return Answered::refused(Refused::Malformed { reason: error.to_string() });
+            }
+        };
+        let proven = Proven { means: Means::Operator, seal: None };
+        let answered = self
+            .snapshot()
+            .and_then(|now| Self::check_authority(&now, &parsed))
+            .and_then(|()| self.grant(request, &parsed, proven, &[], now));
+        answered.unwrap_or_else(|error| match error {
+            EnrolError::Refused(refused) => Answered::refused(refused),
+            failed => Answered::failed(failed),
+        })
+    }
+
+    fn check_authority(snapshot: &Snapshot, request: &Request) -> Result<(), EnrolError> {
+        let meant =
+            request.authority == AuthorityHash::ANY || snapshot.hashes.contains(&request.authority);
+        if meant {
+            return Ok(());
+        }
+        let ours = snapshot.hashes.first().copied().unwrap_or(AuthorityHash::ANY);
+        Err(Refused::OtherAuthority { ours }.into())
+    }
+
+    /// What the request proves. A proof that fails is counted as a guess.
+    fn prove(&self, request: &Request, now: SystemTime) -> Result<Proven, EnrolError> {
+        let snapshot = self.snapshot()?;
+        Self::check_authority(&snapshot, request)?;
+        let statement = request.statement().map_err(|_detail| Refused::NotTaken)?;
+        let proven = match &request.proof {
+            Proof::Invitation { id, mac } => {
+                let key = snapshot.invitations.key(*id);
+                // Whether there is such an invitation is not told by the time that a refusal takes.
+                let none = MacKey::from_bytes([0; 32]);
+                let holds = key.unwrap_or(&none).verify(&statement, mac);
+                let key = key.filter(|_| holds).ok_or(Refused::UnknownInvitation);
+                key.map(|key| Proven { means: Means::Invitation(*id), seal: Some(key.clone()) })
+            }
+            Proof::Certificate { der, signature } => {
+                let proof = (der.as_slice(), signature.as_slice());
+                self.check_certificate(&snapshot.authority, request, proof, &statement, now)
+                    .map(|()| Proven { means: Means::Renewal, seal: None })
+            }
+            Proof::Operator => return Err(Refused::NotTaken.into()),
+        };
+        let proven = proven.map_err(|refused| self.guessed(refused, now))?;
+        check_clock(request.time, now)?;
+        Ok(proven)
+    }
+
+    /// Whether a certificate proves that it may be renewed: the cluster's, of this name, and the requester has its key.
+    fn check_certificate(
+        &self,
+        authority: &Authority,
+        request: &Request,
+        (der, signature): (&[u8], &[u8]),
+        statement: &[u8],
+        now: SystemTime,
+    ) -> Result<(), Refused> {
+        let unproven = |reason: &str| Refused::Unproven { reason: reason.to_owned() };
+        let judge = authority.judge();
+        let der = CertificateDer::from(der);
+        let peer = judge
+            .examine_of(&der, &request.name, Subject::Peer)
+            .map_err(|error| unproven(&error.to_string()))?;
+        if !peer.verify(statement, signature) {
+            return Err(unproven("the request is not signed with the certificate's key"));
+        }
+        if judge.is_revoked(&peer.serial) {
+            return Err(Refused::Revoked);
+        }
+        let end = peer.validity.not_after;
+        if now > end + self.rules.grace {
+            let ended = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+            return Err(Refused::Lapsed { ended, grace: self.rules.grace.as_secs() });
+        }
+        match CsrKey::of(&request.csr) {
+            Ok(key) if peer.has_key(key.point()) => Ok(()),
+            Ok(_) => Err(unproven("the certificate is of another key than the one asked for")),
+            Err(reason) => Err(Refused::Malformed { reason: reason.to_owned() }),
+        }
+    }
+
+    /// Counts a proof that failed: the refusal, or the one behind too many.
+    fn guessed(&self, refused: Refused, now: SystemTime) -> Refused {
+        let after = self.state().guesses.count(now);
+        after.map_or(refused, |after| {
+            let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            Refused::RateLimited { after }
+        })
+    }
+
+    /// Makes the certificate that a proven request asks for, under the lock.
+    fn grant(
+        &self,
+        bytes: &[u8],
+        request: &Request,
+        proven: Proven,
+        peers: &[SocketAddr],
+        now: SystemTime,
+    ) -> Result<Answered, EnrolError> {
+        let key = CsrKey::of(&request.csr)
+            .map_err(|reason| Refused::Malformed { reason: reason.to_owned() })?;
+        let layout = Layout::new(&self.certs);
+        let _lock = layout.lock()?;
+        let authority = Authority::open(&self.certs)?;
+        authority.may_have(&request.name, key.id(), self.rules.grace, now)??;
+        let mut hosts = request.hosts.clone();
+        if let Means::Invitation(id) = proven.means {
+            let mut invitations = Invitations::read(layout)?;
+            match invitations.redeem(id, key.id(), &request.name, &hosts, now)? {
+                Redeemed::Again(approved) => hosts = approved.unwrap_or(hosts),
+                Redeemed::Taken => invitations.write(layout)?,
+                Redeemed::Waits(id, is_new) => {
+                    if is_new {
+                        invitations.write(layout)?;
+                    }
+                    return Ok(Answered::waiting(id, request.name.clone(), key.id(), is_new));
+                }
+            }
+        }
+        let (certificate, until) =
+            authority.grant(&request.name, &key, &hosts, self.rules.life, now)?;
+        let mut issued = Issued {
+            certificate: certificate.to_vec(),
+            authorities: authority.authorities(),
+            tokens: list(&layout.of_authority(disk::TOKENS))?,
+            revocations: list(&layout.of_authority(disk::REVOCATIONS))?,
+            peers: peers.iter().take(MAX_PEERS).copied().collect(),
+            seal: None,
+        };
+        if let Some(seal) = proven.seal {
+            let statement = issued.statement(bytes);
+            let statement = statement.map_err(|_detail| EnrolError::Answer("it is too long"))?;
+            issued.seal = Some(seal.code(&statement));
+        }
+        let (name, key, means) = (request.name.clone(), key.id(), proven.means);
+        Ok(Answered::issued(issued, Outcome::Issued { name, key, until, means }))
+    }
+
+    /// Makes an invitation; `addresses` are where nodes of the cluster are.
+    ///
+    /// # Errors
+    /// [`EnrolError::Terms`]; [`EnrolError::Full`]; [`IdentityError::Io`].
+    pub fn invite(
+        &self,
+        terms: &Terms,
+        addresses: &[Seed],
+        now: SystemTime,
+    ) -> Result<Line, EnrolError> {
+        let hash = self.snapshot()?.hashes.first().copied().unwrap_or(AuthorityHash::ANY);
+        let line = Line::draw(addresses, hash)?;
+        self.change(|invitations| invitations.add(line.id(), line.key(), terms, now))?;
+        Ok(line)
+    }
+
+    /// The invitations that are open.
+    ///
+    /// # Errors
+    /// [`EnrolError::DamagedInvitations`]; [`IdentityError`] about the directory.
+    pub fn invitations(&self, now: SystemTime) -> Result<Vec<InvitationInfo>, EnrolError> {
+        Ok(self.snapshot()?.invitations.list(now))
+    }
+
+    /// Takes an invitation back. What was issued by it stays.
+    ///
+    /// # Errors
+    /// [`EnrolError::NoSuchInvitation`].
+    pub fn withdraw(&self, id: InvitationId) -> Result<(), EnrolError> {
+        self.change(|invitations| invitations.withdraw(id))
+    }
+
+    /// The requests that wait for approval, the oldest first.
+    ///
+    /// # Errors
+    /// As [`Issuer::invitations`].
+    pub fn requests(&self, now: SystemTime) -> Result<Vec<Pending>, EnrolError> {
+        Ok(self.snapshot()?.invitations.pending(now))
+    }
+
+    /// Approves a request that waits: the host gets its certificate when it asks again, within a week.
+    ///
+    /// # Errors
+    /// [`EnrolError::NoSuchRequest`].
+    pub fn approve(&self, request: RequestId, now: SystemTime) -> Result<Pending, EnrolError> {
+        self.change(|invitations| invitations.decide(request, true, now))
+    }
+
+    /// Denies a request that waits. The use of the invitation is spent.
+    ///
+    /// # Errors
+    /// [`EnrolError::NoSuchRequest`].
+    pub fn deny(&self, request: RequestId, now: SystemTime) -> Result<Pending, EnrolError> {
+        self.change(|invitations| invitations.decide(request, false, now))
+    }
+
+    /// How many proofs have failed.
+    pub fn guesses(&self) -> u64 {
+        self.state().guesses.total()
+    }
+
+    /// Changes the invitations on disk, under the lock. After an error they are as before.
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Invitations) -> Result<T, EnrolError>,
+    ) -> Result<T, EnrolError> {
+        let layout = Layout::new(&self.certs);
+        let _lock = layout.lock()?;
+        let mut invitations = Invitations::read(layout)?;
+        let changed = change(&mut invitations)?;
+        invitations.write(layout)?;
+        self.state().snapshot = None;
+        Ok(changed)
+    }
+
+    /// The files as they are now, read again if they have changed.
+    fn snapshot(&self) -> Result<Arc<Snapshot>, EnrolError> {
+        let layout = Layout::new(&self.certs);
+        let kept = self.state().snapshot.clone();
+        if let Some(kept) = kept.filter(|kept| kept.is_current(layout)) {
+            return Ok(kept);
+        }
+        let read = Arc::new(Snapshot::read(layout)?);
+        self.state().snapshot = Some(read.clone());
+        Ok(read)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A list that lies beside the authority, if an answer has room for it.
+fn list(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
+    Ok(disk::read_list(path)?.filter(|list| list.len() <= LISTS))
+}
+
+/// Refuses a clock that is too far from ours.
+fn check_clock(theirs: u64, now: SystemTime) -> Result<(), Refused> {
+    let ahead = i128::from(theirs) - i128::from(unix_millis(now));
+    if ahead.unsigned_abs() <= MAX_CLOCK_DIFFERENCE.as_millis() {
+        return Ok(());
+    }
+    let nearest = if ahead > 0 { i64::MAX } else { i64::MIN };
+    Err(Refused::Clock { ahead: i64::try_from(ahead).unwrap_or(nearest) })
+}

@@ -1,0 +1,117 @@
+//! A host that joins a cluster: its key, and its certificate directory.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::asked::{Asked, Granted, Prover};
+use super::{EnrolError, Line};
+use crate::io::identity::bundle::Bundle;
+use crate::io::identity::disk::{self, Fix, Layout};
+use crate::io::identity::key::Key;
+use crate::io::identity::{Identity, IdentityError};
+use crate::proto::enrol::{AuthorityHash, Host, MAX_HOSTS};
+use crate::proto::node::NodeName;
+
+/// A host that is to become a node. It has a key, the same each time that the same join is tried.
+#[derive(Debug)]
+pub struct Joiner {
+    certs: PathBuf,
+    name: NodeName,
+    hosts: Vec<Host>,
+    key: Key,
+    /// The authorities that the directory has already.
+    known: Vec<AuthorityHash>,
+}
+
+impl Joiner {
+    /// Makes what a request needs: the directory, and in it the key of this name, unless there is one.
+    ///
+    /// # Errors
+    /// [`EnrolError::AlreadyJoined`]; [`EnrolError::TooManyHosts`]; [`IdentityError`] about what is there.
+    pub fn prepare(
+        certs: &Path,
+        name: &NodeName,
+        hosts: &[Host],
+        now: SystemTime,
+    ) -> Result<Self, EnrolError> {
+        let layout = Layout::new(certs);
+        if hosts.len() >= MAX_HOSTS {
+            return Err(EnrolError::TooManyHosts);
+        }
+        if NodeName::from_spiffe_path(&name.spiffe_path()).as_ref() != Some(name) {
+            return Err(IdentityError::UnusableName(name.clone()).into());
+        }
+        for directory in [certs, &layout.authority(), &layout.node(name)] {
+            disk::check_directory(directory)?;
+        }
+        let _lock = layout.lock()?;
+        if let Ok(identity) = Identity::load(certs, name, now)
+            && !identity.is_revoked()
+        {
+            let (path, until) = (layout.certificate(name), identity.validity().not_after);
+            return Err(EnrolError::AlreadyJoined { path, until });
+        }
+        let known = known(layout)?;
+        let path = layout.key(name);
+        let fix =
+            Fix { missing: String::new(), damaged: "remove it, and a new one is made".to_owned() };
+        let key = match disk::read_key(&path, fix) {
+            Ok(key) => key,
+            Err(IdentityError::Missing { .. }) => {
+                let key = Key::generate()?;
+                disk::make_directory(&layout.node(name))?;
+                disk::write(&path, key.to_pem()?.as_bytes(), disk::PRIVATE)?;
+                key
+            }
+            Err(other) => return Err(other.into()),
+        };
+        let (certs, name, hosts) = (certs.to_owned(), name.clone(), hosts.to_vec());
+        Ok(Self { certs, name, hosts, key, known })
+    }
+
+    /// Asks with an invitation.
+    ///
+    /// # Errors
+    /// [`EnrolError::OtherCluster`]; [`IdentityError::Crypto`].
+    pub fn ask(&self, line: &Line, now: SystemTime) -> Result<Asked, EnrolError> {
+        if !self.known.is_empty() && !self.known.contains(&line.authority()) {
+            return Err(EnrolError::OtherCluster {
+                path: Layout::new(&self.certs).of_authority(disk::CERTIFICATE),
+                invited: line.authority(),
+            });
+        }
+        let prover = Prover::Invitation(line);
+        Asked::make(&self.key, &self.name, &self.hosts, &prover, None, now)
+    }
+
+    /// Asks the operator who holds the authority's key, by a file that is carried there.
+    ///
+    /// # Errors
+    /// [`IdentityError::Crypto`].
+    pub fn ask_operator(&self, now: SystemTime) -> Result<Asked, EnrolError> {
+        Asked::make(&self.key, &self.name, &self.hosts, &Prover::Operator, self.known.first().copied(), now)
+    }
+
+    /// Writes the certificate directory: the authority, its lists, and the certificate. When that is interrupted, the same
+    /// join completes it.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`].
+    pub fn write(&self, granted: &Granted) -> Result<(), EnrolError> {
+        Ok(granted.write(&self.certs)?)
+    }
+
+    /// Whose certificate is asked for.
+    pub fn name(&self) -> &NodeName {
+        &self.name
+    }
+}
+
+/// The authorities in the directory, if there are any.
+fn known(layout: Layout<'_>) -> Result<Vec<AuthorityHash>, IdentityError> {
+    match Bundle::read(layout, String::new()) {
+        Ok(bundle) => Ok(bundle.roots().iter().map(|root| AuthorityHash::of(&root.der)).collect()),
+        Err(IdentityError::Missing { .. }) => Ok(Vec::new()),
+        Err(other) => Err(other),
+    }
+}
