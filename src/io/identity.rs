@@ -32,7 +32,6 @@ pub mod enrol;
 mod files;
 mod inventory;
 mod key;
-mod pem;
 mod revocation;
 mod revocation_file;
 mod signed;

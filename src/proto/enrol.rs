@@ -167,7 +167,9 @@ pub struct Issued {
     pub certificate: Vec<u8>,
     /// The certificates of the cluster's authorities (DER), the one that issues first.
     pub authorities: Vec<Vec<u8>>,
-    /// The list of what verifies tokens, where it fits into the answer.
+    /// The list of trusted authorities, where there is one and it fits into the answer.
+    pub trust: Option<Vec<u8>>,
+    /// The list of what verifies tokens, likewise.
     pub tokens: Option<Vec<u8>>,
     /// The revocation list (PEM), likewise.
     pub revocations: Option<Vec<u8>>,
@@ -183,9 +185,10 @@ impl Issued {
     /// # Errors
     /// None that an answer of this type can cause.
     pub fn statement(&self, request: &[u8]) -> Result<Vec<u8>, CodecError> {
-        let Self { certificate, authorities, tokens, revocations, peers, seal: _ } = self;
+        let Self { certificate, authorities, trust, tokens, revocations, peers, seal: _ } = self;
         let request: [u8; 32] = Sha256::digest(request).into();
-        codec::encode(&(ANSWER, request, certificate, authorities, tokens, revocations, peers))
+        let lists = (trust, tokens, revocations);
+        codec::encode(&(ANSWER, request, certificate, authorities, lists, peers))
     }
 }
 

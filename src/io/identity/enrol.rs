@@ -26,7 +26,7 @@ mod mac;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-pub use self::asked::{Asked, Granted};
+pub use self::asked::{Asked, Granted, accept};
 pub use self::invitations::{InvitationInfo, Pending, Terms};
 pub use self::issuer::{Answered, Issuer, Means, Outcome, Rules};
 pub use self::joiner::Joiner;

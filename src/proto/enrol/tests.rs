@@ -55,6 +55,7 @@ fn issued() -> Issued {
     Issued {
         certificate: vec![1; 800],
         authorities: vec![vec![2; 600]],
+        trust: Some(b"xpando trust 1".to_vec()),
         tokens: Some(b"xpando tokens 1".to_vec()),
         revocations: None,
         peers: vec!["10.0.0.1:4697".parse().unwrap(), "[2001:db8::1]:4697".parse().unwrap()],
@@ -127,12 +128,13 @@ fn a_proof_is_over_each_part_of_the_request() {
     }
     let sealed = issued().statement(b"request").unwrap();
     assert_ne!(issued().statement(b"other").unwrap(), sealed);
-    let changes: [fn(&mut Issued); 5] = [
+    let changes: [fn(&mut Issued); 6] = [
+        |it| it.trust = None,
         |it| it.certificate[0] ^= 1,
         |it| it.authorities.push(vec![]),
         |it| it.tokens = None,
         |it| it.revocations = Some(vec![]),
-        |it| drop(it.peers.pop()),
+        |it| it.peers.truncate(1),
     ];
     for change in changes {
         let mut other = issued();

@@ -5,19 +5,18 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
-use zeroize::Zeroizing;
 
 use super::EnrolError;
 use super::csr;
 use super::mac::MacKey;
 use crate::io::clock::unix_millis;
-use crate::io::identity::authority_certificate::AuthorityCertificate;
-use crate::io::identity::certificate::fingerprint;
-use crate::io::identity::disk::{self, Layout};
+use crate::io::identity::bundle::{Bundle, Root};
+use crate::io::identity::certificate::PeerIdentity;
+use crate::io::identity::disk::{self, Fix, Layout};
 use crate::io::identity::key::Key;
-use crate::io::identity::pem;
 use crate::io::identity::revocation::RevocationList;
 use crate::io::identity::tokens::TokenList;
+use crate::io::identity::trust::TrustList;
 use crate::io::identity::{CertificateVerifier, Identity, IdentityError, Subject, Validity};
 use crate::proto::codec::CodecError;
 use crate::proto::enrol::{
@@ -50,12 +49,10 @@ pub struct Asked {
 enum Trust {
     /// The key that request and answer are made under, and an authority of the cluster.
     Seal(MacKey, AuthorityHash),
-    /// This authority has signed the certificate; no other authority in the answer counts.
+    /// This authority, or one that its list hands trust on to, has signed the certificate.
     Pinned(AuthorityHash),
     /// The authorities that the node has.
     Known(CertificateVerifier),
-    /// Somebody carried the answer here by hand.
-    Carried,
 }
 
 /// A certificate that was granted, checked.
@@ -65,8 +62,8 @@ pub struct Granted {
     certificate: CertificateDer<'static>,
     issued: Issued,
     validity: Validity,
-    /// The authority that counts, where the asker did not have it already.
-    authority: Option<CertificateDer<'static>>,
+    /// The authorities that count, where the asker had none.
+    bundle: Option<Bundle>,
 }
 
 /// What makes an error of a reason, which says enough.
@@ -113,9 +110,9 @@ impl Asked {
             Prover::Certificate(der) => {
                 let signature = key.signature(&statement)?;
                 request.proof = Proof::Certificate { der: der.to_vec(), signature };
-                pinned.map_or(Trust::Carried, Trust::Pinned)
+                Trust::Pinned(authority)
             }
-            Prover::Operator => pinned.map_or(Trust::Carried, Trust::Pinned),
+            Prover::Operator => Trust::Pinned(authority),
         };
         let bytes = request.encode().map_err(too_long)?;
         Ok(Self { bytes, name: name.clone(), point: key.point().to_vec(), trust })
@@ -132,62 +129,89 @@ impl Asked {
     /// [`EnrolError::Refused`]; [`EnrolError::Answer`] when it is not this cluster's answer to this request, for this key
     /// and name, or its certificate is not valid at `now`.
     pub fn check(&self, answer: &[u8], now: SystemTime) -> Result<Granted, EnrolError> {
-        let answer =
-            Answer::decode(answer).map_err(|_detail| EnrolError::Answer("it is malformed"))?;
-        let issued = match answer {
-            Answer::Issued(issued) => *issued,
-            Answer::Refused(refused) => return Err(EnrolError::Refused(refused)),
-        };
-        let (verifier, authority) = match &self.trust {
+        let issued = read(answer)?;
+        let (verifier, bundle) = match &self.trust {
             Trust::Known(verifier) => (verifier.clone(), None),
-            Trust::Seal(key, pinned) => {
+            Trust::Seal(key, meant) => {
                 let statement = issued
                     .statement(&self.bytes)
                     .map_err(unsound::<CodecError>("it is malformed"))?;
                 if !issued.seal.is_some_and(|seal| key.verify(&statement, &seal)) {
                     return Err(EnrolError::Answer("its seal is not the inviting cluster's"));
                 }
-                authority(&issued, Some(*pinned))?
+                let bundle = bundle(issued.authorities.clone())?;
+                if !bundle.roots().iter().any(|root| AuthorityHash::of(&root.der) == *meant) {
+                    return Err(ABSENT);
+                }
+                (CertificateVerifier::of(bundle.clone()), Some(bundle))
             }
-            Trust::Pinned(pinned) => authority(&issued, Some(*pinned))?,
-            Trust::Carried => authority(&issued, None)?,
+            Trust::Pinned(meant) => {
+                let bundle = vouched(&issued, *meant)?;
+                (CertificateVerifier::of(bundle.clone()), Some(bundle))
+            }
         };
         let certificate = CertificateDer::from(issued.certificate.clone());
         let peer = verifier
             .examine_of(&certificate, &self.name, Subject::Peer)
             .map_err(unsound("its certificate is not one of this cluster and name"))?;
-        if !peer.has_key(&self.point) {
-            return Err(EnrolError::Answer("its certificate is for another key"));
-        }
-        if let Some(list) = &issued.revocations {
-            let list =
-                RevocationList::parse(list, verifier.authority()).map_err(EnrolError::Answer)?;
-            if list.entries.contains_key(&peer.serial) {
-                return Err(EnrolError::Answer("its certificate is revoked"));
-            }
-        }
-        if let Some(list) = &issued.tokens {
-            TokenList::parse(list, &verifier).map_err(EnrolError::Answer)?;
-        }
-        peer.validity
-            .check(now, &Subject::Peer)
-            .map_err(unsound("its certificate is not valid at this time by this host's clock"))?;
-        let validity = peer.validity;
-        Ok(Granted { name: self.name.clone(), certificate, issued, validity, authority })
+        Granted::check(issued, &verifier, bundle, peer, &self.point, now)
     }
 }
 
-/// The authority of an answer that counts: the one that was meant, or the first one.
-fn authority(
-    issued: &Issued,
-    pinned: Option<AuthorityHash>,
-) -> Result<(CertificateVerifier, Option<CertificateDer<'static>>), EnrolError> {
-    let meant = |der: &&Vec<u8>| pinned.is_none_or(|pinned| AuthorityHash::of(der) == pinned);
-    let der = issued.authorities.iter().find(meant);
-    let der = der.ok_or(EnrolError::Answer("the authority that was meant is not in it"))?;
-    let authority = AuthorityCertificate::of(CertificateDer::from(der.clone()));
-    let AuthorityCertificate { verifier, der, .. } = authority.map_err(EnrolError::Answer)?;
-    Ok((verifier, Some(der)))
+/// The authority that was meant is not among those of the answer.
+const ABSENT: EnrolError = EnrolError::Answer("the authority that was meant is not in it");
+
+fn read(answer: &[u8]) -> Result<Issued, EnrolError> {
+    match Answer::decode(answer).map_err(unsound("it is malformed"))? {
+        Answer::Issued(issued) => Ok(*issued),
+        Answer::Refused(refused) => Err(EnrolError::Refused(refused)),
+    }
+}
+
+fn bundle(authorities: Vec<Vec<u8>>) -> Result<Bundle, EnrolError> {
+    let authorities = authorities.into_iter().map(CertificateDer::from).collect();
+    Bundle::of(authorities).map_err(EnrolError::Answer)
+}
+
+/// The authority that was meant, and those that its own list hands trust on to.
+fn vouched(issued: &Issued, meant: AuthorityHash) -> Result<Bundle, EnrolError> {
+    let meant = |der: &&Vec<u8>| AuthorityHash::of(der) == meant;
+    let alone = bundle(vec![issued.authorities.iter().find(meant).ok_or(ABSENT)?.clone()])?;
+    let Some(list) = &issued.trust else { return Ok(alone) };
+    let list = TrustList::parse(list, &alone).map_err(EnrolError::Answer)?;
+    list.beside(&alone).map_err(EnrolError::Answer)
+}
+
+/// What the answer in a file grants to this certificate directory, which has the key that was asked for; it is written there.
+/// Where the directory has no authority yet, the one in the file counts, for an operator carried it: its fingerprint is to be
+/// compared.
+///
+/// # Errors
+/// As [`Asked::check`]; [`IdentityError`] about the directory.
+pub fn accept(certs: &Path, answer: &[u8], now: SystemTime) -> Result<Granted, EnrolError> {
+    let layout = Layout::new(certs);
+    let issued = read(answer)?;
+    let (verifier, bundle) = match Bundle::read(layout, String::new()) {
+        Ok(known) => (CertificateVerifier::of(known), None),
+        Err(IdentityError::Missing { .. }) => {
+            let first = issued.authorities.first().ok_or(ABSENT)?;
+            let bundle = vouched(&issued, AuthorityHash::of(first))?;
+            (CertificateVerifier::of(bundle.clone()), Some(bundle))
+        }
+        Err(other) => return Err(other.into()),
+    };
+    let certificate = CertificateDer::from(issued.certificate.clone());
+    let peer = verifier
+        .examine(&certificate, &Subject::Peer)
+        .map_err(unsound("its certificate is not one of this directory's cluster"))?;
+    let fix = Fix {
+        missing: "the request was made in another certificate directory".to_owned(),
+        damaged: "remove it, and ask again".to_owned(),
+    };
+    let key = disk::read_key(&layout.key(&peer.name), fix)?;
+    let granted = Granted::check(issued, &verifier, bundle, peer, key.point(), now)?;
+    granted.write(certs)?;
+    Ok(granted)
 }
 
 impl Identity {
@@ -197,7 +221,8 @@ impl Identity {
     /// [`EnrolError::TooManyHosts`]; [`IdentityError::Crypto`].
     pub fn ask_renewal(&self, hosts: &[Host], now: SystemTime) -> Result<Asked, EnrolError> {
         let own = self.certificate();
-        let authority = Some(AuthorityHash::of(&self.authority.der));
+        let bundle = self.verifier.bundle();
+        let authority = bundle.first().map(|root| AuthorityHash::of(&root.der));
         let prover = Prover::Certificate(&own);
         let mut asked = Asked::make(&self.key, self.name(), hosts, &prover, authority, now)?;
         asked.trust = Trust::Known(self.verifier());
@@ -206,6 +231,43 @@ impl Identity {
 }
 
 impl Granted {
+    /// Checks what holds of every answer: the key, the dates, the lists.
+    fn check(
+        issued: Issued,
+        verifier: &CertificateVerifier,
+        bundle: Option<Bundle>,
+        peer: PeerIdentity,
+        point: &[u8],
+        now: SystemTime,
+    ) -> Result<Self, EnrolError> {
+        if !peer.has_key(point) {
+            return Err(EnrolError::Answer("its certificate is for another key"));
+        }
+        let trusted = verifier.bundle();
+        if let Some(list) = &issued.revocations {
+            let list = RevocationList::parse(list, &trusted).map_err(EnrolError::Answer)?;
+            if list.entries.contains_key(&peer.serial) {
+                return Err(EnrolError::Answer("its certificate is revoked"));
+            }
+        }
+        if let Some(list) = &issued.tokens {
+            TokenList::parse(list, verifier).map_err(EnrolError::Answer)?;
+        }
+        if let Some(list) = issued.trust.as_ref().filter(|_| bundle.is_some()) {
+            TrustList::parse(list, &trusted).map_err(EnrolError::Answer)?;
+        }
+        peer.validity
+            .check(now, &Subject::Peer)
+            .map_err(unsound("its certificate is not valid at this time by this host's clock"))?;
+        let certificate = CertificateDer::from(issued.certificate.clone());
+        Ok(Self { name: peer.name, certificate, issued, validity: peer.validity, bundle })
+    }
+
+    /// Whose certificate it is.
+    pub fn name(&self) -> &NodeName {
+        &self.name
+    }
+
     /// From when until when the certificate is valid.
     pub fn validity(&self) -> Validity {
         self.validity
@@ -218,7 +280,7 @@ impl Granted {
 
     /// SHA-256 of the certificate of the authority that the answer brought: `AB:CD:…`.
     pub fn authority_fingerprint(&self) -> Option<String> {
-        self.authority.as_ref().map(|der| fingerprint(der))
+        self.bundle.as_ref().and_then(Bundle::first).map(Root::fingerprint)
     }
 
     /// Puts the certificate, and nothing else, where the node's certificate lies in `certs`.
@@ -227,7 +289,8 @@ impl Granted {
     /// [`IdentityError::Io`]; the file before it stays.
     pub fn write_certificate(&self, certs: &Path) -> Result<(), IdentityError> {
         let path = Layout::new(certs).certificate(&self.name);
-        disk::write(&path, certificate_pem(&self.certificate).as_bytes(), disk::PUBLIC)
+        let pem = pem::encode(&pem::Pem::new("CERTIFICATE", self.certificate.to_vec()));
+        disk::write(&path, pem.as_bytes(), disk::PUBLIC)
     }
 
     /// Writes all that was granted: the lists and the authority first, the node's certificate last, so that a node which
@@ -236,24 +299,22 @@ impl Granted {
         let layout = Layout::new(certs);
         let _lock = layout.lock()?;
         disk::make_directory(&layout.authority())?;
-        let lists =
-            [(disk::REVOCATIONS, &self.issued.revocations), (disk::TOKENS, &self.issued.tokens)];
+        let Issued { revocations, tokens, trust, .. } = &self.issued;
+        let bundle = self.bundle.as_ref().map(|bundle| bundle.to_pem().into_bytes());
+        let lists = [
+            (disk::REVOCATIONS, revocations),
+            (disk::TOKENS, tokens),
+            (disk::TRUST, if bundle.is_some() { trust } else { &None }),
+            (disk::CERTIFICATE, &bundle),
+        ];
         for (file, list) in lists {
             let path = layout.of_authority(file);
             if let Some(list) = list.as_ref().filter(|_| !path.exists()) {
                 disk::write(&path, list, disk::PUBLIC)?;
             }
         }
-        let path = layout.of_authority(disk::CERTIFICATE);
-        if let Some(der) = self.authority.as_ref().filter(|_| !path.exists()) {
-            disk::write(&path, certificate_pem(der).as_bytes(), disk::PUBLIC)?;
-        }
         self.write_certificate(certs)
     }
-}
-
-fn certificate_pem(der: &[u8]) -> Zeroizing<String> {
-    pem::encode("CERTIFICATE", der)
 }
 
 impl From<Refused> for EnrolError {

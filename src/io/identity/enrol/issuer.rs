@@ -26,8 +26,8 @@ use crate::proto::enrol::{
     Refused, Request, RequestId,
 };
 
-/// Room that an answer has for its two lists, in bytes: a longer list comes over a link.
-const LISTS: usize = MAX_MESSAGE / 4;
+/// Room that an answer has for each of its lists, in bytes: a longer list comes over a link.
+const LIST: usize = MAX_MESSAGE / 5;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// By what an issuer issues.
@@ -229,6 +229,7 @@ impl Issuer {
         let mut issued = Issued {
             certificate: certificate.to_vec(),
             authorities: authority.authorities(),
+            trust: list(&layout.of_authority(disk::TRUST))?,
             tokens: list(&layout.of_authority(disk::TOKENS))?,
             revocations: list(&layout.of_authority(disk::REVOCATIONS))?,
             peers: peers.iter().take(MAX_PEERS).copied().collect(),
@@ -337,7 +338,7 @@ impl Issuer {
 
 /// A list that lies beside the authority, if an answer has room for it.
 fn list(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
-    Ok(disk::read_list(path)?.filter(|list| list.len() <= LISTS))
+    Ok(disk::read_list(path)?.filter(|list| list.len() <= LIST))
 }
 
 /// Refuses a clock that is too far from ours.

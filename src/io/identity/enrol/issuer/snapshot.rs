@@ -9,7 +9,7 @@ use crate::proto::enrol::AuthorityHash;
 /// The authority and its invitations.
 #[derive(Debug)]
 pub(super) struct Snapshot {
-    seen: [FileState; 4],
+    seen: Vec<FileState>,
     pub(super) authority: Authority,
     /// Of each authority of the cluster, the one that issues first.
     pub(super) hashes: Vec<AuthorityHash>,
@@ -31,10 +31,10 @@ impl Snapshot {
         self.seen == Self::look(layout)
     }
 
-    fn look(layout: Layout<'_>) -> [FileState; 4] {
-        let authority = [disk::CERTIFICATE, disk::KEY, disk::REVOCATIONS]
-            .map(|file| disk::file_state(&layout.of_authority(file)));
-        let [certificate, key, revocations] = authority;
-        [certificate, key, revocations, disk::file_state(&Invitations::path(layout))]
+    fn look(layout: Layout<'_>) -> Vec<FileState> {
+        let files = [disk::CERTIFICATE, disk::TRUST, disk::KEY, disk::NEXT_KEY, disk::REVOCATIONS];
+        let files = files.into_iter().map(|file| layout.of_authority(file));
+        let files = files.chain([Invitations::path(layout)]);
+        files.map(|path| disk::file_state(&path)).collect()
     }
 }
