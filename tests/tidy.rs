@@ -29,8 +29,8 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("actors", "*", &["supervisor", "timer", "news", "exchange", "link", "peers"]),
     ("io", "*", &["clock", "modes"]),
     ("io", "tls", &["identity"]),
-    ("io", "seals", &["identity"]),
     ("io", "identity", &["seeds"]), // an invitation says where nodes are
+    ("io", "seals", &["identity"]),
     ("io", "beacon", &["identity", "seals"]),
     ("proto", "*", &["node", "topic", "event", "codec", "backoff", "quota", "wiring", "budget"]),
     ("proto", "wiring", &["membership", "link", "talk", "seal"]), // whose output is whose input

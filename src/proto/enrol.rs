@@ -29,7 +29,7 @@ pub const MAX_PEERS: usize = 32;
 /// By how much the clocks of the two may differ.
 pub const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(5 * 60);
 /// Longest certificate signing request, and longest certificate that a request shows, in bytes.
-pub const MAX_DER: usize = 4 * 1024;
+const MAX_DER: usize = 4 * 1024;
 /// Longest text of a refusal, in bytes.
 const MAX_REASON: usize = 512;
 /// Most authorities in an answer.

@@ -121,8 +121,7 @@ impl Bundle {
 
     /// The certificates as PEM (RFC 7468).
     pub(super) fn to_pem(&self) -> String {
-        let block = |root: &Root| pem::encode(&pem::Pem::new("CERTIFICATE", root.der.to_vec()));
-        self.roots.iter().map(block).collect()
+        self.roots.iter().map(|root| pem_of(&root.der)).collect()
     }
 
     /// The authorities, the issuing one first.
@@ -152,4 +151,10 @@ impl Bundle {
     pub(super) fn signer(&self, signed_by: impl Fn(&[u8; POINT]) -> bool) -> Option<&Root> {
         self.roots.iter().find(|root| signed_by(&root.point))
     }
+}
+
+/// A certificate as PEM (RFC 7468).
+pub(super) fn pem_of(der: &CertificateDer<'_>) -> String {
+    let lines = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    pem::encode_config(&pem::Pem::new("CERTIFICATE", der.to_vec()), lines)
 }

@@ -30,7 +30,7 @@ impl NamePattern {
     }
 
     /// Exactly this name.
-    pub fn exactly(name: &NodeName) -> Self {
+    fn exactly(name: &NodeName) -> Self {
         Self { text: name.as_str().to_owned() }
     }
 

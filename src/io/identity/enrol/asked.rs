@@ -10,7 +10,7 @@ use super::EnrolError;
 use super::csr;
 use super::mac::MacKey;
 use crate::io::clock::unix_millis;
-use crate::io::identity::bundle::{Bundle, Root};
+use crate::io::identity::bundle::{Bundle, Root, pem_of};
 use crate::io::identity::certificate::PeerIdentity;
 use crate::io::identity::disk::{self, Fix, Layout};
 use crate::io::identity::key::Key;
@@ -289,8 +289,7 @@ impl Granted {
     /// [`IdentityError::Io`]; the file before it stays.
     pub fn write_certificate(&self, certs: &Path) -> Result<(), IdentityError> {
         let path = Layout::new(certs).certificate(&self.name);
-        let pem = pem::encode(&pem::Pem::new("CERTIFICATE", self.certificate.to_vec()));
-        disk::write(&path, pem.as_bytes(), disk::PUBLIC)
+        disk::write(&path, pem_of(&self.certificate).as_bytes(), disk::PUBLIC)
     }
 
     /// Writes all that was granted: the lists and the authority first, the node's certificate last, so that a node which

@@ -89,7 +89,14 @@ impl Joiner {
     /// # Errors
     /// [`IdentityError::Crypto`].
     pub fn ask_operator(&self, now: SystemTime) -> Result<Asked, EnrolError> {
-        Asked::make(&self.key, &self.name, &self.hosts, &Prover::Operator, self.known.first().copied(), now)
+        Asked::make(
+            &self.key,
+            &self.name,
+            &self.hosts,
+            &Prover::Operator,
+            self.known.first().copied(),
+            now,
+        )
     }
 
     /// Writes the certificate directory: the authority, its lists, and the certificate. When that is interrupted, the same

@@ -50,7 +50,7 @@ pub enum LineError {
     Damaged(&'static str),
     /// An address is none.
     #[error("the invitation's address {0}")]
-    Address(#[from] SeedError),
+    Address(SeedError),
     /// It has more addresses than there may be.
     #[error("the invitation has more than {MAX_ADDRESSES} addresses")]
     TooManyAddresses,
@@ -132,7 +132,8 @@ impl FromStr for Line {
         if !all.iter().all(graphic) {
             return Err(LineError::Damaged("address"));
         }
-        let addresses = all.into_iter().map(str::parse).collect::<Result<_, _>>()?;
+        let addresses = all.into_iter().map(str::parse).collect::<Result<_, _>>();
+        let addresses = addresses.map_err(LineError::Address)?;
         Ok(Self { id, secret, addresses, authority })
     }
 }

@@ -107,11 +107,7 @@ fn one_line_makes_a_whole_certificate_directory() {
     assert_eq!(identity.tokens(&home).look().unwrap(), Some(0));
     for file in ["ca/cert.pem", "ca/tokens", "ca/crl.pem"] {
         let [theirs, ours] = [certs.path(), &home].map(|at| fs::read(at.join(file)).unwrap());
-        assert_eq!(
-            String::from_utf8(theirs).unwrap().replace('\r', ""),
-            String::from_utf8(ours).unwrap(),
-            "{file}"
-        );
+        assert_eq!(theirs, ours, "{file}");
     }
     let mode = |path: &str| fs::metadata(home.join(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!(["", "ca", "c@10.0.0.3"].map(mode), [0o700; 3]);

@@ -121,7 +121,7 @@ fn a_certificate_names_the_hosts_that_were_asked_for_once_each() {
         [
             format!("URI(spiffe://{cluster}/node/10.0.0.3/c)"),
             format!("DNSName(node.{cluster}.xpando.internal)"),
-            "IPAddress(10.0.0.3)".to_owned(),
+            "IPAddress(0a:00:00:03)".to_owned(),
             "DNSName(db.example)".to_owned(),
             "IPAddress(20:01:0d:b8:00:00:00:00:00:00:00:00:00:00:00:03)".to_owned(),
         ]
