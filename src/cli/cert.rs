@@ -3,6 +3,8 @@
 //! Owns the words of this command group. Invariant: it prints nothing secret, and what a reader has
 //! to do next is printed as a command that can be copied.
 
+mod by_file;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +14,7 @@ use xpando_node::internals::io::clock;
 use xpando_node::internals::io::identity::{
     Authority, CertificateInfo, Validity, backup, inventory, restore, shell_word,
 };
+use xpando_node::internals::proto::enrol::Host;
 use xpando_node::internals::proto::node::NodeName;
 
 use zeroize::Zeroizing;
@@ -56,6 +59,41 @@ pub(crate) enum CertCommand {
         /// The node's name
         name: NodeName,
     },
+    /// Free a name: revoke what was issued to it
+    ///
+    /// A name belongs to its key: no other key gets a certificate of the name until it is released. The key before it is
+    /// revoked for good. Otherwise as `cert revoke`.
+    Release {
+        /// The node's name
+        name: NodeName,
+    },
+    /// Make a key, and a request for its certificate
+    ///
+    /// For an authority on a host that nodes do not reach. Writes NAME/key.pem and NAME/request in the certificate
+    /// directory; the key stays. Carry the request to the authority's host, run `cert sign` there, and `cert accept` here
+    /// with the answer. With a key that is there already the request is for that key.
+    Request {
+        /// The node's name
+        name: NodeName,
+        /// Another name or address of this host, for clients that check it; may be repeated
+        #[arg(long = "host", value_name = "HOST")]
+        hosts: Vec<Host>,
+    },
+    /// Sign a request that was carried here
+    ///
+    /// Writes FILE.answer: the certificate, and what a node needs beside it. Needs ca/key.pem. Refuses a name that belongs
+    /// to another key.
+    Sign {
+        /// The request
+        file: PathBuf,
+    },
+    /// Take the answer to a request of this host
+    ///
+    /// Writes NAME/cert.pem, and in ca what is not there yet: cert.pem, tokens, crl.pem.
+    Accept {
+        /// The answer
+        file: PathBuf,
+    },
     /// Write an encrypted copy of the authority
     ///
     /// Everything in the directory ca: keys, certificates, lists, what was issued. Keep it apart from this host: with it and the
@@ -93,7 +131,10 @@ pub(crate) fn run(command: CertCommand, certs: &Path, out: &mut dyn Write) -> an
     match command {
         CertCommand::Init => init(certs, out),
         CertCommand::Issue { name, replace } => issue(&name, replace, certs, out),
-        CertCommand::Revoke { name } => revoke(&name, certs, out),
+        CertCommand::Revoke { name } | CertCommand::Release { name } => revoke(&name, certs, out),
+        CertCommand::Request { name, hosts } => by_file::request(&name, &hosts, certs, out),
+        CertCommand::Sign { file } => by_file::sign(&file, certs, out),
+        CertCommand::Accept { file } => by_file::accept(&file, certs, out),
         CertCommand::Backup { file, passphrase_file } => {
             back_up(certs, &file, &passphrase(&passphrase_file)?, out)
         }

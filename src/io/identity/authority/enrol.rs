@@ -39,8 +39,8 @@ impl Authority {
 
     /// The certificates of the cluster's authorities (DER), this one first.
     pub(in super::super) fn authorities(&self) -> Vec<Vec<u8>> {
-        let bundle = self.verifier.bundle();
-        let others = bundle.roots().iter().filter(|root| root.key != self.root.key);
+        let trusted = self.verifier.trusted();
+        let others = trusted.bundle.roots().iter().filter(|root| root.key != self.root.key);
         std::iter::once(&self.root).chain(others).map(|root| root.der.to_vec()).collect()
     }
 

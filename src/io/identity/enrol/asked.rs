@@ -16,7 +16,7 @@ use crate::io::identity::disk::{self, Fix, Layout};
 use crate::io::identity::key::Key;
 use crate::io::identity::revocation::RevocationList;
 use crate::io::identity::tokens::TokenList;
-use crate::io::identity::trust::TrustList;
+use crate::io::identity::trust::{TrustList, Trusted};
 use crate::io::identity::{CertificateVerifier, Identity, IdentityError, Subject, Validity};
 use crate::proto::codec::CodecError;
 use crate::proto::enrol::{
@@ -143,11 +143,11 @@ impl Asked {
                 if !bundle.roots().iter().any(|root| AuthorityHash::of(&root.der) == *meant) {
                     return Err(ABSENT);
                 }
-                (CertificateVerifier::of(bundle.clone()), Some(bundle))
+                (CertificateVerifier::of(Trusted::of(bundle.clone())), Some(bundle))
             }
             Trust::Pinned(meant) => {
                 let bundle = vouched(&issued, *meant)?;
-                (CertificateVerifier::of(bundle.clone()), Some(bundle))
+                (CertificateVerifier::of(Trusted::of(bundle.clone())), Some(bundle))
             }
         };
         let certificate = CertificateDer::from(issued.certificate.clone());
@@ -191,12 +191,12 @@ fn vouched(issued: &Issued, meant: AuthorityHash) -> Result<Bundle, EnrolError> 
 pub fn accept(certs: &Path, answer: &[u8], now: SystemTime) -> Result<Granted, EnrolError> {
     let layout = Layout::new(certs);
     let issued = read(answer)?;
-    let (verifier, bundle) = match Bundle::read(layout, String::new()) {
+    let (verifier, bundle) = match Trusted::read(layout, String::new()) {
         Ok(known) => (CertificateVerifier::of(known), None),
         Err(IdentityError::Missing { .. }) => {
             let first = issued.authorities.first().ok_or(ABSENT)?;
             let bundle = vouched(&issued, AuthorityHash::of(first))?;
-            (CertificateVerifier::of(bundle.clone()), Some(bundle))
+            (CertificateVerifier::of(Trusted::of(bundle.clone())), Some(bundle))
         }
         Err(other) => return Err(other.into()),
     };
@@ -221,8 +221,8 @@ impl Identity {
     /// [`EnrolError::TooManyHosts`]; [`IdentityError::Crypto`].
     pub fn ask_renewal(&self, hosts: &[Host], now: SystemTime) -> Result<Asked, EnrolError> {
         let own = self.certificate();
-        let bundle = self.verifier.bundle();
-        let authority = bundle.first().map(|root| AuthorityHash::of(&root.der));
+        let trusted = self.verifier.trusted();
+        let authority = trusted.bundle.first().map(|root| AuthorityHash::of(&root.der));
         let prover = Prover::Certificate(&own);
         let mut asked = Asked::make(&self.key, self.name(), hosts, &prover, authority, now)?;
         asked.trust = Trust::Known(self.verifier());
@@ -243,9 +243,9 @@ impl Granted {
         if !peer.has_key(point) {
             return Err(EnrolError::Answer("its certificate is for another key"));
         }
-        let trusted = verifier.bundle();
+        let trusted = &verifier.trusted().bundle;
         if let Some(list) = &issued.revocations {
-            let list = RevocationList::parse(list, &trusted).map_err(EnrolError::Answer)?;
+            let list = RevocationList::parse(list, trusted).map_err(EnrolError::Answer)?;
             if list.entries.contains_key(&peer.serial) {
                 return Err(EnrolError::Answer("its certificate is revoked"));
             }
@@ -254,7 +254,7 @@ impl Granted {
             TokenList::parse(list, verifier).map_err(EnrolError::Answer)?;
         }
         if let Some(list) = issued.trust.as_ref().filter(|_| bundle.is_some()) {
-            TrustList::parse(list, &trusted).map_err(EnrolError::Answer)?;
+            TrustList::parse(list, trusted).map_err(EnrolError::Answer)?;
         }
         peer.validity
             .check(now, &Subject::Peer)

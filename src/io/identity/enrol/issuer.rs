@@ -83,38 +83,22 @@ impl Issuer {
     ///
     /// What a request proves is looked at before anything is read from disk or parsed for it.
     pub fn answer(&self, request: &[u8], peers: &[SocketAddr], now: SystemTime) -> Answered {
-        let parsed = match Request::decode(request) {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                return Answered::refused(Refused::Malformed { reason: error.to_string() });
-            }
-        };
-        let answered = self
-            .prove(&parsed, now)
-            .and_then(|proven| self.grant(request, &parsed, proven, peers, now));
-        answered.unwrap_or_else(|error| match error {
-            EnrolError::Refused(refused) => Answered::refused(refused),
-            failed => Answered::failed(failed),
-        })
+        let answered = decode(request).and_then(|parsed| {
+            let proven = self.prove(&parsed, now)?;
+            self.grant(request, &parsed, proven, peers, now)
+        });
+        answered.unwrap_or_else(Answered::error)
     }
 
     /// Answers a request that an operator brings who holds the authority's key: it needs no proof, and may be old.
     pub fn sign(&self, request: &[u8], now: SystemTime) -> Answered {
-        let parsed = match Request::decode(request) {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                return Answered::refused(Refused::Malformed { reason: error.to_string() });
-            }
-        };
-        let proven = Proven { means: Means::Operator, seal: None };
-        let answered = self
-            .snapshot()
-            .and_then(|now| Self::check_authority(&now, &parsed))
-            .and_then(|()| self.grant(request, &parsed, proven, &[], now));
-        answered.unwrap_or_else(|error| match error {
-            EnrolError::Refused(refused) => Answered::refused(refused),
-            failed => Answered::failed(failed),
-        })
+        let answered = decode(request).and_then(|parsed| {
+            let snapshot = self.snapshot()?;
+            Self::check_authority(&snapshot, &parsed)?;
+            let proven = Proven { means: Means::Operator, seal: None };
+            self.grant(request, &parsed, proven, &[], now)
+        });
+        answered.unwrap_or_else(Answered::error)
     }
 
     fn check_authority(snapshot: &Snapshot, request: &Request) -> Result<(), EnrolError> {
@@ -334,6 +318,11 @@ impl Issuer {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn decode(request: &[u8]) -> Result<Request, EnrolError> {
+    Request::decode(request)
+        .map_err(|error| Refused::Malformed { reason: error.to_string() }.into())
 }
 
 /// A list that lies beside the authority, if an answer has room for it.

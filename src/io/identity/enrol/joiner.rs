@@ -5,9 +5,9 @@ use std::time::SystemTime;
 
 use super::asked::{Asked, Granted, Prover};
 use super::{EnrolError, Line};
-use crate::io::identity::bundle::Bundle;
 use crate::io::identity::disk::{self, Fix, Layout};
 use crate::io::identity::key::Key;
+use crate::io::identity::trust::Trusted;
 use crate::io::identity::{Identity, IdentityError};
 use crate::proto::enrol::{AuthorityHash, Host, MAX_HOSTS};
 use crate::proto::node::NodeName;
@@ -116,8 +116,10 @@ impl Joiner {
 
 /// The authorities in the directory, if there are any.
 fn known(layout: Layout<'_>) -> Result<Vec<AuthorityHash>, IdentityError> {
-    match Bundle::read(layout, String::new()) {
-        Ok(bundle) => Ok(bundle.roots().iter().map(|root| AuthorityHash::of(&root.der)).collect()),
+    match Trusted::read(layout, String::new()) {
+        Ok(known) => {
+            Ok(known.bundle.roots().iter().map(|root| AuthorityHash::of(&root.der)).collect())
+        }
         Err(IdentityError::Missing { .. }) => Ok(Vec::new()),
         Err(other) => Err(other),
     }

@@ -196,7 +196,7 @@ mod tests {
         let text = line().to_string();
         let secret = text.split(['.', '@']).nth(1).unwrap();
         let (before, hash) = text.split_once('#').unwrap();
-        let many = vec!["h:1"; MAX_ADDRESSES + 1].join(",");
+        let many = ["h:1"; MAX_ADDRESSES + 1].join(",");
         for (bad, error) in [
             (String::new(), LineError::Foreign),
             ("https://h".to_owned(), LineError::Foreign),

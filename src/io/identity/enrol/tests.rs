@@ -65,10 +65,9 @@ fn ask(issuer: &Issuer, joiner: &Joiner, line: &Line) -> Result<Granted, EnrolEr
 }
 
 fn refusal<T: std::fmt::Debug>(result: Result<T, EnrolError>) -> Refused {
-    match result.unwrap_err() {
-        EnrolError::Refused(refused) => refused,
-        other => panic!("{other}"),
-    }
+    let error = result.unwrap_err();
+    let EnrolError::Refused(refused) = error else { panic!("{error}") };
+    refused
 }
 
 fn issued_lines(certs: &Path) -> usize {

@@ -66,7 +66,9 @@ impl Answered {
         }
     }
 
-    pub(super) fn refused(refused: Refused) -> Self {
+    /// The answer where there is no certificate.
+    pub(super) fn error(error: EnrolError) -> Self {
+        let EnrolError::Refused(refused) = error else { return Self::failed(error) };
         Self::of(Answer::Refused(refused.clone()), Outcome::Refused(refused))
     }
 
@@ -75,7 +77,7 @@ impl Answered {
         Self::of(answer, Outcome::Waiting { request, name, key, is_new })
     }
 
-    pub(super) fn failed(error: EnrolError) -> Self {
+    fn failed(error: EnrolError) -> Self {
         let reason = "its operator finds why in its log".to_owned();
         let refused = Answer::Refused(Refused::CannotIssue { reason });
         Self::of(refused, Outcome::Failed(error))

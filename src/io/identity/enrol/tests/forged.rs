@@ -9,10 +9,9 @@ use crate::proto::enrol::{AuthorityHash, InvitationId};
 
 /// The refusal of this request, and that nothing was issued for it.
 fn refused(issuer: &Issuer, request: &Request) -> Refused {
-    match issuer.answer(&request.encode().unwrap(), &[], wall()).outcome {
-        Outcome::Refused(refused) => refused,
-        other => panic!("{other:?}"),
-    }
+    let outcome = issuer.answer(&request.encode().unwrap(), &[], wall()).outcome;
+    let Outcome::Refused(refused) = outcome else { panic!("{outcome:?}") };
+    refused
 }
 
 #[test]
@@ -23,19 +22,16 @@ fn no_part_of_a_request_can_be_changed_on_the_way() {
     let (_mine, mine) = joiner("c@h");
     let of = |joiner: &Joiner| Request::decode(joiner.ask(&line, wall()).unwrap().bytes()).unwrap();
     let sound = of(&first);
-    let changes: [(&str, Box<dyn Fn(&mut Request)>); 6] = [
-        ("key", Box::new(|it| it.csr = of(&mine).csr)),
-        ("name", Box::new(|it| it.name = name("d@h"))),
-        ("hosts", Box::new(|it| it.hosts = vec![host("bank.example")])),
-        ("time", Box::new(|it| it.time += 1)),
-        ("authority", Box::new(|it| it.authority = AuthorityHash::ANY)),
-        (
-            "invitation",
-            Box::new(|it| {
-                let Proof::Invitation { id, .. } = &mut it.proof else { panic!() };
-                *id = InvitationId([0; 16]);
-            }),
-        ),
+    let changes: [(&str, &dyn Fn(&mut Request)); 6] = [
+        ("key", &|it| it.csr = of(&mine).csr),
+        ("name", &|it| it.name = name("d@h")),
+        ("hosts", &|it| it.hosts = vec![host("bank.example")]),
+        ("time", &|it| it.time += 1),
+        ("authority", &|it| it.authority = AuthorityHash::ANY),
+        ("invitation", &|it| {
+            let Proof::Invitation { id, .. } = &mut it.proof else { panic!() };
+            *id = InvitationId([0; 16]);
+        }),
     ];
     for (what, change) in changes {
         let mut changed = sound.clone();

@@ -17,13 +17,13 @@ fn ten_thousand_guesses_are_refused_and_slowed_and_counted_and_nobody_else_is() 
         mac[..4].copy_from_slice(&guess.to_be_bytes());
         let id = if guess % 2 == 0 { line.id() } else { InvitationId([guess as u8; 16]) };
         request.proof = Proof::Invitation { id, mac };
-        match issuer.answer(&request.encode().unwrap(), &[], now).outcome {
-            Outcome::Refused(Refused::UnknownInvitation) => {}
-            Outcome::Refused(Refused::RateLimited { after }) => {
-                assert!((1..=60_000).contains(&after));
-                slowed += 1;
-            }
-            other => panic!("{other:?}"),
+        let outcome = issuer.answer(&request.encode().unwrap(), &[], now).outcome;
+        let Outcome::Refused(refused) = outcome else { panic!("{outcome:?}") };
+        if let Refused::RateLimited { after } = refused {
+            assert!((1..=60_000).contains(&after));
+            slowed += 1;
+        } else {
+            assert_eq!(refused, Refused::UnknownInvitation);
         }
     }
     assert_eq!((issuer.guesses(), slowed), (10_000, 10_000 - 32));
