@@ -7,6 +7,9 @@ use crate::io::identity::enrol::mac::MacKey;
 use crate::proto::codec;
 use crate::proto::enrol::{AuthorityHash, InvitationId};
 
+/// A part of a request, and a change of it.
+type Change<'a> = (&'static str, &'a dyn Fn(&mut Request));
+
 /// The refusal of this request, and that nothing was issued for it.
 fn refused(issuer: &Issuer, request: &Request) -> Refused {
     let outcome = issuer.answer(&request.encode().unwrap(), &[], wall()).outcome;
@@ -22,7 +25,7 @@ fn no_part_of_a_request_can_be_changed_on_the_way() {
     let (_mine, mine) = joiner("c@h");
     let of = |joiner: &Joiner| Request::decode(joiner.ask(&line, wall()).unwrap().bytes()).unwrap();
     let sound = of(&first);
-    let changes: [(&str, &dyn Fn(&mut Request)); 6] = [
+    let changes: [Change<'_>; 6] = [
         ("key", &|it| it.csr = of(&mine).csr),
         ("name", &|it| it.name = name("d@h")),
         ("hosts", &|it| it.hosts = vec![host("bank.example")]),

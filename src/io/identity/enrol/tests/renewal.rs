@@ -67,11 +67,11 @@ fn a_certificate_renews_nothing_but_its_own_name_and_key() {
     let bytes = |node: &Identity| node.ask_renewal(&[], wall()).unwrap().bytes().to_vec();
     let sound = Request::decode(&bytes(&node)).unwrap();
     let others = Request::decode(&bytes(&other)).unwrap();
-    let refused =
-        |request: &Request| match issuer.answer(&request.encode().unwrap(), &[], wall()).outcome {
-            Outcome::Refused(Refused::Unproven { reason }) => reason,
-            other => panic!("{other:?}"),
-        };
+    let refused = |request: &Request| {
+        let outcome = issuer.answer(&request.encode().unwrap(), &[], wall()).outcome;
+        let Outcome::Refused(Refused::Unproven { reason }) = outcome else { panic!("{outcome:?}") };
+        reason
+    };
     // Whoever forwards it: another key, name, host or time.
     let changes: [&dyn Fn(&mut Request); 4] = [
         &|it| it.csr = others.csr.clone(),
