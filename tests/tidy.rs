@@ -11,6 +11,10 @@ use std::{env, fs};
 mod closures;
 #[path = "tidy/public.rs"]
 mod public;
+#[path = "tidy/tables.rs"]
+mod tables;
+
+use tables::{AHEAD, OWNERS, PROTO_CRATES, PROTO_NEVER};
 
 /// The floors from the top. A file names only floors below its own; `main` and `lib` are the roof.
 const FLOORS: [&str; 6] = ["cli", "node", "gateway", "actors", "io", "proto"];
@@ -50,61 +54,6 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("proto", "budget", &["frame", "outbox"]), // whose bounds its table has too
     ("proto", "talk", &["interest", "outbox"]),
 ];
-
-/// Outside crates have owners: only these modules, and the modules inside them, name the crate.
-const OWNERS: &[(&str, &[&str])] = &[
-    ("anyhow", &["main", "cli"]),
-    ("axum", &["gateway"]),
-    ("futures_util", &["gateway"]),
-    ("hyper", &["gateway"]),
-    ("hyper_util", &["gateway"]),
-    ("clap", &["main", "cli"]),
-    ("comfy_table", &["cli::output"]),
-    ("jsonwebtoken", &["io::identity"]),
-    ("mimalloc", &["main"]),
-    ("opentelemetry", &["cli::logs"]),
-    ("opentelemetry_appender_tracing", &["cli::logs"]),
-    ("opentelemetry_otlp", &["cli::logs"]),
-    ("opentelemetry_sdk", &["cli::logs"]),
-    ("prometheus_client", &["io::metrics"]),
-    ("prost", &["proto::gate"]), // the gate reads ractor's frames with ractor's own decoder
-    ("ractor", &["actors", "node", "lib"]),
-    ("ratatui", &["cli::top"]),
-    ("ractor_cluster", &["actors::link"]),
-    ("rcgen", &["io::identity"]),
-    ("redb", &["io::store"]),
-    ("rustls", &["io::tls", "io::identity", "actors::link"]),
-    ("socket2", &["io"]),
-    ("tokio_tungstenite", &["gateway"]),
-    ("tokio_rustls", &["io::tls", "io::identity", "actors::link"]),
-    ("x509_cert", &["io::identity", "io::tls"]),
-];
-
-/// The only outside crates `proto` may name, and what it may not take from `std`.
-const PROTO_CRATES: &[&str] = &[
-    "bytes",
-    "postcard",
-    "postcard_schema",
-    "prost",
-    "rand",
-    "serde",
-    "serde_json",
-    "sha2",
-    "strum",
-    "thiserror",
-];
-const PROTO_NEVER: &[&str] = &[
-    "std::env",
-    "std::fs",
-    "std::net::TcpListener",
-    "std::net::TcpStream",
-    "std::net::UdpSocket",
-    "std::process",
-    "std::thread",
-];
-
-/// Public functions that nobody outside their floor calls yet: (file, name).
-const AHEAD: &[(&str, &str)] = &[("src/proto/presence.rs", "update")]; // as Phoenix's Presence has it
 
 /// Names that say nothing about what a module holds.
 const EMPTY_NAMES: &[&str] = &["utils", "common", "helpers"];

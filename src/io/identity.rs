@@ -7,8 +7,7 @@
 //! ca/key.pem           its private key, only on the host that issues certificates
 //! ca/trust             whom the cluster trusts since its authority was first replaced, the same file on every node
 //! ca/next.key          the private key of the authority that is coming or going, during a rotation
-//! ca/issued            every certificate it made, likewise
-//! ca/invitations       who may come, and who came, likewise
+//! ca/issued            every certificate it made; ca/invitations: who may come; likewise
 //! ca/crl.pem           which of them it revoked, the same file on every node; absent while none is
 //! ca/token.key         the private key that signs clients' tokens, where the authority's key is
 //! ca/tokens            its public half and the revoked tokens, the same file on every node
@@ -16,11 +15,10 @@
 //! <name@host>/key.pem  a node's private key
 //! ```
 //!
-//! A node's certificate names it in one URI, `spiffe://<cluster>/node/<host>/<name>`; the cluster's
-//! id is random, drawn with its first authority, the node's id is made of its key. Invariants: an [`Identity`] that
-//! exists is whole (the key belongs to the certificate, the authority signed it, it names this
-//! node); private keys are readable by their owner alone and appear in no log; on a host other than
-//! loopback nothing is ever invented.
+//! A node's certificate names it in one URI, `spiffe://<cluster>/node/<host>/<name>`; the cluster's id is random, drawn with
+//! its first authority, the node's id is made of its key. Invariants: an [`Identity`] that exists is whole (the key belongs to
+//! the certificate, the authority signed it, it names this node); private keys are readable by their owner alone and appear
+//! in no log; on a host other than loopback nothing is ever invented.
 
 mod authority;
 #[cfg(feature = "cli")]
