@@ -16,6 +16,8 @@ mod cert;
 mod env;
 mod events;
 mod fields;
+mod invite;
+mod join;
 #[cfg(feature = "top")]
 mod labels;
 mod logs;
@@ -83,6 +85,19 @@ enum Command {
     Forget(nodes::ForgetArgs),
     /// Replace the cluster's authority or its nodes' certificates while it works
     Rotate(rotate::RotateArgs),
+    /// Invite machines into the cluster: print the command to run there
+    ///
+    /// Ask a node that has the authority's key. Whoever has the line may join: pass it on in confidence.
+    Invite(invite::InviteArgs),
+    /// Join a cluster by an invitation: get a certificate for this machine
+    ///
+    /// Makes a key, which stays here, and asks the nodes in the invitation for a certificate. When that is
+    /// interrupted, the same command goes on.
+    Join(Box<join::JoinArgs>),
+    /// List the machines that wait to be let in; let one in or deny it
+    Requests(invite::RequestsArgs),
+    /// Free a node's name for another key: revoke what was issued to it
+    Release(invite::ReleaseArgs),
     /// Make and show certificates: the cluster's authority and its nodes
     Cert {
         /// Certificate directory [default: $XDG_CONFIG_HOME/xpando/certs]
@@ -146,6 +161,14 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Disconnect(args)) => query::disconnect(&args, &mut out),
         Some(Command::Rotate(args)) => rotate::rotate(&args, &mut out),
         Some(Command::Kill(args)) => query::kill(&args, &mut out),
+        Some(Command::Invite(args)) => invite::invite(args, &mut out),
+        Some(Command::Join(args)) => {
+            // A node that starts has no use for it.
+            drop(out);
+            return join::join(*args);
+        }
+        Some(Command::Requests(args)) => invite::requests(args, &mut out),
+        Some(Command::Release(args)) => invite::release(&args, &mut out),
         Some(Command::Cert { certs, command }) => {
             cert::run(command, &certs.map_or_else(places::certs, Ok)?, &mut out)
         }

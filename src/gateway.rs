@@ -10,6 +10,7 @@ mod gauges;
 pub mod history;
 #[cfg(feature = "gateway")]
 pub mod http;
+pub mod issue;
 #[cfg(feature = "gateway")]
 mod places;
 #[cfg(feature = "gateway")]

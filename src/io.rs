@@ -3,6 +3,7 @@
 pub mod addresses;
 pub mod beacon;
 pub mod clock;
+pub mod enrolment;
 pub mod identity;
 pub mod limits;
 pub mod metrics;

@@ -54,7 +54,7 @@ use crate::actors::topology_tracker::TopologyTracker;
 use crate::gateway::channels::{Channels, handler::Handler};
 use crate::gateway::clients::Clients;
 use crate::gateway::view::NodeView;
-use crate::gateway::{history, rotation, sight};
+use crate::gateway::{history, issue, rotation, sight};
 use crate::io::identity::{Identity, IdentityError, Made, Tokens};
 use crate::io::places::NoPlace;
 use crate::io::seeds::SeedError;
@@ -328,6 +328,7 @@ impl Node {
             socket: config.beacons.then(|| discovery::socket(interface)).flatten(),
             tokens: tokens(&config, &identity, &bus),
             publisher: Publisher::new(bus.exchange()),
+            issuer: issue::issuer(&config.certs),
             identity,
             files: Files::new(&metrics),
             listener: Arc::new(listener),
@@ -363,8 +364,9 @@ impl Node {
         let planted = tree(config, parts, &peers, bus);
         #[cfg(feature = "gateway")]
         let channels = planted.channels;
-        let Planted { tree, view, tracker, .. } = planted;
-        let served = serve(&view, config.bench)?;
+        let Planted { tree, view, issuing, tracker, .. } = planted;
+        let mut served = serve(&view, config.bench)?;
+        served.extend(issuing.serve()?);
         let root = supervisor::start(tree, only).await;
         let root = root.map_err(|error| StartError::Spawn(error.to_string()))?;
         tracing::info!(

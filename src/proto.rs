@@ -25,6 +25,7 @@ pub mod hlc;
 pub mod interest;
 pub mod link;
 pub mod membership;
+pub mod newcomers;
 pub mod node;
 pub mod notices;
 pub mod outbox;

@@ -26,7 +26,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("node", "*", &["*"]),
     ("gateway", "*", &["askers", "places", "refusal", "status", "view"]), // whose turn it is; what clients have, and are refused; the API; the node
     ("gateway", "view", &["clients", "rotation"]),
-    ("gateway", "admin", &["gauges", "history", "rotation"]),
+    ("gateway", "admin", &["gauges", "history", "issue", "rotation"]),
     ("gateway", "history", &["sight"]), // how other nodes are asked
     ("gateway", "channels", &["sight"]), // what can be read of other nodes
     ("gateway", "http", &["channels", "gauges", "history", "sight"]), // which it serves
@@ -35,6 +35,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("io", "tls", &["identity"]),
     ("io", "identity", &["seeds"]), // an invitation says where nodes are
     ("io", "seals", &["identity"]),
+    ("io", "enrolment", &["tls", "seeds"]),
     ("io", "beacon", &["identity", "seals"]),
     ("proto", "*", &["node", "topic", "event", "codec", "backoff", "quota", "wiring", "budget"]),
     ("proto", "wiring", &["membership", "link", "talk", "seal"]), // whose output is whose input
@@ -43,6 +44,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("proto", "link", &["hello", "frame", "membership", "talk"]), // whose attempts these are
     ("proto", "discovery", &["beacon", "talk"]),
     ("proto", "processor", &["share"]),
+    ("proto", "newcomers", &["admission", "share"]),
     ("proto", "presence", &["talk"]), // its test says why a link is down
     ("proto", "rows", &["seal"]),
     ("proto", "tests", &["seal"]), // those of machines without keys

@@ -38,12 +38,14 @@ use crate::proto::node::{ClusterId, Incarnation, NodeName};
 mod accept;
 #[cfg(feature = "testkit")]
 pub(crate) mod cable;
+pub mod enrolment;
 mod handshake;
 mod inbound;
 mod mux;
 mod pulse;
 mod refusals;
 mod sessions;
+pub use enrolment::Enrolment;
 pub use pulse::Pulse;
 
 /// Beats and echoes that may wait for a link's control lane.
@@ -89,6 +91,8 @@ pub struct Setup {
     pub myself: Myself,
     /// The guard.
     pub bus: Bus,
+    /// What answers those who ask for a certificate.
+    pub enrolment: Enrolment,
     /// Counters.
     pub metrics: Metrics,
 }

@@ -41,6 +41,11 @@ fn listed(nodes: &[Registered]) -> String {
 }
 
 impl Which {
+    /// The node of this name, or in this directory.
+    pub(super) fn named(name: Option<NodeName>, data_dir: Option<PathBuf>) -> Self {
+        Self { name, data_dir }
+    }
+
     /// The directory that leads to the node's socket.
     pub(super) fn find(&self) -> anyhow::Result<PathBuf> {
         if let Some(directory) = &self.data_dir {

@@ -1,7 +1,7 @@
 //! Running a node in the foreground.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -9,9 +9,10 @@ use clap::Args;
 use clap::builder::FalseyValueParser;
 use tokio::sync::mpsc::UnboundedReceiver;
 use xpando_node::internals::gateway::http::{self, Origin, Prefix};
+use xpando_node::internals::io::identity::{Authority, IdentityError, Validity};
 use xpando_node::internals::io::metrics::Metrics;
-use xpando_node::internals::io::places;
 use xpando_node::internals::io::seeds::Seed;
+use xpando_node::internals::io::{clock, places};
 use xpando_node::internals::node::{Config, Node};
 use xpando_node::internals::proto::node::NodeName;
 use xpando_node::internals::proto::proxies::Cidr;
@@ -71,6 +72,10 @@ pub(super) struct RunArgs {
     /// How much of the newest events stays in the store, in MiB [default: 256]
     #[arg(long, value_name = "MIB", env = "XPANDO_EVENTS_SIZE", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     events_size: Option<u64>,
+
+    /// Begin a cluster: make an authority and this node's certificate, where there are none
+    #[arg(long)]
+    init: bool,
 
     #[command(flatten)]
     http: HttpArgs,
@@ -147,6 +152,20 @@ impl HttpArgs {
     }
 }
 
+impl RunArgs {
+    /// The node's name, and its certificate directory.
+    pub(super) fn who(&self) -> anyhow::Result<(NodeName, PathBuf)> {
+        let name = self.name.clone().context("--name is missing")?;
+        Ok((name, self.certs.clone().map_or_else(places::certs, Ok)?))
+    }
+
+    /// Joins at these, too.
+    pub(super) fn joining(mut self, seeds: impl IntoIterator<Item = Seed>) -> Self {
+        self.join.extend(seeds);
+        self
+    }
+}
+
 /// `ADDR:PORT`, where ADDR may be a name.
 fn address(text: &str) -> Result<SocketAddr, String> {
     let found = text.to_socket_addrs().map_err(|error| format!("{error}; write ADDR:PORT"))?;
@@ -160,6 +179,9 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     let profile = Profile::new(args.specialization, args.meta, 0)?;
     let data_dir = args.data_dir.map_or_else(|| places::data_dir(&name), Ok)?;
     let certs = args.certs.map_or_else(places::certs, Ok)?;
+    if args.init {
+        begin_cluster(&name, &certs)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
         .enable_all()
@@ -188,6 +210,19 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     // A thread that waits for a disk that hangs is left behind.
     runtime.shutdown_timeout(LEAVE);
     served
+}
+
+/// Makes what the first node of a cluster lacks. What is there stays.
+fn begin_cluster(name: &NodeName, certs: &Path) -> anyhow::Result<()> {
+    let now = clock::wall();
+    match Authority::init(certs, now) {
+        Ok(_) | Err(IdentityError::AlreadyExists { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match Authority::open(certs)?.issue(certs, name, Validity::leaf(now)) {
+        Ok(_) | Err(IdentityError::AlreadyIssued { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Half of the cores: a message that passes from worker to worker waits for a core to wake each time, and

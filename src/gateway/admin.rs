@@ -20,14 +20,17 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use crate::actors::supervisor::Child;
 use crate::gateway::gauges;
 use crate::gateway::history;
+use crate::gateway::issue::Issuing;
 use crate::gateway::rotation::Rotate;
 use crate::gateway::status::Figures;
 use crate::gateway::view::NodeView;
+use crate::proto::enrol::RequestId;
 use crate::proto::event::{Deed, Operator, Query};
 use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
 
 mod accept;
+pub mod enrol;
 mod messages;
 
 /// How an operator came here, in the trail.
@@ -111,6 +114,25 @@ pub enum Request {
     },
     /// [`RotationStatus`](crate::gateway::rotation::RotationStatus).
     Rotation,
+    /// Makes an invitation: [`Invited`](enrol::Invited).
+    Invite(enrol::Invite),
+    /// The requests for certificates that wait for approval: [`Waiting`](enrol::Waiting)s.
+    Requests,
+    /// Has a machine get the certificate that it asks for; the answer is its name.
+    Approve {
+        /// The request.
+        request: RequestId,
+    },
+    /// Denies a machine the certificate that it asks for; the answer is its name.
+    Deny {
+        /// The request.
+        request: RequestId,
+    },
+    /// Revokes what was issued to a name, so that another key may have it; how many certificates that were.
+    Release {
+        /// Which.
+        node: NodeName,
+    },
     /// Only in a node started with `--chaos`: kills an actor as a crash would.
     Kill {
         /// Its name; an unknown one is answered with all names.
@@ -157,12 +179,18 @@ pub enum Line {
 }
 
 /// The supervised server on this socket, and on each one that takes its place.
-pub fn child(view: NodeView, socket: tokio::sync::watch::Receiver<Arc<StdListener>>) -> Child {
+pub fn child(
+    view: NodeView,
+    issuing: Issuing,
+    socket: tokio::sync::watch::Receiver<Arc<StdListener>>,
+) -> Child {
     let metrics = view.metrics.clone();
-    Child::task("admin", &metrics, move || Box::pin(accept::serve(view.clone(), socket.clone())))
+    Child::task("admin", &metrics, move || {
+        Box::pin(accept::serve((view.clone(), issuing.clone()), socket.clone()))
+    })
 }
 
-async fn talk(view: &NodeView, stream: UnixStream) -> std::io::Result<()> {
+async fn talk((view, issuing): &(NodeView, Issuing), stream: UnixStream) -> std::io::Result<()> {
     let operator = Operator::local(stream.peer_cred()?.uid());
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
@@ -213,6 +241,15 @@ async fn talk(view: &NodeView, stream: UnixStream) -> std::io::Result<()> {
             tried(to, view.rotations.rotate(what, operator, VIA).await).await
         }
         Request::Rotation => answer(to, view.rotations.status().await).await,
+        Request::Invite(invite) => tried(to, enrol::invite(issuing, invite, operator).await).await,
+        Request::Requests => tried(to, enrol::requests(issuing).await).await,
+        Request::Approve { request } => {
+            tried(to, issuing.decide(request, true, operator, VIA).await).await
+        }
+        Request::Deny { request } => {
+            tried(to, issuing.decide(request, false, operator, VIA).await).await
+        }
+        Request::Release { node } => tried(to, issuing.release(node, operator, VIA).await).await,
         Request::Kill { actor } => act(to, view, Deed::Kill { actor }, operator).await,
     }
 }
@@ -274,7 +311,7 @@ async fn send_line(writer: &mut OwnedWriteHalf, what: &impl Serialize) -> std::i
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::actors::discovery::Discovery;
     use crate::actors::event_log::{self, EventLog, Journal};
@@ -285,6 +322,7 @@ mod tests {
     use crate::actors::registry::Registry;
     use crate::actors::supervisor::{ActorTable, Root, Tree, start};
     use crate::actors::timer;
+    use crate::gateway::issue;
     use crate::gateway::rotation::Rotations;
     use crate::gateway::status::NodeStatus;
     use crate::io::identity::{Authority, Validity};
@@ -302,11 +340,11 @@ mod tests {
     use tempfile::TempDir;
     use tokio::sync::watch;
 
-    struct World {
-        dir: TempDir,
+    pub(crate) struct World {
+        pub(crate) dir: TempDir,
         metrics: Metrics,
         peers: Peers,
-        bus: Bus,
+        pub(crate) bus: Bus,
         root: Root,
         _socket: sockets::AdminSocket,
     }
@@ -325,7 +363,7 @@ mod tests {
     }
 
     /// The server, and an actor that can be killed when there is `chaos`.
-    async fn world(chaos: bool) -> World {
+    pub(crate) async fn world(chaos: bool) -> World {
         let dir = tempfile::tempdir().expect("a directory");
         let (metrics, roster) = (Metrics::default(), ActorTable::default());
         let peers = Peers::new(&metrics, []);
@@ -370,6 +408,14 @@ mod tests {
             chaos,
         };
         let socket = sockets::AdminSocket::open(&name("a@127.0.0.1"), dir.path()).expect("binds");
+        // An authority of its own, in a directory where the invitations lie.
+        let certs = dir.path().join("certs");
+        let authority = Authority::init(&certs, clock::wall()).expect("made");
+        let validity = Validity::leaf(clock::wall());
+        let identity = authority.issue(&certs, &name("a@127.0.0.1"), validity).expect("issued");
+        let known = (&*certs, identity.verifier());
+        let issuing =
+            Issuing::new(issue::issuer(&certs), known, admin.listen, (&bus, &peers, &metrics));
         let victim = victim.child(event_log::Setup {
             store,
             journal,
@@ -380,7 +426,7 @@ mod tests {
             name: "root",
             strategy: Strategy::OneForOne,
             intensity: Intensity::default(),
-            children: vec![bus.child(), victim, child(admin, socket.listener())],
+            children: vec![bus.child(), victim, child(admin, issuing, socket.listener())],
             roster,
             metrics: metrics.clone(),
             ended: Arc::new(|_, _, _| {}),
@@ -397,7 +443,7 @@ mod tests {
         }
 
         /// Says this, and takes the answer line.
-        async fn ask<T: DeserializeOwned>(&self, request: &[u8]) -> Answer<T> {
+        pub(crate) async fn ask<T: DeserializeOwned>(&self, request: &[u8]) -> Answer<T> {
             let mut stream = self.connect();
             // A request that is cut off may be answered before it is sent.
             drop(stream.write_all(request).await);
@@ -420,7 +466,7 @@ mod tests {
         status
     }
 
-    fn error(answer: Answer<()>) -> String {
+    pub(crate) fn error(answer: Answer<()>) -> String {
         if let Answer::Error(text) = answer { text } else { panic!("{answer:?}") }
     }
 
@@ -599,7 +645,10 @@ mod tests {
             "verify",
             "watch",
             "rotation",
+            "requests",
         ];
+        // Their deeds are those of `enrol::tests`.
+        known.extend(["invite", "approve", "deny", "release"]);
         // They are what clients and services do, as on every other way to a topic or a name.
         known.extend(["publish", "subscribe", "call"]);
         known.extend(DEEDS.iter().map(|(request, ..)| *request));
@@ -609,7 +658,7 @@ mod tests {
     }
 
     /// The next deed in the trail, or what was announced after all of them.
-    async fn deed(events: &mut Events) -> Event {
+    pub(crate) async fn deed(events: &mut Events) -> Event {
         loop {
             let event = events.recv().await.expect("the trail goes on");
             if matches!(event, Event::OperatorActed { .. } | Event::Paused { .. }) {

@@ -193,7 +193,8 @@ impl NodeView {
         [own].into_iter().chain(others).collect()
     }
 
-    /// Does what an operator asks, and has the trail say so. Nothing else in the gateway changes the node.
+    /// Does what an operator asks, and has the trail say so. But for `issue`, nothing else in the gateway
+    /// changes the node.
     ///
     /// # Errors
     /// [`DeedError`]. Nothing changed.
@@ -208,6 +209,10 @@ impl NodeView {
             Deed::Kill { actor } if self.roster.kill(actor) => {}
             Deed::Kill { .. } => return Err(DeedError::NoActor(self.roster.names().join(" "))),
             Deed::Rotate { .. } => return Err(DeedError::Certificates),
+            Deed::Invite { .. }
+            | Deed::Approve { .. }
+            | Deed::Deny { .. }
+            | Deed::Release { .. } => return Err(DeedError::Certificates),
         }
         self.bus.announce(Event::OperatorActed { deed, operator, via });
         Ok(())

@@ -61,6 +61,8 @@ counters! {
     Beacons "xpando_beacons_received" by "verdict": "Beacon datagrams received, by verdict";
     /// Revocation lists, of certificates or tokens, that were new, by outcome.
     Revocations "xpando_revocation_lists" by "outcome": "New revocation lists, by outcome";
+    /// Requests for certificates, by what became of them.
+    Enrolments "xpando_certificate_requests" by "outcome": "Requests for certificates, by what became of them";
     /// Status changes of peers, by new status.
     Transitions "xpando_peer_transitions" by "status": "Status changes of peers, by new status";
     /// Peers that went offline, by reason.

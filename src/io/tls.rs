@@ -4,7 +4,7 @@
 //! leaves here is TLS 1.3 between two nodes of one cluster, each of which has shown a certificate
 //! of the cluster's authority, not revoked at that moment, and proved its key in this very
 //! handshake. Sessions are never resumed, because a resumed one would skip the check of the
-//! certificate.
+//! certificate. Streams of those who have no certificate yet are those of `enrol` alone.
 
 use std::io;
 use std::path::PathBuf;
@@ -22,8 +22,8 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, PeerIncompatible, RootCertStore, ServerConfig,
 };
 use strum::IntoStaticStr;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, client, server};
 
 use super::clock;
 use super::identity::{
@@ -32,6 +32,7 @@ use super::identity::{
 };
 use crate::proto::node::{ClusterId, NodeName};
 
+pub mod enrol;
 mod revocation;
 use revocation::{ClientVerifier, ServerVerifier};
 mod web;
@@ -274,7 +275,7 @@ impl Tls {
         Ok(())
     }
 
-    /// The handshake of the side that was called. Has no time limit of its own.
+    /// The handshake of the side that was called, with a node. Has no time limit of its own.
     ///
     /// # Errors
     /// [`TlsError::Handshake`], [`TlsError::OtherCluster`], [`TlsError::NoCertificate`], [`TlsError::Peer`] or
@@ -286,19 +287,19 @@ impl Tls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let server = Arc::clone(&self.sides.load().server);
+        self.hear(stream).await?.authenticate().await
+    }
+
+    /// Waits until a caller has said what it wants.
+    ///
+    /// # Errors
+    /// [`TlsError::Handshake`]; the stream is closed.
+    pub async fn hear<S>(&self, stream: S) -> Result<Caller<S>, TlsError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await;
-        let hello = hello.map_err(TlsError::Handshake)?;
-        // Whom the caller asks for tells which cluster it belongs to, before it refuses our certificate.
-        let wanted = hello.client_hello().server_name().and_then(cluster_of_server_name);
-        let accepted = hello.into_stream(server).await;
-        let stream = accepted.map_err(|error| {
-            let refused = matches!(cause_of_io(&error), Cause::RefusedByPeer | Cause::Untrusted);
-            self.failed(error, wanted.filter(|_| refused))
-        })?;
-        let (_, session) = stream.get_ref();
-        let peer = self.peer(session.alpn_protocol(), session.peer_certificates())?;
-        Ok((stream, peer))
+        Ok(Caller { hello: hello.map_err(TlsError::Handshake)?, tls: self.clone() })
     }
 
     /// The handshake of the side that calls. Has no time limit of its own.
@@ -363,9 +364,63 @@ impl Tls {
     }
 }
 
+/// Somebody who has called and said what it wants, and has not been answered.
+pub struct Caller<S> {
+    hello: StartHandshake<S>,
+    tls: Tls,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Caller<S> {
+    /// Whether it has no certificate and asks for one.
+    pub fn enrols(&self) -> bool {
+        let hello = self.hello.client_hello();
+        let offers = |wanted: &[u8]| {
+            hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == wanted))
+        };
+        offers(enrol::ALPN) && !offers(ALPN)
+    }
+
+    /// The rest of the handshake with a node.
+    ///
+    /// # Errors
+    /// As [`Tls::accept`].
+    pub async fn authenticate(self) -> Result<(server::TlsStream<S>, PeerIdentity), TlsError> {
+        let Self { hello, tls } = self;
+        let server = Arc::clone(&tls.sides.load().server);
+        // Whom the caller asks for tells which cluster it belongs to, before it refuses our certificate.
+        let wanted = hello.client_hello().server_name().and_then(cluster_of_server_name);
+        let accepted = hello.into_stream(server).await;
+        let stream = accepted.map_err(|error| {
+            let refused = matches!(cause_of_io(&error), Cause::RefusedByPeer | Cause::Untrusted);
+            tls.failed(error, wanted.filter(|_| refused))
+        })?;
+        let (_, session) = stream.get_ref();
+        let peer = tls.peer(session.alpn_protocol(), session.peer_certificates())?;
+        Ok((stream, peer))
+    }
+
+    /// The rest of the handshake with one who asks for a certificate.
+    ///
+    /// # Errors
+    /// [`TlsError::Handshake`]; the stream is closed.
+    pub async fn enrol(self) -> Result<server::TlsStream<S>, TlsError> {
+        let config = Arc::clone(&self.tls.sides.load().newcomers);
+        self.hello.into_stream(config).await.map_err(TlsError::Handshake)
+    }
+
+    /// Ends the connection; the caller learns that it is to come again later.
+    pub async fn deny(mut self) {
+        // Anyone who has gone needs no word.
+        drop(self.hello.io.write_all(&enrol::DENIED).await);
+        drop(self.hello.io.shutdown().await);
+    }
+}
+
 /// Both sides of a handshake.
 struct Sides {
     server: Arc<ServerConfig>,
+    /// For those who have no certificate.
+    newcomers: Arc<ServerConfig>,
     /// For one call each, with a verifier of its own.
     client: ClientConfig,
     called: Arc<WebPkiServerVerifier>,
@@ -393,6 +448,7 @@ impl Sides {
         server.alpn_protocols = vec![ALPN.to_vec()];
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(NoServerSessionStorage {});
+        let newcomers = Arc::new(enrol::server(identity, Arc::clone(&provider))?);
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
@@ -400,7 +456,7 @@ impl Sides {
             .with_client_auth_cert(vec![identity.certificate()], identity.private_key())?;
         client.alpn_protocols = vec![ALPN.to_vec()];
         client.resumption = Resumption::disabled();
-        Ok(Self { server: Arc::new(server), client, called })
+        Ok(Self { server: Arc::new(server), newcomers, client, called })
     }
 }
 

@@ -23,8 +23,10 @@ use crate::actors::topology_tracker::{self, TopologyTracker};
 use crate::gateway::admin;
 #[cfg(feature = "gateway")]
 use crate::gateway::channels::Channels;
+use crate::gateway::issue::Issuing;
 use crate::gateway::rotation::{self, Rotations};
 use crate::gateway::view::NodeView;
+use crate::io::identity::enrol::Issuer;
 use crate::io::identity::{Identity, Tokens};
 use crate::io::metrics::Metrics;
 use crate::io::sockets::AdminSocket;
@@ -43,6 +45,8 @@ use crate::proto::restart::{Intensity, Strategy};
 /// What was opened for the tree.
 pub(super) struct Parts {
     pub(super) identity: Arc<Identity>,
+    /// Where the authority's key is.
+    pub(super) issuer: Option<Arc<Issuer>>,
     pub(super) files: Files,
     pub(super) tokens: Tokens,
     pub(super) publisher: Publisher,
@@ -66,6 +70,7 @@ pub(super) struct Parts {
 pub(super) struct Planted {
     pub(super) tree: Tree,
     pub(super) view: NodeView,
+    pub(super) issuing: Issuing,
     pub(super) tracker: TopologyTracker,
     #[cfg(feature = "gateway")]
     pub(super) channels: Arc<Channels>,
@@ -93,15 +98,14 @@ pub(super) fn tree(config: &Config, parts: Parts, peers: &Peers, bus: &Bus) -> P
     let view = view(config, &parts, bus, peers, (&tracker, &discovery), &roster);
     let (one, rest) = (Strategy::OneForOne, Strategy::RestForOne);
     let records = vec![log.child(recording(&parts, bus))];
-    let cluster = cluster(config, &parts, bus, peers, (&tracker, &discovery));
+    let issuing = issuing(config, &parts, bus, peers);
+    let cluster = cluster(config, &parts, (bus, &issuing), peers, (&tracker, &discovery));
     let router = ChannelRouter::new(bus, metrics);
     let incarnation = parts.myself.incarnation.clone();
     let routing = channel_router::Setup { incarnation, peers: peers.clone() };
-    let gateway = vec![
-        router.child(routing),
-        admin::child(view.clone(), parts.admin_socket.0.clone()),
-        rotation::child(view.rotations.clone(), metrics),
-    ];
+    let admin = admin::child(view.clone(), issuing.clone(), parts.admin_socket.0.clone());
+    let rotation = rotation::child(view.rotations.clone(), metrics);
+    let gateway = vec![router.child(routing), admin, rotation];
     #[cfg(feature = "gateway")]
     let (channels, serving) = clients::serve(
         config,
@@ -122,6 +126,7 @@ pub(super) fn tree(config: &Config, parts: Parts, peers: &Peers, bus: &Bus) -> P
     Planted {
         tree: branch("root", rest, children),
         view,
+        issuing,
         tracker,
         #[cfg(feature = "gateway")]
         channels,
@@ -169,6 +174,13 @@ fn view(
     }
 }
 
+/// What it does with requests for certificates.
+fn issuing(config: &Config, parts: &Parts, bus: &Bus, peers: &Peers) -> Issuing {
+    let Parts { issuer, identity, myself, metrics, .. } = parts;
+    let known = (config.certs.as_path(), identity.verifier());
+    Issuing::new(issuer.clone(), known, myself.advertise, (bus, peers, metrics))
+}
+
 /// Whether there is a list by which clients' tokens are verified.
 fn token_list(parts: &Parts) -> impl Fn() -> bool + Send + Sync + use<> {
     let tokens = parts.tokens.clone();
@@ -198,7 +210,7 @@ fn recording(parts: &Parts, bus: &Bus) -> event_log::Setup {
 fn cluster(
     config: &Config,
     parts: &Parts,
-    bus: &Bus,
+    (bus, issuing): (&Bus, &Issuing),
     peers: &Peers,
     (tracker, discovery): (&TopologyTracker, &Discovery),
 ) -> Vec<Child> {
@@ -209,6 +221,7 @@ fn cluster(
         tls: parts.tls.clone(),
         myself: myself.clone(),
         bus: bus.clone(),
+        enrolment: issuing.enrolment(),
         metrics: metrics.clone(),
     };
     let members = node_manager::Setup {

@@ -13,79 +13,14 @@ mod deed;
 mod limit;
 mod operator;
 mod recorded;
+mod status;
 mod table;
 
 pub use deed::Deed;
 pub use limit::Limiter;
 pub use operator::{Author, Operator, OperatorError};
 pub use recorded::{MAX_EVENTS, MAX_RECORD, Page, Query, Recorded};
-
-/// Where a peer stands, as this node sees it.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, IntoStaticStr,
-)]
-#[serde(rename_all = "lowercase")]
-#[strum(serialize_all = "snake_case")]
-pub enum Status {
-    /// Known, and being dialed for the first time or right after a loss.
-    Connecting,
-    /// Both sides agreed on the link; ractor's sessions are exchanging their state.
-    Syncing,
-    /// Linked: messages flow.
-    Online,
-    /// Not linked; dialed again and again unless it left.
-    Offline,
-}
-
-/// Why a peer is offline.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, IntoStaticStr,
-)]
-#[serde(rename_all = "lowercase")]
-#[strum(serialize_all = "snake_case")]
-#[non_exhaustive]
-pub enum Reason {
-    /// It said goodbye.
-    Left,
-    /// Its link closed and nobody listens at its address any more.
-    Crashed,
-    /// It does not answer.
-    Unreachable,
-    /// It answers, but the link is refused: identity or protocol.
-    Rejected,
-    /// A later life of it is announced, and not linked yet.
-    Replaced,
-    /// The authority has revoked its certificate.
-    Revoked,
-    /// An operator ended the link.
-    Disconnected,
-}
-
-impl Status {
-    /// The status as the API spells it.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        self.into()
-    }
-}
-
-impl Reason {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Left,
-        Self::Crashed,
-        Self::Unreachable,
-        Self::Rejected,
-        Self::Replaced,
-        Self::Revoked,
-        Self::Disconnected,
-    ];
-
-    /// The reason as the API spells it.
-    pub fn label(self) -> &'static str {
-        self.into()
-    }
-}
+pub use status::{Reason, Status};
 
 /// Why a link is refused.
 #[derive(
@@ -488,6 +423,26 @@ pub enum Event {
         purpose: String,
         /// Until when it is valid (RFC 3339), where that is known.
         until: Option<String>,
+    },
+    /// This node issued a certificate.
+    CertificateIssued {
+        /// To whom.
+        peer: NodeName,
+        /// The id of the key.
+        key: String,
+        /// Until when it is valid (RFC 3339).
+        until: String,
+        /// By what right: an invitation, the certificate before it.
+        by: String,
+    },
+    /// A machine asks for a certificate, and somebody has to approve that.
+    CertificateRequested {
+        /// The name that it asks for.
+        peer: NodeName,
+        /// The id of its key.
+        key: String,
+        /// The id of the request.
+        request: String,
     },
     /// An operator had this node do something.
     OperatorActed {

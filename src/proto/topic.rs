@@ -173,6 +173,12 @@ impl Name {
         Self("xpando:trust".into())
     }
 
+    /// Under which nodes that have the authority's key answer requests for certificates.
+    #[doc(hidden)]
+    pub fn issue() -> Self {
+        Self("xpando:issue".into())
+    }
+
     /// Under which every node replies with what it was sent.
     #[must_use]
     pub fn echo() -> Self {

@@ -22,6 +22,7 @@ mod crowd;
 mod dashboard;
 mod disks;
 mod embedding;
+mod enrolment;
 mod everywhere;
 mod examples;
 mod flapping;

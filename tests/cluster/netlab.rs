@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::enrolment::line;
 use crate::flapping::suffers_alone;
 use crate::kit::mesh::halves;
-use crate::kit::{Cluster, Mesh, Node, Start, during, row, skip};
+use crate::kit::{Cluster, Mesh, Node, Start, during, linked, now, row, skip};
 use crate::splits::{between, heal, shows_on_two_edges};
 
 /// How long all nodes are watched on bad lines.
@@ -91,8 +92,17 @@ impl Lab {
 
     /// The node on a host, on its default port, with a certificate of its own.
     fn node(&self, host: usize) -> Start {
-        let name = format!("n{host}@{}", self.address(host));
-        self.cluster.issue(&name);
+        self.cluster.issue(&self.name_on(host));
+        self.without_certificate(host)
+    }
+
+    fn name_on(&self, host: usize) -> String {
+        format!("n{host}@{}", self.address(host))
+    }
+
+    /// Likewise, where no certificate was issued yet.
+    fn without_certificate(&self, host: usize) -> Start {
+        let name = self.name_on(host);
         let mut exec = self.command();
         exec.env_clear().args(["exec", &host.to_string()]);
         self.cluster.node(&name).through(exec).default_port()
@@ -154,6 +164,28 @@ fn hosts_find_each_other_by_multicast_alone() {
         let row = mesh.on(of).row(&mesh.on(with).name);
         assert_eq!(row["address"], format!("{}:4697", lab.address(with)), "{row}");
     }
+}
+
+#[test]
+fn three_hosts_take_three_commands() {
+    let Some(lab) = Lab::of(3) else { return };
+    let first = lab.node(1).start();
+    let start = now();
+    let line = line(&first, &["--uses", "2"]); // the first command
+    let certs = |host: usize| lab.cluster.path(&format!("certs-of-{host}"));
+    let others = [2, 3].map(|host| {
+        let node = lab.without_certificate(host).certs(&certs(host)).invited(&line);
+        let began = now();
+        let node = node.start();
+        first.sees(&node.name, "online");
+        node.sees(&first.name, "online");
+        eprintln!("{} is linked {} ms after its command", node.name, began.elapsed().as_millis());
+        assert!(certs(host).join(&node.name).join("key.pem").exists());
+        assert!(!certs(host).join("ca/key.pem").exists());
+        node
+    });
+    linked(&[&first, &others[0], &others[1]]);
+    eprintln!("three hosts, three commands: {} ms", start.elapsed().as_millis());
 }
 
 #[test]

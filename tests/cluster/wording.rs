@@ -6,7 +6,7 @@ use std::process::{Output, Stdio};
 use crate::kit::{Cluster, full, linked, outputs, until};
 
 /// Commands that ask a node.
-const ASKING: [&[&str]; 15] = [
+const ASKING: [&[&str]; 18] = [
     &["status"],
     &["nodes"],
     &["why", "b@127.0.0.1"],
@@ -22,6 +22,9 @@ const ASKING: [&[&str]; 15] = [
     &["drain", "--undo"],
     &["disconnect", "b@127.0.0.1"],
     &["forget", "b@127.0.0.1"],
+    &["invite"],
+    &["requests"],
+    &["release", "b@127.0.0.1"],
 ];
 
 /// The variables that any command reads its arguments from, as its help names them.

@@ -44,6 +44,12 @@ impl Start {
         }
     }
 
+    /// As a machine that joins by an invitation, and starts then. What runs the program is said before.
+    pub(crate) fn invited(mut self, line: &str) -> Self {
+        self.program.args(["join", line, "--start"]);
+        self
+    }
+
     /// With a `--join`.
     pub(crate) fn join(self, address: impl ToString) -> Self {
         let address = address.to_string();
@@ -322,6 +328,12 @@ impl Node {
             Some(line) => line,
             None => panic!("{}: no log line {what:?} with {fields:?}", self.name),
         }
+    }
+
+    /// All log lines so far, as they came.
+    pub(crate) fn log_text(&self) -> String {
+        let lines = self.log.lines.0.lock().unwrap();
+        lines.heard.iter().map(|line| format!("{line}\n")).collect()
     }
 
     /// How many log lines so far are such ones.

@@ -2,11 +2,12 @@
 //!
 //! Invariants: each connection has its own task and a deadline; at most [`Descriptors::half_open`] of them have
 //! not shown a certificate yet, beyond that the one that has waited longest goes, so that silent
-//! connections never keep a node out; running out of descriptors slows the loop and never ends it.
+//! connections never keep a node out; those who ask for a certificate have places of their own (`enrolment`); running out of descriptors slows the loop and never ends it.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -14,11 +15,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::actors::link::enrolment::Reception;
 use crate::actors::link::refusals::RefusalLog;
 use crate::actors::link::{AttemptId, Msg, Setup, handshake, send};
 use crate::actors::supervisor::Address;
 use crate::io::metrics::{Count, Metrics};
-use crate::io::tls::Cause;
+use crate::io::tls::{Cause, TlsError};
 use crate::io::{limits, tcp};
 use crate::proto::admission::Descriptors;
 use crate::proto::link::HANDSHAKE;
@@ -35,14 +37,18 @@ pub(super) fn run(
 ) -> std::io::Result<impl Future<Output = ()> + Send> {
     let listener = TcpListener::from_std(setup.listener.try_clone()?)?;
     Ok(async move {
-        let log = std::sync::Arc::new(RefusalLog::new(setup.metrics.clone()));
+        let log = Arc::new(RefusalLog::new(setup.metrics.clone()));
+        let (enrolment, metrics) = (setup.enrolment.clone(), setup.metrics.clone());
+        let reception = Arc::new(Reception::new(enrolment, metrics, log.clone()));
         let mut half_open = HalfOpen::new();
         loop {
             match listener.accept().await {
                 Ok((stream, from)) => {
                     setup.metrics.count(Count::Accepted, "tcp");
-                    let greet = greet(stream, from, setup.clone(), link.clone(), log.clone());
-                    half_open.admit(greet, &setup.metrics);
+                    let (setup, link, log) = (setup.clone(), link.clone(), log.clone());
+                    let metrics = setup.metrics.clone();
+                    let greet = greet(stream, from, setup, link, (log, reception.clone()));
+                    half_open.admit(greet, &metrics);
                 }
                 Err(error) => {
                     log.refused("accept", None, &error);
@@ -77,34 +83,29 @@ impl HalfOpen {
     }
 }
 
-/// TLS; then the connection is known by name, and a task of its own goes on with the hello.
+/// TLS; then the connection is known by name, and a task of its own goes on with the hello. One without a certificate
+/// that asks for one goes its own way.
 async fn greet(
     stream: TcpStream,
     from: SocketAddr,
     setup: Setup,
     link: Address<Msg>,
-    log: std::sync::Arc<RefusalLog>,
+    (log, reception): (Arc<RefusalLog>, Arc<Reception>),
 ) {
     if let Err(error) = tcp::tune(&stream) {
         return log.refused("socket", Some(from), &error);
     }
-    let (stream, peer) = match tokio::time::timeout(HANDSHAKE, setup.tls.accept(stream)).await {
-        Ok(Ok(accepted)) => accepted,
-        Ok(Err(error)) if error.cause() == Cause::Closed => {
-            // Somebody went away again: a dial that was abandoned, or a look whether the port
-            // is open.
-            setup.metrics.count(Count::Refused, Cause::Closed.as_str());
-            return tracing::debug!(%from, %error, "connection closed before it was one");
+    let shake = async {
+        let caller = setup.tls.hear(stream).await?;
+        if caller.enrols() {
+            return Ok(Err(caller));
         }
-        Ok(Err(error)) if error.cause() == Cause::RefusedAsRevoked => {
-            let detail = "the caller refuses this node: its certificate is revoked";
-            return log.refused(Cause::RefusedAsRevoked.as_str(), Some(from), &detail);
-        }
-        Ok(Err(error)) if error.cause() == Cause::OtherCluster => {
-            let detail = format!("the caller {error}");
-            return log.refused(Cause::OtherCluster.as_str(), Some(from), &detail);
-        }
-        Ok(Err(error)) => return log.refused(error.cause().as_str(), Some(from), &error),
+        caller.authenticate().await.map(Ok)
+    };
+    let (stream, peer) = match tokio::time::timeout(HANDSHAKE, shake).await {
+        Ok(Ok(Ok(accepted))) => accepted,
+        Ok(Ok(Err(newcomer))) => return reception.receive(newcomer, from).await,
+        Ok(Err(error)) => return unmet(&error, from, &setup.metrics, &log),
         Err(_elapsed) => {
             return log.refused("silent", Some(from), &"no TLS handshake within the deadline");
         }
@@ -125,4 +126,21 @@ async fn greet(
     let task = tokio::spawn(wait).abort_handle();
     send(&link, Msg::Authenticated(attempt, name, decide, task));
     go.send(()).unwrap_or(());
+}
+
+/// Nothing came of a handshake.
+fn unmet(error: &TlsError, from: SocketAddr, metrics: &Metrics, log: &RefusalLog) {
+    let cause = error.cause();
+    if cause == Cause::Closed {
+        // Somebody went away again: a dial that was abandoned, or a look whether the port is open.
+        metrics.count(Count::Refused, cause.as_str());
+        tracing::debug!(%from, %error, "connection closed before it was one");
+    } else if cause == Cause::RefusedAsRevoked {
+        let detail = "the caller refuses this node: its certificate is revoked";
+        log.refused(cause.as_str(), Some(from), &detail);
+    } else if cause == Cause::OtherCluster {
+        log.refused(cause.as_str(), Some(from), &format!("the caller {error}"));
+    } else {
+        log.refused(cause.as_str(), Some(from), error);
+    }
 }

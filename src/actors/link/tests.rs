@@ -21,6 +21,7 @@ use crate::proto::talk::DownReason;
 use crate::proto::topic::Topic;
 use crate::proto::wiring::{Consumer, Notice};
 
+mod enrolment;
 mod handshake;
 mod mux;
 
@@ -143,6 +144,7 @@ impl Node {
             tls: Tls::new(identity).expect("a sound identity"),
             myself: crate::actors::tests::myself(identity, address),
             bus: bus.clone(),
+            enrolment: Enrolment::new(|request| async move { request }),
             metrics: metrics.clone(),
         };
         let (root, roster) = run(&metrics, vec![bus.child(), link.child(setup)]).await;

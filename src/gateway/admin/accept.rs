@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::talk;
 use crate::actors::timer;
+use crate::gateway::issue::Issuing;
 use crate::gateway::view::NodeView;
 use crate::io::metrics::Count;
 use crate::proto::notices::Notices;
@@ -18,7 +19,7 @@ use crate::proto::notices::Notices;
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) async fn serve(
-    view: NodeView,
+    parts: (NodeView, Issuing),
     mut socket: watch::Receiver<Arc<StdListener>>,
 ) -> std::io::Result<()> {
     let mut clients = JoinSet::new();
@@ -26,15 +27,15 @@ pub(super) async fn serve(
         let bound = socket.borrow_and_update().clone();
         let listener = UnixListener::from_std(bound.try_clone()?)?;
         tokio::select! {
-            () = accept(&view, &listener, &mut clients) => {}
+            () = accept(&parts, &listener, &mut clients) => {}
             changed = socket.changed() => if changed.is_err() {
-                accept(&view, &listener, &mut clients).await;
+                accept(&parts, &listener, &mut clients).await;
             },
         }
     }
 }
 
-async fn accept(view: &NodeView, listener: &UnixListener, clients: &mut JoinSet<()>) {
+async fn accept(parts: &(NodeView, Issuing), listener: &UnixListener, clients: &mut JoinSet<()>) {
     let mut notices = Notices::default();
     loop {
         while clients.try_join_next().is_some() {}
@@ -42,7 +43,7 @@ async fn accept(view: &NodeView, listener: &UnixListener, clients: &mut JoinSet<
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of descriptors, mostly. Who asks waits; the node goes on.
-                view.metrics.count(Count::ClientsRefused, "accept_admin");
+                parts.0.metrics.count(Count::ClientsRefused, "accept_admin");
                 if let Some(left_out) = notices.due("accept", timer::now()) {
                     let remedy = "allow the process more open files (ulimit -n, LimitNOFILE=)";
                     tracing::warn!(%error, remedy, left_out, "the admin socket cannot accept");
@@ -51,9 +52,9 @@ async fn accept(view: &NodeView, listener: &UnixListener, clients: &mut JoinSet<
                 continue;
             }
         };
-        let view = view.clone();
+        let parts = parts.clone();
         clients.spawn(async move {
-            if let Err(error) = talk(&view, stream).await {
+            if let Err(error) = talk(&parts, stream).await {
                 tracing::debug!(%error, "admin client");
             }
         });

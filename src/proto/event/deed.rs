@@ -35,6 +35,36 @@ pub enum Deed {
         /// What: `authority`, `nodes`, `abort` or `force`.
         what: String,
     },
+    /// Invites machines: whoever has the line gets a certificate.
+    Invite {
+        /// The id of the invitation.
+        invitation: String,
+        /// The pattern of names that it is for.
+        names: String,
+        /// How many certificates it is good for.
+        uses: u32,
+        /// Whether each request waits for approval.
+        approval: bool,
+    },
+    /// Lets a machine have the certificate that it asks for.
+    Approve {
+        /// The name that it asks for.
+        peer: NodeName,
+        /// The id of its request.
+        request: String,
+    },
+    /// Denies a machine the certificate that it asks for.
+    Deny {
+        /// The name that it asks for.
+        peer: NodeName,
+        /// The id of its request.
+        request: String,
+    },
+    /// Revokes what was issued to a name, so that another key may have it.
+    Release {
+        /// Which.
+        peer: NodeName,
+    },
     /// Kills an actor, in a node that was started for that.
     Kill {
         /// Which.
@@ -46,10 +76,17 @@ impl Deed {
     /// The other node that it is about.
     pub fn about(&self) -> Option<&NodeName> {
         match self {
-            Self::Forget { peer } | Self::Restore { peer } | Self::Disconnect { peer } => {
-                Some(peer)
-            }
-            Self::Drain | Self::Undrain | Self::Rotate { .. } | Self::Kill { .. } => None,
+            Self::Forget { peer }
+            | Self::Restore { peer }
+            | Self::Disconnect { peer }
+            | Self::Approve { peer, .. }
+            | Self::Deny { peer, .. }
+            | Self::Release { peer } => Some(peer),
+            Self::Drain
+            | Self::Undrain
+            | Self::Rotate { .. }
+            | Self::Invite { .. }
+            | Self::Kill { .. } => None,
         }
     }
 }
@@ -63,6 +100,18 @@ impl fmt::Display for Deed {
             Self::Drain => f.write_str("sends clients to other nodes"),
             Self::Undrain => f.write_str("has clients taken again"),
             Self::Rotate { what } => write!(f, "rotates: {what}"),
+            Self::Invite { invitation, names, uses, approval } => {
+                let approval = if *approval { ", each to be approved" } else { "" };
+                write!(
+                    f,
+                    "invites {uses} nodes named like {names}{approval} (invitation {invitation})"
+                )
+            }
+            Self::Approve { peer, request } => write!(f, "approves request {request} of {peer}"),
+            Self::Deny { peer, request } => write!(f, "denies request {request} of {peer}"),
+            Self::Release { peer } => {
+                write!(f, "releases the name {peer}: its certificates are revoked")
+            }
             Self::Kill { actor } => write!(f, "kills the actor {actor}"),
         }
     }

@@ -135,6 +135,10 @@ table! {
     CertificateRenewed { purpose, until } "certificate_renewed" Lasting Info, None,
         "{} was renewed: the new one is in force{}",
         if purpose == "http" { "the certificate for clients" } else { "this node's certificate" }, Until(until.as_deref());
+    CertificateIssued { peer, key, until, by } "certificate_issued" Lasting Info, Some(peer),
+        "a certificate was issued to {peer}, key {key}, until {until}, by {by}";
+    CertificateRequested { peer, key, request } "certificate_requested" Passing Warn, Some(peer),
+        "{peer}, key {key}, asks for a certificate: `xpando-node requests approve {request}`, or deny";
     // Events about a node are limited in number, and peers do not cause this one: it is about none.
     OperatorActed { deed, operator, via } "operator_acted" Lasting Info, None, "{operator} ({via}) {deed}";
     CertificatesRevoked { certificates, own } "certificates_revoked" Lasting if *own { Warn } else { Info }, None,

@@ -1,0 +1,215 @@
+//! `xpando-node join`: a machine becomes a node, by an invitation.
+//!
+//! Owns the words of this command. Invariants: the invitation is printed nowhere; all addresses in it are asked before
+//! anything is given up, for a refusal proves nothing of who sent it; what to do next is printed as a command.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+use xpando_node::internals::actors::timer;
+use xpando_node::internals::io::clock;
+use xpando_node::internals::io::enrolment::{AskError, ask};
+use xpando_node::internals::io::identity::enrol::{EnrolError, Granted, Joiner, Line};
+use xpando_node::internals::io::identity::shell_word;
+use xpando_node::internals::io::seeds::Seed;
+use xpando_node::internals::io::tls::enrol::{ConnectError, Expected};
+use xpando_node::internals::proto::enrol::{Host, Refused, RequestId};
+use xpando_node::internals::proto::node::NodeName;
+
+use super::output::{notice, write_line};
+use super::run::{self, RunArgs};
+use super::token::lifetime;
+
+/// Between two looks whether a request was approved.
+const LOOK: Duration = Duration::from_secs(2);
+/// The longest text that is read as an invitation, in bytes.
+const MAX_LINE: u64 = 4096;
+
+#[derive(Debug, Args)]
+pub(super) struct JoinArgs {
+    /// The invitation that `xpando-node invite` printed; - reads it from standard input
+    #[arg(value_name = "LINE")]
+    line: String,
+
+    /// Start the node when it has its certificate
+    #[arg(long)]
+    start: bool,
+
+    /// Another name or address of this machine, to stand in its certificate; may be repeated
+    #[arg(long = "host", value_name = "HOST")]
+    hosts: Vec<Host>,
+
+    /// How long to wait for somebody to approve the request: 30s, 15m, 24h
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = lifetime)]
+    wait: Duration,
+
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+pub(super) fn join(args: JoinArgs) -> anyhow::Result<()> {
+    let JoinArgs { line, start, hosts, wait, run } = args;
+    let line: Line = given(line)?.parse()?;
+    let (name, certs) = run.who()?;
+    let joiner = match Joiner::prepare(&certs, &name, &hosts, clock::wall()) {
+        Ok(joiner) => joiner,
+        // The same command again, after a restart of the machine perhaps.
+        Err(error @ EnrolError::AlreadyJoined { .. }) if start => {
+            notice(format_args!("{error}"));
+            return run::run(run.joining(line.addresses().iter().cloned()));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let granted = runtime.block_on(granted(&joiner, &line, wait))?;
+    drop(runtime);
+    joiner.write(&granted)?;
+    let peers = granted.peers().iter().filter_map(|peer| peer.to_string().parse::<Seed>().ok());
+    let mut seeds: Vec<Seed> = Vec::new();
+    for seed in line.addresses().iter().cloned().chain(peers) {
+        if !seeds.contains(&seed) {
+            seeds.push(seed);
+        }
+    }
+    tell(&granted, &name, &certs)?;
+    if start {
+        return run::run(run.joining(seeds));
+    }
+    let joins: String = seeds.iter().take(3).map(|seed| format!(" --join {seed}")).collect();
+    let word = shell_word(&certs);
+    let mut out = std::io::stdout().lock();
+    Ok(write_line!(&mut out, "Next: xpando-node --name {name} --certs {word}{joins}")?)
+}
+
+/// The argument, or for `-` what is on standard input.
+fn given(argument: String) -> anyhow::Result<String> {
+    if argument != "-" {
+        return Ok(argument);
+    }
+    let mut text = String::new();
+    std::io::stdin().take(MAX_LINE).read_to_string(&mut text).context("cannot read the line")?;
+    Ok(text)
+}
+
+fn tell(granted: &Granted, name: &NodeName, certs: &Path) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let dir: PathBuf = certs.join(name.as_str());
+    write_line!(&mut out, "node         {name}")?;
+    write_line!(&mut out, "valid until  {}", clock::rfc3339(granted.validity().not_after))?;
+    if let Some(authority) = granted.authority_fingerprint() {
+        write_line!(&mut out, "authority    {authority}")?;
+    }
+    write_line!(&mut out, "certificate  {}/cert.pem", dir.display())?;
+    write_line!(&mut out, "private key  {}/key.pem  (made here, and here alone)", dir.display())?;
+    Ok(())
+}
+
+/// What came of asking at all addresses once.
+struct Round {
+    /// Of each address that gave no answer that counts, why.
+    failed: Vec<(String, String)>,
+    refused: Vec<(String, Refused)>,
+}
+
+/// Asks until the certificate is granted, or nothing more can come.
+async fn granted(joiner: &Joiner, line: &Line, wait: Duration) -> anyhow::Result<Granted> {
+    let until = timer::now() + wait;
+    let mut told: Option<RequestId> = None;
+    loop {
+        let round = match once(joiner, line).await? {
+            Ok(granted) => return Ok(granted),
+            Err(round) => round,
+        };
+        let pause = match round.passes() {
+            Some(Passing::Waiting(request)) => {
+                if told.replace(request) != Some(request) {
+                    notice(format_args!(
+                        "request {request} waits: have it approved with `xpando-node requests approve {request}` where certificates are issued"
+                    ));
+                }
+                LOOK
+            }
+            Some(Passing::Later(pause)) => pause,
+            None => return Err(round.error(line)),
+        };
+        if timer::now() + pause > until {
+            return Err(round
+                .error(line)
+                .context("nobody approved the request in time; the same command goes on"));
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Asks at each address, until one grants.
+async fn once(joiner: &Joiner, line: &Line) -> anyhow::Result<Result<Granted, Round>> {
+    let mut round = Round { failed: Vec::new(), refused: Vec::new() };
+    if line.addresses().is_empty() {
+        bail!("the invitation has no address of a node: ask for another one");
+    }
+    for seed in line.addresses() {
+        // Each time with the clock of now.
+        let asked = joiner.ask(line, clock::wall())?;
+        let answer = match ask(seed, Expected::Authority(line.authority()), asked.bytes()).await {
+            Ok(answer) => answer,
+            Err(AskError::Tls(ConnectError::Denied)) => {
+                round.refused.push((seed.to_string(), Refused::RateLimited { after: 2000 }));
+                continue;
+            }
+            Err(error) => {
+                round.failed.push((seed.to_string(), error.to_string()));
+                continue;
+            }
+        };
+        match asked.check(&answer, clock::wall()) {
+            Ok(granted) => return Ok(Ok(granted)),
+            Err(EnrolError::Refused(refused)) => round.refused.push((seed.to_string(), refused)),
+            Err(error @ EnrolError::Answer(_)) => {
+                round.failed.push((seed.to_string(), error.to_string()));
+            }
+            Err(other) => return Err(other.into()),
+        }
+    }
+    Ok(Err(round))
+}
+
+/// A refusal that may pass.
+enum Passing {
+    Waiting(RequestId),
+    Later(Duration),
+}
+
+impl Round {
+    fn passes(&self) -> Option<Passing> {
+        let mut later = None;
+        for (_, refused) in &self.refused {
+            if let Refused::Waiting { request } = refused {
+                return Some(Passing::Waiting(*request));
+            }
+            if let Refused::RateLimited { after } = refused {
+                let pause = Duration::from_millis(*after).min(10 * LOOK);
+                later = Some(Passing::Later(pause));
+            }
+        }
+        let final_word = self.refused.iter().any(|(_, refused)| !refused.passes());
+        later.filter(|_| !final_word)
+    }
+
+    /// Why there is no certificate: what nodes said, once where they agree; else what happened at each address.
+    fn error(&self, line: &Line) -> anyhow::Error {
+        let said: BTreeSet<String> = self.refused.iter().map(|(_, it)| it.to_string()).collect();
+        if let (1, Some(said)) = (said.len(), said.first()) {
+            return anyhow!("{said}");
+        }
+        let said = self.refused.iter().map(|(at, refused)| (at, refused.to_string()));
+        let failed = self.failed.iter().map(|(at, why)| (at, why.clone()));
+        let all = said.chain(failed).map(|(at, why)| format!("\n  {at}: {why}"));
+        let all: String = all.collect();
+        let of = line.addresses().len();
+        anyhow!("no certificate, of {of} addresses in the invitation none helps:{all}")
+    }
+}
