@@ -17,7 +17,7 @@ use crate::proto::enrol::{Host, InvitationId, NamePattern, Refused, RequestId};
 use crate::proto::node::{KeyId, NodeName};
 
 /// File name beside the authority.
-const FILE: &str = "invitations";
+const FILE: &str = disk::INVITATIONS;
 /// Most invitations at a time.
 const MAX_INVITATIONS: usize = 1024;
 /// Most uses of all invitations that are remembered.
