@@ -30,6 +30,8 @@ pub const MAX_PEERS: usize = 32;
 pub const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(5 * 60);
 /// Longest certificate signing request, and longest certificate that a request shows, in bytes.
 const MAX_DER: usize = 4 * 1024;
+/// Longest share of a key, in bytes.
+const MAX_SHARE: usize = 64;
 /// Longest text of a refusal, in bytes.
 const MAX_REASON: usize = 512;
 /// Most authorities in an answer.
@@ -110,6 +112,21 @@ pub enum Proof {
     },
     /// Nothing: the operator who holds the authority's key decides.
     Operator,
+    /// The first step with a spoken invitation: the asker's share of a key that both make of it (SPAKE2, RFC 9382). It
+    /// proves nothing yet.
+    SpokenStart {
+        /// The invitation's number.
+        number: u32,
+        /// The share.
+        share: Vec<u8>,
+    },
+    /// The second step: as with an invitation, under the SHA-256 of the key that was made.
+    Spoken {
+        /// The session that the first step was answered with.
+        session: [u8; 16],
+        /// The code.
+        mac: [u8; 32],
+    },
 }
 
 impl Request {
@@ -145,7 +162,8 @@ impl Proof {
     fn is_bounded(&self) -> bool {
         match self {
             Self::Certificate { der, signature } => der.len() <= MAX_DER && signature.len() <= 128,
-            Self::Invitation { .. } | Self::Operator => true,
+            Self::SpokenStart { share, .. } => share.len() <= MAX_SHARE,
+            Self::Invitation { .. } | Self::Spoken { .. } | Self::Operator => true,
         }
     }
 }
@@ -158,6 +176,13 @@ pub enum Answer {
     Issued(Box<Issued>),
     /// None, and why.
     Refused(Refused),
+    /// The issuer's share of the key that both make of a spoken invitation.
+    SpokenShare {
+        /// What the second step names.
+        session: [u8; 16],
+        /// The share.
+        share: Vec<u8>,
+    },
 }
 
 /// A certificate, and what a node of the cluster needs beside it.
@@ -203,6 +228,7 @@ impl Answer {
             Self::Issued(issued) => {
                 issued.authorities.len() <= MAX_AUTHORITIES && issued.peers.len() <= MAX_PEERS
             }
+            Self::SpokenShare { share, .. } => share.len() <= MAX_SHARE,
             Self::Refused(refused) => refused.text().is_none_or(|text| text.len() <= MAX_REASON),
         };
         if sound { Ok(answer) } else { Err(CodecError::Malformed) }
@@ -319,6 +345,9 @@ pub enum Refused {
         /// What is wrong.
         reason: String,
     },
+    /// Somebody has tried wrong words with the spoken invitation, which counts no more.
+    #[error("wrong words were tried with this code, which counts no more: ask for a new one")]
+    Burnt,
     /// Such a proof is not taken here.
     #[error("the issuer takes no proof of this kind")]
     NotTaken,
@@ -367,6 +396,7 @@ impl Refused {
             | Self::Denied
             | Self::Lapsed { .. }
             | Self::Revoked
+            | Self::Burnt
             | Self::NotTaken
             | Self::RateLimited { .. } => None,
         }

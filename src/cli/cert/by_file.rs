@@ -48,7 +48,7 @@ pub(super) fn sign(file: &Path, certs: &Path, out: &mut dyn Write) -> anyhow::Re
         Outcome::Issued { name, key, until, means: _ } => (name, key, until),
         Outcome::Refused(refused) => anyhow::bail!("{refused}"),
         Outcome::Failed(error) => return Err(error.into()),
-        Outcome::Waiting { request, .. } => anyhow::bail!("the request {request} waits"),
+        Outcome::Waiting { .. } | Outcome::Continued => anyhow::bail!("the request waits"),
     };
     let mut path = file.as_os_str().to_owned();
     path.push(ANSWER);

@@ -22,15 +22,21 @@ mod issuer;
 mod joiner;
 mod line;
 mod mac;
+#[cfg(feature = "gateway")]
+mod spoken;
 
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+#[cfg(feature = "gateway")]
+pub use self::asked::AskedSpoken;
 pub use self::asked::{Asked, Granted, accept};
 pub use self::invitations::{InvitationInfo, Pending, Terms};
 pub use self::issuer::{Answered, Issuer, Means, Outcome, Rules};
 pub use self::joiner::Joiner;
 pub use self::line::{Line, LineError};
+#[cfg(feature = "gateway")]
+pub use self::spoken::{Code, CodeError};
 use super::IdentityError;
 use crate::io::clock::rfc3339;
 use crate::proto::enrol::{AuthorityHash, MAX_HOSTS, Refused, RequestId};

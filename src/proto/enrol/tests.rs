@@ -24,6 +24,8 @@ fn proofs() -> Vec<Proof> {
         Proof::Invitation { id: InvitationId([7; 16]), mac: [9; 32] },
         Proof::Certificate { der: vec![4; 900], signature: vec![5; 71] },
         Proof::Operator,
+        Proof::SpokenStart { number: 7, share: vec![1; 33] },
+        Proof::Spoken { session: [2; 16], mac: [3; 32] },
     ]
 }
 
@@ -45,6 +47,7 @@ fn refusals() -> Vec<Refused> {
         Refused::Lapsed { ended: 5, grace: 86_400 },
         Refused::Revoked,
         Refused::Unproven { reason: reason() },
+        Refused::Burnt,
         Refused::NotTaken,
         Refused::RateLimited { after: 1001 },
         Refused::CannotIssue { reason: reason() },
@@ -72,7 +75,8 @@ fn requests_and_answers_mean_the_same_as_bytes() {
         assert_eq!(bytes[0], VERSION);
     }
     let refused = refusals().into_iter().map(Answer::Refused);
-    for answer in refused.chain([Answer::Issued(Box::new(issued()))]) {
+    let share = Answer::SpokenShare { session: [1; 16], share: vec![2; 33] };
+    for answer in refused.chain([Answer::Issued(Box::new(issued())), share]) {
         assert_eq!(Answer::decode(&answer.encode().unwrap()).unwrap(), answer);
     }
 }
@@ -91,6 +95,8 @@ fn what_is_beyond_the_bounds_is_not_read() {
     let long = |der, signature| Proof::Certificate { der, signature };
     assert_eq!(fails(&|it| it.proof = long(vec![0; MAX_DER + 1], vec![])), CodecError::Malformed);
     assert_eq!(fails(&|it| it.proof = long(vec![], vec![0; 129])), CodecError::Malformed);
+    let share = Proof::SpokenStart { number: 1, share: vec![0; 65] };
+    assert_eq!(fails(&|it| it.proof = share.clone()), CodecError::Malformed);
     let too_long = fails(&|it| it.csr = vec![0; MAX_MESSAGE]);
     assert!(matches!(too_long, CodecError::TooLong { .. }), "{too_long}");
     let mut request = request(Proof::Operator);

@@ -92,14 +92,7 @@ impl Asked {
             Prover::Invitation(line) => line.authority(),
             Prover::Certificate(_) | Prover::Operator => pinned.unwrap_or(AuthorityHash::ANY),
         };
-        let mut request = Request {
-            csr: csr::make(key, name)?,
-            name: name.clone(),
-            hosts: hosts.to_vec(),
-            time: unix_millis(now),
-            authority,
-            proof: Proof::Operator,
-        };
+        let mut request = unproven(key, name, hosts, authority, now)?;
         let statement = request.statement().map_err(too_long)?;
         let trust = match prover {
             Prover::Invitation(line) => {
@@ -140,7 +133,10 @@ impl Asked {
                     return Err(EnrolError::Answer("its seal is not the inviting cluster's"));
                 }
                 let bundle = bundle(issued.authorities.clone())?;
-                if !bundle.roots().iter().any(|root| AuthorityHash::of(&root.der) == *meant) {
+                let meant = |root: &Root| {
+                    *meant == AuthorityHash::ANY || AuthorityHash::of(&root.der) == *meant
+                };
+                if !bundle.roots().iter().any(meant) {
                     return Err(ABSENT);
                 }
                 (CertificateVerifier::of(Trusted::of(bundle.clone())), Some(bundle))
@@ -158,6 +154,78 @@ impl Asked {
     }
 }
 
+/// A request without a proof.
+fn unproven(
+    key: &Key,
+    name: &NodeName,
+    hosts: &[Host],
+    authority: AuthorityHash,
+    now: SystemTime,
+) -> Result<Request, EnrolError> {
+    Ok(Request {
+        csr: csr::make(key, name)?,
+        name: name.clone(),
+        hosts: hosts.to_vec(),
+        time: unix_millis(now),
+        authority,
+        proof: Proof::Operator,
+    })
+}
+
+/// The first step with a spoken invitation.
+#[cfg(feature = "gateway")]
+#[derive(Debug)]
+pub struct AskedSpoken {
+    bytes: Vec<u8>,
+    request: Request,
+    half: super::spoken::Half,
+}
+
+#[cfg(feature = "gateway")]
+impl AskedSpoken {
+    pub(super) fn make(
+        key: &Key,
+        name: &NodeName,
+        hosts: &[Host],
+        code: &super::Code,
+        now: SystemTime,
+    ) -> Result<Self, EnrolError> {
+        let mut request = unproven(key, name, hosts, AuthorityHash::ANY, now)?;
+        let (half, share) = super::spoken::Half::begin(code);
+        request.proof = Proof::SpokenStart { number: code.number(), share };
+        Ok(Self { bytes: request.encode().map_err(too_long)?, request, half })
+    }
+
+    /// The request, to be carried to an issuer; the second step has to come to the same one.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn go_on(
+        self,
+        key: &Key,
+        answer: &[u8],
+        now: SystemTime,
+    ) -> Result<Asked, EnrolError> {
+        let (session, share) = match Answer::decode(answer).map_err(unsound("it is malformed"))? {
+            Answer::SpokenShare { session, share } => (session, share),
+            Answer::Refused(refused) => return Err(EnrolError::Refused(refused)),
+            Answer::Issued(_) => return Err(EnrolError::Answer("nothing was proven yet")),
+        };
+        let shared = self.half.finish(&share)?;
+        let mut request = self.request;
+        request.time = unix_millis(now);
+        let mac = shared.code(&request.statement().map_err(too_long)?);
+        request.proof = Proof::Spoken { session, mac };
+        Ok(Asked {
+            bytes: request.encode().map_err(too_long)?,
+            name: request.name,
+            point: key.point().to_vec(),
+            trust: Trust::Seal(shared, AuthorityHash::ANY),
+        })
+    }
+}
+
 /// The authority that was meant is not among those of the answer.
 const ABSENT: EnrolError = EnrolError::Answer("the authority that was meant is not in it");
 
@@ -165,6 +233,7 @@ fn read(answer: &[u8]) -> Result<Issued, EnrolError> {
     match Answer::decode(answer).map_err(unsound("it is malformed"))? {
         Answer::Issued(issued) => Ok(*issued),
         Answer::Refused(refused) => Err(EnrolError::Refused(refused)),
+        Answer::SpokenShare { .. } => Err(EnrolError::Answer("it grants nothing")),
     }
 }
 

@@ -7,6 +7,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize as _;
 
 use super::EnrolError;
 use super::mac::MacKey;
@@ -116,6 +117,29 @@ struct Invitation {
     approval: bool,
     by: String,
     taken: Vec<Use>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    spoken: Option<Spoken>,
+}
+
+/// What makes an invitation one that is spoken.
+#[derive(Clone, Serialize, Deserialize)]
+struct Spoken {
+    number: u32,
+    words: String,
+    /// Whether somebody has tried other words.
+    burnt: bool,
+}
+
+impl Drop for Spoken {
+    fn drop(&mut self) {
+        self.words.zeroize();
+    }
+}
+
+impl std::fmt::Debug for Spoken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Spoken({}, secret, burnt: {})", self.number, self.burnt)
+    }
 }
 
 /// All that was invited.
@@ -191,13 +215,60 @@ impl Invitations {
         }
         let (id, ends) = (id.0, now.saturating_add(time.as_secs()));
         let taken = Vec::new();
-        self.invitations.push(Invitation { id, key, names, ends, left: uses, approval, by, taken });
+        self.invitations.push(Invitation {
+            id,
+            key,
+            names,
+            ends,
+            left: uses,
+            approval,
+            by,
+            taken,
+            spoken: None,
+        });
         Ok(())
     }
 
     /// The key that stands for an invitation's secret.
     pub(super) fn key(&self, id: InvitationId) -> Option<&MacKey> {
         self.get(id).map(|it| &it.key)
+    }
+
+    /// The lowest number that no spoken invitation has.
+    #[cfg(feature = "gateway")]
+    pub(super) fn free_number(&mut self, now: SystemTime) -> u32 {
+        // A spoken one that ended is not remembered: its number is to come again.
+        let now = seconds(now);
+        self.invitations.retain(|it| it.spoken.is_none() || it.ends.saturating_add(60) >= now);
+        let taken = self.invitations.iter().filter_map(|it| it.spoken.as_ref());
+        let taken: std::collections::BTreeSet<u32> = taken.map(|it| it.number).collect();
+        (1..).find(|number| !taken.contains(number)).unwrap_or(u32::MAX)
+    }
+
+    /// Makes the invitation that was added last one that is spoken.
+    #[cfg(feature = "gateway")]
+    pub(super) fn speak(&mut self, number: u32, words: &str) {
+        if let Some(last) = self.invitations.last_mut() {
+            last.spoken = Some(Spoken { number, words: words.to_owned(), burnt: false });
+        }
+    }
+
+    /// The spoken invitation of this number: its id and its words.
+    #[cfg(feature = "gateway")]
+    pub(super) fn spoken(&self, number: u32) -> Result<(InvitationId, &str), Refused> {
+        let of = |it: &&Invitation| it.spoken.as_ref().is_some_and(|it| it.number == number);
+        let it = self.invitations.iter().find(of).ok_or(Refused::UnknownInvitation)?;
+        match &it.spoken {
+            Some(Spoken { words, burnt: false, .. }) => Ok((InvitationId(it.id), words)),
+            Some(_) | None => Err(Refused::Burnt),
+        }
+    }
+
+    /// Has the spoken invitation of this number count no more.
+    #[cfg(feature = "gateway")]
+    pub(super) fn burn(&mut self, number: u32) {
+        let spoken = self.invitations.iter_mut().filter_map(|it| it.spoken.as_mut());
+        spoken.filter(|it| it.number == number).for_each(|it| it.burnt = true);
     }
 
     fn get(&self, id: InvitationId) -> Option<&Invitation> {

@@ -3,6 +3,8 @@
 mod answered;
 mod guesses;
 mod snapshot;
+#[cfg(feature = "gateway")]
+mod spoken;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -59,6 +61,8 @@ pub struct Issuer {
 struct State {
     snapshot: Option<Arc<Snapshot>>,
     guesses: Guesses,
+    #[cfg(feature = "gateway")]
+    sessions: super::spoken::Sessions,
 }
 
 /// A request that has proven itself.
@@ -84,6 +88,10 @@ impl Issuer {
     /// What a request proves is looked at before anything is read from disk or parsed for it.
     pub fn answer(&self, request: &[u8], peers: &[SocketAddr], now: SystemTime) -> Answered {
         let answered = decode(request).and_then(|parsed| {
+            #[cfg(feature = "gateway")]
+            if let Proof::SpokenStart { number, share } = &parsed.proof {
+                return self.begin_spoken(*number, share, now);
+            }
             let proven = self.prove(&parsed, now)?;
             self.grant(request, &parsed, proven, peers, now)
         });
@@ -130,7 +138,15 @@ impl Issuer {
                 self.check_certificate(&snapshot.authority, request, proof, &statement, now)
                     .map(|()| Proven { means: Means::Renewal, seal: None })
             }
-            Proof::Operator => return Err(Refused::NotTaken.into()),
+            #[cfg(feature = "gateway")]
+            Proof::Spoken { session, mac } => match self.prove_spoken(session, mac, &statement) {
+                Ok(proven) => Ok(proven),
+                Err(EnrolError::Refused(refused)) => Err(refused),
+                Err(failed) => return Err(failed),
+            },
+            #[cfg(not(feature = "gateway"))]
+            Proof::Spoken { .. } => return Err(Refused::NotTaken.into()),
+            Proof::SpokenStart { .. } | Proof::Operator => return Err(Refused::NotTaken.into()),
         };
         let proven = proven.map_err(|refused| self.guessed(refused, now))?;
         check_clock(request.time, now)?;

@@ -84,6 +84,33 @@ impl Joiner {
         Asked::make(&self.key, &self.name, &self.hosts, &prover, None, now)
     }
 
+    /// Begins to ask with a spoken invitation.
+    ///
+    /// # Errors
+    /// [`IdentityError::Crypto`].
+    #[cfg(feature = "gateway")]
+    pub fn ask_spoken(
+        &self,
+        code: &super::Code,
+        now: SystemTime,
+    ) -> Result<super::AskedSpoken, EnrolError> {
+        super::AskedSpoken::make(&self.key, &self.name, &self.hosts, code, now)
+    }
+
+    /// Goes on with what the issuer answered to that.
+    ///
+    /// # Errors
+    /// [`EnrolError::Refused`]; [`EnrolError::Answer`] when it is no answer to that.
+    #[cfg(feature = "gateway")]
+    pub fn go_on(
+        &self,
+        begun: super::AskedSpoken,
+        answer: &[u8],
+        now: SystemTime,
+    ) -> Result<Asked, EnrolError> {
+        begun.go_on(&self.key, answer, now)
+    }
+
     /// Asks the operator who holds the authority's key, by a file that is carried there.
     ///
     /// # Errors

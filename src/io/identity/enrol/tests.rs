@@ -17,6 +17,8 @@ mod forged;
 mod limits;
 mod names;
 mod renewal;
+#[cfg(feature = "gateway")]
+mod spoken;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MINUTE: Duration = Duration::from_secs(60);

@@ -43,6 +43,8 @@ pub enum Outcome {
         /// Whether it is the first time that it came.
         is_new: bool,
     },
+    /// A spoken invitation has come to its second step.
+    Continued,
     /// It was refused.
     Refused(Refused),
     /// The issuer could not judge it: its own operator must act. The asker is told nothing of the reason.
@@ -75,6 +77,12 @@ impl Answered {
     pub(super) fn waiting(request: RequestId, name: NodeName, key: KeyId, is_new: bool) -> Self {
         let answer = Answer::Refused(Refused::Waiting { request });
         Self::of(answer, Outcome::Waiting { request, name, key, is_new })
+    }
+
+    /// The issuer's share of a key.
+    #[cfg(feature = "gateway")]
+    pub(super) fn share(session: [u8; 16], share: Vec<u8>) -> Self {
+        Self::of(Answer::SpokenShare { session, share }, Outcome::Continued)
     }
 
     fn failed(error: EnrolError) -> Self {
