@@ -30,6 +30,8 @@ pub const MAX_PEERS: usize = 32;
 pub const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(5 * 60);
 /// Longest certificate signing request, and longest certificate that a request shows, in bytes.
 const MAX_DER: usize = 4 * 1024;
+/// Longest token of a machine, in bytes.
+const MAX_JWT: usize = 16 * 1024;
 /// Longest share of a key, in bytes.
 const MAX_SHARE: usize = 64;
 /// Longest text of a refusal, in bytes.
@@ -127,6 +129,11 @@ pub enum Proof {
         /// The code.
         mac: [u8; 32],
     },
+    /// A token of the platform that the host runs on, such as a Kubernetes service account's.
+    Machine {
+        /// The token (JWS compact serialization, RFC 7515).
+        jwt: String,
+    },
 }
 
 impl Request {
@@ -162,6 +169,7 @@ impl Proof {
     fn is_bounded(&self) -> bool {
         match self {
             Self::Certificate { der, signature } => der.len() <= MAX_DER && signature.len() <= 128,
+            Self::Machine { jwt } => jwt.len() <= MAX_JWT,
             Self::SpokenStart { share, .. } => share.len() <= MAX_SHARE,
             Self::Invitation { .. } | Self::Spoken { .. } | Self::Operator => true,
         }

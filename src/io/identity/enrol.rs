@@ -23,6 +23,8 @@ mod joiner;
 mod line;
 mod mac;
 #[cfg(feature = "gateway")]
+mod machine;
+#[cfg(feature = "gateway")]
 mod spoken;
 
 use std::path::PathBuf;
@@ -35,6 +37,8 @@ pub use self::invitations::{InvitationInfo, Pending, Terms};
 pub use self::issuer::{Answered, Issuer, Means, Outcome, Rules};
 pub use self::joiner::Joiner;
 pub use self::line::{Line, LineError};
+#[cfg(feature = "gateway")]
+pub use self::machine::MachineRules;
 #[cfg(feature = "gateway")]
 pub use self::spoken::{Code, CodeError};
 use super::IdentityError;
@@ -76,6 +80,11 @@ pub enum EnrolError {
         /// The authority that invites.
         invited: AuthorityHash,
     },
+    /// Nothing says which cluster is meant.
+    #[error(
+        "nothing says which cluster is meant: give the SHA-256 of its authority's certificate, or put ca/cert.pem into the certificate directory"
+    )]
+    NoAuthority,
     /// The answer is not one that the cluster meant gives to this request. Asking at another address may help.
     #[error(
         "the answer cannot be used ({0}): ask at another address; somebody on the way may have changed it"
@@ -93,6 +102,9 @@ pub enum EnrolError {
     /// The file of invitations cannot be read.
     #[error("{} is damaged: remove it, which withdraws every invitation", .0.display())]
     DamagedInvitations(PathBuf),
+    /// The file of the platform's keys cannot be used.
+    #[error("{} holds no JSON Web Key Set of 1 to 64 keys: put the platform's public keys there", .0.display())]
+    MachineKeys(PathBuf),
     /// There is no such request, or it waits no more.
     #[error("no request {0} waits for approval")]
     NoSuchRequest(RequestId),

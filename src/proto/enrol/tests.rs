@@ -26,6 +26,7 @@ fn proofs() -> Vec<Proof> {
         Proof::Operator,
         Proof::SpokenStart { number: 7, share: vec![1; 33] },
         Proof::Spoken { session: [2; 16], mac: [3; 32] },
+        Proof::Machine { jwt: "a.b.c".to_owned() },
     ]
 }
 
@@ -97,6 +98,8 @@ fn what_is_beyond_the_bounds_is_not_read() {
     assert_eq!(fails(&|it| it.proof = long(vec![], vec![0; 129])), CodecError::Malformed);
     let share = Proof::SpokenStart { number: 1, share: vec![0; 65] };
     assert_eq!(fails(&|it| it.proof = share.clone()), CodecError::Malformed);
+    let jwt = "x".repeat(MAX_JWT + 1);
+    assert_eq!(fails(&|it| it.proof = Proof::Machine { jwt: jwt.clone() }), CodecError::Malformed);
     let too_long = fails(&|it| it.csr = vec![0; MAX_MESSAGE]);
     assert!(matches!(too_long, CodecError::TooLong { .. }), "{too_long}");
     let mut request = request(Proof::Operator);

@@ -30,6 +30,8 @@ pub(super) enum Prover<'a> {
     Invitation(&'a super::Line),
     /// The node's own certificate, which is to be renewed.
     Certificate(&'a CertificateDer<'a>),
+    /// A token of the platform.
+    Machine(&'a str),
     /// Nothing: an operator decides.
     Operator,
 }
@@ -90,7 +92,9 @@ impl Asked {
         }
         let authority = match prover {
             Prover::Invitation(line) => line.authority(),
-            Prover::Certificate(_) | Prover::Operator => pinned.unwrap_or(AuthorityHash::ANY),
+            Prover::Certificate(_) | Prover::Machine(_) | Prover::Operator => {
+                pinned.unwrap_or(AuthorityHash::ANY)
+            }
         };
         let mut request = unproven(key, name, hosts, authority, now)?;
         let statement = request.statement().map_err(too_long)?;
@@ -103,6 +107,10 @@ impl Asked {
             Prover::Certificate(der) => {
                 let signature = key.signature(&statement)?;
                 request.proof = Proof::Certificate { der: der.to_vec(), signature };
+                Trust::Pinned(authority)
+            }
+            Prover::Machine(token) => {
+                request.proof = Proof::Machine { jwt: (*token).to_owned() };
                 Trust::Pinned(authority)
             }
             Prover::Operator => Trust::Pinned(authority),

@@ -39,12 +39,20 @@ pub struct Rules {
     pub life: Duration,
     /// How long after its end a certificate is renewed for its key, and its name belongs to that key; zero for not at all.
     pub grace: Duration,
+    /// By what tokens of machines are judged, if they are taken.
+    #[cfg(feature = "gateway")]
+    pub machine: Option<super::MachineRules>,
 }
 
 impl Default for Rules {
     /// 90 days, and 180.
     fn default() -> Self {
-        Self { life: 90 * DAY, grace: 180 * DAY }
+        Self {
+            life: 90 * DAY,
+            grace: 180 * DAY,
+            #[cfg(feature = "gateway")]
+            machine: None,
+        }
     }
 }
 
@@ -55,6 +63,8 @@ pub struct Issuer {
     certs: PathBuf,
     rules: Rules,
     state: Mutex<State>,
+    #[cfg(feature = "gateway")]
+    machines: Option<super::machine::Machines>,
 }
 
 #[derive(Debug, Default)]
@@ -78,7 +88,13 @@ impl Issuer {
     /// # Errors
     /// As [`Authority::open`]; [`EnrolError::DamagedInvitations`].
     pub fn open(certs: &Path, rules: Rules) -> Result<Self, EnrolError> {
-        let issuer = Self { certs: certs.to_owned(), rules, state: Mutex::default() };
+        let issuer = Self {
+            certs: certs.to_owned(),
+            #[cfg(feature = "gateway")]
+            machines: rules.machine.clone().map(super::machine::Machines::new),
+            rules,
+            state: Mutex::default(),
+        };
         issuer.snapshot()?;
         Ok(issuer)
     }
@@ -144,8 +160,15 @@ impl Issuer {
                 Err(EnrolError::Refused(refused)) => Err(refused),
                 Err(failed) => return Err(failed),
             },
+            #[cfg(feature = "gateway")]
+            Proof::Machine { jwt } => {
+                let machines = self.machines.as_ref().ok_or(Refused::NotTaken)?;
+                let judged = machines.judge(jwt, &request.name, now)?;
+                let unproven = |reason: &str| Refused::Unproven { reason: reason.to_owned() };
+                judged.map_err(unproven).map(|()| Proven { means: Means::Machine, seal: None })
+            }
             #[cfg(not(feature = "gateway"))]
-            Proof::Spoken { .. } => return Err(Refused::NotTaken.into()),
+            Proof::Spoken { .. } | Proof::Machine { .. } => return Err(Refused::NotTaken.into()),
             Proof::SpokenStart { .. } | Proof::Operator => return Err(Refused::NotTaken.into()),
         };
         let proven = proven.map_err(|refused| self.guessed(refused, now))?;

@@ -74,12 +74,7 @@ impl Joiner {
     /// # Errors
     /// [`EnrolError::OtherCluster`]; [`IdentityError::Crypto`].
     pub fn ask(&self, line: &Line, now: SystemTime) -> Result<Asked, EnrolError> {
-        if !self.known.is_empty() && !self.known.contains(&line.authority()) {
-            return Err(EnrolError::OtherCluster {
-                path: Layout::new(&self.certs).of_authority(disk::CERTIFICATE),
-                invited: line.authority(),
-            });
-        }
+        self.check_known(line.authority())?;
         let prover = Prover::Invitation(line);
         Asked::make(&self.key, &self.name, &self.hosts, &prover, None, now)
     }
@@ -109,6 +104,33 @@ impl Joiner {
         now: SystemTime,
     ) -> Result<Asked, EnrolError> {
         begun.go_on(&self.key, answer, now)
+    }
+
+    /// Asks with a token of the platform that this host runs on. `authority` is one of the cluster; `None` for one that the
+    /// directory has.
+    ///
+    /// # Errors
+    /// [`EnrolError::NoAuthority`] when neither says which cluster is meant; [`EnrolError::OtherCluster`] when they differ.
+    pub fn ask_machine(
+        &self,
+        token: &str,
+        authority: Option<AuthorityHash>,
+        now: SystemTime,
+    ) -> Result<Asked, EnrolError> {
+        let known = self.known.first().copied();
+        let meant = authority.or(known).ok_or(EnrolError::NoAuthority)?;
+        self.check_known(meant)?;
+        let prover = Prover::Machine(token);
+        Asked::make(&self.key, &self.name, &self.hosts, &prover, Some(meant), now)
+    }
+
+    /// Refuses another cluster than that of the directory.
+    fn check_known(&self, meant: AuthorityHash) -> Result<(), EnrolError> {
+        if self.known.is_empty() || self.known.contains(&meant) {
+            return Ok(());
+        }
+        let path = Layout::new(&self.certs).of_authority(disk::CERTIFICATE);
+        Err(EnrolError::OtherCluster { path, invited: meant })
     }
 
     /// Asks the operator who holds the authority's key, by a file that is carried there.

@@ -15,6 +15,8 @@ use crate::proto::node::NodeName;
 
 mod forged;
 mod limits;
+#[cfg(feature = "gateway")]
+mod machine;
 mod names;
 mod renewal;
 #[cfg(feature = "gateway")]

@@ -14,6 +14,8 @@ pub enum Means {
     Invitation(InvitationId),
     /// By the certificate before it.
     Renewal,
+    /// By a token of the platform that the host runs on.
+    Machine,
     /// By the operator's hand.
     Operator,
 }
