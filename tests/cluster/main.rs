@@ -14,6 +14,7 @@ mod kit;
 mod accounting;
 mod addresses;
 mod api;
+mod carried;
 mod clients;
 mod clocks;
 mod command_line;

@@ -8,10 +8,14 @@ use rand::rngs::StdRng;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use xpando_node::internals::actors::timer;
+use xpando_node::internals::io::identity::enrol::Line;
 use xpando_node::internals::proto::beacon::Beacon;
 use xpando_node::internals::proto::channel::session::{Ask, Session};
 use xpando_node::internals::proto::channel::{
     Dialect, Encoded, Frame, Json, MAX_WORD, Payload, Say,
+};
+use xpando_node::internals::proto::enrol::{
+    Answer, Host, MAX_HOSTS, NamePattern, Request, RequestId,
 };
 use xpando_node::internals::proto::frame::Control;
 use xpando_node::internals::proto::gate::Gate;
@@ -69,6 +73,38 @@ pub(crate) fn channel_frame(input: &[u8]) -> bool {
         assert!(matches!(session.hear(&frame), Ask::Answer(..) | Ask::Join(_, None)));
     }
     read
+}
+
+/// Requests for certificates from strangers, their answers, and what people paste: the readers neither panic nor take memory,
+/// and what they read means the same when it is sent or written again.
+pub(crate) fn enrol(input: &[u8]) -> bool {
+    let mut read = false;
+    if let Ok(request) = bounded(|| Request::decode(input)) {
+        assert!(request.hosts.len() <= MAX_HOSTS);
+        let again = request.encode().expect("what was decoded is encoded");
+        assert_eq!(Request::decode(&again), Ok(request));
+        read = true;
+    }
+    if let Ok(answer) = bounded(|| Answer::decode(input)) {
+        let again = answer.encode().expect("what was decoded is encoded");
+        assert_eq!(Answer::decode(&again), Ok(answer));
+        read = true;
+    }
+    let Ok(text) = std::str::from_utf8(input) else { return read };
+    if let Ok(line) = bounded(|| text.parse::<Line>()) {
+        let again = line.to_string().parse::<Line>().expect("what was read is written");
+        assert_eq!(again.to_string(), line.to_string());
+        read = true;
+    }
+    if let Ok(host) = text.parse::<Host>() {
+        assert_eq!(host.to_string().parse(), Ok(host));
+        read = true;
+    }
+    if let Ok(pattern) = text.parse::<NamePattern>() {
+        assert_eq!(pattern.to_string().parse(), Ok(pattern));
+        read = true;
+    }
+    read | text.parse::<RequestId>().is_ok()
 }
 
 /// A datagram from anyone on the network: the decoder neither panics nor takes memory.

@@ -19,10 +19,11 @@ const INPUTS: usize = 4000;
 /// A target: its name, what it does, and valid inputs for it.
 type Target = (&'static str, fn(&[u8]) -> bool, fn() -> Vec<Vec<u8>>);
 
-const TARGETS: [Target; 6] = [
+const TARGETS: [Target; 7] = [
     ("channel_frame", bodies::channel_frame, valid::channel_frames),
     ("decode_beacon", bodies::decode_beacon, valid::beacons),
     ("decode_hello", bodies::decode_hello, valid::greetings),
+    ("enrol", bodies::enrol, valid::enrolments),
     ("gate", bodies::gate, valid::frames),
     ("rows", bodies::rows, valid::rows),
     ("words", bodies::words, valid::words),

@@ -3,6 +3,9 @@
 use serde::Serialize;
 use xpando_node::internals::proto::beacon::Beacon;
 use xpando_node::internals::proto::codec;
+use xpando_node::internals::proto::enrol::{
+    Answer, AuthorityHash, InvitationId, Issued, Proof, Refused, Request,
+};
 use xpando_node::internals::proto::event::{Author, Operator, Refusal, Status};
 use xpando_node::internals::proto::frame::{CloseReason, Control};
 use xpando_node::internals::proto::hello::{Greeting, Hello};
@@ -37,6 +40,46 @@ pub(crate) fn channel_frames() -> Vec<Vec<u8>> {
     ];
     let binary = b"\x00\x01\x01\x06\x0312room:1new\x00\xff".to_vec();
     texts.iter().map(|text| text.as_bytes().to_vec()).chain([binary]).collect()
+}
+
+pub(crate) fn enrolments() -> Vec<Vec<u8>> {
+    let proofs = [
+        Proof::Invitation { id: InvitationId([1; 16]), mac: [2; 32] },
+        Proof::Certificate { der: vec![3; 600], signature: vec![4; 71] },
+        Proof::Operator,
+        Proof::SpokenStart { number: 7, share: vec![5; 33] },
+        Proof::Spoken { session: [6; 16], mac: [7; 32] },
+        Proof::Machine { jwt: "e30.e30.AAAA".to_owned() },
+    ];
+    let requests = proofs.map(|proof| Request {
+        csr: vec![8; 300],
+        name: name("web@10.0.0.7"),
+        hosts: vec!["web.example".parse().unwrap(), "2001:db8::7".parse().unwrap()],
+        time: 1_700_000_000_000,
+        authority: AuthorityHash([9; 32]),
+        proof,
+    });
+    let issued = Issued {
+        certificate: vec![1; 700],
+        authorities: vec![vec![2; 500]],
+        trust: None,
+        tokens: Some(b"xpando tokens 1".to_vec()),
+        revocations: Some(vec![3; 200]),
+        peers: vec![contact().address],
+        seal: Some([4; 32]),
+    };
+    let answers = [
+        Answer::Issued(Box::new(issued)),
+        Answer::Refused(Refused::Clock { ahead: -400_000 }),
+        Answer::Refused(Refused::NameTaken { holder: KeyId([1; 16]), requested: KeyId([2; 16]) }),
+        Answer::SpokenShare { session: [5; 16], share: vec![6; 33] },
+    ];
+    let line =
+        format!("xpando1:{0}.{0}@10.0.0.1:4697,h.example:1#{1}", "A".repeat(22), "A".repeat(43));
+    let texts = [line.as_str(), "web.example", "2001:db8::7", "web-*@10.0.*", "00c0ffee"];
+    let requests = requests.iter().map(|it| it.encode().unwrap());
+    let answers = answers.iter().map(|it| it.encode().unwrap());
+    requests.chain(answers).chain(texts.map(|it| it.as_bytes().to_vec())).collect()
 }
 
 fn beacon() -> Vec<u8> {

@@ -26,6 +26,7 @@ pub(crate) const OWNERS: &[(&str, &[&str])] = &[
     ("socket2", &["io"]),
     ("tokio_tungstenite", &["gateway"]),
     ("tokio_rustls", &["io::tls", "io::identity", "actors::link"]),
+    ("spake2", &["io::identity"]),
     ("x509_cert", &["io::identity", "io::tls"]),
 ];
 

@@ -246,15 +246,9 @@ mod tests {
             assert_eq!(spelling.parse::<Code>().unwrap(), code);
         }
         assert!(!format!("{code:?}").contains(code.words.split('-').next().unwrap()));
-        for bad in [
-            "",
-            "7",
-            "7-guitar",
-            "guitar-sunset",
-            "7-guitar-sunset-oak",
-            "-1-oak-oak",
-            "99999999999-oak-oak",
-        ] {
+        for bad in
+            ["", "7", "7-guitar", "guitar-sunset", "7-guitar-sunset-oak", "99999999999-oak-oak"]
+        {
             assert_eq!(bad.parse::<Code>().unwrap_err(), CodeError::Form, "{bad}");
         }
         assert_eq!("7-oak-guitr".parse::<Code>().unwrap_err(), CodeError::Word("second"));

@@ -137,7 +137,7 @@ fn a_token_that_proves_nothing_is_refused() {
         platform.token(&claims)
     };
     let unknown = "no key of the platform has signed";
-    let secret = EncodingKey::from_secret(&platform.key.serialize_der());
+    let secret = EncodingKey::from_secret(&platform.key.serialize_der()).unwrap();
     let shared = encode(&Header::new(Algorithm::HS256), &claims(), &secret).unwrap();
     let sound = platform.token(&claims());
     let (_, body) = sound.split_once('.').unwrap();
