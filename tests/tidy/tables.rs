@@ -63,4 +63,7 @@ pub(crate) const AHEAD: &[(&str, &str)] = &[
     ("src/io/identity/enrol/issuer.rs", "invitations"),
     ("src/io/identity/enrol/issuer.rs", "approve"),
     ("src/io/identity/enrol/issuer.rs", "guesses"),
+    ("src/io/identity/enrol/issuer/spoken.rs", "invite_spoken"),
+    ("src/io/identity/enrol/joiner.rs", "ask_spoken"),
+    ("src/io/identity/enrol/joiner.rs", "ask_machine"),
 ];
