@@ -200,6 +200,7 @@ impl Issuing {
                 let by = match means {
                     Means::Invitation(id) => format!("invitation {id}"),
                     Means::Renewal => "the certificate before it".to_owned(),
+                    Means::Machine => "a token of its platform".to_owned(),
                     Means::Operator => "an operator".to_owned(),
                 };
                 let (key, until) = (key.to_string(), clock::rfc3339(until));
@@ -213,6 +214,7 @@ impl Issuing {
                 }
                 "waiting"
             }
+            Outcome::Continued => "continued",
             Outcome::Refused(refused) => {
                 self.notice(refused.label(), &refused);
                 refused.label()
@@ -298,6 +300,8 @@ impl Issuing {
     fn judged(&self, reply: &[u8], wanted: &NodeName) -> Result<Option<Refused>, String> {
         match Answer::decode(reply) {
             Ok(Answer::Refused(refused)) => Ok(Some(refused)),
+            // It proves nothing yet: the answer to the second step does, to the asker.
+            Ok(Answer::SpokenShare { .. }) => Ok(None),
             Ok(Answer::Issued(issued)) => {
                 let leaf = CertificateDer::from(issued.certificate);
                 let peer = self.0.verifier.peer(&leaf, clock::wall());
@@ -329,6 +333,7 @@ fn weight(refused: &Refused) -> u8 {
         | Refused::Denied
         | Refused::Lapsed { .. }
         | Refused::Revoked
+        | Refused::Burnt
         | Refused::Unproven { .. } => 3,
         Refused::Waiting { .. } => 4,
     }
