@@ -380,8 +380,8 @@ pub(super) mod tests {
         let journal = Journal::open(chain, trail, identity.clone(), life, limits).expect("opens");
         let admin = NodeView {
             rotations: Rotations::new(
-                certs,
-                identity,
+                certs.clone(),
+                identity.clone(),
                 Files::new(&metrics),
                 (Registry::new(&metrics, []), bus.clone()),
             ),
@@ -408,11 +408,6 @@ pub(super) mod tests {
             chaos,
         };
         let socket = sockets::AdminSocket::open(&name("a@127.0.0.1"), dir.path()).expect("binds");
-        // An authority of its own, in a directory where the invitations lie.
-        let certs = dir.path().join("certs");
-        let authority = Authority::init(&certs, clock::wall()).expect("made");
-        let validity = Validity::leaf(clock::wall());
-        let identity = authority.issue(&certs, &name("a@127.0.0.1"), validity).expect("issued");
         let known = (&*certs, identity.verifier());
         let issuing =
             Issuing::new(issue::issuer(&certs), known, admin.listen, (&bus, &peers, &metrics));
