@@ -33,6 +33,7 @@ pub mod exchange;
 pub mod files;
 pub mod heartbeat_monitor;
 pub mod link;
+pub mod lists;
 pub mod news;
 pub mod node_manager;
 pub mod peers;

@@ -25,6 +25,7 @@ mod message;
 mod nodes;
 mod output;
 mod query;
+mod revoke;
 mod rotate;
 mod run;
 mod signals;
@@ -98,6 +99,8 @@ enum Command {
     Requests(invite::RequestsArgs),
     /// Free a node's name for another key: revoke what was issued to it
     Release(invite::ReleaseArgs),
+    /// Revoke a node's certificates, or one: it is out everywhere within seconds
+    Revoke(revoke::RevokeArgs),
     /// Make and show certificates: the cluster's authority and its nodes
     Cert {
         /// Certificate directory [default: $XDG_CONFIG_HOME/xpando/certs]
@@ -143,6 +146,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Status(args)) => query::status(&args, &mut out),
         Some(Command::Nodes(args)) => nodes::nodes(&args, &mut out),
         Some(Command::Forget(args)) => nodes::forget(&args, &mut out),
+        Some(Command::Revoke(args)) => revoke::revoke(&args, &mut out),
         Some(Command::Why(args)) => why::why(&args, &mut out),
         Some(Command::Topology(args)) => topology::topology(&args, &mut out),
         Some(Command::Watch(args)) => watch::watch(&args, &mut out),

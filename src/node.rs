@@ -43,8 +43,9 @@ use crate::actors::channel_router::{self, Publisher};
 use crate::actors::discovery;
 use crate::actors::event_log::Journal;
 use crate::actors::exchange::{Exchange, Request, ServeError, Serving};
-use crate::actors::files::{self, Files};
-use crate::actors::link::Myself;
+use crate::actors::files::Files;
+use crate::actors::link::{Link, Myself};
+use crate::actors::lists::{self, ListKeeper};
 use crate::actors::news::Bus;
 use crate::actors::peers::Peers;
 use crate::actors::registry::Registry;
@@ -63,6 +64,8 @@ use crate::io::store::{Chain, Opened, Store, StoreError};
 use crate::io::tls::{Tls, TlsError, WebError};
 use crate::io::{beacon, clock};
 use crate::proto::event::Event;
+use crate::proto::link;
+use crate::proto::lists::ListKind;
 use crate::proto::node::{Incarnation, NameError, NodeName};
 use crate::proto::registry::{Known, ProfileError};
 use crate::proto::topic::Name;
@@ -313,6 +316,20 @@ impl Node {
         let journal = Journal::open(chain, trail, identity.clone(), life.clone(), limits)?;
         bus.recall(journal.proofs());
         say_started(&bus, opened, &identity);
+        let link = Link::new(&metrics);
+        let judge = link.clone();
+        let own = identity.clone();
+        let lists = lists(
+            &identity,
+            lists::Setup {
+                lists: identity.lists(),
+                own: Box::new(move || own.is_revoked()),
+                store: Some(store.clone()),
+                bus: bus.clone(),
+                metrics: metrics.clone(),
+                judge: Box::new(move || judge.input(link::Input::Judge)),
+            },
+        )?;
         let remembered = records::remembered(&store, &config.name);
         let admin_socket = admin_socket(&config)?;
         let myself = Myself {
@@ -322,11 +339,14 @@ impl Node {
             boot: rand::random(),
             advertise,
             offer: config.offer,
+            lists: lists.lists().clone(),
         };
         let interface = beacon::interface(advertise.ip());
         let parts = Parts {
             socket: config.beacons.then(|| discovery::socket(interface)).flatten(),
-            tokens: tokens(&config, &identity, &bus),
+            tokens: Tokens::of(lists.lists()),
+            lists,
+            link,
             publisher: Publisher::new(bus.exchange()),
             issuer: issue::issuer(&config.certs),
             identity,
@@ -518,11 +538,16 @@ fn identity(config: &Config) -> Result<Identity, IdentityError> {
     Ok(identity)
 }
 
-/// What judges clients' tokens, by the list that is there now.
-fn tokens(config: &Config, identity: &Identity, bus: &Bus) -> Tokens {
-    let tokens = identity.tokens(&config.certs);
-    files::report_tokens(tokens.look(), bus, &config.metrics);
-    tokens
+/// What the authority has signed: the later of what was in force before and of what lies there now, before anything is
+/// judged by it.
+fn lists(identity: &Identity, setup: lists::Setup) -> Result<ListKeeper, IdentityError> {
+    let keeper = ListKeeper::new(setup);
+    keeper.recall();
+    for kind in ListKind::ALL {
+        let found = keeper.look(kind);
+        keeper.announce(kind, found);
+    }
+    identity.check_revoked().map(|()| keeper)
 }
 
 /// The first events of a life.

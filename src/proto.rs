@@ -24,6 +24,7 @@ pub mod hello;
 pub mod hlc;
 pub mod interest;
 pub mod link;
+pub mod lists;
 pub mod membership;
 pub mod newcomers;
 pub mod node;

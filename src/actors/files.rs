@@ -2,8 +2,8 @@
 //!
 //! - **Owns** the looks at certificates, keys, lists of what is revoked, the admin socket and the link to it.
 //! - **Hears** that somebody wants a look at once; what its own looks found.
-//! - **Says** to Link that the list of certificates has changed, so that live links are judged by it; to all, as events,
-//!   what came of each new list; to the log, what became of other files, and which certificates end soon.
+//! - **Says** to the keeper of lists what a look at their files found; to the log, what became of other files, and which
+//!   certificates end soon; to Link, when it starts, that live links are to be judged.
 //! - **After a restart**: looks at once, and has the links judged, in case its earlier life did not come
 //!   to it.
 //! - **Never** reads a file itself: its file system may hang. What cannot be used changes nothing.
@@ -16,16 +16,18 @@ use ractor::ActorProcessingErr;
 use tokio::task::JoinSet;
 
 use crate::actors::link::Link;
+use crate::actors::lists::ListKeeper;
 use crate::actors::news::Bus;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::clock;
-use crate::io::identity::{Identity, IdentityError, IdentityFiles, Look, RevocationFile, Tokens};
+use crate::io::identity::{Identity, IdentityError, IdentityFiles, Look, News};
 use crate::io::metrics::{Count, Metrics};
 use crate::io::sockets::{AdminSocket, Renewed};
 use crate::io::tls::{Tls, Web};
-use crate::proto::event::{Event, Revocable};
+use crate::proto::event::Event;
 use crate::proto::link::Input;
+use crate::proto::lists::ListKind;
 
 mod notes;
 use notes::{Ends, Trouble};
@@ -36,10 +38,8 @@ const EVERY: Duration = Duration::from_secs(1);
 /// What the actor is made from.
 #[derive(Clone)]
 pub struct Setup {
-    /// The list's file; all verifiers of the identity follow it.
-    pub lists: Arc<RevocationFile>,
-    /// What judges clients' tokens by their list's file.
-    pub tokens: Tokens,
+    /// What the authority has signed.
+    pub lists: ListKeeper,
     /// Whose identity it is.
     pub identity: Arc<Identity>,
     /// The identity's own files.
@@ -66,13 +66,9 @@ enum Part {
     Admin,
 }
 
-/// How many a list names now, when it is new.
-type List = Result<Option<usize>, String>;
-
 enum Found {
     Certs {
-        certificates: List,
-        tokens: Result<Option<usize>, IdentityError>,
+        lists: Vec<(ListKind, Result<News, IdentityError>)>,
         own: Result<Look<SystemTime>, String>,
     },
     Web(Result<Look<()>, String>),
@@ -88,8 +84,7 @@ impl Setup {
     fn look(&self, part: Part) -> Found {
         match part {
             Part::Certs => Found::Certs {
-                certificates: self.lists.look().map_err(|error| error.to_string()),
-                tokens: self.tokens.look(),
+                lists: ListKind::ALL.map(|kind| (kind, self.lists.look(kind))).into(),
                 own: self.look_at_own(),
             },
             Part::Web => {
@@ -138,23 +133,6 @@ impl Files {
     /// Looks at all files at once.
     pub fn look(&self) {
         self.handle.cast(Msg::Look);
-    }
-}
-
-/// Announces and counts what a look at the token list found. A node looks first before it starts, so
-/// that no client comes before the list.
-pub fn report_tokens(found: Result<Option<usize>, IdentityError>, bus: &Bus, metrics: &Metrics) {
-    match found {
-        Ok(None) => {}
-        Ok(Some(tokens)) => {
-            metrics.count(Count::Revocations, "tokens_loaded");
-            bus.announce(Event::TokensRevoked { tokens });
-        }
-        Err(error) => {
-            metrics.count(Count::Revocations, "tokens_refused");
-            let (list, why) = (Revocable::Tokens, error.to_string());
-            bus.announce(Event::RevocationsRefused { list, why });
-        }
     }
 }
 
@@ -253,25 +231,6 @@ impl Inside {
             }
         }
     }
-
-    fn looked(&self, found: List) {
-        let Setup { metrics, bus, identity, link, .. } = &self.setup;
-        match found {
-            Ok(None) => {}
-            Ok(Some(certificates)) => {
-                metrics.count(Count::Revocations, "loaded");
-                bus.announce(Event::CertificatesRevoked {
-                    certificates,
-                    own: identity.is_revoked(),
-                });
-                link.input(Input::Judge);
-            }
-            Err(why) => {
-                metrics.count(Count::Revocations, "refused");
-                bus.announce(Event::RevocationsRefused { list: Revocable::Certificates, why });
-            }
-        }
-    }
 }
 
 impl Process for Inside {
@@ -302,9 +261,9 @@ impl Process for Inside {
                 while self.looks.try_join_next().is_some() {}
                 self.next.insert(part, timer::now() + EVERY);
                 match found {
-                    Found::Certs { certificates, tokens, own } => {
-                        self.looked(certificates);
-                        report_tokens(tokens, &self.setup.bus, &self.setup.metrics);
+                    Found::Certs { lists, own } => {
+                        let keeper = &self.setup.lists;
+                        lists.into_iter().for_each(|(kind, found)| keeper.announce(kind, found));
                         self.looked_at_own(own);
                         self.warn_of_ends();
                     }

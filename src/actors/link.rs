@@ -24,9 +24,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsStream;
 
 use crate::actors::exchange::Outlet;
+use crate::actors::lists::ListKeeper;
 use crate::actors::news::Bus;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
+use crate::io::identity::Lists;
 use crate::io::metrics::{Count, Metrics, Timing};
 use crate::io::tls::Tls;
 use crate::proto::frame::CloseReason;
@@ -41,6 +43,7 @@ pub(crate) mod cable;
 pub mod enrolment;
 mod handshake;
 mod inbound;
+mod lists;
 mod mux;
 mod pulse;
 mod refusals;
@@ -66,6 +69,8 @@ pub struct Myself {
     pub advertise: SocketAddr,
     /// What it speaks.
     pub offer: Offer,
+    /// What the authority has signed, as it is in force here.
+    pub lists: Lists,
 }
 
 impl Myself {
@@ -76,6 +81,7 @@ impl Myself {
             incarnation: Incarnation(self.incarnation.load(Ordering::Relaxed)),
             boot: self.boot,
             advertise: self.advertise,
+            lists: Some(self.lists.marks()),
         }
     }
 }
@@ -93,6 +99,8 @@ pub struct Setup {
     pub bus: Bus,
     /// What answers those who ask for a certificate.
     pub enrolment: Enrolment,
+    /// Takes lists of peers.
+    pub lists: ListKeeper,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -270,7 +278,8 @@ impl Inside {
 
     fn start(&mut self, attempt: AttemptId) {
         let proven = self.machine.proven(attempt);
-        let Some((stream, Proven { hello, .. })) = self.parked.remove(&attempt).zip(proven) else {
+        let Some((stream, Proven { hello, serial, .. })) = self.parked.remove(&attempt).zip(proven)
+        else {
             return;
         };
         let (peer, life) = (hello.name.clone(), hello.incarnation);
@@ -281,7 +290,10 @@ impl Inside {
         self.pulses().insert(peer.clone(), (attempt, pulse.clone()));
         let guard = mux::LinkGuard::open(&self.setup.bus, peer.clone(), life);
         let outlet = guard.outlet();
-        let own = mux::Own { parting, controls, pulse };
+        let lists = hello.lists.clone().map(|theirs| lists::open(&self.setup.lists, theirs));
+        let (tls, serial) = (self.setup.tls.clone(), serial.clone());
+        let revoked = Box::new(move || tls.is_revoked(&serial));
+        let own = mux::Own { parting, controls, pulse, lists, revoked };
         let (myself, inbound) = (self.myself.clone(), matches!(attempt, AttemptId::Inbound(_)));
         let task = self.tasks.spawn(async move {
             let gate = mux::gate(inbound, peer);

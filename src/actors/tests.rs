@@ -9,7 +9,9 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::actors::link::Myself;
+use crate::actors::link::{Link, Myself};
+use crate::actors::lists::{self, ListKeeper};
+use crate::actors::news::Bus;
 use crate::actors::supervisor::{
     ActorTable, Address, Child, Handle, Process, Root, Runner, Tree, start,
 };
@@ -103,7 +105,21 @@ pub(crate) fn myself(identity: &Identity, advertise: SocketAddr) -> Myself {
         boot: 7,
         advertise,
         offer: Offer::OWN,
+        lists: identity.lists(),
     }
+}
+
+/// What keeps the lists of a node with this identity, and no store.
+pub(crate) fn keeper(identity: &Identity, bus: &Bus, metrics: &Metrics, link: &Link) -> ListKeeper {
+    let link = link.clone();
+    ListKeeper::new(lists::Setup {
+        lists: identity.lists(),
+        own: Box::new(|| false),
+        store: None,
+        bus: bus.clone(),
+        metrics: metrics.clone(),
+        judge: Box::new(move || link.input(crate::proto::link::Input::Judge)),
+    })
 }
 
 /// For the tests of others: an actor that hands on everything it hears, so that any handle can be

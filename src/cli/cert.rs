@@ -51,8 +51,8 @@ pub(crate) enum CertCommand {
     /// Revoke every certificate that was issued to a node
     ///
     /// Adds their serial numbers to the revocation list ca/crl.pem in the certificate directory. Needs
-    /// ca/key.pem. Copy the list to the certificate directory of every node: a running node reads a
-    /// new list within seconds, ends its links with revoked nodes, and refuses them from then on.
+    /// ca/key.pem. A node that runs with this directory reads the list within seconds and sends it to all others: they end
+    /// their links with revoked nodes, and refuse them from then on. `xpando-node revoke` does the same at once.
     ///
     /// `cert issue NAME` makes a fresh certificate for the name, with a new key.
     Revoke {
@@ -159,7 +159,7 @@ fn init(certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     write_line!(out, "fingerprint  {}", authority.fingerprint())?;
     write_line!(out, "certificate  {dir}/ca/cert.pem  (every node needs a copy)")?;
     write_line!(out, "private key  {dir}/ca/key.pem   (stays on this host; back it up)")?;
-    write_line!(out, "tokens       {dir}/ca/tokens    (every node that has clients needs a copy)")?;
+    write_line!(out, "tokens       {dir}/ca/tokens    (goes to all nodes by itself)")?;
     write_line!(out, "token key    {dir}/ca/token.key (stays on this host; back it up)")?;
     write_line!(out)?;
     let word = shell_word(certs);
@@ -193,7 +193,6 @@ fn issue(name: &NodeName, replace: bool, certs: &Path, out: &mut dyn Write) -> a
             name.host()
         )?;
         write_line!(out, "  {dir}/ca/cert.pem  as ca/cert.pem (never ca/key.pem)")?;
-        write_line!(out, "  {dir}/ca/tokens    as ca/tokens, if clients are to connect there")?;
         write_line!(out, "  {dir}/{name}/      as {name}/")?;
     }
     Ok(())
@@ -212,12 +211,9 @@ fn revoke(name: &NodeName, certs: &Path, out: &mut dyn Write) -> anyhow::Result<
     write_line!(out)?;
     write_line!(
         out,
-        "Copy the list to ca/crl.pem in the certificate directory of every other host;"
+        "A node that runs with this directory reads the list within seconds and sends it to all others."
     )?;
-    write_line!(
-        out,
-        "running nodes read it within seconds. For a fresh certificate and a new key:"
-    )?;
+    write_line!(out, "For a fresh certificate and a new key:")?;
     write_line!(out, "  xpando-node cert issue {name} --certs {}", shell_word(certs))?;
     Ok(())
 }

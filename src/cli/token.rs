@@ -53,8 +53,8 @@ pub(crate) enum TokenCommand {
     },
     /// Revoke a token
     ///
-    /// Adds its id to ca/tokens in the certificate directory. Needs ca/key.pem. Copy the file to the
-    /// certificate directory of every node: a running node reads it within seconds.
+    /// Adds its id to ca/tokens in the certificate directory. Needs ca/key.pem. A node that runs with this directory reads
+    /// the list within seconds and sends it to all others.
     Revoke {
         /// The token, or its id (the claim jti); - reads either from standard input
         #[arg(value_name = "TOKEN|ID")]
@@ -141,9 +141,8 @@ fn revoke(token: &str, exp: Option<u64>, certs: &Path, out: &mut dyn Write) -> a
     write_line!(out)?;
     write_line!(
         out,
-        "Copy the list to ca/tokens in the certificate directory of every other host;"
+        "A node that runs with this directory reads the list within seconds and sends it to all others."
     )?;
-    write_line!(out, "running nodes read it within seconds.")?;
     Ok(())
 }
 
@@ -263,7 +262,9 @@ mod tests {
         assert!(error.contains("made on the host that has it"), "{error}");
         std::fs::remove_file(dir.path().join("ca/tokens")).unwrap();
         let error = verify(&token, false, dir.path()).unwrap_err().to_string();
-        assert!(error.starts_with("token refused (no_key): ") && error.contains("copy ca/tokens"));
+        assert!(
+            error.starts_with("token refused (no_key): ") && error.contains("a copy of ca/tokens")
+        );
         std::fs::remove_file(dir.path().join("ca/cert.pem")).unwrap();
         let error = verify(&token, false, dir.path()).unwrap_err().to_string();
         assert!(error.contains("ca/cert.pem is missing"), "{error}");

@@ -22,9 +22,10 @@ use crate::gateway::gauges;
 use crate::gateway::history;
 use crate::gateway::issue::Issuing;
 use crate::gateway::rotation::Rotate;
-use crate::gateway::status::Figures;
+use crate::gateway::status::{Figures, RevokedStatus};
 use crate::gateway::view::NodeView;
 use crate::proto::enrol::RequestId;
+use crate::io::identity::Revocee;
 use crate::proto::event::{Deed, Operator, Query};
 use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
@@ -100,6 +101,14 @@ pub enum Request {
         /// Takes that back instead.
         #[serde(default)]
         undo: bool,
+    },
+    /// Revokes certificates: [`RevokedStatus`].
+    Revoke {
+        /// NAME@HOST, or a serial number in hexadecimal.
+        certificates: String,
+        /// Why.
+        #[serde(default)]
+        why: Option<String>,
     },
     /// Sends all clients to other nodes, and takes no more.
     Drain {
@@ -235,6 +244,9 @@ async fn talk((view, issuing): &(NodeView, Issuing), stream: UnixStream) -> std:
         Request::Forget { node: peer, undo: true } => {
             act(to, view, Deed::Restore { peer }, operator).await
         }
+        Request::Revoke { certificates, why } => {
+            tried(to, revoked(view, &certificates, why, operator).await).await
+        }
         Request::Drain { undo: false } => act(to, view, Deed::Drain, operator).await,
         Request::Drain { undo: true } => act(to, view, Deed::Undrain, operator).await,
         Request::Rotate { what } => {
@@ -261,6 +273,23 @@ async fn act(
     operator: Operator,
 ) -> std::io::Result<()> {
     tried(writer, view.perform(deed, operator, VIA.to_owned())).await
+}
+
+/// Longest reason of an operator, in bytes.
+const MAX_WHY: usize = 256;
+
+async fn revoked(
+    view: &NodeView,
+    certificates: &str,
+    why: Option<String>,
+    operator: Operator,
+) -> Result<RevokedStatus, String> {
+    let what: Revocee =
+        certificates.parse().map_err(|error| format!("{certificates:?}: {error}"))?;
+    if why.as_ref().is_some_and(|why| why.len() > MAX_WHY) {
+        return Err(format!("a reason has at most {MAX_WHY} bytes"));
+    }
+    view.revoke(what, why, operator, "admin socket".to_owned()).await
 }
 
 async fn watch(
@@ -325,6 +354,7 @@ pub(super) mod tests {
     use crate::gateway::issue;
     use crate::gateway::rotation::Rotations;
     use crate::gateway::status::NodeStatus;
+    use crate::io::identity::IdentityError;
     use crate::io::identity::{Authority, Validity};
     use crate::io::metrics::{Count, Metrics};
     use crate::io::store::{Chain, Store};
@@ -403,6 +433,9 @@ pub(super) mod tests {
             store: store.clone(),
             certificates: Arc::new(Vec::new),
             token_list: Arc::new(|| true),
+            revoke: Arc::new(|what, _reason| {
+                Err(IdentityError::NeverIssued { what: what.to_string(), show: "x".to_owned() })
+            }),
             min_peers: 0,
             roster: roster.clone(),
             chaos,
@@ -641,6 +674,8 @@ pub(super) mod tests {
             "watch",
             "rotation",
             "requests",
+            // A deed, and in the trail as soon as the disk has it.
+            "revoke",
         ];
         // Their deeds are those of `enrol::tests`.
         known.extend(["invite", "approve", "deny", "release"]);

@@ -62,6 +62,17 @@ pub struct NodeStatus {
     pub peers: Vec<PeerStatus>,
 }
 
+/// What became of a revocation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedStatus {
+    /// The serial numbers that were not revoked before.
+    pub added: Vec<String>,
+    /// How many certificates are revoked now.
+    pub total: usize,
+    /// The list's file.
+    pub list: String,
+}
+
 /// One `--join`, and one address behind it where there are some.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeedStatus {

@@ -17,15 +17,20 @@ use crate::actors::timer;
 use crate::gateway::clients::Clients;
 use crate::gateway::rotation::Rotations;
 use crate::gateway::status::{
-    ClusterView, NodeRecord, NodeStatus, PeerStatus, TopologyStatus, profile_texts,
+    ClusterView, NodeRecord, NodeStatus, PeerStatus, RevokedStatus, TopologyStatus, profile_texts,
 };
 use crate::io::clock;
+use crate::io::identity::{IdentityError, RevocationReason, Revocee, Revoked};
 use crate::io::metrics::Metrics;
 use crate::io::store::Store;
 use crate::proto::event::{Deed, Event, Operator, Status};
 use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
 use crate::proto::registry::{Known, book};
 use crate::proto::topology::Matrix;
+
+/// What revokes certificates.
+pub type Revoke =
+    Arc<dyn Fn(&Revocee, Option<RevocationReason>) -> Result<Revoked, IdentityError> + Send + Sync>;
 
 /// What can be read of the node, and done to it.
 #[derive(Clone)]
@@ -68,6 +73,8 @@ pub struct NodeView {
     pub certificates: Arc<dyn Fn() -> Vec<(&'static str, SystemTime)> + Send + Sync>,
     /// Whether there is a list by which clients' tokens are verified: the rest of the tokens' keeper is not for clients.
     pub token_list: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Revokes certificates, and has that in force at once. May block while a disk does.
+    pub revoke: Revoke,
     /// Peers that must be linked before the node calls itself ready.
     pub min_peers: usize,
     /// The actors.
@@ -203,6 +210,7 @@ impl NodeView {
             Deed::Forget { peer } => self.forget(peer, operator.clone())?,
             Deed::Restore { peer } => self.restore(peer, operator.clone())?,
             Deed::Disconnect { peer } => self.disconnect(peer)?,
+            Deed::Revoke { .. } => return Err(DeedError::Certificates),
             Deed::Drain => self.clients.drain(true),
             Deed::Undrain => self.clients.drain(false),
             Deed::Kill { .. } if !self.chaos => return Err(DeedError::NoChaos),
@@ -216,6 +224,35 @@ impl NodeView {
         }
         self.bus.announce(Event::OperatorActed { deed, operator, via });
         Ok(())
+    }
+
+    /// Revokes certificates, and has the trail say so; from then on the list of them goes to all nodes.
+    ///
+    /// # Errors
+    /// What is wrong, and who acts. Nothing changed.
+    pub async fn revoke(
+        &self,
+        what: Revocee,
+        why: Option<String>,
+        operator: Operator,
+        via: String,
+    ) -> Result<RevokedStatus, String> {
+        let (revoke, reason) = (self.revoke.clone(), why.as_deref().and_then(RevocationReason::of));
+        let certificates = what.to_string();
+        let done = tokio::task::spawn_blocking(move || revoke(&what, reason)).await;
+        let revoked = done.map_err(|error| error.to_string())?.map_err(|error| {
+            if matches!(error, IdentityError::Missing { .. }) {
+                format!(
+                    "this node has not the authority's key ({error}): run `xpando-node revoke` where it is; the list reaches every node from there"
+                )
+            } else {
+                error.to_string()
+            }
+        })?;
+        let deed = Deed::Revoke { certificates, why };
+        self.bus.announce(Event::OperatorActed { deed, operator, via });
+        let list = revoked.path.display().to_string();
+        Ok(RevokedStatus { added: revoked.added, total: revoked.total, list })
     }
 
     /// Has a node forgotten that is known and not linked, here and everywhere.

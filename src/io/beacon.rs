@@ -84,6 +84,7 @@ mod tests {
     use super::*;
     use crate::io::clock;
     use crate::io::identity::{Authority, Validity};
+    use crate::proto::lists::ListKind;
     use crate::proto::node::{Contact, Incarnation};
 
     fn beacon(identity: &Identity, name: &str) -> Beacon {
@@ -145,7 +146,7 @@ mod tests {
         let beacon = sealed(&beacon(&b, "b@127.0.0.1"), &b).expect("fits");
         assert!(holds(&mut knows, &beacon));
         authority.revoke(b.name(), clock::wall()).expect("revoked");
-        assert_eq!(a.revocation_file(dir.path()).look().expect("a list"), Some(1));
+        assert_eq!(a.lists().look(ListKind::Revocations).expect("a list"), Some(1));
         assert!(!holds(&mut knows, &beacon), "its certificate was remembered");
         assert!(!holds(&mut fresh, &beacon));
     }

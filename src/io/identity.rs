@@ -29,9 +29,10 @@ mod disk;
 pub mod enrol;
 mod files;
 mod inventory;
+mod issuing;
 mod key;
+mod lists;
 mod revocation;
-mod revocation_file;
 mod signed;
 mod signers;
 mod tokens;
@@ -47,7 +48,7 @@ use arc_swap::ArcSwap;
 pub use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
 
-pub use self::authority::{Authority, RotationError};
+pub use self::authority::{Authority, Revocee, RotationError};
 #[cfg(feature = "cli")]
 pub use self::backup::{BackupError, backup, restore};
 use self::bundle::Root;
@@ -59,8 +60,8 @@ pub(super) use self::disk::{FileState, file_state};
 pub use self::files::{IdentityFiles, Look};
 pub use self::inventory::{CertificateInfo, CertificateKind, inventory};
 use self::key::Key;
-pub use self::revocation::Revoked;
-pub use self::revocation_file::RevocationFile;
+pub use self::lists::{Document, InForce, ListRefused, Lists, News};
+pub use self::revocation::{RevocationReason, Revoked};
 pub use self::signers::Signers;
 pub use self::tokens::{MAX_TOKEN, NO_TOKEN_LIST, RevokedToken, TokenError, Tokens};
 pub use self::trust::{Rotation, RotationStep};
@@ -238,6 +239,19 @@ pub enum IdentityError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A list's file is older than the list in force, which stays.
+    #[error(
+        "{} is older (number {found}) than the list in force (number {in_force}), which stays and is written there where that is possible",
+        path.display()
+    )]
+    OlderList {
+        /// The list's file.
+        path: PathBuf,
+        /// Its number.
+        found: u64,
+        /// The number of the list in force.
+        in_force: u64,
+    },
     /// The list of revoked tokens has no room for one more.
     #[error(
         "{} is full: it has room again when revoked tokens have expired; removing ca/token.key and making a token refuses every earlier one",
@@ -251,10 +265,10 @@ pub enum IdentityError {
     #[error("such a token would be longer than {MAX_TOKEN} bytes: give it fewer or shorter topics")]
     TokenTooLong,
     /// Nothing can be revoked of a node that this authority knows nothing of.
-    #[error("{name} was never issued a certificate here: {show} lists those that were")]
+    #[error("{what} was never issued a certificate here: {show} lists those that were")]
     NeverIssued {
-        /// The name.
-        name: NodeName,
+        /// Which node or certificate.
+        what: String,
         /// The command that lists the certificates.
         show: String,
     },
@@ -575,16 +589,20 @@ impl Identity {
         self.verifier.is_revoked(&self.leaf.load().peer.serial)
     }
 
-    /// The revocation list in `certs`, to be looked at again while the node runs. What it says
-    /// counts for every verifier of this identity.
-    pub fn revocation_file(&self, certs: &Path) -> RevocationFile {
-        RevocationFile::new(certs.to_owned(), self.verifier())
+    /// Refuses this node's own certificate when it is on the revocation list in force.
+    ///
+    /// # Errors
+    /// [`IdentityError::Revoked`].
+    pub fn check_revoked(&self) -> Result<(), IdentityError> {
+        let revoked = Layout::new(&self.certs).revoked_leaf(&self.name);
+        self.verifier.check_revoked(&self.leaf.load().peer, &revoked)
     }
 
-    /// What judges the tokens of clients by the list in `certs`. It knows no key before the first
-    /// [`Tokens::look`], which reads the list.
-    pub fn tokens(&self, certs: &Path) -> Tokens {
-        Tokens::new(certs.to_owned(), self.verifier())
+    /// The lists that the authority signs, to be looked at while the node runs. None is in force before the first
+    /// [`Lists::look`], but for the revocations that were there when the identity was read. What they say counts for every
+    /// verifier of this identity.
+    pub fn lists(&self) -> Lists {
+        Lists::new(self.certs.clone(), self.verifier())
     }
 
     /// The certificates and the key in `certs`, to be looked at again while the node runs.

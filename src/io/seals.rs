@@ -85,6 +85,7 @@ mod tests {
     use crate::io::identity::{Authority, Validity};
     use crate::proto::codec;
     use crate::proto::event::{Author, Operator, Status};
+    use crate::proto::lists::ListKind;
     use crate::proto::node::Incarnation;
     use crate::proto::registry::{Profile, Profiles};
     use crate::proto::rows::tests::sealed_by;
@@ -164,8 +165,8 @@ mod tests {
         assert!(!a.is_revoked(&seal));
         let name = "b@h".parse().expect("valid");
         cluster.authority.revoke(&name, clock::wall()).expect("revoked");
-        let list = a.identity.revocation_file(cluster.dir.path());
-        assert_eq!(list.look().expect("a list"), Some(1));
+        let lists = a.identity.lists();
+        assert_eq!(lists.look(ListKind::Revocations).expect("a list"), Some(1));
         assert!(a.is_revoked(&seal) && !holds::<Profiles>(&mut a, &genuine));
     }
 

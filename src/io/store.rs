@@ -1,5 +1,5 @@
-//! What a node remembers between runs: its incarnation, what it knows of each node ([`Known`]), and the chain of
-//! what happened ([`Chain`]).
+//! What a node remembers between runs: its incarnation, what it knows of each node ([`Known`]), the lists of the authority
+//! that were in force, and the chain of what happened ([`Chain`]).
 //!
 //! One redb file in the data directory. Invariants:
 //! 1. What a call wrote is durable when it returns, whole or not at all. Every commit has two phases, so a
@@ -373,6 +373,26 @@ impl Store {
         nodes.sort_by_key(|node| std::cmp::Reverse(node.last_seen));
         nodes.truncate(MAX_NODES);
         Ok(nodes)
+    }
+
+    /// Remembers a list that the authority signed as the one in force of its kind, in the place of the one before.
+    ///
+    /// # Errors
+    /// [`StoreError::Storage`], [`StoreError::Damaged`].
+    pub fn keep_list(&self, kind: &str, list: &[u8]) -> Result<(), StoreError> {
+        self.write(|write, _state| {
+            let mut lists = write.open_table(schema::LISTS)?;
+            lists.insert(kind, schema::sealed(&list)?.as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// The list of this kind that was in force last.
+    ///
+    /// # Errors
+    /// [`StoreError::Storage`], [`StoreError::Damaged`].
+    pub fn list(&self, kind: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(|read| schema::list(read, kind))
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {

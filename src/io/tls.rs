@@ -668,11 +668,11 @@ mod tests {
         let cluster = Cluster::new();
         let good = cluster.identity("a@h", Validity::leaf(clock::wall()));
         let (a, b) = (Tls::new(&good).unwrap(), cluster.node("b@h"));
-        let list = good.revocation_file(cluster.dir.path());
+        let lists = good.lists();
         let (connected, accepted) = shake(&a, &b).await;
         assert!(connected.is_ok() && accepted.is_ok());
         cluster.authority.revoke(&"b@h".parse().unwrap(), clock::wall()).unwrap();
-        assert_eq!(list.look().unwrap(), Some(1));
+        assert_eq!(lists.look(crate::proto::lists::ListKind::Revocations).unwrap(), Some(1));
         let (connected, accepted) = shake(&a, &b).await;
         let error = connected.unwrap_err();
         assert_eq!(error.cause(), Cause::Revoked);

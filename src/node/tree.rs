@@ -13,6 +13,7 @@ use crate::actors::event_log::{self, EventLog, Journal};
 use crate::actors::files::{self, Files};
 use crate::actors::heartbeat_monitor;
 use crate::actors::link::{self, Link, Myself};
+use crate::actors::lists::ListKeeper;
 use crate::actors::news::Bus;
 use crate::actors::node_manager;
 use crate::actors::peers::Peers;
@@ -27,7 +28,7 @@ use crate::gateway::issue::Issuing;
 use crate::gateway::rotation::{self, Rotations};
 use crate::gateway::view::NodeView;
 use crate::io::identity::enrol::Issuer;
-use crate::io::identity::{Identity, Tokens};
+use crate::io::identity::{Identity, IdentityError, RevocationReason, Revocee, Revoked, Tokens};
 use crate::io::metrics::Metrics;
 use crate::io::sockets::AdminSocket;
 use crate::io::store::Store;
@@ -49,6 +50,8 @@ pub(super) struct Parts {
     pub(super) issuer: Option<Arc<Issuer>>,
     pub(super) files: Files,
     pub(super) tokens: Tokens,
+    pub(super) lists: ListKeeper,
+    pub(super) link: Link,
     pub(super) publisher: Publisher,
     pub(super) tls: Tls,
     pub(super) store: Arc<Store>,
@@ -168,6 +171,7 @@ fn view(
         store: parts.store.clone(),
         certificates: Arc::new(certificates(parts)),
         token_list: Arc::new(token_list(parts)),
+        revoke: Arc::new(revoke(parts)),
         min_peers: config.min_peers,
         roster: roster.clone(),
         chaos: config.chaos,
@@ -185,6 +189,14 @@ fn issuing(config: &Config, parts: &Parts, bus: &Bus, peers: &Peers) -> Issuing 
 fn token_list(parts: &Parts) -> impl Fn() -> bool + Send + Sync + use<> {
     let tokens = parts.tokens.clone();
     move || tokens.number().is_some()
+}
+
+/// Revokes certificates.
+fn revoke(
+    parts: &Parts,
+) -> impl Fn(&Revocee, Option<RevocationReason>) -> Result<Revoked, IdentityError> + use<> {
+    let lists = parts.lists.clone();
+    move |what, reason| lists.revoke(what, reason)
 }
 
 /// Until when the certificates are valid.
@@ -215,13 +227,14 @@ fn cluster(
     (tracker, discovery): (&TopologyTracker, &Discovery),
 ) -> Vec<Child> {
     let Parts { metrics, myself, identity, .. } = parts;
-    let link = Link::new(metrics);
+    let link = parts.link.clone();
     let links = link::Setup {
         listener: parts.listener.clone(),
         tls: parts.tls.clone(),
         myself: myself.clone(),
         bus: bus.clone(),
         enrolment: issuing.enrolment(),
+        lists: parts.lists.clone(),
         metrics: metrics.clone(),
     };
     let members = node_manager::Setup {
@@ -288,8 +301,7 @@ fn cluster(
 
 fn files(config: &Config, parts: &Parts, link: &Link, bus: &Bus) -> files::Setup {
     files::Setup {
-        lists: Arc::new(parts.identity.revocation_file(&config.certs)),
-        tokens: parts.tokens.clone(),
+        lists: parts.lists.clone(),
         identity: parts.identity.clone(),
         own: Arc::new(parts.identity.files(&config.certs)),
         tls: parts.tls.clone(),

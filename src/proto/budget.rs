@@ -47,6 +47,7 @@ pub const BESIDE_WATCHES: usize = TOTAL - WATCHES;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::lists::MAX_LIST;
     use crate::proto::outbox::{BOUNDS, MAX_MESSAGE};
     use std::fmt::Write as _;
 
@@ -59,11 +60,12 @@ mod tests {
         ("presences", PRESENCES, "ignored until its next link"),
     ];
     /// What passes, likewise, and in what room all else leaves.
-    const PASSES: [(&str, usize, &str); 4] = [
+    const PASSES: [(&str, usize, &str); 5] = [
         ("requests under way", REQUESTS, "refused as overloaded"),
         ("answers made or unsent", ANSWERS, "the request waits, until its deadline"),
         ("a long message of calls", MAX_MESSAGE, "refused as overloaded"),
         ("a long message of bulk", MAX_MESSAGE, "skipped"),
+        ("a signed list", MAX_LIST, "skipped"),
     ];
     /// What is beside that.
     const BESIDE: [(&str, usize, &str); 3] = [

@@ -63,6 +63,17 @@ pub(crate) fn decode_open<T: DeserializeOwned>(bytes: &[u8], cap: usize) -> Resu
     take(bytes, cap).map(|(value, _later)| value)
 }
 
+/// As [`decode_open`], and what is behind the value.
+///
+/// # Errors
+/// As [`decode_open`].
+pub(crate) fn decode_first<T: DeserializeOwned>(
+    bytes: &[u8],
+    cap: usize,
+) -> Result<(T, &[u8]), CodecError> {
+    take(bytes, cap)
+}
+
 fn take<T: DeserializeOwned>(bytes: &[u8], cap: usize) -> Result<(T, &[u8]), CodecError> {
     if bytes.len() > cap {
         return Err(CodecError::TooLong { length: bytes.len(), cap });

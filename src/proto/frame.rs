@@ -1,15 +1,16 @@
 //! How one TLS stream carries several lanes: a 4-byte header before each piece.
 //!
 //! ```text
-//! byte 0      lane: 0 control, 1 ractor, 2 system, 3 calls, 4 bulk
+//! byte 0      lane: 0 control, 1 ractor, 2 system, 3 calls, 4 bulk, 5 lists
 //! bytes 1–3   length of the payload, big-endian, 1 to 66048
 //! then        payload
 //! ```
 //!
 //! *control* is the link's own talk ([`Control`]), *ractor* is the byte stream of ractor_cluster's
 //! session, *system* carries what the nodes' own actors say to each other, *calls* requests and replies,
-//! *bulk* broadcasts (`proto::outbox` says what is in those three). A piece is at most 64 KiB, so that
-//! no lane waits behind more than that of another.
+//! *bulk* broadcasts (`proto::outbox` says what is in those three); *lists* what the authority has signed
+//! (`proto::lists`), only with a peer whose hello names its lists. A piece is at most 64 KiB, so that
+//! no lane waits behind more than that of another; but all wait behind lists, except control.
 
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
@@ -37,11 +38,14 @@ pub enum Lane {
     Calls,
     /// Broadcasts.
     Bulk,
+    /// What the authority has signed.
+    Lists,
 }
 
 impl Lane {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 5] = [Self::Control, Self::Ractor, Self::System, Self::Calls, Self::Bulk];
+    pub const ALL: [Self; 6] =
+        [Self::Control, Self::Ractor, Self::System, Self::Calls, Self::Bulk, Self::Lists];
 
     /// The lane as a metric label.
     pub fn label(self) -> &'static str {
@@ -68,6 +72,7 @@ pub fn header(lane: Lane, length: usize) -> Option<[u8; HEADER]> {
         Lane::System => 2,
         Lane::Calls => 3,
         Lane::Bulk => 4,
+        Lane::Lists => 5,
     };
     let [_, a, b, c] = u32::try_from(length).ok()?.to_be_bytes();
     (1..=MAX_PAYLOAD).contains(&length).then_some([lane, a, b, c])
@@ -89,6 +94,7 @@ pub fn parse_header(bytes: [u8; HEADER]) -> Result<(Lane, usize), FrameError> {
         2 => Ok((Lane::System, length)),
         3 => Ok((Lane::Calls, length)),
         4 => Ok((Lane::Bulk, length)),
+        5 => Ok((Lane::Lists, length)),
         other => Err(FrameError::Lane(other)),
     }
 }
@@ -155,7 +161,7 @@ mod tests {
 
     #[test]
     fn headers_round_trip_and_bad_ones_are_named() {
-        for lane in [Lane::Control, Lane::Ractor, Lane::System, Lane::Calls, Lane::Bulk] {
+        for lane in Lane::ALL {
             for length in [1, 255, 256, MAX_PAYLOAD] {
                 let bytes = header(lane, length).expect("in range");
                 assert_eq!(parse_header(bytes), Ok((lane, length)));
@@ -163,7 +169,7 @@ mod tests {
             assert_eq!(header(lane, 0), None);
             assert_eq!(header(lane, MAX_PAYLOAD + 1), None);
         }
-        assert_eq!(parse_header([5, 0, 0, 1]), Err(FrameError::Lane(5)));
+        assert_eq!(parse_header([6, 0, 0, 1]), Err(FrameError::Lane(6)));
         assert_eq!(parse_header([0, 0, 0, 0]), Err(FrameError::Length(0)));
         assert_eq!(parse_header([0, 1, 2, 1]), Err(FrameError::Length(66049)));
     }

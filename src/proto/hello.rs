@@ -14,6 +14,9 @@
 //! link uses the highest version and the features that are common ([`Offer::common`]). This layout is the same in all
 //! versions: what is added comes behind, and is skipped by those who do not know it.
 //!
+//! Behind a Hello and a Welcome are the marks of the sender's lists (`proto::lists`): postcard of kind, number and digest of
+//! each. A program without them takes no lists.
+//!
 //! Invariants: a message has at most [`MAX_GREETING`] bytes; a hello that does not match the certificate of its
 //! connection ([`Hello::check`]), or has no version in common with this node, never reaches a judgement.
 
@@ -23,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::proto::codec::{self, CodecError};
 pub use crate::proto::event::Refusal;
+use crate::proto::lists::Marks;
 use crate::proto::node::{ClusterId, Incarnation, NodeName};
 
 /// Largest greeting, in bytes, without its length prefix.
@@ -66,6 +70,9 @@ pub struct Hello {
     pub boot: u64,
     /// Where others reach it.
     pub advertise: SocketAddr,
+    /// Its signed lists; `None`: it takes none.
+    #[serde(skip)]
+    pub lists: Option<Marks>,
 }
 
 /// One message of the exchange.
@@ -116,7 +123,9 @@ impl Greeting {
     pub fn encode_as(&self, offer: Offer) -> Result<Vec<u8>, CodecError> {
         let Offer { oldest, newest, features } = offer;
         let [a, b, c, d] = features.to_be_bytes();
-        let body = [[oldest, newest, a, b, c, d].as_slice(), &codec::encode(self)?].concat();
+        let lists = self.lists().map_or(Ok(Vec::new()), Marks::encode)?;
+        let head = [oldest, newest, a, b, c, d];
+        let body = [head.as_slice(), &codec::encode(self)?, &lists].concat();
         let too_long = CodecError::TooLong { length: body.len(), cap: MAX_GREETING };
         let length = u16::try_from(body.len()).ok().filter(|n| usize::from(*n) <= MAX_GREETING);
         Ok([&length.ok_or(too_long)?.to_be_bytes(), body.as_slice()].concat())
@@ -132,13 +141,25 @@ impl Greeting {
         let [oldest, newest, a, b, c, d] = *head;
         let offer = Offer { oldest, newest, features: u32::from_be_bytes([a, b, c, d]) };
         offer.common(Offer::OWN).ok_or(CodecError::Version(newest))?;
-        codec::decode_open(greeting, MAX_GREETING - HEAD)
+        let (mut greeting, behind) = codec::decode_first::<Self>(greeting, MAX_GREETING - HEAD)?;
+        if let Self::Hello(hello) | Self::Welcome(hello) = &mut greeting {
+            hello.lists = Marks::decode(behind);
+        }
+        Ok(greeting)
+    }
+
+    fn lists(&self) -> Option<&Marks> {
+        match self {
+            Self::Hello(hello) | Self::Welcome(hello) => hello.lists.as_ref(),
+            Self::Confirm | Self::Refuse(_) => None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::lists::{ListKind, Mark};
     use crate::proto::node::KeyId;
 
     fn hello() -> Hello {
@@ -148,13 +169,18 @@ mod tests {
             incarnation: Incarnation(3),
             boot: 9,
             advertise: "127.0.0.1:4697".parse().expect("valid"),
+            lists: None,
         }
     }
 
     #[test]
     fn greetings_round_trip_behind_their_length() {
+        let digest = [0xfe; 16];
+        let mark = Mark { number: u64::MAX, digest };
+        let marks: Marks = ListKind::ALL.iter().map(|kind| (*kind, mark)).collect();
         for greeting in [
-            Greeting::Hello(hello()),
+            Greeting::Hello(Hello { lists: Some(marks.clone()), ..hello() }),
+            Greeting::Welcome(Hello { lists: Some(Marks::default()), ..hello() }),
             Greeting::Welcome(hello()),
             Greeting::Confirm,
             Greeting::Refuse(Refusal::Stale {
@@ -174,8 +200,10 @@ mod tests {
         assert_eq!(Greeting::decode(&[2, 3, 0, 0, 0, 0, 2]), Err(CodecError::Version(3)));
         let long = vec![1; MAX_GREETING + 2];
         assert!(matches!(Greeting::decode(&long), Err(CodecError::TooLong { .. })));
+        let mark = Mark { number: u64::MAX, digest: [0xfe; 16] };
         let longest = Hello {
             name: format!("{}@{}", "n".repeat(63), "h.".repeat(95) + "h").parse().expect("valid"),
+            lists: Some(ListKind::ALL.iter().map(|kind| (*kind, mark)).collect()),
             ..hello()
         };
         assert!(Greeting::Hello(longest).encode().is_ok(), "the longest name fits");

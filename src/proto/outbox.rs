@@ -117,7 +117,7 @@ const LANES: [Lane; 3] = [Lane::System, Lane::Calls, Lane::Bulk];
 fn bound(lane: Lane) -> usize {
     let [system, calls, bulk] = BOUNDS;
     match lane {
-        Lane::Control | Lane::Ractor => 0,
+        Lane::Control | Lane::Ractor | Lane::Lists => 0,
         Lane::System => system,
         Lane::Calls => calls,
         Lane::Bulk => bulk,
@@ -128,7 +128,7 @@ impl Outbox {
     fn queue(&mut self, lane: Lane) -> Option<&mut Queue> {
         let [system, calls, bulk] = &mut self.queues;
         match lane {
-            Lane::Control | Lane::Ractor => None,
+            Lane::Control | Lane::Ractor | Lane::Lists => None,
             Lane::System => Some(system),
             Lane::Calls => Some(calls),
             Lane::Bulk => Some(bulk),

@@ -18,6 +18,7 @@ use crate::enrolment::line;
 use crate::flapping::suffers_alone;
 use crate::kit::mesh::halves;
 use crate::kit::{Cluster, Mesh, Node, Start, during, linked, now, row, skip};
+use crate::revocation::carried;
 use crate::splits::{between, heal, shows_on_two_edges};
 
 /// How long all nodes are watched on bad lines.
@@ -310,4 +311,50 @@ fn bad_lines_make_nobody_offline() {
     mesh.is_unharmed();
     assert_eq!(mesh.standings(&pairs), before, "the links are those of the beginning");
     assert_eq!(mesh.lives(), lives);
+}
+
+/// What happened to a node.
+fn trail(node: &Node) -> Vec<serde_json::Value> {
+    let text = node.ask(&["events", "--json", "-n", "1000"]).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_host_that_was_cut_off_has_the_list_before_anything_else_of_its_first_link() {
+    let Some(lab) = Lab::of(4) else { return };
+    // n4 is revoked while n3 sees nobody else; the lists of the hosts are apart.
+    let apart = |host: usize| {
+        let name = format!("n{host}@{}", lab.address(host));
+        let node = lab.node(host);
+        node.certs(&carried(&lab.cluster, &name, &format!("host-{host}"))).beacons()
+    };
+    let starts = [lab.node(1).beacons(), apart(2), apart(3), apart(4)];
+    let mesh = Mesh::form(starts.map(Start::launch).into());
+    let n4 = mesh.on(4).name.clone();
+    let certs = lab.cluster.certs();
+    lab.does(&["partition", "1,2", "3,4"]);
+    for (of, with) in [(1, 3), (3, 1), (3, 2)] {
+        mesh.on(of).sees(&mesh.on(with).name, "offline");
+    }
+    let begin = now();
+    lab.cluster.print(&["cert", "revoke", &n4, "--certs", certs.to_str().unwrap()]);
+    for host in [1, 2] {
+        mesh.on(host).sees_as(&n4, "offline", |row| row["reason"] == "revoked");
+    }
+    eprintln!("out on the hosts that are linked after {:?}", begin.elapsed());
+    assert_eq!(mesh.on(3).row(&n4)["status"], "online", "nobody could tell it");
+    let (n3, seen) = (mesh.on(3), trail(mesh.on(3)).len());
+    lab.does(&["heal"]);
+    let online = |host: usize| n3.sees(&mesh.on(host).name, "online");
+    online(1);
+    let back = now();
+    n3.sees_as(&n4, "offline", |row| row["reason"] == "revoked");
+    eprintln!(
+        "out on the host that was cut off {:?} after its first link was seen",
+        back.elapsed()
+    );
+    let events = trail(n3).split_off(seen);
+    let first = |of: &str| events.iter().position(|event| event["event"] == of);
+    let (list, link) = (first("certificates_revoked").unwrap(), first("peer_online").unwrap());
+    assert!(list < link, "it counts before the link does: {events:#?}");
 }

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::kit::{Cluster, Node, copy_files, during, full, linked, until};
+use crate::kit::{Cluster, Node, copy_files, during, full, linked, now, until};
 
 /// A certificate directory of a host of its own: what an operator carries there for this node.
-fn carried(cluster: &Cluster, name: &str, to: &str) -> PathBuf {
+pub(crate) fn carried(cluster: &Cluster, name: &str, to: &str) -> PathBuf {
     let (from, to) = (cluster.certs(), cluster.path(to));
     std::fs::create_dir_all(to.join("ca")).unwrap();
     std::fs::copy(from.join("ca/cert.pem"), to.join("ca/cert.pem")).unwrap();
@@ -83,7 +83,6 @@ fn a_revoked_node_is_offline_everywhere_until_it_has_a_fresh_certificate() {
     cluster.print(&["cert", "issue", &full("b"), "--certs", certs.to_str().unwrap()]);
     std::fs::remove_dir_all(&host_of_b).unwrap();
     carried(&cluster, "b", "host-of-b");
-    carry_list(&cluster, &host_of_b);
     let b = cluster.node("b").certs(&host_of_b).join(a.listen()).start();
     linked(&[&a, &b, &c]);
     for node in [&a, &c] {
@@ -116,4 +115,60 @@ fn a_bad_list_stops_a_start_and_changes_nothing_in_a_running_node() {
     carry_list(&cluster, &host_of_a);
     let ended = cluster.node("a").certs(&host_of_a).ends();
     ended.fails_with(1, &["is revoked", "cert issue a@127.0.0.1"]);
+}
+
+fn list_of(certs: &Path) -> Vec<u8> {
+    std::fs::read(certs.join("ca/crl.pem")).unwrap_or_default()
+}
+
+fn out(node: &Node, peer: &str) {
+    node.sees_as(peer, "offline", |row| row["reason"] == "revoked");
+}
+
+#[test]
+fn a_list_that_is_made_on_one_host_counts_on_all_and_an_older_one_never_again() {
+    let cluster = Cluster::new();
+    ["a", "b", "c", "d"].iter().for_each(|name| cluster.issue(name));
+    // Each on a host of its own: the authority's key is on a's alone.
+    let [of_b, of_c, of_d] =
+        ["b", "c", "d"].map(|name| carried(&cluster, name, &format!("host-of-{name}")));
+    let a = cluster.node("a").start();
+    let join = |name: &str, certs: &Path| cluster.node(name).certs(certs).join(a.listen()).start();
+    let (b, c, d) = (join("b", &of_b), join("c", &of_c), join("d", &of_d));
+    linked(&[&a, &b, &c, &d]);
+
+    let refused = b.ask(&["revoke", &full("c")]).unwrap_err();
+    assert!(refused.contains("has not the authority's key"), "{refused}");
+    let begin = now();
+    let told = a.ask(&["revoke", &full("c"), "--reason", "key compromise"]).unwrap();
+    assert!(told.contains("revoked      serial ") && told.contains("(1 in all)"), "{told}");
+    [&a, &b, &d].iter().for_each(|node| out(node, "c"));
+    eprintln!("revoked on one host: out on three after {:?}", begin.elapsed());
+    let acted = a.logged("operator_acted", &[("message", "revokes c@127.0.0.1 (key compromise)")]);
+    assert_eq!(acted["level"], "INFO");
+    let first = list_of(&cluster.certs());
+    for certs in [&of_b, &of_d] {
+        until("the file", || if list_of(certs) == first { Ok(()) } else { Err(String::new()) });
+    }
+    // Nor does a token's list stay where it was made.
+    let certs = cluster.certs();
+    cluster.print(&["token", "revoke", "1", "--certs", certs.to_str().unwrap()]);
+    b.logged("tokens_revoked", &[("message", "1 in all")]);
+    // A second list, from the files alone.
+    revoke(&cluster, "d");
+    [&a, &b].iter().for_each(|node| out(node, "d"));
+    let second = list_of(&cluster.certs());
+    until("the file", || if list_of(&of_b) == second { Ok(()) } else { Err(String::new()) });
+
+    // The host of b gets its earlier list back while b is down, and nobody tells b.
+    assert_eq!((a.terminate(), b.terminate()), (Some(0), Some(0)));
+    std::fs::write(of_b.join("ca/crl.pem"), &first).unwrap();
+    let b = cluster.node("b").certs(&of_b).join(c.listen()).start();
+    let refused = b.logged("revocations_refused", &[("message", "is older (number")]);
+    assert_eq!(refused["level"], "WARN");
+    b.counts("xpando_revocation_lists_total", "older", 0);
+    assert_eq!(list_of(&of_b), second, "it is written anew before the node runs");
+    // d goes on, and is refused by a node that only remembers.
+    b.counts("xpando_connections_refused_total", "revoked", 0);
+    assert_eq!(b.row("d")["status"].as_str().filter(|status| *status == "online"), None);
 }

@@ -98,7 +98,8 @@ fn a_running_node_reads_each_new_list() {
     std::fs::rename(&list, &away).unwrap();
     let a = cluster.node("a").start();
     // Where clients are served, all that show a token would be refused.
-    let told = a.logged("clients with tokens will be refused", &[("remedy", "copy ca/tokens")]);
+    let told =
+        a.logged("clients with tokens will be refused", &[("remedy", "comes with the first link")]);
     assert_eq!(told["level"], "WARN");
     assert_eq!(a.status().unwrap()["token_list"], false);
     assert!(
@@ -110,7 +111,10 @@ fn a_running_node_reads_each_new_list() {
     assert_eq!(ready.problem(503), "not ready: token_list");
     let refused = a.asks("GET /api/status", &[("Authorization", "Bearer a.b.c")]);
     assert_eq!(refused.problem(401), "this node cannot verify tokens");
-    a.logged("client refused", &[("cause", "no_token_list"), ("remedy", "copy ca/tokens")]);
+    a.logged(
+        "client refused",
+        &[("cause", "no_token_list"), ("remedy", "comes with the first link")],
+    );
     a.counts("xpando_clients_refused_total", "no_token_list", 0);
     std::fs::rename(&away, &list).unwrap();
     a.logged("tokens_revoked", &[("message", "0 in all")]);

@@ -94,8 +94,14 @@ pub(crate) fn beacons() -> Vec<Vec<u8>> {
 
 pub(crate) fn greetings() -> Vec<Vec<u8>> {
     let (cluster, advertise) = (KeyId([7; 16]), ([127, 0, 0, 1], 4697).into());
-    let hello =
-        Hello { name: name("b@h"), cluster, incarnation: Incarnation(3), boot: 9, advertise };
+    let hello = Hello {
+        name: name("b@h"),
+        cluster,
+        incarnation: Incarnation(3),
+        boot: 9,
+        advertise,
+        lists: None,
+    };
     let stale = Refusal::Stale { known: Incarnation(4), linked: Some(advertise) };
     let all = [
         Greeting::Hello(hello.clone()),

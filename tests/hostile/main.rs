@@ -18,6 +18,7 @@ mod equivocation;
 mod gone;
 mod harm;
 mod hearsay;
+mod lists;
 mod lives;
 mod member;
 mod open;

@@ -13,6 +13,7 @@ use xpando_node::internals::proto::event::{Author, Operator, Status};
 use xpando_node::internals::proto::frame::{self, Control, Lane};
 use xpando_node::internals::proto::hello::{Greeting, Hello, Refusal};
 use xpando_node::internals::proto::hlc::Stamp;
+use xpando_node::internals::proto::lists::Marks;
 use xpando_node::internals::proto::node::{Contact, Incarnation, NodeName};
 use xpando_node::internals::proto::outbox::{self, Outbox, Records};
 use xpando_node::internals::proto::registry::{self, Profile, Profiles, Ruling};
@@ -81,10 +82,20 @@ impl Member {
         self.link_again(node)
     }
 
+    /// Links with a node, as one that takes signed lists and has none.
+    pub(crate) fn link_with_lists(&mut self, node: &Node) -> Tie {
+        self.life += 1;
+        self.link_as(node, Hello { lists: Some(Marks::default()), ..self.hello() })
+    }
+
     /// Links with a node in the life of its last link.
     pub(crate) fn link_again(&self, node: &Node) -> Tie {
+        self.link_as(node, self.hello())
+    }
+
+    fn link_as(&self, node: &Node, hello: Hello) -> Tie {
         let mut stranger = Stranger::connect(&self.port(node), Some(&self.identity));
-        stranger.greet(&Greeting::Hello(self.hello()));
+        stranger.greet(&Greeting::Hello(hello));
         let answer = stranger.hear().unwrap();
         assert!(matches!(answer, Greeting::Welcome(_)), "{answer:?}");
         stranger.greet(&Greeting::Confirm);

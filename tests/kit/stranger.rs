@@ -140,6 +140,7 @@ pub(crate) fn hello(identity: &Identity) -> Hello {
         incarnation: Incarnation(1),
         boot: 7,
         advertise: super::free_address(),
+        lists: None,
     }
 }
 

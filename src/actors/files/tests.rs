@@ -6,10 +6,11 @@ use std::path::Path;
 use super::*;
 use crate::actors::exchange::Exchange;
 use crate::actors::link::tests::{Command, Mock};
+use crate::actors::lists;
 use crate::actors::supervisor::{ActorTable, Root};
 use crate::actors::tests::{counted, name, run, settled};
 use crate::io::clock;
-use crate::io::identity::{Authority, TokenError, Validity};
+use crate::io::identity::{Authority, TokenError, Tokens, Validity};
 use crate::proto::token::{Claims, Role};
 
 struct World {
@@ -35,15 +36,26 @@ async fn world() -> World {
     let metrics = Metrics::default();
     let (link, mock) = Mock::start().await;
     let bus = Bus::new(&Exchange::new(name("a@h"), &metrics));
-    let file = Arc::new(identity.revocation_file(dir.path()));
-    let tokens = identity.tokens(dir.path());
+    let lists = identity.lists();
+    let tokens = Tokens::of(&lists);
+    let judge = link.clone();
+    let keeper = ListKeeper::new(lists::Setup {
+        lists,
+        own: Box::new({
+            let identity = identity.clone();
+            move || identity.is_revoked()
+        }),
+        store: None,
+        bus: bus.clone(),
+        metrics: metrics.clone(),
+        judge: Box::new(move || judge.input(Input::Judge)),
+    });
     let setup = Setup {
-        lists: file,
+        lists: keeper,
         own: Arc::new(identity.files(dir.path())),
         tls: Tls::new(&identity).expect("an identity"),
         web: None,
         admin: Weak::new(),
-        tokens: tokens.clone(),
         identity: identity.clone(),
         link,
         bus: bus.clone(),
@@ -127,11 +139,13 @@ async fn tokens_are_judged_by_the_list_that_lies_there() {
     assert_eq!(judged(), Err(TokenError::Revoked));
     assert_eq!((counts("tokens_loaded"), counts("tokens_refused")), (2, 0));
 
-    fs::remove_file(world.dir.path().join("ca/tokens")).expect("removed");
+    let path = world.dir.path().join("ca/tokens");
+    fs::remove_file(&path).expect("removed");
     world.looked().await;
     world.looked().await;
     assert_eq!(judged(), Err(TokenError::Revoked), "the last good list is in force");
     assert_eq!((counts("tokens_loaded"), counts("tokens_refused")), (2, 1));
+    assert!(path.exists(), "and is there again");
 }
 
 #[tokio::test(start_paused = true)]

@@ -44,7 +44,13 @@ impl End {
         let (part, parting) = oneshot::channel();
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, None));
-        let own = Own { parting, controls, pulse: pulse.clone() };
+        let own = Own {
+            parting,
+            controls,
+            pulse: pulse.clone(),
+            lists: None,
+            revoked: Box::new(|| false),
+        };
         let guard = LinkGuard::open(bus, peer.clone(), LIFE);
         let task = tokio::spawn(async move {
             mux::run(stream, mux::gate(true, peer), &mut pipe, guard, own).await

@@ -123,7 +123,7 @@ impl Inbound {
                 }
                 Some(ticket)
             }
-            Lane::Control | Lane::Ractor | Lane::System | Lane::Calls => None,
+            Lane::Control | Lane::Ractor | Lane::System | Lane::Calls | Lane::Lists => None,
         };
         let start = outbox::start(&payload)?;
         if start != Start::Whole || payload.len() == 1 {
@@ -136,7 +136,7 @@ impl Inbound {
                 }
                 return match lane {
                     Lane::Bulk => self.bulk(&payload, ticket.map(Arc::new).as_ref(), now),
-                    Lane::Control | Lane::Ractor | Lane::System | Lane::Calls => {
+                    Lane::Control | Lane::Ractor | Lane::System | Lane::Calls | Lane::Lists => {
                         self.records(lane, &payload).await
                     }
                 };
@@ -187,7 +187,7 @@ impl Inbound {
     ) -> Result<(), Fault> {
         match lane {
             Lane::Bulk => self.long_bulk(&message, ticket, now),
-            Lane::Control | Lane::Ractor | Lane::System | Lane::Calls => {
+            Lane::Control | Lane::Ractor | Lane::System | Lane::Calls | Lane::Lists => {
                 self.message(lane, message).await
             }
         }
@@ -196,7 +196,7 @@ impl Inbound {
     fn partial(&mut self, lane: Lane) -> Option<&mut Option<Partial>> {
         let [system, calls, bulk] = &mut self.partial;
         match lane {
-            Lane::Control | Lane::Ractor => None,
+            Lane::Control | Lane::Ractor | Lane::Lists => None,
             Lane::System => Some(system),
             Lane::Calls => Some(calls),
             Lane::Bulk => Some(bulk),
@@ -210,7 +210,7 @@ impl Inbound {
             return Ok(Some(room));
         }
         match lane {
-            Lane::Control | Lane::Ractor | Lane::System => {}
+            Lane::Control | Lane::Ractor | Lane::System | Lane::Lists => {}
             Lane::Calls => match talk::read_calls(first)? {
                 Calls::Reply { call, .. } if self.exchange.calls.awaits(&self.outlet, call) => {
                     let mut room = account.keep();
@@ -279,7 +279,7 @@ impl Inbound {
                 Ok(())
             }
             Lane::Calls => self.called(&message),
-            Lane::Control | Lane::Ractor | Lane::Bulk => Ok(()), // not of these lanes
+            Lane::Control | Lane::Ractor | Lane::Bulk | Lane::Lists => Ok(()), // not of these lanes
         }
     }
 

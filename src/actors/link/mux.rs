@@ -2,9 +2,10 @@
 //!
 //! The task that runs this owns the stream. It ends when either side says goodbye, the stream ends,
 //! or the peer breaks the protocol. Invariants: a piece of one lane delays another lane by at most
-//! 64 KiB; reading stops for nothing but a full ractor pipe, which holds the reader back only while
-//! ractor reads, and ractor always reads, a flood of words, and a peer that costs more than its share
-//! (`proto::processor`); however the task ends, the exchange learns it.
+//! 64 KiB, but what the authority has signed goes before all but control; reading stops for nothing but
+//! a full ractor pipe, which holds the reader back only while ractor reads, and ractor always reads, a flood of
+//! words, a signed list until it is in force, and a peer that costs more than its share (`proto::processor`); nothing of a
+//! peer is passed on once its certificate is revoked; however the task ends, the exchange learns it.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::actors::exchange::{Kept, Outlet};
 use crate::actors::link::Pulse;
 use crate::actors::link::inbound::Inbound;
+use crate::actors::link::lists::{Incoming as IncomingLists, Lists, Outgoing as OutgoingLists};
 use crate::actors::news::Bus;
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
@@ -77,6 +79,10 @@ pub(super) struct Own {
     pub(super) controls: mpsc::Receiver<Control>,
     /// Echoes of the peer's beats go through it back into `controls`.
     pub(super) pulse: Arc<Pulse>,
+    /// What the authority has signed, if the peer takes that.
+    pub(super) lists: Option<Lists>,
+    /// Whether the peer's certificate is revoked.
+    pub(super) revoked: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// Runs a link until it ends. ractor's session ends with the pipe, which the caller drops once it has reported the end:
@@ -90,14 +96,25 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Send>(
 ) -> LinkEnd {
     let (reader, writer) = tokio::io::split(stream);
     let (from_ractor, to_ractor) = tokio::io::split(pipe);
-    let Own { parting, controls, pulse } = own;
+    let Own { parting, controls, pulse, lists, revoked } = own;
+    let (lists_in, lists_out) = lists.unzip();
     let inbound = Inbound::new(guard.bus.clone(), guard.outlet.clone());
     let outlet = guard.outlet.clone();
     let metrics = guard.bus.exchange().metrics().clone();
     let kept = outlet.account().keep();
-    let incoming =
-        Incoming { gate, kept, to_ractor, inbound, pulse, outlet, metrics: metrics.clone() };
-    let lanes = Outgoing { from_ractor, outlet: guard.outlet.clone(), controls, parting, metrics };
+    let incoming = Incoming {
+        gate,
+        kept,
+        to_ractor,
+        inbound,
+        pulse,
+        outlet,
+        lists: lists_in,
+        revoked,
+        metrics: metrics.clone(),
+    };
+    let outlet = guard.outlet.clone();
+    let lanes = Outgoing { from_ractor, outlet, controls, parting, lists: lists_out, metrics };
     let end = tokio::select! {
         end = incoming.run(BufReader::with_capacity(READ, reader)) => end,
         end = lanes.run(writer) => end,
@@ -114,6 +131,8 @@ struct Incoming<'a> {
     inbound: Inbound,
     pulse: Arc<Pulse>,
     outlet: Arc<Outlet>,
+    lists: Option<IncomingLists>,
+    revoked: Box<dyn Fn() -> bool + Send + Sync>,
     metrics: Metrics,
 }
 
@@ -127,15 +146,19 @@ impl Incoming<'_> {
             };
             self.pulse.on_bytes();
             // Of the exchange's lanes, the messages are counted where they are told apart.
-            let whole = u64::from(matches!(lane, Lane::Control | Lane::Ractor));
+            let whole = u64::from(matches!(lane, Lane::Control | Lane::Ractor | Lane::Lists));
             self.metrics.traffic().came(lane, whole, HEADER + payload.len());
             let account = self.outlet.account();
             let step = match lane {
+                // Until its link is ended, which is under way.
+                lane if lane != Lane::Control && (self.revoked)() => {
+                    self.skip(payload.len(), "revoked");
+                    Ok(None)
+                }
                 Lane::Control => match Control::decode(&payload) {
                     Ok(Some(control)) => self.control(control),
                     Ok(None) => {
-                        account.spend(processor::CONTROL + processor::BYTE * payload.len() as u64);
-                        self.metrics.count(Count::Messages, "unknown_kind");
+                        self.skip(payload.len(), "unknown_kind");
                         Ok(None)
                     }
                     Err(error) => Err(format!("control message: {error}")),
@@ -153,6 +176,13 @@ impl Incoming<'_> {
                         Err(error) => Err(error.to_string()),
                     }
                 }
+                Lane::Lists => match &mut self.lists {
+                    Some(lists) => lists.piece(&self.outlet, &payload).await.map(|()| None),
+                    None => {
+                        self.skip(payload.len(), "unknown_kind");
+                        Ok(None)
+                    }
+                },
                 Lane::System | Lane::Calls | Lane::Bulk => {
                     let taken = self.inbound.piece(lane, payload, timer::now()).await;
                     taken.map(|()| None).map_err(|fault| fault.to_string())
@@ -167,6 +197,12 @@ impl Incoming<'_> {
                 return end;
             }
         }
+    }
+
+    /// Pays for a piece that is skipped, and counts why.
+    fn skip(&self, length: usize, why: &'static str) {
+        self.outlet.account().spend(processor::CONTROL + processor::BYTE * length as u64);
+        self.metrics.count(Count::Messages, why);
     }
 
     /// Reads nothing more while the peer costs more than its share.
@@ -263,6 +299,7 @@ struct Outgoing<'a> {
     outlet: Arc<Outlet>,
     controls: mpsc::Receiver<Control>,
     parting: oneshot::Receiver<CloseReason>,
+    lists: Option<OutgoingLists>,
     metrics: Metrics,
 }
 
@@ -283,11 +320,14 @@ impl Outgoing<'_> {
             pieces.clear();
             if let Ok(control) = self.controls.try_recv() {
                 pieces.push(of(control));
+            } else if let Some(word) = self.lists.as_mut().and_then(OutgoingLists::next) {
+                pieces.push(piece_of(Lane::Lists, &word));
             } else {
                 self.outlet.waits_for_ractor(true);
                 tokio::select! {
                     why = &mut self.parting => return part(&mut writer, why).await,
                     Some(control) = self.controls.recv() => pieces.push(of(control)),
+                    () = changed(self.lists.as_mut()) => continue,
                     credit = self.outlet.next(&mut pieces) => {
                         pieces.extend(credit.map(|bytes| of(Control::Credit(bytes))));
                     }
@@ -331,6 +371,14 @@ impl Outgoing<'_> {
                 Err(_) => return std::future::pending().await,
             }
         }
+    }
+}
+
+/// Returns when there may be more to send of lists.
+async fn changed(lists: Option<&mut OutgoingLists>) {
+    match lists {
+        Some(lists) => lists.changed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::actors::tests::probe;
 use crate::actors::tests::{PATIENCE, cluster, counted, name, next, run, settled, until};
 use crate::io::identity::Identity;
 use crate::proto::frame::Control;
+use crate::proto::lists::ListKind;
 use crate::proto::membership::{Failure, LinkEnd};
 use crate::proto::node::NodeId;
 use crate::proto::talk::DownReason;
@@ -127,6 +128,7 @@ struct Node {
     metrics: Metrics,
     reports: UnboundedReceiver<Report>,
     roster: ActorTable,
+    lists: ListKeeper,
     _root: Root,
 }
 
@@ -136,21 +138,29 @@ impl Node {
         let metrics = Metrics::default();
         let bus = Bus::new(&Exchange::new(identity.name().clone(), &metrics));
         let link = Link::new(&metrics);
+        let keeper = crate::actors::tests::keeper(identity, &bus, &metrics, &link);
+        let lists = keeper.lists();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.set_nonblocking(true).expect("nonblocking");
         let address = listener.local_addr().expect("bound");
         let setup = Setup {
             listener: Arc::new(listener),
             tls: Tls::new(identity).expect("a sound identity"),
-            myself: crate::actors::tests::myself(identity, address),
+            myself: Myself {
+                lists: lists.clone(),
+                ..crate::actors::tests::myself(identity, address)
+            },
             bus: bus.clone(),
             enrolment: Enrolment::new(|request| async move { request }),
+            lists: keeper.clone(),
             metrics: metrics.clone(),
         };
         let (root, roster) = run(&metrics, vec![bus.child(), link.child(setup)]).await;
         let (name, id) = (identity.name().clone(), identity.id());
         let reports = unbounded_channel().1;
-        let mut node = Self { name, id, link, address, bus, metrics, reports, roster, _root: root };
+        let lists = keeper;
+        let mut node =
+            Self { name, id, link, address, bus, metrics, reports, roster, lists, _root: root };
         node.attach(false);
         node
     }
@@ -339,7 +349,7 @@ async fn a_link_whose_certificate_is_revoked_is_reported_and_none_is_made_again(
     let Report::Ready(inbound) = b.news().await else { panic!("not ready") };
 
     authority.revoke(&b.name, now).expect("revoked");
-    assert_eq!(ids[0].revocation_file(dir.path()).look().expect("a list"), Some(1));
+    assert_eq!(ids[0].lists().look(ListKind::Revocations).expect("a list"), Some(1));
     a.link.judge();
     b.link.judge(); // it has not seen the list
     assert!(matches!(a.news().await, Report::Revoked(OUT)));
@@ -365,6 +375,39 @@ async fn a_link_whose_certificate_is_revoked_is_reported_and_none_is_made_again(
     until("a counted it", || counted(&a.metrics, "connections_refused", "revoked") == 1).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_list_is_in_force_before_anything_else_comes_over_the_link() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let now = crate::io::clock::wall();
+    let authority = crate::io::identity::Authority::init(dir.path(), now).expect("a CA");
+    let names = ["lists-a@127.0.0.1", "lists-b@127.0.0.1", "lists-c@127.0.0.1"];
+    let ids = names.map(|node| {
+        let valid = crate::io::identity::Validity::leaf(now);
+        authority.issue(dir.path(), &name(node), valid).expect("a leaf")
+    });
+    let (mut a, mut b) = (Node::start(&ids[0]).await, Node::start(&ids[1]).await);
+    a.attach(true);
+    b.attach(true);
+    // What a knows alone.
+    authority.revoke(ids[2].name(), now).expect("revoked");
+    assert_eq!(a.lists.look(ListKind::Revocations).expect("a list"), Some(1));
+    b.link.dial(OUT, a.address);
+    assert!(matches!(b.news().await, Report::Ready(OUT)));
+    assert_eq!(b.lists.lists().marks(), a.lists.lists().marks(), "before ractor's first byte");
+    assert!(ids[1].verifier().peer(&ids[2].certificate(), now).is_err());
+    assert_eq!(counted(&b.metrics, "revocation_lists", "loaded"), 1);
+    assert_eq!(counted(&a.metrics, "revocation_lists", "sent"), 1);
+    let Report::Ready(inbound) = a.news().await else { panic!("not ready") };
+
+    // A list that comes while the link lives has the link judged.
+    authority.revoke(ids[1].name(), now).expect("revoked");
+    let found = a.lists.look(ListKind::Revocations);
+    a.lists.announce(ListKind::Revocations, found);
+    assert!(matches!(a.news().await, Report::Revoked(of) if of == inbound));
+    until("b has it", || b.lists.lists().marks() == a.lists.lists().marks()).await;
+    assert!(ids[1].is_revoked());
+}
+
 /// A list that arrives while the hellos are exchanged: TLS has let the peer in.
 #[tokio::test]
 async fn a_certificate_revoked_during_the_hello_makes_no_link() {
@@ -381,7 +424,7 @@ async fn a_certificate_revoked_during_the_hello_makes_no_link() {
     peer.send(&handshake::hello(&ids[1])).await;
     peer.hear().await;
     authority.revoke(ids[1].name(), now).expect("revoked");
-    assert_eq!(ids[0].revocation_file(dir.path()).look().expect("a list"), Some(1));
+    assert_eq!(ids[0].lists().look(ListKind::Revocations).expect("a list"), Some(1));
     peer.send(&crate::proto::hello::Greeting::Confirm).await;
     let Report::Greeted(attempt, ..) = node.report().await else { panic!("not greeted") };
     assert!(matches!(node.report().await, Report::Confirmed(_)));

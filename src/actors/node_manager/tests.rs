@@ -65,7 +65,7 @@ impl World {
     /// What b says in its first life.
     fn hello(&self) -> Hello {
         let Contact { name, address: advertise, incarnation } = contact(B, 5000, 1);
-        Hello { name, cluster: self.ids[1].cluster(), incarnation, boot: 5, advertise }
+        Hello { name, cluster: self.ids[1].cluster(), incarnation, boot: 5, advertise, lists: None }
     }
 
     /// What b's certificate is of.

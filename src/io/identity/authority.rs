@@ -6,6 +6,7 @@
 //! them is revoked.
 
 mod enrol;
+mod lists;
 mod rotation;
 mod tokens;
 
@@ -13,9 +14,9 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose,
-    PublicKeyData, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType,
+    SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
 use x509_cert::der::{Tag, Tagged as _};
@@ -26,13 +27,14 @@ use super::certificate::{
 };
 use super::disk::{self, Fix, Layout};
 use super::key::Key;
-use super::revocation::{Dates, Issued, RevocationList, Revoked, bytes};
+use super::revocation::{Dates, Issued};
 use super::tokens::{TokenKey, TokenList};
 use super::trust::Trusted;
 use super::{CertificateVerifier, Identity, IdentityError, Subject};
 use crate::io::clock;
 use crate::proto::enrol::Host;
 use crate::proto::node::{ClusterId, KeyId, NodeName};
+pub use lists::Revocee;
 use rotation::Keys;
 pub use rotation::RotationError;
 
@@ -227,59 +229,6 @@ impl Authority {
         disk::write(&layout.certificate(name), made.pem().as_bytes(), disk::PUBLIC)?;
         // What this authority revokes later reaches a node by the file alone.
         Identity::assemble(layout, name, self.verifier.apart(), made.der().clone(), key)
-    }
-
-    /// Adds every certificate that was issued to `name` to the revocation list beside the
-    /// authority. What is on the list already stays as it is; without news the file stays too.
-    ///
-    /// # Errors
-    /// [`IdentityError::NeverIssued`] when there is no such certificate;
-    /// [`IdentityError::DamagedRevocations`] when the list that is there cannot be extended.
-    /// Nothing is changed then.
-    pub fn revoke(&self, name: &NodeName, now: SystemTime) -> Result<Revoked, IdentityError> {
-        let layout = Layout::new(&self.home);
-        let _lock = layout.lock()?;
-        self.verifier.load_revocations(layout)?;
-        let serials = self.issued(layout, name)?.into_iter().map(|issued| issued.serial);
-        let serials: std::collections::BTreeSet<String> = serials.collect();
-        if serials.is_empty() {
-            return Err(IdentityError::NeverIssued {
-                name: name.clone(),
-                show: layout.command("show"),
-            });
-        }
-        let mut list = RevocationList::clone(&self.verifier.list());
-        let added: Vec<String> =
-            serials.into_iter().filter(|serial| !list.entries.contains_key(serial)).collect();
-        let path = layout.of_authority(disk::REVOCATIONS);
-        if !added.is_empty() {
-            list.entries.extend(added.iter().map(|serial| (serial.clone(), now)));
-            list.number = next_number(list.number, now);
-            disk::write(&path, self.signed(&list, now)?.as_bytes(), disk::PUBLIC)?;
-        }
-        let total = list.entries.len();
-        self.verifier.replace_list(list);
-        Ok(Revoked { added, total, path })
-    }
-
-    /// A revocation list as PEM.
-    fn signed(&self, list: &RevocationList, now: SystemTime) -> Result<String, IdentityError> {
-        let revoked = |(serial, at): (&String, &SystemTime)| RevokedCertParams {
-            serial_number: SerialNumber::from_slice(&bytes(serial)),
-            revocation_time: clock::utc(*at),
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let list = CertificateRevocationListParams {
-            this_update: clock::utc(now),
-            next_update: clock::utc(self.root.validity.not_after),
-            crl_number: SerialNumber::from(list.number),
-            issuing_distribution_point: None,
-            revoked_certs: list.entries.iter().map(revoked).collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        let refused = |_detail: rcgen::Error| IdentityError::Crypto("make a revocation list");
-        list.signed_by(&self.issuer).and_then(|list| list.pem()).map_err(refused)
     }
 
     /// Every certificate that was issued to `name`: those written down, and the one in `layout`,

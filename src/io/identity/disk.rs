@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use super::key::Key;
 use super::{IdentityError, Subject};
 use crate::io::modes;
+use crate::proto::lists;
 use crate::proto::node::NodeName;
 
 /// Mode of a private key's file.
@@ -28,7 +29,7 @@ pub(super) const PUBLIC: u32 = 0o644;
 /// Most bytes that are read of a key or a certificate, which have about a thousand.
 const MAX_FILE: u64 = 64 * 1024;
 /// Most bytes that are read of a list of certificates or tokens, which has up to a hundred of each.
-pub(super) const MAX_LIST: u64 = 16 * 1024 * 1024;
+pub(super) const MAX_LIST: u64 = lists::MAX_LIST as u64;
 
 /// File name of a certificate in its directory.
 pub(super) const CERTIFICATE: &str = "cert.pem";

@@ -16,22 +16,22 @@
 #[cfg(feature = "gateway")]
 mod jwt;
 mod key;
-mod list;
+pub(super) mod list;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwapOption;
 use strum::IntoStaticStr;
 
 pub(super) use self::key::TokenKey;
 pub(super) use self::list::TokenList;
 use super::CertificateVerifier;
 use super::IdentityError;
-use super::disk::{self, FileState, Layout};
+use super::disk::Layout;
+use super::lists::Lists;
+use crate::proto::lists::ListKind;
 
 /// What is wrong where no token can be verified, and what mends it.
-pub const NO_TOKEN_LIST: &str = "this node has no token list: copy ca/tokens beside ca/cert.pem from the host that has the authority's key";
+pub const NO_TOKEN_LIST: &str = "this node has no token list: it comes with the first link to a node that has one; where the authority's key is, `xpando-node token create` makes it";
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 4 * 1024;
 
@@ -60,7 +60,7 @@ pub enum TokenError {
     Revoked,
     /// There is no list that would verify it.
     #[error(
-        "no token can be verified here: copy ca/tokens beside ca/cert.pem from the host that has the authority's key"
+        "no token can be verified here: the token list comes with the first link to a node that has one, or with a copy of ca/tokens"
     )]
     NoKey,
 }
@@ -83,25 +83,14 @@ pub struct RevokedToken {
     pub path: PathBuf,
 }
 
-/// What a node judges tokens by: the list in its certificate directory, which the operator may replace
-/// at any time. Clones share it.
+/// What a node judges tokens by: the latest token list. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Tokens(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    certs: PathBuf,
-    verifier: CertificateVerifier,
-    in_force: ArcSwapOption<TokenList>,
-    /// What the last look saw; `None` before the first. Held during a look, so that of two lists that
-    /// are read at once the later one stays.
-    seen: Mutex<Option<FileState>>,
-}
+pub struct Tokens(Lists);
 
 impl Tokens {
-    pub(super) fn new(certs: PathBuf, verifier: CertificateVerifier) -> Self {
-        let (in_force, seen) = (ArcSwapOption::empty(), Mutex::default());
-        Self(Arc::new(Inner { certs, verifier, in_force, seen }))
+    /// By the token list among these.
+    pub fn of(lists: &Lists) -> Self {
+        Self(lists.clone())
     }
 
     /// What verifies tokens by the files in `certs`, which every node has.
@@ -117,54 +106,27 @@ impl Tokens {
             layout.command("init")
         );
         let verifier = CertificateVerifier::read(layout, missing)?;
-        let tokens = Self::new(certs.to_owned(), verifier);
+        let tokens = Self(Lists::new(certs.to_owned(), verifier));
         tokens.look().map(|_revoked| tokens)
     }
 
     /// True when the token with this id is revoked.
     #[must_use]
     pub fn revoked(&self, jti: &str) -> bool {
-        let in_force = self.0.in_force.load();
-        in_force.as_ref().is_some_and(|list| list.revoked.contains_key(jti))
+        self.0.token_list().is_some_and(|list| list.revoked.contains_key(jti))
     }
 
     /// The number of the list in force: another list has another one.
     pub fn number(&self) -> Option<u64> {
-        self.0.in_force.load().as_ref().map(|list| list.number)
+        self.0.token_list().map(|list| list.number)
     }
 
-    /// Reads the list if its file has changed since the last look, which costs one question to the file
-    /// system when it has not; how many revoked tokens it names, when it is another list than before.
-    /// From then on tokens are judged by it. May block while a disk does.
+    /// As [`Lists::look`] at the token list.
     ///
     /// # Errors
-    /// [`IdentityError::DamagedTokens`], [`IdentityError::Missing`] when a list that was there is gone,
-    /// [`IdentityError::Io`]. The list in force stays, and the same file is not judged twice.
+    /// As [`Lists::look`].
     pub fn look(&self) -> Result<Option<usize>, IdentityError> {
-        let layout = Layout::new(&self.0.certs);
-        let path = layout.of_authority(disk::TOKENS);
-        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = disk::file_state(&path);
-        if seen.replace(stamp) == Some(stamp) {
-            return Ok(None);
-        }
-        let in_force = self.0.in_force.load_full();
-        let Some(list) = TokenList::read(layout, &self.0.verifier)? else {
-            let fix = "the list in force stays; copy it anew".to_owned();
-            return in_force.map_or(Ok(None), |_kept| Err(IdentityError::Missing { path, fix }));
-        };
-        if let Some(in_force) = in_force {
-            if list == *in_force {
-                return Ok(None);
-            }
-            if list.number <= in_force.number {
-                let reason = "it is not newer than the list in force";
-                return Err(IdentityError::DamagedTokens { path, reason });
-            }
-        }
-        let revoked = list.revoked.len();
-        self.0.in_force.store(Some(Arc::new(list)));
-        Ok(Some(revoked))
+        self.0.look(ListKind::Tokens)
     }
 }
 

@@ -5,8 +5,8 @@
 //! `nodes` in the place of the peers: all that is known of each. Schema 4 has the seals of what nodes state; what schema 3
 //! has without one stays, and is passed on to nobody. It also has `lasting` and `kept`: what outlasts the rest of the
 //! chain, which the signature of the checkpoint covers. Invariant: a file is of one schema as a whole,
-//! because it moves to the last one in one commit. The table `proofs` may be missing, since programs of this schema were
-//! without it.
+//! because it moves to the last one in one commit. The tables `proofs` and `lists` may be missing, since programs of this
+//! schema were without them.
 //!
 //! A later schema says which is the oldest whose programs may go on with its file ([`READER_KEY`]). Such a step only adds:
 //! tables, which stay as they are, and fields at the end of values, which an earlier program leaves out of what it writes; a
@@ -26,6 +26,7 @@ use super::Failure;
 use crate::proto::chain::Tip;
 use crate::proto::codec;
 use crate::proto::event::{Reason, Status};
+use crate::proto::lists::MAX_LIST;
 use crate::proto::node::{Contact, Incarnation, NodeId, NodeName};
 use crate::proto::registry::{self, Entry, Known, Profile};
 use crate::proto::seal::Equivocation;
@@ -56,6 +57,9 @@ pub(super) const SIGNERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::n
 /// Proofs that a node states different things to different peers, by its name and the key.
 pub(super) const PROOFS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("proofs");
 
+/// What the authority has signed, as it was in force last, by the word for its kind.
+pub(super) const LISTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("lists");
+
 /// Of what schema 1 had.
 const INCARNATION: &str = "incarnation";
 const OLD_PEER: u8 = 1;
@@ -68,6 +72,8 @@ const MAX_VALUE: usize = 4096;
 const MAX_NODE: usize = 16 * 1024;
 /// Two statements with their seals.
 const MAX_PROOF: usize = 32 * 1024;
+/// A signed list, and its length.
+const MAX_SIGNED: usize = MAX_LIST + 16;
 const SEAL: usize = 8;
 
 /// What schemas 1 and 2 had of a peer.
@@ -212,6 +218,16 @@ pub(super) fn proofs(read: &ReadTransaction) -> Result<Vec<Equivocation>, Failur
         table => table?,
     };
     table.iter()?.map(|entry| unsealed(entry?.1.value(), MAX_PROOF)).collect()
+}
+
+/// The list of this kind.
+pub(super) fn list(read: &ReadTransaction, kind: &str) -> Result<Option<Vec<u8>>, Failure> {
+    let table = match read.open_table(LISTS) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+        table => table?,
+    };
+    let Some(list) = table.get(kind)? else { return Ok(None) };
+    unsealed(list.value(), MAX_SIGNED).map(Some)
 }
 
 /// What the file's schema is; `None` while it is empty.

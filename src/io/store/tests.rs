@@ -115,6 +115,19 @@ fn addresses_that_worked_come_newest_first_and_lead_to_nobody_forgotten() {
 }
 
 #[test]
+fn lists_are_remembered_by_kind() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let open = || Store::open(dir.path(), at(1)).expect("opens").0;
+    assert_eq!(open().list("tokens").expect("reads"), None);
+    let long = vec![7; crate::proto::lists::MAX_LIST];
+    for list in [b"first".as_slice(), &long, b"second"] {
+        open().keep_list("tokens", list).expect("writes");
+        assert_eq!(open().list("tokens").expect("reads").as_deref(), Some(list));
+    }
+    assert_eq!(open().list("revocations").expect("reads"), None);
+}
+
+#[test]
 fn a_second_process_is_told() {
     let dir = tempfile::tempdir().expect("a directory");
     let _first = Store::open(dir.path(), at(0)).expect("opens");

@@ -26,6 +26,14 @@ pub enum Deed {
         /// Which.
         peer: NodeName,
     },
+    /// Revokes certificates.
+    Revoke {
+        /// A node, or a serial number.
+        certificates: String,
+        /// Why, in the operator's words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+    },
     /// Sends all clients to other nodes, and takes no more.
     Drain,
     /// Takes clients again.
@@ -82,7 +90,8 @@ impl Deed {
             | Self::Approve { peer, .. }
             | Self::Deny { peer, .. }
             | Self::Release { peer } => Some(peer),
-            Self::Drain
+            Self::Revoke { .. }
+            | Self::Drain
             | Self::Undrain
             | Self::Rotate { .. }
             | Self::Invite { .. }
@@ -97,6 +106,10 @@ impl fmt::Display for Deed {
             Self::Forget { peer } => write!(f, "has {peer} forgotten"),
             Self::Restore { peer } => write!(f, "has {peer} known again"),
             Self::Disconnect { peer } => write!(f, "ends the link to {peer}"),
+            Self::Revoke { certificates, why: None } => write!(f, "revokes {certificates}"),
+            Self::Revoke { certificates, why: Some(why) } => {
+                write!(f, "revokes {certificates} ({why})")
+            }
             Self::Drain => f.write_str("sends clients to other nodes"),
             Self::Undrain => f.write_str("has clients taken again"),
             Self::Rotate { what } => write!(f, "rotates: {what}"),

@@ -19,6 +19,7 @@ fn proven(of: &str) -> Proven {
         incarnation: Incarnation(1),
         boot: 1,
         advertise: ([127, 0, 0, 1], 1).into(),
+        lists: None,
     };
     Proven {
         hello,

@@ -510,7 +510,7 @@ impl World {
     fn hello(&self, node: usize) -> Hello {
         let Contact { name, address, incarnation } = self.contact(node);
         let boot = self.life(node).boot;
-        Hello { name, cluster: KeyId([7; 16]), incarnation, boot, advertise: address }
+        Hello { name, cluster: KeyId([7; 16]), incarnation, boot, advertise: address, lists: None }
     }
 
     pub(super) fn end(&self, at: At) -> &End {

@@ -46,7 +46,8 @@ fn world(bus: Bus, inbound: bool, buffer: usize) -> World {
     let guard = LinkGuard::open(&bus, name(PEER), Incarnation(1));
     let (control, controls) = mpsc::channel(CONTROLS);
     let pulse = Arc::new(Pulse::new(control.clone(), None));
-    let own = Own { parting, controls, pulse: pulse.clone() };
+    let own =
+        Own { parting, controls, pulse: pulse.clone(), lists: None, revoked: Box::new(|| false) };
     let end = tokio::spawn(async move {
         run_mux(ours, gate(inbound, name(PEER)), &mut pipe, guard, own).await
     });
@@ -130,7 +131,7 @@ async fn a_peer_that_breaks_the_protocol_is_at_fault() {
     let bad_control = [&header(Lane::Control, 2).expect("a piece")[..], &[0, 99]].concat();
     let long_control = [&header(Lane::Control, 400).expect("a piece")[..], &[0; 400]].concat();
     for (bytes, why) in [
-        (&[5_u8, 0, 0, 1, 0] as &[u8], "no lane 5"),
+        (&[6_u8, 0, 0, 1, 0] as &[u8], "no lane 6"),
         (&[0, 0, 0, 0], "a piece of 0 bytes"),
         (&[2, 0, 0, 0], "a piece of 0 bytes"),
         (&[2, 1, 2, 1], "a piece of 66049 bytes"),
@@ -420,7 +421,13 @@ impl Busy {
         let (part, parting) = oneshot::channel();
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, None));
-        let own = Own { parting, controls, pulse: pulse.clone() };
+        let own = Own {
+            parting,
+            controls,
+            pulse: pulse.clone(),
+            lists: None,
+            revoked: Box::new(|| false),
+        };
         let topic: Topic = "bulk".parse().expect("valid");
         let mut heard = bus.exchange().subscribe(topic.clone()).expect("few");
         let guard = LinkGuard::open(bus, name(other), Incarnation(1));

@@ -19,6 +19,7 @@ use std::time::SystemTime;
 use rcgen::PublicKeyData as _;
 use rustls::pki_types::CertificateDer;
 
+use super::super::revocation::RevocationList;
 use super::{Authority, ORGANIZATION, certificate, next_number};
 use crate::io::clock::rfc3339;
 use crate::io::identity::IdentityError;
@@ -161,7 +162,7 @@ impl Authority {
 
     /// Signs the lists with the key that issues now.
     fn sign_lists(&self, layout: Layout<'_>, now: SystemTime) -> Result<(), IdentityError> {
-        let mut list = super::RevocationList::clone(&self.verifier.list());
+        let mut list = RevocationList::clone(&self.verifier.list());
         if !list.entries.is_empty() {
             list.number = next_number(list.number, now);
             let path = layout.of_authority(disk::REVOCATIONS);
@@ -280,7 +281,13 @@ mod tests {
         let token = authority.token("alice", Role::User, vec![], 3600 * SECOND, now).unwrap();
         let before = cluster.load(&a).unwrap();
         let files = std::sync::Arc::new(before).files(cluster.dir.path());
-        let (tokens, running) = (old_a.tokens(cluster.dir.path()), old_b.verifier());
+        let (tokens, running) = (
+            crate::io::identity::Tokens::of(&crate::io::identity::Lists::new(
+                cluster.dir.path().to_owned(),
+                old_a.verifier(),
+            )),
+            old_b.verifier(),
+        );
 
         authority.begin_rotation("ann", now).unwrap();
         assert_eq!(cluster.authority().rotation().unwrap().1, RotationStep::Introduced);
@@ -313,7 +320,10 @@ mod tests {
         assert!(after.verifier().is_revoked(&serial(&old_c)));
         #[cfg(feature = "gateway")]
         {
-            let list = after.tokens(cluster.dir.path());
+            let list = crate::io::identity::Tokens::of(&crate::io::identity::Lists::new(
+                cluster.dir.path().to_owned(),
+                after.verifier(),
+            ));
             list.look().unwrap();
             assert_eq!(list.verify(&token, now).unwrap().sub, "alice");
         }

@@ -47,7 +47,7 @@ impl Authority {
 
     /// The key that signs tokens and the list that verifies them, each made if need be. The caller
     /// holds the directory's lock, so that of several processes one makes them.
-    fn token_files(
+    pub(super) fn token_files(
         &self,
         layout: Layout<'_>,
         now: SystemTime,
@@ -94,7 +94,11 @@ impl Authority {
         self.write_tokens(layout, &list)
     }
 
-    fn write_tokens(&self, layout: Layout<'_>, list: &TokenList) -> Result<(), IdentityError> {
+    pub(super) fn write_tokens(
+        &self,
+        layout: Layout<'_>,
+        list: &TokenList,
+    ) -> Result<(), IdentityError> {
         let text = list.signed(self.cluster(), self.issuer.key())?;
         if u64::try_from(text.len()).unwrap_or(u64::MAX) >= disk::MAX_LIST {
             return Err(IdentityError::TokensFull(layout.of_authority(disk::TOKENS)));

@@ -322,7 +322,7 @@ impl Granted {
         }
         let trusted = &verifier.trusted().bundle;
         if let Some(list) = &issued.revocations {
-            let list = RevocationList::parse(list, trusted).map_err(EnrolError::Answer)?;
+            let list = RevocationList::parse(list, trusted).map_err(EnrolError::Answer)?.list;
             if list.entries.contains_key(&peer.serial) {
                 return Err(EnrolError::Answer("its certificate is revoked"));
             }

@@ -107,7 +107,15 @@ fn one_line_makes_a_whole_certificate_directory() {
 
     let identity = Identity::load(&home, &name("c@10.0.0.3"), wall()).unwrap();
     assert_eq!(identity.cluster(), authority.cluster());
-    assert_eq!(identity.tokens(&home).look().unwrap(), Some(0));
+    assert_eq!(
+        crate::io::identity::Tokens::of(&crate::io::identity::Lists::new(
+            home.clone(),
+            identity.verifier()
+        ))
+        .look()
+        .unwrap(),
+        Some(0)
+    );
     for file in ["ca/cert.pem", "ca/tokens", "ca/crl.pem"] {
         let [theirs, ours] = [certs.path(), &home].map(|at| fs::read(at.join(file)).unwrap());
         assert_eq!(theirs, ours, "{file}");

@@ -53,7 +53,7 @@ impl Tokens {
         if token.len() > MAX_TOKEN {
             return Err(TokenError::Malformed);
         }
-        let Some(list) = &*self.0.in_force.load() else { return Err(TokenError::NoKey) };
+        let Some(list) = self.0.token_list() else { return Err(TokenError::NoKey) };
         let key = DecodingKey::from_ed_der(&list.key);
         let read = decode::<Received>(token, &key, &self.rules());
         let read = read.map_err(|error| reason(&error))?;
@@ -68,7 +68,7 @@ impl Tokens {
     fn rules(&self) -> Validation {
         let mut rules = Validation::new(Algorithm::EdDSA);
         rules.set_audience(&[AUDIENCE]);
-        rules.set_issuer(&[self.0.verifier.cluster().to_string()]);
+        rules.set_issuer(&[self.0.verifier().cluster().to_string()]);
         rules.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
         // The library would ask the system for the time; ours comes from the caller.
         rules.validate_exp = false;

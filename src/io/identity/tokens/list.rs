@@ -24,6 +24,7 @@ use super::super::IdentityError;
 use super::super::disk::{self, Layout};
 use super::super::key::Key;
 use super::super::revocation::bytes;
+use super::super::signed::Signed;
 use super::key::{PUBLIC_KEY, TokenKey};
 use crate::proto::codec::hexadecimal;
 use crate::proto::node::ClusterId;
@@ -47,6 +48,11 @@ impl TokenList {
     pub(in super::super) fn first(key: &TokenKey, now: SystemTime) -> Self {
         let number = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Self { number, key: *key.public(), revoked: BTreeMap::new() }
+    }
+
+    /// True when both accept and refuse the same tokens.
+    pub(in super::super) fn judges_as(&self, other: &Self) -> bool {
+        self.key == other.key && self.revoked == other.revoked
     }
 
     /// True when it verifies what `key` signs.
@@ -89,11 +95,21 @@ impl TokenList {
         Ok(text)
     }
 
+    /// What is revoked by either, but for what was to be remembered until before `now`, in seconds since 1970.
+    pub(in super::super) fn with(mut self, other: &Self, now: u64) -> Self {
+        let lasting = other.revoked.iter().filter(|(_, until)| **until >= now);
+        for (jti, until) in lasting {
+            let known = self.revoked.entry(jti.clone()).or_insert(*until);
+            *known = (*known).max(*until);
+        }
+        self
+    }
+
     /// Reads a list that this verifier's authority signed; the error says in which way it is not one.
     pub(in super::super) fn parse(
         text: &[u8],
         verifier: &CertificateVerifier,
-    ) -> Result<Self, &'static str> {
+    ) -> Result<Signed<Self>, &'static str> {
         let text = std::str::from_utf8(text).map_err(|_binary| "it is not a text")?;
         let (body, last) = text
             .strip_suffix('\n')
@@ -102,9 +118,11 @@ impl TokenList {
         let signature =
             last.strip_prefix("signature ").ok_or("it does not end with a signature")?;
         let body = &text[..=body.len()];
-        if !verifier.signed(body.as_bytes(), &bytes(signature)) {
+        let signature = bytes(signature);
+        if !verifier.signed(body.as_bytes(), &signature) {
             return Err("this cluster's authority has not signed it");
         }
+        let whole = format!("{body}signature {}\n", hexadecimal(&signature));
         let lines = body.strip_prefix(&title(verifier.cluster())).map(str::lines);
         let mut lines = lines.ok_or("it is not a list of tokens")?;
         let mut line = |word: &str| lines.next().and_then(|line| line.strip_prefix(word));
@@ -116,7 +134,7 @@ impl TokenList {
             .map(entry)
             .collect::<Option<_>>()
             .ok_or("a line is of no kind that it may have")?;
-        Ok(Self { number, key, revoked })
+        Ok(Signed::new(Self { number, key, revoked }, number, body.as_bytes(), whole.into()))
     }
 
     /// The list in a certificate directory; `None` when there is none.
@@ -127,7 +145,7 @@ impl TokenList {
         let path = layout.of_authority(disk::TOKENS);
         let Some(text) = disk::read_list(&path)? else { return Ok(None) };
         let damaged = |reason| IdentityError::DamagedTokens { path, reason };
-        Self::parse(&text, verifier).map(Some).map_err(damaged)
+        Self::parse(&text, verifier).map(|signed| Some(signed.list)).map_err(damaged)
     }
 }
 

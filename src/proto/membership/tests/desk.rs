@@ -43,7 +43,14 @@ pub(super) fn home(peer: usize) -> SocketAddr {
 
 pub(super) fn hello(peer: usize, incarnation: u64) -> Hello {
     let (cluster, incarnation) = (KeyId([7; 16]), Incarnation(incarnation));
-    Hello { name: name(peer), cluster, incarnation, boot: incarnation.0, advertise: home(peer) }
+    Hello {
+        name: name(peer),
+        cluster,
+        incarnation,
+        boot: incarnation.0,
+        advertise: home(peer),
+        lists: None,
+    }
 }
 
 pub(super) fn dialed(out: &[Output]) -> Option<AttemptId> {

@@ -52,7 +52,14 @@ fn own() -> SocketAddr {
 
 fn hello(boot: u64, port: u16) -> Hello {
     let (name, cluster) = (name(5), KeyId([7; 16]));
-    Hello { name, cluster, incarnation: Incarnation(7), boot, advertise: address(port) }
+    Hello {
+        name,
+        cluster,
+        incarnation: Incarnation(7),
+        boot,
+        advertise: address(port),
+        lists: None,
+    }
 }
 
 fn announced(out: &[Output]) -> Vec<&Event> {
