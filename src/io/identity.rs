@@ -583,28 +583,6 @@ impl Identity {
         self.key.signature(message)
     }
 
-    /// True when this node's own certificate is on the revocation list in force.
-    #[must_use]
-    pub fn is_revoked(&self) -> bool {
-        self.verifier.is_revoked(&self.leaf.load().peer.serial)
-    }
-
-    /// Refuses this node's own certificate when it is on the revocation list in force.
-    ///
-    /// # Errors
-    /// [`IdentityError::Revoked`].
-    pub fn check_revoked(&self) -> Result<(), IdentityError> {
-        let revoked = Layout::new(&self.certs).revoked_leaf(&self.name);
-        self.verifier.check_revoked(&self.leaf.load().peer, &revoked)
-    }
-
-    /// The lists that the authority signs, to be looked at while the node runs. None is in force before the first
-    /// [`Lists::look`], but for the revocations that were there when the identity was read. What they say counts for every
-    /// verifier of this identity.
-    pub fn lists(&self) -> Lists {
-        Lists::new(self.certs.clone(), self.verifier())
-    }
-
     /// The certificates and the key in `certs`, to be looked at again while the node runs.
     pub fn files(self: &Arc<Self>, certs: &Path) -> IdentityFiles {
         IdentityFiles::new(certs.to_owned(), self.clone())

@@ -21,12 +21,12 @@ use std::time::UNIX_EPOCH;
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
-use super::IdentityError;
 use super::disk::{self, FileState, Layout};
 use super::revocation::RevocationList;
 use super::signed::Signed;
 use super::tokens::list::TokenList;
 use super::verifier::CertificateVerifier;
+use super::{Identity, IdentityError};
 use crate::io::clock;
 use crate::proto::lists::{ListKind, Mark, Marks};
 
@@ -116,6 +116,30 @@ fn damaged(kind: ListKind, path: PathBuf, reason: &'static str) -> IdentityError
     match kind {
         ListKind::Revocations => IdentityError::DamagedRevocations { path, reason },
         ListKind::Tokens => IdentityError::DamagedTokens { path, reason },
+    }
+}
+
+impl Identity {
+    /// True when this node's own certificate is on the revocation list in force.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.verifier.is_revoked(&self.leaf.load().peer.serial)
+    }
+
+    /// Refuses this node's own certificate when it is on the revocation list in force.
+    ///
+    /// # Errors
+    /// [`IdentityError::Revoked`].
+    pub fn check_revoked(&self) -> Result<(), IdentityError> {
+        let revoked = Layout::new(&self.certs).revoked_leaf(&self.name);
+        self.verifier.check_revoked(&self.leaf.load().peer, &revoked)
+    }
+
+    /// The lists that the authority signs, to be looked at while the node runs. None is in force before the first
+    /// [`Lists::look`], but for the revocations that were there when the identity was read. What they say counts for every
+    /// verifier of this identity.
+    pub fn lists(&self) -> Lists {
+        Lists::new(self.certs().to_owned(), self.verifier())
     }
 }
 

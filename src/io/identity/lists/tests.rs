@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::io::clock::wall;
-use crate::io::identity::{Authority, Identity, RevocationReason, Revocee, Validity};
+use crate::io::identity::{Authority, RevocationReason, Revocee, Validity};
 use crate::proto::node::NodeName;
 
 const CRL: ListKind = ListKind::Revocations;
