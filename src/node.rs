@@ -57,6 +57,7 @@ use crate::gateway::clients::Clients;
 use crate::gateway::view::NodeView;
 use crate::gateway::{history, issue, rotation, sight};
 use crate::io::identity::{Identity, IdentityError, Made, Tokens};
+use crate::io::metrics::Metrics;
 use crate::io::places::NoPlace;
 use crate::io::seeds::SeedError;
 use crate::io::sockets::{AdminSocket, SocketError};
@@ -75,6 +76,7 @@ mod builder;
 #[cfg(feature = "gateway")]
 mod clients;
 mod config;
+mod ended;
 mod handle;
 mod listen;
 mod records;
@@ -302,7 +304,8 @@ impl Node {
         let advertise = advertise(&config, listen).await?;
         #[cfg(feature = "gateway")]
         let http = config.http.as_ref().map(clients::listen).transpose()?;
-        let identity = Arc::new(identity(&config)?);
+        let remembered = records::remembered(&store, &config.name);
+        let identity = Arc::new(identity(&config, &remembered).await?);
         let tls = Tls::new(&identity)?;
         #[cfg(feature = "gateway")]
         let http = http.map(|clients| clients.with(&identity)).transpose()?;
@@ -317,20 +320,7 @@ impl Node {
         bus.recall(journal.proofs());
         say_started(&bus, opened, &identity);
         let link = Link::new(&metrics);
-        let judge = link.clone();
-        let own = identity.clone();
-        let lists = lists(
-            &identity,
-            lists::Setup {
-                lists: identity.lists(),
-                own: Box::new(move || own.is_revoked()),
-                store: Some(store.clone()),
-                bus: bus.clone(),
-                metrics: metrics.clone(),
-                judge: Box::new(move || judge.input(link::Input::Judge)),
-            },
-        )?;
-        let remembered = records::remembered(&store, &config.name);
+        let lists = lists((&identity, &tls), &link, &store, (&bus, &metrics))?;
         let admin_socket = admin_socket(&config)?;
         let myself = Myself {
             name: config.name.clone(),
@@ -522,8 +512,18 @@ fn serve(view: &NodeView, bench: bool) -> Result<Vec<Serving>, ServeError> {
 }
 
 /// Who this node is; what had to be made for that is logged.
-fn identity(config: &Config) -> Result<Identity, IdentityError> {
-    let (identity, made) = Identity::load_or_develop(&config.certs, &config.name, clock::wall())?;
+async fn identity(config: &Config, remembered: &[Known]) -> Result<Identity, IdentityError> {
+    let load = || Identity::load_or_develop(&config.certs, &config.name, clock::wall());
+    let loaded = match load() {
+        Err(IdentityError::Expired { .. }) => {
+            let addresses = remembered.iter().flat_map(|known| &known.addresses);
+            let places = addresses.filter_map(|address| address.to_string().parse().ok());
+            ended::renew(config, places.collect()).await;
+            load()
+        }
+        loaded => loaded,
+    };
+    let (identity, made) = loaded?;
     let certs = config.certs.display();
     let fingerprint = identity.authority_fingerprint();
     match made {
@@ -538,10 +538,32 @@ fn identity(config: &Config) -> Result<Identity, IdentityError> {
     Ok(identity)
 }
 
+/// Has handshakes follow the authorities that are trusted now.
+fn follow(tls: &Tls, identity: &Identity) {
+    if let Err(error) = tls.renew(identity) {
+        tracing::error!(%error, "handshakes go by the authorities of before");
+    }
+}
+
 /// What the authority has signed: the later of what was in force before and of what lies there now, before anything is
 /// judged by it.
-fn lists(identity: &Identity, setup: lists::Setup) -> Result<ListKeeper, IdentityError> {
-    let keeper = ListKeeper::new(setup);
+fn lists(
+    (identity, tls): (&Arc<Identity>, &Tls),
+    link: &Link,
+    store: &Arc<Store>,
+    (bus, metrics): (&Bus, &Metrics),
+) -> Result<ListKeeper, IdentityError> {
+    let (own, owner, shown, judge) =
+        (identity.clone(), identity.clone(), tls.clone(), link.clone());
+    let keeper = ListKeeper::new(lists::Setup {
+        lists: identity.lists(),
+        own: Box::new(move || own.is_revoked()),
+        store: Some(store.clone()),
+        bus: bus.clone(),
+        metrics: metrics.clone(),
+        judge: Box::new(move || judge.input(link::Input::Judge)),
+        trust: Box::new(move || follow(&shown, &owner)),
+    });
     keeper.recall();
     for kind in ListKind::ALL {
         let found = keeper.look(kind);

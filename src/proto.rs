@@ -37,6 +37,7 @@ pub mod proxies;
 pub mod questions;
 pub mod quota;
 pub mod registry;
+pub mod renewal;
 pub mod replay;
 pub mod restart;
 pub mod rotation;

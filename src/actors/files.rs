@@ -13,11 +13,13 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use ractor::ActorProcessingErr;
+use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 
-use crate::actors::link::Link;
+use crate::actors::link::{Enrolment, Link};
 use crate::actors::lists::ListKeeper;
 use crate::actors::news::Bus;
+use crate::actors::peers::Peers;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::clock;
@@ -28,9 +30,12 @@ use crate::io::tls::{Tls, Web};
 use crate::proto::event::Event;
 use crate::proto::link::Input;
 use crate::proto::lists::ListKind;
+use crate::proto::renewal::{Held, Renewal};
 
 mod notes;
+mod renewal;
 use notes::{Ends, Trouble};
+use renewal::{RenewalError, renew};
 
 /// Between two looks at the same files.
 const EVERY: Duration = Duration::from_secs(1);
@@ -50,6 +55,10 @@ pub struct Setup {
     pub web: Option<Web>,
     /// The admin socket, as long as the node has it.
     pub admin: Weak<AdminSocket>,
+    /// Answers requests for certificates, here or by way of another node.
+    pub enrolment: Enrolment,
+    /// Whose addresses are known.
+    pub peers: Peers,
     /// Has the links to judge.
     pub link: Link,
     /// The bus inside the node.
@@ -78,6 +87,8 @@ enum Found {
 enum Msg {
     Look,
     Looked(Part, Found),
+    /// An attempt to have another certificate is over.
+    Renewed(Result<(), RenewalError>),
 }
 
 impl Setup {
@@ -146,6 +157,8 @@ struct Inside {
     web: Trouble,
     admin: Trouble,
     ends: Ends,
+    renewal: Renewal,
+    rng: StdRng,
 }
 
 impl Inside {
@@ -204,18 +217,50 @@ impl Inside {
         }
     }
 
+    /// Asks for another certificate when it is time.
+    fn renew(&mut self) {
+        let (valid, outdated) = (self.setup.identity.validity(), self.setup.identity.is_outdated());
+        let held = Held { from: valid.not_before, until: valid.not_after, outdated };
+        if self.renewal.due(held, clock::wall(), timer::now(), &mut self.rng) {
+            let (setup, to) = (self.setup.clone(), self.myself.clone());
+            self.looks.spawn(async move {
+                let renewed = renew(setup).await;
+                drop(to.cast(Mail::Message(Msg::Renewed(renewed))));
+            });
+        }
+    }
+
+    fn attempted(&mut self, renewed: Result<(), RenewalError>) {
+        self.renewal.ended(renewed.is_ok(), timer::now(), &mut self.rng);
+        match renewed {
+            Ok(()) => {
+                self.became("node_certificate_renewed");
+                self.next.values_mut().for_each(|next| *next = timer::now());
+            }
+            Err(error) => {
+                self.became("node_certificate_not_renewed");
+                // Waits double: so do the attempts between two lines.
+                if self.renewal.failures().is_power_of_two() {
+                    let until = clock::rfc3339(self.setup.identity.validity().not_after);
+                    tracing::warn!(%error, %until, "this node's certificate was not renewed: it is tried again");
+                }
+            }
+        }
+    }
+
     /// Warns of certificates that end soon, or have ended.
     fn warn_of_ends(&mut self) {
         let (now, wall) = (timer::now(), clock::wall());
         let Setup { identity, web, .. } = &self.setup;
         let name = identity.name();
         let node = format!(
-            "run `xpando-node cert issue {name} --replace` where the authority's key is, and copy {name}/cert.pem from there"
+            "it renews itself by a node that can issue: start one; or run `xpando-node cert issue {name} --replace` where the authority's key is, and copy {name}/cert.pem from there"
         );
-        let authority = "make a new authority, and issue every node's certificate anew";
+        let authority = "run `xpando-node rotate authority` on a node that has the authority's key";
+        let overdue = self.renewal.is_overdue(wall);
         let file = web.as_ref().and_then(|web| Some((web.validity()?, web.file()?)));
         let certificates = [
-            Some(("node", identity.validity(), node)),
+            overdue.then(|| ("node", identity.validity(), node)),
             Some(("authority", identity.authority_validity(), authority.to_owned())),
             file.map(|(valid, file)| ("http", valid, format!("renew {}", file.display()))),
         ];
@@ -250,6 +295,8 @@ impl Process for Inside {
             web: Trouble::default(),
             admin: Trouble::default(),
             ends: Ends::default(),
+            renewal: Renewal::default(),
+            rng: rand::make_rng(),
         })
     }
 
@@ -257,6 +304,7 @@ impl Process for Inside {
         match message {
             // What is being looked at is looked at again soon.
             Msg::Look => self.next.values_mut().for_each(|next| *next = timer::now()),
+            Msg::Renewed(renewed) => self.attempted(renewed),
             Msg::Looked(part, found) => {
                 while self.looks.try_join_next().is_some() {}
                 self.next.insert(part, timer::now() + EVERY);
@@ -265,6 +313,7 @@ impl Process for Inside {
                         let keeper = &self.setup.lists;
                         lists.into_iter().for_each(|(kind, found)| keeper.announce(kind, found));
                         self.looked_at_own(own);
+                        self.renew();
                         self.warn_of_ends();
                     }
                     Found::Web(found) => self.looked_at_web(found),

@@ -38,6 +38,8 @@ pub struct Setup {
     pub metrics: Metrics,
     /// Has the live links judged.
     pub judge: Box<dyn Fn() + Send + Sync>,
+    /// Has handshakes follow another bundle of authorities.
+    pub trust: Box<dyn Fn() + Send + Sync>,
 }
 
 /// Keeps the lists. Clones share them.
@@ -128,12 +130,16 @@ impl ListKeeper {
 
     /// Announces and counts what became of a list, and has the links judged by it.
     pub fn announce(&self, kind: ListKind, found: Result<News, IdentityError>) {
-        let Setup { bus, own, judge, .. } = &self.0.setup;
+        let Setup { bus, own, judge, trust, .. } = &self.0.setup;
         match found {
             Ok(None) => {}
             Ok(Some(count)) => {
                 self.count(kind, "loaded");
                 match kind {
+                    ListKind::Trust => {
+                        trust();
+                        bus.announce(Event::TrustChanged { authorities: count });
+                    }
                     ListKind::Revocations => {
                         let (certificates, own) = (count, own());
                         bus.announce(Event::CertificatesRevoked { certificates, own });
@@ -146,6 +152,7 @@ impl ListKeeper {
                 let older = matches!(error, IdentityError::OlderList { .. });
                 self.count(kind, if older { "older" } else { "refused" });
                 let list = match kind {
+                    ListKind::Trust => Revocable::Trust,
                     ListKind::Revocations => Revocable::Certificates,
                     ListKind::Tokens => Revocable::Tokens,
                 };
@@ -174,6 +181,11 @@ impl ListKeeper {
     pub(crate) fn count(&self, kind: ListKind, outcome: &'static str) {
         let outcome = match (kind, outcome) {
             (ListKind::Revocations, outcome) => outcome,
+            (ListKind::Trust, "loaded") => "trust_loaded",
+            (ListKind::Trust, "older") => "trust_older",
+            (ListKind::Trust, "sent") => "trust_sent",
+            (ListKind::Trust, "peer_refused") => "trust_peer_refused",
+            (ListKind::Trust, _) => "trust_refused",
             (ListKind::Tokens, "loaded") => "tokens_loaded",
             (ListKind::Tokens, "older") => "tokens_older",
             (ListKind::Tokens, "sent") => "tokens_sent",

@@ -119,6 +119,7 @@ pub(crate) fn keeper(identity: &Identity, bus: &Bus, metrics: &Metrics, link: &L
         bus: bus.clone(),
         metrics: metrics.clone(),
         judge: Box::new(move || link.input(crate::proto::link::Input::Judge)),
+        trust: Box::new(|| {}),
     })
 }
 

@@ -24,8 +24,8 @@ use crate::gateway::issue::Issuing;
 use crate::gateway::rotation::Rotate;
 use crate::gateway::status::{Figures, RevokedStatus};
 use crate::gateway::view::NodeView;
-use crate::proto::enrol::RequestId;
 use crate::io::identity::Revocee;
+use crate::proto::enrol::RequestId;
 use crate::proto::event::{Deed, Operator, Query};
 use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
@@ -346,15 +346,16 @@ pub(super) mod tests {
     use crate::actors::event_log::{self, EventLog, Journal};
     use crate::actors::exchange::Exchange;
     use crate::actors::files::Files;
+    use crate::actors::link::Link;
     use crate::actors::news::{Bus, Events, WAITING};
     use crate::actors::peers::{Peers, Row};
     use crate::actors::registry::Registry;
     use crate::actors::supervisor::{ActorTable, Root, Tree, start};
+    use crate::actors::tests::keeper;
     use crate::actors::timer;
     use crate::gateway::issue;
     use crate::gateway::rotation::Rotations;
     use crate::gateway::status::NodeStatus;
-    use crate::io::identity::IdentityError;
     use crate::io::identity::{Authority, Validity};
     use crate::io::metrics::{Count, Metrics};
     use crate::io::store::{Chain, Store};
@@ -408,6 +409,7 @@ pub(super) mod tests {
         let chain = Chain::new(store.clone(), name("a@127.0.0.1")).expect("its own");
         let (trail, limits) = (bus.trail().clone(), event_log::LIMITS);
         let journal = Journal::open(chain, trail, identity.clone(), life, limits).expect("opens");
+        let lists = keeper(&identity, &bus, &metrics, &Link::new(&metrics));
         let admin = NodeView {
             rotations: Rotations::new(
                 certs.clone(),
@@ -432,10 +434,7 @@ pub(super) mod tests {
             metrics: metrics.clone(),
             store: store.clone(),
             certificates: Arc::new(Vec::new),
-            token_list: Arc::new(|| true),
-            revoke: Arc::new(|what, _reason| {
-                Err(IdentityError::NeverIssued { what: what.to_string(), show: "x".to_owned() })
-            }),
+            lists,
             min_peers: 0,
             roster: roster.clone(),
             chaos,

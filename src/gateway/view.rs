@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::actors::discovery::Discovery;
 use crate::actors::event_log::Journal;
+use crate::actors::lists::ListKeeper;
 use crate::actors::news::Bus;
 use crate::actors::peers::{Peers, Row, majority};
 use crate::actors::registry::Registry;
@@ -20,17 +21,14 @@ use crate::gateway::status::{
     ClusterView, NodeRecord, NodeStatus, PeerStatus, RevokedStatus, TopologyStatus, profile_texts,
 };
 use crate::io::clock;
-use crate::io::identity::{IdentityError, RevocationReason, Revocee, Revoked};
+use crate::io::identity::{IdentityError, RevocationReason, Revocee};
 use crate::io::metrics::Metrics;
 use crate::io::store::Store;
 use crate::proto::event::{Deed, Event, Operator, Status};
+use crate::proto::lists::ListKind;
 use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
 use crate::proto::registry::{Known, book};
 use crate::proto::topology::Matrix;
-
-/// What revokes certificates.
-pub type Revoke =
-    Arc<dyn Fn(&Revocee, Option<RevocationReason>) -> Result<Revoked, IdentityError> + Send + Sync>;
 
 /// What can be read of the node, and done to it.
 #[derive(Clone)]
@@ -71,10 +69,8 @@ pub struct NodeView {
     pub store: Arc<Store>,
     /// Until when the certificates of this node are valid, by what they are for: of several sources, read when asked.
     pub certificates: Arc<dyn Fn() -> Vec<(&'static str, SystemTime)> + Send + Sync>,
-    /// Whether there is a list by which clients' tokens are verified: the rest of the tokens' keeper is not for clients.
-    pub token_list: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// Revokes certificates, and has that in force at once. May block while a disk does.
-    pub revoke: Revoke,
+    /// The lists that the authority signs.
+    pub lists: ListKeeper,
     /// Peers that must be linked before the node calls itself ready.
     pub min_peers: usize,
     /// The actors.
@@ -135,13 +131,18 @@ impl NodeView {
             uptime_s: timer::now().saturating_duration_since(self.started).as_secs(),
             degraded: self.degraded(),
             draining: self.clients.draining(),
-            token_list: (self.token_list)(),
+            token_list: self.has_token_list(),
             local_health: self.peers.vitals().local_health,
             namesake: self.peers.joining().namesake,
             seeds: seeds.into_iter().map(Into::into).collect(),
             majority: majority(&self.peers.view()),
             peers: self.peer_statuses(),
         }
+    }
+
+    /// Whether there is a list by which clients' tokens are verified.
+    fn has_token_list(&self) -> bool {
+        self.lists.lists().marks().get(ListKind::Tokens).is_some()
     }
 
     /// What it does not remember as it should.
@@ -237,9 +238,9 @@ impl NodeView {
         operator: Operator,
         via: String,
     ) -> Result<RevokedStatus, String> {
-        let (revoke, reason) = (self.revoke.clone(), why.as_deref().and_then(RevocationReason::of));
+        let (lists, reason) = (self.lists.clone(), why.as_deref().and_then(RevocationReason::of));
         let certificates = what.to_string();
-        let done = tokio::task::spawn_blocking(move || revoke(&what, reason)).await;
+        let done = tokio::task::spawn_blocking(move || lists.revoke(&what, reason)).await;
         let revoked = done.map_err(|error| error.to_string())?.map_err(|error| {
             if matches!(error, IdentityError::Missing { .. }) {
                 format!(
@@ -306,7 +307,7 @@ impl NodeView {
             ("discovery", self.roster.names().contains(&"discovery")),
             ("peers", online >= self.min_peers),
             ("clients", !self.clients.draining()),
-            ("token_list", (self.token_list)()),
+            ("token_list", self.has_token_list()),
         ]
     }
 

@@ -67,7 +67,11 @@ pub async fn ask(seed: &Seed, expected: Expected, request: &[u8]) -> Result<Vec<
     Err(failed)
 }
 
-async fn ask_at(
+/// Asks at one address.
+///
+/// # Errors
+/// [`AskError`].
+pub async fn ask_at(
     address: SocketAddr,
     expected: Expected,
     request: &[u8],

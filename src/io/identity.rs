@@ -67,7 +67,7 @@ pub use self::tokens::{MAX_TOKEN, NO_TOKEN_LIST, RevokedToken, TokenError, Token
 pub use self::trust::{Rotation, RotationStep};
 pub use self::verifier::CertificateVerifier;
 use crate::io::clock::rfc3339;
-use crate::proto::node::{ClusterId, KeyId, NodeId, NodeName};
+use crate::proto::node::{ClusterId, NodeId, NodeName};
 use crate::proto::token::ClaimsError;
 
 /// Which certificate an error is about.
@@ -397,6 +397,13 @@ impl Identity {
     /// # Errors
     /// Every variant of [`IdentityError`] that is about a file, each with what mends it.
     pub fn load(certs: &Path, name: &NodeName, now: SystemTime) -> Result<Self, IdentityError> {
+        let identity = Self::read(certs, name)?;
+        identity.check(&identity.leaf.load(), Layout::new(certs), now)?;
+        Ok(identity)
+    }
+
+    /// Reads the identity, whatever its dates, and whether it is revoked or not.
+    fn read(certs: &Path, name: &NodeName) -> Result<Self, IdentityError> {
         let layout = Layout::new(certs);
         let to_begin = format!(
             "on the host that is to hold the authority's key run {} once, then {}; copy ca/cert.pem and the directory {name} from there",
@@ -407,9 +414,7 @@ impl Identity {
         verifier.load_revocations(layout)?;
         let leaf = disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name))?;
         let key = disk::read_key(&layout.key(name), layout.leaf_fix(name))?;
-        let identity = Self::assemble(layout, name, verifier, leaf, key)?;
-        identity.check(&identity.leaf.load(), layout, now)?;
-        Ok(identity)
+        Self::assemble(layout, name, verifier, leaf, key)
     }
 
     /// Refuses a certificate of this node that counts no more, or not yet.
@@ -527,21 +532,6 @@ impl Identity {
     /// The certificate of the authority that signed this node's.
     pub fn authority_certificate(&self) -> CertificateDer<'static> {
         self.leaf.load().root.der.clone()
-    }
-
-    /// The number of the trust list that this node follows; 0 while there has been none.
-    pub fn trust_list(&self) -> u64 {
-        self.verifier.trusted().list.number
-    }
-
-    /// The rotation of the cluster's authority that is under way, and how far it is.
-    pub fn rotation(&self) -> Option<(Rotation, RotationStep)> {
-        self.verifier.trusted().list.rotation()
-    }
-
-    /// The id of the key that signed this node's certificate.
-    pub fn authority(&self) -> KeyId {
-        self.leaf.load().peer.authority
     }
 
     /// A copy of the private key, which the caller must neither keep nor show.

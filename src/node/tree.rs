@@ -28,7 +28,7 @@ use crate::gateway::issue::Issuing;
 use crate::gateway::rotation::{self, Rotations};
 use crate::gateway::view::NodeView;
 use crate::io::identity::enrol::Issuer;
-use crate::io::identity::{Identity, IdentityError, RevocationReason, Revocee, Revoked, Tokens};
+use crate::io::identity::{Identity, Tokens};
 use crate::io::metrics::Metrics;
 use crate::io::sockets::AdminSocket;
 use crate::io::store::Store;
@@ -170,8 +170,7 @@ fn view(
         clients: Arc::default(),
         store: parts.store.clone(),
         certificates: Arc::new(certificates(parts)),
-        token_list: Arc::new(token_list(parts)),
-        revoke: Arc::new(revoke(parts)),
+        lists: parts.lists.clone(),
         min_peers: config.min_peers,
         roster: roster.clone(),
         chaos: config.chaos,
@@ -183,20 +182,6 @@ fn issuing(config: &Config, parts: &Parts, bus: &Bus, peers: &Peers) -> Issuing 
     let Parts { issuer, identity, myself, metrics, .. } = parts;
     let known = (config.certs.as_path(), identity.verifier());
     Issuing::new(issuer.clone(), known, myself.advertise, (bus, peers, metrics))
-}
-
-/// Whether there is a list by which clients' tokens are verified.
-fn token_list(parts: &Parts) -> impl Fn() -> bool + Send + Sync + use<> {
-    let tokens = parts.tokens.clone();
-    move || tokens.number().is_some()
-}
-
-/// Revokes certificates.
-fn revoke(
-    parts: &Parts,
-) -> impl Fn(&Revocee, Option<RevocationReason>) -> Result<Revoked, IdentityError> + use<> {
-    let lists = parts.lists.clone();
-    move |what, reason| lists.revoke(what, reason)
 }
 
 /// Until when the certificates are valid.
@@ -226,8 +211,7 @@ fn cluster(
     peers: &Peers,
     (tracker, discovery): (&TopologyTracker, &Discovery),
 ) -> Vec<Child> {
-    let Parts { metrics, myself, identity, .. } = parts;
-    let link = parts.link.clone();
+    let Parts { metrics, myself, identity, link, .. } = parts;
     let links = link::Setup {
         listener: parts.listener.clone(),
         tls: parts.tls.clone(),
@@ -295,11 +279,16 @@ fn cluster(
         tracker.child(topology),
         parts.registry.child(nodes),
         discovery.child(hints),
-        parts.files.child(files(config, parts, &link, bus)),
+        parts.files.child(files(config, parts, link, (bus, issuing, peers))),
     ]
 }
 
-fn files(config: &Config, parts: &Parts, link: &Link, bus: &Bus) -> files::Setup {
+fn files(
+    config: &Config,
+    parts: &Parts,
+    link: &Link,
+    (bus, issuing, peers): (&Bus, &Issuing, &Peers),
+) -> files::Setup {
     files::Setup {
         lists: parts.lists.clone(),
         identity: parts.identity.clone(),
@@ -307,6 +296,8 @@ fn files(config: &Config, parts: &Parts, link: &Link, bus: &Bus) -> files::Setup
         tls: parts.tls.clone(),
         web: parts.http.as_ref().and_then(|(_, _, web)| web.clone()),
         admin: parts.admin_socket.1.clone(),
+        enrolment: issuing.enrolment(),
+        peers: peers.clone(),
         link: link.clone(),
         bus: bus.clone(),
         metrics: parts.metrics.clone(),

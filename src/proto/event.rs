@@ -106,6 +106,8 @@ impl Broken {
 pub enum Revocable {
     /// Nodes' certificates.
     Certificates,
+    /// The authorities that are trusted.
+    Trust,
     /// Clients' tokens.
     Tokens,
 }
@@ -461,14 +463,19 @@ pub enum Event {
         /// Whether this node's own is one of them.
         own: bool,
     },
+    /// There is a new list of whom the cluster trusts, and it is in force.
+    TrustChanged {
+        /// How many authorities are trusted.
+        authorities: usize,
+    },
     /// There is a new list of revoked tokens, and it is in force.
     TokensRevoked {
         /// How many it names.
         tokens: usize,
     },
-    /// A list of revoked certificates or tokens cannot be used: the one before stays in force.
+    /// A list of revoked certificates, of tokens or of trusted authorities cannot be used: the one before stays in force.
     RevocationsRefused {
-        /// Of certificates or of tokens.
+        /// Of what.
         list: Revocable,
         /// What is wrong with it.
         why: String,

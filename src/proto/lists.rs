@@ -40,6 +40,8 @@ const WORDS: u8 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum ListKind {
+    /// Whom the cluster trusts.
+    Trust,
     /// Certificates that are revoked.
     Revocations,
     /// What verifies clients' tokens, and which of them are revoked.
@@ -48,10 +50,10 @@ pub enum ListKind {
 
 impl ListKind {
     /// All kinds, with their numbers on the wire, in the order in which they are sent.
-    const TABLE: [(Self, u8); 2] = [(Self::Revocations, 1), (Self::Tokens, 2)];
+    const TABLE: [(Self, u8); 3] = [(Self::Trust, 0), (Self::Revocations, 1), (Self::Tokens, 2)];
 
     /// All of them.
-    pub const ALL: [Self; Self::TABLE.len()] = [Self::Revocations, Self::Tokens];
+    pub const ALL: [Self; Self::TABLE.len()] = [Self::Trust, Self::Revocations, Self::Tokens];
 
     /// One word for programs.
     pub fn label(self) -> &'static str {

@@ -46,6 +46,7 @@ mod reading;
 mod registry;
 mod requests;
 mod revocation;
+mod rotation;
 mod saturated;
 mod silence;
 mod soak;

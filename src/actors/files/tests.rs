@@ -10,6 +10,7 @@ use crate::actors::lists;
 use crate::actors::supervisor::{ActorTable, Root};
 use crate::actors::tests::{counted, name, run, settled};
 use crate::io::clock;
+use crate::io::identity::enrol::{Issuer, Rules};
 use crate::io::identity::{Authority, TokenError, Tokens, Validity};
 use crate::proto::token::{Claims, Role};
 
@@ -24,12 +25,26 @@ struct World {
     _root: Root,
 }
 
+/// What answers requests with the authority's key.
+fn issuing(certs: &Path) -> Enrolment {
+    let issuer = Arc::new(Issuer::open(certs, Rules::default()).expect("has the key"));
+    Enrolment::new(move |request| {
+        let issuer = issuer.clone();
+        async move { issuer.answer(&request, &[], clock::wall()).bytes.into() }
+    })
+}
+
 /// Node a, whose cluster has a node b.
 async fn world() -> World {
+    world_at(clock::wall()).await
+}
+
+/// As [`world`], with certificates made then.
+async fn world_at(made: SystemTime) -> World {
     let dir = tempfile::tempdir().expect("a directory");
     let authority = Authority::init(dir.path(), clock::wall()).expect("a CA");
     let issue = |node: &str| {
-        let valid = Validity::leaf(clock::wall());
+        let valid = Validity::leaf(made);
         authority.issue(dir.path(), &name(node), valid).expect("a leaf")
     };
     let (identity, _) = (Arc::new(issue("a@h")), issue("b@h"));
@@ -49,6 +64,7 @@ async fn world() -> World {
         bus: bus.clone(),
         metrics: metrics.clone(),
         judge: Box::new(move || judge.input(Input::Judge)),
+        trust: Box::new(|| {}),
     });
     let setup = Setup {
         lists: keeper,
@@ -57,6 +73,8 @@ async fn world() -> World {
         web: None,
         admin: Weak::new(),
         identity: identity.clone(),
+        enrolment: issuing(dir.path()),
+        peers: Peers::new(&metrics, []),
         link,
         bus: bus.clone(),
         metrics: metrics.clone(),
@@ -161,4 +179,50 @@ async fn a_list_of_tokens_that_comes_later_is_found() {
     assert!(path.exists(), "making a token brings the list back");
     world.looked().await;
     assert!(world.tokens.verify(&token.expect("a token"), now).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_old_enough_is_renewed_and_shown_without_a_hand() {
+    let day = Duration::from_secs(24 * 60 * 60);
+    let young = world_at(clock::wall() - 40 * day).await;
+    let old = world_at(clock::wall() - 75 * day).await;
+    let until = old.identity.validity().not_after;
+    let key = old.identity.id();
+    let renewed = async {
+        while old.identity.validity().not_after == until {
+            tokio::time::sleep(EVERY).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), renewed).await.expect("renewed");
+    assert!(old.identity.validity().not_after > clock::wall() + 89 * day);
+    assert_eq!(old.identity.id(), key);
+    old.looked().await;
+    let counts = |world: &World, event| counted(&world.metrics, "files", event);
+    assert_eq!(counts(&old, "node_certificate_renewed"), 1);
+    young.looked().await;
+    assert_eq!(counts(&young, "node_certificate_renewed"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_renewed_is_tried_again_and_stays_in_force() {
+    let day = Duration::from_secs(24 * 60 * 60);
+    let world = world_at(clock::wall() - 75 * day).await;
+    let key = world.dir.path().join("ca/key.pem");
+    // Before its first look nothing has run.
+    fs::rename(&key, key.with_extension("away")).expect("moved");
+    let failed = || counted(&world.metrics, "files", "node_certificate_not_renewed");
+    let waiting = async {
+        while failed() < 3 {
+            tokio::time::sleep(EVERY).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(600), waiting).await.expect("tried again");
+    assert!(world.identity.validity().not_after < clock::wall() + 20 * day);
+    fs::rename(key.with_extension("away"), &key).expect("back");
+    let renewed = async {
+        while world.identity.validity().not_after < clock::wall() + 80 * day {
+            tokio::time::sleep(EVERY).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(600), renewed).await.expect("renewed");
 }

@@ -49,6 +49,11 @@ impl Enrolment {
     {
         Self(Arc::new(move |request| Box::pin(answer(request))))
     }
+
+    /// The answer to this request.
+    pub(crate) async fn ask(&self, request: Bytes) -> Bytes {
+        (self.0)(request).await
+    }
 }
 
 /// The connections that are open.

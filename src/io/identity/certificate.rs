@@ -2,6 +2,7 @@
 //!
 //! Owns the rules by which a certificate names a node, or a cluster. Pure: who signed it is for the verifier to judge.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -19,6 +20,7 @@ use super::key::POINT;
 use super::signed::{Parts, instant};
 use super::{IdentityError, Subject};
 use crate::proto::codec::hexadecimal;
+use crate::proto::enrol::Host;
 use crate::proto::node::{ClusterId, Credential, KeyId, NodeId, NodeName};
 
 /// How long certificates are valid before they are made, for hosts whose clocks lag.
@@ -53,6 +55,12 @@ pub(in super::super) fn claimed_cluster(leaf: &CertificateDer<'_>) -> Option<Clu
 
 fn dns(name: &GeneralName) -> Option<&str> {
     if let GeneralName::DnsName(dns) = name { Some(dns.as_str()) } else { None }
+}
+
+/// An address as certificates have it (RFC 5280, 4.2.1.6).
+fn address(octets: &[u8]) -> Option<IpAddr> {
+    let v4 = || <[u8; 4]>::try_from(octets).ok().map(IpAddr::from);
+    v4().or_else(|| <[u8; 16]>::try_from(octets).ok().map(IpAddr::from))
 }
 
 fn uri(name: &GeneralName) -> Option<&str> {
@@ -156,6 +164,18 @@ impl<'a> Certificate<'a> {
         let named = names.iter().flat_map(|(_, names)| names.0.iter()).filter_map(uri);
         let mut named = named.filter_map(|uri| KeyId::from_hex(uri.strip_prefix("spiffe://")?));
         named.next().unwrap_or(self.key)
+    }
+
+    /// The hosts that the certificate names, those of the cluster's own domain apart.
+    pub(super) fn hosts(&self) -> Vec<Host> {
+        let names = self.tbs.get_extension::<SubjectAltName>().ok().flatten();
+        let host = |name: &GeneralName| {
+            if let GeneralName::IpAddress(octets) = name {
+                return address(octets.as_bytes()).map(Host::Address);
+            }
+            dns(name)?.parse().ok()
+        };
+        names.iter().flat_map(|(_, names)| names.0.iter()).filter_map(host).collect()
     }
 
     /// True when the key with this public point signed the certificate.

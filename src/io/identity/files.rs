@@ -72,17 +72,18 @@ impl IdentityFiles {
         let identity = &self.identity;
         let name = identity.name();
         let copy = "copy it anew: every node of the cluster has the same file".to_owned();
-        let trusted = Trusted::read(layout, copy)?;
+        let mut trusted = Trusted::read(layout, copy)?;
         if trusted.bundle.cluster() != identity.cluster() {
             return Err(IdentityError::NewAuthority {
                 path: layout.of_authority(disk::CERTIFICATE),
             });
         }
-        if trusted.list.number < identity.verifier.trusted().list.number {
-            return Err(IdentityError::DamagedTrust {
-                path: layout.of_authority(disk::TRUST),
-                reason: "it is older than the list in force",
-            });
+        let in_force = identity.verifier.trusted();
+        if trusted.list.number < in_force.list.number {
+            // A later one came from a peer, and could not be written.
+            let later = in_force.list.clone().in_force(&trusted.bundle);
+            let path = layout.of_authority(disk::TRUST);
+            trusted = later.map_err(|reason| IdentityError::DamagedTrust { path, reason })?;
         }
         let der = disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name))?;
         let key = disk::read_key(&layout.key(name), layout.leaf_fix(name))?;

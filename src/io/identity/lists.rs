@@ -25,6 +25,7 @@ use super::disk::{self, FileState, Layout};
 use super::revocation::RevocationList;
 use super::signed::Signed;
 use super::tokens::list::TokenList;
+use super::trust::TrustList;
 use super::verifier::CertificateVerifier;
 use super::{Identity, IdentityError};
 use crate::io::clock;
@@ -32,6 +33,7 @@ use crate::proto::lists::{ListKind, Mark, Marks};
 
 /// What a list says.
 enum Content {
+    Trust(TrustList),
     Revocations(RevocationList),
     Tokens(TokenList),
 }
@@ -107,6 +109,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The file of each kind in the authority's directory.
 fn file(kind: ListKind) -> &'static str {
     match kind {
+        ListKind::Trust => disk::TRUST,
         ListKind::Revocations => disk::REVOCATIONS,
         ListKind::Tokens => disk::TOKENS,
     }
@@ -114,6 +117,7 @@ fn file(kind: ListKind) -> &'static str {
 
 fn damaged(kind: ListKind, path: PathBuf, reason: &'static str) -> IdentityError {
     match kind {
+        ListKind::Trust => IdentityError::DamagedTrust { path, reason },
         ListKind::Revocations => IdentityError::DamagedRevocations { path, reason },
         ListKind::Tokens => IdentityError::DamagedTokens { path, reason },
     }
@@ -233,6 +237,11 @@ impl Lists {
     fn read(&self, kind: ListKind, bytes: &[u8]) -> Result<(Mark, Vec<u8>, Content), &'static str> {
         let verifier = &self.0.verifier;
         match kind {
+            ListKind::Trust => {
+                let Signed { list, mark, bytes } =
+                    TrustList::parse(bytes, &verifier.trusted().bundle)?;
+                Ok((mark, bytes, Content::Trust(list)))
+            }
             ListKind::Revocations => {
                 let Signed { list, mark, bytes } =
                     RevocationList::parse(bytes, &verifier.trusted().bundle)?;
@@ -278,6 +287,13 @@ impl Lists {
     /// the latest list lacks some of them.
     fn enforce(&self, content: Content, later: bool) -> (News, bool) {
         match content {
+            Content::Trust(list) => {
+                let trusted = later.then(|| list.in_force(&self.0.verifier.trusted().bundle).ok());
+                let Some(trusted) = trusted.flatten() else { return (None, false) };
+                let all = trusted.bundle.roots().len();
+                self.0.verifier.replace_trusted(trusted);
+                (Some(all), false)
+            }
             Content::Revocations(list) => {
                 let before = self.0.verifier.list();
                 let named = list.entries.len();
@@ -351,6 +367,11 @@ impl Lists {
         let _lock = layout.lock()?;
         if !has_it()? {
             disk::write(&path, &document.bytes, disk::PUBLIC)?;
+            if kind == ListKind::Trust {
+                // Whoever reads certificates alone finds those of the list.
+                let pem = self.0.verifier.trusted().bundle.to_pem();
+                disk::write(&layout.of_authority(disk::CERTIFICATE), pem.as_bytes(), disk::PUBLIC)?;
+            }
         }
         Ok(())
     }

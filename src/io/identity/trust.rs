@@ -22,18 +22,21 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 
 use super::bundle::{Bundle, MAX_ROOTS};
+use super::certificate::BACKDATE;
 use super::disk::{self, Layout};
 use super::key::Key;
 use super::revocation::bytes;
-use super::{IdentityError, Subject};
+use super::signed::Signed;
+use super::{Identity, IdentityError, Subject};
 use crate::proto::codec::hexadecimal;
-use crate::proto::node::{ClusterId, KeyId};
+use crate::proto::node::{ClusterId, KeyId, NodeName};
 
 /// Most certificates that a list remembers to be dropped.
 const MAX_DROPPED: usize = 64;
@@ -104,7 +107,7 @@ impl TrustList {
     }
 
     /// Reads a list that one of these authorities signed; the error says in which way it is not one.
-    pub(super) fn parse(text: &[u8], trusted: &Bundle) -> Result<Self, &'static str> {
+    pub(super) fn parse(text: &[u8], trusted: &Bundle) -> Result<Signed<Self>, &'static str> {
         let text = std::str::from_utf8(text).map_err(|_binary| "it is not a text")?;
         let end = text.find("\nsignature ").ok_or("it does not end with a signature")?;
         let (body, signatures) = text.split_at(end + 1);
@@ -121,7 +124,9 @@ impl TrustList {
         if !signatures.iter().any(|signature| trusted.signed(body.as_bytes(), signature)) {
             return Err("no authority that this cluster trusts has signed it");
         }
-        Self::read_body(body, trusted.cluster())
+        let list = Self::read_body(body, trusted.cluster())?;
+        let number = list.number;
+        Ok(Signed::new(list, number, body.as_bytes(), text.as_bytes().to_vec()))
     }
 
     fn read_body(body: &str, cluster: ClusterId) -> Result<Self, &'static str> {
@@ -162,12 +167,17 @@ impl TrustList {
         let path = layout.of_authority(disk::TRUST);
         let Some(text) = disk::read_list(&path)? else { return Ok(None) };
         let damaged = |reason| IdentityError::DamagedTrust { path, reason };
-        Self::parse(&text, trusted).map(Some).map_err(damaged)
+        Self::parse(&text, trusted).map(|signed| Some(signed.list)).map_err(damaged)
+    }
+
+    /// What is in force where this list is, beside these authorities.
+    pub(super) fn in_force(self, file: &Bundle) -> Result<Trusted, &'static str> {
+        Ok(Trusted { bundle: self.beside(file)?, list: self })
     }
 
     /// Whom a node trusts that has this list and these authorities in its file: those of the list, and of the others those
     /// that it has not dropped, for an operator may have put one there by hand.
-    pub(super) fn beside(&self, file: &Bundle) -> Result<Bundle, &'static str> {
+    fn beside(&self, file: &Bundle) -> Result<Bundle, &'static str> {
         let kept = file.roots().iter().map(|root| root.der.clone());
         let kept = kept.filter(|der| !self.dropped.contains(&digest(der)));
         let listed = self.bundle.roots().iter().map(|root| root.der.clone());
@@ -197,7 +207,7 @@ impl Trusted {
         let Some(list) = TrustList::read(layout, &file)? else { return Ok(Self::of(file)) };
         let damaged =
             |reason| IdentityError::DamagedTrust { path: layout.of_authority(disk::TRUST), reason };
-        Ok(Self { bundle: list.beside(&file).map_err(damaged)?, list })
+        list.in_force(&file).map_err(damaged)
     }
 }
 
@@ -212,6 +222,47 @@ impl Bundle {
             subject: Subject::File { path, fix: damaged },
             reason,
         })
+    }
+}
+
+impl Identity {
+    /// The identity of `name` whose certificate has ended, which may ask for another one and nothing else; `None` when its
+    /// certificate has not ended.
+    ///
+    /// # Errors
+    /// As [`Identity::load`].
+    pub fn load_ended(
+        certs: &Path,
+        name: &NodeName,
+        now: SystemTime,
+    ) -> Result<Option<Self>, IdentityError> {
+        let identity = Self::read(certs, name)?;
+        let ended = identity.validity().not_after < now;
+        Ok(ended.then_some(identity))
+    }
+
+    /// The number of the trust list that this node follows; 0 while there has been none.
+    pub fn trust_list(&self) -> u64 {
+        self.verifier.trusted().list.number
+    }
+
+    /// The rotation of the cluster's authority that is under way, and how far it is.
+    pub fn rotation(&self) -> Option<(Rotation, RotationStep)> {
+        self.verifier.trusted().list.rotation()
+    }
+
+    /// The id of the key that signed this node's certificate.
+    pub fn authority(&self) -> KeyId {
+        self.leaf.load().peer.authority
+    }
+
+    /// True when the cluster wants this node's certificate replaced: another authority issues than the one that signed it,
+    /// or all that were made before a time are to be renewed.
+    pub fn is_outdated(&self) -> bool {
+        let (leaf, trusted) = (self.leaf.load(), self.verifier.trusted());
+        let made = leaf.peer.validity.not_before + BACKDATE;
+        let issuing = trusted.list.bundle.first().map(|root| root.key);
+        made < trusted.list.renew || issuing != Some(leaf.peer.authority)
     }
 }
 

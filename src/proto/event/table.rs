@@ -144,11 +144,17 @@ table! {
     CertificatesRevoked { certificates, own } "certificates_revoked" Lasting if *own { Warn } else { Info }, None,
         "a new list of revoked certificates is in force, {certificates} in all{}",
         if *own { ": this node's certificate is revoked. Issue a new one and restart this node" } else { "" };
+    TrustChanged { authorities } "trust_changed" Lasting Info, None,
+        "a new list of trusted authorities is in force, {authorities} in all";
     TokensRevoked { tokens } "tokens_revoked" Lasting Info, None,
         "a new list of revoked tokens is in force, {tokens} in all";
     RevocationsRefused { list, why } "revocations_refused" Passing Warn, None,
-        "list of revoked {} refused, the one before stays in force: {why}",
-        match list { Revocable::Certificates => "certificates", Revocable::Tokens => "tokens" };
+        "list of {} refused, the one before stays in force: {why}",
+        match list {
+            Revocable::Certificates => "revoked certificates",
+            Revocable::Tokens => "revoked tokens",
+            Revocable::Trust => "trusted authorities",
+        };
     StoreSetAside { path } "store_set_aside" Lasting Error, None,
         "the store was damaged and begins anew; it is kept as {path}";
     StoreFailing { why } "store_failing" Passing Error, None, "nothing is remembered, and that is tried again: {why}";

@@ -374,7 +374,7 @@ mod tests {
         }
         let bundle = |cluster: &Cluster| cluster.authority().verifier.trusted().bundle.clone();
         let trusted = bundle(&ours);
-        let list = TrustList::parse(&ours.trust(), &trusted).unwrap();
+        let list = TrustList::parse(&ours.trust(), &trusted).unwrap().list;
         assert_eq!(list.bundle, trusted);
         assert!(TrustList::parse(&theirs.trust(), &trusted).is_err());
         let text = ours.trust();
@@ -383,10 +383,10 @@ mod tests {
             changed[at] ^= 0x04;
             if let Ok(read) = TrustList::parse(&changed, &trusted) {
                 // One of the two signatures may be spoiled.
-                assert_eq!(read, list, "byte {at}");
+                assert_eq!(read.list, list, "byte {at}");
             }
             let cut = TrustList::parse(&text[..at], &trusted);
-            assert!(cut.is_err() || cut.is_ok_and(|read| read == list), "first {at}");
+            assert!(cut.is_err() || cut.is_ok_and(|read| read.list == list), "first {at}");
         }
     }
 
@@ -397,9 +397,10 @@ mod tests {
         cluster.authority().begin_rotation("ann", cluster.now).unwrap();
         cluster.authority().move_rotation(cluster.now).unwrap();
         cluster.authority().finish_rotation(cluster.now).unwrap();
-        let list =
-            TrustList::parse(&cluster.trust(), &old).expect("the old one has signed it, too");
-        assert_eq!(list.beside(&old).unwrap(), cluster.authority().verifier.trusted().bundle);
+        let signed = TrustList::parse(&cluster.trust(), &old);
+        let list = signed.expect("the old one has signed it, too").list;
+        let trusted = cluster.authority().verifier.trusted();
+        assert_eq!(list.in_force(&old).unwrap().bundle, trusted.bundle);
     }
 
     #[test]

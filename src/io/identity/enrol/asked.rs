@@ -256,7 +256,8 @@ fn vouched(issued: &Issued, meant: AuthorityHash) -> Result<Bundle, EnrolError> 
     let alone = bundle(vec![issued.authorities.iter().find(meant).ok_or(ABSENT)?.clone()])?;
     let Some(list) = &issued.trust else { return Ok(alone) };
     let list = TrustList::parse(list, &alone).map_err(EnrolError::Answer)?;
-    list.beside(&alone).map_err(EnrolError::Answer)
+    let trusted = list.list.in_force(&alone).map_err(EnrolError::Answer)?;
+    Ok(trusted.bundle)
 }
 
 /// What the answer in a file grants to this certificate directory, which has the key that was asked for; it is written there.
@@ -292,16 +293,16 @@ pub fn accept(certs: &Path, answer: &[u8], now: SystemTime) -> Result<Granted, E
 }
 
 impl Identity {
-    /// Asks for a new certificate of this node: its name, its key, by the certificate that it has.
+    /// Asks for a new certificate of this node: its name, its key and its hosts, by the certificate that it has.
     ///
     /// # Errors
-    /// [`EnrolError::TooManyHosts`]; [`IdentityError::Crypto`].
-    pub fn ask_renewal(&self, hosts: &[Host], now: SystemTime) -> Result<Asked, EnrolError> {
+    /// [`IdentityError::Crypto`].
+    pub fn ask_renewal(&self, now: SystemTime) -> Result<Asked, EnrolError> {
         let own = self.certificate();
         let trusted = self.verifier.trusted();
         let authority = trusted.bundle.first().map(|root| AuthorityHash::of(&root.der));
         let prover = Prover::Certificate(&own);
-        let mut asked = Asked::make(&self.key, self.name(), hosts, &prover, authority, now)?;
+        let mut asked = Asked::make(&self.key, self.name(), &[], &prover, authority, now)?;
         asked.trust = Trust::Known(self.verifier());
         Ok(asked)
     }

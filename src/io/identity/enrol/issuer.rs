@@ -20,11 +20,12 @@ use super::invitations::{InvitationInfo, Invitations, Pending, Redeemed, Terms};
 use super::mac::MacKey;
 use super::{CsrKey, EnrolError, Line};
 use crate::io::clock::unix_millis;
+use crate::io::identity::certificate::Certificate;
 use crate::io::identity::disk::{self, Layout};
 use crate::io::identity::{Authority, IdentityError, Subject};
 use crate::io::seeds::Seed;
 use crate::proto::enrol::{
-    AuthorityHash, InvitationId, Issued, MAX_CLOCK_DIFFERENCE, MAX_MESSAGE, MAX_PEERS, Proof,
+    AuthorityHash, Host, InvitationId, Issued, MAX_CLOCK_DIFFERENCE, MAX_MESSAGE, MAX_PEERS, Proof,
     Refused, Request, RequestId,
 };
 
@@ -233,7 +234,15 @@ impl Issuer {
         let _lock = layout.lock()?;
         let authority = Authority::open(&self.certs)?;
         authority.may_have(&request.name, key.id(), self.rules.grace, now)??;
-        let mut hosts = request.hosts.clone();
+        let mut hosts = match &request.proof {
+            // Whoever renews keeps its hosts, and gets no others.
+            Proof::Certificate { der, .. } => named_hosts(der),
+            Proof::Invitation { .. }
+            | Proof::SpokenStart { .. }
+            | Proof::Spoken { .. }
+            | Proof::Machine { .. }
+            | Proof::Operator => request.hosts.clone(),
+        };
         if let Means::Invitation(id) = proven.means {
             let mut invitations = Invitations::read(layout)?;
             match invitations.redeem(id, key.id(), &request.name, &hosts, now)? {
@@ -357,6 +366,11 @@ impl Issuer {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The hosts of a certificate.
+fn named_hosts(der: &[u8]) -> Vec<Host> {
+    Certificate::parse(der).map(|certificate| certificate.hosts()).unwrap_or_default()
 }
 
 fn decode(request: &[u8]) -> Result<Request, EnrolError> {

@@ -12,8 +12,12 @@ fn member(days: u32) -> (tempfile::TempDir, Issuer, tempfile::TempDir, Identity)
     (certs, issuer, home, identity)
 }
 
+fn hosts(node: &Identity) -> Vec<Host> {
+    Certificate::parse(&node.certificate()).unwrap().hosts()
+}
+
 fn renew(issuer: &Issuer, node: &Identity, now: SystemTime) -> Result<Granted, EnrolError> {
-    let asked = node.ask_renewal(&[host("c.example")], now).unwrap();
+    let asked = node.ask_renewal(now).unwrap();
     asked.check(&issuer.answer(asked.bytes(), &[], now).bytes, now)
 }
 
@@ -21,10 +25,11 @@ fn renew(issuer: &Issuer, node: &Identity, now: SystemTime) -> Result<Granted, E
 fn a_node_renews_with_its_own_key() {
     let (certs, issuer, home, node) = member(1);
     std::fs::copy(certs.path().join("ca/cert.pem"), home.path().join("ca-cert")).unwrap();
-    let asked = node.ask_renewal(&[host("c.example")], wall()).unwrap();
+    let asked = node.ask_renewal(wall()).unwrap();
     let answered = issuer.answer(asked.bytes(), &[], wall());
     let Outcome::Issued { means: Means::Renewal, key, .. } = answered.outcome else { panic!() };
     assert_eq!(key, node.id());
+    assert_eq!(hosts(&node), [host("h")], "as before, and no others");
     let granted = asked.check(&answered.bytes, wall()).unwrap();
     assert!(granted.validity().not_after > wall() + 89 * DAY);
     granted.write_certificate(home.path()).unwrap();
@@ -32,6 +37,7 @@ fn a_node_renews_with_its_own_key() {
     std::fs::rename(home.path().join("ca-cert"), home.path().join("ca/cert.pem")).unwrap();
     let renewed = Identity::load(home.path(), &name("c@h"), wall()).unwrap();
     assert_eq!((renewed.id(), renewed.validity()), (node.id(), granted.validity()));
+    assert_eq!(hosts(&renewed), hosts(&node));
 }
 
 #[test]
@@ -64,7 +70,7 @@ fn a_certificate_renews_nothing_but_its_own_name_and_key() {
     let other = authority.issue(certs.path(), &name("d@h"), Validity::leaf(wall())).unwrap();
     let (theirs, foreign, ..) = member(1);
     drop(theirs);
-    let bytes = |node: &Identity| node.ask_renewal(&[], wall()).unwrap().bytes().to_vec();
+    let bytes = |node: &Identity| node.ask_renewal(wall()).unwrap().bytes().to_vec();
     let sound = Request::decode(&bytes(&node)).unwrap();
     let others = Request::decode(&bytes(&other)).unwrap();
     let refused = |request: &Request| {
@@ -111,7 +117,7 @@ fn a_certificate_renews_nothing_but_its_own_name_and_key() {
 fn a_renewal_answer_of_another_cluster_or_for_another_key_is_not_taken() {
     let (_certs, issuer, _home, node) = member(1);
     let (other_certs, other, _h, _) = member(1);
-    let asked = node.ask_renewal(&[], wall()).unwrap();
+    let asked = node.ask_renewal(wall()).unwrap();
     let line = other.invite(&terms(), &seeds(), wall()).unwrap();
     let (_dir, stranger) = joiner("e@h");
     let theirs = stranger.ask(&line, wall()).unwrap();
