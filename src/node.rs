@@ -56,7 +56,9 @@ use crate::gateway::channels::{Channels, handler::Handler};
 use crate::gateway::clients::Clients;
 use crate::gateway::view::NodeView;
 use crate::gateway::{history, issue, rotation, sight};
-use crate::io::identity::{Identity, IdentityError, Made, Tokens};
+#[cfg(feature = "gateway")]
+use crate::io::identity::Tokens;
+use crate::io::identity::{Identity, IdentityError, Made};
 use crate::io::metrics::Metrics;
 use crate::io::places::NoPlace;
 use crate::io::seeds::SeedError;
@@ -334,6 +336,7 @@ impl Node {
         let interface = beacon::interface(advertise.ip());
         let parts = Parts {
             socket: config.beacons.then(|| discovery::socket(interface)).flatten(),
+            #[cfg(feature = "gateway")]
             tokens: Tokens::of(lists.lists()),
             lists,
             link,

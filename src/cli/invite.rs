@@ -15,6 +15,9 @@ use super::ask::{Which, ask};
 use super::output::{self, Columns, Field, notice, write_line};
 use super::token::lifetime;
 
+/// How long a spoken invitation may be good.
+const SPOKEN: Duration = Duration::from_secs(60 * 60);
+
 #[derive(Debug, Args)]
 pub(super) struct InviteArgs {
     #[command(flatten)]
@@ -33,8 +36,12 @@ pub(super) struct InviteArgs {
     uses: u32,
 
     /// Have each request wait until somebody approves it
-    #[arg(long)]
+    #[arg(long, conflicts_with = "spoken")]
     approve: bool,
+
+    /// Make one to be said aloud, such as 7-guitar-sunset: for one machine, for an hour at most; a wrong guess ends it
+    #[arg(long, conflicts_with = "uses")]
+    spoken: bool,
 }
 
 /// Which node to ask: `--name` has another meaning here.
@@ -90,12 +97,21 @@ pub(super) struct ReleaseArgs {
 }
 
 pub(super) fn invite(args: InviteArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    let InviteArgs { which, names, ttl, uses, approve } = args;
+    let InviteArgs { which, names, ttl, uses, approve, spoken } = args;
+    let ttl = if spoken { ttl.min(SPOKEN) } else { ttl };
     let names = names.unwrap_or_else(NamePattern::any);
     let directory = Which::named(which.on, which.data_dir).find()?;
-    let invite = Invite { names: names.clone(), seconds: ttl.as_secs(), uses, approval: approve };
+    let invite =
+        Invite { names: names.clone(), seconds: ttl.as_secs(), uses, approval: approve, spoken };
     let invited: Invited = ask(&directory, &Request::Invite(invite))?;
-    write_line!(out, "xpando-node join '{}' --name NAME@HOST --start", invited.line)?;
+    match &invited.at {
+        Some(at) => write_line!(
+            out,
+            "xpando-node join {} --at {at} --name NAME@HOST --start",
+            invited.line
+        )?,
+        None => write_line!(out, "xpando-node join '{}' --name NAME@HOST --start", invited.line)?,
+    }
     let many = if uses == 1 { "one machine".to_owned() } else { format!("{uses} machines") };
     let like = if names == NamePattern::any() {
         String::new()

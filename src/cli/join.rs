@@ -13,7 +13,7 @@ use clap::Args;
 use xpando_node::internals::actors::timer;
 use xpando_node::internals::io::clock;
 use xpando_node::internals::io::enrolment::{AskError, ask};
-use xpando_node::internals::io::identity::enrol::{EnrolError, Granted, Joiner, Line};
+use xpando_node::internals::io::identity::enrol::{Code, EnrolError, Granted, Joiner, Line};
 use xpando_node::internals::io::identity::shell_word;
 use xpando_node::internals::io::seeds::Seed;
 use xpando_node::internals::io::tls::enrol::{ConnectError, Expected};
@@ -31,9 +31,13 @@ const MAX_LINE: u64 = 4096;
 
 #[derive(Debug, Args)]
 pub(super) struct JoinArgs {
-    /// The invitation that `xpando-node invite` printed; - reads it from standard input
+    /// The invitation that `xpando-node invite` printed, or a spoken one; - reads it from standard input
     #[arg(value_name = "LINE")]
     line: String,
+
+    /// A node to ask, with a spoken invitation [default port: 4697]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    at: Option<Seed>,
 
     /// Start the node when it has its certificate
     #[arg(long)]
@@ -52,25 +56,28 @@ pub(super) struct JoinArgs {
 }
 
 pub(super) fn join(args: JoinArgs) -> anyhow::Result<()> {
-    let JoinArgs { line, start, hosts, wait, run } = args;
-    let line: Line = given(line)?.parse()?;
+    let JoinArgs { line, at, start, hosts, wait, run } = args;
+    let invitation = Invitation::read(&given(line)?, at)?;
     let (name, certs) = run.who()?;
     let joiner = match Joiner::prepare(&certs, &name, &hosts, clock::wall()) {
         Ok(joiner) => joiner,
         // The same command again, after a restart of the machine perhaps.
         Err(error @ EnrolError::AlreadyJoined { .. }) if start => {
             notice(format_args!("{error}"));
-            return run::run(run.joining(line.addresses().iter().cloned()));
+            return run::run(run.joining(invitation.addresses().iter().cloned()));
         }
         Err(error) => return Err(error.into()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let granted = runtime.block_on(granted(&joiner, &line, wait))?;
+    let granted = match &invitation {
+        Invitation::Line(line) => runtime.block_on(granted(&joiner, line, wait)),
+        Invitation::Spoken(code, at) => runtime.block_on(spoken(&joiner, code, &at[0])),
+    }?;
     drop(runtime);
     joiner.write(&granted)?;
     let peers = granted.peers().iter().filter_map(|peer| peer.to_string().parse::<Seed>().ok());
     let mut seeds: Vec<Seed> = Vec::new();
-    for seed in line.addresses().iter().cloned().chain(peers) {
+    for seed in invitation.addresses().iter().cloned().chain(peers) {
         if !seeds.contains(&seed) {
             seeds.push(seed);
         }
@@ -83,6 +90,45 @@ pub(super) fn join(args: JoinArgs) -> anyhow::Result<()> {
     let word = shell_word(&certs);
     let mut out = std::io::stdout().lock();
     Ok(write_line!(&mut out, "Next: xpando-node --name {name} --certs {word}{joins}")?)
+}
+
+/// An invitation, as it was given.
+enum Invitation {
+    Line(Line),
+    /// A code, and the node to ask.
+    Spoken(Code, [Seed; 1]),
+}
+
+impl Invitation {
+    fn read(text: &str, at: Option<Seed>) -> anyhow::Result<Self> {
+        match (text.trim().parse::<Code>(), at) {
+            (Ok(code), Some(at)) => Ok(Self::Spoken(code, [at])),
+            (Ok(_), None) => {
+                bail!("say with --at HOST[:PORT] which node to ask with a spoken invitation")
+            }
+            (Err(_), Some(_)) => bail!("--at is for spoken invitations, such as 7-guitar-sunset"),
+            (Err(_), None) => Ok(Self::Line(text.parse()?)),
+        }
+    }
+
+    /// Where nodes of the cluster are.
+    fn addresses(&self) -> &[Seed] {
+        match self {
+            Self::Line(line) => line.addresses(),
+            Self::Spoken(_, at) => at,
+        }
+    }
+}
+
+/// Asks with a spoken invitation: agrees on a key, and proves with it that the words are the right ones. That is tried once:
+/// a wrong word burns the invitation.
+async fn spoken(joiner: &Joiner, code: &Code, at: &Seed) -> anyhow::Result<Granted> {
+    let failed = || format!("no answer from {at}");
+    let begun = joiner.ask_spoken(code, clock::wall())?;
+    let share = ask(at, Expected::Anyone, begun.bytes()).await.with_context(failed)?;
+    let asked = joiner.go_on(begun, &share, clock::wall())?;
+    let answer = ask(at, Expected::Anyone, asked.bytes()).await.with_context(failed)?;
+    Ok(asked.check(&answer, clock::wall())?)
 }
 
 /// The argument, or for `-` what is on standard input.

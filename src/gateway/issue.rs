@@ -381,6 +381,35 @@ impl Issuing {
         Ok(line.to_string())
     }
 
+    /// Makes an invitation to be said aloud; the code, which is a secret, and where this node can be asked.
+    ///
+    /// # Errors
+    /// [`IssueError`]; without the feature `gateway` there are none.
+    #[cfg(feature = "gateway")]
+    pub async fn invite_spoken(
+        &self,
+        terms: Terms,
+        operator: Operator,
+        via: &str,
+    ) -> Result<(String, Option<SocketAddr>), IssueError> {
+        let names = terms.names.to_string();
+        let code = self.with(move |issuer| issuer.invite_spoken(&terms, clock::wall())).await?;
+        let invitation = format!("spoken {}", code.number());
+        self.acted(Deed::Invite { invitation, names, uses: 1, approval: false }, operator, via);
+        Ok((code.to_string(), Some(self.0.advertise)))
+    }
+
+    #[cfg(not(feature = "gateway"))]
+    #[expect(clippy::unused_async, reason = "as where there are some")]
+    pub(super) async fn invite_spoken(
+        &self,
+        _terms: Terms,
+        _operator: Operator,
+        _via: &str,
+    ) -> Result<(String, Option<SocketAddr>), IssueError> {
+        Err(EnrolError::Terms("this program has no spoken ones").into())
+    }
+
     /// The requests that wait.
     ///
     /// # Errors

@@ -27,8 +27,10 @@ use crate::gateway::channels::Channels;
 use crate::gateway::issue::Issuing;
 use crate::gateway::rotation::{self, Rotations};
 use crate::gateway::view::NodeView;
+use crate::io::identity::Identity;
+#[cfg(feature = "gateway")]
+use crate::io::identity::Tokens;
 use crate::io::identity::enrol::Issuer;
-use crate::io::identity::{Identity, Tokens};
 use crate::io::metrics::Metrics;
 use crate::io::sockets::AdminSocket;
 use crate::io::store::Store;
@@ -49,6 +51,7 @@ pub(super) struct Parts {
     /// Where the authority's key is.
     pub(super) issuer: Option<Arc<Issuer>>,
     pub(super) files: Files,
+    #[cfg(feature = "gateway")]
     pub(super) tokens: Tokens,
     pub(super) lists: ListKeeper,
     pub(super) link: Link,

@@ -389,3 +389,40 @@ async fn ten_thousand_guesses_are_refused_slowed_and_counted_and_take_no_memory(
     let (code, _, err) = joined(&cluster, "c", "c", &at(&sound, &address.to_string()));
     assert_eq!(code, Some(0), "{err}");
 }
+
+#[test]
+fn a_spoken_invitation_lets_one_machine_in_and_a_wrong_guess_ends_it() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").start();
+    let speak = || {
+        let told = a.ask(&["invite", "--spoken"]).unwrap();
+        let words: Vec<_> = told.split_whitespace().map(str::to_owned).collect();
+        assert_eq!((words[1].as_str(), words[3].as_str()), ("join", "--at"), "{told}");
+        (words[2].clone(), words[4].clone())
+    };
+    let join = |name: &str, code: &str, at: &str| {
+        let mut command = cluster.command();
+        command.args(["join", code, "--at", at, "--name", &full(name), "--certs"]);
+        outputs(&command.arg(machine(&cluster, name)).output().unwrap())
+    };
+    let (code, at) = speak();
+    let (ended, _, err) = join("b", &code, &at);
+    assert_eq!(ended, Some(0), "{err}");
+    let b = cluster.node("b").certs(&machine(&cluster, "b")).join(a.listen()).start();
+    linked(&[&a, &b]);
+    let again = join("c", &code, &at);
+    assert_eq!(again.0, Some(1), "it is good once: {again:?}");
+
+    let (code, at) = speak();
+    let number = code.split('-').next().unwrap();
+    let guess = if code.ends_with("acorn-zoo") { "zoo-acorn" } else { "acorn-zoo" };
+    let wrong = join("c", &format!("{number}-{guess}"), &at);
+    assert_eq!(wrong.0, Some(1), "{wrong:?}");
+    let burnt = join("c", &code, &at);
+    assert_eq!(burnt.0, Some(1), "the right words come too late: {burnt:?}");
+    assert!(!machine(&cluster, "c").join(full("c")).join("cert.pem").exists());
+    let spoken = [code.split_once('-').unwrap().1];
+    for text in [a.log_text(), a.ask(&["events", "--json"]).unwrap()] {
+        assert!(!spoken.iter().any(|words| text.contains(words)), "the words are in: {text}");
+    }
+}

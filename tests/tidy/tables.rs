@@ -56,14 +56,7 @@ pub(crate) const PROTO_NEVER: &[&str] = &[
 /// Public functions that nobody outside their floor calls yet: (file, name).
 pub(crate) const AHEAD: &[(&str, &str)] = &[
     ("src/proto/presence.rs", "update"), // as Phoenix's Presence has it
-    // What connections and links carry, and operators ask for.
-    ("src/io/identity/enrol/asked.rs", "ask_renewal"),
-    ("src/io/identity/enrol/asked.rs", "write_certificate"),
-    ("src/io/identity/enrol/issuer.rs", "invite"),
     ("src/io/identity/enrol/issuer.rs", "invitations"),
-    ("src/io/identity/enrol/issuer.rs", "approve"),
     ("src/io/identity/enrol/issuer.rs", "guesses"),
-    ("src/io/identity/enrol/issuer/spoken.rs", "invite_spoken"),
-    ("src/io/identity/enrol/joiner.rs", "ask_spoken"),
     ("src/io/identity/enrol/joiner.rs", "ask_machine"),
 ];

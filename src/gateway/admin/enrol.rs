@@ -1,5 +1,6 @@
 //! Invitations and requests for certificates, over the admin socket.
 
+use std::net::SocketAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -24,13 +25,18 @@ pub struct Invite {
     pub uses: u32,
     /// Whether each request waits for approval.
     pub approval: bool,
+    /// Whether it is one to be said aloud.
+    #[serde(default)]
+    pub spoken: bool,
 }
 
 /// An invitation that was made.
 #[derive(Serialize, Deserialize)]
 pub struct Invited {
-    /// The line. Whoever has it may join.
+    /// The line, or the words. Whoever has it may join.
     pub line: String,
+    /// Of one to be said aloud: a node to ask.
+    pub at: Option<SocketAddr>,
     /// Until when it is good: RFC 3339, UTC.
     pub until: String,
 }
@@ -65,11 +71,16 @@ pub(super) async fn invite(
     invite: Invite,
     operator: Operator,
 ) -> Result<Invited, IssueError> {
-    let Invite { names, seconds, uses, approval } = invite;
+    let Invite { names, seconds, uses, approval, spoken } = invite;
     let (time, by) = (Duration::from_secs(seconds), operator.to_string());
     let until = clock::wall().checked_add(time).unwrap_or(UNIX_EPOCH);
-    let line = issuing.invite(Terms { names, time, uses, approval, by }, operator, VIA).await?;
-    Ok(Invited { line, until: clock::rfc3339(until) })
+    let terms = Terms { names, time, uses, approval, by };
+    let (line, at) = if spoken {
+        issuing.invite_spoken(terms, operator, VIA).await?
+    } else {
+        (issuing.invite(terms, operator, VIA).await?, None)
+    };
+    Ok(Invited { line, at, until: clock::rfc3339(until) })
 }
 
 pub(super) async fn requests(issuing: &Issuing) -> Result<Vec<Waiting>, IssueError> {
