@@ -3,8 +3,8 @@
 //! A node with the authority's key answers under one name, and everybody who comes to its link port. One without it
 //! passes a newcomer's request on, unchanged, to the nodes that answer, one after another. Invariants: answers are made
 //! one at a time, on a thread of their own; each node that asks is answered one request at a time, and not before
-//! `IDLE` times as long as its last answer took have passed; of the nodes that answer at most [`MAX_ASKED`] are asked,
-//! each for [`EACH`]; of an answer that grants a certificate it is checked that the authority has signed it for that
+//! `IDLE` times as long as its last answer took have passed; of the nodes that answer at most `MAX_ASKED` are asked,
+//! each for `EACH`; of an answer that grants a certificate it is checked that the authority has signed it for that
 //! name before it is passed on. What else it must hold, the one that asked checks: a node that lies costs time.
 
 use std::fmt;

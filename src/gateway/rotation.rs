@@ -1,7 +1,7 @@
 //! The replacement of the cluster's authority, and of its nodes' certificates, while it works.
 //!
 //! Every node says under one name how far it is. A node that has the authority's key takes the next step of a rotation when
-//! all nodes that are known, and not forgotten, are ready for it; it asks them once in [`EVERY`] while one is under way. What is
+//! all nodes that are known, and not forgotten, are ready for it; it asks them once in `EVERY` while one is under way. What is
 //! under way is written in the trust list: it goes on after restarts, and on whichever node has the keys.
 //!
 //! Invariants: no step is taken before every known node has answered that it is ready, unless an operator forces it; an

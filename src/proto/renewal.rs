@@ -5,8 +5,8 @@
 //! another authority issues than the one that signed it, or the cluster wants it replaced. Where it could not be renewed it is
 //! tried again, after longer and longer waits.
 //!
-//! Invariants: one attempt at a time; the point is drawn once for each certificate; waits grow from [`FIRST_WAIT`] to
-//! [`LAST_WAIT`]; time that steps is followed, for a certificate's dates are of the wall clock and waits are not.
+//! Invariants: one attempt at a time; the point is drawn once for each certificate; waits grow from `FIRST_WAIT` to
+//! `LAST_WAIT`; time that steps is followed, for a certificate's dates are of the wall clock and waits are not.
 
 use std::time::{Duration, Instant, SystemTime};
 

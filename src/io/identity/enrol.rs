@@ -1,6 +1,6 @@
 //! How a node comes to its certificate: invitations, requests and answers, on both sides.
 //!
-//! The side that asks ([`Joiner`], and [`Identity::ask_renewal`] of a node that has a certificate) makes its key, which never
+//! The side that asks ([`Joiner`], and `Identity::ask_renewal` of a node that has a certificate) makes its key, which never
 //! leaves its host, asks, checks the answer, and writes the certificate directory. The side that issues ([`Issuer`]) judges a
 //! request by what it proves. Both are bytes in and bytes out ([`crate::proto::enrol`]): connections, links and files carry
 //! them.
