@@ -17,6 +17,7 @@ mod env;
 mod events;
 mod fields;
 mod invite;
+mod issuing;
 mod join;
 #[cfg(feature = "top")]
 mod labels;

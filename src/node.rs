@@ -341,7 +341,7 @@ impl Node {
             lists,
             link,
             publisher: Publisher::new(bus.exchange()),
-            issuer: issue::issuer(&config.certs),
+            issuer: issue::issuer(&config.certs, config.issuing.clone()),
             identity,
             files: Files::new(&metrics),
             listener: Arc::new(listener),

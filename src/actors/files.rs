@@ -257,10 +257,9 @@ impl Inside {
             "it renews itself by a node that can issue: start one; or run `xpando-node cert issue {name} --replace` where the authority's key is, and copy {name}/cert.pem from there"
         );
         let authority = "run `xpando-node rotate authority` on a node that has the authority's key";
-        let overdue = self.renewal.is_overdue(wall);
         let file = web.as_ref().and_then(|web| Some((web.validity()?, web.file()?)));
         let certificates = [
-            overdue.then(|| ("node", identity.validity(), node)),
+            Some(("node", identity.validity(), node)),
             Some(("authority", identity.authority_validity(), authority.to_owned())),
             file.map(|(valid, file)| ("http", valid, format!("renew {}", file.display()))),
         ];

@@ -17,8 +17,10 @@ use xpando_node::internals::io::identity::enrol::{Code, EnrolError, Granted, Joi
 use xpando_node::internals::io::identity::shell_word;
 use xpando_node::internals::io::seeds::Seed;
 use xpando_node::internals::io::tls::enrol::{ConnectError, Expected};
-use xpando_node::internals::proto::enrol::{Host, Refused, RequestId};
+use xpando_node::internals::proto::enrol::{AuthorityHash, Host, Refused, RequestId};
 use xpando_node::internals::proto::node::NodeName;
+
+use zeroize::Zeroizing;
 
 use super::output::{notice, write_line};
 use super::run::{self, RunArgs};
@@ -32,12 +34,20 @@ const MAX_LINE: u64 = 4096;
 #[derive(Debug, Args)]
 pub(super) struct JoinArgs {
     /// The invitation that `xpando-node invite` printed, or a spoken one; - reads it from standard input
-    #[arg(value_name = "LINE")]
-    line: String,
+    #[arg(value_name = "LINE", required_unless_present = "token_file")]
+    line: Option<String>,
 
-    /// A node to ask, with a spoken invitation [default port: 4697]
+    /// A node to ask, with a spoken invitation or a token of this machine [default port: 4697]
     #[arg(long, value_name = "HOST[:PORT]")]
     at: Option<Seed>,
+
+    /// A token of this machine in the place of an invitation, such as a pod's projected service-account token
+    #[arg(long, value_name = "FILE", conflicts_with = "line", requires_all = ["at", "authority"])]
+    token_file: Option<PathBuf>,
+
+    /// With a token: the SHA-256 of the certificate of the cluster's authority, as `cert show --json` has it
+    #[arg(long, value_name = "AB:CD:…", value_parser = hash, requires = "token_file")]
+    authority: Option<AuthorityHash>,
 
     /// Start the node when it has its certificate
     #[arg(long)]
@@ -56,8 +66,11 @@ pub(super) struct JoinArgs {
 }
 
 pub(super) fn join(args: JoinArgs) -> anyhow::Result<()> {
-    let JoinArgs { line, at, start, hosts, wait, run } = args;
-    let invitation = Invitation::read(&given(line)?, at)?;
+    let JoinArgs { line, at, token_file, authority, start, hosts, wait, run } = args;
+    let invitation = match (line, token_file, authority, at) {
+        (None, Some(file), Some(authority), Some(at)) => Invitation::Token(file, authority, [at]),
+        (line, _, _, at) => Invitation::read(&given(line.unwrap_or_default())?, at)?,
+    };
     let (name, certs) = run.who()?;
     let joiner = match Joiner::prepare(&certs, &name, &hosts, clock::wall()) {
         Ok(joiner) => joiner,
@@ -71,7 +84,10 @@ pub(super) fn join(args: JoinArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let granted = match &invitation {
         Invitation::Line(line) => runtime.block_on(granted(&joiner, line, wait)),
-        Invitation::Spoken(code, at) => runtime.block_on(spoken(&joiner, code, &at[0])),
+        Invitation::Spoken(code, [at]) => runtime.block_on(spoken(&joiner, code, at)),
+        Invitation::Token(file, authority, [at]) => {
+            runtime.block_on(by_token(&joiner, file, *authority, at))
+        }
     }?;
     drop(runtime);
     joiner.write(&granted)?;
@@ -97,6 +113,8 @@ enum Invitation {
     Line(Line),
     /// A code, and the node to ask.
     Spoken(Code, [Seed; 1]),
+    /// A token of this machine, the authority that is meant, and the node to ask.
+    Token(PathBuf, AuthorityHash, [Seed; 1]),
 }
 
 impl Invitation {
@@ -115,7 +133,7 @@ impl Invitation {
     fn addresses(&self) -> &[Seed] {
         match self {
             Self::Line(line) => line.addresses(),
-            Self::Spoken(_, at) => at,
+            Self::Spoken(_, at) | Self::Token(_, _, at) => at,
         }
     }
 }
@@ -129,6 +147,31 @@ async fn spoken(joiner: &Joiner, code: &Code, at: &Seed) -> anyhow::Result<Grant
     let asked = joiner.go_on(begun, &share, clock::wall())?;
     let answer = ask(at, Expected::Anyone, asked.bytes()).await.with_context(failed)?;
     Ok(asked.check(&answer, clock::wall())?)
+}
+
+/// Asks with a token of this machine, which a node of that authority alone gets to see.
+async fn by_token(
+    joiner: &Joiner,
+    file: &Path,
+    authority: AuthorityHash,
+    at: &Seed,
+) -> anyhow::Result<Granted> {
+    let read = || format!("cannot read {}", file.display());
+    let token = Zeroizing::new(std::fs::read_to_string(file).with_context(read)?);
+    let asked = joiner.ask_machine(token.trim(), Some(authority), clock::wall())?;
+    let answer = ask(at, Expected::Authority(authority), asked.bytes()).await;
+    let answer = answer.with_context(|| format!("no answer from {at}"))?;
+    Ok(asked.check(&answer, clock::wall())?)
+}
+
+/// A fingerprint, as `cert show --json` and `openssl x509 -fingerprint -sha256` print it.
+fn hash(text: &str) -> Result<AuthorityHash, String> {
+    let wrong = || "it is not a SHA-256: 64 hexadecimal digits, with or without colons".to_owned();
+    let digits: String = text.chars().filter(|c| *c != ':').collect();
+    let pair = |at: usize| digits.get(2 * at..2 * at + 2);
+    let byte = |at| pair(at).and_then(|pair| u8::from_str_radix(pair, 16).ok()).ok_or_else(wrong);
+    let bytes: Vec<u8> = (0..digits.len().div_ceil(2)).map(byte).collect::<Result<_, _>>()?;
+    bytes.try_into().map(AuthorityHash).map_err(|_length| wrong())
 }
 
 /// The argument, or for `-` what is on standard input.
@@ -257,5 +300,21 @@ impl Round {
         let all: String = all.collect();
         let of = line.addresses().len();
         anyhow!("no certificate, of {of} addresses in the invitation none helps:{all}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_is_read_with_colons_and_without() {
+        let plain = "0a".repeat(32);
+        let colons = vec!["0A"; 32].join(":");
+        assert_eq!(hash(&plain), Ok(AuthorityHash([10; 32])));
+        assert_eq!(hash(&colons), hash(&plain));
+        for wrong in ["", "0a", &plain[1..], &format!("{plain}0a"), &plain.replace('a', "é")] {
+            assert!(hash(wrong).is_err(), "{wrong}");
+        }
     }
 }

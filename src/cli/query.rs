@@ -1,9 +1,10 @@
 //! Questions to running nodes over their admin sockets.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::anyhow;
 use clap::Args;
@@ -11,11 +12,13 @@ use serde::Serialize;
 use xpando_node::internals::actors::timer;
 use xpando_node::internals::gateway::admin::Request;
 use xpando_node::internals::gateway::status::{NodeStatus, PeerStatus, SeedStatus};
+use xpando_node::internals::io::clock;
 use xpando_node::internals::io::identity::NO_TOKEN_LIST;
 use xpando_node::internals::io::sockets::{self, Registered};
 use xpando_node::internals::proto::event::Status;
 use xpando_node::internals::proto::membership::Majority;
 use xpando_node::internals::proto::node::NodeName;
+use xpando_node::internals::proto::renewal::SOON;
 
 use super::ask::{Several, Which, ask, command, is_running, status_of};
 use super::output::{self, Columns, Field, write_line};
@@ -117,6 +120,12 @@ pub(super) fn status(args: &StatusArgs, out: &mut dyn Write) -> anyhow::Result<(
     if status.http.is_some() && !status.token_list {
         write_line!(out, "clients with tokens are refused: {NO_TOKEN_LIST}")?;
     }
+    for (what, until) in ending(&status.certificates, clock::wall()) {
+        write_line!(
+            out,
+            "the {what} certificate ends at {until}: `xpando-node cert show` has more"
+        )?;
+    }
     if let Some(address) = status.namesake {
         write_line!(out, "another process uses this name at {address}: stop one of the two")?;
     }
@@ -207,6 +216,15 @@ fn row(peer: &PeerStatus) -> [Field; 5] {
         Field::or_dash(peer.incarnation),
         Field::new(&peer.since),
     ]
+}
+
+/// The certificates that end within thirty days, or have ended. RFC 3339 texts of one length compare as their instants do.
+fn ending(
+    certificates: &BTreeMap<String, String>,
+    now: SystemTime,
+) -> impl Iterator<Item = (&String, &String)> {
+    let soon = clock::rfc3339(now + SOON);
+    certificates.iter().filter(move |(_, until)| **until < soon)
 }
 
 pub(super) fn uptime(seconds: u64) -> String {

@@ -19,6 +19,7 @@ use xpando_node::internals::proto::proxies::Cidr;
 use xpando_node::internals::proto::registry::{Pair, Profile, Specialization};
 use xpando_node::internals::proto::topic::Pattern;
 
+use super::issuing::IssuingArgs;
 use super::logs;
 use super::signals::{self, Wish};
 use super::token::lifetime;
@@ -79,6 +80,9 @@ pub(super) struct RunArgs {
 
     #[command(flatten)]
     http: HttpArgs,
+
+    #[command(flatten)]
+    issuing: IssuingArgs,
 
     #[command(flatten)]
     logs: logs::LogArgs,
@@ -202,6 +206,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     config.profile = profile;
     config.min_peers = args.http.min_peers;
     config.http = args.http.config();
+    config.issuing = args.issuing.rules();
     config.chaos = args.chaos;
     config.bench = args.bench;
     config.metrics = metrics;

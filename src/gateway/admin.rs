@@ -356,6 +356,7 @@ pub(super) mod tests {
     use crate::gateway::issue;
     use crate::gateway::rotation::Rotations;
     use crate::gateway::status::NodeStatus;
+    use crate::io::identity::enrol::Rules;
     use crate::io::identity::{Authority, Validity};
     use crate::io::metrics::{Count, Metrics};
     use crate::io::store::{Chain, Store};
@@ -441,8 +442,8 @@ pub(super) mod tests {
         };
         let socket = sockets::AdminSocket::open(&name("a@127.0.0.1"), dir.path()).expect("binds");
         let known = (&*certs, identity.verifier());
-        let issuing =
-            Issuing::new(issue::issuer(&certs), known, admin.listen, (&bus, &peers, &metrics));
+        let (issuer, here) = (issue::issuer(&certs, Rules::default()), admin.listen);
+        let issuing = Issuing::new(issuer, known, here, (&bus, &peers, &metrics));
         let victim = victim.child(event_log::Setup {
             store,
             journal,

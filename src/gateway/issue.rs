@@ -105,8 +105,8 @@ struct Inside {
 
 /// The issuer of a certificate directory that has the authority's key. One whose key cannot be used is none, and the log
 /// says why.
-pub fn issuer(certs: &Path) -> Option<Arc<Issuer>> {
-    match Issuer::open(certs, Rules::default()) {
+pub fn issuer(certs: &Path, rules: Rules) -> Option<Arc<Issuer>> {
+    match Issuer::open(certs, rules) {
         Ok(issuer) => Some(Arc::new(issuer)),
         Err(EnrolError::Identity(IdentityError::Missing { .. })) => None,
         Err(error) => {

@@ -205,16 +205,28 @@ impl Rotations {
     }
 
     /// Takes the next step when all are ready, on a node that has the authority's key.
-    async fn go_on(&self) {
-        let Some((wanted, _)) = self.wanted() else { return };
+    ///
+    /// # Errors
+    /// [`RotateError`].
+    async fn go_on(&self) -> Result<(), RotateError> {
+        let Some((wanted, _)) = self.wanted() else { return Ok(()) };
         if !Authority::is_in(&self.certs) || !wanted.waits_for(&self.nodes().await).is_empty() {
-            return;
+            return Ok(());
         }
         // Whoever was asked is ready for what was wanted: another step has begun meanwhile if that is another.
-        if self.wanted().is_some_and(|(now, _)| now == wanted)
-            && let Err(error) = self.change(step).await
-        {
-            tracing::warn!(%error, "the authority's rotation does not go on");
+        if self.wanted().is_none_or(|(now, _)| now != wanted) {
+            return Ok(());
+        }
+        let changed = match wanted {
+            Wanted::List(_) => self.change(|it, now| it.move_rotation(now)).await,
+            Wanted::Signed(key) => {
+                self.change(move |it, now| it.finish_rotation(Some(key), now)).await
+            }
+        };
+        match changed {
+            // Another node with the keys was faster.
+            Err(RotateError::Rotation(RotationError::None)) => Ok(()),
+            done => done,
         }
     }
 }
@@ -224,7 +236,7 @@ fn step(authority: &Authority, now: SystemTime) -> Result<(), RotationError> {
     match authority.rotation() {
         None => Err(RotationError::None),
         Some((_, RotationStep::Introduced)) => authority.move_rotation(now),
-        Some((_, RotationStep::Moving)) => authority.finish_rotation(now),
+        Some((_, RotationStep::Moving)) => authority.finish_rotation(None, now),
     }
 }
 
@@ -249,9 +261,15 @@ pub fn child(rotations: Rotations, metrics: &Metrics) -> Child {
     Child::task("rotation", metrics, move || {
         let rotations = rotations.clone();
         Box::pin(async move {
+            let mut told = None;
             loop {
                 tokio::time::sleep(EVERY).await;
-                rotations.go_on().await;
+                let failed = rotations.go_on().await.err().map(|error| error.to_string());
+                // The new key may be on another host, which goes on with it.
+                if let Some(error) = failed.as_ref().filter(|_| failed != told) {
+                    tracing::warn!(%error, "this node does not go on with the rotation of the authority");
+                }
+                told = failed;
             }
         })
     })

@@ -49,6 +49,9 @@ pub struct NodeStatus {
     /// Whether it has a list by which clients' tokens are verified; without one all are refused.
     #[serde(default)]
     pub token_list: bool,
+    /// Until when its certificates are valid, RFC 3339, by what they are for: `node`, `authority`, `http`.
+    #[serde(default)]
+    pub certificates: BTreeMap<String, String>,
     /// How much this node stretches its timeouts after a pause of its own: 0, healthy, to 8.
     pub local_health: u32,
     /// Where another process uses its name, as it was heard of in the last 90 s.

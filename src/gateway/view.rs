@@ -132,6 +132,10 @@ impl NodeView {
             degraded: self.degraded(),
             draining: self.clients.draining(),
             token_list: self.has_token_list(),
+            certificates: (self.certificates)()
+                .into_iter()
+                .map(|(what, until)| (what.to_owned(), clock::rfc3339(until)))
+                .collect(),
             local_health: self.peers.vitals().local_health,
             namesake: self.peers.joining().namesake,
             seeds: seeds.into_iter().map(Into::into).collect(),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::actors::event_log::LIMITS;
 #[cfg(feature = "gateway")]
 use crate::gateway::http;
+use crate::io::identity::enrol::Rules;
 use crate::io::metrics::Metrics;
 use crate::io::seeds::Seed;
 use crate::io::store::Limits;
@@ -42,6 +43,9 @@ pub struct Config {
     /// How clients reach it over HTTP; `None`: they do not.
     #[cfg(feature = "gateway")]
     pub http: Option<http::Config>,
+    /// By what it issues certificates, where it has the authority's key.
+    #[doc(hidden)]
+    pub issuing: Rules,
     /// Let the admin socket kill actors.
     pub chaos: bool,
     /// Serve [`bench`](crate::node::bench): its orders make load, and any peer may have it subscribe to everything.
@@ -75,6 +79,7 @@ impl Config {
             min_peers: 0,
             #[cfg(feature = "gateway")]
             http: None,
+            issuing: Rules::default(),
             chaos: false,
             bench: false,
             offer: Offer::OWN,

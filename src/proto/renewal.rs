@@ -1,6 +1,6 @@
 //! When a node's certificate is renewed.
 //!
-//! Pure. A certificate is renewed at a random point between a half and four fifths of its life, so that the nodes of a cluster
+//! Pure. A certificate is renewed at a random point between a half and four fifths of its life, and before anybody would be warned of its end ([`SOON`]), so that the nodes of a cluster
 //! that were issued together do not ask together, and a fifth is left for what goes wrong; at once, within a second and a half, when
 //! another authority issues than the one that signed it, or the cluster wants it replaced. Where it could not be renewed it is
 //! tried again, after longer and longer waits.
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rand::{Rng, RngExt as _};
 
+/// Somebody is warned of a certificate when so much of its time is left, or a third of its life.
+pub const SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Of its life, when a certificate is renewed.
 const FIRST_SHARE: f64 = 0.5;
 /// At the latest.
@@ -51,7 +53,9 @@ impl Renewal {
         if self.drawn.is_none_or(|(drawn, _)| drawn != held) {
             let life = held.until.duration_since(held.from).unwrap_or_default();
             let share = rng.random_range(FIRST_SHARE..LAST_SHARE);
-            self.drawn = Some((held, held.from + life.mul_f64(share)));
+            // A hundredth of its life before somebody is warned.
+            let latest = held.until - SOON.min(life / 3) - life / 100;
+            self.drawn = Some((held, (held.from + life.mul_f64(share)).min(latest)));
             self.failed = 0;
             self.not_before =
                 held.outdated.then(|| now + SPREAD.mul_f64(rng.random_range(0.0..1.0)));
@@ -72,15 +76,6 @@ impl Renewal {
         let wait = FIRST_WAIT.saturating_mul(2_u32.saturating_pow(self.failed)).min(LAST_WAIT);
         self.failed = self.failed.saturating_add(1);
         self.not_before = Some(now + wait.mul_f64(rng.random_range(0.5..1.0)));
-    }
-
-    /// Whether the certificate should be another one by now: an attempt has failed, or four fifths of its life are over.
-    pub fn is_overdue(&self, wall: SystemTime) -> bool {
-        let late = |(held, _): &(Held, SystemTime)| {
-            let life = held.until.duration_since(held.from).unwrap_or_default();
-            wall >= held.from + life.mul_f64(LAST_SHARE)
-        };
-        self.failed > 0 || self.drawn.as_ref().is_some_and(late)
     }
 
     /// How many attempts have failed since the certificate is in force.
@@ -115,10 +110,14 @@ mod tests {
             assert!(!due(day + 1), "one attempt is under way");
             points.push(day);
         }
-        assert!(points.iter().all(|day| (50..=80).contains(day)), "{points:?}");
+        assert!(points.iter().all(|day| (50..=69).contains(day)), "{points:?}");
         points.sort_unstable();
         points.dedup();
-        assert!(points.len() > 15, "they are spread: {points:?}");
+        assert!(points.len() > 10, "they are spread: {points:?}");
+        let (mut renewal, rng) = (Renewal::default(), &mut StdRng::seed_from_u64(4));
+        let long = Held { until: held.from + 1000 * DAY, ..held };
+        let day = (0..1000).find(|day| renewal.due(long, held.from + *day * DAY, now, rng));
+        assert!(day.is_some_and(|day| (500..=800).contains(&day)), "{day:?}");
     }
 
     #[test]

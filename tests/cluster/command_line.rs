@@ -71,6 +71,7 @@ fn status_as_json_has_exactly_the_documented_keys() {
         "degraded",
         "draining",
         "token_list",
+        "certificates",
         "local_health",
         "majority",
         "namesake",

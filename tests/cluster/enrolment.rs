@@ -37,12 +37,12 @@ fn at(line: &str, addresses: &str) -> String {
 }
 
 /// The certificate directory of a machine of its own.
-fn machine(cluster: &Cluster, name: &str) -> PathBuf {
+pub(crate) fn machine(cluster: &Cluster, name: &str) -> PathBuf {
     cluster.path(&format!("machine-of-{name}"))
 }
 
 /// A node that joins on a machine of its own.
-fn invited(cluster: &Cluster, name: &str, line: &str) -> Start {
+pub(crate) fn invited(cluster: &Cluster, name: &str, line: &str) -> Start {
     cluster.node(name).certs(&machine(cluster, name)).invited(line)
 }
 

@@ -210,7 +210,7 @@ fn a_renewed_certificate_is_in_force_without_a_restart_and_links_live_on() {
     });
     let foreign = cluster.beside();
     fs::copy(foreign.certs().join("ca/cert.pem"), cluster.certs().join("ca/cert.pem")).unwrap();
-    let said = "ca/cert.pem is not the certificate that this node started with";
+    let said = "ca/cert.pem is of another cluster than the one that this node started in";
     let refused = a.logged("certificate files refused", &[("error", said)]);
     assert_eq!(refused["level"], "WARN");
     assert_eq!(loaded(&b), 1);

@@ -44,6 +44,7 @@ mod phoenix;
 mod proxies;
 mod reading;
 mod registry;
+mod renewal;
 mod requests;
 mod revocation;
 mod rotation;

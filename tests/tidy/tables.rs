@@ -58,5 +58,4 @@ pub(crate) const AHEAD: &[(&str, &str)] = &[
     ("src/proto/presence.rs", "update"), // as Phoenix's Presence has it
     ("src/io/identity/enrol/issuer.rs", "invitations"),
     ("src/io/identity/enrol/issuer.rs", "guesses"),
-    ("src/io/identity/enrol/joiner.rs", "ask_machine"),
 ];

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::io::identity::{Look, Validity};
+use crate::proto::renewal::SOON;
 
 /// Between two lines about the same files.
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// A certificate ends soon when so much of its time is left, or a third of its life.
-const SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// What is wrong with files that belong together. It is logged when two looks in a row saw it, for several files are rarely
 /// replaced at once; a change once, and one a minute at most.

@@ -39,7 +39,7 @@ use crate::proto::codec::hexadecimal;
 use crate::proto::node::{ClusterId, KeyId, NodeName};
 
 /// Most certificates that a list remembers to be dropped.
-const MAX_DROPPED: usize = 64;
+pub(super) const MAX_DROPPED: usize = 64;
 
 /// A change of the authority that is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,12 +19,22 @@ use crate::proto::node::{KeyId, NodeName};
 const MAX_HOURLY: usize = 12;
 const HOUR: u64 = 60 * 60;
 
+/// Bytes of a name and of the hosts in its certificate, which travels in a beacon, in one packet.
+const MAX_NAMED: usize = 300;
+
 /// The hosts in the certificate of `name`: its host part, then these, each once. A host part that hosts do not have
-/// (`x.xpando.internal`) is left out.
+/// (`x.xpando.internal`) is left out, and what there is no room for.
 pub(super) fn named(name: &NodeName, hosts: &[Host]) -> Vec<Host> {
     let mut named: Vec<Host> = Vec::new();
+    let mut room = MAX_NAMED.saturating_sub(name.as_str().len());
     for host in name.host().parse().ok().into_iter().chain(hosts.iter().cloned()) {
-        if named.len() < MAX_HOSTS && !named.contains(&host) {
+        // With its tag and length (RFC 5280, 4.2.1.6).
+        let size = 2 + match &host {
+            Host::Name(name) => name.len(),
+            Host::Address(_) => 16,
+        };
+        if named.len() < MAX_HOSTS && size <= room && !named.contains(&host) {
+            room -= size;
             named.push(host);
         }
     }

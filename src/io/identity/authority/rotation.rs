@@ -26,7 +26,7 @@ use crate::io::identity::IdentityError;
 use crate::io::identity::bundle::{Bundle, DEVELOPMENT};
 use crate::io::identity::disk::{self, Layout};
 use crate::io::identity::key::Key;
-use crate::io::identity::trust::{Rotation, RotationStep, TrustList, digest};
+use crate::io::identity::trust::{MAX_DROPPED, Rotation, RotationStep, TrustList, digest};
 use crate::proto::node::KeyId;
 
 /// Why a rotation does not begin or go on. Nothing changed; the operator acts.
@@ -65,6 +65,8 @@ impl Authority {
                 return Err(RotationError::UnderWay { by: by.clone(), began: *began });
             }
             let layout = Layout::new(&authority.home);
+            // The key that issues may still lie where the next one comes.
+            authority.put_key(layout)?;
             let organization = if authority.root.development { DEVELOPMENT } else { ORGANIZATION };
             let key = Key::generate()?;
             let made = certificate(authority.cluster(), &key, organization, now)?;
@@ -90,15 +92,22 @@ impl Authority {
         })
     }
 
-    /// Drops the earlier authority. Every node should have a certificate of the new one by now: what has none is cut off.
+    /// Drops every authority but the one that the rotation leads to, which is `to` if that is given. Every node should have a
+    /// certificate of it by now: what has none is cut off.
     ///
     /// # Errors
-    /// [`RotationError::None`]. Nothing is changed then.
-    pub fn finish_rotation(&self, now: SystemTime) -> Result<(), RotationError> {
+    /// [`RotationError::None`], also when the rotation leads to another one meanwhile. Nothing is changed then.
+    pub fn finish_rotation(&self, to: Option<KeyId>, now: SystemTime) -> Result<(), RotationError> {
         self.change(now, |_, list| {
             let target = list.rotation.take().ok_or(RotationError::None)?.target;
+            if to.is_some_and(|to| to != target) {
+                return Err(RotationError::None);
+            }
             let (kept, dropped): (Vec<_>, Vec<_>) =
                 list.bundle.roots().iter().cloned().partition(|root| root.key == target);
+            while list.dropped.len() + dropped.len() > MAX_DROPPED {
+                list.dropped.pop_first();
+            }
             list.dropped.extend(dropped.iter().map(|root| digest(&root.der)));
             let kept = kept.into_iter().map(|root| root.der).collect();
             list.bundle = Bundle::of(kept).map_err(|_none| RotationError::None)?;
@@ -175,13 +184,14 @@ impl Authority {
     fn tidy_keys(&self) -> Result<(), IdentityError> {
         let layout = Layout::new(&self.home);
         let _lock = layout.lock()?;
-        let present = Self::open(&self.home)?;
+        Self::open(&self.home)?.put_key(layout)
+    }
+
+    /// [`Authority::tidy_keys`] for a caller that holds the lock, while no rotation is under way.
+    fn put_key(&self, layout: Layout<'_>) -> Result<(), IdentityError> {
         let [key, next] = [disk::KEY, disk::NEXT_KEY].map(|file| layout.of_authority(file));
-        let issuing = KeyId::of_public_key(&present.issuer.key().subject_public_key_info());
-        let first = disk::read_key(&key, super::key_fix());
-        if first
-            .is_ok_and(|first| KeyId::of_public_key(&first.subject_public_key_info()) == issuing)
-        {
+        let first = disk::read_key(&key, super::key_fix())?;
+        if first.point() == self.issuer.key().point() {
             return disk::remove(&next);
         }
         disk::rename(&next, &key)
@@ -307,7 +317,7 @@ mod tests {
         assert!(both.verifier().peer(&old_c.certificate(), wall()).is_err(), "it stays revoked");
         let new_a = issue(&a);
 
-        cluster.authority().finish_rotation(now).unwrap();
+        cluster.authority().finish_rotation(None, now).unwrap();
         let after = cluster.load(&a).unwrap();
         assert_eq!((after.cluster(), cluster.authority().cluster()), (id, id));
         assert!(cluster.authority().rotation().is_none());
@@ -357,7 +367,7 @@ mod tests {
         let back = cluster.authority();
         assert_eq!((back.fingerprint(), back.rotation().unwrap().1), (print, RotationStep::Moving));
         let again = back.reissue(cluster.dir.path(), &a, Validity::leaf(now)).unwrap();
-        back.finish_rotation(now).unwrap();
+        back.finish_rotation(None, now).unwrap();
         let after = cluster.load(&a).unwrap();
         assert!(after.verifier().peer(&old.certificate(), wall()).is_ok());
         assert!(after.verifier().peer(&again.certificate(), wall()).is_ok());
@@ -396,7 +406,7 @@ mod tests {
         let old = cluster.authority().verifier.trusted().bundle.clone();
         cluster.authority().begin_rotation("ann", cluster.now).unwrap();
         cluster.authority().move_rotation(cluster.now).unwrap();
-        cluster.authority().finish_rotation(cluster.now).unwrap();
+        cluster.authority().finish_rotation(None, cluster.now).unwrap();
         let signed = TrustList::parse(&cluster.trust(), &old);
         let list = signed.expect("the old one has signed it, too").list;
         let trusted = cluster.authority().verifier.trusted();
@@ -408,17 +418,29 @@ mod tests {
         let cluster = Cluster::new();
         let file = |name: &str| cluster.dir.path().join("ca").join(name);
         let before = std::fs::read(file("cert.pem")).unwrap();
+        let old = std::fs::read(file("key.pem")).unwrap();
         cluster.authority().begin_rotation("ann", cluster.now).unwrap();
         cluster.authority().move_rotation(cluster.now).unwrap();
         // As after a crash before the certificates' file was written.
         std::fs::write(file("cert.pem"), &before).unwrap();
         assert_eq!(cluster.authority().rotation().unwrap().1, RotationStep::Moving);
         let next = std::fs::read(file("next.key")).unwrap();
-        cluster.authority().finish_rotation(cluster.now).unwrap();
+        cluster.authority().finish_rotation(None, cluster.now).unwrap();
         // As after a crash before the key was put in its place.
         let issuing = std::fs::read(file("key.pem")).unwrap();
         assert_eq!(issuing, next);
         let authority = cluster.authority();
+        let print = authority.fingerprint();
+        std::fs::write(file("key.pem"), old).unwrap();
+        disk::write(&file("next.key"), &next, disk::PRIVATE).unwrap();
+        assert_eq!(cluster.authority().fingerprint(), print);
+        cluster.authority().begin_rotation("bob", cluster.now).unwrap();
+        assert_eq!(std::fs::read(file("key.pem")).unwrap(), next, "the only copy is safe");
+        assert_eq!(cluster.authority().fingerprint(), print);
+        cluster.authority().abort_rotation(cluster.now).unwrap();
+        cluster.authority().finish_rotation(None, cluster.now).unwrap();
+        let authority = cluster.authority();
+        assert_eq!(authority.fingerprint(), print);
         assert!(authority.issue(cluster.dir.path(), &name("z@h"), Validity::leaf(wall())).is_ok());
     }
 }
