@@ -127,13 +127,12 @@ impl Rotations {
     }
 
     /// What is to be true of every node before the rotation goes on, if one is under way.
-    fn wanted(&self) -> Option<(Wanted, RotationStep)> {
+    fn wanted(&self) -> Option<Wanted> {
         let (rotation, step) = self.identity.rotation()?;
-        let wanted = match step {
+        Some(match step {
             RotationStep::Introduced => Wanted::List(self.identity.trust_list()),
             RotationStep::Moving => Wanted::Signed(rotation.target),
-        };
-        Some((wanted, step))
+        })
     }
 
     /// Changes the authority's files, off the workers; then this node follows them at once.
@@ -180,7 +179,7 @@ impl Rotations {
             moving: step == RotationStep::Moving,
         });
         let nodes = self.nodes().await;
-        let waits_for = self.wanted().map(|(wanted, _)| wanted.waits_for(&nodes));
+        let waits_for = self.wanted().map(|wanted| wanted.waits_for(&nodes));
         RotationStatus { rotation, nodes, waits_for: waits_for.unwrap_or_default() }
     }
 
@@ -209,12 +208,12 @@ impl Rotations {
     /// # Errors
     /// [`RotateError`].
     async fn go_on(&self) -> Result<(), RotateError> {
-        let Some((wanted, _)) = self.wanted() else { return Ok(()) };
+        let Some(wanted) = self.wanted() else { return Ok(()) };
         if !Authority::is_in(&self.certs) || !wanted.waits_for(&self.nodes().await).is_empty() {
             return Ok(());
         }
-        // Whoever was asked is ready for what was wanted: another step has begun meanwhile if that is another.
-        if self.wanted().is_none_or(|(now, _)| now != wanted) {
+        // While nodes were asked, another node may have taken this step, or an operator gone back.
+        if self.wanted() != Some(wanted) {
             return Ok(());
         }
         let changed = match wanted {

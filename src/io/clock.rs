@@ -60,6 +60,11 @@ pub(crate) fn unix_millis(t: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// An instant in whole seconds since 1970; 0 before that.
+pub(crate) fn unix_seconds(t: SystemTime) -> u64 {
+    t.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// The same instant as a UTC date and time. An instant outside the years 0000 to 9999 becomes the
 /// nearest one inside, so the conversion cannot fail.
 pub fn utc(t: SystemTime) -> OffsetDateTime {

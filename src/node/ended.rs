@@ -11,15 +11,15 @@ use crate::node::Config;
 /// Addresses that are tried.
 const MAX_ADDRESSES: usize = 16;
 
-/// Asks at each of these places for another certificate, where this node's has ended; whether it has one now.
-pub(super) async fn renew(config: &Config, places: Vec<Seed>) -> bool {
+/// Asks at each of these places for another certificate, where this node's has ended, until one grants it.
+pub(super) async fn renew(config: &Config, places: Vec<Seed>) {
     let ended = Identity::load_ended(&config.certs, &config.name, clock::wall());
-    let Ok(Some(identity)) = ended else { return false };
+    let Ok(Some(identity)) = ended else { return };
     let asked = match identity.ask_renewal(clock::wall()) {
         Ok(asked) => asked,
         Err(error) => {
             tracing::warn!(%error, "no other certificate can be asked for");
-            return false;
+            return;
         }
     };
     for place in config.join.iter().cloned().chain(places).take(MAX_ADDRESSES) {
@@ -33,12 +33,11 @@ pub(super) async fn renew(config: &Config, places: Vec<Seed>) -> bool {
         match take(config, &asked, &answer) {
             Ok(()) => {
                 tracing::info!(%place, "this node's certificate had ended, and was renewed");
-                return true;
+                return;
             }
             Err(error) => tracing::warn!(%place, %error, "no other certificate"),
         }
     }
-    false
 }
 
 fn take(config: &Config, asked: &Asked, answer: &[u8]) -> Result<(), EnrolError> {

@@ -11,7 +11,7 @@ mod rotation;
 mod tokens;
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue,
@@ -31,7 +31,7 @@ use super::revocation::{Dates, Issued};
 use super::tokens::{TokenKey, TokenList};
 use super::trust::Trusted;
 use super::{CertificateVerifier, Identity, IdentityError, Subject};
-use crate::io::clock;
+use crate::io::clock::{self, unix_seconds};
 use crate::proto::enrol::Host;
 use crate::proto::node::{ClusterId, KeyId, NodeName};
 pub use lists::Revocee;
@@ -240,7 +240,7 @@ impl Authority {
         let verifier = &self.verifier;
         let present = der.and_then(|der| verifier.examine_of(&der, name, Subject::Peer).ok());
         let issue = |p: PeerIdentity| {
-            let dates = Dates { until: seconds(p.validity.not_after), made: 0 };
+            let dates = Dates { until: unix_seconds(p.validity.not_after), made: 0 };
             Issued { serial: p.serial, key: p.id.to_string(), name: p.name, dates: Some(dates) }
         };
         issued.extend(present.map(issue));
@@ -307,12 +307,7 @@ fn mismatch(layout: Layout<'_>) -> IdentityError {
 /// The number of the list after the one with this number. Seconds since 1970 keep rising even if a
 /// list and its number are lost.
 fn next_number(number: u64, now: SystemTime) -> u64 {
-    seconds(now).max(number.saturating_add(1))
-}
-
-/// Whole seconds since 1970.
-fn seconds(t: SystemTime) -> u64 {
-    t.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    unix_seconds(now).max(number.saturating_add(1))
 }
 
 /// What all certificates have in common: dates, a common name and a random serial number.

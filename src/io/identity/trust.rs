@@ -35,6 +35,7 @@ use super::key::Key;
 use super::revocation::bytes;
 use super::signed::Signed;
 use super::{Identity, IdentityError, Subject};
+use crate::io::clock::unix_seconds;
 use crate::proto::codec::hexadecimal;
 use crate::proto::node::{ClusterId, KeyId, NodeName};
 
@@ -95,9 +96,9 @@ impl TrustList {
         };
         self.bundle.roots().iter().for_each(|root| line("authority", hexadecimal(&root.der)));
         self.dropped.iter().for_each(|digest| line("dropped", hexadecimal(digest)));
-        line("renew", seconds(self.renew).to_string());
+        line("renew", unix_seconds(self.renew).to_string());
         if let Some(Rotation { began, target, by }) = &self.rotation {
-            line("rotation", format!("{} {target} {by}", seconds(*began)));
+            line("rotation", format!("{} {target} {by}", unix_seconds(*began)));
         }
         let signatures = keys.iter().map(|key| key.signature(text.as_bytes()));
         for signature in signatures.collect::<Result<Vec<_>, _>>()? {
@@ -280,11 +281,6 @@ fn read_rotation(value: &str) -> Option<Rotation> {
 /// The first line: what is signed, and for which cluster.
 fn title(cluster: ClusterId) -> String {
     format!("xpando trust 1 {cluster}\n")
-}
-
-/// Whole seconds since 1970.
-fn seconds(t: SystemTime) -> u64 {
-    t.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn instant(value: &str) -> Option<SystemTime> {

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use rcgen::{PublicKeyData, SerialNumber};
 use rustls::pki_types::CertificateDer;
 
-use super::{Authority, refused, seconds};
+use super::{Authority, refused};
+use crate::io::clock::unix_seconds;
 use crate::io::identity::certificate::Validity;
 use crate::io::identity::disk::Layout;
 use crate::io::identity::enrol::CsrKey;
@@ -67,7 +68,7 @@ impl Authority {
         let serial = params.serial_number.as_ref().map(SerialNumber::to_bytes).unwrap_or_default();
         let dates = Dates {
             until: params.not_after.unix_timestamp().try_into().unwrap_or_default(),
-            made: seconds(now),
+            made: unix_seconds(now),
         };
         let issued = Issued {
             serial: hexadecimal(&serial),
@@ -115,7 +116,7 @@ impl Authority {
         let home = Layout::new(&self.home);
         self.verifier.load_revocations(home)?;
         let verifier = &self.verifier;
-        let now = seconds(now);
+        let now = unix_seconds(now);
         let counts = |one: &&Issued| {
             let ended = one.dates.is_some_and(|it| it.until.saturating_add(grace.as_secs()) < now);
             !ended && !verifier.is_revoked(&one.serial)

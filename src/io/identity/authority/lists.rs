@@ -20,8 +20,8 @@ use super::super::revocation::{
     Issued, Revocation, RevocationList, RevocationReason, Revoked, bytes,
 };
 use super::super::tokens::TokenList;
-use super::{Authority, next_number, seconds};
-use crate::io::clock;
+use super::{Authority, next_number};
+use crate::io::clock::{self, unix_seconds};
 use crate::proto::node::NodeName;
 
 /// What is revoked: every certificate of a node, or one.
@@ -143,12 +143,12 @@ impl Authority {
         let layout = Layout::new(&self.home);
         let _lock = layout.lock()?;
         let (key, own) = self.token_files(layout, now)?;
-        let all = own.clone().with(known, seconds(now));
+        let all = own.clone().with(known, unix_seconds(now));
         if own.number > known.number && all.judges_as(&own) {
             return Ok(());
         }
         let number = next_number(own.number.max(known.number), now);
-        self.write_tokens(layout, &all.after(number, &key, seconds(now)))
+        self.write_tokens(layout, &all.after(number, &key, unix_seconds(now)))
     }
 
     fn write_revocations(

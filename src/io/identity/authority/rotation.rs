@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! begin    [old, new]   old issues        every node comes to trust both
-//! move_on  [new, old]   new issues        every node has its certificate renewed
+//! move     [new, old]   new issues        every node has its certificate renewed
 //! finish   [new]        old is dropped    what old signed counts no more
 //! abort    [old, new]   old issues again; then as above with old and new exchanged
 //! ```

@@ -12,7 +12,8 @@ use std::time::SystemTime;
 use super::super::IdentityError;
 use super::super::disk::{self, Layout};
 use super::super::tokens::{RevokedToken, TokenKey, TokenList};
-use super::{Authority, next_number, seconds};
+use super::{Authority, next_number};
+use crate::io::clock::unix_seconds;
 use crate::proto::token::check_id;
 
 impl Authority {
@@ -32,10 +33,10 @@ impl Authority {
         let layout = Layout::new(&self.home);
         let _lock = layout.lock()?;
         let (key, mut list) = self.token_files(layout, now)?;
-        let added = list.revoke(jti, seconds(exp), seconds(now));
+        let added = list.revoke(jti, unix_seconds(exp), unix_seconds(now));
         if added {
             let number = next_number(list.number, now);
-            list = list.after(number, &key, seconds(now));
+            list = list.after(number, &key, unix_seconds(now));
             self.write_tokens(layout, &list)?;
         }
         Ok(RevokedToken {
@@ -71,7 +72,7 @@ impl Authority {
             Some(list) if list.is_for(&key) => return Ok((key, list)),
             Some(list) => {
                 let number = next_number(list.number, now);
-                list.after(number, &key, seconds(now))
+                list.after(number, &key, unix_seconds(now))
             }
             None => TokenList::first(&key, now),
         };

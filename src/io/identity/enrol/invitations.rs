@@ -4,13 +4,14 @@
 //! SHA-256. Invariants: a use is bound to the key and the name that took it; at most [`MAX_INVITATIONS`] invitations and
 //! [`MAX_TAKEN`] uses are kept, each for a week after its invitation's end.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize as _;
 
 use super::EnrolError;
 use super::mac::MacKey;
+use crate::io::clock::unix_seconds;
 use crate::io::identity::IdentityError;
 use crate::io::identity::disk::{self, Layout};
 use crate::io::modes;
@@ -205,7 +206,7 @@ impl Invitations {
         if by.len() > MAX_MAKER || by.chars().any(char::is_control) {
             return Err(EnrolError::Terms("who invites is named in up to 264 bytes of one line"));
         }
-        let now = seconds(now);
+        let now = unix_seconds(now);
         self.prune(now);
         if self.invitations.len() >= MAX_INVITATIONS {
             self.invitations.retain(|it| it.ends >= now);
@@ -238,7 +239,7 @@ impl Invitations {
     #[cfg(feature = "gateway")]
     pub(super) fn free_number(&mut self, now: SystemTime) -> u32 {
         // A spoken one that ended is not remembered: its number is to come again.
-        let now = seconds(now);
+        let now = unix_seconds(now);
         self.invitations.retain(|it| it.spoken.is_none() || it.ends.saturating_add(60) >= now);
         let taken = self.invitations.iter().filter_map(|it| it.spoken.as_ref());
         let taken: std::collections::BTreeSet<u32> = taken.map(|it| it.number).collect();
@@ -284,7 +285,7 @@ impl Invitations {
         hosts: &[Host],
         now: SystemTime,
     ) -> Result<Redeemed, Refused> {
-        let now = seconds(now);
+        let now = unix_seconds(now);
         self.prune(now);
         let all: usize = self.invitations.iter().map(|it| it.taken.len()).sum();
         let waiting = self.waiting().count();
@@ -329,7 +330,7 @@ impl Invitations {
 
     /// The requests that wait at `now`, the oldest first.
     pub(super) fn pending(&self, now: SystemTime) -> Vec<Pending> {
-        let now = seconds(now);
+        let now = unix_seconds(now);
         let open = self.waiting().filter(|(it, _)| it.ends >= now);
         let mut pending: Vec<Pending> = open.map(|(it, one)| describe(it, one)).collect();
         pending.sort_by_key(|pending| (pending.at, pending.id));
@@ -343,7 +344,7 @@ impl Invitations {
         approve: bool,
         now: SystemTime,
     ) -> Result<Pending, EnrolError> {
-        let now = seconds(now);
+        let now = unix_seconds(now);
         for it in self.invitations.iter_mut().filter(|it| it.ends >= now) {
             let id = InvitationId(it.id);
             let of = |one: &&mut Use| RequestId::of(id, KeyId(one.key), &one.name) == request;
@@ -366,7 +367,7 @@ impl Invitations {
 
     /// Those that are open at `now`.
     pub(super) fn list(&self, now: SystemTime) -> Vec<InvitationInfo> {
-        let now = seconds(now);
+        let now = unix_seconds(now);
         let info = |it: &Invitation| InvitationInfo {
             id: InvitationId(it.id).to_string(),
             names: it.names.clone(),
@@ -393,10 +394,6 @@ fn describe(it: &Invitation, one: &Use) -> Pending {
         at: one.at,
         by: it.by.clone(),
     }
-}
-
-fn seconds(t: SystemTime) -> u64 {
-    t.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Bytes as hexadecimal in a JSON text.

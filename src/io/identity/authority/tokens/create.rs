@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use super::super::super::IdentityError;
 use super::super::super::disk::Layout;
 use super::super::super::tokens::TokenKey;
-use super::super::{Authority, seconds};
+use super::super::Authority;
+use crate::io::clock::unix_seconds;
 use crate::proto::codec::hexadecimal;
 use crate::proto::token::{AUDIENCE, Claims, Grant, Role};
 
@@ -31,7 +32,7 @@ impl Authority {
         let mut id = [0_u8; 16];
         aws_lc_rs::rand::fill(&mut id)
             .map_err(|_unspecified| IdentityError::Crypto("draw random bytes"))?;
-        let iat = seconds(now);
+        let iat = unix_seconds(now);
         let claims = Claims {
             iss: self.cluster().to_string(),
             aud: AUDIENCE.to_owned(),
