@@ -120,7 +120,7 @@ fn revoke(token: &str, exp: Option<u64>, certs: &Path, out: &mut dyn Write) -> a
     // A signature alone is longer than any id.
     let (jti, ends) = if token.len() > MAX_ID {
         let claims = Tokens::open(certs)?
-            .claims(token)
+            .claims(token, now)
             .map_err(|refused| anyhow!("not revoked ({}): {refused}", refused.label()))?;
         let ends = claims.expires();
         (claims.jti, ends)

@@ -415,7 +415,7 @@ pub(super) mod tests {
             rotations: Rotations::new(
                 certs.clone(),
                 identity.clone(),
-                Files::new(&metrics),
+                (Files::new(&metrics), lists.clone()),
                 (Registry::new(&metrics, []), bus.clone()),
             ),
             journal: journal.clone(),

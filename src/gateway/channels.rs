@@ -12,6 +12,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use crate::gateway::view::NodeView;
 use crate::io::clock;
 use crate::io::identity::{NO_TOKEN_LIST, TokenError, Tokens};
 use crate::io::metrics::{Count, Metrics};
-use crate::proto::token::Claims;
+use crate::proto::token::{Claims, TokenKeyId};
 use crate::proto::topic::{Pattern, Topic};
 
 pub(super) mod client;
@@ -84,6 +85,21 @@ impl std::fmt::Debug for Channels {
 /// Why a client may not. The text is what it reads.
 pub(super) type Refusal = &'static str;
 
+/// What a token that counts says of who shows it, and the key that has signed it.
+#[derive(Clone)]
+pub(super) struct Bearer {
+    claims: Arc<Claims>,
+    key: TokenKeyId,
+}
+
+impl Deref for Bearer {
+    type Target = Claims;
+
+    fn deref(&self) -> &Claims {
+        &self.claims
+    }
+}
+
 /// A token that does not count.
 pub(super) struct Denied {
     pub(super) reason: Refusal,
@@ -132,7 +148,7 @@ impl Channels {
     }
 
     /// What a token says of its bearer. The answer to a bad one takes longer when it is shown too often.
-    pub(super) async fn verify(&self, token: &str, from: IpAddr) -> Result<Arc<Claims>, Denied> {
+    pub(super) async fn verify(&self, token: &str, from: IpAddr) -> Result<Bearer, Denied> {
         let verified = self.judge(token, from).await;
         if verified.as_ref().is_err_and(|denied| denied.late) {
             self.hold_back(SLOWED).await;
@@ -141,16 +157,16 @@ impl Channels {
     }
 
     /// What a token says of its bearer, at once.
-    pub(super) async fn judge(&self, token: &str, from: IpAddr) -> Result<Arc<Claims>, Denied> {
-        let mut verified = self.tokens.verify(token, clock::wall());
-        if verified == Err(TokenError::NoKey) {
+    pub(super) async fn judge(&self, token: &str, from: IpAddr) -> Result<Bearer, Denied> {
+        let mut verified = self.tokens.verify_signed(token, clock::wall());
+        if verified.as_ref().is_err_and(|error| *error == TokenError::NoKey) {
             let tokens = self.tokens.clone();
             // What is wrong with the file is logged by anyone who looks at it all the time.
             drop(tokio::task::spawn_blocking(move || drop(tokens.look())).await);
-            verified = self.tokens.verify(token, clock::wall());
+            verified = self.tokens.verify_signed(token, clock::wall());
         }
         let error = match verified {
-            Ok(claims) => return Ok(Arc::new(claims)),
+            Ok((claims, key)) => return Ok(Bearer { claims: Arc::new(claims), key }),
             Err(error) => error,
         };
         self.metrics.count(Count::Tokens, error.label());
@@ -200,11 +216,13 @@ impl Channels {
     }
 
     /// Why a token that was good is none any more.
-    pub(super) fn outlived(&self, claims: &Claims) -> Option<Refusal> {
-        if claims.expires() <= clock::wall() {
+    pub(super) fn outlived(&self, bearer: &Bearer) -> Option<Refusal> {
+        let now = clock::wall();
+        if bearer.expires() <= now {
             return Some("token expired");
         }
-        self.tokens.revoked(&claims.jti).then_some("token revoked")
+        let revoked = self.tokens.revoked(&bearer.jti) || !self.tokens.counts(bearer.key, now);
+        revoked.then_some("token revoked")
     }
 
     /// Whether there is a topic for clients without a token.

@@ -1,11 +1,11 @@
-//! The replacement of the cluster's authority, and of its nodes' certificates, while it works.
+//! The replacement of the cluster's authority, of its nodes' certificates, and of the key of its tokens, while it works.
 //!
 //! Every node says under one name how far it is. A node that has the authority's key takes the next step of a rotation when
 //! all nodes that are known, and not forgotten, are ready for it; it asks them once in `EVERY` while one is under way. What is
-//! under way is written in the trust list: it goes on after restarts, and on whichever node has the keys.
+//! under way is written in the trust list and in the token list: it goes on after restarts, and on whichever node has the keys.
 //!
 //! Invariants: no step is taken before every known node has answered that it is ready, unless an operator forces it; an
-//! operator's deed is in the trail; what a node says of others is not asked.
+//! operator's deed is in the trail, and in force on this node when it is answered; what a node says of others is not asked.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,16 +18,21 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::actors::exchange::{ServeError, Serving};
 use crate::actors::files::Files;
+use crate::actors::lists::ListKeeper;
 use crate::actors::news::Bus;
 use crate::actors::registry::Registry;
 use crate::actors::supervisor::Child;
 use crate::gateway::askers::Askers;
 use crate::io::clock;
-use crate::io::identity::{Authority, Identity, IdentityError, RotationError, RotationStep};
+use crate::io::identity::{
+    Authority, Identity, IdentityError, RotationError, RotationStep, TokenRotation,
+};
 use crate::io::metrics::Metrics;
 use crate::proto::event::{Deed, Event, Operator};
+use crate::proto::lists::ListKind;
 use crate::proto::node::NodeName;
 use crate::proto::rotation::{NodeTrust, Wanted};
+use crate::proto::token::TokenKeyId;
 use crate::proto::topic::{Address, Name};
 
 /// How long a node may take to answer.
@@ -48,6 +53,12 @@ pub enum Rotate {
     Abort,
     /// The next step is taken, whoever is not ready.
     Force,
+    /// A new key for tokens takes the place of the one before.
+    Tokens,
+    /// The next key for tokens is forgotten.
+    AbortTokens,
+    /// One key for tokens counts alone, at once.
+    ForceTokens,
 }
 
 /// How far a rotation is, and every node.
@@ -59,6 +70,41 @@ pub struct RotationStatus {
     pub nodes: BTreeMap<NodeName, Option<NodeTrust>>,
     /// Those that the next step waits for.
     pub waits_for: Vec<NodeName>,
+    /// The keys of tokens; nothing without a token list.
+    pub tokens: Option<TokenKeys>,
+}
+
+/// The keys by which tokens are verified.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TokenKeys {
+    /// The one that signs, 16 hexadecimal digits.
+    pub signs: String,
+    /// The one that is to sign.
+    pub next: Option<NextTokenKey>,
+    /// Those that have signed and whose tokens count still, the latest first.
+    pub former: Vec<FormerTokenKey>,
+}
+
+/// A key that is to sign tokens once every node knows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NextTokenKey {
+    /// 16 hexadecimal digits of it.
+    pub key: String,
+    /// When its rotation began: RFC 3339, UTC.
+    pub began: String,
+    /// Who began it.
+    pub by: String,
+    /// The nodes that do not know it yet.
+    pub waits_for: Vec<NodeName>,
+}
+
+/// A key that has signed tokens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FormerTokenKey {
+    /// 16 hexadecimal digits of it.
+    pub key: String,
+    /// From when on none of its tokens counts: RFC 3339, UTC.
+    pub until: String,
 }
 
 /// A rotation that is under way.
@@ -103,6 +149,7 @@ pub struct Rotations {
     certs: Arc<PathBuf>,
     identity: Arc<Identity>,
     files: Files,
+    lists: ListKeeper,
     registry: Registry,
     bus: Bus,
 }
@@ -112,14 +159,16 @@ impl Rotations {
     pub fn new(
         certs: PathBuf,
         identity: Arc<Identity>,
-        files: Files,
+        (files, lists): (Files, ListKeeper),
         (registry, bus): (Registry, Bus),
     ) -> Self {
-        Self { certs: Arc::new(certs), identity, files, registry, bus }
+        Self { certs: Arc::new(certs), identity, files, lists, registry, bus }
     }
 
     fn own(&self) -> NodeTrust {
+        let keys = self.lists.lists().token_keys(clock::wall());
         NodeTrust {
+            token_keys: keys.iter().map(ToString::to_string).collect(),
             list: self.identity.trust_list(),
             authority: self.identity.authority().to_string(),
             until: clock::rfc3339(self.identity.validity().not_after),
@@ -135,17 +184,28 @@ impl Rotations {
         })
     }
 
-    /// Changes the authority's files, off the workers; then this node follows them at once.
+    /// The key that is to sign tokens, if there is one.
+    fn next_token_key(&self) -> Option<TokenKeyId> {
+        let (key, ..) = self.lists.lists().token_rotation(clock::wall())?.next?;
+        Some(key)
+    }
+
+    /// Changes the authority's files, off the workers; this node follows them when this returns.
     async fn change(
         &self,
         change: impl FnOnce(&Authority, SystemTime) -> Result<(), RotationError> + Send + 'static,
     ) -> Result<(), RotateError> {
-        let certs = self.certs.clone();
-        let changing =
-            tokio::task::spawn_blocking(move || change(&Authority::open(&certs)?, clock::wall()));
+        let (certs, lists) = (self.certs.clone(), self.lists.clone());
+        let changing = tokio::task::spawn_blocking(move || {
+            change(&Authority::open(&certs)?, clock::wall())?;
+            for kind in [ListKind::Trust, ListKind::Tokens] {
+                lists.announce(kind, lists.look(kind));
+            }
+            Ok(())
+        });
         let changed = changing.await?;
         self.files.look();
-        Ok(changed?)
+        changed.map_err(RotateError::Rotation)
     }
 
     /// Does what an operator wants.
@@ -164,6 +224,9 @@ impl Rotations {
             Rotate::Nodes => self.change(|it, now| it.renew_nodes(now)).await,
             Rotate::Abort => self.change(|it, now| it.abort_rotation(now)).await,
             Rotate::Force => self.change(step).await,
+            Rotate::Tokens => self.change(move |it, now| it.begin_tokens(&by, now)).await,
+            Rotate::AbortTokens => self.change(|it, now| it.abort_tokens(now)).await,
+            Rotate::ForceTokens => self.change(|it, now| it.drop_tokens(now)).await,
         }?;
         let deed = Deed::Rotate { what: rotate.to_string() };
         self.bus.announce(Event::OperatorActed { deed, operator, via: via.to_owned() });
@@ -180,7 +243,24 @@ impl Rotations {
         });
         let nodes = self.nodes().await;
         let waits_for = self.wanted().map(|wanted| wanted.waits_for(&nodes));
-        RotationStatus { rotation, nodes, waits_for: waits_for.unwrap_or_default() }
+        let tokens = self.token_keys(&nodes);
+        RotationStatus { rotation, nodes, waits_for: waits_for.unwrap_or_default(), tokens }
+    }
+
+    fn token_keys(&self, nodes: &BTreeMap<NodeName, Option<NodeTrust>>) -> Option<TokenKeys> {
+        let TokenRotation { signs, next, former } =
+            self.lists.lists().token_rotation(clock::wall())?;
+        let next = next.map(|(key, began, by)| NextTokenKey {
+            key: key.to_string(),
+            began: clock::rfc3339(began),
+            by,
+            waits_for: Wanted::Accepts(key).waits_for(nodes),
+        });
+        let former = former.into_iter().map(|(key, until)| FormerTokenKey {
+            key: key.to_string(),
+            until: clock::rfc3339(until),
+        });
+        Some(TokenKeys { signs: signs.to_string(), next, former: former.collect() })
     }
 
     /// What each node says that is known and not forgotten.
@@ -203,28 +283,41 @@ impl Rotations {
         nodes
     }
 
-    /// Takes the next step when all are ready, on a node that has the authority's key.
+    /// Takes the next steps when all are ready, on a node that has the authority's key.
     ///
     /// # Errors
     /// [`RotateError`].
     async fn go_on(&self) -> Result<(), RotateError> {
-        let Some(wanted) = self.wanted() else { return Ok(()) };
-        if !Authority::is_in(&self.certs) || !wanted.waits_for(&self.nodes().await).is_empty() {
+        let (wanted, next) = (self.wanted(), self.next_token_key());
+        if (wanted.is_none() && next.is_none()) || !Authority::is_in(&self.certs) {
             return Ok(());
         }
+        let nodes = self.nodes().await;
+        let is_ready = |wanted: &Wanted| wanted.waits_for(&nodes).is_empty();
         // While nodes were asked, another node may have taken this step, or an operator gone back.
-        if self.wanted() != Some(wanted) {
-            return Ok(());
+        let wanted = wanted.filter(|wanted| is_ready(wanted) && self.wanted() == Some(*wanted));
+        if let Some(wanted) = wanted {
+            self.advance(wanted).await?;
         }
+        let ready = |key: &TokenKeyId| is_ready(&Wanted::Accepts(*key));
+        match next.filter(|key| ready(key) && self.next_token_key() == Some(*key)) {
+            Some(key) => self.advance(Wanted::Accepts(key)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the step for which this was wanted.
+    async fn advance(&self, wanted: Wanted) -> Result<(), RotateError> {
         let changed = match wanted {
             Wanted::List(_) => self.change(|it, now| it.move_rotation(now)).await,
             Wanted::Signed(key) => {
                 self.change(move |it, now| it.finish_rotation(Some(key), now)).await
             }
+            Wanted::Accepts(key) => self.change(move |it, now| it.move_tokens(key, now)).await,
         };
         match changed {
             // Another node with the keys was faster.
-            Err(RotateError::Rotation(RotationError::None)) => Ok(()),
+            Err(RotateError::Rotation(RotationError::None | RotationError::NoTokens)) => Ok(()),
             done => done,
         }
     }
@@ -266,7 +359,7 @@ pub fn child(rotations: Rotations, metrics: &Metrics) -> Child {
                 let failed = rotations.go_on().await.err().map(|error| error.to_string());
                 // The new key may be on another host, which goes on with it.
                 if let Some(error) = failed.as_ref().filter(|_| failed != told) {
-                    tracing::warn!(%error, "this node does not go on with the rotation of the authority");
+                    tracing::warn!(%error, "this node does not go on with a rotation");
                 }
                 told = failed;
             }

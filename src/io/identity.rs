@@ -48,6 +48,7 @@ use arc_swap::ArcSwap;
 pub use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
 
+pub use self::authority::TokenRotation;
 pub use self::authority::{Authority, Revocee, RotationError};
 #[cfg(feature = "cli")]
 pub use self::backup::{BackupError, backup, restore};
@@ -258,6 +259,12 @@ pub enum IdentityError {
         .0.display()
     )]
     TokensFull(PathBuf),
+    /// The key that signs tokens now is another one than those that are here: it was rotated on another host.
+    #[error(
+        "{} is not the key that signs tokens now: make them on the host that has it, copy the file from there, or run `xpando-node rotate tokens`",
+        .0.display()
+    )]
+    OtherTokenKey(PathBuf),
     /// No token may say this.
     #[error(transparent)]
     Claims(#[from] ClaimsError),

@@ -167,7 +167,7 @@ fn view(
         rotations: Rotations::new(
             config.certs.clone(),
             parts.identity.clone(),
-            parts.files.clone(),
+            (parts.files.clone(), parts.lists.clone()),
             (parts.registry.clone(), bus.clone()),
         ),
         clients: Arc::default(),

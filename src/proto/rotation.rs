@@ -1,4 +1,4 @@
-//! How far each node is when the cluster's authority is replaced.
+//! How far each node is when the cluster's authority or the key of its tokens is replaced.
 //!
 //! Pure. Invariant: a rotation goes on only when every node that the cluster knows has said itself that it is ready; one that
 //! has not answered is not ready.
@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::proto::node::{KeyId, NodeName};
+use crate::proto::token::TokenKeyId;
 
-/// What a node says of the certificate that it shows.
+/// What a node says of the certificate that it shows, and of the lists that it follows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeTrust {
     /// The number of the trust list that it follows; 0: there has been none.
@@ -18,6 +19,9 @@ pub struct NodeTrust {
     pub authority: String,
     /// Until when its certificate is valid, RFC 3339.
     pub until: String,
+    /// The keys whose tokens count there, the one that signs first, as [`TokenKeyId`] shows them; none without a token list.
+    #[serde(default)]
+    pub token_keys: Vec<String>,
 }
 
 /// What all nodes are asked for before a rotation goes on.
@@ -27,6 +31,8 @@ pub enum Wanted {
     List(u64),
     /// To show a certificate that this key has signed.
     Signed(KeyId),
+    /// To accept tokens of this key.
+    Accepts(TokenKeyId),
 }
 
 impl Wanted {
@@ -35,6 +41,7 @@ impl Wanted {
         node.is_some_and(|node| match self {
             Self::List(number) => node.list >= number,
             Self::Signed(key) => node.authority == key.to_string(),
+            Self::Accepts(key) => node.token_keys.contains(&key.to_string()),
         })
     }
 
@@ -53,8 +60,9 @@ mod tests {
     fn a_rotation_waits_for_who_is_behind_and_for_who_does_not_answer() {
         let name = |text: &str| text.parse::<NodeName>().expect("valid");
         let (old, new) = (KeyId([1; 16]), KeyId([2; 16]));
-        let node = |list, key: KeyId| {
-            Some(NodeTrust { list, authority: key.to_string(), until: String::new() })
+        let node = |list: u64, key: KeyId| {
+            let token_keys = vec![TokenKeyId([list as u8; 32]).to_string()];
+            Some(NodeTrust { list, authority: key.to_string(), until: String::new(), token_keys })
         };
         let mut nodes = BTreeMap::from([(name("a@h"), node(7, old)), (name("b@h"), node(6, old))]);
         assert_eq!(Wanted::List(7).waits_for(&nodes), [name("b@h")]);
@@ -66,5 +74,8 @@ mod tests {
         nodes.insert(name("a@h"), node(8, new));
         nodes.remove(&name("c@h"));
         assert_eq!(Wanted::Signed(new).waits_for(&nodes), []);
+        assert_eq!(Wanted::Accepts(TokenKeyId([8; 32])).waits_for(&nodes), []);
+        let other = Wanted::Accepts(TokenKeyId([7; 32])).waits_for(&nodes);
+        assert_eq!(other, [name("a@h"), name("b@h")]);
     }
 }

@@ -267,6 +267,23 @@ impl TryFrom<Unchecked> for Claims {
     }
 }
 
+/// The public half of an Ed25519 key that signs tokens (RFC 8032, 5.1.5), by which that key is known. People see its first
+/// 16 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenKeyId(pub [u8; 32]);
+
+impl fmt::Display for TokenKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().take(8).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for TokenKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// Refuses what no token has as its id: 1 to [`MAX_ID`] printable ASCII characters without spaces.
 ///
 /// # Errors

@@ -2,10 +2,16 @@
 
 use std::io::Write;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use xpando_node::internals::io::clock;
+use xpando_node::internals::io::identity::Authority;
+use xpando_node::internals::proto::token::Role;
 
-use crate::kit::Cluster;
+use crate::kit::client::{Caller, Client, runtime};
+use crate::kit::{Cluster, Node, full, linked, until};
+use crate::revocation::carried;
 
 /// `xpando-node token …` on the cluster's certificates.
 fn token(cluster: &Cluster, args: &[&str]) -> Output {
@@ -132,4 +138,126 @@ fn a_running_node_reads_each_new_list() {
     assert_eq!(a.terminate(), Some(0));
     // Clients are refused then; the cluster goes on.
     cluster.node("a").start().logged("revocations_refused", &[("message", "tokens refused")]);
+}
+
+/// Three nodes, of which `a` alone has the authority's key.
+fn hosts(cluster: &Cluster) -> [Node; 3] {
+    ["a", "b", "c"].iter().for_each(|name| cluster.issue(name));
+    let a = cluster.node("a").start();
+    let [b, c] = ["b", "c"].map(|name| {
+        let certs = carried(cluster, name, &format!("host-of-{name}"));
+        cluster.node(name).certs(&certs).join(a.listen()).start()
+    });
+    linked(&[&a, &b, &c]);
+    [a, b, c]
+}
+
+/// A token of somebody who may read the API.
+fn made(cluster: &Cluster) -> String {
+    let (authority, hour) = (Authority::open(&cluster.certs()).unwrap(), Duration::from_secs(3600));
+    authority.token("ann", Role::NodeOperator, vec![], hour, clock::wall()).unwrap()
+}
+
+/// What a node answers to a token.
+fn answer(node: &Node, token: &str) -> u16 {
+    node.asks("GET /api/status", &[("Authorization", &format!("Bearer {token}"))]).status
+}
+
+/// What `rotate` shows of tokens.
+fn keys(node: &Node) -> Value {
+    let text = node.ask(&["rotate", "--json"]).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["tokens"].clone()
+}
+
+/// Waits until another key signs than this one; what `rotate` shows then.
+fn signs_other(node: &Node, key: &Value) -> Value {
+    until("new key that signs", || match keys(node) {
+        keys if keys["next"].is_null() && keys["signs"] != *key => Ok(keys),
+        keys => Err(keys.to_string()),
+    })
+}
+
+#[test]
+fn the_key_of_tokens_is_replaced_while_clients_are_served() {
+    let cluster = Cluster::new();
+    let nodes = hosts(&cluster);
+    let [a, b, c] = &nodes;
+    let (runtime, old) = (runtime(), made(&cluster));
+    let (token, topic) = (old.clone(), "room:1".to_owned());
+    let caller = Caller { token, topic, nodes: vec![b.http()], watches: false };
+    let client = Client::start(&runtime, caller);
+    let joined = || client.seen.lock().unwrap().joined;
+    let since = until("join", || joined().ok_or_else(|| "not joined".to_owned()));
+    nodes.iter().for_each(|node| assert_eq!(answer(node, &old), 200));
+    let first = keys(a)["signs"].clone();
+
+    // The answer is about what was just begun.
+    let begun: Value =
+        serde_json::from_str(&a.ask(&["rotate", "tokens", "--json"]).unwrap()).unwrap();
+    let tokens = &begun["tokens"];
+    assert!(!tokens["next"].is_null() || tokens["signs"] != first, "{begun}");
+    let second = signs_other(a, &first);
+    assert_eq!(second["former"][0]["key"], first, "{second}");
+    // Every node accepts what it signs from the first moment, and the client is where it was.
+    let new = made(&cluster);
+    for node in &nodes {
+        assert_eq!((answer(node, &new), answer(node, &old)), (200, 200));
+    }
+    assert_eq!(joined(), Some(since));
+    assert_eq!(signs_other(c, &first)["signs"], second["signs"]);
+
+    let refused = |node: &Node| node.counter("xpando_tokens_refused_total", "signature");
+    let before = nodes.each_ref().map(refused);
+    a.ask(&["rotate", "tokens", "--force"]).unwrap();
+    b.counts("xpando_channel_events_total", "expired", 0);
+    for (node, before) in nodes.iter().zip(before) {
+        until("refusal of the former key's token", || match answer(node, &old) {
+            401 => Ok(()),
+            other => Err(other.to_string()),
+        });
+        assert!(refused(node) > before);
+        assert_eq!(answer(node, &new), 200);
+    }
+    assert_eq!(keys(a)["former"], json!([]));
+    for node in nodes {
+        assert_eq!(node.terminate(), Some(0));
+    }
+}
+
+#[test]
+fn a_new_key_of_tokens_waits_for_every_node_and_can_be_aborted() {
+    let cluster = Cluster::new();
+    let [a, b, c] = hosts(&cluster);
+    let first = keys(&a)["signs"].clone();
+    c.kill();
+    a.sees("c", "offline");
+    a.ask(&["rotate", "tokens"]).unwrap();
+    let again = a.ask(&["rotate", "tokens"]).unwrap_err();
+    assert!(again.contains("began to rotate the key of tokens"), "{again}");
+    let elsewhere = b.ask(&["rotate", "tokens"]).unwrap_err();
+    assert!(elsewhere.contains("ca/key.pem is missing"), "{elsewhere}");
+    let waits = || keys(&b)["next"]["waits_for"].clone();
+    until("wait for the node that is gone", || match waits() {
+        names if names == json!([full("c")]) => Ok(()),
+        other => Err(other.to_string()),
+    });
+    let shown = a.ask(&["rotate"]).unwrap();
+    assert!(shown.contains("signs once every node knows it"), "{shown}");
+    assert_eq!(keys(&a)["signs"], first);
+    a.ask(&["rotate", "tokens", "--abort"]).unwrap();
+    assert_eq!((&keys(&a)["next"], &keys(&a)["signs"]), (&Value::Null, &first));
+    let none = a.ask(&["rotate", "tokens", "--abort"]).unwrap_err();
+    assert!(none.contains("no rotation of the key of tokens"), "{none}");
+
+    // It goes on by itself when the node is there again, and after a restart of the one that has the key.
+    a.ask(&["rotate", "tokens"]).unwrap();
+    let next = keys(&a)["next"]["key"].clone();
+    let listen = a.listen();
+    assert_eq!(a.terminate(), Some(0));
+    let a = cluster.node("a").join(b.listen()).start();
+    assert_eq!(keys(&a)["next"]["key"], next);
+    let certs = cluster.path("host-of-c");
+    let c = cluster.node("c").certs(&certs).join(listen).join(b.listen()).start();
+    assert_eq!(signs_other(&a, &first)["signs"], next);
+    assert_eq!(answer(&c, &made(&cluster)), 200);
 }

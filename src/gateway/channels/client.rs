@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::entrance::{Entrance, Herald, Kind, Live, News, Place};
-use super::{Channels, Refusal, handler};
+use super::{Bearer, Channels, Refusal, handler};
 use crate::actors::channel_router::outbox::{ClientOverflow, ClientQueue};
 use crate::actors::timer;
 use crate::gateway::places;
@@ -28,7 +28,7 @@ use crate::proto::channel::head::Head;
 use crate::proto::channel::session::{Ask, Join, SOCKET, Session};
 use crate::proto::channel::{Dialect, Frame, Json, Malformed, Outcome, Payload, Ref, Say, reason};
 use crate::proto::node::NodeName;
-use crate::proto::token::{Claims, Verb};
+use crate::proto::token::Verb;
 use crate::proto::topic::Topic;
 
 /// KiB of one client's frames whose joins are pending: its hundred joins, and a frame of any length.
@@ -56,7 +56,7 @@ pub(in super::super) struct ClientTask {
     session: Session,
     outbox: ClientQueue,
     place: places::Place,
-    claims: Option<Arc<Claims>>,
+    claims: Option<Bearer>,
     live: BTreeMap<u64, Live>,
     pending: BTreeMap<u64, Pending>,
     places: Arc<Semaphore>,
@@ -69,7 +69,7 @@ impl ClientTask {
         channels: &Arc<Channels>,
         dialect: Dialect,
         place: places::Place,
-        claims: Option<Arc<Claims>>,
+        claims: Option<Bearer>,
     ) -> Self {
         if let Some(claims) = &claims {
             place.entitle(Some(claims));

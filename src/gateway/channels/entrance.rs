@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::handler::{self, Admission, Handler, Reaction};
-use super::{Channels, Denied, SLOWED, feed};
+use super::{Bearer, Channels, Denied, SLOWED, feed};
 use crate::actors::channel_router::outbox::{ClientOverflow, ClientQueue};
 use crate::actors::channel_router::{Greeting, Member};
 use crate::gateway::refusal::Cause;
@@ -48,7 +48,7 @@ pub(super) struct Live {
     channels: Arc<Channels>,
     member: u64,
     pub(super) join: Join,
-    pub(super) claims: Option<Arc<Claims>>,
+    pub(super) claims: Option<Bearer>,
     pub(super) kind: Kind,
 }
 
@@ -57,7 +57,7 @@ impl Live {
         channels: &Arc<Channels>,
         join: Join,
         member: u64,
-        claims: Option<Arc<Claims>>,
+        claims: Option<Bearer>,
         kind: Kind,
     ) -> Self {
         let live = Self { channels: channels.clone(), member, join, claims, kind };
@@ -143,7 +143,7 @@ pub(super) struct Entrance {
     pub(super) herald: Herald,
     pub(super) from: IpAddr,
     /// The right of the socket.
-    pub(super) claims: Option<Arc<Claims>>,
+    pub(super) claims: Option<Bearer>,
 }
 
 /// Why a join is refused.
@@ -216,10 +216,10 @@ impl Entrance {
     }
 
     /// By what right a client joins a topic.
-    async fn right(&self, params: &Value) -> Result<Option<Arc<Claims>>, Refused> {
-        let claims = match params.get("token").and_then(Value::as_str) {
+    async fn right(&self, params: &Value) -> Result<Option<Bearer>, Refused> {
+        let bearer = match params.get("token").and_then(Value::as_str) {
             Some(token) => match self.channels.judge(token, self.from).await {
-                Ok(claims) => Some(claims),
+                Ok(bearer) => Some(bearer),
                 Err(Denied { reason, cause, late }) => {
                     self.channels.refusals.note(cause, self.from, reason);
                     return Err(Refused { late, ..refused(reason) });
@@ -228,15 +228,15 @@ impl Entrance {
             None => self.claims.clone(),
         };
         let topic = &self.join.topic;
-        let Some(claims) = claims else {
+        let Some(bearer) = bearer else {
             let open = self.channels.anonymous(topic);
             return if open { Ok(None) } else { Err(self.unauthorized(Cause::JoinWithoutToken)) };
         };
-        if let Some(why) = self.channels.outlived(&claims) {
+        if let Some(why) = self.channels.outlived(&bearer) {
             return Err(refused(why));
         }
-        match claims.allows(Verb::Join, topic) {
-            true => Ok(Some(claims)),
+        match bearer.allows(Verb::Join, topic) {
+            true => Ok(Some(bearer)),
             false => Err(self.unauthorized(Cause::NotGranted)),
         }
     }
@@ -306,12 +306,12 @@ impl Entrance {
     async fn serve(
         &self,
         params: Value,
-        claims: Option<Arc<Claims>>,
+        bearer: Option<Bearer>,
         handler: Arc<dyn Handler>,
     ) -> Result<(Map<String, Value>, Pushes), Refused> {
         let client = handler::Client {
             topic: self.join.topic.clone(),
-            claims,
+            claims: bearer.map(|bearer| bearer.claims),
             publisher: self.channels.publisher.clone(),
         };
         let (pushes, waiting) = mpsc::channel(WAITING);

@@ -5,7 +5,6 @@
 //! bring tokens of their own.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -23,12 +22,12 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::body::READ;
 use super::problem::Problem;
 use super::{From, Site, text};
+use crate::gateway::channels::Bearer;
 use crate::gateway::channels::client::ClientTask;
 use crate::gateway::channels::longpoll::{self, Poll};
 use crate::gateway::channels::socket;
 use crate::gateway::refusal::Cause;
 use crate::proto::channel::Dialect;
-use crate::proto::token::Claims;
 
 /// The subprotocol, and what a token among the subprotocols begins with.
 const PROTOCOL: &str = "phoenix";
@@ -90,7 +89,7 @@ struct Admitted {
     /// The key to answer with.
     accept: HeaderValue,
     dialect: Dialect,
-    claims: Option<Arc<Claims>>,
+    claims: Option<Bearer>,
 }
 
 impl Site {
@@ -118,7 +117,7 @@ impl Site {
         params: &Params,
         token: Option<&str>,
         from: &From,
-    ) -> Result<(Dialect, Option<Arc<Claims>>), (Cause, Problem)> {
+    ) -> Result<(Dialect, Option<Bearer>), (Cause, Problem)> {
         let refuse = |cause, about: &str| (cause, self.refuse(cause, from, about));
         let vsn = params.get("vsn").map(String::as_str);
         let dialect = Dialect::of(vsn);

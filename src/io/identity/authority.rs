@@ -37,6 +37,7 @@ use crate::proto::node::{ClusterId, KeyId, NodeName};
 pub use lists::Revocee;
 use rotation::Keys;
 pub use rotation::RotationError;
+pub use tokens::TokenRotation;
 
 /// Organization in the certificate of an authority that an operator made.
 const ORGANIZATION: &str = "xpando";
@@ -86,7 +87,7 @@ impl Authority {
         let cluster = KeyId(cluster);
         let made = certificate(cluster, &key, organization, now)?;
         let token_key = TokenKey::generate()?;
-        let tokens = TokenList::first(&token_key, now).signed(cluster, &key)?;
+        let tokens = TokenList::first(token_key.id(), now).signed(cluster, &key)?;
         disk::write_directory(
             &layout.authority(),
             &[

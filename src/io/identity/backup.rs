@@ -22,7 +22,7 @@ use crate::proto::codec;
 /// Label of the block (RFC 7468).
 const LABEL: &str = "XPANDO BACKUP";
 /// What a backup has of an authority's directory, where it is there.
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     disk::CERTIFICATE,
     disk::KEY,
     disk::NEXT_KEY,
@@ -30,6 +30,7 @@ const FILES: [&str; 9] = [
     disk::ISSUED,
     disk::REVOCATIONS,
     disk::TOKEN_KEY,
+    disk::NEXT_TOKEN_KEY,
     disk::TOKENS,
     disk::INVITATIONS,
 ];
@@ -129,7 +130,9 @@ pub fn restore(certs: &Path, backup: &[u8], passphrase: &str) -> Result<Authorit
     // An empty directory that an earlier start has left is in nobody's way.
     disk::check_directory(layout.certs())?;
     let mode = |name: &str| match name {
-        disk::KEY | disk::NEXT_KEY | disk::TOKEN_KEY | disk::INVITATIONS => disk::PRIVATE,
+        disk::KEY | disk::NEXT_KEY | disk::TOKEN_KEY | disk::NEXT_TOKEN_KEY | disk::INVITATIONS => {
+            disk::PRIVATE
+        }
         _ => disk::PUBLIC,
     };
     let written: Vec<(&str, &[u8], u32)> =

@@ -41,6 +41,8 @@ pub(super) const REVOCATIONS: &str = "crl.pem";
 pub(super) const ISSUED: &str = "issued";
 /// File name of the private key that signs tokens.
 pub(super) const TOKEN_KEY: &str = "token.key";
+/// File name of the private key that shall sign tokens, during a rotation.
+pub(super) const NEXT_TOKEN_KEY: &str = "next-token.key";
 /// File name of what verifies tokens.
 pub(super) const TOKENS: &str = "tokens";
 /// File name of the private key of another authority, during a rotation.

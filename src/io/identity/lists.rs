@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::UNIX_EPOCH;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
@@ -28,8 +28,9 @@ use super::tokens::list::TokenList;
 use super::trust::TrustList;
 use super::verifier::CertificateVerifier;
 use super::{Identity, IdentityError};
-use crate::io::clock;
+use crate::io::clock::{self, unix_seconds};
 use crate::proto::lists::{ListKind, Mark, Marks};
+use crate::proto::token::TokenKeyId;
 
 /// What a list says.
 enum Content {
@@ -184,6 +185,11 @@ impl Lists {
         self.0.tokens.load_full()
     }
 
+    /// The keys whose tokens count at `now`, the one that signs first; none without a token list.
+    pub fn token_keys(&self, now: SystemTime) -> Vec<TokenKeyId> {
+        self.token_list().map_or_else(Vec::new, |list| list.keys(unix_seconds(now)).collect())
+    }
+
     /// Reads a list if its file has changed since the last look, which costs one question to the file system when it has
     /// not. From then on everything is judged by it. May block while a disk does.
     ///
@@ -309,7 +315,7 @@ impl Lists {
                 (news, lacks)
             }
             Content::Tokens(list) => {
-                let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                let now = unix_seconds(clock::wall());
                 let Some(before) = self.token_list() else {
                     let all = list.revoked.len();
                     self.0.tokens.store(Some(Arc::new(list)));

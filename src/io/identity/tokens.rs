@@ -1,13 +1,13 @@
 //! The tokens that clients show: how a node judges them.
 //!
 //! A token is a JSON Web Token (RFC 7519), signed with Ed25519 (RFC 8037, "EdDSA"). Owns `ca/token.key`,
-//! which signs, and `ca/tokens`, the signed list of what verifies: the public key, and the ids of the
-//! tokens that were revoked. Invariants:
+//! which signs, during a rotation `ca/next-token.key`, which is to sign, and `ca/tokens`, the signed list of what
+//! verifies: the public keys, and the ids of the tokens that were revoked. Invariants:
 //!
-//! 1. The key and the algorithm come from the list alone. Whatever else a token's header says, another
+//! 1. The keys and the algorithm come from the list alone. Whatever else a token's header says, another
 //!    algorithm, none, a key, a place to fetch one, is refused or has no effect.
 //! 2. A list counts only with the authority's own signature, and whole; a running node never goes back to
-//!    an older list, nor to none.
+//!    an older list, nor to none; a key that was dropped counts never again.
 //! 3. To judge a token takes no clock but the caller's, no other node and no shared secret.
 //!
 //! Times are strict: `exp` is the first instant at which a token counts no more, `nbf`, where there is one,
@@ -19,16 +19,18 @@ mod key;
 pub(super) mod list;
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use strum::IntoStaticStr;
 
-pub(super) use self::key::TokenKey;
-pub(super) use self::list::TokenList;
+pub(super) use self::key::{TokenKey, TokenKeys};
+pub(super) use self::list::{MAX_FORMER, NextKey, TokenList};
 use super::CertificateVerifier;
 use super::IdentityError;
 use super::disk::Layout;
 use super::lists::Lists;
 use crate::proto::lists::ListKind;
+use crate::proto::token::TokenKeyId;
 
 /// What is wrong where no token can be verified, and what mends it.
 pub const NO_TOKEN_LIST: &str = "this node has no token list: it comes with the first link to a node that has one; where the authority's key is, `xpando-node token create` makes it";
@@ -114,6 +116,12 @@ impl Tokens {
     #[must_use]
     pub fn revoked(&self, jti: &str) -> bool {
         self.0.token_list().is_some_and(|list| list.revoked.contains_key(jti))
+    }
+
+    /// True when tokens of this key count at `now`.
+    #[must_use]
+    pub fn counts(&self, key: TokenKeyId, now: SystemTime) -> bool {
+        self.0.token_keys(now).contains(&key)
     }
 
     /// The number of the list in force: another list has another one.

@@ -134,7 +134,7 @@ impl Authority {
         self.write_revocations(layout, &RevocationList { number, entries }, now)
     }
 
-    /// Likewise of tokens.
+    /// Likewise of tokens. The keys are those of the later one.
     pub(in super::super) fn merge_tokens(
         &self,
         known: &TokenList,
@@ -142,13 +142,18 @@ impl Authority {
     ) -> Result<(), IdentityError> {
         let layout = Layout::new(&self.home);
         let _lock = layout.lock()?;
-        let (key, own) = self.token_files(layout, now)?;
-        let all = own.clone().with(known, unix_seconds(now));
-        if own.number > known.number && all.judges_as(&own) {
+        let own = self.token_list(layout)?.unwrap_or_else(|| known.clone());
+        let (seconds, later) = (unix_seconds(now), own.number > known.number);
+        let all = if later {
+            own.clone().with(known, seconds)
+        } else {
+            known.clone().with(&own, seconds)
+        };
+        if later && all.judges_as(&own) {
             return Ok(());
         }
-        let number = next_number(own.number.max(known.number), now);
-        self.write_tokens(layout, &all.after(number, &key, unix_seconds(now)))
+        let number = next_number(all.number, now);
+        self.write_tokens(layout, &all.after(number, seconds))
     }
 
     fn write_revocations(

@@ -26,6 +26,7 @@ use crate::io::identity::IdentityError;
 use crate::io::identity::bundle::{Bundle, DEVELOPMENT};
 use crate::io::identity::disk::{self, Layout};
 use crate::io::identity::key::Key;
+use crate::io::identity::tokens::MAX_FORMER;
 use crate::io::identity::trust::{MAX_DROPPED, Rotation, RotationStep, TrustList, digest};
 use crate::proto::node::KeyId;
 
@@ -44,6 +45,28 @@ pub enum RotationError {
     /// The authority is not being replaced.
     #[error("no rotation of the authority is under way")]
     None,
+    /// Another key for tokens is on its way already.
+    #[error("{by} began to rotate the key of tokens at {}: wait for its end, or abort it", rfc3339(*began))]
+    TokensUnderWay {
+        /// Who began it.
+        by: String,
+        /// When.
+        began: SystemTime,
+    },
+    /// No other key for tokens is on its way.
+    #[error(
+        "no rotation of the key of tokens is under way: one that signs already is replaced by another rotation"
+    )]
+    NoTokens,
+    /// The tokens of as many former keys count as may.
+    #[error(
+        "the tokens of {MAX_FORMER} former keys count still, the earliest until {}: wait, or have them refused at once",
+        rfc3339(*until)
+    )]
+    TokenKeysFull {
+        /// Until when those of the earliest count.
+        until: SystemTime,
+    },
     /// The authority's files cannot be used or written.
     #[error(transparent)]
     Identity(#[from] IdentityError),

@@ -1,17 +1,20 @@
 //! The authority's tokens: made for clients, and revoked.
 //!
 //! Owns what is written into tokens and the order in which their files change. Invariants: no token is given
-//! out before the list that verifies it is on disk; the key that is on disk is the one that counts, and the
-//! list follows it; both change only under the directory's lock; a list that cannot be read is not replaced.
+//! out before the list that verifies it is on disk; which key signs is said by the list alone, and by no other key is
+//! signed; both change only under the directory's lock; a list that cannot be read is not replaced.
 
 #[cfg(feature = "gateway")]
 mod create;
+mod rotation;
 
+pub use rotation::TokenRotation;
+use std::path::Path;
 use std::time::SystemTime;
 
 use super::super::IdentityError;
 use super::super::disk::{self, Layout};
-use super::super::tokens::{RevokedToken, TokenKey, TokenList};
+use super::super::tokens::{RevokedToken, TokenKey, TokenKeys, TokenList};
 use super::{Authority, next_number};
 use crate::io::clock::unix_seconds;
 use crate::proto::token::check_id;
@@ -32,12 +35,10 @@ impl Authority {
         check_id(jti)?;
         let layout = Layout::new(&self.home);
         let _lock = layout.lock()?;
-        let (key, mut list) = self.token_files(layout, now)?;
+        let mut list = self.any_token_list(layout, now)?;
         let added = list.revoke(jti, unix_seconds(exp), unix_seconds(now));
         if added {
-            let number = next_number(list.number, now);
-            list = list.after(number, &key, unix_seconds(now));
-            self.write_tokens(layout, &list)?;
+            list = self.next_tokens(layout, list, now)?;
         }
         Ok(RevokedToken {
             added,
@@ -48,39 +49,63 @@ impl Authority {
 
     /// The key that signs tokens and the list that verifies them, each made if need be. The caller
     /// holds the directory's lock, so that of several processes one makes them.
-    pub(super) fn token_files(
+    fn token_files(
         &self,
         layout: Layout<'_>,
         now: SystemTime,
     ) -> Result<(TokenKey, TokenList), IdentityError> {
-        let list = self.token_list(layout)?;
-        let key = match TokenKey::read(layout) {
-            Ok(key) => key,
-            Err(IdentityError::Missing { .. }) => {
-                // The key goes first: one without its list is a state that the next call completes.
-                let key = TokenKey::generate()?;
-                disk::write(
-                    &layout.of_authority(disk::TOKEN_KEY),
-                    key.to_pem()?.as_bytes(),
-                    disk::PRIVATE,
-                )?;
-                key
-            }
-            Err(other) => return Err(other),
+        let (list, keys) = (self.token_list(layout)?, TokenKeys::read(layout)?);
+        let path = layout.of_authority(disk::TOKEN_KEY);
+        let Some(mut list) = list else {
+            // The key goes first: one without its list is a state that the next call completes.
+            let key = keys.first().map_or_else(|| made(&path), Ok)?;
+            let list = TokenList::first(key.id(), now);
+            self.write_tokens(layout, &list)?;
+            return Ok((key, list));
         };
-        let list = match list {
-            Some(list) if list.is_for(&key) => return Ok((key, list)),
-            Some(list) => {
-                let number = next_number(list.number, now);
-                list.after(number, &key, unix_seconds(now))
-            }
-            None => TokenList::first(&key, now),
-        };
-        self.write_tokens(layout, &list)?;
+        if let Some(key) = list.signing().and_then(|id| keys.take(id)) {
+            return Ok((key, list));
+        }
+        if path.exists() {
+            return Err(IdentityError::OtherTokenKey(path));
+        }
+        // It was lost, or removed so that every token is refused. The list goes first: while the file is missing, the next
+        // call makes another one.
+        let key = TokenKey::generate()?;
+        list.only(key.id());
+        let list = self.next_tokens(layout, list, now)?;
+        disk::write(&path, key.to_pem()?.as_bytes(), disk::PRIVATE)?;
         Ok((key, list))
     }
 
-    fn token_list(&self, layout: Layout<'_>) -> Result<Option<TokenList>, IdentityError> {
+    /// The list that verifies tokens, made if need be, for a caller that holds the lock.
+    fn any_token_list(
+        &self,
+        layout: Layout<'_>,
+        now: SystemTime,
+    ) -> Result<TokenList, IdentityError> {
+        match self.token_list(layout)? {
+            Some(list) => Ok(list),
+            None => self.token_files(layout, now).map(|(_, list)| list),
+        }
+    }
+
+    /// Writes the list that follows one.
+    fn next_tokens(
+        &self,
+        layout: Layout<'_>,
+        list: TokenList,
+        now: SystemTime,
+    ) -> Result<TokenList, IdentityError> {
+        let number = next_number(list.number, now);
+        let list = list.after(number, unix_seconds(now));
+        self.write_tokens(layout, &list).map(|()| list)
+    }
+
+    pub(super) fn token_list(
+        &self,
+        layout: Layout<'_>,
+    ) -> Result<Option<TokenList>, IdentityError> {
         TokenList::read(layout, &self.verifier)
     }
 
@@ -90,9 +115,8 @@ impl Authority {
         layout: Layout<'_>,
         now: SystemTime,
     ) -> Result<(), IdentityError> {
-        let Some(mut list) = self.token_list(layout)? else { return Ok(()) };
-        list.number = next_number(list.number, now);
-        self.write_tokens(layout, &list)
+        let Some(list) = self.token_list(layout)? else { return Ok(()) };
+        self.next_tokens(layout, list, now).map(drop)
     }
 
     pub(super) fn write_tokens(
@@ -106,4 +130,11 @@ impl Authority {
         }
         disk::write(&layout.of_authority(disk::TOKENS), text.as_bytes(), disk::PUBLIC)
     }
+}
+
+/// A new key, in this file.
+fn made(path: &Path) -> Result<TokenKey, IdentityError> {
+    let key = TokenKey::generate()?;
+    disk::write(path, key.to_pem()?.as_bytes(), disk::PRIVATE)?;
+    Ok(key)
 }

@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::super::IdentityError;
 use super::{MAX_TOKEN, TokenError, TokenKey, Tokens};
-use crate::proto::token::{AUDIENCE, Claims, NumericDate};
+use crate::io::clock::unix_seconds;
+use crate::proto::token::{AUDIENCE, Claims, NumericDate, TokenKeyId};
 
 /// What is read of a token.
 #[derive(Deserialize)]
@@ -25,7 +26,19 @@ impl Tokens {
     /// # Errors
     /// Each [`TokenError`]. After [`TokenError::NoKey`] a [`Tokens::look`] may help at once.
     pub fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, TokenError> {
-        let Received { claims, nbf } = self.read(token)?;
+        self.verify_signed(token, now).map(|(claims, _)| claims)
+    }
+
+    /// As [`Tokens::verify`], and which key has signed it: once that [counts no more](Tokens::counts), the token does not either.
+    ///
+    /// # Errors
+    /// As [`Tokens::verify`].
+    pub fn verify_signed(
+        &self,
+        token: &str,
+        now: SystemTime,
+    ) -> Result<(Claims, TokenKeyId), TokenError> {
+        let (Received { claims, nbf }, key) = self.read(token, now)?;
         if now >= claims.expires() {
             return Err(TokenError::Expired);
         }
@@ -37,31 +50,38 @@ impl Tokens {
         if self.revoked(&claims.jti) {
             return Err(TokenError::Revoked);
         }
-        Ok(claims)
+        Ok((claims, key))
     }
 
-    /// What a token of this cluster says, whether or not it still counts.
+    /// What a token of this cluster says, whether or not it still counts, and which key has signed it, which counts at `now`.
     ///
     /// # Errors
     /// [`TokenError::Malformed`], [`TokenError::Signature`], [`TokenError::NotForUs`] or
     /// [`TokenError::NoKey`].
-    pub fn claims(&self, token: &str) -> Result<Claims, TokenError> {
-        self.read(token).map(|received| received.claims)
+    pub fn claims(&self, token: &str, now: SystemTime) -> Result<Claims, TokenError> {
+        self.read(token, now).map(|(received, _)| received.claims)
     }
 
-    fn read(&self, token: &str) -> Result<Received, TokenError> {
+    /// Reads a token by each key in turn: a header may name one, but is not to be believed, and there are few.
+    fn read(&self, token: &str, now: SystemTime) -> Result<(Received, TokenKeyId), TokenError> {
         if token.len() > MAX_TOKEN {
             return Err(TokenError::Malformed);
         }
         let Some(list) = self.0.token_list() else { return Err(TokenError::NoKey) };
-        let key = DecodingKey::from_ed_der(&list.key);
-        let read = decode::<Received>(token, &key, &self.rules());
-        let read = read.map_err(|error| reason(&error))?;
-        // Extensions that must be understood (RFC 7515, 4.1.11), of which none is.
-        if read.header.crit.is_some() {
-            return Err(TokenError::Malformed);
+        let rules = self.rules();
+        let mut refused = TokenError::Signature;
+        for id in list.keys(unix_seconds(now)) {
+            match decode::<Received>(token, &DecodingKey::from_ed_der(&id.0), &rules) {
+                // Extensions that must be understood (RFC 7515, 4.1.11), of which none is.
+                Ok(read) if read.header.crit.is_some() => return Err(TokenError::Malformed),
+                Ok(read) => return Ok((read.claims, id)),
+                Err(error) => refused = reason(&error),
+            }
+            if refused != TokenError::Signature {
+                break;
+            }
         }
-        Ok(read.claims)
+        Err(refused)
     }
 
     /// What every token must say, and be signed with.

@@ -12,14 +12,12 @@ use zeroize::Zeroizing;
 
 use super::super::IdentityError;
 use super::super::disk::{self, Fix, Layout};
-
-/// Length of an Ed25519 public key (RFC 8032, 5.1.5), in bytes.
-pub(super) const PUBLIC_KEY: usize = 32;
+use crate::proto::token::TokenKeyId;
 
 /// A private key for tokens, and its public half.
 pub(in super::super) struct TokenKey {
     pkcs8: Zeroizing<PrivatePkcs8KeyDer<'static>>,
-    public: [u8; PUBLIC_KEY],
+    id: TokenKeyId,
 }
 
 impl TokenKey {
@@ -30,13 +28,17 @@ impl TokenKey {
         key.ok_or(IdentityError::Crypto("make a key"))
     }
 
-    /// The key in ca/token.key.
-    pub(in super::super) fn read(layout: Layout<'_>) -> Result<Self, IdentityError> {
+    /// The key in a file of the authority; `None` where there is none.
+    fn read(layout: Layout<'_>, file: &str) -> Result<Option<Self>, IdentityError> {
         let fix = Fix {
-            missing: "tokens are made on the host that has it".to_owned(),
+            missing: String::new(),
             damaged: "restore it from its backup, or remove it: the next `xpando-node token create` makes another, and every earlier token is refused".to_owned(),
         };
-        disk::read_secret(&layout.of_authority(disk::TOKEN_KEY), fix, Self::from_pem)
+        match disk::read_secret(&layout.of_authority(file), fix, Self::from_pem) {
+            Ok(key) => Ok(Some(key)),
+            Err(IdentityError::Missing { .. }) => Ok(None),
+            Err(other) => Err(other),
+        }
     }
 
     /// The first PKCS#8 key in a PEM text; `None` when there is no sound Ed25519 key.
@@ -47,8 +49,8 @@ impl TokenKey {
     fn from_pkcs8(pkcs8: PrivatePkcs8KeyDer<'static>) -> Option<Self> {
         let pkcs8 = Zeroizing::new(pkcs8);
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(pkcs8.secret_pkcs8_der()).ok()?;
-        let public = pair.public_key().as_ref().try_into().ok()?;
-        Some(Self { pkcs8, public })
+        let id = TokenKeyId(pair.public_key().as_ref().try_into().ok()?);
+        Some(Self { pkcs8, id })
     }
 
     /// The key as PEM, for its own file only. The encoder leaves unwiped copies in memory; it runs
@@ -60,14 +62,37 @@ impl TokenKey {
     }
 
     /// The public half.
-    pub(super) fn public(&self) -> &[u8; PUBLIC_KEY] {
-        &self.public
+    pub(in super::super) fn id(&self) -> TokenKeyId {
+        self.id
     }
 
     /// The private key, for what signs with it.
     #[cfg(feature = "gateway")]
     pub(super) fn private(&self) -> &[u8] {
         self.pkcs8.secret_pkcs8_der()
+    }
+}
+
+/// The private keys for tokens that lie in an authority's directory.
+pub(in super::super) struct TokenKeys(Vec<TokenKey>);
+
+impl TokenKeys {
+    /// The one that signs first, and during a rotation the next one. Which of them signs, the list says: a rotation that was
+    /// interrupted leaves the one that signs in the other's file.
+    pub(in super::super) fn read(layout: Layout<'_>) -> Result<Self, IdentityError> {
+        let files = [disk::TOKEN_KEY, disk::NEXT_TOKEN_KEY];
+        let keys = files.map(|file| TokenKey::read(layout, file));
+        keys.into_iter().filter_map(Result::transpose).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The first of them.
+    pub(in super::super) fn first(self) -> Option<TokenKey> {
+        self.0.into_iter().next()
+    }
+
+    /// The one with this public half.
+    pub(in super::super) fn take(self, id: TokenKeyId) -> Option<TokenKey> {
+        self.0.into_iter().find(|key| key.id == id)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tokens as clients and forgers bring them.
 
 mod files;
+mod rotation;
 
 use std::fs;
 use std::path::PathBuf;
@@ -51,7 +52,7 @@ impl Cluster {
     }
 
     fn key(&self) -> TokenKey {
-        TokenKey::read(Layout::new(self.dir.path())).unwrap()
+        TokenKeys::read(Layout::new(self.dir.path())).unwrap().first().unwrap()
     }
 
     /// What a sound token says, as JSON.
@@ -172,7 +173,7 @@ fn a_token_counts_until_its_last_second() {
     assert!(at(begins).is_ok());
     assert_eq!(cluster.with("nbf", json!(u64::MAX)), Err(TokenError::NotYetValid));
     // What it says can be read whenever that is.
-    assert_eq!(cluster.tokens.claims(&token).unwrap().sub, "alice");
+    assert_eq!(cluster.tokens.claims(&token, cluster.now).unwrap().sub, "alice");
 }
 
 #[test]
@@ -246,7 +247,7 @@ fn only_ed25519_counts() {
         assert_eq!(cluster.verify(&cluster.forged(&header, &payload)), Err(TokenError::Malformed));
     }
     // The public key as a shared secret: raw, and as the list spells it.
-    let public = *cluster.key().public();
+    let public = cluster.key().id().0;
     let spelled = cluster.list().lines().find_map(|l| l.strip_prefix("key ").map(str::to_owned));
     for secret in [&public[..], spelled.unwrap().as_bytes()] {
         for alg in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
@@ -261,7 +262,7 @@ fn only_ed25519_counts() {
 fn a_header_brings_no_key() {
     let (ours, theirs) = (cluster(), cluster());
     let payload = ours.payload();
-    let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": coded(theirs.key().public())});
+    let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": coded(&theirs.key().id().0)});
     for (field, value) in [
         ("jwk", jwk),
         ("x5c", json!(["AAAA"])),
@@ -319,6 +320,7 @@ fn a_token_of_another_cluster_is_refused() {
     assert_eq!(ours.verify(&theirs.token()), Err(TokenError::Signature));
     // The same key in two clusters, as after a copied directory.
     fs::copy(ours.path("token.key"), theirs.path("token.key")).unwrap();
+    fs::remove_file(theirs.path("tokens")).unwrap();
     assert_eq!(ours.verify(&theirs.token()), Err(TokenError::NotForUs));
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::super::super::IdentityError;
 use super::super::super::disk::Layout;
-use super::super::super::tokens::TokenKey;
+use super::super::super::tokens::TokenKeys;
 use super::super::Authority;
 use crate::io::clock::unix_seconds;
 use crate::proto::codec::hexadecimal;
@@ -14,10 +14,11 @@ impl Authority {
     /// A signed token for `sub`, good from `now` for `lifetime` in whole seconds, with a random id.
     /// Without grants it allows all that the role does.
     ///
-    /// Where the key for tokens is missing, a new one is made, and what the old one signed counts no
-    /// more; where the list that verifies tokens is missing or for another key, it is made anew.
+    /// Where the key for tokens is missing, a new one is made, and what any other one signed counts no
+    /// more; where the list that verifies tokens is missing, it is made anew.
     ///
     /// # Errors
+    /// [`IdentityError::OtherTokenKey`] when the key that signs is not here;
     /// [`IdentityError::Claims`] when no token may say this, or one this long;
     /// [`IdentityError::KeyExposed`], [`IdentityError::DamagedKey`] or
     /// [`IdentityError::DamagedTokens`] when a file is not fit for use.
@@ -46,8 +47,9 @@ impl Authority {
         claims.check()?;
         let layout = Layout::new(&self.home);
         // The common case needs no lock, and so works in a directory that is read-only.
-        if let (Ok(key), Some(list)) = (TokenKey::read(layout), self.token_list(layout)?)
-            && list.is_for(&key)
+        let signing = self.token_list(layout)?.and_then(|list| list.signing());
+        if let (Ok(keys), Some(id)) = (TokenKeys::read(layout), signing)
+            && let Some(key) = keys.take(id)
         {
             return key.sign(&claims);
         }

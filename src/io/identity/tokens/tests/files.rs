@@ -176,7 +176,7 @@ fn an_older_authority_gets_its_files_with_the_first_token() {
 }
 
 #[test]
-fn the_list_follows_the_key_and_keeps_what_was_revoked() {
+fn a_lost_key_is_made_anew_and_another_one_signs_nothing() {
     let cluster = cluster();
     let old = cluster.token();
     cluster.revoke("one");
@@ -186,13 +186,18 @@ fn the_list_follows_the_key_and_keeps_what_was_revoked() {
     assert_eq!(cluster.tokens.look().unwrap(), Some(1), "a newer list");
     assert_eq!(cluster.verify(&old), Err(TokenError::Signature));
     assert!(cluster.verify(&new).is_ok() && cluster.tokens.revoked("one"));
-    // Another key lies there, as after a crash before the list, or from a backup.
-    let other = super::cluster();
+    // A key that the list does not name, as from an old backup, signs nothing and changes nothing.
+    let (other, list) = (super::cluster(), cluster.list());
+    let own = fs::read(cluster.path("token.key")).unwrap();
     fs::copy(other.path("token.key"), cluster.path("token.key")).unwrap();
-    let latest = cluster.token();
-    assert_eq!(cluster.tokens.look().unwrap(), Some(1));
-    assert_eq!(cluster.verify(&new), Err(TokenError::Signature));
-    assert!(cluster.verify(&latest).is_ok());
+    let make = || cluster.authority.token("a", Role::User, vec![], HOUR, cluster.now);
+    let error = make().unwrap_err();
+    assert!(matches!(error, IdentityError::OtherTokenKey(_)), "{error}");
+    assert_eq!(cluster.list(), list);
+    // What is revoked is revoked all the same.
+    assert!(cluster.revoke("two").added);
+    fs::write(cluster.path("token.key"), own).unwrap();
+    let latest = make().unwrap();
     // The list alone is lost: the key stays.
     fs::remove_file(cluster.path("tokens")).unwrap();
     cluster.token();
@@ -256,7 +261,7 @@ fn a_list_grows_no_longer_than_nodes_read() {
     let fix = disk::Fix { missing: String::new(), damaged: String::new() };
     let authority = disk::read_key(&layout.of_authority(disk::KEY), fix).unwrap();
     let ends = seconds(cluster.now + HOUR);
-    let mut list = TokenList::first(&cluster.key(), cluster.now);
+    let mut list = TokenList::first(cluster.key().id(), cluster.now);
     let line = "revoked  1234567890\n".len() + 64;
     let most = usize::try_from(disk::MAX_LIST).unwrap() / line;
     list.revoked = (0..most - 8).map(|i| (format!("{i:064}"), ends)).collect();
