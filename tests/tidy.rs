@@ -48,7 +48,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("proto", "presence", &["talk"]), // its test says why a link is down
     ("proto", "rows", &["seal"]),
     ("proto", "rotation", &["token"]), // whose key is waited for
-    ("proto", "tests", &["seal"]), // those of machines without keys
+    ("proto", "tests", &["seal"]),     // those of machines without keys
     ("proto", "registry", &["rows", "seal", "heartbeat", "membership"]),
     ("proto", "topology", &["rows", "seal", "heartbeat", "membership"]), // a cell shows what these know of a peer
     ("proto", "heartbeat", &["questions"]),
