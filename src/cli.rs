@@ -12,6 +12,7 @@ use xpando_node::internals::io::places;
 
 mod ask;
 mod bench;
+mod can;
 mod cert;
 mod env;
 mod events;

@@ -41,7 +41,7 @@ pub use crate::proto::token::{Claims, Grant, Role, Verb, Verbs};
 pub use crate::proto::topic::{Address, Name, Pattern, Topic};
 
 // Why something did not happen.
-pub use crate::actors::exchange::{CallError, SendError, ServeError};
+pub use crate::actors::exchange::{CallError, GroupError, SendError, ServeError};
 pub use crate::io::identity::{IdentityError, Subject};
 pub use crate::io::places::NoPlace;
 pub use crate::io::sockets::SocketError;

@@ -315,7 +315,8 @@ impl Node {
         let http = None;
         let incarnation = store.begin_life()?;
         let life = Arc::new(AtomicU64::new(incarnation.0));
-        let bus = Bus::new(&Exchange::new(config.name.clone(), &metrics));
+        let may = identity.capabilities();
+        let bus = Bus::new(&Exchange::limited(config.name.clone(), may, &metrics));
         let chain = Chain::new(store.clone(), config.name.clone())?;
         let (trail, limits) = (bus.trail().clone(), config.events);
         let journal = Journal::open(chain, trail, identity.clone(), life.clone(), limits)?;

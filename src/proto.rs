@@ -11,6 +11,7 @@ pub mod askers;
 pub mod backoff;
 pub mod beacon;
 pub mod budget;
+pub mod capability;
 pub mod chain;
 pub mod channel;
 pub mod codec;

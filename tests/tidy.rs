@@ -36,7 +36,11 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("io", "seals", &["identity"]),
     ("io", "enrolment", &["tls", "seeds"]),
     ("io", "beacon", &["identity", "seals"]),
-    ("proto", "*", &["node", "topic", "event", "codec", "backoff", "quota", "wiring", "budget"]),
+    (
+        "proto",
+        "*",
+        &["node", "topic", "event", "codec", "backoff", "quota", "wiring", "budget", "capability"],
+    ),
     ("proto", "wiring", &["membership", "link", "talk", "seal"]), // whose output is whose input
     ("proto", "event", &["chain", "hlc", "share"]),
     ("proto", "membership", &["hello", "frame"]),

@@ -40,6 +40,9 @@ mod topic;
 pub use topic::{Greeting, Member};
 use topic::{Order, Shared, TopicTask};
 
+/// Words about presences that break the protocol, and presences where a peer may not be, as they are counted.
+const FAULT: &str = "presence_fault";
+const NOT_ALLOWED: &str = "presence_not_allowed";
 /// How long a new topic waits for the other nodes to know that it has members here.
 const ACQUAINT: Duration = Duration::from_millis(250);
 /// Topics whose publications are numbered; when there are more, all numbering begins anew.
@@ -215,7 +218,9 @@ impl Inside {
         if !self.topics.contains_key(&topic) && !self.open(&topic) {
             return self.router.metrics.count(Count::Channels, "too_many_topics");
         }
-        if let Some((key, meta)) = &member.presence {
+        // What peers would not take is not shown here either.
+        let may = self.router.bus.exchange().capabilities().may_publish(&topic);
+        if let Some((key, meta)) = member.presence.as_ref().filter(|_| may) {
             let mut out = Vec::new();
             let place = (&topic, key.as_str(), meta.as_str());
             if let Err(refused) = self.attendance.join(member.id, place, timer::now(), &mut out) {
@@ -292,7 +297,7 @@ impl Inside {
                 Output::Say(To::One(peer), word) => self.send([&peer], &word),
                 Output::Say(To::All, word) => self.send(self.attendance.linked(), &word),
                 Output::Fault(peer, rule) => {
-                    self.router.metrics.count(Count::Channels, "presence_fault");
+                    self.router.metrics.count(Count::Channels, FAULT);
                     tracing::warn!(%peer, rule, "presence words that break the rules");
                     self.setup.peers.ask(Ask::Cut(peer));
                 }
@@ -302,7 +307,7 @@ impl Inside {
 
     fn send<'a>(&self, peers: impl IntoIterator<Item = &'a NodeName>, word: &Word) {
         let Ok(word) = codec::encode(word) else {
-            return self.router.metrics.count(Count::Channels, "presence_fault");
+            return self.router.metrics.count(Count::Channels, FAULT);
         };
         for peer in peers {
             self.router.bus.send(peer, Topic::channel_presence(), word.clone());
@@ -320,11 +325,16 @@ impl Inside {
         if let Notice::Offline(peer) = &notice {
             self.kept.remove(peer);
         }
-        match notice.read(|word| codec::decode(&word, WORD)) {
+        let read = |message: PeerMessage| {
+            let word: Word = codec::decode(&message, WORD).map_err(|_malformed| FAULT)?;
+            if word.is_within(message.capabilities()) { Ok(word) } else { Err(NOT_ALLOWED) }
+        };
+        match notice.read(read) {
             Ok(notice) => self.attendance.handle(notice, timer::now(), out),
-            Err(_) => {
-                self.router.metrics.count(Count::Channels, "presence_fault");
-                from.iter().for_each(|peer| self.setup.peers.ask(Ask::Cut(peer.clone())));
+            Err(fault) => {
+                self.router.metrics.count(Count::Channels, fault);
+                let cut = from.iter().filter(|_| fault == FAULT);
+                cut.for_each(|peer| self.setup.peers.ask(Ask::Cut(peer.clone())));
             }
         }
         if let Some(peer) = from

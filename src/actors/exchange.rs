@@ -16,6 +16,7 @@ use bytes::Bytes;
 use ractor::{ActorRef, Message as RactorMessage};
 
 use crate::io::metrics::Metrics;
+use crate::proto::capability::Capabilities;
 use crate::proto::frame::Lane;
 use crate::proto::interest::TooMany;
 use crate::proto::node::NodeName;
@@ -32,7 +33,7 @@ mod topics;
 
 pub(crate) use account::{Account, Kept, Measured};
 pub use calls::{CallError, HandlerError, Reply, Request, ServeError, Serving, Watch};
-pub use groups::RemoteActor;
+pub use groups::{GroupError, RemoteActor};
 pub(crate) use outlet::Ticket;
 pub use outlet::{Outlet, SendError};
 pub(crate) use queue::{Content, PATIENCE};
@@ -59,9 +60,14 @@ impl fmt::Debug for Exchange {
 }
 
 impl Exchange {
-    /// That of a node of this name, linked to nobody yet.
+    /// That of a node of this name that may do everything, linked to nobody yet.
     pub(crate) fn new(me: NodeName, metrics: &Metrics) -> Self {
-        let topics = Arc::new(Topics::new(me, metrics));
+        Self::limited(me, Capabilities::ALL, metrics)
+    }
+
+    /// That of a node of this name that may do this, linked to nobody yet.
+    pub(crate) fn limited(me: NodeName, may: Capabilities, metrics: &Metrics) -> Self {
+        let topics = Arc::new(Topics::new((me, may), metrics));
         let calls = Arc::new(Calls::new(topics.clone()));
         Self { topics, calls, groups: Arc::default() }
     }
@@ -70,6 +76,11 @@ impl Exchange {
     #[must_use]
     pub fn name(&self) -> &NodeName {
         self.topics.me()
+    }
+
+    /// What this node may do.
+    pub(crate) fn capabilities(&self) -> &Capabilities {
+        self.topics.capabilities()
     }
 
     /// What this node counts.
@@ -137,7 +148,7 @@ impl Exchange {
     /// To every subscriber on every node. Waits for room where a peer has none.
     ///
     /// # Errors
-    /// [`SendError::TooLong`].
+    /// [`SendError::TooLong`]; [`SendError::NotAllowed`] on an edge.
     pub async fn publish(
         &self,
         topic: &Topic,
@@ -276,13 +287,16 @@ impl Exchange {
     /// Lets every node find this actor in a group, until it stops.
     ///
     /// # Errors
-    /// [`TooMany`] actors of this node are in groups; nothing changed.
+    /// [`GroupError`]; nothing changed.
     pub fn join_group<M: RactorMessage>(
         &self,
         group: &Name,
         actor: &ActorRef<M>,
-    ) -> Result<(), TooMany> {
-        groups::join(group, actor)
+    ) -> Result<(), GroupError> {
+        if !self.capabilities().may_join(group.as_str()) {
+            return Err(GroupError::NotAllowed(group.clone()));
+        }
+        Ok(groups::join(group, actor)?)
     }
 
     /// The actors of a group on this and all linked nodes. Those that joined with another type of messages refuse all

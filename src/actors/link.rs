@@ -278,7 +278,8 @@ impl Inside {
 
     fn start(&mut self, attempt: AttemptId) {
         let proven = self.machine.proven(attempt);
-        let Some((stream, Proven { hello, serial, .. })) = self.parked.remove(&attempt).zip(proven)
+        let Some((stream, Proven { hello, serial, capabilities, .. })) =
+            self.parked.remove(&attempt).zip(proven)
         else {
             return;
         };
@@ -288,7 +289,8 @@ impl Inside {
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, ends(&stream)));
         self.pulses().insert(peer.clone(), (attempt, pulse.clone()));
-        let guard = mux::LinkGuard::open(&self.setup.bus, peer.clone(), life);
+        let guard =
+            mux::LinkGuard::open(&self.setup.bus, (peer.clone(), capabilities.clone()), life);
         let outlet = guard.outlet();
         let lists = hello.lists.clone().map(|theirs| lists::open(&self.setup.lists, theirs));
         let (tls, serial) = (self.setup.tls.clone(), serial.clone());
@@ -296,7 +298,7 @@ impl Inside {
         let own = mux::Own { parting, controls, pulse, lists, revoked };
         let (myself, inbound) = (self.myself.clone(), matches!(attempt, AttemptId::Inbound(_)));
         let task = self.tasks.spawn(async move {
-            let gate = mux::gate(inbound, peer);
+            let gate = mux::gate(inbound, peer, &guard);
             let end = mux::run(stream, gate, &mut pipe, guard, own).await;
             send(&myself, Msg::Input(Input::MuxEnded(attempt, end)));
         });

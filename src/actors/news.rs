@@ -24,6 +24,7 @@ use crate::actors::exchange::{Account, Exchange, Measured, Outlet, SendError};
 use crate::actors::supervisor::{Address, Child, Handle, Process};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
+use crate::proto::capability::Capabilities;
 use crate::proto::codec;
 use crate::proto::event::{Event, Limiter};
 use crate::proto::frame::{Lane, MAX_PAYLOAD};
@@ -54,18 +55,23 @@ struct Words {
 
 /// What an actor's like on another node sent it. Until it is dropped it counts against what may wait of the peer.
 #[derive(Clone, Debug)]
-pub struct PeerMessage(Arc<(Vec<u8>, OwnedSemaphorePermit)>, Arc<Account>);
+pub struct PeerMessage(Arc<(Vec<u8>, OwnedSemaphorePermit)>, Arc<Outlet>);
 
 impl PeerMessage {
     /// The account of its sender.
     pub(crate) fn account(&self) -> &Arc<Account> {
-        &self.1
+        self.1.account()
+    }
+
+    /// What its sender may do.
+    pub(crate) fn capabilities(&self) -> &Capabilities {
+        self.1.capabilities()
     }
 }
 
 /// Has the peer pay for what the thread does until the result is dropped, where it sent this.
 pub(crate) fn measure(notice: &Notice<PeerMessage>) -> Option<Measured> {
-    if let Notice::Message(_, message) = notice { Some(message.1.measure()) } else { None }
+    if let Notice::Message(_, message) = notice { Some(message.account().measure()) } else { None }
 }
 
 impl Deref for PeerMessage {
@@ -210,6 +216,7 @@ impl Bus {
                     Err(SendError::Overloaded) => "overloaded",
                     Err(SendError::TooLong(_)) => "too_large",
                     Err(SendError::OtherType(_)) => "other_type",
+                    Err(SendError::NotAllowed(_)) => "not_allowed",
                 }
             }
             Ok(_) | Err(_) => "too_large",
@@ -217,9 +224,9 @@ impl Bus {
         self.metrics().count(Count::Messages, kind);
     }
 
-    /// There is a link to this life of a peer: what is sent to it goes through the outlet.
-    pub(crate) fn up(&self, peer: NodeName, life: Incarnation) -> Arc<Outlet> {
-        let outlet = self.exchange.topics.up(peer);
+    /// There is a link to this life of a peer, which may do this: what is sent to it goes through the outlet.
+    pub(crate) fn up(&self, peer: NodeName, life: Incarnation, may: Capabilities) -> Arc<Outlet> {
+        let outlet = self.exchange.topics.up(peer, may);
         self.handle.cast(Msg::Up(outlet.clone(), life));
         outlet
     }
@@ -285,12 +292,12 @@ impl Inside {
         if !self.trail.heard(stamp) {
             self.metrics.count(Count::Messages, "stamp_far_ahead");
         }
-        let (peer, account) = (link.peer().clone(), link.account().clone());
-        if !self.links.is_up(&peer, &Way(link)) {
+        let peer = link.peer().clone();
+        if !self.links.is_up(&peer, &Way(link.clone())) {
             return "link_gone";
         }
         let Some((_, sink)) = self.consumers.get(&topic) else { return "no_subscriber" };
-        sink(Notice::Message(peer, PeerMessage(Arc::new((payload, permit)), account)));
+        sink(Notice::Message(peer, PeerMessage(Arc::new((payload, permit)), link)));
         "received"
     }
 }

@@ -14,11 +14,13 @@ use xpando_node::internals::io::clock;
 use xpando_node::internals::io::identity::{
     Authority, CertificateInfo, Validity, backup, inventory, restore, shell_word,
 };
+use xpando_node::internals::proto::capability::Capabilities;
 use xpando_node::internals::proto::enrol::Host;
 use xpando_node::internals::proto::node::NodeName;
 
 use zeroize::Zeroizing;
 
+use super::can::Can;
 use super::output::{self, Columns, Field, write_line};
 
 /// Longest passphrase that is read, in bytes.
@@ -40,13 +42,16 @@ pub(crate) enum CertCommand {
     /// ca/key.pem. A node on another host needs copies of ca/cert.pem and of the directory NAME.
     ///
     /// A private key that is there already stays, so that the node keeps its id. To give a node a
-    /// new key, remove the directory NAME first.
+    /// new key, remove the directory NAME first. Unless it is said what the node may do, it may do what the certificate
+    /// before let it, and without one everything: it lies beside the authority's key.
     Issue {
         /// The node's name, for example web@10.0.0.7 or web@db.example
         name: NodeName,
         /// Replace a certificate that has not expired
         #[arg(long)]
         replace: bool,
+        #[command(flatten)]
+        can: Can,
     },
     /// Revoke every certificate that was issued to a node
     ///
@@ -86,6 +91,8 @@ pub(crate) enum CertCommand {
     Sign {
         /// The request
         file: PathBuf,
+        #[command(flatten)]
+        can: Can,
     },
     /// Take the answer to a request of this host
     ///
@@ -130,10 +137,14 @@ pub(crate) enum CertCommand {
 pub(crate) fn run(command: CertCommand, certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     match command {
         CertCommand::Init => init(certs, out),
-        CertCommand::Issue { name, replace } => issue(&name, replace, certs, out),
+        CertCommand::Issue { name, replace, can } => {
+            issue(&name, replace, can.said()?.as_ref(), certs, out)
+        }
         CertCommand::Revoke { name } | CertCommand::Release { name } => revoke(&name, certs, out),
         CertCommand::Request { name, hosts } => by_file::request(&name, &hosts, certs, out),
-        CertCommand::Sign { file } => by_file::sign(&file, certs, out),
+        CertCommand::Sign { file, can } => {
+            by_file::sign(&file, can.said()?.unwrap_or(Capabilities::OPERATE), certs, out)
+        }
         CertCommand::Accept { file } => by_file::accept(&file, certs, out),
         CertCommand::Backup { file, passphrase_file } => {
             back_up(certs, &file, &passphrase(&passphrase_file)?, out)
@@ -167,19 +178,26 @@ fn init(certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn issue(name: &NodeName, replace: bool, certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+fn issue(
+    name: &NodeName,
+    replace: bool,
+    can: Option<&Capabilities>,
+    certs: &Path,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     let authority = Authority::open(certs)?;
     let validity = Validity::leaf(clock::wall());
     let identity = if replace {
-        authority.reissue(certs, name, validity)?
+        authority.reissue(certs, name, validity, can)?
     } else {
-        authority.issue(certs, name, validity)?
+        authority.issue_with(certs, name, validity, can)?
     };
     let dir = certs.display();
     write_line!(out, "node         {name}")?;
     write_line!(out, "id           {}", identity.id())?;
     write_line!(out, "cluster      {}", identity.cluster())?;
     write_line!(out, "valid until  {}", clock::rfc3339(identity.validity().not_after))?;
+    write_line!(out, "may          {}", identity.capabilities())?;
     write_line!(out, "fingerprint  {}", identity.fingerprint())?;
     write_line!(out, "certificate  {dir}/{name}/cert.pem")?;
     write_line!(out, "private key  {dir}/{name}/key.pem")?;
@@ -314,7 +332,8 @@ mod tests {
         let made = print(CertCommand::Init, certs);
         assert!(made.contains("fingerprint  ") && made.contains("cert issue NAME@HOST"), "{made}");
         let name: NodeName = "web@10.0.0.7".parse().unwrap();
-        let issue = |replace| CertCommand::Issue { name: name.clone(), replace };
+        let issue =
+            |replace| CertCommand::Issue { name: name.clone(), replace, can: Can::default() };
         let issued = print(issue(false), certs);
         for part in ["on 10.0.0.7", "ca/cert.pem", "web@10.0.0.7/cert.pem", "never ca/key.pem"] {
             assert!(issued.contains(part), "{issued}");
@@ -342,7 +361,10 @@ mod tests {
         let unknown = CertCommand::Revoke { name: name.clone() };
         let error = run(unknown, certs, &mut Vec::new()).unwrap_err().to_string();
         assert!(error.contains("web@10.0.0.7 was never issued a certificate"), "{error}");
-        print(CertCommand::Issue { name: name.clone(), replace: false }, certs);
+        print(
+            CertCommand::Issue { name: name.clone(), replace: false, can: Can::default() },
+            certs,
+        );
         let told = print(CertCommand::Revoke { name: name.clone() }, certs);
         for part in ["revoked      serial ", "ca/crl.pem  (1 in all)", "cert issue web@10.0.0.7"] {
             assert!(told.contains(part), "{told}");
@@ -351,7 +373,7 @@ mod tests {
         assert!(again.contains("nothing new"), "{again}");
         let table = print(CertCommand::Show { json: false }, certs);
         assert!(table.trim_end().ends_with("revoked"), "{table}");
-        print(CertCommand::Issue { name, replace: false }, certs);
+        print(CertCommand::Issue { name, replace: false, can: Can::default() }, certs);
         let table = print(CertCommand::Show { json: false }, certs);
         assert!(table.trim_end().ends_with("valid"), "{table}");
     }
@@ -361,7 +383,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         print(CertCommand::Init, dir.path());
         let name: NodeName = "a@h".parse().unwrap();
-        print(CertCommand::Issue { name, replace: false }, dir.path());
+        print(CertCommand::Issue { name, replace: false, can: Can::default() }, dir.path());
         std::fs::write(dir.path().join("a@h/cert.pem"), "rubbish").unwrap();
         let table = print(CertCommand::Show { json: false }, dir.path());
         assert!(table.contains("unusable"), "{table}");

@@ -8,10 +8,12 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use xpando_node::internals::gateway::admin::Request;
 use xpando_node::internals::gateway::admin::enrol::{Invite, Invited, Waiting};
+use xpando_node::internals::proto::capability::Capabilities;
 use xpando_node::internals::proto::enrol::{NamePattern, RequestId};
 use xpando_node::internals::proto::node::NodeName;
 
 use super::ask::{Which, ask};
+use super::can::Can;
 use super::output::{self, Columns, Field, notice, write_line};
 use super::token::lifetime;
 
@@ -38,6 +40,9 @@ pub(super) struct InviteArgs {
     /// Have each request wait until somebody approves it
     #[arg(long, conflicts_with = "spoken")]
     approve: bool,
+
+    #[command(flatten)]
+    can: Can,
 
     /// Make one to be said aloud, such as 7-guitar-sunset: for one machine, for an hour at most; a wrong guess ends it
     #[arg(long, conflicts_with = "uses")]
@@ -97,12 +102,19 @@ pub(super) struct ReleaseArgs {
 }
 
 pub(super) fn invite(args: InviteArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    let InviteArgs { which, names, ttl, uses, approve, spoken } = args;
+    let InviteArgs { which, names, ttl, uses, approve, can, spoken } = args;
+    let capabilities = can.said()?.unwrap_or(Capabilities::OPERATE);
     let ttl = if spoken { ttl.min(SPOKEN) } else { ttl };
     let names = names.unwrap_or_else(NamePattern::any);
     let directory = Which::named(which.on, which.data_dir).find()?;
-    let invite =
-        Invite { names: names.clone(), seconds: ttl.as_secs(), uses, approval: approve, spoken };
+    let invite = Invite {
+        names: names.clone(),
+        seconds: ttl.as_secs(),
+        uses,
+        approval: approve,
+        spoken,
+        capabilities: capabilities.clone(),
+    };
     let invited: Invited = ask(&directory, &Request::Invite(invite))?;
     match &invited.at {
         Some(at) => write_line!(
@@ -118,7 +130,7 @@ pub(super) fn invite(args: InviteArgs, out: &mut dyn Write) -> anyhow::Result<()
     } else {
         format!(" with a name like {names}")
     };
-    notice(format_args!("good for {many}{like}, until {}", invited.until));
+    notice(format_args!("good for {many}{like}, until {}; may: {capabilities}", invited.until));
     if approve {
         notice(format_args!("each waits until you approve it: `xpando-node requests`"));
     }
@@ -153,7 +165,8 @@ fn list(which: &Which, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
     if waiting.is_empty() {
         return Ok(write_line!(out, "no request waits for approval")?);
     }
-    let mut table = Columns::new(&["REQUEST", "NAME", "KEY", "HOSTS", "SINCE", "INVITED BY"]);
+    let columns = ["REQUEST", "NAME", "KEY", "HOSTS", "MAY", "SINCE", "INVITED BY"];
+    let mut table = Columns::new(&columns);
     for one in &waiting {
         let hosts: Vec<String> = one.hosts.iter().map(ToString::to_string).collect();
         table.row([
@@ -161,6 +174,7 @@ fn list(which: &Which, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
             Field::new(&one.name),
             Field::new(&one.key),
             Field::or_dash(Some(hosts.join(" ")).filter(|hosts| !hosts.is_empty())),
+            Field::new(&one.can),
             Field::new(&one.since),
             Field::new(&one.invited_by),
         ]);

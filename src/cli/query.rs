@@ -103,7 +103,7 @@ pub(super) fn status(args: &StatusArgs, out: &mut dyn Write) -> anyhow::Result<(
         status.listen,
         uptime(status.uptime_s),
     )?;
-    write_line!(out, "cluster {}", status.cluster)?;
+    write_line!(out, "cluster {}  may {}", status.cluster, status.may)?;
     match status.http {
         Some(http) => write_line!(out, "clients over HTTP on {http}")?,
         None => write_line!(out, "no clients over HTTP")?,

@@ -356,11 +356,13 @@ pub(super) mod tests {
     use crate::gateway::issue;
     use crate::gateway::rotation::Rotations;
     use crate::gateway::status::NodeStatus;
+    use crate::gateway::view::OwnCertificates;
     use crate::io::identity::enrol::Rules;
     use crate::io::identity::{Authority, Validity};
     use crate::io::metrics::{Count, Metrics};
     use crate::io::store::{Chain, Store};
     use crate::io::{clock, sockets};
+    use crate::proto::capability::Capabilities;
     use crate::proto::event::{Author, Event, Recorded, Status};
     use crate::proto::membership::PeerView;
     use crate::proto::node::{Incarnation, KeyId};
@@ -434,7 +436,10 @@ pub(super) mod tests {
             bus: bus.clone(),
             metrics: metrics.clone(),
             store: store.clone(),
-            certificates: Arc::new(Vec::new),
+            certificates: Arc::new(|| OwnCertificates {
+                may: Capabilities::ALL,
+                ..OwnCertificates::default()
+            }),
             lists,
             min_peers: 0,
             roster: roster.clone(),

@@ -30,7 +30,7 @@ pub(super) fn text(view: &NodeView) -> Result<String, fmt::Error> {
 fn node(view: &NodeView, gauges: &mut Gauges) {
     let version = ("version", env!("CARGO_PKG_VERSION").to_owned());
     gauges.many("xpando_build_info", "The program", [(vec![version], 1.0)]);
-    let certificates = (view.certificates)().into_iter().map(|(what, until)| {
+    let certificates = (view.certificates)().until.into_iter().map(|(what, until)| {
         let until = until.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         (vec![("certificate", what.to_owned())], until)
     });

@@ -160,6 +160,10 @@ impl Issuing {
         let Some(issuer) = self.0.issuer.clone() else { return Ok(None) };
         let (issuing, askers) = (self.clone(), Askers::default());
         let exchange = self.0.bus.exchange();
+        if !exchange.capabilities().may_issue() {
+            tracing::warn!(may = %exchange.capabilities(), "the authority's key is here, but this node's certificate does not let it answer other nodes' requests for certificates: issue it anew with that right");
+            return Ok(None);
+        }
         let serving = exchange.serve(Name::issue(), move |request| {
             let (issuing, issuer) = (issuing.clone(), issuer.clone());
             let turn = askers.turn(&request.from);

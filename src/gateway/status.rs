@@ -49,6 +49,9 @@ pub struct NodeStatus {
     /// Whether it has a list by which clients' tokens are verified; without one all are refused.
     #[serde(default)]
     pub token_list: bool,
+    /// What its certificate lets it do: `member`, `operate`, `issue`, or `edge` and its patterns.
+    #[serde(default)]
+    pub may: String,
     /// Until when its certificates are valid, RFC 3339, by what they are for: `node`, `authority`, `http`.
     #[serde(default)]
     pub certificates: BTreeMap<String, String>,

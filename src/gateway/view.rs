@@ -24,6 +24,7 @@ use crate::io::clock;
 use crate::io::identity::{IdentityError, RevocationReason, Revocee};
 use crate::io::metrics::Metrics;
 use crate::io::store::Store;
+use crate::proto::capability::Capabilities;
 use crate::proto::event::{Deed, Event, Operator, Status};
 use crate::proto::lists::ListKind;
 use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
@@ -67,8 +68,8 @@ pub struct NodeView {
     pub clients: Arc<Clients>,
     /// What is remembered.
     pub store: Arc<Store>,
-    /// Until when the certificates of this node are valid, by what they are for: of several sources, read when asked.
-    pub certificates: Arc<dyn Fn() -> Vec<(&'static str, SystemTime)> + Send + Sync>,
+    /// The certificates of this node: of several sources, read when asked.
+    pub certificates: Arc<dyn Fn() -> OwnCertificates + Send + Sync>,
     /// The lists that the authority signs.
     pub lists: ListKeeper,
     /// Peers that must be linked before the node calls itself ready.
@@ -77,6 +78,15 @@ pub struct NodeView {
     pub roster: ActorTable,
     /// Whether they may be killed.
     pub chaos: bool,
+}
+
+/// What this node's certificates say.
+#[derive(Clone, Debug, Default)]
+pub struct OwnCertificates {
+    /// Until when they are valid, by what they are for.
+    pub until: Vec<(&'static str, SystemTime)>,
+    /// What the node may do.
+    pub may: Capabilities,
 }
 
 /// Why a deed of an operator is not done. Nothing changed.
@@ -88,6 +98,11 @@ pub enum DeedError {
     /// It lives.
     #[error("{0} is linked: stop it or disconnect it first")]
     Linked(NodeName),
+    /// Others would not believe it.
+    #[error(
+        "this node's certificate does not let it have nodes forgotten (it may: {0}): ask a node whose certificate does"
+    )]
+    NotAllowed(Capabilities),
     /// There is no such node.
     #[error("no node {0} is known")]
     Unknown(NodeName),
@@ -119,6 +134,7 @@ impl NodeView {
         let own = self.registry.nodes().get(&self.name).cloned();
         let (specializations, metadata) = own.as_deref().map(profile_texts).unwrap_or_default();
         let seeds = self.discovery.seeds(&self.peers, &self.name);
+        let certificates = (self.certificates)();
         NodeStatus {
             specializations,
             metadata,
@@ -132,7 +148,9 @@ impl NodeView {
             degraded: self.degraded(),
             draining: self.clients.draining(),
             token_list: self.has_token_list(),
-            certificates: (self.certificates)()
+            may: certificates.may.to_string(),
+            certificates: certificates
+                .until
                 .into_iter()
                 .map(|(what, until)| (what.to_owned(), clock::rfc3339(until)))
                 .collect(),
@@ -265,6 +283,7 @@ impl NodeView {
         if *node == self.name {
             return Err(DeedError::Myself);
         }
+        self.may_operate()?;
         let peer = self.peer(node);
         let known = self.registry.nodes().get(node).cloned();
         let known = known.filter(|known| !known.is_forgotten());
@@ -286,8 +305,15 @@ impl NodeView {
         if !self.registry.nodes().get(node).is_some_and(|known| book::has_tombstone(known)) {
             return Err(DeedError::NotForgotten(node.clone()));
         }
+        self.may_operate()?;
         self.registry.restore(node.clone(), operator);
         Ok(())
+    }
+
+    /// Refuses what other nodes would not believe.
+    fn may_operate(&self) -> Result<(), DeedError> {
+        let may = (self.certificates)().may;
+        if may.may_operate() { Ok(()) } else { Err(DeedError::NotAllowed(may)) }
     }
 
     /// Ends the link to a peer that is known.

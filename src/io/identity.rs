@@ -68,6 +68,7 @@ pub use self::tokens::{MAX_TOKEN, NO_TOKEN_LIST, RevokedToken, TokenError, Token
 pub use self::trust::{Rotation, RotationStep};
 pub use self::verifier::CertificateVerifier;
 use crate::io::clock::rfc3339;
+use crate::proto::capability::Capabilities;
 use crate::proto::node::{ClusterId, NodeId, NodeName};
 use crate::proto::token::ClaimsError;
 
@@ -318,7 +319,7 @@ pub enum IdentityError {
     },
     /// A certificate would spell this name like another one's; choose another host part.
     #[error(
-        "{0} cannot be named in a certificate: its host part reads as an IPv6 address there; choose another"
+        "{0} cannot be named in a certificate: its host part reads as an IPv6 address there, or it leaves no room for the patterns of an edge; choose another"
     )]
     UnusableName(NodeName),
     /// A node's directory holds a new key. The one that the node started with stays in force: its id, its links and
@@ -503,7 +504,7 @@ impl Identity {
         } else {
             return Err(why);
         };
-        Ok((authority.renew(layout, name, Validity::leaf(now))?, made))
+        Ok((authority.renew(layout, name, Validity::leaf(now), None)?, made))
     }
 
     /// This node's name, as its certificate has it.
@@ -559,6 +560,11 @@ impl Identity {
     /// From when until when the certificate of the authority that signed this node's is valid.
     pub fn authority_validity(&self) -> Validity {
         self.leaf.load().root.validity
+    }
+
+    /// What this node may do.
+    pub fn capabilities(&self) -> Capabilities {
+        self.leaf.load().peer.capabilities.clone()
     }
 
     /// SHA-256 of this node's certificate: `AB:CD:…`.

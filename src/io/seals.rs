@@ -66,6 +66,12 @@ impl Seals for NodeSeals {
         self.checker.verifier.peer(&certificate, clock::wall()).ok().map(|peer| peer.credential())
     }
 
+    fn may_operate(&self, seal: &Seal) -> bool {
+        let certificate = CertificateDer::from(seal.certificate.as_slice());
+        let peer = self.checker.verifier.peer(&certificate, clock::wall());
+        peer.is_ok_and(|peer| peer.capabilities.may_operate())
+    }
+
     fn is_revoked(&self, seal: &Seal) -> bool {
         let certificate = CertificateDer::from(seal.certificate.as_slice());
         self.checker.verifier.revoked(&certificate).is_some()

@@ -3,7 +3,6 @@
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Weak};
-use std::time::SystemTime;
 
 use tokio::sync::watch;
 
@@ -26,7 +25,7 @@ use crate::gateway::admin;
 use crate::gateway::channels::Channels;
 use crate::gateway::issue::Issuing;
 use crate::gateway::rotation::{self, Rotations};
-use crate::gateway::view::NodeView;
+use crate::gateway::view::{NodeView, OwnCertificates};
 use crate::io::identity::Identity;
 #[cfg(feature = "gateway")]
 use crate::io::identity::Tokens;
@@ -187,13 +186,15 @@ fn issuing(config: &Config, parts: &Parts, bus: &Bus, peers: &Peers) -> Issuing 
     Issuing::new(issuer.clone(), known, myself.advertise, (bus, peers, metrics))
 }
 
-/// Until when the certificates are valid.
-fn certificates(parts: &Parts) -> impl Fn() -> Vec<(&'static str, SystemTime)> + use<> {
+/// What the certificates say.
+fn certificates(parts: &Parts) -> impl Fn() -> OwnCertificates + use<> {
     let (identity, web) = (parts.identity.clone(), parts.http.as_ref().and_then(|it| it.2.clone()));
     move || {
         let http = web.as_ref().and_then(Web::validity).map(|valid| ("http", valid));
         let own = [("node", identity.validity()), ("authority", identity.authority_validity())];
-        own.into_iter().chain(http).map(|(what, valid)| (what, valid.not_after)).collect()
+        let all = own.into_iter().chain(http);
+        let until = all.map(|(what, valid)| (what, valid.not_after)).collect();
+        OwnCertificates { until, may: identity.capabilities() }
     }
 }
 

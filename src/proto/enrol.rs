@@ -315,7 +315,9 @@ pub enum Refused {
         name: NodeName,
     },
     /// A certificate cannot spell the name.
-    #[error("a certificate cannot spell this name: choose another host part")]
+    #[error(
+        "a certificate cannot spell this name, or has no room for it beside the patterns of an edge: choose another host part"
+    )]
     UnusableName,
     /// The clocks differ by more than [`MAX_CLOCK_DIFFERENCE`].
     #[error("{}", clock(*.ahead))]

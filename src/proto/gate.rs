@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use prost::Message;
 
 use crate::proto::budget::{MAX_ACTORS, MEMBERSHIPS};
+use crate::proto::capability::Capabilities;
 use crate::proto::node::NodeName;
 
 mod kept;
@@ -83,6 +84,9 @@ pub enum GateError {
     /// More actors in groups than a node may have.
     #[error("more than {MAX_ACTORS} actors in groups, or {MEMBERSHIPS} bytes of memberships")]
     TooManyActors,
+    /// An actor in a group that the peer's certificate does not name.
+    #[error("joins the group {0:?}, which its certificate does not name")]
+    NotAllowed(String),
     /// Bytes after an earlier error.
     #[error("the gate is shut")]
     Shut,
@@ -162,18 +166,18 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate for a peer that dialed us and whose certificate says `certified`.
-    pub fn inbound(certified: NodeName) -> Self {
-        Self::new(certified, Phase::Name)
+    /// A gate for a peer that dialed us, whose certificate says `certified` and lets it do this.
+    pub fn inbound(certified: NodeName, may: Capabilities) -> Self {
+        Self::new(certified, may, Phase::Name)
     }
 
-    /// A gate for a peer that we dialed and whose certificate says `certified`.
-    pub fn outbound(certified: NodeName) -> Self {
-        Self::new(certified, Phase::ServerStatus)
+    /// A gate for a peer that we dialed, whose certificate says `certified` and lets it do this.
+    pub fn outbound(certified: NodeName, may: Capabilities) -> Self {
+        Self::new(certified, may, Phase::ServerStatus)
     }
 
-    fn new(certified: NodeName, phase: Phase) -> Self {
-        let (held, kept) = (Vec::new(), Kept::default());
+    fn new(certified: NodeName, may: Capabilities, phase: Phase) -> Self {
+        let (held, kept) = (Vec::new(), Kept::new(may));
         Self { certified, phase, held, budget_since: None, budget_used: 0, changed: 0, kept }
     }
 
@@ -437,9 +441,10 @@ mod tests {
         ]
         .concat();
         for chunk in [1, 2, 7, 4096, usize::MAX] {
-            let passed = feed(&mut Gate::inbound(name("b@h")), &inbound, chunk);
+            let passed = feed(&mut Gate::inbound(name("b@h"), Capabilities::ALL), &inbound, chunk);
             assert!(passed == Ok(inbound.clone()), "inbound in chunks of {chunk}");
-            let passed = feed(&mut Gate::outbound(name("b@h")), &outbound, chunk);
+            let passed =
+                feed(&mut Gate::outbound(name("b@h"), Capabilities::ALL), &outbound, chunk);
             assert!(passed == Ok(outbound.clone()), "outbound in chunks of {chunk}");
         }
     }
@@ -449,11 +454,11 @@ mod tests {
         let expect =
             |claimed: &str| GateError::Name { claimed: claimed.into(), certified: name("b@h") };
         let mut out = Vec::new();
-        let mut gate = Gate::inbound(name("b@h"));
+        let mut gate = Gate::inbound(name("b@h"), Capabilities::ALL);
         let claim = auth(Step::Name(named("a@h")));
         assert_eq!(gate.feed(&claim, start(), &mut out), Err(expect("a@h")));
         assert_eq!(gate.feed(&dialer(), start(), &mut out), Err(GateError::Shut));
-        let mut gate = Gate::outbound(name("b@h"));
+        let mut gate = Gate::outbound(name("b@h"), Capabilities::ALL);
         gate.feed(&auth(Step::ServerStatus(Opaque {})), start(), &mut Vec::new()).expect("first");
         let claim = auth(Step::ServerChallenge(named("a@h")));
         assert_eq!(gate.feed(&claim, start(), &mut out), Err(expect("a@h")));
@@ -469,7 +474,7 @@ mod tests {
         ]
         .map(|m| m.encode_to_vec())
         .concat();
-        let mut gate = Gate::inbound(name("b@h"));
+        let mut gate = Gate::inbound(name("b@h"), Capabilities::ALL);
         let result = gate.feed(&raw(&twice), start(), &mut Vec::new());
         assert!(matches!(result, Err(GateError::Name { .. })), "{result:?}");
     }
@@ -483,45 +488,48 @@ mod tests {
             raw(&[0xff, 0xff]),
             raw(&[]),
         ] {
-            let result = feed(&mut Gate::inbound(name("b@h")), &bytes, 64);
+            let result = feed(&mut Gate::inbound(name("b@h"), Capabilities::ALL), &bytes, 64);
             assert_eq!(result, Err(GateError::Unexpected("the peer's name")));
         }
         let again = [auth(Step::Name(named("b@h"))), auth(Step::Name(named("b@h")))].concat();
-        let result = feed(&mut Gate::inbound(name("b@h")), &again, 64);
+        let result = feed(&mut Gate::inbound(name("b@h"), Capabilities::ALL), &again, 64);
         assert_eq!(result, Err(GateError::Unexpected("the client's challenge")));
     }
 
     #[test]
     fn large_frames_are_refused_before_they_arrive() {
         let huge = (MAX_AUTH_FRAME as u64 + 1).to_be_bytes();
-        let result = feed(&mut Gate::inbound(name("b@h")), &huge, 8);
+        let result = feed(&mut Gate::inbound(name("b@h"), Capabilities::ALL), &huge, 8);
         assert!(matches!(result, Err(GateError::TooLarge { kind: "handshake", .. })));
         let huge = [dialer(), (MAX_FRAME + 1).to_be_bytes().to_vec()].concat();
-        let result = feed(&mut Gate::inbound(name("b@h")), &huge, 8);
+        let result = feed(&mut Gate::inbound(name("b@h"), Capabilities::ALL), &huge, 8);
         assert!(matches!(result, Err(GateError::TooLarge { kind: "message", .. })));
         let joins = [dialer(), field(CONTROL_TAG, 65 * 1024)].concat();
-        let result = feed(&mut Gate::inbound(name("b@h")), &joins, 4096);
+        let result = feed(&mut Gate::inbound(name("b@h"), Capabilities::ALL), &joins, 4096);
         assert!(matches!(result, Err(GateError::TooLarge { kind: "control", .. })));
     }
 
     #[test]
     fn a_control_frame_cannot_hide_behind_another_field() {
         let inner = [field(NODE_TAG, 1)[8..].to_vec(), field(CONTROL_TAG, 70_000)[8..].to_vec()];
-        let result =
-            feed(&mut Gate::inbound(name("b@h")), &[dialer(), raw(&inner.concat())].concat(), 64);
+        let result = feed(
+            &mut Gate::inbound(name("b@h"), Capabilities::ALL),
+            &[dialer(), raw(&inner.concat())].concat(),
+            64,
+        );
         assert_eq!(result, Err(GateError::Unexpected("a message")));
     }
 
     #[test]
     fn control_traffic_has_a_budget_that_refills() {
-        let mut gate = Gate::inbound(name("b@h"));
+        let mut gate = Gate::inbound(name("b@h"), Capabilities::ALL);
         let start = start();
         gate.feed(&dialer(), start, &mut Vec::new()).expect("genuine");
         let ended = ended(60_000);
         let mut send =
             |at| (0..100).find(|_| gate.feed(&ended, start + at, &mut Vec::new()).is_err());
         assert_eq!(send(Duration::ZERO), Some(17));
-        let mut gate = Gate::inbound(name("b@h"));
+        let mut gate = Gate::inbound(name("b@h"), Capabilities::ALL);
         gate.feed(&dialer(), start, &mut Vec::new()).expect("genuine");
         for second in 0..100 {
             let at = start + Duration::from_secs(second);
@@ -535,7 +543,7 @@ mod tests {
         fn random_bytes_never_pass_nor_panic(
             bytes in proptest::collection::vec(any::<u8>(), 0..200), chunk in 1_usize..40,
         ) {
-            let mut gate = Gate::inbound(name("b@h"));
+            let mut gate = Gate::inbound(name("b@h"), Capabilities::ALL);
             let mut out = Vec::new();
             for piece in bytes.chunks(chunk) {
                 let _refused = gate.feed(piece, start(), &mut out);
@@ -548,7 +556,7 @@ mod tests {
         fn after_the_handshake_random_frames_never_panic(
             bytes in proptest::collection::vec(any::<u8>(), 0..200), tag in any::<u8>(),
         ) {
-            let mut gate = Gate::outbound(name("b@h"));
+            let mut gate = Gate::outbound(name("b@h"), Capabilities::ALL);
             gate.phase = Phase::Open(0);
             let frame = raw(&[&[tag], bytes.as_slice()].concat());
             let _either = gate.feed(&frame, start(), &mut Vec::new());

@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::proto::capability::Capabilities;
 use crate::proto::frame::CloseReason;
 use crate::proto::hello::{Hello, Refusal};
 use crate::proto::membership::{AttemptId, Failure, LinkEnd};
@@ -114,6 +115,8 @@ pub struct Proven {
     pub credential: Credential,
     /// The serial number of its certificate.
     pub serial: String,
+    /// What its certificate lets it do.
+    pub capabilities: Capabilities,
 }
 
 /// What the machine receives.

@@ -152,6 +152,10 @@ pub trait Seals: std::fmt::Debug + Send {
     /// With which key a seal was made, and since when its certificate counts; where that counts now.
     fn credential(&self, seal: &Seal) -> Option<Credential>;
 
+    /// Whether the certificate of a seal lets its holder rule about other nodes. That the seal is its holder's is not
+    /// looked at.
+    fn may_operate(&self, seal: &Seal) -> bool;
+
     /// Whether a seal is of a certificate that is revoked.
     fn is_revoked(&self, seal: &Seal) -> bool;
 

@@ -113,9 +113,14 @@ impl Pattern {
     /// True when `topic` is the one, or one of those, that this names.
     #[must_use]
     pub fn covers(&self, topic: &Topic) -> bool {
+        self.matches(topic.as_str())
+    }
+
+    /// Likewise of any text, such as the name of a service or a group.
+    pub(crate) fn matches(&self, text: &str) -> bool {
         match self {
-            Self::Topic(one) => one == topic,
-            Self::Below(prefix) => topic.as_str().starts_with(prefix.as_ref()),
+            Self::Topic(one) => one.as_str() == text,
+            Self::Below(prefix) => text.starts_with(prefix.as_ref()),
         }
     }
 }
@@ -189,6 +194,11 @@ impl Name {
     #[doc(hidden)]
     pub fn bench() -> Self {
         Self("xpando:bench".into())
+    }
+
+    /// Whether it is one under which nodes answer each other about themselves.
+    pub(crate) fn is_reserved(&self) -> bool {
+        self.0.starts_with("xpando:")
     }
 
     /// The name as text.

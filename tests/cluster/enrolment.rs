@@ -426,3 +426,40 @@ fn a_spoken_invitation_lets_one_machine_in_and_a_wrong_guess_ends_it() {
         assert!(!spoken.iter().any(|words| text.contains(words)), "the words are in: {text}");
     }
 }
+
+#[test]
+fn what_a_node_may_do_is_said_when_it_is_invited_and_holds_everywhere() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").start();
+    let member = line(&a, &["--name", "b@*", "--can", "member"]);
+    let edge = line(&a, &["--name", "e@*", "--edge", "sensor:*", "--edge", "report"]);
+    let b = invited(&cluster, "b", &member).start();
+    let e = invited(&cluster, "e", &edge).start();
+    linked(&[&a, &b, &e]);
+    let may = |node: &Node| node.status().unwrap()["may"].as_str().unwrap().to_owned();
+    assert_eq!([&a, &b, &e].map(may), ["member operate issue", "member", "edge sensor:* report"]);
+
+    let gone = cluster.node("c").join(a.listen()).start();
+    linked(&[&a, &b, &e, &gone]);
+    assert_eq!(gone.terminate(), Some(0));
+    for node in [&b, &e] {
+        let err = node.ask(&["forget", &full("c")]).unwrap_err();
+        assert!(err.contains("does not let it have nodes forgotten"), "{err}");
+    }
+    a.ask(&["forget", &full("c")]).unwrap();
+    for node in [&b, &e] {
+        until("c is forgotten", || {
+            let nodes = node.ask(&["nodes"]).unwrap();
+            if nodes.contains(&full("c")) { Err(nodes) } else { Ok(()) }
+        });
+    }
+
+    let (code, _, err) = outputs(&e.run(&["publish", "room:1", "x"], &[]));
+    assert!(code == Some(1) && err.contains("does not let it publish on room:1"), "{err}");
+    e.ask(&["publish", "sensor:1", "20"]).unwrap();
+
+    let mut command = cluster.command();
+    command.args(["invite", "--on", &full("a"), "--edge", "a:*", "--can", "operate"]);
+    let (code, _, err) = outputs(&command.output().unwrap());
+    assert!(code == Some(2) && err.contains("cannot be used with"), "{err}");
+}

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use xpando_node::internals::actors::timer;
 use xpando_node::internals::io::identity::enrol::Line;
 use xpando_node::internals::proto::beacon::Beacon;
+use xpando_node::internals::proto::capability::Capabilities;
 use xpando_node::internals::proto::channel::session::{Ask, Session};
 use xpando_node::internals::proto::channel::{
     Dialect, Encoded, Frame, Json, MAX_WORD, Payload, Say,
@@ -127,7 +128,10 @@ pub(crate) fn gate(input: &[u8]) -> bool {
     let Some((&size, bytes)) = input.split_first() else { return false };
     let name: NodeName = "a@127.0.0.1".parse().expect("a valid name");
     let (now, mut read) = (timer::now(), false);
-    for mut gate in [Gate::inbound(name.clone()), Gate::outbound(name.clone())] {
+    for mut gate in [
+        Gate::inbound(name.clone(), Capabilities::ALL),
+        Gate::outbound(name.clone(), Capabilities::ALL),
+    ] {
         let (mut rest, mut shut) = (bytes, false);
         for chunk in bytes.chunks(usize::from(size) + 1) {
             let mut out = Vec::new();

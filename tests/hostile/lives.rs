@@ -17,7 +17,7 @@ const FAR: u64 = 1 << 32;
 
 /// How a node knows another.
 #[track_caller]
-fn known(node: &Node, of: &str) -> Value {
+pub(crate) fn known(node: &Node, of: &str) -> Value {
     let (code, out, err) = outputs(&node.run(&["nodes", "--json"], &[]));
     assert_eq!(code, Some(0), "{err}");
     let nodes: Vec<Value> = serde_json::from_str(&out).unwrap();

@@ -14,6 +14,7 @@
 mod kit;
 
 mod bounds;
+mod capabilities;
 mod equivocation;
 mod gone;
 mod harm;

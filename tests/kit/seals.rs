@@ -31,6 +31,10 @@ impl Seals for Toy {
         Some(Credential { key, since: 0 })
     }
 
+    fn may_operate(&self, seal: &Seal) -> bool {
+        !seal.certificate.starts_with(b"edge")
+    }
+
     fn is_revoked(&self, seal: &Seal) -> bool {
         seal.certificate.starts_with(b"revoked")
     }

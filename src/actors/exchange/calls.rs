@@ -32,7 +32,7 @@ use crate::proto::interest::TooMany;
 use crate::proto::node::NodeName;
 use crate::proto::processor::{self, BYTE, QUESTION, REFUSED, WATCH, WATCHER};
 use crate::proto::talk::{self, DownReason, Outcome};
-use crate::proto::topic::{Address, Name};
+use crate::proto::topic::{Address, Name, Topic};
 
 /// Requests of one name that may be under way.
 const AT_ONCE: usize = 1024;
@@ -69,6 +69,9 @@ pub enum CallError {
     /// The actor takes messages of the type that is named, not of this one. Nothing was sent.
     #[error("the actor takes messages of another type: {0}")]
     OtherType(String),
+    /// This node is an edge, whose certificate does not name the topic. Nothing was sent.
+    #[error("this node's certificate does not let it publish on {0}")]
+    NotAllowed(Topic),
 }
 
 impl From<SendError> for CallError {
@@ -78,6 +81,7 @@ impl From<SendError> for CallError {
             SendError::Overloaded => Self::Overloaded,
             SendError::TooLong(length) => Self::TooLong(length),
             SendError::OtherType(wanted) => Self::OtherType(wanted),
+            SendError::NotAllowed(topic) => Self::NotAllowed(topic),
         }
     }
 }
@@ -89,6 +93,10 @@ pub enum ServeError {
     /// This node serves it already.
     #[error("this node serves the name {0} already")]
     Taken(Name),
+    /// This node is an edge, whose certificate does not name the service; or, for requests for certificates, it may not
+    /// issue.
+    #[error("this node's certificate does not let it serve {0}")]
+    NotAllowed(Name),
     /// More than a node may have.
     #[error(transparent)]
     TooMany(#[from] TooMany),
@@ -278,6 +286,9 @@ impl Calls {
         name: Name,
         handler: Handler,
     ) -> Result<Serving, ServeError> {
+        if !self.topics.capabilities().may_serve(&name) {
+            return Err(ServeError::NotAllowed(name));
+        }
         let mut services = self.services.write().unwrap_or_else(PoisonError::into_inner);
         if services.contains_key(&name) {
             return Err(ServeError::Taken(name));

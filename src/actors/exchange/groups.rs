@@ -93,6 +93,18 @@ impl Groups {
     }
 }
 
+/// Why an actor does not join a group. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GroupError {
+    /// This node is an edge, whose certificate does not name the group.
+    #[error("this node's certificate does not let its actors join the group {0}")]
+    NotAllowed(Name),
+    /// More than a node may have.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+}
+
 /// The type in ractor's name of a group, if it is this group: no name has a space.
 fn typed<'a>(group: &Name, name: &'a str) -> Option<&'a str> {
     name.strip_prefix(group.as_str())?.strip_prefix(' ')

@@ -19,6 +19,7 @@ use crate::actors::exchange::account::{Account, Kept};
 use crate::actors::exchange::pending::Pending;
 use crate::actors::timer;
 use crate::proto::budget::INTEREST_COST;
+use crate::proto::capability::Capabilities;
 use crate::proto::frame::Lane;
 use crate::proto::interest::Interest;
 use crate::proto::node::NodeName;
@@ -53,6 +54,9 @@ pub enum SendError {
     /// The actor takes messages of the type that is named, not of this one.
     #[error("the actor takes messages of another type: {0}")]
     OtherType(String),
+    /// This node is an edge, whose certificate does not name the topic.
+    #[error("this node's certificate does not let it publish on {0}")]
+    NotAllowed(Topic),
 }
 
 struct State {
@@ -83,6 +87,8 @@ struct InRactor {
 /// The outlet.
 pub struct Outlet {
     peer: NodeName,
+    /// What the peer may do.
+    may: Capabilities,
     account: Arc<Account>,
     /// The peer's interest.
     interest: Mutex<Kept>,
@@ -105,7 +111,7 @@ impl fmt::Debug for Outlet {
 }
 
 impl Outlet {
-    pub(super) fn new(peer: NodeName, account: Arc<Account>) -> Self {
+    pub(super) fn new((peer, may): (NodeName, Capabilities), account: Arc<Account>) -> Self {
         let state = State {
             outbox: Outbox::default(),
             topic: None,
@@ -119,6 +125,7 @@ impl Outlet {
         };
         Self {
             peer,
+            may,
             interest: Mutex::new(account.keep()),
             account,
             state: Mutex::new(state),
@@ -135,6 +142,11 @@ impl Outlet {
     /// Where it leads.
     pub(crate) fn peer(&self) -> &NodeName {
         &self.peer
+    }
+
+    /// What the peer's certificate lets it do.
+    pub(crate) fn capabilities(&self) -> &Capabilities {
+        &self.may
     }
 
     /// The account of the peer.

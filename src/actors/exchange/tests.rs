@@ -6,6 +6,7 @@ use crate::proto::membership::LinkEnd;
 
 mod broadcasts;
 mod calls;
+mod edges;
 mod groups;
 mod hostile;
 mod kit;

@@ -16,6 +16,7 @@ use crate::actors::exchange::outlet::{Outlet, SendError, Ticket};
 use crate::actors::exchange::queue::{Batch, Content, Queue};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
+use crate::proto::capability::Capabilities;
 use crate::proto::interest::{Interest, Interests, Route, TooMany};
 use crate::proto::node::NodeName;
 use crate::proto::outbox::MAX_MESSAGE;
@@ -40,6 +41,7 @@ type Routed = Arc<Route<Arc<Queue>, Arc<Outlet>>>;
 /// Those of one node.
 pub(crate) struct Topics {
     me: NodeName,
+    may: Capabilities,
     metrics: Metrics,
     interests: RwLock<Table>,
     numbers: AtomicU64,
@@ -47,9 +49,14 @@ pub(crate) struct Topics {
 }
 
 impl Topics {
-    pub(super) fn new(me: NodeName, metrics: &Metrics) -> Self {
+    pub(super) fn new((me, may): (NodeName, Capabilities), metrics: &Metrics) -> Self {
         let (interests, numbers) = (RwLock::default(), AtomicU64::new(0));
-        Self { me, metrics: metrics.clone(), interests, numbers, accounts: Accounts::default() }
+        let (metrics, accounts) = (metrics.clone(), Accounts::default());
+        Self { me, may, metrics, interests, numbers, accounts }
+    }
+
+    pub(super) fn capabilities(&self) -> &Capabilities {
+        &self.may
     }
 
     pub(super) fn me(&self) -> &NodeName {
@@ -103,10 +110,10 @@ impl Topics {
         table.peers().for_each(|peer| peer.news(Interest::Name(name.clone()), false));
     }
 
-    /// A link to a peer is up: what is sent to it goes through this outlet.
-    pub(crate) fn up(&self, peer: NodeName) -> Arc<Outlet> {
+    /// A link to a peer that may do this is up: what is sent to it goes through this outlet.
+    pub(crate) fn up(&self, peer: NodeName, may: Capabilities) -> Arc<Outlet> {
         let account = self.accounts.of(&peer);
-        let outlet = Arc::new(Outlet::new(peer, account));
+        let outlet = Arc::new(Outlet::new((peer, may), account));
         let mut table = self.table_mut();
         let old = table.up(outlet.peer().clone(), outlet.clone());
         table.own().for_each(|interest| outlet.news(interest, true));
@@ -266,10 +273,17 @@ impl Topics {
         payload: &Bytes,
         but: Option<u64>,
     ) -> Result<(Routed, DeliveryReport), SendError> {
+        self.allow(topic)?;
         check(payload)?;
         let route = self.route(topic);
         let report = self.here(&route.local, topic, payload, but);
         Ok((route, report))
+    }
+
+    /// Whether this node may publish on a topic: peers would not take it.
+    fn allow(&self, topic: &Topic) -> Result<(), SendError> {
+        let allowed = self.may.may_publish(topic);
+        if allowed { Ok(()) } else { Err(SendError::NotAllowed(topic.clone())) }
     }
 
     fn counted(&self, report: DeliveryReport) -> DeliveryReport {
@@ -313,6 +327,7 @@ impl Topics {
         payload: &Bytes,
     ) -> Result<Option<Arc<Outlet>>, SendError> {
         if *node != self.me {
+            self.allow(topic)?;
             check(payload)?;
             return self.peer(node).map(Some);
         }

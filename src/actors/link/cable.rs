@@ -10,6 +10,7 @@ use tokio::task::{JoinError, JoinHandle};
 use crate::actors::link::mux::{self, LinkGuard, Own, PIPE};
 use crate::actors::link::{CONTROLS, Pulse};
 use crate::actors::news::Bus;
+use crate::proto::capability::Capabilities;
 use crate::proto::frame::CloseReason;
 use crate::proto::membership::LinkEnd;
 use crate::proto::node::{Incarnation, NodeName};
@@ -20,8 +21,11 @@ const LIFE: Incarnation = Incarnation(1);
 /// Links two exchanges.
 pub(crate) fn cable(a: &Bus, b: &Bus) -> [End; 2] {
     let (to_b, to_a) = duplex(PIPE);
-    let [name_a, name_b] = [a, b].map(|bus| bus.exchange().name().clone());
-    [End::start(to_b, a, name_b), End::start(to_a, b, name_a)]
+    let [end_a, end_b] = [a, b].map(|bus| {
+        let exchange = bus.exchange();
+        (exchange.name().clone(), exchange.capabilities().clone())
+    });
+    [End::start(to_b, a, end_b), End::start(to_a, b, end_a)]
 }
 
 /// One end of a link. Dropped, it ends as a task that is cancelled does.
@@ -38,7 +42,7 @@ impl End {
     pub(crate) fn start(
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
         bus: &Bus,
-        peer: NodeName,
+        (peer, may): (NodeName, Capabilities),
     ) -> Self {
         let (mut pipe, ractor) = duplex(PIPE);
         let (part, parting) = oneshot::channel();
@@ -51,9 +55,9 @@ impl End {
             lists: None,
             revoked: Box::new(|| false),
         };
-        let guard = LinkGuard::open(bus, peer.clone(), LIFE);
+        let guard = LinkGuard::open(bus, (peer.clone(), may), LIFE);
         let task = tokio::spawn(async move {
-            mux::run(stream, mux::gate(true, peer), &mut pipe, guard, own).await
+            mux::run(stream, mux::gate(true, peer, &guard), &mut pipe, guard, own).await
         });
         Self { part: Some(part), pulse, task, _ractor: ractor }
     }

@@ -84,9 +84,10 @@ pub(super) async fn dial(address: SocketAddr, tls: Tls, myself: Myself, mut step
         Err(_elapsed) => return steps.failed(not_in_time("TLS")),
     };
     let (credential, serial) = (peer.credential(), peer.serial.clone());
+    let capabilities = peer.capabilities.clone();
     match tokio::time::timeout(HANDSHAKE, greet(stream, peer, &myself, &mut steps)).await {
         Ok(Ok((stream, hello))) => {
-            let proven = Proven { hello, credential, serial };
+            let proven = Proven { hello, credential, serial, capabilities };
             let established = Box::new(Established { stream: *stream, proven });
             send(&steps.link, Msg::Established(steps.attempt, established));
         }
@@ -138,10 +139,11 @@ pub(super) async fn welcome(
     log: std::sync::Arc<RefusalLog>,
 ) {
     let (credential, serial) = (peer.credential(), peer.serial.clone());
+    let capabilities = peer.capabilities.clone();
     let name = peer.name.clone();
     match tokio::time::timeout(HANDSHAKE, answer(stream, peer, &myself, &mut steps)).await {
         Ok(Ok((stream, hello))) => {
-            let proven = Proven { hello, credential, serial };
+            let proven = Proven { hello, credential, serial, capabilities };
             let established = Box::new(Established { stream: *stream, proven });
             send(&steps.link, Msg::Established(steps.attempt, established));
         }

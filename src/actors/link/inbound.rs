@@ -6,7 +6,8 @@
 //!    whole, which the system gives as it is written. A room that grew would be there twice while it is copied.
 //! 3. A long message for which there is no room beside what else is kept of the peer is skipped: a request is refused, a
 //!    broadcast is lost. A reply that is waited for has room.
-//! 4. A batch that waits for its subscribers keeps at most twice its own bytes alive.
+//! 4. What the peer's certificate does not let it publish or serve is skipped and counted.
+//! 5. A batch that waits for its subscribers keeps at most twice its own bytes alive.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -297,6 +298,11 @@ impl Inbound {
             }
             Calls::Unwatch { watch } => calls.unwatched(outlet, watch),
             Calls::Unknown => self.unknown(message.len()),
+            Calls::Interest(Interest::Name(name), true)
+                if !outlet.capabilities().may_serve(&name) =>
+            {
+                self.not_allowed(1, name.as_str());
+            }
             Calls::Interest(interest, there) => {
                 let below = matches!(interest, Interest::Below(_));
                 outlet.account().spend(if below { PATTERN } else { INTEREST });
@@ -310,6 +316,16 @@ impl Inbound {
     fn unknown(&self, length: usize) {
         self.refused(1, length);
         self.exchange.metrics().count(Count::Messages, "unknown_kind");
+    }
+
+    /// What a peer may not do is skipped.
+    fn not_allowed(&self, count: u64, what: &str) {
+        self.refused(count, what.len());
+        self.exchange.metrics().add(Count::Messages, "not_allowed", count);
+        if self.outlet.account().notable("capabilities") {
+            let (peer, may) = (self.outlet.peer(), self.outlet.capabilities());
+            tracing::warn!(%peer, what, %may, "a peer publishes or serves what its certificate does not let it: skipped");
+        }
     }
 
     /// Enters the cost of messages that nobody here takes.
@@ -394,6 +410,9 @@ impl Inbound {
 
     fn deliver(&self, content: Content, count: u64, ticket: Option<&Arc<Ticket>>, now: Instant) {
         let Some(topic) = &self.topic else { return };
+        if !self.outlet.capabilities().may_publish(topic) {
+            return self.not_allowed(count, topic.as_str());
+        }
         let bytes = content.length();
         let found = self.exchange.topics.arrived(topic, self.outlet.peer(), content, ticket, now);
         let kind = if found > 0 { "received" } else { "no_subscriber" };

@@ -27,6 +27,7 @@ use crate::actors::news::Bus;
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::io::tls::{Cause, cause_of_io};
+use crate::proto::capability::Capabilities;
 use crate::proto::frame::{self, CloseReason, Control, HEADER, Lane};
 use crate::proto::gate::{self, Gate, Quiet};
 use crate::proto::link::down_reason;
@@ -44,8 +45,9 @@ const READ: usize = 4 * 1024;
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// The gate for a link of this direction and peer.
-pub(super) fn gate(inbound: bool, peer: NodeName) -> Gate {
-    if inbound { Gate::inbound(peer) } else { Gate::outbound(peer) }
+pub(super) fn gate(inbound: bool, peer: NodeName, guard: &LinkGuard) -> Gate {
+    let may = guard.outlet.capabilities().clone();
+    if inbound { Gate::inbound(peer, may) } else { Gate::outbound(peer, may) }
 }
 
 /// What the node says and hears on this link. Dropped, it tells the bus that the link is gone, after all its messages.
@@ -56,9 +58,13 @@ pub(crate) struct LinkGuard {
 }
 
 impl LinkGuard {
-    /// Tells the bus that there is a link to this life of a peer.
-    pub(crate) fn open(bus: &Bus, peer: NodeName, life: Incarnation) -> Self {
-        let outlet = bus.up(peer, life);
+    /// Tells the bus that there is a link to this life of a peer, which may do this.
+    pub(crate) fn open(
+        bus: &Bus,
+        (peer, may): (NodeName, Capabilities),
+        life: Incarnation,
+    ) -> Self {
+        let outlet = bus.up(peer, life, may);
         Self { bus: bus.clone(), outlet, end: DownReason::LinkLost }
     }
 

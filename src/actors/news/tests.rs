@@ -13,6 +13,7 @@ use crate::actors::exchange::{Message, Outlet, Received};
 use crate::actors::supervisor::Root;
 use crate::actors::tests::probe;
 use crate::actors::tests::{PATIENCE, counted, name, next, run, until};
+use crate::proto::capability::Capabilities;
 use crate::proto::frame;
 use crate::proto::outbox::{Piece, Records};
 use crate::proto::talk::DownReason;
@@ -51,7 +52,7 @@ impl Wire {
 
     /// Likewise, to another one.
     pub(crate) fn with(bus: &Bus, peer: &str, life: u64) -> Self {
-        let outlet = bus.up(name(peer), Incarnation(life));
+        let outlet = bus.up(name(peer), Incarnation(life), Capabilities::ALL);
         Self { bus: bus.clone(), outlet, words: VecDeque::new() }
     }
 

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use xpando_node::internals::io::clock;
 use xpando_node::internals::io::identity::enrol::{self, Issuer, Joiner, Outcome, Rules};
 use xpando_node::internals::io::identity::shell_word;
+use xpando_node::internals::proto::capability::Capabilities;
 use xpando_node::internals::proto::enrol::{Host, MAX_MESSAGE};
 use xpando_node::internals::proto::node::NodeName;
 
@@ -40,10 +41,16 @@ pub(super) fn request(
 }
 
 /// Signs a request by the operator's own decision.
-pub(super) fn sign(file: &Path, certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+pub(super) fn sign(
+    file: &Path,
+    can: Capabilities,
+    certs: &Path,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     let bytes = read(file)?;
     let issuer = Issuer::open(certs, Rules::default())?;
-    let answered = issuer.sign(&bytes, clock::wall());
+    let may = can.to_string();
+    let answered = issuer.sign(&bytes, can, clock::wall());
     let (name, key, until) = match answered.outcome {
         Outcome::Issued { name, key, until, means: _ } => (name, key, until),
         Outcome::Refused(refused) => anyhow::bail!("{refused}"),
@@ -58,6 +65,7 @@ pub(super) fn sign(file: &Path, certs: &Path, out: &mut dyn Write) -> anyhow::Re
     write_line!(out, "node         {name}")?;
     write_line!(out, "id           {key}")?;
     write_line!(out, "valid until  {}", clock::rfc3339(until))?;
+    write_line!(out, "may          {may}")?;
     write_line!(out, "answer       {}", path.display())?;
     write_line!(out)?;
     write_line!(out, "Carry the answer to {}, and there:", name.host())?;
@@ -113,7 +121,7 @@ mod tests {
         assert!(asked.contains("xpando-node cert sign request"), "{asked}");
         let carried = there.path().join("request");
         std::fs::copy(here.path().join("web@10.0.0.7/request"), &carried).unwrap();
-        let signed = print(|out| sign(&carried, there.path(), out));
+        let signed = print(|out| sign(&carried, Capabilities::OPERATE, there.path(), out));
         assert!(
             signed.contains("request.answer") && signed.contains("on 10.0.0.7")
                 || signed.contains("to 10.0.0.7"),
@@ -129,10 +137,12 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         print(|out| request(&name, &[], other.path(), out));
         let second = other.path().join("web@10.0.0.7/request");
-        let refused = sign(&second, there.path(), &mut Vec::new()).unwrap_err().to_string();
+        let refused = sign(&second, Capabilities::OPERATE, there.path(), &mut Vec::new())
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("belongs to another key"), "{refused}");
         authority.release(&name, clock::wall()).unwrap();
-        print(|out| sign(&second, there.path(), out));
+        print(|out| sign(&second, Capabilities::OPERATE, there.path(), out));
         // An answer for another host's key is not taken.
         let wrong = other.path().join("web@10.0.0.7/request.answer");
         assert!(accept(&wrong, here.path(), &mut Vec::new()).is_err());
@@ -145,12 +155,16 @@ mod tests {
         let file = dir.path().join("f");
         for bytes in [&b""[..], b"rubbish", &[1; 100_000]] {
             std::fs::write(&file, bytes).unwrap();
-            let error = sign(&file, dir.path(), &mut Vec::new()).unwrap_err().to_string();
+            let error = sign(&file, Capabilities::OPERATE, dir.path(), &mut Vec::new())
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("malformed"), "{error}");
             let error = accept(&file, dir.path(), &mut Vec::new()).unwrap_err().to_string();
             assert!(error.contains("malformed"), "{error}");
         }
-        let gone = sign(&dir.path().join("gone"), dir.path(), &mut Vec::new()).unwrap_err();
+        let gone =
+            sign(&dir.path().join("gone"), Capabilities::OPERATE, dir.path(), &mut Vec::new())
+                .unwrap_err();
         assert!(gone.to_string().contains("cannot read"), "{gone}");
     }
 }

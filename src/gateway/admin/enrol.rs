@@ -9,6 +9,7 @@ use super::VIA;
 use crate::gateway::issue::{IssueError, Issuing};
 use crate::io::clock;
 use crate::io::identity::enrol::{Pending, Terms};
+use crate::proto::capability::Capabilities;
 use crate::proto::enrol::{Host, NamePattern, RequestId};
 use crate::proto::event::Operator;
 use crate::proto::node::NodeName;
@@ -28,6 +29,9 @@ pub struct Invite {
     /// Whether it is one to be said aloud.
     #[serde(default)]
     pub spoken: bool,
+    /// What the nodes may do that come by it.
+    #[serde(default)]
+    pub capabilities: Capabilities,
 }
 
 /// An invitation that was made.
@@ -52,6 +56,8 @@ pub struct Waiting {
     pub key: String,
     /// Names and addresses of its host, beside the one in the name.
     pub hosts: Vec<Host>,
+    /// What its certificate will let it do.
+    pub can: String,
     /// When it came: RFC 3339, UTC.
     pub since: String,
     /// Who made the invitation.
@@ -60,9 +66,11 @@ pub struct Waiting {
 
 impl From<Pending> for Waiting {
     fn from(pending: Pending) -> Self {
-        let Pending { id, name, key, hosts, at, by } = pending;
+        let Pending { id, name, key, hosts, capabilities, at, by } = pending;
+        let can = capabilities.to_string();
         let since = UNIX_EPOCH.checked_add(Duration::from_secs(at)).unwrap_or(UNIX_EPOCH);
-        Self { request: id, name, key, hosts, since: clock::rfc3339(since), invited_by: by }
+        let since = clock::rfc3339(since);
+        Self { request: id, name, key, hosts, can, since, invited_by: by }
     }
 }
 
@@ -71,10 +79,10 @@ pub(super) async fn invite(
     invite: Invite,
     operator: Operator,
 ) -> Result<Invited, IssueError> {
-    let Invite { names, seconds, uses, approval, spoken } = invite;
+    let Invite { names, seconds, uses, approval, spoken, capabilities } = invite;
     let (time, by) = (Duration::from_secs(seconds), operator.to_string());
     let until = clock::wall().checked_add(time).unwrap_or(UNIX_EPOCH);
-    let terms = Terms { names, time, uses, approval, by };
+    let terms = Terms { names, time, uses, approval, capabilities, by };
     let (line, at) = if spoken {
         issuing.invite_spoken(terms, operator, VIA).await?
     } else {

@@ -140,9 +140,10 @@ impl Asked {
                 DeedError::Myself | DeedError::Linked(_) | DeedError::NotLinked { .. } => {
                     StatusCode::CONFLICT
                 }
-                DeedError::NoChaos | DeedError::NoActor(_) | DeedError::Certificates => {
-                    StatusCode::FORBIDDEN
-                }
+                DeedError::NoChaos
+                | DeedError::NoActor(_)
+                | DeedError::Certificates
+                | DeedError::NotAllowed(_) => StatusCode::FORBIDDEN,
             };
             Problem::new(status, why.to_string())
         })?;

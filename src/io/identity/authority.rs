@@ -23,7 +23,7 @@ use x509_cert::der::{Tag, Tagged as _};
 
 use super::bundle::{Bundle, DEVELOPMENT, Root};
 use super::certificate::{
-    Certificate, PeerIdentity, Validity, cluster_uri, server_name, spiffe_uri,
+    Certificate, DESCRIPTION, PeerIdentity, Validity, cluster_uri, server_name, spiffe_uri,
 };
 use super::disk::{self, Fix, Layout};
 use super::key::Key;
@@ -32,6 +32,7 @@ use super::tokens::{TokenKey, TokenList};
 use super::trust::Trusted;
 use super::{CertificateVerifier, Identity, IdentityError, Subject};
 use crate::io::clock::{self, unix_seconds};
+use crate::proto::capability::Capabilities;
 use crate::proto::enrol::Host;
 use crate::proto::node::{ClusterId, KeyId, NodeName};
 pub use lists::Revocee;
@@ -168,6 +169,21 @@ impl Authority {
         name: &NodeName,
         validity: Validity,
     ) -> Result<Identity, IdentityError> {
+        self.issue_with(certs, name, validity, None)
+    }
+
+    /// As [`Authority::issue`], with what the node may do: as before where there is a certificate that counts and nothing is
+    /// said; otherwise everything, because a node that lies beside the authority's key has its power.
+    ///
+    /// # Errors
+    /// As [`Authority::issue`]; [`IdentityError::UnusableName`] also when name and patterns are too long together.
+    pub fn issue_with(
+        &self,
+        certs: &Path,
+        name: &NodeName,
+        validity: Validity,
+        capabilities: Option<&Capabilities>,
+    ) -> Result<Identity, IdentityError> {
         let layout = Layout::new(certs);
         let _lock = layout.lock()?;
         let path = layout.certificate(name);
@@ -180,25 +196,26 @@ impl Authority {
         if path.exists() && worthless() != Some(true) {
             return Err(IdentityError::AlreadyIssued { path, fix: layout.reissue(name) });
         }
-        self.renew(layout, name, validity)
+        self.renew(layout, name, validity, capabilities)
     }
 
-    /// As [`Authority::issue`], but replaces whatever certificate is there.
+    /// As [`Authority::issue_with`], but replaces whatever certificate is there.
     ///
     /// A sound key stays, so the node keeps its id. A damaged key is replaced, and one whose
     /// certificate was revoked; to replace a sound one, remove the node's directory first.
     ///
     /// # Errors
-    /// As [`Authority::issue`], without [`IdentityError::AlreadyIssued`].
+    /// As [`Authority::issue_with`], without [`IdentityError::AlreadyIssued`].
     pub fn reissue(
         &self,
         certs: &Path,
         name: &NodeName,
         validity: Validity,
+        capabilities: Option<&Capabilities>,
     ) -> Result<Identity, IdentityError> {
         let layout = Layout::new(certs);
         let _lock = layout.lock()?;
-        self.renew(layout, name, validity)
+        self.renew(layout, name, validity, capabilities)
     }
 
     /// [`Authority::reissue`] for a caller that holds the directory's lock.
@@ -207,6 +224,7 @@ impl Authority {
         layout: Layout<'_>,
         name: &NodeName,
         validity: Validity,
+        capabilities: Option<&Capabilities>,
     ) -> Result<Identity, IdentityError> {
         if NodeName::from_spiffe_path(&name.spiffe_path()).as_ref() != Some(name) {
             return Err(IdentityError::UnusableName(name.clone()));
@@ -221,7 +239,9 @@ impl Authority {
             }
             Err(other) => return Err(other),
         };
-        let made = self.certify(name, &key, &[], validity, clock::wall())?;
+        let before = || self.capabilities(layout, name).unwrap_or(Capabilities::ALL);
+        let capabilities = capabilities.cloned().unwrap_or_else(before);
+        let made = self.certify(name, &key, (&[], &capabilities), validity, clock::wall())?;
         disk::make_directory(&layout.node(name))?;
         // The key goes first: a key without a certificate is a state that the next issue completes.
         if is_new {
@@ -230,6 +250,15 @@ impl Authority {
         disk::write(&layout.certificate(name), made.pem().as_bytes(), disk::PUBLIC)?;
         // What this authority revokes later reaches a node by the file alone.
         Identity::assemble(layout, name, self.verifier.apart(), made.der().clone(), key)
+    }
+
+    /// What the certificate in `layout` lets a node do, if it says so and is not revoked.
+    fn capabilities(&self, layout: Layout<'_>, name: &NodeName) -> Option<Capabilities> {
+        let path = layout.certificate(name);
+        let der = disk::read_certificate(&path, layout.leaf_fix(name)).ok()?;
+        let certificate = Certificate::parse(&der).ok()?;
+        let counts = !self.verifier.is_revoked(&certificate.serial());
+        certificate.capabilities().ok().flatten().filter(|_| counts)
     }
 
     /// Every certificate that was issued to `name`: those written down, and the one in `layout`,
@@ -265,18 +294,27 @@ impl Authority {
     fn leaf(
         &self,
         name: &NodeName,
-        hosts: &[Host],
+        (hosts, capabilities): (&[Host], &Capabilities),
         validity: Validity,
     ) -> Result<CertificateParams, IdentityError> {
+        if !Self::fits(name, capabilities) {
+            return Err(IdentityError::UnusableName(name.clone()));
+        }
         let not_after = validity.not_after.min(self.root.validity.not_after);
         // The host part can be longer than a common name may be (64, RFC 5280 appendix A.1).
         let mut params = params(Validity { not_after, ..validity }, name.short().to_owned())?;
+        let subject = &mut params.distinguished_name;
+        subject.push(DnType::OrganizationalUnitName, capabilities.words());
+        let patterns = capabilities.patterns();
+        if !patterns.is_empty() {
+            subject.push(DnType::CustomDnType(DESCRIPTION.to_vec()), patterns);
+        }
         let text = |text: String| text.try_into().map_err(refused);
         params.subject_alt_names = vec![
             SanType::URI(text(spiffe_uri(self.cluster(), name))?),
             SanType::DnsName(text(server_name(self.cluster()))?),
         ];
-        for host in enrol::named(name, hosts) {
+        for host in enrol::named(name, hosts, capabilities) {
             params.subject_alt_names.push(match host {
                 Host::Name(name) => SanType::DnsName(text(name)?),
                 Host::Address(address) => SanType::IpAddress(address),
@@ -394,7 +432,9 @@ mod tests {
         authority: &Authority,
         change: impl FnOnce(&mut CertificateParams),
     ) -> Result<NodeName, IdentityError> {
-        let mut params = authority.leaf(&name("a@h"), &[], Validity::leaf(wall())).unwrap();
+        let mut params = authority
+            .leaf(&name("a@h"), (&[], &Capabilities::ALL), Validity::leaf(wall()))
+            .unwrap();
         change(&mut params);
         let made = params.signed_by(&Key::generate().unwrap(), &authority.issuer).unwrap();
         authority.verifier.peer(made.der(), wall()).map(|peer| peer.name)
@@ -533,7 +573,7 @@ mod tests {
         assert!(matches!(error, IdentityError::AlreadyIssued { .. }), "{error}");
         assert!(error.to_string().contains("cert issue a@h --replace --certs"), "{error}");
         let past = Validity { not_before: wall() - 9 * DAY, not_after: wall() - DAY };
-        let second = authority.reissue(dir.path(), &a, past).unwrap();
+        let second = authority.reissue(dir.path(), &a, past, None).unwrap();
         let third = authority.issue(dir.path(), &a, Validity::leaf(wall())).unwrap();
         assert_eq!((first.id(), second.id()), (second.id(), third.id()));
         assert_ne!(first.fingerprint(), third.fingerprint());
@@ -547,10 +587,10 @@ mod tests {
         let first = authority.issue(dir.path(), &a, Validity::leaf(wall())).unwrap();
         let path = dir.path().join("a@h/key.pem");
         std::fs::write(&path, "rubbish").unwrap();
-        let second = authority.reissue(dir.path(), &a, Validity::leaf(wall())).unwrap();
+        let second = authority.reissue(dir.path(), &a, Validity::leaf(wall()), None).unwrap();
         assert_ne!(first.id(), second.id());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let error = authority.reissue(dir.path(), &a, Validity::leaf(wall())).unwrap_err();
+        let error = authority.reissue(dir.path(), &a, Validity::leaf(wall()), None).unwrap_err();
         assert!(matches!(error, IdentityError::KeyExposed { .. }), "{error}");
     }
 

@@ -19,6 +19,7 @@ use x509_cert::spki::SubjectPublicKeyInfoOwned;
 use super::key::POINT;
 use super::signed::{Parts, instant};
 use super::{IdentityError, Subject};
+use crate::proto::capability::Capabilities;
 use crate::proto::codec::hexadecimal;
 use crate::proto::enrol::Host;
 use crate::proto::node::{ClusterId, Credential, KeyId, NodeId, NodeName};
@@ -32,6 +33,11 @@ const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10
 const PRIME256V1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 /// Of an organization in a name (RFC 4519, 2.19).
 const ORGANIZATION: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.10");
+/// Of an organizational unit in a name (RFC 4519, 2.20): here what the holder may do.
+const UNIT: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.11");
+/// Of a description in a name (RFC 4519, 2.5): here the patterns of an edge.
+pub(super) const DESCRIPTION: [u64; 4] = [2, 5, 4, 13];
+const DESCRIPTION_ID: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.13");
 
 /// The DNS name that every certificate of a cluster carries: `node.<cluster>.xpando.internal`.
 ///
@@ -153,8 +159,21 @@ impl<'a> Certificate<'a> {
     }
 
     pub(super) fn organization(&self) -> Option<&str> {
-        let organization = self.subject().iter().find(|part| part.oid == ORGANIZATION)?;
-        std::str::from_utf8(organization.value.value()).ok()
+        self.attributes(ORGANIZATION).next()
+    }
+
+    /// What the subject's attributes of one kind say.
+    fn attributes(&self, kind: ObjectIdentifier) -> impl Iterator<Item = &str> {
+        let of_kind = self.subject().iter().filter(move |part| part.oid == kind);
+        of_kind.filter_map(|part| std::str::from_utf8(part.value.value()).ok())
+    }
+
+    /// What the certificate lets a node do: the words of its organizational units, and of an edge the patterns in its
+    /// description. `None` where it says nothing; the error says why it cannot be read.
+    pub(super) fn capabilities(&self) -> Result<Option<Capabilities>, &'static str> {
+        let said = |kind| self.attributes(kind).collect::<Vec<_>>().join(" ");
+        Capabilities::read(&said(UNIT), &said(DESCRIPTION_ID))
+            .map_err(|_detail| "its description has no patterns of an edge")
     }
 
     /// The cluster that an authority's certificate is of: the one that its URI names, `spiffe://<cluster>`, and without
@@ -252,6 +271,8 @@ pub struct PeerIdentity {
     pub serial: String,
     /// The id of the key of the authority that signed it.
     pub authority: KeyId,
+    /// What the node may do.
+    pub capabilities: Capabilities,
     pub(super) point: [u8; POINT],
 }
 

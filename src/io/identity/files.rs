@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(files.look(wall()).unwrap(), Look::Sound, "the first look reads");
         assert_eq!(files.look(wall()).unwrap(), Look::Unchanged);
 
-        let renewed = authority.reissue(dir.path(), &name, valid(20)).unwrap();
+        let renewed = authority.reissue(dir.path(), &name, valid(20), None).unwrap();
         assert_eq!(files.look(wall()).unwrap(), Look::New(renewed.validity().not_after));
         assert_eq!(identity.certificate(), renewed.certificate());
         assert_eq!(

@@ -282,7 +282,7 @@ mod tests {
         let apart = tempfile::tempdir().unwrap();
         let valid = Validity::leaf(wall());
         let elsewhere = authority.issue(apart.path(), &name("b@h"), valid).unwrap();
-        let replaced = authority.reissue(dir.path(), &name("b@h"), valid).unwrap();
+        let replaced = authority.reissue(dir.path(), &name("b@h"), valid, None).unwrap();
         assert_eq!(authority.revoke(&name("b@h"), wall()).unwrap().added.len(), 3);
         let a = Identity::load(dir.path(), &name("a@h"), wall()).unwrap();
         for revoked in [&elsewhere, &replaced] {
@@ -314,7 +314,8 @@ mod tests {
             "anyone who stole the old key has no use for the certificate"
         );
         assert!(verdict(&b, &a).is_err(), "the old one stays revoked");
-        let again = authority.reissue(dir.path(), &name("b@h"), Validity::leaf(wall())).unwrap();
+        let again =
+            authority.reissue(dir.path(), &name("b@h"), Validity::leaf(wall()), None).unwrap();
         assert_eq!(again.id(), fresh.id(), "an honest key stays");
         // The key is known by the record, wherever its certificate went.
         authority.revoke(&name("b@h"), wall()).unwrap();

@@ -171,7 +171,11 @@ impl CertificateVerifier {
         let name = certificate
             .node(self.cluster)
             .map_err(|reason| IdentityError::NotANode { subject: subject.clone(), reason })?;
+        let capabilities = certificate
+            .capabilities()
+            .map_err(|reason| IdentityError::NotANode { subject: subject.clone(), reason })?;
         let peer = PeerIdentity {
+            capabilities: capabilities.unwrap_or_default(),
             name,
             id: certificate.key_id(),
             validity: certificate.validity(),

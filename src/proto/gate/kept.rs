@@ -9,6 +9,7 @@ use prost::Message;
 
 use super::GateError;
 use crate::proto::budget::{ACTOR_COST, MAX_ACTORS, MEMBERSHIP_COST, MEMBERSHIPS};
+use crate::proto::capability::Capabilities;
 
 /// What each join or leave costs beside its bytes: every session of this node hears of it.
 const CHANGE_COST: u64 = 128;
@@ -76,13 +77,19 @@ struct Actor {
 struct Opaque {}
 
 /// The actors of one peer, by their number there; of each its groups, and what each membership costs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Kept {
+    may: Capabilities,
     actors: HashMap<u64, BTreeMap<(String, String), usize>>,
     memberships: usize,
 }
 
 impl Kept {
+    /// Nothing, of a peer that may do this.
+    pub(super) fn new(may: Capabilities) -> Self {
+        Self { may, actors: HashMap::new(), memberships: 0 }
+    }
+
     /// A frame that is about to pass; what it costs beside its bytes.
     ///
     /// # Errors
@@ -116,6 +123,11 @@ impl Kept {
     }
 
     fn join(&mut self, members: Members) -> Result<(), GateError> {
+        // A group is named, and behind a space the type of its messages.
+        let group = members.group.split(' ').next().unwrap_or_default();
+        if !self.may.may_join(group) {
+            return Err(GateError::NotAllowed(group.chars().take(64).collect()));
+        }
         let key = (members.scope, members.group);
         for Actor { pid, name } in members.actors {
             if self.actors.len() >= MAX_ACTORS && !self.actors.contains_key(&pid) {
@@ -163,8 +175,19 @@ mod tests {
     }
 
     #[test]
+    fn an_edge_joins_no_group_that_its_certificate_does_not_name() {
+        let edge = Capabilities::edge(vec!["sensor:*".parse().expect("a pattern")]);
+        let mut kept = Kept::new(edge.expect("short"));
+        assert_eq!(join(&mut kept, "sensor:1 u32", 0..1), Ok(CHANGE_COST));
+        let refused = join(&mut kept, "billing sensor:1", 1..2);
+        assert_eq!(refused, Err(GateError::NotAllowed("billing".to_owned())));
+        assert!(join(&mut kept, "", 1..2).is_err() && join(&mut kept, " sensor:1", 1..2).is_err());
+        assert_eq!(kept.actors.len(), 1);
+    }
+
+    #[test]
     fn actors_are_counted_once_however_many_groups_they_join() {
-        let (mut kept, most) = (Kept::default(), MAX_ACTORS as u64);
+        let (mut kept, most) = (Kept::new(Capabilities::ALL), MAX_ACTORS as u64);
         for group in ["one", "two", "two"] {
             assert_eq!(join(&mut kept, group, 0..most), Ok(CHANGE_COST));
         }
@@ -173,7 +196,7 @@ mod tests {
 
     #[test]
     fn one_that_ends_gives_its_place_back_and_one_that_leaves_its_membership() {
-        let (mut kept, most) = (Kept::default(), MAX_ACTORS as u64);
+        let (mut kept, most) = (Kept::new(Capabilities::ALL), MAX_ACTORS as u64);
         join(&mut kept, "one", 0..most).expect("room");
         kept.take(&frame(Kind::Leave(members("one", 0..2)))).expect("known");
         assert_eq!(join(&mut kept, "one", most..most + 1), Err(GateError::TooManyActors));
@@ -185,7 +208,7 @@ mod tests {
 
     #[test]
     fn memberships_are_bounded_in_bytes() {
-        let mut kept = Kept::default();
+        let mut kept = Kept::new(Capabilities::ALL);
         let joined = (0..10_000)
             .take_while(|number| join(&mut kept, &format!("{number:01000}"), 0..1).is_ok());
         assert_eq!(joined.count(), MEMBERSHIPS / (MEMBERSHIP_COST + 1006));
@@ -201,10 +224,13 @@ mod tests {
             Kind::Enumerate(opaque()),
             Kind::Sessions(opaque()),
         ] {
-            let refused = Kept::default().take(&frame(kind));
+            let refused = Kept::new(Capabilities::ALL).take(&frame(kind));
             assert_eq!(refused, Err(GateError::Unexpected("a control message")));
         }
-        assert_eq!(Kept::default().take(&frame(Kind::Ready(opaque()))), Ok(CHANGE_COST));
-        assert!(Kept::default().take(&[0x1a, 2, 0xff, 0xff]).is_err());
+        assert_eq!(
+            Kept::new(Capabilities::ALL).take(&frame(Kind::Ready(opaque()))),
+            Ok(CHANGE_COST)
+        );
+        assert!(Kept::new(Capabilities::ALL).take(&[0x1a, 2, 0xff, 0xff]).is_err());
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::proto::capability::Capabilities;
 use crate::proto::node::{Incarnation, KeyId};
 use crate::proto::tests::start;
 
@@ -25,6 +26,7 @@ fn proven(of: &str) -> Proven {
         hello,
         credential: Credential { key: KeyId([2; 16]), since: 0 },
         serial: of.to_owned(),
+        capabilities: Capabilities::ALL,
     }
 }
 

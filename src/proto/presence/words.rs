@@ -14,6 +14,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::proto::budget::PRESENCE_COST;
+use crate::proto::capability::Capabilities;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::topic::Topic;
 
@@ -241,6 +242,20 @@ pub enum Word {
     },
     /// The answer.
     Page(Page),
+}
+
+impl Word {
+    /// Whether each entry in it is of a topic where its owner may be present.
+    pub fn is_within(&self, may: &Capabilities) -> bool {
+        match self {
+            Self::Delta { changes, .. } => changes.iter().all(|change| match change {
+                Change::Joined(body) => may.may_publish(&body.topic),
+                Change::Left(_) => true,
+            }),
+            Self::Page(page) => page.entries.iter().all(|(_, body)| may.may_publish(&body.topic)),
+            Self::Digest { .. } | Self::Ask { .. } => true,
+        }
+    }
 }
 
 /// To whom a word goes.

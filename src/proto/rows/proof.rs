@@ -98,9 +98,10 @@ impl Proofs {
         now: Instant,
     ) -> bool {
         let (origin, mark) = (&row.origin, row.mark());
-        let seal = row.seal.as_ref();
-        let holds =
-            seal.is_some_and(|seal| self.seals.hold(row.maker(), &statement::<T>(row), seal));
+        let holds = row.seal.as_ref().is_some_and(|seal| {
+            let allowed = row.ruling().is_none() || self.seals.may_operate(seal);
+            allowed && self.seals.hold(row.maker(), &statement::<T>(row), seal)
+        });
         if holds {
             self.unproven.remove(&(origin.clone(), from.clone()));
             self.proven.insert(origin.clone(), mark);
@@ -126,7 +127,8 @@ impl<T: Table> Rows<T> {
         seal.is_some_and(|seal| !self.proofs.seals.is_current(seal))
     }
 
-    /// Whether what a peer passes on is proven to be its maker's.
+    /// Whether what a peer passes on is proven to be its maker's. A ruling is proven by its seal even on its maker's own
+    /// link: the certificate in it says whether its maker may rule.
     pub(super) fn is_proven(
         &mut self,
         from: &NodeName,
@@ -139,7 +141,7 @@ impl<T: Table> Rows<T> {
             self.charge(from, "a tombstone of another", now, out);
             return false;
         }
-        if maker != from {
+        if maker != from || row.ruling().is_some() {
             if self.proofs.is_refused(from, origin, row.mark(), now)
                 || self.proofs.is_doubted(from, now)
             {

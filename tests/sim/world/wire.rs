@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use xpando_node::internals::io::tcp::{PROBE, SILENCE};
+use xpando_node::internals::proto::capability::Capabilities;
 use xpando_node::internals::proto::frame::CloseReason;
 use xpando_node::internals::proto::heartbeat::Trips;
 use xpando_node::internals::proto::hello::{Hello, Refusal};
@@ -319,7 +320,12 @@ impl World {
                 self.end_mut(at).stage = Stage::Parked;
                 let End { node, attempt, ref hello, .. } = *self.end(at);
                 let hello = hello.as_deref().cloned().expect("both sides have said hello");
-                let proven = Proven { hello, credential: KEY, serial: String::new() };
+                let proven = Proven {
+                    hello,
+                    credential: KEY,
+                    serial: String::new(),
+                    capabilities: Capabilities::ALL,
+                };
                 self.link(node, Input::Established(attempt, proven));
             }
             stage => self.fail("sim", &format!("{at:?}: proceed while {stage:?}")),

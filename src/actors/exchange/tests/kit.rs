@@ -10,6 +10,7 @@ use super::*;
 use crate::actors::link::cable::End;
 use crate::actors::news::Bus;
 pub(super) use crate::actors::tests::settled;
+use crate::proto::capability::Capabilities;
 use crate::proto::frame::{HEADER, header, parse_header};
 
 pub(super) const A: &str = "a@127.0.0.1";
@@ -92,8 +93,8 @@ impl Cable {
         let ((a_reads, a_writes), (b_reads, b_writes)) = (split(to_a), split(to_b));
         let ways = [Way::start(a_reads, b_writes), Way::start(b_reads, a_writes)];
         let ends = [
-            End::start(a_end, &Bus::new(a), b.name().clone()),
-            End::start(b_end, &Bus::new(b), a.name().clone()),
+            End::start(a_end, &Bus::new(a), (b.name().clone(), b.capabilities().clone())),
+            End::start(b_end, &Bus::new(b), (a.name().clone(), a.capabilities().clone())),
         ];
         settled().await;
         Self { ends, ways }
@@ -131,8 +132,17 @@ pub(super) struct Raw {
 impl Raw {
     /// Links with a node under this name.
     pub(super) async fn plug(exchange: &Exchange, me: &str, buffer: usize) -> Self {
+        Self::plug_as(exchange, (name(me), Capabilities::ALL), buffer).await
+    }
+
+    /// Likewise, with a certificate that lets it do this.
+    pub(super) async fn plug_as(
+        exchange: &Exchange,
+        me: (NodeName, Capabilities),
+        buffer: usize,
+    ) -> Self {
         let (ours, stream) = duplex(buffer);
-        let end = End::start(ours, &Bus::new(exchange), name(me));
+        let end = End::start(ours, &Bus::new(exchange), me);
         settled().await;
         Self { end, stream }
     }

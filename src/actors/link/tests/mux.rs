@@ -12,6 +12,7 @@ use crate::actors::exchange::{Received, SendError};
 use crate::actors::link::mux::{LinkGuard, Own, PIPE, gate, run as run_mux};
 use crate::actors::news::tests::{parts, read, silent};
 use crate::proto::budget::MAX_WORDS;
+use crate::proto::capability::Capabilities;
 use crate::proto::frame::{Control, HEADER, Lane, MAX_PAYLOAD, header, parse_header};
 use crate::proto::heartbeat::{self, Heartbeat};
 use crate::proto::interest::Interest;
@@ -43,13 +44,13 @@ fn world(bus: Bus, inbound: bool, buffer: usize) -> World {
     let (ours, peer) = duplex(buffer);
     let (mut pipe, ractor) = duplex(PIPE);
     let (part, parting) = oneshot::channel();
-    let guard = LinkGuard::open(&bus, name(PEER), Incarnation(1));
+    let guard = LinkGuard::open(&bus, (name(PEER), Capabilities::ALL), Incarnation(1));
     let (control, controls) = mpsc::channel(CONTROLS);
     let pulse = Arc::new(Pulse::new(control.clone(), None));
     let own =
         Own { parting, controls, pulse: pulse.clone(), lists: None, revoked: Box::new(|| false) };
     let end = tokio::spawn(async move {
-        run_mux(ours, gate(inbound, name(PEER)), &mut pipe, guard, own).await
+        run_mux(ours, gate(inbound, name(PEER), &guard), &mut pipe, guard, own).await
     });
     World { peer, ractor, bus, part: Some(part), control, pulse, end }
 }
@@ -258,7 +259,7 @@ async fn door_and_ractor_both_have_their_turn_and_each_keeps_its_order() {
     let told = [first, second].map(|words| parts(&words[1..]).1);
     assert_eq!(told, [b"one", b"two"], "what is there goes together");
     // A newer link takes the exchange's words with it; ractor goes on.
-    let _newer = world.bus.exchange().topics.up(name(PEER));
+    let _newer = world.bus.exchange().topics.up(name(PEER), Capabilities::ALL);
     world.post(b"three");
     world.ractor.write_all(MORE).await.expect("written");
     assert_eq!(world.hear().await, (Lane::Ractor, MORE.to_vec()));
@@ -430,8 +431,8 @@ impl Busy {
         };
         let topic: Topic = "bulk".parse().expect("valid");
         let mut heard = bus.exchange().subscribe(topic.clone()).expect("few");
-        let guard = LinkGuard::open(bus, name(other), Incarnation(1));
-        let gate = gate(true, name(other));
+        let guard = LinkGuard::open(bus, (name(other), Capabilities::ALL), Incarnation(1));
+        let gate = gate(true, name(other), &guard);
         let end = tokio::spawn(async move { run_mux(stream, gate, &mut pipe, guard, own).await });
         let (says, to, payload) = (bus.clone(), name(other), Bytes::from(vec![0; MAX_PAYLOAD]));
         tokio::spawn(async move {

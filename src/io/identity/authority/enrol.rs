@@ -12,6 +12,7 @@ use crate::io::identity::disk::Layout;
 use crate::io::identity::enrol::CsrKey;
 use crate::io::identity::revocation::{Dates, Issued, Revoked};
 use crate::io::identity::{CertificateVerifier, IdentityError};
+use crate::proto::capability::Capabilities;
 use crate::proto::codec::hexadecimal;
 use crate::proto::enrol::{Host, MAX_HOSTS, Refused};
 use crate::proto::node::{KeyId, NodeName};
@@ -20,14 +21,16 @@ use crate::proto::node::{KeyId, NodeName};
 const MAX_HOURLY: usize = 12;
 const HOUR: u64 = 60 * 60;
 
-/// Bytes of a name and of the hosts in its certificate, which travels in a beacon, in one packet.
-const MAX_NAMED: usize = 300;
+/// Bytes of a name and of the hosts and patterns in its certificate, which travels in a beacon, in one packet.
+const MAX_NAMED: usize = 280;
+/// Bytes around the patterns of an edge (RFC 5280, 4.1.2.4).
+const AROUND: usize = 13;
 
 /// The hosts in the certificate of `name`: its host part, then these, each once. A host part that hosts do not have
-/// (`x.xpando.internal`) is left out, and what there is no room for.
-pub(super) fn named(name: &NodeName, hosts: &[Host]) -> Vec<Host> {
+/// (`x.xpando.internal`) is left out, and what there is no room for beside the patterns of an edge.
+pub(super) fn named(name: &NodeName, hosts: &[Host], capabilities: &Capabilities) -> Vec<Host> {
     let mut named: Vec<Host> = Vec::new();
-    let mut room = MAX_NAMED.saturating_sub(name.as_str().len());
+    let mut room = room(name, capabilities);
     for host in name.host().parse().ok().into_iter().chain(hosts.iter().cloned()) {
         // With its tag and length (RFC 5280, 4.2.1.6).
         let size = 2 + match &host {
@@ -42,7 +45,19 @@ pub(super) fn named(name: &NodeName, hosts: &[Host]) -> Vec<Host> {
     named
 }
 
+/// What is left for hosts.
+fn room(name: &NodeName, capabilities: &Capabilities) -> usize {
+    let patterns = capabilities.patterns();
+    let taken = if patterns.is_empty() { 0 } else { AROUND + patterns.len() };
+    MAX_NAMED.saturating_sub(name.as_str().len() + taken)
+}
+
 impl Authority {
+    /// Whether a certificate has room for this name beside the patterns of an edge.
+    pub(in super::super) fn fits(name: &NodeName, capabilities: &Capabilities) -> bool {
+        capabilities.patterns().is_empty() || room(name, capabilities) > 0
+    }
+
     /// What judges by this authority.
     pub(in super::super) fn judge(&self) -> &CertificateVerifier {
         &self.verifier
@@ -60,11 +75,11 @@ impl Authority {
         &self,
         name: &NodeName,
         key: &impl PublicKeyData,
-        hosts: &[Host],
+        (hosts, capabilities): (&[Host], &Capabilities),
         validity: Validity,
         now: SystemTime,
     ) -> Result<rcgen::Certificate, IdentityError> {
-        let params = self.leaf(name, hosts, validity)?;
+        let params = self.leaf(name, (hosts, capabilities), validity)?;
         let serial = params.serial_number.as_ref().map(SerialNumber::to_bytes).unwrap_or_default();
         let dates = Dates {
             until: params.not_after.unix_timestamp().try_into().unwrap_or_default(),
@@ -87,13 +102,13 @@ impl Authority {
         &self,
         name: &NodeName,
         key: &CsrKey,
-        hosts: &[Host],
+        (hosts, capabilities): (&[Host], &Capabilities),
         life: Duration,
         now: SystemTime,
     ) -> Result<(CertificateDer<'static>, SystemTime), IdentityError> {
         self.root.check_time(Layout::new(&self.home), now)?;
         let validity = Validity { not_after: now + life, ..Validity::leaf(now) };
-        let made = self.certify(name, key, hosts, validity, now)?;
+        let made = self.certify(name, key, (hosts, capabilities), validity, now)?;
         let until = validity.not_after.min(self.root.validity.not_after);
         Ok((made.der().clone(), until))
     }

@@ -307,7 +307,10 @@ mod tests {
         let id = authority.cluster();
         let [a, b, c] = ["a@h", "b@h", "c@h"].map(name);
         let issue = |name: &NodeName| {
-            cluster.authority().reissue(cluster.dir.path(), name, Validity::leaf(wall())).unwrap()
+            cluster
+                .authority()
+                .reissue(cluster.dir.path(), name, Validity::leaf(wall()), None)
+                .unwrap()
         };
         let [old_a, old_b, old_c] = [&a, &b, &c].map(issue);
         authority.revoke(&c, now).unwrap();
@@ -384,12 +387,12 @@ mod tests {
         cluster.authority().move_rotation(now).unwrap();
         let moved = cluster.authority();
         assert_ne!(moved.fingerprint(), print);
-        let new = moved.reissue(cluster.dir.path(), &a, Validity::leaf(now)).unwrap();
+        let new = moved.reissue(cluster.dir.path(), &a, Validity::leaf(now), None).unwrap();
 
         moved.abort_rotation(now).unwrap();
         let back = cluster.authority();
         assert_eq!((back.fingerprint(), back.rotation().unwrap().1), (print, RotationStep::Moving));
-        let again = back.reissue(cluster.dir.path(), &a, Validity::leaf(now)).unwrap();
+        let again = back.reissue(cluster.dir.path(), &a, Validity::leaf(now), None).unwrap();
         back.finish_rotation(None, now).unwrap();
         let after = cluster.load(&a).unwrap();
         assert!(after.verifier().peer(&old.certificate(), wall()).is_ok());

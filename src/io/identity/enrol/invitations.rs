@@ -15,6 +15,7 @@ use crate::io::clock::unix_seconds;
 use crate::io::identity::IdentityError;
 use crate::io::identity::disk::{self, Layout};
 use crate::io::modes;
+use crate::proto::capability::Capabilities;
 use crate::proto::enrol::{Host, InvitationId, NamePattern, Refused, RequestId};
 use crate::proto::node::{KeyId, NodeName};
 
@@ -46,6 +47,8 @@ pub struct Terms {
     pub uses: u32,
     /// Whether somebody has to approve each request.
     pub approval: bool,
+    /// What the nodes may do.
+    pub capabilities: Capabilities,
     /// Who invites, for people.
     pub by: String,
 }
@@ -80,6 +83,8 @@ pub struct Pending {
     pub key: String,
     /// The hosts that it asks for.
     pub hosts: Vec<Host>,
+    /// What it may do then.
+    pub capabilities: Capabilities,
     /// When it came first, in seconds since 1970.
     pub at: u64,
     /// Who made the invitation.
@@ -116,6 +121,8 @@ struct Invitation {
     ends: u64,
     left: u32,
     approval: bool,
+    #[serde(default)]
+    capabilities: Capabilities,
     by: String,
     taken: Vec<Use>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -196,7 +203,7 @@ impl Invitations {
         terms: &Terms,
         now: SystemTime,
     ) -> Result<(), EnrolError> {
-        let Terms { names, time, uses, approval, by } = terms.clone();
+        let Terms { names, time, uses, approval, capabilities, by } = terms.clone();
         if !(1..=MAX_USES).contains(&uses) {
             return Err(EnrolError::Terms("it is good for 1 to 1000 certificates"));
         }
@@ -223,6 +230,7 @@ impl Invitations {
             ends,
             left: uses,
             approval,
+            capabilities,
             by,
             taken,
             spoken: None,
@@ -233,6 +241,11 @@ impl Invitations {
     /// The key that stands for an invitation's secret.
     pub(super) fn key(&self, id: InvitationId) -> Option<&MacKey> {
         self.get(id).map(|it| &it.key)
+    }
+
+    /// What the nodes may do that come by it.
+    pub(super) fn capabilities(&self, id: InvitationId) -> Capabilities {
+        self.get(id).map(|it| it.capabilities.clone()).unwrap_or_default()
     }
 
     /// The lowest number that no spoken invitation has.
@@ -391,6 +404,7 @@ fn describe(it: &Invitation, one: &Use) -> Pending {
         name: one.name.clone(),
         key: KeyId(one.key).to_string(),
         hosts: one.hosts.clone(),
+        capabilities: it.capabilities.clone(),
         at: one.at,
         by: it.by.clone(),
     }

@@ -24,6 +24,7 @@ use crate::io::identity::certificate::Certificate;
 use crate::io::identity::disk::{self, Layout};
 use crate::io::identity::{Authority, IdentityError, Subject};
 use crate::io::seeds::Seed;
+use crate::proto::capability::Capabilities;
 use crate::proto::enrol::{
     AuthorityHash, Host, InvitationId, Issued, MAX_CLOCK_DIFFERENCE, MAX_MESSAGE, MAX_PEERS, Proof,
     Refused, Request, RequestId,
@@ -81,6 +82,8 @@ struct Proven {
     means: Means,
     /// The key that the answer is sealed with.
     seal: Option<MacKey>,
+    /// What the node may do.
+    capabilities: Capabilities,
 }
 
 impl Issuer {
@@ -116,11 +119,11 @@ impl Issuer {
     }
 
     /// Answers a request that an operator brings who holds the authority's key: it needs no proof, and may be old.
-    pub fn sign(&self, request: &[u8], now: SystemTime) -> Answered {
+    pub fn sign(&self, request: &[u8], capabilities: Capabilities, now: SystemTime) -> Answered {
         let answered = decode(request).and_then(|parsed| {
             let snapshot = self.snapshot()?;
             Self::check_authority(&snapshot, &parsed)?;
-            let proven = Proven { means: Means::Operator, seal: None };
+            let proven = Proven { means: Means::Operator, seal: None, capabilities };
             self.grant(request, &parsed, proven, &[], now)
         });
         answered.unwrap_or_else(Answered::error)
@@ -148,12 +151,14 @@ impl Issuer {
                 let none = MacKey::from_bytes([0; 32]);
                 let holds = key.unwrap_or(&none).verify(&statement, mac);
                 let key = key.filter(|_| holds).ok_or(Refused::UnknownInvitation);
-                key.map(|key| Proven { means: Means::Invitation(*id), seal: Some(key.clone()) })
+                let capabilities = snapshot.invitations.capabilities(*id);
+                let means = Means::Invitation(*id);
+                key.map(|key| Proven { means, seal: Some(key.clone()), capabilities })
             }
             Proof::Certificate { der, signature } => {
                 let proof = (der.as_slice(), signature.as_slice());
                 self.check_certificate(&snapshot.authority, request, proof, &statement, now)
-                    .map(|()| Proven { means: Means::Renewal, seal: None })
+                    .map(|capabilities| Proven { means: Means::Renewal, seal: None, capabilities })
             }
             #[cfg(feature = "gateway")]
             Proof::Spoken { session, mac } => match self.prove_spoken(session, mac, &statement) {
@@ -166,7 +171,9 @@ impl Issuer {
                 let machines = self.machines.as_ref().ok_or(Refused::NotTaken)?;
                 let judged = machines.judge(jwt, &request.name, now)?;
                 let unproven = |reason: &str| Refused::Unproven { reason: reason.to_owned() };
-                judged.map_err(unproven).map(|()| Proven { means: Means::Machine, seal: None })
+                let capabilities = Capabilities::MEMBER;
+                let proven = Proven { means: Means::Machine, seal: None, capabilities };
+                judged.map_err(unproven).map(|()| proven)
             }
             #[cfg(not(feature = "gateway"))]
             Proof::Spoken { .. } | Proof::Machine { .. } => return Err(Refused::NotTaken.into()),
@@ -178,6 +185,7 @@ impl Issuer {
     }
 
     /// Whether a certificate proves that it may be renewed: the cluster's, of this name, and the requester has its key.
+    /// Returns what it lets the node do, which the next one will.
     fn check_certificate(
         &self,
         authority: &Authority,
@@ -185,7 +193,7 @@ impl Issuer {
         (der, signature): (&[u8], &[u8]),
         statement: &[u8],
         now: SystemTime,
-    ) -> Result<(), Refused> {
+    ) -> Result<Capabilities, Refused> {
         let unproven = |reason: &str| Refused::Unproven { reason: reason.to_owned() };
         let judge = authority.judge();
         let der = CertificateDer::from(der);
@@ -204,7 +212,7 @@ impl Issuer {
             return Err(Refused::Lapsed { ended, grace: self.rules.grace.as_secs() });
         }
         match CsrKey::of(&request.csr) {
-            Ok(key) if peer.has_key(key.point()) => Ok(()),
+            Ok(key) if peer.has_key(key.point()) => Ok(peer.capabilities),
             Ok(_) => Err(unproven("the certificate is of another key than the one asked for")),
             Err(reason) => Err(Refused::Malformed { reason: reason.to_owned() }),
         }
@@ -234,6 +242,9 @@ impl Issuer {
         let _lock = layout.lock()?;
         let authority = Authority::open(&self.certs)?;
         authority.may_have(&request.name, key.id(), self.rules.grace, now)??;
+        if !Authority::fits(&request.name, &proven.capabilities) {
+            return Err(Refused::UnusableName.into());
+        }
         let mut hosts = match &request.proof {
             // Whoever renews keeps its hosts, and gets no others.
             Proof::Certificate { der, .. } => named_hosts(der),
@@ -256,8 +267,9 @@ impl Issuer {
                 }
             }
         }
+        let says = (hosts.as_slice(), &proven.capabilities);
         let (certificate, until) =
-            authority.grant(&request.name, &key, &hosts, self.rules.life, now)?;
+            authority.grant(&request.name, &key, says, self.rules.life, now)?;
         let mut issued = Issued {
             certificate: certificate.to_vec(),
             authorities: authority.authorities(),

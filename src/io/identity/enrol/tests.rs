@@ -11,9 +11,11 @@ use crate::io::clock::wall;
 use crate::io::identity::certificate::Certificate;
 use crate::io::identity::{Authority, Identity, Validity};
 use crate::io::seeds::Seed;
+use crate::proto::capability::Capabilities;
 use crate::proto::enrol::{Answer, Host, NamePattern, Proof, Request};
 use crate::proto::node::NodeName;
 
+mod capabilities;
 mod forged;
 mod limits;
 #[cfg(feature = "gateway")]
@@ -44,6 +46,7 @@ fn terms() -> Terms {
         time: DAY,
         uses: 1,
         approval: false,
+        capabilities: Capabilities::OPERATE,
         by: "operator".to_owned(),
     }
 }

@@ -68,6 +68,27 @@ fn nobody_brings_back_what_a_node_never_stated() {
 }
 
 #[test]
+fn a_ruling_of_who_may_not_rule_counts_for_nothing() {
+    let (last, _) = x();
+    let by = |who: &str| ruled((who, true), WALL, entry("x@h", 4, 6, "x"), Some(last.clone()));
+    // On its own link, and passed on by another.
+    for from in ["edge@h", "b@h"] {
+        let mut a = Alone::new(&["edge@h", "b@h"]);
+        a.given("b@h", last.clone());
+        assert_eq!(charged(&a.given(from, by("edge@h"))), ["unproven row"], "{from}");
+        assert_eq!(a.machine.row(&name("x@h")), Some(&last), "{from}");
+    }
+    // Nor does it help to show the certificate of another, who may.
+    let mut a = Alone::new(&["edge@h", "b@h"]);
+    a.given("b@h", last.clone());
+    let borrowed = Entry { seal: by("b@h").seal, ..by("edge@h") };
+    assert_eq!(charged(&a.given("edge@h", borrowed)), ["unproven row"]);
+    assert_eq!(a.machine.row(&name("x@h")), Some(&last));
+    a.given("b@h", by("b@h"));
+    assert_eq!(a.mark("x@h"), Some(mark(4, 6, true)), "who may, rules");
+}
+
+#[test]
 fn revoking_who_had_a_node_forgotten_takes_that_back() {
     let (last, _) = x();
     let revoked = || ruled(("revoked@h", true), WALL, entry("x@h", 4, 6, "x"), Some(last.clone()));

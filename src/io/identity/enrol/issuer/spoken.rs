@@ -70,7 +70,8 @@ impl Issuer {
             return Err(Refused::UnknownInvitation.into());
         }
         if key.verify(statement, mac) {
-            return Ok(Proven { means: Means::Invitation(id), seal: Some(key) });
+            let capabilities = invitations.capabilities(id);
+            return Ok(Proven { means: Means::Invitation(id), seal: Some(key), capabilities });
         }
         invitations.burn(number);
         invitations.write(layout)?;

@@ -155,7 +155,7 @@ fn a_signing_request_gains_nothing_by_its_wishes() {
     assert_eq!(names.len(), 3, "{names:?}");
     assert!(names[0].ends_with("/node/h/c)") && names[2] == "DNSName(h)", "{names:?}");
     assert!(!names.concat().contains("bank") && !names.concat().contains("boss"));
-    assert_eq!(x509.subject().to_string(), "CN=c");
+    assert_eq!(x509.subject().to_string(), "CN=c, OU=member operate");
 }
 
 #[test]
