@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
 use crate::actors::exchange::{ServeError, Serving};
@@ -25,7 +26,7 @@ use crate::actors::supervisor::Child;
 use crate::gateway::askers::Askers;
 use crate::io::clock;
 use crate::io::identity::{
-    Authority, Identity, IdentityError, RotationError, RotationStep, TokenRotation,
+    Authority, Identity, IdentityError, InForce, RotationError, RotationStep, TokenRotation,
 };
 use crate::io::metrics::Metrics;
 use crate::proto::event::{Deed, Event, Operator};
@@ -37,7 +38,7 @@ use crate::proto::topic::{Address, Name};
 
 /// How long a node may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How often nodes are asked while a rotation is under way, and how often it is looked whether one is.
+/// How often nodes are asked while a rotation is under way.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// What an operator has done about certificates.
@@ -283,6 +284,16 @@ impl Rotations {
         nodes
     }
 
+    /// Waits for a reason to see whether a rotation goes on: one is under way, or there is another list.
+    async fn reason(&self, lists: &mut watch::Receiver<InForce>) {
+        if self.wanted().is_some() || self.next_token_key().is_some() {
+            tokio::time::sleep(EVERY).await;
+        } else {
+            // Who changes lists lives as long as this does.
+            drop(lists.changed().await);
+        }
+    }
+
     /// Takes the next steps when all are ready, on a node that has the authority's key.
     ///
     /// # Errors
@@ -353,9 +364,9 @@ pub fn child(rotations: Rotations, metrics: &Metrics) -> Child {
     Child::task("rotation", metrics, move || {
         let rotations = rotations.clone();
         Box::pin(async move {
-            let mut told = None;
+            let (mut told, mut lists) = (None, rotations.lists.lists().follow());
             loop {
-                tokio::time::sleep(EVERY).await;
+                rotations.reason(&mut lists).await;
                 let failed = rotations.go_on().await.err().map(|error| error.to_string());
                 // The new key may be on another host, which goes on with it.
                 if let Some(error) = failed.as_ref().filter(|_| failed != told) {
@@ -365,4 +376,68 @@ pub fn child(rotations: Rotations, metrics: &Metrics) -> Child {
             }
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::exchange::Exchange;
+    use crate::actors::link::Link;
+    use crate::actors::tests::keeper;
+    use crate::io::identity::Validity;
+
+    /// Those of a node that has the authority's key, and whose files nobody looks at.
+    fn rotations() -> (tempfile::TempDir, Rotations) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (metrics, name) = (Metrics::default(), "a@127.0.0.1".parse::<NodeName>());
+        let (name, now) = (name.expect("valid"), clock::wall());
+        let authority = Authority::init(dir.path(), now).expect("a CA");
+        let identity = authority.issue(dir.path(), &name, Validity::leaf(now)).expect("a leaf");
+        let bus = Bus::new(&Exchange::new(name, &metrics));
+        let lists = keeper(&identity, &bus, &metrics, &Link::new(&metrics));
+        lists.look(ListKind::Tokens).expect("a list");
+        let rotations = Rotations::new(
+            dir.path().to_owned(),
+            Arc::new(identity),
+            (Files::new(&metrics), lists),
+            (Registry::new(&metrics, []), bus),
+        );
+        (dir, rotations)
+    }
+
+    async fn rotate(rotations: &Rotations, what: Rotate) -> RotationStatus {
+        rotations.rotate(what, Operator::local(1), "test").await.expect("is done");
+        rotations.status().await
+    }
+
+    #[tokio::test]
+    async fn what_an_operator_did_is_what_is_shown_next() {
+        let (_dir, rotations) = rotations();
+        let begun = rotate(&rotations, Rotate::Authority).await;
+        assert_eq!(begun.rotation.map(|it| it.moving), Some(false));
+        let moved = rotate(&rotations, Rotate::Force).await;
+        assert_eq!(moved.rotation.map(|it| it.moving), Some(true));
+        assert!(rotate(&rotations, Rotate::Force).await.rotation.is_none());
+        let next = |status: RotationStatus| status.tokens.expect("a list").next;
+        assert!(next(rotate(&rotations, Rotate::Tokens).await).is_some());
+        assert!(next(rotate(&rotations, Rotate::AbortTokens).await).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_looked_at_while_no_rotation_is_under_way() {
+        let (_dir, rotations) = rotations();
+        let mut follow = rotations.lists.lists().follow();
+        let mut wakes = async || {
+            let long = Duration::from_secs(24 * 60 * 60);
+            tokio::time::timeout(long, rotations.reason(&mut follow)).await.is_ok()
+        };
+        assert!(!wakes().await, "there is no reason");
+        for change in [Rotate::ForceTokens, Rotate::Tokens] {
+            rotate(&rotations, change).await;
+            assert!(wakes().await, "there is another list");
+        }
+        assert!(wakes().await && wakes().await, "one is under way");
+        rotate(&rotations, Rotate::AbortTokens).await;
+        assert!(wakes().await && !wakes().await, "it is over");
+    }
 }

@@ -92,7 +92,7 @@ struct Inner {
     certs: PathBuf,
     verifier: CertificateVerifier,
     tokens: ArcSwapOption<TokenList>,
-    /// What the last look at each file saw.
+    /// What the last look at each file saw. Held while one looks.
     seen: Mutex<BTreeMap<ListKind, FileState>>,
     in_force: watch::Sender<InForce>,
     /// Held while a list is judged: one at a time, which bounds the memory for that.
@@ -199,8 +199,10 @@ impl Lists {
     /// the same file is not judged twice.
     pub fn look(&self, kind: ListKind) -> Result<News, IdentityError> {
         let path = Layout::new(&self.0.certs).of_authority(file(kind));
+        // Until this look is over: what a look has found is in force when another one says that nothing changed.
+        let mut seen = lock(&self.0.seen);
         let state = disk::file_state(&path);
-        if lock(&self.0.seen).insert(kind, state) == Some(state) {
+        if seen.insert(kind, state) == Some(state) {
             return Ok(None);
         }
         let Some(bytes) = disk::read_list(&path)? else {
