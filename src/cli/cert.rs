@@ -12,7 +12,8 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use xpando_node::internals::io::clock;
 use xpando_node::internals::io::identity::{
-    Authority, CertificateInfo, Validity, backup, inventory, restore, shell_word,
+    Authority, CertificateInfo, CertificateKind, LeafOptions, Revocee, Validity, backup, inventory,
+    restore, shell_word,
 };
 use xpando_node::internals::proto::capability::Capabilities;
 use xpando_node::internals::proto::enrol::Host;
@@ -50,19 +51,29 @@ pub(crate) enum CertCommand {
         /// Replace a certificate that has not expired
         #[arg(long)]
         replace: bool,
+        /// Another name or address of the node's host, for clients that check it; may be repeated
+        ///
+        /// Without any, those of the certificate that is replaced stay.
+        #[arg(long = "host", value_name = "HOST")]
+        hosts: Vec<Host>,
         #[command(flatten)]
         can: Can,
     },
-    /// Revoke every certificate that was issued to a node
+    /// Revoke every certificate that was issued to a node, or one
     ///
     /// Adds their serial numbers to the revocation list ca/crl.pem in the certificate directory. Needs
     /// ca/key.pem. A node that runs with this directory reads the list within seconds and sends it to all others: they end
     /// their links with revoked nodes, and refuse them from then on. `xpando-node revoke` does the same at once.
     ///
     /// `cert issue NAME` makes a fresh certificate for the name, with a new key.
+    ///
+    /// By the serial number of an intermediate authority (`cert show --json`) all that it issued is refused; where the root's
+    /// key is, it also goes from the trust list ca/trust, and the lists are signed anew: carry ca/crl.pem and ca/tokens of a
+    /// node there first, and ca/trust and both back afterwards, unless a node runs there.
     Revoke {
-        /// The node's name
-        name: NodeName,
+        /// The node, or a serial number in hexadecimal
+        #[arg(value_name = "NAME@HOST|SERIAL")]
+        what: Revocee,
     },
     /// Free a name: revoke what was issued to it
     ///
@@ -77,9 +88,16 @@ pub(crate) enum CertCommand {
     /// For an authority on a host that nodes do not reach. Writes NAME/key.pem and NAME/request in the certificate
     /// directory; the key stays. Carry the request to the authority's host, run `cert sign` there, and `cert accept` here
     /// with the answer. With a key that is there already the request is for that key.
+    ///
+    /// With --authority the request is for an intermediate authority: this host is then to issue nodes' certificates, and the
+    /// root's key may stay offline. Writes ca/request.key and ca/request.
     Request {
         /// The node's name
-        name: NodeName,
+        #[arg(required_unless_present = "authority")]
+        name: Option<NodeName>,
+        /// Ask for an intermediate authority
+        #[arg(long, conflicts_with_all = ["name", "hosts"])]
+        authority: bool,
         /// Another name or address of this host, for clients that check it; may be repeated
         #[arg(long = "host", value_name = "HOST")]
         hosts: Vec<Host>,
@@ -88,15 +106,22 @@ pub(crate) enum CertCommand {
     ///
     /// Writes FILE.answer: the certificate, and what a node needs beside it. Needs ca/key.pem. Refuses a name that belongs
     /// to another key.
+    ///
+    /// With --authority the request is one of `cert request --authority`: whoever has its key can make any node until its
+    /// certificate is revoked by its serial number, but no authority. The answer is the new trust list. Needs the root's key.
     Sign {
         /// The request
         file: PathBuf,
+        /// Make an intermediate authority
+        #[arg(long)]
+        authority: bool,
         #[command(flatten)]
         can: Can,
     },
     /// Take the answer to a request of this host
     ///
-    /// Writes NAME/cert.pem, and in ca what is not there yet: cert.pem, tokens, crl.pem.
+    /// Writes NAME/cert.pem, and in ca what is not there yet: cert.pem, tokens, crl.pem. Of a request for an intermediate
+    /// authority: ca/trust and ca/cert.pem, and ca/key.pem becomes its key. A node that runs here sends the list to all others.
     Accept {
         /// The answer
         file: PathBuf,
@@ -137,12 +162,21 @@ pub(crate) enum CertCommand {
 pub(crate) fn run(command: CertCommand, certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     match command {
         CertCommand::Init => init(certs, out),
-        CertCommand::Issue { name, replace, can } => {
-            issue(&name, replace, can.said()?.as_ref(), certs, out)
+        CertCommand::Issue { name, replace, hosts, can } => {
+            let said = can.said()?;
+            let options = LeafOptions { hosts: &hosts, capabilities: said.as_ref() };
+            issue(&name, replace, options, certs, out)
         }
-        CertCommand::Revoke { name } | CertCommand::Release { name } => revoke(&name, certs, out),
-        CertCommand::Request { name, hosts } => by_file::request(&name, &hosts, certs, out),
-        CertCommand::Sign { file, can } => {
+        CertCommand::Revoke { what } => revoke(&what, certs, out),
+        CertCommand::Release { name } => revoke(&Revocee::Node(name), certs, out),
+        CertCommand::Request { name: Some(name), hosts, authority: _ } => {
+            by_file::request(&name, &hosts, certs, out)
+        }
+        CertCommand::Request { name: None, .. } => by_file::request_authority(certs, out),
+        CertCommand::Sign { file, authority: true, can: _ } => {
+            by_file::sign_authority(&file, certs, out)
+        }
+        CertCommand::Sign { file, authority: false, can } => {
             by_file::sign(&file, can.said()?.unwrap_or(Capabilities::OPERATE), certs, out)
         }
         CertCommand::Accept { file } => by_file::accept(&file, certs, out),
@@ -181,16 +215,16 @@ fn init(certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
 fn issue(
     name: &NodeName,
     replace: bool,
-    can: Option<&Capabilities>,
+    options: LeafOptions<'_>,
     certs: &Path,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
     let authority = Authority::open(certs)?;
     let validity = Validity::leaf(clock::wall());
     let identity = if replace {
-        authority.reissue(certs, name, validity, can)?
+        authority.reissue(certs, name, validity, options)?
     } else {
-        authority.issue_with(certs, name, validity, can)?
+        authority.issue_with(certs, name, validity, options)?
     };
     let dir = certs.display();
     write_line!(out, "node         {name}")?;
@@ -216,9 +250,11 @@ fn issue(
     Ok(())
 }
 
-fn revoke(name: &NodeName, certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
-    let revoked = Authority::open(certs)?.revoke(name, clock::wall())?;
-    write_line!(out, "node         {name}")?;
+fn revoke(what: &Revocee, certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+    let revoked = Authority::open(certs)?.revoke_for(what, None, clock::wall())?;
+    if let Revocee::Node(name) = what {
+        write_line!(out, "node         {name}")?;
+    }
     if revoked.added.is_empty() {
         write_line!(out, "revoked      nothing new: all its certificates were revoked before")?;
     }
@@ -231,8 +267,10 @@ fn revoke(name: &NodeName, certs: &Path, out: &mut dyn Write) -> anyhow::Result<
         out,
         "A node that runs with this directory reads the list within seconds and sends it to all others."
     )?;
-    write_line!(out, "For a fresh certificate and a new key:")?;
-    write_line!(out, "  xpando-node cert issue {name} --certs {}", shell_word(certs))?;
+    if let Revocee::Node(name) = what {
+        write_line!(out, "For a fresh certificate and a new key:")?;
+        write_line!(out, "  xpando-node cert issue {name} --certs {}", shell_word(certs))?;
+    }
     Ok(())
 }
 
@@ -293,6 +331,7 @@ fn show(certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
 fn title(info: &CertificateInfo) -> String {
     match &info.name {
         Some(name) => name.to_string(),
+        None if info.kind == CertificateKind::Intermediate => "(intermediate)".to_owned(),
         None if info.development => "(development authority)".to_owned(),
         None => "(authority)".to_owned(),
     }
@@ -332,8 +371,10 @@ mod tests {
         let made = print(CertCommand::Init, certs);
         assert!(made.contains("fingerprint  ") && made.contains("cert issue NAME@HOST"), "{made}");
         let name: NodeName = "web@10.0.0.7".parse().unwrap();
-        let issue =
-            |replace| CertCommand::Issue { name: name.clone(), replace, can: Can::default() };
+        let issue = |replace| {
+            let (name, can) = (name.clone(), Can::default());
+            CertCommand::Issue { name, replace, hosts: vec![], can }
+        };
         let issued = print(issue(false), certs);
         for part in ["on 10.0.0.7", "ca/cert.pem", "web@10.0.0.7/cert.pem", "never ca/key.pem"] {
             assert!(issued.contains(part), "{issued}");
@@ -358,22 +399,23 @@ mod tests {
         let certs = dir.path();
         print(CertCommand::Init, certs);
         let name: NodeName = "web@10.0.0.7".parse().unwrap();
-        let unknown = CertCommand::Revoke { name: name.clone() };
+        let unknown = CertCommand::Revoke { what: Revocee::Node(name.clone()) };
         let error = run(unknown, certs, &mut Vec::new()).unwrap_err().to_string();
         assert!(error.contains("web@10.0.0.7 was never issued a certificate"), "{error}");
-        print(
-            CertCommand::Issue { name: name.clone(), replace: false, can: Can::default() },
-            certs,
-        );
-        let told = print(CertCommand::Revoke { name: name.clone() }, certs);
+        let issue = || {
+            let (name, can) = (name.clone(), Can::default());
+            CertCommand::Issue { name, replace: false, hosts: vec![], can }
+        };
+        print(issue(), certs);
+        let told = print(CertCommand::Revoke { what: Revocee::Node(name.clone()) }, certs);
         for part in ["revoked      serial ", "ca/crl.pem  (1 in all)", "cert issue web@10.0.0.7"] {
             assert!(told.contains(part), "{told}");
         }
-        let again = print(CertCommand::Revoke { name: name.clone() }, certs);
+        let again = print(CertCommand::Revoke { what: Revocee::Node(name.clone()) }, certs);
         assert!(again.contains("nothing new"), "{again}");
         let table = print(CertCommand::Show { json: false }, certs);
         assert!(table.trim_end().ends_with("revoked"), "{table}");
-        print(CertCommand::Issue { name, replace: false, can: Can::default() }, certs);
+        print(issue(), certs);
         let table = print(CertCommand::Show { json: false }, certs);
         assert!(table.trim_end().ends_with("valid"), "{table}");
     }
@@ -383,7 +425,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         print(CertCommand::Init, dir.path());
         let name: NodeName = "a@h".parse().unwrap();
-        print(CertCommand::Issue { name, replace: false, can: Can::default() }, dir.path());
+        let (hosts, can) = (vec![], Can::default());
+        print(CertCommand::Issue { name, replace: false, hosts, can }, dir.path());
         std::fs::write(dir.path().join("a@h/cert.pem"), "rubbish").unwrap();
         let table = print(CertCommand::Show { json: false }, dir.path());
         assert!(table.contains("unusable"), "{table}");

@@ -327,8 +327,10 @@ impl Rotations {
             Wanted::Accepts(key) => self.change(move |it, now| it.move_tokens(key, now)).await,
         };
         match changed {
-            // Another node with the keys was faster.
-            Err(RotateError::Rotation(RotationError::None | RotationError::NoTokens)) => Ok(()),
+            // Another node with the keys was faster, or will be.
+            Err(RotateError::Rotation(
+                RotationError::None | RotationError::NoTokens | RotationError::NoRoot,
+            )) => Ok(()),
             done => done,
         }
     }

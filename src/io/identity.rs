@@ -48,8 +48,10 @@ use arc_swap::ArcSwap;
 pub use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
 
-pub use self::authority::TokenRotation;
-pub use self::authority::{Authority, Revocee, RotationError};
+pub use self::authority::{
+    Authority, Intermediate, IntermediateError, LeafOptions, Revocee, RotationError, TokenRotation,
+    accept_authority, is_authority_answer, request_authority,
+};
 #[cfg(feature = "cli")]
 pub use self::backup::{BackupError, backup, restore};
 use self::bundle::Root;
@@ -105,9 +107,8 @@ impl fmt::Display for Subject {
     }
 }
 
-/// Why there is no identity, ours or a peer's. Unless a variant says otherwise, nothing on disk
-/// has changed and the operator acts as the text says; about a [`Subject::Peer`] the caller ends
-/// the connection and the peer's operator acts.
+/// Why there is no identity, ours or a peer's. Unless a variant says otherwise, nothing on disk has changed and the operator
+/// acts as the text says; about a [`Subject::Peer`] the caller ends the connection and the peer's operator acts.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
@@ -504,7 +505,7 @@ impl Identity {
         } else {
             return Err(why);
         };
-        Ok((authority.renew(layout, name, Validity::leaf(now), None)?, made))
+        Ok((authority.renew(layout, name, Validity::leaf(now), LeafOptions::default())?, made))
     }
 
     /// This node's name, as its certificate has it.

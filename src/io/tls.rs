@@ -344,7 +344,7 @@ impl Tls {
         }
     }
 
-    /// True when the certificate of this serial number is revoked by now.
+    /// True when the certificate of this serial number, or of one of several, is revoked by now.
     #[must_use]
     pub fn is_revoked(&self, serial: &str) -> bool {
         self.verifier.is_revoked(serial)

@@ -113,7 +113,7 @@ pub struct Proven {
     pub hello: Hello,
     /// Its key, and since when its certificate counts.
     pub credential: Credential,
-    /// The serial number of its certificate.
+    /// The serial number of its certificate, and what else ends it when it is revoked.
     pub serial: String,
     /// What its certificate lets it do.
     pub capabilities: Capabilities,

@@ -73,3 +73,44 @@ fn a_carried_request_makes_a_certificate_that_openssl_takes() {
         openssl(&["x509", "-in", &leaf, "-noout", "-ext", "subjectAltName"]).unwrap();
     assert!(sound && said.contains("URI:spiffe://"), "{said}");
 }
+
+#[test]
+fn a_chain_through_an_intermediate_is_one_that_openssl_takes() {
+    let [root, host] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    cert(root.path(), &["init"]);
+    cert(host.path(), &["request", "--authority"]);
+    let path = |dir: &Path, file: &str| dir.join(file).to_str().unwrap().to_owned();
+    let request = path(host.path(), "ca/request");
+    let key = fs::read(host.path().join("ca/request.key")).unwrap();
+    cert(root.path(), &["sign", "--authority", &request]);
+    let told = cert(host.path(), &["accept", &format!("{request}.answer")]);
+    assert!(told.contains("This host issues from now on"), "{told}");
+    assert_eq!(fs::read(host.path().join("ca/key.pem")).unwrap(), key, "the key never left");
+    let secret = key.split(|byte| *byte == b'\n').nth(1).unwrap();
+    let carried = fs::read(format!("{request}.answer")).unwrap();
+    assert!(!carried.windows(secret.len()).any(|part| part == secret));
+    cert(host.path(), &["issue", "web@10.0.0.7", "--host", "web.example"]);
+
+    let texts = fs::read_to_string(host.path().join("ca/cert.pem")).unwrap();
+    let begin = "-----BEGIN CERTIFICATE-----";
+    let texts: Vec<_> = texts.split(begin).skip(1).map(|text| format!("{begin}{text}")).collect();
+    assert_eq!(texts.len(), 2);
+    let [trusted, between] = ["root.pem", "intermediate.pem"].map(|file| path(root.path(), file));
+    fs::write(&trusted, &texts[0]).unwrap();
+    fs::write(&between, &texts[1]).unwrap();
+    let leaf = path(host.path(), "web@10.0.0.7/cert.pem");
+    let verify = |words: &[&str]| {
+        let fixed = ["verify", "-x509_strict", "-CAfile", &trusted];
+        openssl(&[&fixed, words, &[leaf.as_str()]].concat())
+    };
+    let chain = ["-untrusted", &between, "-verify_hostname", "web.example"];
+    let Some((sound, said)) = verify(&chain) else {
+        return skip("openssl", "openssl is not installed");
+    };
+    assert!(sound, "{said}");
+    let (sound, said) = verify(&[]).unwrap();
+    assert!(!sound, "the root has not signed it itself: {said}");
+    // A leaf, and an authority below the intermediate, are no issuers.
+    let (sound, said) = openssl(&["x509", "-in", &between, "-noout", "-text"]).unwrap();
+    assert!(sound && said.contains("CA:TRUE, pathlen:0"), "{said}");
+}

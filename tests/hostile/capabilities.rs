@@ -1,7 +1,7 @@
 //! A member with a genuine certificate does more than that lets it.
 
 use xpando_node::internals::io::clock;
-use xpando_node::internals::io::identity::{Authority, Identity, Validity};
+use xpando_node::internals::io::identity::{Authority, Identity, LeafOptions, Validity};
 use xpando_node::internals::proto::capability::Capabilities;
 use xpando_node::internals::proto::frame::Lane;
 use xpando_node::internals::proto::interest::Interest;
@@ -19,7 +19,14 @@ use crate::ractor::{self, Members, actors};
 fn identity(cluster: &Cluster, name: &str, may: &Capabilities) -> Identity {
     let authority = Authority::open(&cluster.certs()).unwrap();
     let (name, valid) = (parsed(name), Validity::leaf(clock::wall()));
-    authority.issue_with(&cluster.path(name.as_str()), &name, valid, Some(may)).unwrap()
+    authority
+        .issue_with(
+            &cluster.path(name.as_str()),
+            &name,
+            valid,
+            LeafOptions { hosts: &[], capabilities: Some(may) },
+        )
+        .unwrap()
 }
 
 /// Waits until a node knows that a member is linked, which it says behind what it is to have heard.

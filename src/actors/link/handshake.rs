@@ -83,7 +83,7 @@ pub(super) async fn dial(address: SocketAddr, tls: Tls, myself: Myself, mut step
         }
         Err(_elapsed) => return steps.failed(not_in_time("TLS")),
     };
-    let (credential, serial) = (peer.credential(), peer.serial.clone());
+    let (credential, serial) = (peer.credential(), peer.serials());
     let capabilities = peer.capabilities.clone();
     match tokio::time::timeout(HANDSHAKE, greet(stream, peer, &myself, &mut steps)).await {
         Ok(Ok((stream, hello))) => {
@@ -138,7 +138,7 @@ pub(super) async fn welcome(
     mut steps: Steps,
     log: std::sync::Arc<RefusalLog>,
 ) {
-    let (credential, serial) = (peer.credential(), peer.serial.clone());
+    let (credential, serial) = (peer.credential(), peer.serials());
     let capabilities = peer.capabilities.clone();
     let name = peer.name.clone();
     match tokio::time::timeout(HANDSHAKE, answer(stream, peer, &myself, &mut steps)).await {

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use xpando_node::internals::io::clock;
 use xpando_node::internals::io::identity::enrol::{self, Issuer, Joiner, Outcome, Rules};
-use xpando_node::internals::io::identity::shell_word;
+use xpando_node::internals::io::identity::{
+    Authority, Intermediate, accept_authority, is_authority_answer,
+    request_authority as ask_authority, shell_word,
+};
 use xpando_node::internals::proto::capability::Capabilities;
 use xpando_node::internals::proto::enrol::{Host, MAX_MESSAGE};
 use xpando_node::internals::proto::node::NodeName;
@@ -57,11 +60,7 @@ pub(super) fn sign(
         Outcome::Failed(error) => return Err(error.into()),
         Outcome::Waiting { .. } | Outcome::Continued => anyhow::bail!("the request waits"),
     };
-    let mut path = file.as_os_str().to_owned();
-    path.push(ANSWER);
-    let path = PathBuf::from(path);
-    std::fs::write(&path, &answered.bytes)
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    let path = write_answer(file, &answered.bytes)?;
     write_line!(out, "node         {name}")?;
     write_line!(out, "id           {key}")?;
     write_line!(out, "valid until  {}", clock::rfc3339(until))?;
@@ -73,9 +72,71 @@ pub(super) fn sign(
     Ok(())
 }
 
+/// Makes a key of an intermediate authority, and a request beside it.
+pub(super) fn request_authority(certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+    ask_authority(certs)?;
+    let dir = certs.display();
+    write_line!(out, "private key  {dir}/ca/request.key  (stays on this host)")?;
+    write_line!(out, "request      {dir}/ca/request")?;
+    write_line!(out)?;
+    write_line!(
+        out,
+        "Carry the request to the host that has the root authority's key, and there:"
+    )?;
+    write_line!(out, "  xpando-node cert sign request --authority")?;
+    Ok(())
+}
+
+/// Makes an intermediate authority of a request.
+pub(super) fn sign_authority(file: &Path, certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+    let bytes = read(file)?;
+    let (made, answer) = Authority::open(certs)?.sign_authority(&bytes, clock::wall())?;
+    let path = write_answer(file, &answer)?;
+    show(&made, out)?;
+    write_line!(out, "answer       {}", path.display())?;
+    write_line!(out)?;
+    write_line!(out, "Carry the answer to the host that asked, and there:")?;
+    write_line!(out, "  xpando-node cert accept request{ANSWER}")?;
+    write_line!(
+        out,
+        "To end it and all that it issued, here: xpando-node cert revoke {}",
+        made.serial
+    )?;
+    Ok(())
+}
+
+fn show(made: &Intermediate, out: &mut dyn Write) -> anyhow::Result<()> {
+    write_line!(out, "intermediate {}", made.fingerprint)?;
+    write_line!(out, "serial       {}", made.serial)?;
+    write_line!(out, "root         {}", made.root)?;
+    write_line!(out, "valid until  {}", clock::rfc3339(made.until))?;
+    Ok(())
+}
+
+/// Puts an answer beside its request.
+fn write_answer(file: &Path, answer: &[u8]) -> anyhow::Result<PathBuf> {
+    let mut path = file.as_os_str().to_owned();
+    path.push(ANSWER);
+    let path = PathBuf::from(path);
+    std::fs::write(&path, answer).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
 /// Puts what was signed into the certificate directory.
 pub(super) fn accept(file: &Path, certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     let bytes = read(file)?;
+    if is_authority_answer(&bytes) {
+        let made = accept_authority(certs, &bytes)?;
+        show(&made, out)?;
+        write_line!(out)?;
+        write_line!(out, "Compare the root with what `xpando-node cert show --json` says there.")?;
+        write_line!(
+            out,
+            "This host issues from now on: `xpando-node cert issue`, and, once a node that runs here is"
+        )?;
+        write_line!(out, "started again, `xpando-node invite` and renewal.")?;
+        return Ok(());
+    }
     let granted = enrol::accept(certs, &bytes, clock::wall())?;
     write_line!(out, "node         {}", granted.name())?;
     write_line!(out, "valid until  {}", clock::rfc3339(granted.validity().not_after))?;

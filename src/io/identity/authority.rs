@@ -6,6 +6,7 @@
 //! them is revoked.
 
 mod enrol;
+mod intermediate;
 mod lists;
 mod rotation;
 mod tokens;
@@ -35,6 +36,9 @@ use crate::io::clock::{self, unix_seconds};
 use crate::proto::capability::Capabilities;
 use crate::proto::enrol::Host;
 use crate::proto::node::{ClusterId, KeyId, NodeName};
+pub use intermediate::{
+    Intermediate, IntermediateError, accept_authority, is_authority_answer, request_authority,
+};
 pub use lists::Revocee;
 use rotation::Keys;
 pub use rotation::RotationError;
@@ -44,7 +48,7 @@ pub use tokens::TokenRotation;
 const ORGANIZATION: &str = "xpando";
 /// A cluster's certificate authority: its certificate and its private key.
 ///
-/// Anyone who has it can make any node of the cluster, so it stays on one host.
+/// Anyone who has it can make any node of the cluster, so it stays on one host: a root, or an intermediate that a root signed.
 #[derive(Debug)]
 pub struct Authority {
     root: Root,
@@ -52,6 +56,16 @@ pub struct Authority {
     issuer: Issuer<'static, Key>,
     /// The certificate directory it lies in.
     home: PathBuf,
+}
+
+/// What a certificate that is issued by hand says beside its node's name.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LeafOptions<'a> {
+    /// The hosts that it names beside the name's own host part. Without any, those of the certificate that it replaces stay.
+    pub hosts: &'a [Host],
+    /// What the node may do: as before where there is a certificate that counts and nothing is said; otherwise everything,
+    /// because a node that lies beside the authority's key has its power.
+    pub capabilities: Option<&'a Capabilities>,
 }
 
 impl Authority {
@@ -121,8 +135,15 @@ impl Authority {
         let verifier = CertificateVerifier::read(layout, missing)?;
         verifier.load_revocations(layout)?;
         let keys = Keys::read(layout)?;
-        let issuing = verifier.trusted().list.bundle.first().and_then(|root| keys.take(root.key));
-        Self::assemble(layout, verifier, issuing.ok_or_else(|| mismatch(layout))?)
+        let trusted = verifier.trusted();
+        let root = trusted.list.bundle.first().ok_or_else(|| mismatch(layout))?.key;
+        // The root's key where it is, and otherwise that of one of its intermediates.
+        let of_root = trusted.bundle.roots().iter().filter(|it| it.top() == root);
+        let here =
+            |it: &&Root| keys.has(it.key) && (it.key == root || !verifier.is_revoked(&it.serial));
+        let issuing = of_root.filter(here).min_by_key(|it| it.parent.is_some()).map(|it| it.key);
+        let issuing = issuing.and_then(|key| keys.take(key)).ok_or_else(|| mismatch(layout))?;
+        Self::assemble(layout, verifier, issuing)
     }
 
     fn assemble(
@@ -169,11 +190,10 @@ impl Authority {
         name: &NodeName,
         validity: Validity,
     ) -> Result<Identity, IdentityError> {
-        self.issue_with(certs, name, validity, None)
+        self.issue_with(certs, name, validity, LeafOptions::default())
     }
 
-    /// As [`Authority::issue`], with what the node may do: as before where there is a certificate that counts and nothing is
-    /// said; otherwise everything, because a node that lies beside the authority's key has its power.
+    /// As [`Authority::issue`], with the hosts that the certificate names and what the node may do.
     ///
     /// # Errors
     /// As [`Authority::issue`]; [`IdentityError::UnusableName`] also when name and patterns are too long together.
@@ -182,7 +202,7 @@ impl Authority {
         certs: &Path,
         name: &NodeName,
         validity: Validity,
-        capabilities: Option<&Capabilities>,
+        options: LeafOptions<'_>,
     ) -> Result<Identity, IdentityError> {
         let layout = Layout::new(certs);
         let _lock = layout.lock()?;
@@ -196,7 +216,7 @@ impl Authority {
         if path.exists() && worthless() != Some(true) {
             return Err(IdentityError::AlreadyIssued { path, fix: layout.reissue(name) });
         }
-        self.renew(layout, name, validity, capabilities)
+        self.renew(layout, name, validity, options)
     }
 
     /// As [`Authority::issue_with`], but replaces whatever certificate is there.
@@ -211,11 +231,11 @@ impl Authority {
         certs: &Path,
         name: &NodeName,
         validity: Validity,
-        capabilities: Option<&Capabilities>,
+        options: LeafOptions<'_>,
     ) -> Result<Identity, IdentityError> {
         let layout = Layout::new(certs);
         let _lock = layout.lock()?;
-        self.renew(layout, name, validity, capabilities)
+        self.renew(layout, name, validity, options)
     }
 
     /// [`Authority::reissue`] for a caller that holds the directory's lock.
@@ -224,7 +244,7 @@ impl Authority {
         layout: Layout<'_>,
         name: &NodeName,
         validity: Validity,
-        capabilities: Option<&Capabilities>,
+        options: LeafOptions<'_>,
     ) -> Result<Identity, IdentityError> {
         if NodeName::from_spiffe_path(&name.spiffe_path()).as_ref() != Some(name) {
             return Err(IdentityError::UnusableName(name.clone()));
@@ -239,9 +259,15 @@ impl Authority {
             }
             Err(other) => return Err(other),
         };
+        let kept = match options.hosts {
+            [] => disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name)).ok(),
+            _ => None,
+        };
+        let kept = kept.and_then(|der| Some(Certificate::parse(&der).ok()?.hosts()));
+        let hosts = kept.as_deref().unwrap_or(options.hosts);
         let before = || self.capabilities(layout, name).unwrap_or(Capabilities::ALL);
-        let capabilities = capabilities.cloned().unwrap_or_else(before);
-        let made = self.certify(name, &key, (&[], &capabilities), validity, clock::wall())?;
+        let capabilities = options.capabilities.cloned().unwrap_or_else(before);
+        let made = self.certify(name, &key, (hosts, &capabilities), validity, clock::wall())?;
         disk::make_directory(&layout.node(name))?;
         // The key goes first: a key without a certificate is a state that the next issue completes.
         if is_new {
@@ -339,7 +365,10 @@ fn key_fix() -> Fix {
 fn mismatch(layout: Layout<'_>) -> IdentityError {
     IdentityError::KeyMismatch {
         path: layout.of_authority(disk::KEY),
-        fix: "restore the pair from one backup".to_owned(),
+        fix: format!(
+            "restore the pair from one backup; if it was an intermediate authority's, its time is over, and {} asks for another one",
+            layout.command("request --authority")
+        ),
     }
 }
 
@@ -377,11 +406,22 @@ fn certificate(
     let short: String = cluster.to_string().chars().take(8).collect();
     let mut params = params(Validity::authority(now), format!("xpando cluster {short}"))?;
     params.distinguished_name.push(DnType::OrganizationName, organization);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    // Itself, and intermediates that make no others.
+    let params = of_authority(cluster, params, 1)?;
+    params.self_signed(key).map_err(refused)
+}
+
+/// What makes a certificate an authority's, below which there may be so many others.
+fn of_authority(
+    cluster: ClusterId,
+    mut params: CertificateParams,
+    below: u8,
+) -> Result<CertificateParams, IdentityError> {
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.subject_alt_names =
         vec![SanType::URI(cluster_uri(cluster).try_into().map_err(refused)?)];
-    params.self_signed(key).map_err(refused)
+    Ok(params)
 }
 
 /// What certificates say of their issuer, as its own certificate says it: name and key identifier.
@@ -447,7 +487,7 @@ mod tests {
         let (_, x509) = X509Certificate::from_der(&authority.root.der).unwrap();
         let basic = x509.basic_constraints().unwrap().unwrap();
         assert!(basic.critical && basic.value.ca);
-        assert_eq!(basic.value.path_len_constraint, Some(0));
+        assert_eq!(basic.value.path_len_constraint, Some(1));
         let usage = x509.key_usage().unwrap().unwrap();
         assert!(usage.value.key_cert_sign() && usage.value.crl_sign());
         assert!(!usage.value.digital_signature());
@@ -573,10 +613,32 @@ mod tests {
         assert!(matches!(error, IdentityError::AlreadyIssued { .. }), "{error}");
         assert!(error.to_string().contains("cert issue a@h --replace --certs"), "{error}");
         let past = Validity { not_before: wall() - 9 * DAY, not_after: wall() - DAY };
-        let second = authority.reissue(dir.path(), &a, past, None).unwrap();
+        let second = authority.reissue(dir.path(), &a, past, LeafOptions::default()).unwrap();
         let third = authority.issue(dir.path(), &a, Validity::leaf(wall())).unwrap();
         assert_eq!((first.id(), second.id()), (second.id(), third.id()));
         assert_ne!(first.fingerprint(), third.fingerprint());
+    }
+
+    #[test]
+    fn hosts_that_are_asked_for_are_named_and_stay_when_a_certificate_is_replaced() {
+        let (dir, authority) = authority();
+        let a = name("a@10.0.0.7");
+        let hosts = ["web.example", "2001:db8::7", "10.0.0.7"].map(|host| host.parse().unwrap());
+        let of = |identity: &Identity| {
+            let certificate = identity.certificate();
+            let hosts = Certificate::parse(&certificate).unwrap().hosts();
+            hosts.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let valid = Validity::leaf(wall());
+        fn with(hosts: &[Host]) -> LeafOptions<'_> {
+            LeafOptions { hosts, capabilities: None }
+        }
+        let first = authority.issue_with(dir.path(), &a, valid, with(&hosts)).unwrap();
+        assert_eq!(of(&first), ["10.0.0.7", "web.example", "2001:db8::7"]);
+        let same = authority.reissue(dir.path(), &a, valid, with(&[])).unwrap();
+        assert_eq!(of(&same), of(&first));
+        let fewer = authority.reissue(dir.path(), &a, valid, with(&hosts[..1])).unwrap();
+        assert_eq!(of(&fewer), ["10.0.0.7", "web.example"]);
     }
 
     #[test]
@@ -587,10 +649,14 @@ mod tests {
         let first = authority.issue(dir.path(), &a, Validity::leaf(wall())).unwrap();
         let path = dir.path().join("a@h/key.pem");
         std::fs::write(&path, "rubbish").unwrap();
-        let second = authority.reissue(dir.path(), &a, Validity::leaf(wall()), None).unwrap();
+        let second = authority
+            .reissue(dir.path(), &a, Validity::leaf(wall()), LeafOptions::default())
+            .unwrap();
         assert_ne!(first.id(), second.id());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let error = authority.reissue(dir.path(), &a, Validity::leaf(wall()), None).unwrap_err();
+        let error = authority
+            .reissue(dir.path(), &a, Validity::leaf(wall()), LeafOptions::default())
+            .unwrap_err();
         assert!(matches!(error, IdentityError::KeyExposed { .. }), "{error}");
     }
 

@@ -1,8 +1,8 @@
 //! The authorities that a cluster trusts, as every node has them in `ca/cert.pem`.
 //!
 //! Owns what makes a file of certificates the bundle of one cluster. Invariants: a bundle has at least one authority and at
-//! most [`MAX_ROOTS`]; all are of one cluster; each is signed by itself or by another one of them; the first is the one that
-//! issues.
+//! most [`MAX_ROOTS`]; all are of one cluster; each is signed by itself, a root, or by a root that is in it, an intermediate;
+//! the first root is the one that issues, itself or through its intermediates.
 
 use std::time::SystemTime;
 
@@ -29,7 +29,11 @@ pub(super) struct Root {
     pub(super) key: KeyId,
     pub(super) point: [u8; POINT],
     pub(super) validity: Validity,
+    /// The serial number of its certificate, in lower-case hexadecimal.
+    pub(super) serial: String,
     pub(super) development: bool,
+    /// The id of the key of the root that signed it; `None` for a root.
+    pub(super) parent: Option<KeyId>,
 }
 
 impl Root {
@@ -44,6 +48,8 @@ impl Root {
             key: certificate.key_id(),
             point: *certificate.point(),
             validity: certificate.validity(),
+            serial: certificate.serial(),
+            parent: None,
             development: certificate.organization() == Some(DEVELOPMENT),
             der,
         };
@@ -68,6 +74,11 @@ impl Root {
         );
         let subject = Subject::File { path: layout.of_authority(disk::CERTIFICATE), fix };
         self.validity.check(now, &subject)
+    }
+
+    /// The id of the key of the root that it hangs on, which may be itself.
+    pub(super) fn top(&self) -> KeyId {
+        self.parent.unwrap_or(self.key)
     }
 
     fn is_signed_by(&self, other: &Self) -> bool {
@@ -102,11 +113,15 @@ impl Bundle {
         if roots.len() > MAX_ROOTS {
             return Err("it has more than eight authorities");
         }
-        let signed = |root: &Root| roots.iter().any(|other| root.is_signed_by(other));
-        if !roots.iter().all(signed) {
-            return Err("its signature is not its own");
+        let (mut sound, others): (Vec<Root>, Vec<Root>) =
+            roots.iter().cloned().partition(|root| root.is_signed_by(root));
+        for other in others {
+            // By a root: an intermediate makes no authorities.
+            let parent = roots.iter().find(|it| it.is_signed_by(it) && other.is_signed_by(it));
+            let parent = Some(parent.ok_or("its signature is not its own")?.key);
+            sound.push(Root { parent, ..other });
         }
-        Ok(Self { cluster, roots })
+        Ok(Self { cluster, roots: sound })
     }
 
     /// The bundle in a PEM text.
@@ -124,12 +139,12 @@ impl Bundle {
         self.roots.iter().map(|root| pem_of(&root.der)).collect()
     }
 
-    /// The authorities, the issuing one first.
+    /// The authorities: the roots, the issuing one first, then the intermediates.
     pub(super) fn roots(&self) -> &[Root] {
         &self.roots
     }
 
-    /// The one that issues.
+    /// The root that issues.
     pub(super) fn first(&self) -> Option<&Root> {
         self.roots.first()
     }
@@ -137,6 +152,22 @@ impl Bundle {
     /// The one with this key.
     pub(super) fn root(&self, key: KeyId) -> Option<&Root> {
         self.roots.iter().find(|root| root.key == key)
+    }
+
+    /// Those that this holds of, and the intermediates of the roots among them.
+    pub(super) fn keeping(&self, keep: impl Fn(&Root) -> bool) -> Option<Self> {
+        let kept: Vec<&Root> = self.roots.iter().filter(|root| keep(root)).collect();
+        let stays = |root: &&Root| kept.iter().any(|it| it.key == root.top());
+        let roots: Vec<Root> = kept.iter().copied().filter(stays).cloned().collect();
+        (!roots.is_empty()).then_some(Self { cluster: self.cluster, roots })
+    }
+
+    /// True when `signature` is that of a root over `message`: ECDSA P-256 with SHA-256, ASN.1.
+    pub(super) fn root_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        let by = |root: &Root| {
+            UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, root.point).verify(message, signature)
+        };
+        self.roots.iter().filter(|root| root.parent.is_none()).any(|root| by(root).is_ok())
     }
 
     /// True when `signature` is that of one of them over `message`: ECDSA P-256 with SHA-256, ASN.1.

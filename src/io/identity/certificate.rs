@@ -148,6 +148,12 @@ impl<'a> Certificate<'a> {
         constraints.is_ok_and(|found| found.is_some_and(|(_, constraints)| constraints.ca))
     }
 
+    /// How many authorities may follow below this one's; `None` for any number.
+    pub(super) fn path_length(&self) -> Option<u8> {
+        let (_, constraints) = self.tbs.get_extension::<BasicConstraints>().ok()??;
+        constraints.path_len_constraint
+    }
+
     pub(super) fn subject(&self) -> &Name {
         self.tbs.subject()
     }
@@ -269,6 +275,8 @@ pub struct PeerIdentity {
     pub validity: Validity,
     /// The certificate's serial number in lower-case hexadecimal.
     pub serial: String,
+    /// Likewise that of the intermediate authority that signed it; `None` where a root did.
+    pub(super) issuer: Option<String>,
     /// The id of the key of the authority that signed it.
     pub authority: KeyId,
     /// What the node may do.
@@ -281,6 +289,15 @@ impl PeerIdentity {
     pub fn credential(&self) -> Credential {
         let since = self.validity.not_before.duration_since(SystemTime::UNIX_EPOCH);
         Credential { key: self.id, since: since.unwrap_or_default().as_secs() }
+    }
+
+    /// The serial numbers that end it when they are revoked, in lower-case hexadecimal: its own, and behind a full stop that of
+    /// the intermediate authority that signed it, if one did. [`CertificateVerifier::is_revoked`](super::CertificateVerifier::is_revoked)
+    /// takes them together.
+    #[must_use]
+    pub fn serials(&self) -> String {
+        let issuer = self.issuer.as_ref().map_or(String::new(), |issuer| format!(".{issuer}"));
+        format!("{}{issuer}", self.serial)
     }
 
     /// True when the certificate was made for the key with this public point.

@@ -49,6 +49,10 @@ pub(super) const TOKENS: &str = "tokens";
 pub(super) const NEXT_KEY: &str = "next.key";
 /// File name of the invitations that the authority has made.
 pub(super) const INVITATIONS: &str = "invitations";
+/// File name of the private key for which an intermediate authority's certificate is asked.
+pub(super) const REQUEST_KEY: &str = "request.key";
+/// File name of the request for it.
+pub(super) const REQUEST: &str = "request";
 /// File name of the list of trusted authorities.
 pub(super) const TRUST: &str = "trust";
 /// Directory of the authority.

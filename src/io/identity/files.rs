@@ -106,7 +106,7 @@ mod tests {
 
     use super::*;
     use crate::io::clock::wall;
-    use crate::io::identity::{Authority, IdentityError, Validity};
+    use crate::io::identity::{Authority, IdentityError, LeafOptions, Validity};
 
     #[test]
     fn a_renewed_certificate_is_taken_and_what_would_be_another_node_is_not() {
@@ -123,7 +123,8 @@ mod tests {
         assert_eq!(files.look(wall()).unwrap(), Look::Sound, "the first look reads");
         assert_eq!(files.look(wall()).unwrap(), Look::Unchanged);
 
-        let renewed = authority.reissue(dir.path(), &name, valid(20), None).unwrap();
+        let renewed =
+            authority.reissue(dir.path(), &name, valid(20), LeafOptions::default()).unwrap();
         assert_eq!(files.look(wall()).unwrap(), Look::New(renewed.validity().not_after));
         assert_eq!(identity.certificate(), renewed.certificate());
         assert_eq!(

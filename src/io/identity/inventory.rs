@@ -21,8 +21,10 @@ use crate::proto::node::NodeName;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CertificateKind {
-    /// The cluster's authority.
+    /// The cluster's authority, a root.
     Authority,
+    /// An authority that a root signed.
+    Intermediate,
     /// A node.
     #[default]
     Node,
@@ -31,13 +33,13 @@ pub enum CertificateKind {
 /// One certificate of a `certs` directory. What could not be read is `None`, and `error` says why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CertificateInfo {
-    /// The node's name; `None` for the authority.
+    /// The node's name; `None` for an authority.
     pub name: Option<NodeName>,
     /// Id of the certificate's key, 32 hexadecimal digits: of a node it is the node's id.
     pub id: Option<String>,
     /// Id of the cluster, 32 hexadecimal digits.
     pub cluster: Option<String>,
-    /// Authority or node.
+    /// Authority, intermediate authority or node.
     pub kind: CertificateKind,
     /// True when the cluster's authority was made by a node on loopback for itself.
     pub development: bool,
@@ -130,7 +132,8 @@ fn describe_authorities(
 ) -> Vec<CertificateInfo> {
     let (kind, path) = (CertificateKind::Authority, layout.of_authority(disk::CERTIFICATE));
     let describe = |verifier: &CertificateVerifier, root: &Root| CertificateInfo {
-        kind,
+        kind: if root.parent.is_some() { CertificateKind::Intermediate } else { kind },
+        revoked: root.parent.is_some() && verifier.is_revoked(&root.serial),
         path: path.clone(),
         cluster: Some(verifier.cluster().to_string()),
         development: root.development,

@@ -125,10 +125,10 @@ fn damaged(kind: ListKind, path: PathBuf, reason: &'static str) -> IdentityError
 }
 
 impl Identity {
-    /// True when this node's own certificate is on the revocation list in force.
+    /// True when this node's own certificate is on the revocation list in force, or the intermediate authority's that signed it.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
-        self.verifier.is_revoked(&self.leaf.load().peer.serial)
+        self.verifier.is_revoked(&self.leaf.load().peer.serials())
     }
 
     /// Refuses this node's own certificate when it is on the revocation list in force.
@@ -251,8 +251,8 @@ impl Lists {
                 Ok((mark, bytes, Content::Trust(list)))
             }
             ListKind::Revocations => {
-                let Signed { list, mark, bytes } =
-                    RevocationList::parse(bytes, &verifier.trusted().bundle)?;
+                let signers = verifier.signers().ok_or("nobody may sign it")?;
+                let Signed { list, mark, bytes } = RevocationList::parse(bytes, &signers)?;
                 Ok((mark, bytes, Content::Revocations(list)))
             }
             ListKind::Tokens => {

@@ -22,8 +22,12 @@ use super::IdentityError;
 use super::bundle::Bundle;
 use super::disk::{self, Layout};
 use super::signed::{Parts, Signed, instant};
+use crate::io::clock::{self, unix_seconds};
 use crate::proto::codec::hexadecimal;
 use crate::proto::node::NodeName;
+
+/// How far the number of an intermediate authority's list, which is a second since 1970, may be ahead of this host's clock.
+const AHEAD: u64 = 24 * 60 * 60;
 
 /// Why a certificate was revoked, as far as a revocation list says it (RFC 5280, 5.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,9 +104,8 @@ impl RevocationList {
             return Err("bytes follow the list");
         }
         // Before what is signed is read: a list of others costs no more than its bytes.
-        if bundle.signer(|point| parts.is_signed_by(point)).is_none() {
-            return Err("this cluster's authority has not signed it");
-        }
+        let signer = bundle.signer(|point| parts.is_signed_by(point));
+        let signer = signer.ok_or("this cluster's authority has not signed it")?;
         let list: TbsCertList = TbsCertList::from_der(parts.signed).map_err(|_detail| damaged)?;
         // As in a certificate: the outer copy of the algorithm is not signed.
         if parts.algorithm != list.signature {
@@ -112,6 +115,11 @@ impl RevocationList {
         let number = extensions.find(|one| one.extn_id == CrlNumber::OID);
         let number = number.and_then(|one| u64::from_der(one.extn_value.as_bytes()).ok());
         let number = number.ok_or("it has no number")?;
+        // Whoever has an intermediate's key must not leave the root no later number.
+        let newest = unix_seconds(clock::wall()).saturating_add(AHEAD);
+        if signer.parent.is_some() && number > newest {
+            return Err("its number is of a time to come: set the clock of the host that made it");
+        }
         let entry = |revoked: &RevokedCert| {
             let extensions = revoked.crl_entry_extensions.iter().flatten();
             let mut codes = extensions.filter(|one| one.extn_id == CrlReason::OID);
@@ -213,7 +221,7 @@ mod tests {
 
     use super::*;
     use crate::io::clock::wall;
-    use crate::io::identity::{Authority, Identity, Subject, Validity};
+    use crate::io::identity::{Authority, Identity, LeafOptions, Subject, Validity};
 
     fn name(text: &str) -> NodeName {
         text.parse().unwrap()
@@ -282,7 +290,8 @@ mod tests {
         let apart = tempfile::tempdir().unwrap();
         let valid = Validity::leaf(wall());
         let elsewhere = authority.issue(apart.path(), &name("b@h"), valid).unwrap();
-        let replaced = authority.reissue(dir.path(), &name("b@h"), valid, None).unwrap();
+        let replaced =
+            authority.reissue(dir.path(), &name("b@h"), valid, LeafOptions::default()).unwrap();
         assert_eq!(authority.revoke(&name("b@h"), wall()).unwrap().added.len(), 3);
         let a = Identity::load(dir.path(), &name("a@h"), wall()).unwrap();
         for revoked in [&elsewhere, &replaced] {
@@ -314,8 +323,9 @@ mod tests {
             "anyone who stole the old key has no use for the certificate"
         );
         assert!(verdict(&b, &a).is_err(), "the old one stays revoked");
-        let again =
-            authority.reissue(dir.path(), &name("b@h"), Validity::leaf(wall()), None).unwrap();
+        let again = authority
+            .reissue(dir.path(), &name("b@h"), Validity::leaf(wall()), LeafOptions::default())
+            .unwrap();
         assert_eq!(again.id(), fresh.id(), "an honest key stays");
         // The key is known by the record, wherever its certificate went.
         authority.revoke(&name("b@h"), wall()).unwrap();

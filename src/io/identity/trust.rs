@@ -12,11 +12,11 @@
 //! signature <in hexadecimal>
 //! ```
 //!
-//! with one to eight of `authority`, the issuing one first, any number of `dropped`, `rotation` only while one is under way,
+//! with one to eight of `authority`, the issuing root first and intermediates last, any number of `dropped`, `rotation` only while one is under way,
 //! and one to eight of `signature`: each ECDSA P-256 with SHA-256 over all bytes before the first of them. There is no list
 //! before the first change of trust.
 //!
-//! Invariants: a list counts only with the signature of an authority that is trusted already, so that trust is handed on and
+//! Invariants: a list counts only with the signature of a root authority that is trusted already, so that trust is handed on and
 //! never begun by it; a list that hands it from one authority to the next has the signatures of both, so that a node that
 //! missed the one in between takes it too; a running node never goes back to an older one.
 
@@ -122,8 +122,8 @@ impl TrustList {
         if signatures.len() > MAX_ROOTS {
             return Err("it has more than eight signatures");
         }
-        if !signatures.iter().any(|signature| trusted.signed(body.as_bytes(), signature)) {
-            return Err("no authority that this cluster trusts has signed it");
+        if !signatures.iter().any(|signature| trusted.root_signed(body.as_bytes(), signature)) {
+            return Err("no root authority that this cluster trusts has signed it");
         }
         let list = Self::read_body(body, trusted.cluster())?;
         let number = list.number;
@@ -158,6 +158,14 @@ impl TrustList {
             return Err("it drops too many certificates");
         }
         Ok(Self { number, bundle, dropped, renew, rotation })
+    }
+
+    /// The authorities that a list says to trust, whoever signed it: for a host that trusts nobody yet.
+    pub(super) fn roots(text: &[u8]) -> Result<Bundle, &'static str> {
+        let text = std::str::from_utf8(text).map_err(|_binary| "it is not a text")?;
+        let lines = text.lines().filter_map(|line| line.strip_prefix("authority "));
+        let lines = lines.take(MAX_ROOTS + 1);
+        Bundle::of(lines.map(|line| CertificateDer::from(bytes(line))).collect())
     }
 
     /// The list in a certificate directory, whose authorities are `trusted`; `None` when there is none.
@@ -252,9 +260,9 @@ impl Identity {
         self.verifier.trusted().list.rotation()
     }
 
-    /// The id of the key that signed this node's certificate.
+    /// The id of the key of the root authority that signed this node's certificate, itself or through an intermediate.
     pub fn authority(&self) -> KeyId {
-        self.leaf.load().peer.authority
+        self.leaf.load().root.top()
     }
 
     /// True when the cluster wants this node's certificate replaced: another authority issues than the one that signed it,
@@ -263,7 +271,7 @@ impl Identity {
         let (leaf, trusted) = (self.leaf.load(), self.verifier.trusted());
         let made = leaf.peer.validity.not_before + BACKDATE;
         let issuing = trusted.list.bundle.first().map(|root| root.key);
-        made < trusted.list.renew || issuing != Some(leaf.peer.authority)
+        made < trusted.list.renew || issuing != Some(leaf.root.top())
     }
 }
 

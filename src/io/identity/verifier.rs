@@ -1,7 +1,7 @@
 //! What judges certificates: a cluster's authorities and its revocation list, as they are in force.
 //!
 //! Invariant: a [`PeerIdentity`] leaves here only for a certificate that an authority of the cluster signed directly, whose
-//! authority is trusted still, that was valid at the time it was checked, that names exactly one node of that cluster, and that
+//! authority is trusted still and, if it is an intermediate one, not revoked, that was valid at the time it was checked, that names exactly one node of that cluster, and that
 //! was not revoked.
 
 use std::collections::BTreeMap;
@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 
+use super::bundle::{Bundle, Root};
 use super::certificate::{Certificate, PeerIdentity};
 use super::disk::Layout;
 use super::revocation::RevocationList;
@@ -64,7 +65,13 @@ impl CertificateVerifier {
 
     /// True when `signature` is an authority's over `message`.
     pub(super) fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
-        self.trusted.load().bundle.signed(message, signature)
+        self.signers().is_some_and(|bundle| bundle.signed(message, signature))
+    }
+
+    /// The authorities in force but the intermediate ones that are revoked: whose lists count from now on.
+    pub(super) fn signers(&self) -> Option<Bundle> {
+        let counts = |root: &Root| root.parent.is_none() || !self.is_revoked(&root.serial);
+        self.trusted.load().bundle.keeping(counts)
     }
 
     /// The revocation list in force.
@@ -77,10 +84,12 @@ impl CertificateVerifier {
         self.revoked.store(Arc::new(list));
     }
 
-    /// True when the certificate of this serial number, in lower-case hexadecimal, is revoked.
+    /// True when the certificate of this serial number, in lower-case hexadecimal, is revoked; of several that full stops part,
+    /// when one of them is.
     #[must_use]
     pub fn is_revoked(&self, serial: &str) -> bool {
-        self.revoked.load().entries.contains_key(serial)
+        let list = self.revoked.load();
+        serial.split('.').any(|serial| list.entries.contains_key(serial))
     }
 
     /// Whose certificate `leaf` is, when it is revoked. For a certificate whose signature was
@@ -88,7 +97,12 @@ impl CertificateVerifier {
     #[must_use]
     pub fn revoked(&self, leaf: &CertificateDer<'_>) -> Option<NodeName> {
         let certificate = Certificate::parse(leaf).ok()?;
-        let revoked = self.is_revoked(&certificate.serial());
+        // A certificate that is trusted no more may be on the list all the same.
+        let by_issuer = || {
+            let peer = self.examine(leaf, &Subject::Peer);
+            peer.is_ok_and(|peer| self.is_revoked(&peer.serials()))
+        };
+        let revoked = self.is_revoked(&certificate.serial()) || by_issuer();
         revoked.then(|| certificate.node(self.cluster).ok()).flatten()
     }
 
@@ -98,7 +112,7 @@ impl CertificateVerifier {
         peer: &PeerIdentity,
         subject: &Subject,
     ) -> Result<(), IdentityError> {
-        if self.is_revoked(&peer.serial) {
+        if self.is_revoked(&peer.serials()) {
             let (subject, name) = (subject.clone(), peer.name.clone());
             return Err(IdentityError::Revoked { subject, name });
         }
@@ -180,6 +194,7 @@ impl CertificateVerifier {
             id: certificate.key_id(),
             validity: certificate.validity(),
             serial: certificate.serial(),
+            issuer: authority.parent.map(|_root| authority.serial.clone()),
             authority: authority.key,
             point: *certificate.point(),
         };

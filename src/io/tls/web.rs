@@ -216,7 +216,7 @@ mod tests {
 
     use super::*;
     use crate::io::clock::wall;
-    use crate::io::identity::Authority;
+    use crate::io::identity::{Authority, LeafOptions};
 
     #[test]
     fn only_a_whole_new_pair_takes_the_place_of_the_one_before() {
@@ -265,7 +265,7 @@ mod tests {
         let identity = Arc::new(authority.issue(dir.path(), &name, valid).unwrap());
         let web = Web::of(&identity).unwrap();
         assert_eq!(web.look(&identity).unwrap(), Look::Unchanged);
-        authority.reissue(dir.path(), &name, valid, None).unwrap();
+        authority.reissue(dir.path(), &name, valid, LeafOptions::default()).unwrap();
         assert!(matches!(identity.files(dir.path()).look(wall()), Ok(Look::New(_))));
         assert_eq!(web.look(&identity).unwrap(), Look::New(()));
         assert_eq!(web.0.served.load().leaf, identity.certificate());

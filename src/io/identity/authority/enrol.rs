@@ -70,6 +70,11 @@ impl Authority {
         std::iter::once(&self.root).chain(others).map(|root| root.der.to_vec()).collect()
     }
 
+    /// Likewise, the root that issues first.
+    pub(in super::super) fn trusted(&self) -> Vec<CertificateDer<'static>> {
+        self.verifier.trusted().bundle.roots().iter().map(|root| root.der.clone()).collect()
+    }
+
     /// Makes a certificate of `name` for a key and writes it down in `ca/issued`, for a caller that holds the lock.
     pub(super) fn certify(
         &self,

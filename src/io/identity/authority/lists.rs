@@ -72,11 +72,25 @@ impl Authority {
         self.revoke_for(&Revocee::Node(name.clone()), None, now)
     }
 
-    /// As [`Authority::revoke`], of a node or of one certificate, for a reason that the list names.
+    /// As [`Authority::revoke`], of a node or of one certificate, for a reason that the list names. Of an intermediate authority's
+    /// certificate all that it issued is refused from then on, and where the root's key is, it is no longer trusted either.
     ///
     /// # Errors
     /// As [`Authority::revoke`].
-    pub(in super::super) fn revoke_for(
+    pub fn revoke_for(
+        &self,
+        what: &Revocee,
+        reason: Option<RevocationReason>,
+        now: SystemTime,
+    ) -> Result<Revoked, IdentityError> {
+        let revoked = self.list_revoked(what, reason, now)?;
+        if let Revocee::Serial(serial) = what {
+            self.drop_intermediate(serial, now)?;
+        }
+        Ok(revoked)
+    }
+
+    fn list_revoked(
         &self,
         what: &Revocee,
         reason: Option<RevocationReason>,
@@ -93,7 +107,11 @@ impl Authority {
                 all
             }
         };
-        let serials: BTreeSet<String> = issued.into_iter().map(|issued| issued.serial).collect();
+        let mut serials: BTreeSet<String> =
+            issued.into_iter().map(|issued| issued.serial).collect();
+        if let Revocee::Serial(serial) = what {
+            serials.extend(self.intermediate(serial).map(|it| it.serial));
+        }
         if serials.is_empty() {
             let show = layout.command("show");
             return Err(IdentityError::NeverIssued { what: what.to_string(), show });

@@ -23,7 +23,7 @@ use super::super::revocation::RevocationList;
 use super::{Authority, ORGANIZATION, certificate, next_number};
 use crate::io::clock::rfc3339;
 use crate::io::identity::IdentityError;
-use crate::io::identity::bundle::{Bundle, DEVELOPMENT};
+use crate::io::identity::bundle::{Bundle, DEVELOPMENT, Root};
 use crate::io::identity::disk::{self, Layout};
 use crate::io::identity::key::Key;
 use crate::io::identity::tokens::MAX_FORMER;
@@ -67,6 +67,9 @@ pub enum RotationError {
         /// Until when those of the earliest count.
         until: SystemTime,
     },
+    /// The key that is here is an intermediate authority's, which signs no list of whom to trust.
+    #[error("the authority's key here is an intermediate's: do it where the root's key is")]
+    NoRoot,
     /// The authority's files cannot be used or written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -115,7 +118,7 @@ impl Authority {
         })
     }
 
-    /// Drops every authority but the one that the rotation leads to, which is `to` if that is given. Every node should have a
+    /// Drops every authority but the one that the rotation leads to and its intermediates, which is `to` if that is given. Every node should have a
     /// certificate of it by now: what has none is cut off.
     ///
     /// # Errors
@@ -127,7 +130,7 @@ impl Authority {
                 return Err(RotationError::None);
             }
             let (kept, dropped): (Vec<_>, Vec<_>) =
-                list.bundle.roots().iter().cloned().partition(|root| root.key == target);
+                list.bundle.roots().iter().cloned().partition(|root| root.top() == target);
             while list.dropped.len() + dropped.len() > MAX_DROPPED {
                 list.dropped.pop_first();
             }
@@ -147,7 +150,8 @@ impl Authority {
     pub fn abort_rotation(&self, now: SystemTime) -> Result<(), RotationError> {
         self.change(now, |_, list| {
             let rotation = list.rotation.as_mut().ok_or(RotationError::None)?;
-            let other = list.bundle.roots().iter().find(|root| root.key != rotation.target);
+            let is_other = |root: &&Root| root.parent.is_none() && root.key != rotation.target;
+            let other = list.bundle.roots().iter().find(is_other);
             let target = other.ok_or(RotationError::None)?.key;
             rotation.target = target;
             list.bundle = with(&list.bundle, None, |key| key == target)?;
@@ -167,7 +171,7 @@ impl Authority {
     }
 
     /// Writes the next trust list, under the directory's lock, and has the lists signed by whoever issues then.
-    fn change(
+    pub(super) fn change(
         &self,
         now: SystemTime,
         change: impl FnOnce(&Self, &mut TrustList) -> Result<(), RotationError>,
@@ -176,6 +180,9 @@ impl Authority {
         let _lock = layout.lock()?;
         // Another process may have changed it since this authority was opened.
         let present = Self::open(&self.home)?;
+        if present.root.parent.is_some() {
+            return Err(RotationError::NoRoot);
+        }
         let mut list = present.verifier.trusted().list.clone();
         change(&present, &mut list)?;
         list.number = next_number(list.number, now);
@@ -186,7 +193,11 @@ impl Authority {
         let pem = list.bundle.to_pem();
         disk::write(&layout.of_authority(disk::CERTIFICATE), pem.as_bytes(), disk::PUBLIC)?;
         let changed = Self::open(&self.home)?;
-        if changed.root.key != present.root.key {
+        // What an authority signed that is there no more is signed anew.
+        let kept = changed.verifier.trusted();
+        let stays = |root: &Root| kept.bundle.root(root.key).is_some();
+        let all_stay = present.verifier.trusted().bundle.roots().iter().all(stays);
+        if changed.root.key != present.root.key || !all_stay {
             changed.sign_lists(layout, now)?;
         }
         Ok(())
@@ -240,6 +251,12 @@ impl Keys {
         self.0.iter().collect()
     }
 
+    /// Whether the one with this id is there.
+    pub(super) fn has(&self, id: KeyId) -> bool {
+        let of = |key: &Key| KeyId::of_public_key(&key.subject_public_key_info()) == id;
+        self.0.iter().any(of)
+    }
+
     /// The one with this id.
     pub(super) fn take(self, id: KeyId) -> Option<Key> {
         let of = |key: &Key| KeyId::of_public_key(&key.subject_public_key_info()) == id;
@@ -248,7 +265,7 @@ impl Keys {
 }
 
 /// The bundle with one more authority, and with those first that are to be.
-fn with(
+pub(super) fn with(
     bundle: &Bundle,
     more: Option<CertificateDer<'static>>,
     first: impl Fn(KeyId) -> bool,
@@ -265,7 +282,7 @@ mod tests {
 
     use super::*;
     use crate::io::clock::wall;
-    use crate::io::identity::{Identity, Validity};
+    use crate::io::identity::{Identity, LeafOptions, Validity};
     use crate::proto::node::NodeName;
     use crate::proto::token::Role;
 
@@ -309,7 +326,7 @@ mod tests {
         let issue = |name: &NodeName| {
             cluster
                 .authority()
-                .reissue(cluster.dir.path(), name, Validity::leaf(wall()), None)
+                .reissue(cluster.dir.path(), name, Validity::leaf(wall()), LeafOptions::default())
                 .unwrap()
         };
         let [old_a, old_b, old_c] = [&a, &b, &c].map(issue);
@@ -387,12 +404,16 @@ mod tests {
         cluster.authority().move_rotation(now).unwrap();
         let moved = cluster.authority();
         assert_ne!(moved.fingerprint(), print);
-        let new = moved.reissue(cluster.dir.path(), &a, Validity::leaf(now), None).unwrap();
+        let new = moved
+            .reissue(cluster.dir.path(), &a, Validity::leaf(now), LeafOptions::default())
+            .unwrap();
 
         moved.abort_rotation(now).unwrap();
         let back = cluster.authority();
         assert_eq!((back.fingerprint(), back.rotation().unwrap().1), (print, RotationStep::Moving));
-        let again = back.reissue(cluster.dir.path(), &a, Validity::leaf(now), None).unwrap();
+        let again = back
+            .reissue(cluster.dir.path(), &a, Validity::leaf(now), LeafOptions::default())
+            .unwrap();
         back.finish_rotation(None, now).unwrap();
         let after = cluster.load(&a).unwrap();
         assert!(after.verifier().peer(&old.certificate(), wall()).is_ok());

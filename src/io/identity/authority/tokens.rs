@@ -56,6 +56,11 @@ impl Authority {
     ) -> Result<(TokenKey, TokenList), IdentityError> {
         let (list, keys) = (self.token_list(layout)?, TokenKeys::read(layout)?);
         let path = layout.of_authority(disk::TOKEN_KEY);
+        // Every node has the list of a key that is elsewhere, and a new key would end all tokens.
+        if self.root.parent.is_some() && !path.exists() {
+            let fix = "tokens are made and revoked where it is: beside the root authority's key, or bring it here";
+            return Err(IdentityError::Missing { path, fix: fix.to_owned() });
+        }
         let Some(mut list) = list else {
             // The key goes first: one without its list is a state that the next call completes.
             let key = keys.first().map_or_else(|| made(&path), Ok)?;

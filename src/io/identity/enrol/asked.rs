@@ -253,7 +253,12 @@ fn bundle(authorities: Vec<Vec<u8>>) -> Result<Bundle, EnrolError> {
 /// The authority that was meant, and those that its own list hands trust on to.
 fn vouched(issued: &Issued, meant: AuthorityHash) -> Result<Bundle, EnrolError> {
     let meant = |der: &&Vec<u8>| AuthorityHash::of(der) == meant;
-    let alone = bundle(vec![issued.authorities.iter().find(meant).ok_or(ABSENT)?.clone()])?;
+    let meant = issued.authorities.iter().find(meant).ok_or(ABSENT)?.clone();
+    // An intermediate one counts with the root that signed it.
+    let with_root = || {
+        issued.authorities.iter().find_map(|root| bundle(vec![meant.clone(), root.clone()]).ok())
+    };
+    let alone = bundle(vec![meant.clone()]).or_else(|error| with_root().ok_or(error))?;
     let Some(list) = &issued.trust else { return Ok(alone) };
     let list = TrustList::parse(list, &alone).map_err(EnrolError::Answer)?;
     let trusted = list.list.in_force(&alone).map_err(EnrolError::Answer)?;

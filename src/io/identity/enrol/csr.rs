@@ -34,7 +34,7 @@ pub(in super::super) struct CsrKey {
 
 impl CsrKey {
     /// Reads a request; the error says in which way it is damaged or foreign.
-    pub(super) fn of(der: &[u8]) -> Result<Self, &'static str> {
+    pub(in super::super) fn of(der: &[u8]) -> Result<Self, &'static str> {
         let damaged = "it is no certificate signing request";
         let (parts, behind) = Parts::cut(der).ok_or(damaged)?;
         let info = CertReqInfo::from_der(parts.signed).map_err(|_detail| damaged)?;
@@ -56,7 +56,7 @@ impl CsrKey {
         self.id
     }
 
-    pub(super) fn point(&self) -> &[u8; POINT] {
+    pub(in super::super) fn point(&self) -> &[u8; POINT] {
         &self.point
     }
 }

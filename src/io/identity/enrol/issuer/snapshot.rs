@@ -11,7 +11,7 @@ use crate::proto::enrol::AuthorityHash;
 pub(super) struct Snapshot {
     seen: Vec<FileState>,
     pub(super) authority: Authority,
-    /// Of each authority of the cluster, the one that issues first.
+    /// Of each authority of the cluster, the root that issues first: every node's certificate leads to it.
     pub(super) hashes: Vec<AuthorityHash>,
     pub(super) invitations: Invitations,
 }
@@ -21,7 +21,7 @@ impl Snapshot {
         // What changes while it is read is read again at the next look.
         let seen = Self::look(layout);
         let authority = Authority::open(layout.certs())?;
-        let hashes = authority.authorities().iter().map(|der| AuthorityHash::of(der)).collect();
+        let hashes = authority.trusted().iter().map(|der| AuthorityHash::of(der)).collect();
         let invitations = Invitations::read(layout)?;
         Ok(Self { seen, authority, hashes, invitations })
     }

@@ -1,7 +1,7 @@
 //! What a certificate lets its holder do is the issuer's decision, and stays as it is.
 
 use super::*;
-use crate::io::identity::CertificateDer;
+use crate::io::identity::{CertificateDer, LeafOptions};
 
 fn edge() -> Capabilities {
     Capabilities::edge(vec!["sensor:*".parse().unwrap()]).unwrap()
@@ -78,8 +78,10 @@ fn an_operator_says_it_for_requests_that_are_carried_and_for_what_lies_beside_th
     let first = authority.issue(certs.path(), &a, valid).unwrap();
     assert_eq!(first.capabilities(), Capabilities::ALL, "it lies beside the key");
     let member = Capabilities::MEMBER;
-    let less = authority.reissue(certs.path(), &a, valid, Some(&member)).unwrap();
-    let same = authority.reissue(certs.path(), &a, valid, None).unwrap();
+    let less = authority
+        .reissue(certs.path(), &a, valid, LeafOptions { hosts: &[], capabilities: Some(&member) })
+        .unwrap();
+    let same = authority.reissue(certs.path(), &a, valid, LeafOptions::default()).unwrap();
     assert_eq!([less, same].map(|it| it.capabilities()), [member.clone(), member]);
 }
 
@@ -95,7 +97,12 @@ fn patterns_that_leave_no_room_for_the_name_are_refused() {
     assert_eq!(refusal(ask(&issuer, &joiner, &line)), Refused::UnusableName);
     let authority = Authority::open(certs.path()).unwrap();
     let valid = Validity::leaf(wall());
-    let error = authority.issue_with(certs.path(), &name(&text), valid, Some(&capabilities));
+    let error = authority.issue_with(
+        certs.path(),
+        &name(&text),
+        valid,
+        LeafOptions { hosts: &[], capabilities: Some(&capabilities) },
+    );
     assert!(error.is_err());
     assert_eq!(issued_lines(certs.path()), 0);
 }
