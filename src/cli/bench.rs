@@ -21,6 +21,7 @@ mod idle;
 mod jitter;
 mod mesh;
 mod messages;
+mod rotation;
 mod store;
 
 #[derive(Debug, Subcommand)]
@@ -73,6 +74,18 @@ pub(super) enum BenchCommand {
         #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(100..=15_000))]
         idle: u32,
     },
+    /// N nodes that join by invitations; a rotation of the authority under load, aborted half-way, and another; a revocation
+    ///
+    /// Floors: for a join, a node that starts again; for calls during the rotations, the same calls before them, under the same
+    /// load; for the revocation, a node that is killed.
+    Rotation {
+        /// Nodes
+        #[arg(default_value_t = 5, value_parser = clap::value_parser!(u16).range(3..=20))]
+        nodes: u16,
+        /// How long calls are measured before anything is rotated
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(2..=600))]
+        seconds: u64,
+    },
     /// The trail on this disk: append, open, read, verify, forget; and what writing it does to heartbeats
     ///
     /// Floor: the same bytes in the same batches, appended to a plain file and synced; the same nodes at rest.
@@ -98,6 +111,9 @@ pub(super) fn run(command: BenchCommand, out: &mut dyn Write) -> anyhow::Result<
         BenchCommand::Fanout(args) => messages::load(Kind::Fanout, &args, out),
         BenchCommand::Messages { seconds } => messages::run(seconds, out),
         BenchCommand::Channels { seconds, idle } => channels::run(seconds, idle as usize, out),
+        BenchCommand::Rotation { nodes, seconds } => {
+            rotation::run(nodes, Duration::from_secs(seconds), out)
+        }
         BenchCommand::Store { events, batch, seconds } => {
             store::run(events, batch, out)?;
             jitter::run(seconds, out)

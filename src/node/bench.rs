@@ -23,10 +23,12 @@ use crate::proto::topic::{Address, Name, Pattern, Topic};
 
 mod flood;
 mod numbered;
+mod probe;
 mod topics;
 
 pub use flood::Flooded;
 pub use numbered::{Gap, Ledger, Numbers, Sent, Stream};
+pub use probe::{Probe, Probed};
 pub use topics::Changed;
 
 /// A run that nobody asks about ends after this time.
@@ -57,6 +59,8 @@ pub enum Order {
     Checked,
     /// Publish numbered messages: [`Sent`]. Only from this node.
     Numbers(Numbers),
+    /// Make calls at a pace: [`Probed`]. Only from this node.
+    Probe(Probe),
     /// Subscribe to so many topics that begin with this text, instead of those before: [`Changed`]. Only
     /// from this node.
     Topics(String, u64),
@@ -205,6 +209,7 @@ impl Bench {
             Order::Check(pattern) => json(&self.check(&pattern)?),
             Order::Checked => self.checked(),
             Order::Numbers(numbers) => json(&numbered::publish(&self.exchange, &numbers).await?),
+            Order::Probe(probe) => json(&probe::probe(&self.exchange, &probe).await?),
             Order::Topics(below, count) => json(&self.hold(&below, count)?),
             Order::Flood(time) => json(&flood::flood(&self.bus, time).await),
             Order::Churn(below, time) => json(&topics::churn(&self.exchange, &below, time).await?),

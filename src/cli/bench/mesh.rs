@@ -54,6 +54,39 @@ impl Mesh {
         Ok(Self { nodes: Vec::new(), events, heard, dir })
     }
 
+    /// Nodes that are to have a certificate directory each; none yet.
+    pub(super) fn apart() -> anyhow::Result<Self> {
+        let (events, heard) = channel();
+        Ok(Self { nodes: Vec::new(), events, heard, dir: Scratch::new()? })
+    }
+
+    /// Starts a node with a certificate directory of its own: by an invitation, or again, or as the first one of a cluster.
+    pub(super) fn launch_apart(
+        &mut self,
+        name: &NodeName,
+        invitation: Option<&str>,
+    ) -> anyhow::Result<()> {
+        let certs = self.dir.0.join(format!("certs-of-{name}"));
+        if self.nodes.is_empty() && !certs.exists() {
+            let authority = Authority::init(&certs, clock::wall())?;
+            authority.issue(&certs, name, Validity::leaf(clock::wall()))?;
+        }
+        let start = Start { dir: &self.dir.0, certs, invitation, beacon: false };
+        self.nodes.push(start.run(name, &self.events)?);
+        Ok(())
+    }
+
+    /// Kills a node; returns when the kernel says it is gone.
+    pub(super) fn end(&mut self, name: &NodeName) -> anyhow::Result<()> {
+        let at = self.nodes.iter().position(|node| node.name == *name);
+        self.nodes.remove(at.context("no such node")?).kill()
+    }
+
+    /// What was said since the last wait.
+    pub(super) fn drain(&self) -> Vec<Heard> {
+        self.heard.try_iter().collect()
+    }
+
     /// Starts all of them, one after the other.
     pub(super) fn launch_all(&mut self, nodes: u16) -> anyhow::Result<()> {
         names(nodes)?.iter().try_for_each(|name| self.launch(name))
@@ -73,7 +106,9 @@ impl Mesh {
     }
 
     pub(super) fn launch(&mut self, name: &NodeName) -> anyhow::Result<()> {
-        self.nodes.push(Running::start(&self.dir.0, name, &self.events)?);
+        let certs = self.dir.0.join("certs");
+        let start = Start { dir: &self.dir.0, certs, invitation: None, beacon: true };
+        self.nodes.push(start.run(name, &self.events)?);
         Ok(())
     }
 
@@ -101,12 +136,17 @@ impl Line {
         self.event.as_deref().unwrap_or(&self.message) == what
     }
 
+    /// Which other node it is about.
+    pub(super) fn peer(&self) -> Option<&str> {
+        self.node.as_deref()
+    }
+
     pub(super) fn about(&self, name: &NodeName) -> bool {
         self.node.as_deref() == Some(name.as_str())
     }
 }
 
-type Heard = (Instant, NodeName, Line);
+pub(super) type Heard = (Instant, NodeName, Line);
 
 impl Mesh {
     /// When `count` different (node, peer) pairs have said what is wanted.
@@ -138,15 +178,30 @@ pub(super) struct Running {
     child: Child,
 }
 
-impl Running {
-    fn start(dir: &Path, name: &NodeName, events: &Sender<Heard>) -> anyhow::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
+/// How a node is started.
+struct Start<'a> {
+    dir: &'a Path,
+    certs: PathBuf,
+    invitation: Option<&'a str>,
+    beacon: bool,
+}
+
+impl Start<'_> {
+    fn run(self, name: &NodeName, events: &Sender<Heard>) -> anyhow::Result<Running> {
+        let mut program = Command::new(std::env::current_exe()?);
+        if let Some(invitation) = self.invitation {
+            program.args(["join", invitation, "--start"]);
+        }
+        if !self.beacon {
+            program.args(["--no-beacon", "--listen", "127.0.0.1:0"]);
+        }
+        let mut child = program
             .args(["--name", name.as_str(), "--log-format", "json", "--certs"])
-            .arg(dir.join("certs"))
+            .arg(self.certs)
             .arg("--data-dir")
-            .arg(dir.join(name.as_str()))
+            .arg(self.dir.join(name.as_str()))
             .args(["--bench", "--allow-anonymous", "room:*"])
-            .env("XDG_RUNTIME_DIR", dir)
+            .env("XDG_RUNTIME_DIR", self.dir)
             .stderr(Stdio::piped())
             .spawn()
             .context("cannot start a node")?;
@@ -161,9 +216,11 @@ impl Running {
                 }
             }
         });
-        Ok(Self { name: name.clone(), child })
+        Ok(Running { name: name.clone(), child })
     }
+}
 
+impl Running {
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
