@@ -55,7 +55,7 @@ use crate::actors::topology_tracker::TopologyTracker;
 use crate::gateway::channels::{Channels, handler::Handler};
 use crate::gateway::clients::Clients;
 use crate::gateway::view::NodeView;
-use crate::gateway::{history, issue, rotation, sight};
+use crate::gateway::{history, rotation, sight};
 #[cfg(feature = "gateway")]
 use crate::io::identity::Tokens;
 use crate::io::identity::{Identity, IdentityError, Made};
@@ -342,7 +342,6 @@ impl Node {
             lists,
             link,
             publisher: Publisher::new(bus.exchange()),
-            issuer: issue::issuer(&config.certs, config.issuing.clone()),
             identity,
             files: Files::new(&metrics),
             listener: Arc::new(listener),
@@ -378,9 +377,9 @@ impl Node {
         let planted = tree(config, parts, &peers, bus);
         #[cfg(feature = "gateway")]
         let channels = planted.channels;
-        let Planted { tree, view, issuing, tracker, .. } = planted;
-        let mut served = serve(&view, config.bench)?;
-        served.extend(issuing.serve()?);
+        let Planted { tree, view, offer, tracker, .. } = planted;
+        let served = serve(&view, config.bench)?;
+        offer.look()?;
         let root = supervisor::start(tree, only).await;
         let root = root.map_err(|error| StartError::Spawn(error.to_string()))?;
         tracing::info!(

@@ -57,6 +57,8 @@ pub struct Setup {
     pub admin: Weak<AdminSocket>,
     /// Answers requests for certificates, here or by way of another node.
     pub enrolment: Enrolment,
+    /// Looks whether the authority's key is here.
+    pub issuing: Arc<dyn Fn() + Send + Sync>,
     /// Whose addresses are known.
     pub peers: Peers,
     /// Has the links to judge.
@@ -94,10 +96,13 @@ enum Msg {
 impl Setup {
     fn look(&self, part: Part) -> Found {
         match part {
-            Part::Certs => Found::Certs {
-                lists: ListKind::ALL.map(|kind| (kind, self.lists.look(kind))).into(),
-                own: self.look_at_own(),
-            },
+            Part::Certs => {
+                (self.issuing)();
+                Found::Certs {
+                    lists: ListKind::ALL.map(|kind| (kind, self.lists.look(kind))).into(),
+                    own: self.look_at_own(),
+                }
+            }
             Part::Web => {
                 let look = self.web.as_ref().map(|web| web.look(&self.identity));
                 Found::Web(look.unwrap_or(Ok(Look::Unchanged)).map_err(|error| error.to_string()))

@@ -353,7 +353,6 @@ pub(super) mod tests {
     use crate::actors::supervisor::{ActorTable, Root, Tree, start};
     use crate::actors::tests::keeper;
     use crate::actors::timer;
-    use crate::gateway::issue;
     use crate::gateway::rotation::Rotations;
     use crate::gateway::status::NodeStatus;
     use crate::gateway::view::OwnCertificates;
@@ -447,8 +446,8 @@ pub(super) mod tests {
         };
         let socket = sockets::AdminSocket::open(&name("a@127.0.0.1"), dir.path()).expect("binds");
         let known = (&*certs, identity.verifier());
-        let (issuer, here) = (issue::issuer(&certs, Rules::default()), admin.listen);
-        let issuing = Issuing::new(issuer, known, here, (&bus, &peers, &metrics));
+        let issuing = Issuing::new(known, admin.listen, (&bus, &peers, &metrics));
+        issuing.offer(Rules::default()).look().expect("serves");
         let victim = victim.child(event_log::Setup {
             store,
             journal,

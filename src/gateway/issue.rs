@@ -67,6 +67,10 @@ impl From<JoinError> for IssueError {
     }
 }
 
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// Who can issue instead.
 struct Able<'a>(&'a [NodeName]);
 
@@ -87,7 +91,7 @@ pub struct Issuing(Arc<Inside>);
 
 struct Inside {
     /// Where this node has the authority's key.
-    issuer: Option<Arc<Issuer>>,
+    issuer: std::sync::Mutex<Option<Arc<Issuer>>>,
     /// The certificate directory.
     certs: PathBuf,
     verifier: CertificateVerifier,
@@ -103,29 +107,67 @@ struct Inside {
     notices: std::sync::Mutex<Notices>,
 }
 
-/// The issuer of a certificate directory that has the authority's key. One whose key cannot be used is none, and the log
-/// says why.
-pub fn issuer(certs: &Path, rules: Rules) -> Option<Arc<Issuer>> {
-    match Issuer::open(certs, rules) {
-        Ok(issuer) => Some(Arc::new(issuer)),
-        Err(EnrolError::Identity(IdentityError::Missing { .. })) => None,
-        Err(error) => {
-            tracing::warn!(%error, "this node cannot issue certificates");
-            None
+/// Follows whether the authority's key is here: as long as it is, this node issues, and answers other nodes. Once this is
+/// dropped, it answers none.
+pub struct Offer {
+    issuing: Issuing,
+    rules: Rules,
+    state: std::sync::Mutex<Offered>,
+}
+
+#[derive(Default)]
+struct Offered {
+    serving: Option<Serving>,
+    /// Why the key that is here cannot be used, as it was told.
+    told: Option<String>,
+}
+
+impl Offer {
+    /// Looks whether the key is here. May block while a disk does.
+    ///
+    /// # Errors
+    /// [`ServeError`]: other nodes are not answered.
+    pub fn look(&self) -> Result<(), ServeError> {
+        let inside = &self.issuing.0;
+        let mut state = lock(&self.state);
+        let (is_here, issues) = (Authority::is_in(&inside.certs), self.issuing.present().is_some());
+        if is_here == issues {
+            return Ok(());
         }
+        if !is_here {
+            *lock(&inside.issuer) = None;
+            state.serving = None;
+            tracing::info!("the authority's key is gone: this node issues no certificates");
+            return Ok(());
+        }
+        let opened = Issuer::open(&inside.certs, self.rules.clone());
+        let failed = opened.as_ref().err().map(ToString::to_string);
+        if let Some(error) = failed.as_ref().filter(|_| failed != state.told) {
+            tracing::warn!(%error, "this node cannot issue certificates");
+        }
+        state.told = failed;
+        let Ok(issuer) = opened else { return Ok(()) };
+        *lock(&inside.issuer) = Some(Arc::new(issuer));
+        tracing::info!("the authority's key is here: this node issues certificates");
+        let exchange = inside.bus.exchange();
+        if exchange.capabilities().may_issue() {
+            state.serving = Some(self.issuing.serve()?);
+        } else {
+            tracing::warn!(may = %exchange.capabilities(), "the authority's key is here, but this node's certificate does not let it answer other nodes' requests for certificates: issue it anew with that right");
+        }
+        Ok(())
     }
 }
 
 impl Issuing {
-    /// What a node does that has this issuer, or none.
+    /// What a node does, which issues nothing before the first [`Offer::look`].
     pub fn new(
-        issuer: Option<Arc<Issuer>>,
         (certs, verifier): (&Path, CertificateVerifier),
         advertise: SocketAddr,
         (bus, peers, metrics): (&Bus, &Peers, &Metrics),
     ) -> Self {
         Self(Arc::new(Inside {
-            issuer,
+            issuer: std::sync::Mutex::default(),
             certs: certs.to_owned(),
             verifier,
             advertise,
@@ -144,28 +186,29 @@ impl Issuing {
         Enrolment::new(move |request| {
             let issuing = issuing.clone();
             async move {
-                match &issuing.0.issuer {
-                    Some(issuer) => issuing.judge(issuer, request).await,
+                match issuing.present() {
+                    Some(issuer) => issuing.judge(&issuer, request).await,
                     None => issuing.pass_on(request).await,
                 }
             }
         })
     }
 
-    /// Answers other nodes until the result is dropped, where this one can issue.
-    ///
-    /// # Errors
-    /// [`ServeError`]; nothing changed.
-    pub fn serve(&self) -> Result<Option<Serving>, ServeError> {
-        let Some(issuer) = self.0.issuer.clone() else { return Ok(None) };
+    /// What follows whether the authority's key is here, by these rules.
+    pub fn offer(&self, rules: Rules) -> Offer {
+        Offer { issuing: self.clone(), rules, state: std::sync::Mutex::default() }
+    }
+
+    /// The issuer, where this node has the authority's key.
+    fn present(&self) -> Option<Arc<Issuer>> {
+        lock(&self.0.issuer).clone()
+    }
+
+    /// Answers other nodes until the result is dropped.
+    fn serve(&self) -> Result<Serving, ServeError> {
         let (issuing, askers) = (self.clone(), Askers::default());
-        let exchange = self.0.bus.exchange();
-        if !exchange.capabilities().may_issue() {
-            tracing::warn!(may = %exchange.capabilities(), "the authority's key is here, but this node's certificate does not let it answer other nodes' requests for certificates: issue it anew with that right");
-            return Ok(None);
-        }
-        let serving = exchange.serve(Name::issue(), move |request| {
-            let (issuing, issuer) = (issuing.clone(), issuer.clone());
+        self.0.bus.exchange().serve(Name::issue(), move |request| {
+            let issuing = issuing.clone();
             let turn = askers.turn(&request.from);
             async move {
                 let turn = turn?;
@@ -173,13 +216,18 @@ impl Issuing {
                 let mut next = turn.lock().await;
                 tokio::time::sleep_until((*next).into()).await;
                 let began = timer::now();
-                let answer = issuing.judge(&issuer, request.payload).await;
+                let answer = match issuing.present() {
+                    Some(issuer) => issuing.judge(&issuer, request.payload).await,
+                    None => issuing.refuse(Refused::CannotIssue {
+                        reason: "the node that was asked has not the authority's key any more"
+                            .to_owned(),
+                    }),
+                };
                 let now = timer::now();
                 *next = now + now.saturating_duration_since(began) * IDLE;
                 Ok::<_, HandlerError>(answer)
             }
-        });
-        serving.map(Some)
+        })
     }
 
     /// Answers a request with the authority's key.
@@ -240,7 +288,7 @@ impl Issuing {
 
     /// Logs what is the matter, once a minute of a kind.
     fn notice(&self, kind: &'static str, why: &dyn fmt::Display) {
-        let mut notices = self.0.notices.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut notices = lock(&self.0.notices);
         if let Some(left_out) = notices.due(kind, timer::now()) {
             tracing::warn!(%why, kind, left_out, "no certificate issued");
         }
@@ -347,7 +395,7 @@ fn weight(refused: &Refused) -> u8 {
 impl Issuing {
     /// The issuer.
     fn issuer(&self) -> Result<Arc<Issuer>, IssueError> {
-        self.0.issuer.clone().ok_or_else(|| IssueError::NoKey(self.able()))
+        self.present().ok_or_else(|| IssueError::NoKey(self.able()))
     }
 
     /// Does something with the authority's key, off the workers: it waits for the directory's lock.

@@ -23,13 +23,12 @@ use crate::actors::topology_tracker::{self, TopologyTracker};
 use crate::gateway::admin;
 #[cfg(feature = "gateway")]
 use crate::gateway::channels::Channels;
-use crate::gateway::issue::Issuing;
+use crate::gateway::issue::{Issuing, Offer};
 use crate::gateway::rotation::{self, Rotations};
 use crate::gateway::view::{NodeView, OwnCertificates};
 use crate::io::identity::Identity;
 #[cfg(feature = "gateway")]
 use crate::io::identity::Tokens;
-use crate::io::identity::enrol::Issuer;
 use crate::io::metrics::Metrics;
 use crate::io::sockets::AdminSocket;
 use crate::io::store::Store;
@@ -47,8 +46,6 @@ use crate::proto::restart::{Intensity, Strategy};
 /// What was opened for the tree.
 pub(super) struct Parts {
     pub(super) identity: Arc<Identity>,
-    /// Where the authority's key is.
-    pub(super) issuer: Option<Arc<Issuer>>,
     pub(super) files: Files,
     #[cfg(feature = "gateway")]
     pub(super) tokens: Tokens,
@@ -75,7 +72,8 @@ pub(super) struct Parts {
 pub(super) struct Planted {
     pub(super) tree: Tree,
     pub(super) view: NodeView,
-    pub(super) issuing: Issuing,
+    /// Follows whether this node can issue certificates.
+    pub(super) offer: Arc<Offer>,
     pub(super) tracker: TopologyTracker,
     #[cfg(feature = "gateway")]
     pub(super) channels: Arc<Channels>,
@@ -104,7 +102,8 @@ pub(super) fn tree(config: &Config, parts: Parts, peers: &Peers, bus: &Bus) -> P
     let (one, rest) = (Strategy::OneForOne, Strategy::RestForOne);
     let records = vec![log.child(recording(&parts, bus))];
     let issuing = issuing(config, &parts, bus, peers);
-    let cluster = cluster(config, &parts, (bus, &issuing), peers, (&tracker, &discovery));
+    let offer = Arc::new(issuing.offer(config.issuing.clone()));
+    let cluster = cluster(config, &parts, (bus, &issuing, &offer), peers, (&tracker, &discovery));
     let router = ChannelRouter::new(bus, metrics);
     let incarnation = parts.myself.incarnation.clone();
     let routing = channel_router::Setup { incarnation, peers: peers.clone() };
@@ -131,7 +130,7 @@ pub(super) fn tree(config: &Config, parts: Parts, peers: &Peers, bus: &Bus) -> P
     Planted {
         tree: branch("root", rest, children),
         view,
-        issuing,
+        offer,
         tracker,
         #[cfg(feature = "gateway")]
         channels,
@@ -181,9 +180,9 @@ fn view(
 
 /// What it does with requests for certificates.
 fn issuing(config: &Config, parts: &Parts, bus: &Bus, peers: &Peers) -> Issuing {
-    let Parts { issuer, identity, myself, metrics, .. } = parts;
+    let Parts { identity, myself, metrics, .. } = parts;
     let known = (config.certs.as_path(), identity.verifier());
-    Issuing::new(issuer.clone(), known, myself.advertise, (bus, peers, metrics))
+    Issuing::new(known, myself.advertise, (bus, peers, metrics))
 }
 
 /// What the certificates say.
@@ -211,7 +210,7 @@ fn recording(parts: &Parts, bus: &Bus) -> event_log::Setup {
 fn cluster(
     config: &Config,
     parts: &Parts,
-    (bus, issuing): (&Bus, &Issuing),
+    (bus, issuing, offer): (&Bus, &Issuing, &Arc<Offer>),
     peers: &Peers,
     (tracker, discovery): (&TopologyTracker, &Discovery),
 ) -> Vec<Child> {
@@ -283,7 +282,7 @@ fn cluster(
         tracker.child(topology),
         parts.registry.child(nodes),
         discovery.child(hints),
-        parts.files.child(files(config, parts, link, (bus, issuing, peers))),
+        parts.files.child(files(config, parts, link, (bus, peers), (issuing, offer))),
     ]
 }
 
@@ -291,8 +290,10 @@ fn files(
     config: &Config,
     parts: &Parts,
     link: &Link,
-    (bus, issuing, peers): (&Bus, &Issuing, &Peers),
+    (bus, peers): (&Bus, &Peers),
+    (issuing, offer): (&Issuing, &Arc<Offer>),
 ) -> files::Setup {
+    let offer = offer.clone();
     files::Setup {
         lists: parts.lists.clone(),
         identity: parts.identity.clone(),
@@ -301,6 +302,11 @@ fn files(
         web: parts.http.as_ref().and_then(|(_, _, web)| web.clone()),
         admin: parts.admin_socket.1.clone(),
         enrolment: issuing.enrolment(),
+        issuing: Arc::new(move || {
+            if let Err(error) = offer.look() {
+                tracing::error!(%error, "other nodes' requests for certificates are not answered");
+            }
+        }),
         peers: peers.clone(),
         link: link.clone(),
         bus: bus.clone(),

@@ -172,6 +172,37 @@ fn a_node_without_the_key_passes_requests_on_and_says_when_it_cannot() {
 }
 
 #[test]
+fn a_running_node_issues_as_long_as_it_has_the_authoritys_key() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").start();
+    let b = invited(&cluster, "b", &line(&a, &["--can", "issue"])).start();
+    let c = invited(&cluster, "c", &line(&a, &[])).start();
+    linked(&[&a, &b, &c]);
+    // Whom c names who can issue.
+    let able = |names: &[&str]| {
+        until("nodes that can issue", || match c.ask(&["invite"]) {
+            Err(err) if ["a@", "b@"].iter().all(|at| names.contains(at) == err.contains(at)) => {
+                Ok(())
+            }
+            other => Err(format!("{other:?}")),
+        });
+    };
+    able(&["a@"]);
+    let key = machine(&cluster, "b").join("ca/key.pem");
+    std::fs::copy(cluster.certs().join("ca/key.pem"), &key).unwrap();
+    able(&["a@", "b@"]);
+    a.kill();
+    c.sees("a", "offline");
+    let there = at(&line(&b, &[]), &c.listen().to_string());
+    let d = invited(&cluster, "d", &there).start();
+    linked(&[&b, &c, &d]);
+    std::fs::remove_file(&key).unwrap();
+    able(&[]);
+    let err = b.ask(&["invite"]).unwrap_err();
+    assert!(err.contains("cannot issue"), "{err}");
+}
+
+#[test]
 fn a_request_waits_until_somebody_approves_or_denies_it() {
     let cluster = Cluster::new();
     let a = cluster.node("a").start();

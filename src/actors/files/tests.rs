@@ -74,6 +74,7 @@ async fn world_at(made: SystemTime) -> World {
         admin: Weak::new(),
         identity: identity.clone(),
         enrolment: issuing(dir.path()),
+        issuing: Arc::new(|| {}),
         peers: Peers::new(&metrics, []),
         link,
         bus: bus.clone(),
