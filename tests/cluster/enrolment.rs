@@ -315,7 +315,7 @@ async fn a_member_that_lies_in_the_issuers_place_costs_time_and_nothing_else() {
     let cluster = Cluster::new();
     let a = cluster.node("a").start();
     let b = invited(&cluster, "b", &line(&a, &[])).start();
-    let (code, _, err) = joined(&cluster, "liar", "liar", &line(&a, &[]));
+    let (code, _, err) = joined(&cluster, "liar", "liar", &line(&a, &["--can", "issue"]));
     assert_eq!(code, Some(0), "{err}");
     let liar = xpando_node::Node::builder(full("liar")).certs(machine(&cluster, "liar"));
     let liar = liar.data_dir(cluster.path("liar")).listen("127.0.0.1:0").beacons(false);
