@@ -58,6 +58,7 @@ use crate::gateway::view::NodeView;
 use crate::gateway::{history, rotation, sight};
 #[cfg(feature = "gateway")]
 use crate::io::identity::Tokens;
+use crate::io::identity::enrol::kept_places;
 use crate::io::identity::{Identity, IdentityError, Made};
 use crate::io::metrics::Metrics;
 use crate::io::places::NoPlace;
@@ -295,7 +296,7 @@ impl Node {
     }
 
     async fn start_with(
-        config: Config,
+        mut config: Config,
         only: OnlyNode,
         store: Arc<Store>,
         opened: Opened,
@@ -307,6 +308,10 @@ impl Node {
         #[cfg(feature = "gateway")]
         let http = config.http.as_ref().map(clients::listen).transpose()?;
         let remembered = records::remembered(&store, &config.name);
+        // Those of earlier runs are known to be there, and those that are named are meant.
+        if config.join.is_empty() && remembered.is_empty() {
+            config.join = kept_places(&config.certs, &config.name);
+        }
         let identity = Arc::new(identity(&config, &remembered).await?);
         let tls = Tls::new(&identity)?;
         #[cfg(feature = "gateway")]

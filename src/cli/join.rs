@@ -13,8 +13,9 @@ use clap::Args;
 use xpando_node::internals::actors::timer;
 use xpando_node::internals::io::clock;
 use xpando_node::internals::io::enrolment::{AskError, ask};
-use xpando_node::internals::io::identity::enrol::{Code, EnrolError, Granted, Joiner, Line};
-use xpando_node::internals::io::identity::shell_word;
+use xpando_node::internals::io::identity::enrol::{
+    Code, EnrolError, Granted, Joiner, Line, keep_places,
+};
 use xpando_node::internals::io::seeds::Seed;
 use xpando_node::internals::io::tls::enrol::{ConnectError, Expected};
 use xpando_node::internals::proto::enrol::{AuthorityHash, Host, Refused, RequestId};
@@ -90,22 +91,15 @@ pub(super) fn join(args: JoinArgs) -> anyhow::Result<()> {
         }
     }?;
     drop(runtime);
+    let places = granted.places(invitation.addresses());
+    keep_places(&certs, &name, &places)?;
     joiner.write(&granted)?;
-    let peers = granted.peers().iter().filter_map(|peer| peer.to_string().parse::<Seed>().ok());
-    let mut seeds: Vec<Seed> = Vec::new();
-    for seed in invitation.addresses().iter().cloned().chain(peers) {
-        if !seeds.contains(&seed) {
-            seeds.push(seed);
-        }
-    }
     tell(&granted, &name, &certs)?;
     if start {
-        return run::run(run.joining(seeds));
+        return run::run(run.joining(places));
     }
-    let joins: String = seeds.iter().take(3).map(|seed| format!(" --join {seed}")).collect();
-    let word = shell_word(&certs);
     let mut out = std::io::stdout().lock();
-    Ok(write_line!(&mut out, "Next: xpando-node --name {name} --certs {word}{joins}")?)
+    Ok(write_line!(&mut out, "Next: xpando-node{}", run.told())?)
 }
 
 /// An invitation, as it was given.

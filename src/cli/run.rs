@@ -9,7 +9,7 @@ use clap::Args;
 use clap::builder::FalseyValueParser;
 use tokio::sync::mpsc::UnboundedReceiver;
 use xpando_node::internals::gateway::http::{self, Origin, Prefix};
-use xpando_node::internals::io::identity::{Authority, IdentityError, Validity};
+use xpando_node::internals::io::identity::{Authority, IdentityError, Validity, shell_word};
 use xpando_node::internals::io::metrics::Metrics;
 use xpando_node::internals::io::seeds::Seed;
 use xpando_node::internals::io::{clock, places};
@@ -161,6 +161,21 @@ impl RunArgs {
     pub(super) fn who(&self) -> anyhow::Result<(NodeName, PathBuf)> {
         let name = self.name.clone().context("--name is missing")?;
         Ok((name, self.certs.clone().map_or_else(places::certs, Ok)?))
+    }
+
+    /// The options that say which node this is and where it is, as far as they were given.
+    pub(super) fn told(&self) -> String {
+        let word = |path: &PathBuf| shell_word(path);
+        let given = [
+            ("name", self.name.as_ref().map(ToString::to_string)),
+            ("listen", self.listen.map(|it| it.to_string())),
+            ("advertise", self.advertise.map(|it| it.to_string())),
+            ("certs", self.certs.as_ref().map(word)),
+            ("data-dir", self.data_dir.as_ref().map(word)),
+        ];
+        let given = given.into_iter().filter_map(|(option, value)| Some((option, value?)));
+        let joins = self.join.iter().map(|seed| ("join", seed.to_string()));
+        given.chain(joins).map(|(option, value)| format!(" --{option} {value}")).collect()
     }
 
     /// Joins at these, too.

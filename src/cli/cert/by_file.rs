@@ -132,12 +132,12 @@ pub(super) fn accept(file: &Path, certs: &Path, out: &mut dyn Write) -> anyhow::
         write_line!(out, "Compare the root with what `xpando-node cert show --json` says there.")?;
         write_line!(
             out,
-            "This host issues from now on: `xpando-node cert issue`, and, once a node that runs here is"
+            "This host issues from now on: `xpando-node cert issue`, and a node that runs here `xpando-node invite` and renewals."
         )?;
-        write_line!(out, "started again, `xpando-node invite` and renewal.")?;
         return Ok(());
     }
     let granted = enrol::accept(certs, &bytes, clock::wall())?;
+    enrol::keep_places(certs, granted.name(), &granted.places(&[]))?;
     write_line!(out, "node         {}", granted.name())?;
     write_line!(out, "valid until  {}", clock::rfc3339(granted.validity().not_after))?;
     if let Some(fingerprint) = granted.authority_fingerprint() {
@@ -147,7 +147,7 @@ pub(super) fn accept(file: &Path, certs: &Path, out: &mut dyn Write) -> anyhow::
     }
     write_line!(out)?;
     let word = shell_word(certs);
-    write_line!(out, "Next: xpando-node start --name {} --certs {word}", granted.name())?;
+    write_line!(out, "Next: xpando-node --name {} --certs {word}", granted.name())?;
     Ok(())
 }
 

@@ -55,6 +55,8 @@ pub(super) const REQUEST_KEY: &str = "request.key";
 pub(super) const REQUEST: &str = "request";
 /// File name of the list of trusted authorities.
 pub(super) const TRUST: &str = "trust";
+/// File name of where the cluster was when a node joined it, in the node's directory.
+const PLACES: &str = "peers";
 /// Directory of the authority.
 pub(super) const AUTHORITY: &str = "ca";
 
@@ -92,6 +94,10 @@ impl<'a> Layout<'a> {
 
     pub(super) fn key(self, name: &NodeName) -> PathBuf {
         self.node(name).join(KEY)
+    }
+
+    pub(super) fn places(self, name: &NodeName) -> PathBuf {
+        self.node(name).join(PLACES)
     }
 
     /// A command of the group `cert` in this directory.

@@ -24,6 +24,7 @@ mod line;
 mod mac;
 #[cfg(feature = "gateway")]
 mod machine;
+mod places;
 #[cfg(feature = "gateway")]
 mod spoken;
 
@@ -39,6 +40,7 @@ pub use self::joiner::Joiner;
 pub use self::line::{Line, LineError};
 #[cfg(feature = "gateway")]
 pub use self::machine::MachineRules;
+pub use self::places::{keep_places, kept_places};
 #[cfg(feature = "gateway")]
 pub use self::spoken::{Code, CodeError};
 use super::IdentityError;
