@@ -5,21 +5,15 @@
 //! certificate's file alone; that it is in force is for the next look to say.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::task::JoinError;
 
 use super::Setup;
+use crate::io::blocking::{TaskEnded, blocking};
 use crate::io::clock;
-use crate::io::enrolment;
+use crate::io::enrolment::{self, Attempt};
 use crate::io::identity::enrol::{Asked, EnrolError};
-use crate::io::tls::enrol::Expected;
-
-/// How long one address may take.
-const EACH: Duration = Duration::from_secs(10);
-/// Addresses that are tried in one attempt.
-const MAX_ADDRESSES: usize = 16;
+use crate::io::seeds::Seed;
 
 /// Why there is no other certificate. Nothing changed; it is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -28,23 +22,17 @@ pub(super) enum RenewalError {
     #[error(transparent)]
     Enrol(#[from] EnrolError),
     /// What did it has ended.
-    #[error("the task ended ({0})")]
-    Ended(JoinError),
-}
-
-impl From<JoinError> for RenewalError {
-    fn from(error: JoinError) -> Self {
-        Self::Ended(error)
-    }
+    #[error(transparent)]
+    Ended(#[from] TaskEnded),
 }
 
 /// Asks for another certificate, and puts it in the place of the one before.
 pub(super) async fn renew(setup: Setup) -> Result<(), RenewalError> {
     let identity = setup.identity.clone();
-    let asking = tokio::task::spawn_blocking(move || identity.ask_renewal(clock::wall()));
-    let asked = Arc::new(asking.await??);
+    let asking = blocking(move || identity.ask_renewal(clock::wall()).map_err(RenewalError::Enrol));
+    let asked = Arc::new(asking.await?);
     let answer = setup.enrolment.ask(Bytes::copy_from_slice(asked.bytes())).await;
-    let mut refused = match take(&setup, &asked, answer).await {
+    let refused = match take(&setup, &asked, answer).await {
         Ok(()) => return Ok(()),
         Err(refused) => refused,
     };
@@ -53,24 +41,28 @@ pub(super) async fn renew(setup: Setup) -> Result<(), RenewalError> {
     }
     let view = setup.peers.view();
     let addresses = view.iter().filter_map(|row| row.peer.address);
-    for address in addresses.take(MAX_ADDRESSES) {
-        let asking = enrolment::ask_at(address, Expected::Anyone, asked.bytes());
-        // One that does not answer says nothing: another one may.
-        let Ok(Ok(answer)) = tokio::time::timeout(EACH, asking).await else { continue };
-        match take(&setup, &asked, answer.into()).await {
-            Ok(()) => return Ok(()),
-            Err(again) => refused = again,
+    let places: Vec<Seed> =
+        addresses.filter_map(|address| address.to_string().parse().ok()).collect();
+    match enrolment::ask_each(places, asked.bytes(), |it| take(&setup, &asked, it.into())).await {
+        Ok(_place) => Ok(()),
+        Err(attempts) => {
+            let all = attempts.into_iter();
+            // One that does not answer says nothing.
+            let said = all.filter_map(|(_, attempt)| match attempt {
+                Attempt::Refused(again) => Some(again),
+                Attempt::Unanswered(_) => None,
+            });
+            Err(said.last().unwrap_or(refused))
         }
     }
-    Err(refused)
 }
 
 /// Checks an answer, and writes what it grants.
 async fn take(setup: &Setup, asked: &Arc<Asked>, answer: Bytes) -> Result<(), RenewalError> {
     let (certs, asked) = (setup.identity.certs().to_owned(), asked.clone());
-    let writing = tokio::task::spawn_blocking(move || {
+    let writing = blocking(move || {
         let granted = asked.check(&answer, clock::wall())?;
-        Ok::<(), EnrolError>(granted.write_certificate(&certs)?)
+        granted.write_certificate(&certs).map_err(|error| RenewalError::Enrol(error.into()))
     });
-    Ok(writing.await??)
+    writing.await
 }
