@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::enrolment::line;
 use crate::flapping::suffers_alone;
 use crate::kit::mesh::halves;
-use crate::kit::{Cluster, Mesh, Node, Start, during, linked, now, row, skip};
+use crate::kit::{Cluster, Mesh, Node, Start, during, linked, now, row, skip, until};
 use crate::revocation::carried;
 use crate::splits::{between, heal, shows_on_two_edges};
 
@@ -187,6 +187,86 @@ fn three_hosts_take_three_commands() {
     });
     linked(&[&first, &others[0], &others[1]]);
     eprintln!("three hosts, three commands: {} ms", start.elapsed().as_millis());
+}
+
+/// Three hosts, each with a certificate directory of its own; the first issues.
+fn hosts_apart(lab: &Lab) -> Mesh {
+    let certs = |host: usize| lab.cluster.path(&format!("certs-of-{host}"));
+    let first = lab.node(1).start();
+    let line = line(&first, &["--uses", "2"]);
+    let others = [2, 3].map(|host| {
+        let node = lab.without_certificate(host).certs(&certs(host)).invited(&line);
+        node.start()
+    });
+    let [second, third] = others;
+    Mesh::form(vec![first, second, third])
+}
+
+/// The authority that signed a node's certificate, and whether a rotation is under way, as a node says.
+fn rotation(asked: &Node, of: &Node) -> (Option<String>, bool) {
+    let status: serde_json::Value =
+        serde_json::from_str(&asked.ask(&["rotate", "--json"]).unwrap()).unwrap();
+    let signer = status["nodes"][&of.name]["authority"].as_str().map(str::to_owned);
+    (signer, !status["rotation"].is_null())
+}
+
+#[test]
+fn a_rotation_waits_for_a_host_that_is_cut_off_and_goes_on_when_it_is_back() {
+    let Some(lab) = Lab::of(3) else { return };
+    let mesh = hosts_apart(&lab);
+    let [n1, n2, n3] = [1, 2, 3].map(|host| mesh.on(host));
+    let (first, _) = rotation(n1, n3);
+    // The first step reaches it, the second does not.
+    for step in ["list", "certificate"] {
+        lab.does(&["partition", "1,2", "3"]);
+        n1.sees(&n3.name, "offline");
+        n3.sees(&n1.name, "offline");
+        if step == "list" {
+            n1.ask(&["rotate", "authority"]).unwrap();
+        }
+        until("the wait for the host that is cut off", || {
+            let status = n2.ask(&["rotate", "--json"]).unwrap();
+            let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+            let waits = status["waits_for"] == json!([n3.name]);
+            if waits { Ok(()) } else { Err(status.to_string()) }
+        });
+        lab.does(&["heal"]);
+        if step == "list" {
+            n3.logged("trust_changed", &[]);
+        }
+    }
+    let ended = |node: &Node| match rotation(n1, node) {
+        (Some(signer), false) if Some(&signer) != first.as_ref() => Ok(signer),
+        other => Err(format!("{other:?}")),
+    };
+    let signers =
+        [n1, n2, n3].map(|node| until("a certificate of the new authority", || ended(node)));
+    assert!(signers.iter().all(|signer| *signer == signers[0]), "{signers:?}");
+    linked(&[n1, n2, n3]);
+}
+
+#[test]
+fn a_host_that_missed_a_forced_rotation_is_told_what_to_do_and_comes_back() {
+    let Some(lab) = Lab::of(3) else { return };
+    let mesh = hosts_apart(&lab);
+    let [n1, n2, n3] = [1, 2, 3].map(|host| mesh.on(host));
+    lab.does(&["partition", "1,2", "3"]);
+    n1.sees(&n3.name, "offline");
+    n1.ask(&["rotate", "authority"]).unwrap();
+    let (first, _) = rotation(n1, n1);
+    n1.ask(&["rotate", "--force"]).unwrap();
+    until("the certificate of the other one", || match rotation(n1, n2) {
+        (signer, true) if signer != first && signer.is_some() => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    n1.ask(&["rotate", "--force"]).unwrap();
+    until("the end", || if rotation(n1, n1).1 { Err(String::new()) } else { Ok(()) });
+    lab.does(&["heal"]);
+    let told = until("word of what to do", || {
+        let why = lab.cluster.print(&["why", &n1.name, "--name", &n3.name]);
+        if why.contains("xpando-node join") { Ok(why) } else { Err(why + &n3.log_text()) }
+    });
+    eprintln!("{told}");
 }
 
 #[test]
