@@ -188,6 +188,9 @@ fn remedy(error: &str) -> &'static str {
     found.map_or("", |(_, remedy)| remedy)
 }
 
+/// What is said where one side does not trust the other one's authority, which has the same name as its own.
+const REFUSED: [&str; 3] = ["refused our certificate", "BadSignature", "UnknownIssuer"];
+
 fn lines(peer: &PeerStatus, asked: &NodeName) -> Vec<String> {
     let name = &peer.name;
     let mut lines = vec![match peer.reason {
@@ -202,6 +205,11 @@ fn lines(peer: &PeerStatus, asked: &NodeName) -> Vec<String> {
     lines.push(meaning(peer));
     if let Some(cause) = &peer.cause {
         lines.push(format!("The last thing that went wrong: {cause}."));
+        if REFUSED.iter().any(|part| cause.contains(part)) {
+            lines.push(format!(
+                "If {asked} was away while the cluster's authority was replaced, it has to join anew: stop it, remove ca and {asked}/cert.pem from its certificate directory (the key may stay), run `xpando-node invite` on a node that issues, and here `xpando-node join LINE --name {asked}`."
+            ));
+        }
     }
     if !peer.reached_by.is_empty() {
         lines.push(format!(

@@ -263,10 +263,22 @@ fn a_host_that_missed_a_forced_rotation_is_told_what_to_do_and_comes_back() {
     until("the end", || if rotation(n1, n1).1 { Err(String::new()) } else { Ok(()) });
     lab.does(&["heal"]);
     let told = until("word of what to do", || {
-        let why = lab.cluster.print(&["why", &n1.name, "--name", &n3.name]);
-        if why.contains("xpando-node join") { Ok(why) } else { Err(why + &n3.log_text()) }
+        let data_dir = n3.data_dir.to_str().unwrap();
+        let why = lab.cluster.print(&["why", &n1.name, "--data-dir", data_dir]);
+        if why.contains("xpando-node join LINE") { Ok(why) } else { Err(why) }
     });
-    eprintln!("{told}");
+    assert!(told.contains(&format!("remove ca and {}/cert.pem", n3.name)), "{told}");
+    // What it says, word by word.
+    let mut nodes = mesh.nodes;
+    let n3 = nodes.pop().unwrap();
+    let (n1, n2, name) = (&nodes[0], &nodes[1], n3.name.clone());
+    assert_eq!(n3.terminate(), Some(0));
+    let certs = lab.cluster.path("certs-of-3");
+    std::fs::remove_dir_all(certs.join("ca")).unwrap();
+    std::fs::remove_file(certs.join(&name).join("cert.pem")).unwrap();
+    let again = line(n1, &[]);
+    let n3 = lab.without_certificate(3).certs(&certs).invited(&again).start();
+    linked(&[n1, n2, &n3]);
 }
 
 #[test]

@@ -202,6 +202,7 @@ impl Start<'_> {
             .arg(self.dir.join(name.as_str()))
             .args(["--bench", "--allow-anonymous", "room:*"])
             .env("XDG_RUNTIME_DIR", self.dir)
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .context("cannot start a node")?;

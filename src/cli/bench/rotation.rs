@@ -36,6 +36,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const EVERY: Duration = Duration::from_millis(5);
 /// Of one order to make calls.
 const STRETCH: Duration = Duration::from_secs(1);
+/// Within this a node has written down where the others are.
+const REMEMBERED: Duration = Duration::from_secs(7);
 /// Between two looks at a rotation.
 const LOOK: Duration = Duration::from_millis(50);
 /// Longest wait for anything.
@@ -114,6 +116,7 @@ fn form(nodes: u16, out: &mut dyn Write) -> anyhow::Result<Cluster> {
     }
     let (last, others) = cluster.names.split_last().context("no nodes")?;
     let (last, others) = (last.clone(), others.len());
+    sleep(REMEMBERED);
     cluster.mesh.end(&last)?;
     cluster.mesh.wait_for(others, |line| line.is("peer_offline") && line.about(&last))?;
     let start = now();

@@ -132,7 +132,7 @@ pub(super) fn accept(file: &Path, certs: &Path, out: &mut dyn Write) -> anyhow::
         write_line!(out, "Compare the root with what `xpando-node cert show --json` says there.")?;
         write_line!(
             out,
-            "This host issues from now on: `xpando-node cert issue`, and a node that runs here `xpando-node invite` and renewals."
+            "This host issues from now on: `xpando-node cert issue`, `xpando-node invite`."
         )?;
         return Ok(());
     }
