@@ -27,6 +27,7 @@ mod message;
 mod nodes;
 mod output;
 mod query;
+mod remedy;
 mod revoke;
 mod rotate;
 mod run;

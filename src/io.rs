@@ -2,7 +2,6 @@
 
 pub mod addresses;
 pub mod beacon;
-pub mod blocking;
 pub mod clock;
 pub mod enrolment;
 pub mod identity;

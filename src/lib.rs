@@ -33,6 +33,7 @@ pub use crate::proto::event::{
     Author, Broken, Deed, Event, Operator, OtherEvent, Reason, Refusal, Revocable, Source, Status,
     Tally,
 };
+pub use crate::proto::lists::ListKind;
 pub use crate::proto::membership::{Majority, PeerView};
 pub use crate::proto::node::{ClusterId, Incarnation, NodeId, NodeName};
 pub use crate::proto::registry::Known;
@@ -42,7 +43,7 @@ pub use crate::proto::topic::{Address, Name, Pattern, Topic};
 
 // Why something did not happen.
 pub use crate::actors::exchange::{CallError, GroupError, SendError, ServeError};
-pub use crate::io::identity::{IdentityError, Subject};
+pub use crate::io::identity::{CertificateFault, IdentityError, KeyFault, ListFault, Remedy};
 pub use crate::io::places::NoPlace;
 pub use crate::io::sockets::SocketError;
 pub use crate::io::store::StoreError;

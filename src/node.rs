@@ -523,7 +523,7 @@ fn serve(view: &NodeView, bench: bool) -> Result<Vec<Serving>, ServeError> {
 async fn identity(config: &Config, remembered: &[Known]) -> Result<Identity, IdentityError> {
     let load = || Identity::load_or_develop(&config.certs, &config.name, clock::wall());
     let loaded = match load() {
-        Err(IdentityError::Expired { .. }) => {
+        Err(error) if error.is_expired() => {
             let addresses = remembered.iter().flat_map(|known| &known.addresses);
             let places = addresses.filter_map(|address| address.to_string().parse().ok());
             ended::renew(config, places.collect()).await;

@@ -13,7 +13,7 @@ use crate::actors::news::Bus;
 use crate::actors::timer;
 use crate::io::clock;
 use crate::io::identity::{
-    IdentityError, ListRefused, Lists, News, RevocationReason, Revocee, Revoked,
+    IdentityError, ListFault, ListRefused, Lists, News, RevocationReason, Revocee, Revoked,
 };
 use crate::io::metrics::{Count, Metrics};
 use crate::io::store::Store;
@@ -98,8 +98,11 @@ impl ListKeeper {
     pub fn look(&self, kind: ListKind) -> Result<News, IdentityError> {
         let lists = self.lists();
         let found = lists.look(kind);
-        let is_behind =
-            matches!(found, Err(IdentityError::OlderList { .. } | IdentityError::Missing { .. }));
+        let is_behind = matches!(
+            found,
+            Err(IdentityError::List { fault: ListFault::Older { .. }, .. }
+                | IdentityError::Missing { .. })
+        );
         if is_behind || lists.lacks(kind) || !self.is_settled(kind) {
             self.settle(kind);
         }
@@ -149,7 +152,8 @@ impl ListKeeper {
                 }
             }
             Err(error) => {
-                let older = matches!(error, IdentityError::OlderList { .. });
+                let older =
+                    matches!(error, IdentityError::List { fault: ListFault::Older { .. }, .. });
                 self.count(kind, if older { "older" } else { "refused" });
                 let list = match kind {
                     ListKind::Trust => Revocable::Trust,

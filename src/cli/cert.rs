@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 use super::can::Can;
 use super::output::{self, Columns, Field, write_line};
+use super::remedy;
 
 /// Longest passphrase that is read, in bytes.
 const MAX_PASSPHRASE: u64 = 4096;
@@ -323,6 +324,9 @@ fn show(certs: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
         if let Some(error) = &info.error {
             write_line!(out)?;
             write_line!(out, "{}: {error}", title(info))?;
+            for command in remedy::words(&info.path, &info.remedy) {
+                write_line!(out, "  {command}")?;
+            }
         }
     }
     Ok(())
@@ -379,8 +383,8 @@ mod tests {
         for part in ["on 10.0.0.7", "ca/cert.pem", "web@10.0.0.7/cert.pem", "never ca/key.pem"] {
             assert!(issued.contains(part), "{issued}");
         }
-        let again = run(issue(false), certs, &mut Vec::new()).unwrap_err().to_string();
-        assert!(again.contains("--replace"), "{again}");
+        let again = run(issue(false), certs, &mut Vec::new()).unwrap_err();
+        assert!(remedy::commands(&again).concat().contains("--replace"), "{again}");
         print(issue(true), certs);
 
         let table = print(CertCommand::Show { json: false }, certs);

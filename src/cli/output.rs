@@ -93,7 +93,9 @@ pub(super) fn notice(text: fmt::Arguments<'_>) {
 
 /// Prints why a command failed, on standard error: every cause once, in the order in which they led to the failure.
 pub(super) fn failure(error: &anyhow::Error) {
-    last_words(format!("xpando-node: {error:#}"));
+    let commands = super::remedy::commands(error).into_iter();
+    let commands: String = commands.map(|command| format!("\n  {command}")).collect();
+    last_words(format!("xpando-node: {error:#}{commands}"));
 }
 
 /// Prints why the program ends on standard error, as far as that is read soon.

@@ -236,11 +236,11 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
 fn begin_cluster(name: &NodeName, certs: &Path) -> anyhow::Result<()> {
     let now = clock::wall();
     match Authority::init(certs, now) {
-        Ok(_) | Err(IdentityError::AlreadyExists { .. }) => {}
+        Ok(_) | Err(IdentityError::Exists { .. }) => {}
         Err(error) => return Err(error.into()),
     }
     match Authority::open(certs)?.issue(certs, name, Validity::leaf(now)) {
-        Ok(_) | Err(IdentityError::AlreadyIssued { .. }) => Ok(()),
+        Ok(_) | Err(IdentityError::Exists { .. }) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

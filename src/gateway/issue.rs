@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
+use tokio::task::JoinError;
 
 use crate::actors::exchange::{HandlerError, ServeError, Serving};
 use crate::actors::link::Enrolment;
@@ -23,7 +24,6 @@ use crate::actors::news::Bus;
 use crate::actors::peers::Peers;
 use crate::actors::timer;
 use crate::gateway::askers::{Askers, IDLE};
-use crate::io::blocking::{TaskEnded, blocking};
 use crate::io::clock;
 use crate::io::identity::enrol::{
     Answered, EnrolError, Issuer, Means, Outcome, Pending, Rules, Terms,
@@ -57,8 +57,14 @@ pub enum IssueError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// What did it has ended.
-    #[error(transparent)]
-    Ended(#[from] TaskEnded),
+    #[error("it was not done: the task ended ({0})")]
+    Ended(JoinError),
+}
+
+impl From<JoinError> for IssueError {
+    fn from(error: JoinError) -> Self {
+        Self::Ended(error)
+    }
 }
 
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -398,7 +404,7 @@ impl Issuing {
         does: impl FnOnce(&Issuer) -> Result<T, E> + Send + 'static,
     ) -> Result<T, IssueError> {
         let issuer = self.issuer()?;
-        blocking(move || does(&issuer).map_err(Into::into)).await
+        tokio::task::spawn_blocking(move || does(&issuer)).await?.map_err(Into::into)
     }
 
     fn acted(&self, deed: Deed, operator: Operator, via: &str) {
@@ -502,10 +508,10 @@ impl Issuing {
     ) -> Result<usize, IssueError> {
         self.issuer()?;
         let (name, certs) = (peer.clone(), self.0.certs.clone());
-        let releasing = blocking(move || {
-            Ok::<_, IssueError>(Authority::open(&certs)?.release(&name, clock::wall())?)
+        let releasing = tokio::task::spawn_blocking(move || {
+            Authority::open(&certs)?.release(&name, clock::wall())
         });
-        let revoked = releasing.await?;
+        let revoked = releasing.await??;
         self.acted(Deed::Release { peer }, operator, via);
         Ok(revoked.added.len())
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::actors::exchange::{ServeError, Serving};
 use crate::actors::files::Files;
@@ -24,7 +24,6 @@ use crate::actors::news::Bus;
 use crate::actors::registry::Registry;
 use crate::actors::supervisor::Child;
 use crate::gateway::askers::Askers;
-use crate::io::blocking::{TaskEnded, blocking};
 use crate::io::clock;
 use crate::io::identity::{
     Authority, Identity, IdentityError, InForce, RotationError, RotationStep, TokenRotation,
@@ -129,8 +128,14 @@ pub enum RotateError {
     #[error(transparent)]
     Rotation(#[from] RotationError),
     /// What did it has ended.
-    #[error(transparent)]
-    Ended(#[from] TaskEnded),
+    #[error("it was not done: the task ended ({0})")]
+    Ended(JoinError),
+}
+
+impl From<JoinError> for RotateError {
+    fn from(error: JoinError) -> Self {
+        Self::Ended(error)
+    }
 }
 
 impl From<IdentityError> for RotateError {
@@ -192,16 +197,16 @@ impl Rotations {
         change: impl FnOnce(&Authority, SystemTime) -> Result<(), RotationError> + Send + 'static,
     ) -> Result<(), RotateError> {
         let (certs, lists) = (self.certs.clone(), self.lists.clone());
-        let changed = blocking(move || {
+        let changing = tokio::task::spawn_blocking(move || {
             change(&Authority::open(&certs)?, clock::wall())?;
             for kind in [ListKind::Trust, ListKind::Tokens] {
                 lists.announce(kind, lists.look(kind));
             }
             Ok(())
         });
-        let changed = changed.await;
+        let changed = changing.await?;
         self.files.look();
-        changed
+        changed.map_err(RotateError::Rotation)
     }
 
     /// Does what an operator wants.

@@ -17,10 +17,6 @@ use crate::io::tls::enrol::{ConnectError, Expected, connect};
 const REACH: Duration = Duration::from_secs(4);
 /// Time for the answer: the node may have to ask others.
 const ANSWERED: Duration = Duration::from_secs(25);
-/// Time for one place among several: its node may ask four others, for four seconds each.
-const EACH: Duration = Duration::from_secs(20);
-/// Places that are asked for one certificate.
-const MAX_PLACES: usize = 16;
 /// Longest answer, in bytes.
 const MAX_ANSWER: usize = 1 << 20;
 
@@ -71,50 +67,11 @@ pub async fn ask(seed: &Seed, expected: Expected, request: &[u8]) -> Result<Vec<
     Err(failed)
 }
 
-/// What came of asking at one place. Another one may help.
-#[derive(Debug, thiserror::Error)]
-pub enum Attempt<E> {
-    /// There is no answer.
-    #[error(transparent)]
-    Unanswered(#[from] AskError),
-    /// The answer is not taken.
-    #[error("{0}")]
-    Refused(E),
-}
-
-/// Asks anyone at these places, of which the first 16 count, one after another, until the answer of one is taken: that one.
-///
-/// # Errors
-/// What came of each place.
-pub async fn ask_each<E, F>(
-    places: impl IntoIterator<Item = Seed>,
-    request: &[u8],
-    mut take: impl FnMut(Vec<u8>) -> F,
-) -> Result<Seed, Vec<(Seed, Attempt<E>)>>
-where
-    F: Future<Output = Result<(), E>>,
-{
-    let mut attempts = Vec::new();
-    for place in places.into_iter().take(MAX_PLACES) {
-        let silent = AskError::Silent { what: "answer", within: EACH };
-        let asked = timeout(EACH, ask(&place, Expected::Anyone, request)).await;
-        let attempt = match asked.unwrap_or(Err(silent)) {
-            Ok(answer) => match take(answer).await {
-                Ok(()) => return Ok(place),
-                Err(refused) => Attempt::Refused(refused),
-            },
-            Err(unanswered) => Attempt::Unanswered(unanswered),
-        };
-        attempts.push((place, attempt));
-    }
-    Err(attempts)
-}
-
 /// Asks at one address.
 ///
 /// # Errors
 /// [`AskError`].
-async fn ask_at(
+pub async fn ask_at(
     address: SocketAddr,
     expected: Expected,
     request: &[u8],
@@ -139,22 +96,4 @@ async fn ask_at(
         Ok(answer)
     };
     timeout(ANSWERED, talk).await.map_err(silent("answer", ANSWERED))?
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn of_several_places_each_is_asked_and_no_more_than_so_many() {
-        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let places = vec![gone.to_string().parse::<Seed>().unwrap(); MAX_PLACES + 3];
-        let taken = ask_each(places, b"request", async |_| Ok::<_, String>(())).await;
-        let attempts = taken.unwrap_err();
-        assert_eq!(attempts.len(), MAX_PLACES);
-        let refused = |attempt: &Attempt<_>| {
-            matches!(attempt, Attempt::Unanswered(AskError::Connect(_) | AskError::Silent { .. }))
-        };
-        assert!(attempts.iter().all(|(_, attempt)| refused(attempt)), "{attempts:?}");
-    }
 }

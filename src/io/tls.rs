@@ -27,7 +27,7 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, client, ser
 
 use super::clock;
 use super::identity::{
-    CertificateVerifier, Identity, IdentityError, PeerIdentity, Subject, cluster_of_server_name,
+    CertificateFault, CertificateVerifier, Identity, PeerIdentity, cluster_of_server_name,
     server_name,
 };
 use crate::proto::node::{ClusterId, NodeName};
@@ -75,8 +75,8 @@ pub enum TlsError {
     #[error("the peer showed no certificate")]
     NoCertificate,
     /// The handshake was sound, but the certificate proves no node of this cluster.
-    #[error(transparent)]
-    Peer(IdentityError),
+    #[error("the peer's certificate {0}")]
+    Peer(CertificateFault),
     /// The handshake was sound, but the peer speaks another protocol inside it.
     #[error("the peer does not speak {} inside TLS", String::from_utf8_lossy(ALPN))]
     Protocol,
@@ -139,7 +139,7 @@ impl TlsError {
             Self::Handshake(error) => cause_of_io(error),
             Self::OtherCluster { .. } => Cause::OtherCluster,
             Self::NoCertificate => Cause::NoCertificate,
-            Self::Peer(error) => cause_of_identity(error),
+            Self::Peer(error) => cause_of_peer(error),
         }
     }
 
@@ -147,7 +147,7 @@ impl TlsError {
     /// called.
     #[must_use]
     pub(crate) fn revoked(&self) -> Option<&NodeName> {
-        if let Self::Peer(IdentityError::Revoked { name, .. }) = self { Some(name) } else { None }
+        if let Self::Peer(CertificateFault::Revoked(name)) = self { Some(name) } else { None }
     }
 }
 
@@ -170,20 +170,13 @@ pub fn cause_of_io(error: &io::Error) -> Cause {
     if closed { Cause::Closed } else { Cause::Other }
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the others are about files of ours, not about peers"
-)]
-fn cause_of_identity(error: &IdentityError) -> Cause {
+fn cause_of_peer(error: &CertificateFault) -> Cause {
     match error {
-        IdentityError::Untrusted { .. } | IdentityError::DamagedCertificate { .. } => {
-            Cause::Untrusted
-        }
-        IdentityError::Revoked { .. } => Cause::Revoked,
-        IdentityError::Expired { .. } => Cause::Expired,
-        IdentityError::NotYetValid { .. } => Cause::NotYetValid,
-        IdentityError::NotANode { .. } | IdentityError::WrongName { .. } => Cause::Name,
-        _ => Cause::Other,
+        CertificateFault::Untrusted | CertificateFault::Damaged(_) => Cause::Untrusted,
+        CertificateFault::Revoked(_) => Cause::Revoked,
+        CertificateFault::Expired(_) => Cause::Expired,
+        CertificateFault::NotYetValid(_) => Cause::NotYetValid,
+        CertificateFault::NotANode(_) | CertificateFault::WrongName(_) => Cause::Name,
     }
 }
 
@@ -328,7 +321,7 @@ impl Tls {
         let connector = TlsConnector::from(Arc::new(config));
         let connected = connector.connect(self.server_name.clone(), stream).await;
         let stream = connected.map_err(|error| match judge.revoked.get().cloned() {
-            Some(name) => TlsError::Peer(IdentityError::Revoked { subject: Subject::Peer, name }),
+            Some(name) => TlsError::Peer(CertificateFault::Revoked(name)),
             None => self.failed(error, judge.foreign.get().copied()),
         })?;
         let (_, session) = stream.get_ref();

@@ -5,7 +5,11 @@ use crate::io::enrolment;
 use crate::io::identity::Identity;
 use crate::io::identity::enrol::{Asked, EnrolError};
 use crate::io::seeds::Seed;
+use crate::io::tls::enrol::Expected;
 use crate::node::Config;
+
+/// Addresses that are tried.
+const MAX_ADDRESSES: usize = 16;
 
 /// Asks at each of these places for another certificate, where this node's has ended, until one grants it.
 pub(super) async fn renew(config: &Config, places: Vec<Seed>) {
@@ -18,14 +22,20 @@ pub(super) async fn renew(config: &Config, places: Vec<Seed>) {
             return;
         }
     };
-    let places = config.join.iter().cloned().chain(places);
-    let take = async |answer: Vec<u8>| take(config, &asked, &answer);
-    match enrolment::ask_each(places, asked.bytes(), take).await {
-        Ok(place) => tracing::info!(%place, "this node's certificate had ended, and was renewed"),
-        Err(attempts) => {
-            for (place, attempt) in attempts {
-                tracing::warn!(%place, %attempt, "no other certificate");
+    for place in config.join.iter().cloned().chain(places).take(MAX_ADDRESSES) {
+        let answer = match enrolment::ask(&place, Expected::Anyone, asked.bytes()).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::warn!(%place, %error, "no answer to the request for another certificate");
+                continue;
             }
+        };
+        match take(config, &asked, &answer) {
+            Ok(()) => {
+                tracing::info!(%place, "this node's certificate had ended, and was renewed");
+                return;
+            }
+            Err(error) => tracing::warn!(%place, %error, "no other certificate"),
         }
     }
 }

@@ -39,6 +39,7 @@ const WORDS: u8 = 4;
 /// What a list is about. Kinds of later versions are skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
+#[non_exhaustive]
 pub enum ListKind {
     /// Whom the cluster trusts.
     Trust,

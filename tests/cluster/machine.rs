@@ -284,7 +284,7 @@ fn files_are_the_owners_alone_whatever_the_umask_and_what_there_was() {
         let before = mode(directory);
         set_mode(directory, 0o777);
         let ended = cluster.node("a").certs(&certs).ends();
-        let fix = format!("`chmod go-w {}`", directory.display());
+        let fix = format!("chmod go-w {}", directory.display());
         ended.fails_with(1, &["others may write the", names, "0777", &fix]);
         set_mode(directory, before);
     }

@@ -48,7 +48,7 @@ fn what_may_grow_is_non_exhaustive() {
 const OUTSIDE: &str = "\
     ActorRef Arc BTreeMap BTreeSet Box Deserialize DeserializeOwned Duration Error Fn FnOnce \
     Future Instant Into IntoIterator InvalidDnsNameError IpAddr Item Iterator KeyId Map Option \
-    Output PathBuf Pin RactorMessage Range Receiver Result RpcReplyPort Self Send Serialize \
+    Output Path PathBuf Pin RactorMessage Range Receiver Result RpcReplyPort Self Send Serialize \
     Sized SocketAddr String Sync SystemTime Value Vec VerifierBuilderError";
 
 #[test]

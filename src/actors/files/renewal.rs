@@ -5,15 +5,21 @@
 //! certificate's file alone; that it is in force is for the next look to say.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::task::JoinError;
 
 use super::Setup;
-use crate::io::blocking::{TaskEnded, blocking};
 use crate::io::clock;
-use crate::io::enrolment::{self, Attempt};
+use crate::io::enrolment;
 use crate::io::identity::enrol::{Asked, EnrolError};
-use crate::io::seeds::Seed;
+use crate::io::tls::enrol::Expected;
+
+/// How long one address may take.
+const EACH: Duration = Duration::from_secs(10);
+/// Addresses that are tried in one attempt.
+const MAX_ADDRESSES: usize = 16;
 
 /// Why there is no other certificate. Nothing changed; it is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -22,17 +28,23 @@ pub(super) enum RenewalError {
     #[error(transparent)]
     Enrol(#[from] EnrolError),
     /// What did it has ended.
-    #[error(transparent)]
-    Ended(#[from] TaskEnded),
+    #[error("the task ended ({0})")]
+    Ended(JoinError),
+}
+
+impl From<JoinError> for RenewalError {
+    fn from(error: JoinError) -> Self {
+        Self::Ended(error)
+    }
 }
 
 /// Asks for another certificate, and puts it in the place of the one before.
 pub(super) async fn renew(setup: Setup) -> Result<(), RenewalError> {
     let identity = setup.identity.clone();
-    let asking = blocking(move || identity.ask_renewal(clock::wall()).map_err(RenewalError::Enrol));
-    let asked = Arc::new(asking.await?);
+    let asking = tokio::task::spawn_blocking(move || identity.ask_renewal(clock::wall()));
+    let asked = Arc::new(asking.await??);
     let answer = setup.enrolment.ask(Bytes::copy_from_slice(asked.bytes())).await;
-    let refused = match take(&setup, &asked, answer).await {
+    let mut refused = match take(&setup, &asked, answer).await {
         Ok(()) => return Ok(()),
         Err(refused) => refused,
     };
@@ -41,28 +53,24 @@ pub(super) async fn renew(setup: Setup) -> Result<(), RenewalError> {
     }
     let view = setup.peers.view();
     let addresses = view.iter().filter_map(|row| row.peer.address);
-    let places: Vec<Seed> =
-        addresses.filter_map(|address| address.to_string().parse().ok()).collect();
-    match enrolment::ask_each(places, asked.bytes(), |it| take(&setup, &asked, it.into())).await {
-        Ok(_place) => Ok(()),
-        Err(attempts) => {
-            let all = attempts.into_iter();
-            // One that does not answer says nothing.
-            let said = all.filter_map(|(_, attempt)| match attempt {
-                Attempt::Refused(again) => Some(again),
-                Attempt::Unanswered(_) => None,
-            });
-            Err(said.last().unwrap_or(refused))
+    for address in addresses.take(MAX_ADDRESSES) {
+        let asking = enrolment::ask_at(address, Expected::Anyone, asked.bytes());
+        // One that does not answer says nothing: another one may.
+        let Ok(Ok(answer)) = tokio::time::timeout(EACH, asking).await else { continue };
+        match take(&setup, &asked, answer.into()).await {
+            Ok(()) => return Ok(()),
+            Err(again) => refused = again,
         }
     }
+    Err(refused)
 }
 
 /// Checks an answer, and writes what it grants.
 async fn take(setup: &Setup, asked: &Arc<Asked>, answer: Bytes) -> Result<(), RenewalError> {
     let (certs, asked) = (setup.identity.certs().to_owned(), asked.clone());
-    let writing = blocking(move || {
+    let writing = tokio::task::spawn_blocking(move || {
         let granted = asked.check(&answer, clock::wall())?;
-        granted.write_certificate(&certs).map_err(|error| RenewalError::Enrol(error.into()))
+        Ok::<(), EnrolError>(granted.write_certificate(&certs)?)
     });
-    writing.await
+    Ok(writing.await??)
 }

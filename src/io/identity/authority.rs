@@ -22,16 +22,16 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use x509_cert::der::{Tag, Tagged as _};
 
-use super::bundle::{Bundle, DEVELOPMENT, Root};
-use super::certificate::{
-    Certificate, DESCRIPTION, PeerIdentity, Validity, cluster_uri, server_name, spiffe_uri,
-};
 use super::disk::{self, Fix, Layout};
 use super::key::Key;
+use super::pki::{Bundle, DEVELOPMENT, Root};
+use super::pki::{
+    Certificate, DESCRIPTION, PeerIdentity, Validity, cluster_uri, server_name, spiffe_uri,
+};
 use super::revocation::{Dates, Issued};
 use super::tokens::{TokenKey, TokenList};
 use super::trust::Trusted;
-use super::{CertificateVerifier, Identity, IdentityError, Subject};
+use super::{CertificateVerifier, Identity, IdentityError, KeyFault, Remedy};
 use crate::io::clock::{self, unix_seconds};
 use crate::proto::capability::Capabilities;
 use crate::proto::enrol::Host;
@@ -72,7 +72,7 @@ impl Authority {
     /// Makes a new authority in `certs`, valid as [`Validity::authority`].
     ///
     /// # Errors
-    /// [`IdentityError::AlreadyExists`] when `certs` has an authority or a part of one; nothing is
+    /// [`IdentityError::Exists`] when `certs` has an authority or a part of one; nothing is
     /// changed then. [`IdentityError::Io`] when it cannot be written.
     pub fn init(certs: &Path, now: SystemTime) -> Result<Self, IdentityError> {
         Self::create(Layout::new(certs), now, ORGANIZATION)
@@ -90,7 +90,7 @@ impl Authority {
     ) -> Result<Self, IdentityError> {
         for path in [disk::CERTIFICATE, disk::KEY].map(|file| layout.of_authority(file)) {
             if path.exists() {
-                return Err(IdentityError::AlreadyExists { path });
+                return Err(IdentityError::Exists { path, remedy: Remedy::MoveAuthority });
             }
         }
         disk::make_directory(layout.certs())?;
@@ -126,12 +126,10 @@ impl Authority {
     ///
     /// # Errors
     /// [`IdentityError::Missing`] where there is none, or where only its certificate is;
-    /// [`IdentityError::KeyExposed`], [`IdentityError::DamagedKey`],
-    /// [`IdentityError::DamagedCertificate`], [`IdentityError::DamagedRevocations`] or
-    /// [`IdentityError::KeyMismatch`] when a file is not fit for use.
+    /// [`IdentityError::Key`], [`IdentityError::Certificate`] or [`IdentityError::List`] when a file is not fit for use.
     pub fn open(certs: &Path) -> Result<Self, IdentityError> {
         let layout = Layout::new(certs);
-        let missing = format!("{} makes a new authority", layout.command("init"));
+        let missing = Remedy::MakeAuthority;
         let verifier = CertificateVerifier::read(layout, missing)?;
         verifier.load_revocations(layout)?;
         let keys = Keys::read(layout)?;
@@ -179,11 +177,11 @@ impl Authority {
     /// expired is judged by the wall clock.
     ///
     /// # Errors
-    /// [`IdentityError::AlreadyIssued`] when `certs` has a certificate for `name` that has neither
+    /// [`IdentityError::Exists`] when `certs` has a certificate for `name` that has neither
     /// expired nor been revoked, sound or not: nothing is changed, and [`Authority::reissue`]
     /// replaces it.
     /// [`IdentityError::UnusableName`] when a certificate cannot spell the name.
-    /// [`IdentityError::KeyExposed`] when the key that is there can be read by others.
+    /// [`KeyFault::Exposed`] when the key that is there can be read by others.
     pub fn issue(
         &self,
         certs: &Path,
@@ -214,7 +212,7 @@ impl Authority {
             Some(revoked || certificate.validity().not_after < clock::wall())
         };
         if path.exists() && worthless() != Some(true) {
-            return Err(IdentityError::AlreadyIssued { path, fix: layout.reissue(name) });
+            return Err(IdentityError::Exists { path, remedy: layout.leaf_fix(name).damaged });
         }
         self.renew(layout, name, validity, options)
     }
@@ -225,7 +223,7 @@ impl Authority {
     /// certificate was revoked; to replace a sound one, remove the node's directory first.
     ///
     /// # Errors
-    /// As [`Authority::issue_with`], without [`IdentityError::AlreadyIssued`].
+    /// As [`Authority::issue_with`], without [`IdentityError::Exists`].
     pub fn reissue(
         &self,
         certs: &Path,
@@ -250,13 +248,13 @@ impl Authority {
             return Err(IdentityError::UnusableName(name.clone()));
         }
         let from = validity.not_before.max(self.root.validity.not_before);
-        self.root.check_time(layout, from)?;
+        self.root.validity.check(from).map_err(layout.authority_error())?;
         let (key, is_new) = match disk::read_key(&layout.key(name), layout.leaf_fix(name)) {
             Ok(key) if self.is_condemned(layout, name, &key)? => (Key::generate()?, true),
             Ok(key) => (key, false),
-            Err(IdentityError::Missing { .. } | IdentityError::DamagedKey { .. }) => {
-                (Key::generate()?, true)
-            }
+            Err(
+                IdentityError::Missing { .. } | IdentityError::Key { fault: KeyFault::Damaged, .. },
+            ) => (Key::generate()?, true),
             Err(other) => return Err(other),
         };
         let kept = match options.hosts {
@@ -294,7 +292,7 @@ impl Authority {
         issued.retain(|issued| issued.name == *name);
         let der = disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name)).ok();
         let verifier = &self.verifier;
-        let present = der.and_then(|der| verifier.examine_of(&der, name, Subject::Peer).ok());
+        let present = der.and_then(|der| verifier.examine_of(&der, name).ok());
         let issue = |p: PeerIdentity| {
             let dates = Dates { until: unix_seconds(p.validity.not_after), made: 0 };
             Issued { serial: p.serial, key: p.id.to_string(), name: p.name, dates: Some(dates) }
@@ -356,20 +354,12 @@ impl Authority {
 }
 
 fn key_fix() -> Fix {
-    Fix {
-        missing: "certificates and tokens are made on the host that has it".to_owned(),
-        damaged: "restore it from its backup".to_owned(),
-    }
+    Fix { missing: Remedy::AskAuthority, damaged: Remedy::Restore }
 }
 
 fn mismatch(layout: Layout<'_>) -> IdentityError {
-    IdentityError::KeyMismatch {
-        path: layout.of_authority(disk::KEY),
-        fix: format!(
-            "restore the pair from one backup; if it was an intermediate authority's, its time is over, and {} asks for another one",
-            layout.command("request --authority")
-        ),
-    }
+    let remedy = Remedy::RestorePair;
+    IdentityError::Key { path: layout.of_authority(disk::KEY), fault: KeyFault::Mismatch, remedy }
 }
 
 /// The number of the list after the one with this number. Seconds since 1970 keep rising even if a
@@ -453,9 +443,10 @@ fn refused(_detail: rcgen::Error) -> IdentityError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::certificate::{BACKDATE, DAY};
+    use super::super::pki::{BACKDATE, DAY};
     use super::*;
     use crate::io::clock::wall;
+    use crate::io::identity::CertificateFault;
 
     fn name(text: &str) -> NodeName {
         text.parse().unwrap()
@@ -471,7 +462,7 @@ mod tests {
     fn verdict(
         authority: &Authority,
         change: impl FnOnce(&mut CertificateParams),
-    ) -> Result<NodeName, IdentityError> {
+    ) -> Result<NodeName, CertificateFault> {
         let mut params = authority
             .leaf(&name("a@h"), (&[], &Capabilities::ALL), Validity::leaf(wall()))
             .unwrap();
@@ -544,7 +535,7 @@ mod tests {
         let past = wall() - 4000 * DAY;
         let authority = Authority::init(dir.path(), past).unwrap();
         let error = authority.issue(dir.path(), &name("a@h"), Validity::leaf(wall())).unwrap_err();
-        assert!(matches!(error, IdentityError::Expired { .. }), "{error}");
+        assert!(error.is_expired(), "{error}");
         assert!(error.to_string().contains("ca/cert.pem"), "{error}");
         assert!(!dir.path().join("a@h").exists());
     }
@@ -557,7 +548,7 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Vec<SanType>)| {
             let error =
                 verdict(&authority, |params| change(&mut params.subject_alt_names)).unwrap_err();
-            assert!(matches!(error, IdentityError::NotANode { .. }), "{error}");
+            assert!(matches!(error, CertificateFault::NotANode(_)), "{error}");
             error.to_string()
         };
         assert_eq!(verdict(&authority, |_| {}).unwrap(), name("a@h"));
@@ -582,7 +573,7 @@ mod tests {
     fn the_authority_itself_is_no_node() {
         let (_dir, authority) = authority();
         let error = authority.verifier.peer(&authority.root.der, wall());
-        assert!(matches!(error, Err(IdentityError::NotANode { .. })));
+        assert!(matches!(error, Err(CertificateFault::NotANode(_))));
     }
 
     #[test]
@@ -598,7 +589,7 @@ mod tests {
     fn an_authority_is_never_replaced() {
         let (dir, first) = authority();
         let again = Authority::init(dir.path(), wall()).unwrap_err();
-        assert!(matches!(again, IdentityError::AlreadyExists { .. }), "{again}");
+        assert!(matches!(again, IdentityError::Exists { .. }), "{again}");
         assert_eq!(Authority::open(dir.path()).unwrap().cluster(), first.cluster());
         std::fs::remove_file(dir.path().join("ca/cert.pem")).unwrap();
         assert!(Authority::init(dir.path(), wall()).is_err());
@@ -610,8 +601,8 @@ mod tests {
         let a = name("a@h");
         let first = authority.issue(dir.path(), &a, Validity::leaf(wall())).unwrap();
         let error = authority.issue(dir.path(), &a, Validity::leaf(wall())).unwrap_err();
-        assert!(matches!(error, IdentityError::AlreadyIssued { .. }), "{error}");
-        assert!(error.to_string().contains("cert issue a@h --replace --certs"), "{error}");
+        assert!(matches!(error, IdentityError::Exists { .. }), "{error}");
+        assert_eq!(error.remedy(), Remedy::Reissue(a.clone()), "{error}");
         let past = Validity { not_before: wall() - 9 * DAY, not_after: wall() - DAY };
         let second = authority.reissue(dir.path(), &a, past, LeafOptions::default()).unwrap();
         let third = authority.issue(dir.path(), &a, Validity::leaf(wall())).unwrap();
@@ -657,7 +648,7 @@ mod tests {
         let error = authority
             .reissue(dir.path(), &a, Validity::leaf(wall()), LeafOptions::default())
             .unwrap_err();
-        assert!(matches!(error, IdentityError::KeyExposed { .. }), "{error}");
+        assert!(matches!(error, IdentityError::Key { fault: KeyFault::Exposed(_), .. }), "{error}");
     }
 
     #[test]
@@ -665,6 +656,6 @@ mod tests {
         let ((one, _), (two, _)) = (authority(), authority());
         std::fs::copy(two.path().join("ca/key.pem"), one.path().join("ca/key.pem")).unwrap();
         let error = Authority::open(one.path()).unwrap_err();
-        assert!(matches!(error, IdentityError::KeyMismatch { .. }), "{error}");
+        assert!(matches!(error, IdentityError::Key { fault: KeyFault::Mismatch, .. }), "{error}");
     }
 }

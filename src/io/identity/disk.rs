@@ -17,7 +17,8 @@ use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use super::key::Key;
-use super::{IdentityError, Subject};
+use super::pki::CertificateFault;
+use super::{IdentityError, KeyFault, Remedy};
 use crate::io::modes;
 use crate::proto::lists;
 use crate::proto::node::NodeName;
@@ -100,47 +101,29 @@ impl<'a> Layout<'a> {
         self.node(name).join(PLACES)
     }
 
-    /// A command of the group `cert` in this directory.
-    pub(super) fn command(self, words: &str) -> String {
-        format!("`xpando-node cert {words} --certs {}`", shell_word(self.certs))
-    }
-
-    /// The command that issues a node's first certificate.
-    pub(super) fn issue(self, name: &NodeName) -> String {
-        self.command(&format!("issue {name}"))
-    }
-
-    /// The command that replaces a node's certificate.
-    pub(super) fn reissue(self, name: &NodeName) -> String {
-        self.command(&format!("issue {name} --replace"))
-    }
-
-    /// A node's revoked certificate, as an error names it.
-    pub(super) fn revoked_leaf(self, name: &NodeName) -> Subject {
-        Subject::File { path: self.certificate(name), fix: self.leaf_fix(name).missing }
-    }
-
-    /// A node's certificate, as an error names it.
-    pub(super) fn leaf(self, name: &NodeName) -> Subject {
-        Subject::File { path: self.certificate(name), fix: self.leaf_fix(name).damaged }
-    }
-
     /// What brings or replaces a node's certificate or key.
     pub(super) fn leaf_fix(self, name: &NodeName) -> Fix {
-        let (issue, reissue) = (self.issue(name), self.reissue(name));
-        Fix {
-            missing: format!(
-                "run {issue} where the authority's key is, and copy the directory {name} from there"
-            ),
-            damaged: format!("run {reissue} where the authority's key is"),
+        Fix { missing: Remedy::Issue(name.clone()), damaged: Remedy::Reissue(name.clone()) }
+    }
+
+    /// That a node's certificate does not count. For a revoked one a new key is made, which makes it the first.
+    pub(super) fn leaf_error(self, name: &NodeName) -> impl Fn(CertificateFault) -> IdentityError {
+        let (path, Fix { missing, damaged }) = (self.certificate(name), self.leaf_fix(name));
+        move |fault| {
+            let revoked = matches!(fault, CertificateFault::Revoked(_));
+            let remedy = if revoked { missing.clone() } else { damaged.clone() };
+            IdentityError::Certificate { path: path.clone(), fault, remedy }
         }
     }
 
-    /// What brings or replaces the authority's certificate. `missing` is what a missing one means
-    /// to the caller.
-    pub(super) fn authority_fix(self, missing: String) -> Fix {
-        let damaged = "copy it anew: every node of the cluster has the same file".to_owned();
-        Fix { missing, damaged }
+    /// That the authority's certificate does not count.
+    pub(super) fn authority_error(self) -> impl Fn(CertificateFault) -> IdentityError {
+        let path = self.of_authority(CERTIFICATE);
+        let remedy = Remedy::ReplaceAuthority;
+        move |fault| {
+            let (path, remedy) = (path.clone(), remedy.clone());
+            IdentityError::Certificate { path, fault, remedy }
+        }
     }
 
     /// Takes the directory's exclusive lock, making the directory if needed. The lock ends when the
@@ -213,7 +196,7 @@ pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Identity
 }
 
 /// Puts a whole new directory at `path` in one step, so that its files appear together or not at
-/// all. Fails with [`IdentityError::AlreadyExists`] when there is a directory with files in it.
+/// all. Fails with [`IdentityError::Exists`] when there is a directory with files in it.
 pub(super) fn write_directory(
     path: &Path,
     files: &[(&str, &[u8], u32)],
@@ -237,7 +220,7 @@ pub(super) fn write_directory(
             // What rename(2) answers when the target is a directory with files in it.
             let occupied = [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::AlreadyExists];
             if occupied.contains(&source.kind()) {
-                IdentityError::AlreadyExists { path: path.to_owned() }
+                IdentityError::Exists { path: path.to_owned(), remedy: Remedy::MoveAuthority }
             } else {
                 failed("write", path)(source)
             }
@@ -293,9 +276,9 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 /// What an error says to do about a file.
 pub(super) struct Fix {
     /// When it is not there.
-    pub(super) missing: String,
+    pub(super) missing: Remedy,
     /// When it is there, but not fit for use.
-    pub(super) damaged: String,
+    pub(super) damaged: Remedy,
 }
 
 /// A node's or the authority's private key.
@@ -309,16 +292,12 @@ fn is_exposed(mode: u32, owner: u32) -> bool {
 }
 
 /// What makes a key private where it lies.
-fn private_fix(path: &Path, owner: u32) -> String {
+fn private_fix(path: &Path, owner: u32) -> Remedy {
     if modes::is_read_only(path).unwrap_or(false) {
-        let mode = "with mode 0400, or 0440 if root owns it";
-        return format!(
-            "it is mounted read-only: mount it {mode} (Kubernetes: `defaultMode: 0440`)"
-        );
+        return Remedy::MountPrivate;
     }
     let user = rustix::process::geteuid().as_raw();
-    let own = if owner == user || user == 0 { "" } else { " as its owner" };
-    format!("run `chmod 600 {}`{own}", shell_word(path))
+    Remedy::MakePrivate { of_other: owner != user && user != 0 }
 }
 
 /// A private key; an error when the file can be read by others.
@@ -329,21 +308,25 @@ pub(super) fn read_secret<K>(
 ) -> Result<K, IdentityError> {
     path.parent().map_or(Ok(()), check_directory)?;
     let Some(file) = open(path)? else {
-        return Err(IdentityError::Missing { path: path.to_owned(), fix: fix.missing });
+        return Err(IdentityError::Missing { path: path.to_owned(), remedy: fix.missing });
     };
     // The mode is read from the open file, so that what is checked is what is used.
     let about = file.metadata().map_err(failed("read", path))?;
     let (mode, owner) = (about.mode() & 0o777, about.uid());
     if is_exposed(mode, owner) {
-        let fix = private_fix(path, owner);
-        return Err(IdentityError::KeyExposed { path: path.to_owned(), mode, fix });
+        let (fault, remedy) = (KeyFault::Exposed(mode), private_fix(path, owner));
+        return Err(IdentityError::Key { path: path.to_owned(), fault, remedy });
     }
     let pem = read(file, path, MAX_FILE)?;
     // PKCS#8's label, or the header of older forms (RFC 7468, 11; RFC 1421, 4.6.1.1).
     let is_encrypted = || pem.windows(9).any(|part| part == b"ENCRYPTED");
-    parse(&pem).ok_or_else(|| match is_encrypted() {
-        true => IdentityError::EncryptedKey(path.to_owned()),
-        false => IdentityError::DamagedKey { path: path.to_owned(), fix: fix.damaged },
+    parse(&pem).ok_or_else(|| {
+        let (fault, remedy) = if is_encrypted() {
+            (KeyFault::Encrypted, Remedy::Decrypt)
+        } else {
+            (KeyFault::Damaged, fix.damaged)
+        };
+        IdentityError::Key { path: path.to_owned(), fault, remedy }
     })
 }
 
@@ -353,7 +336,7 @@ pub(super) fn read_certificates(
     fix: Fix,
 ) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
     let Some(file) = open(path)? else {
-        return Err(IdentityError::Missing { path: path.to_owned(), fix: fix.missing });
+        return Err(IdentityError::Missing { path: path.to_owned(), remedy: fix.missing });
     };
     read(file, path, MAX_FILE)
 }
@@ -365,10 +348,8 @@ pub(super) fn read_certificate(
 ) -> Result<CertificateDer<'static>, IdentityError> {
     let damaged = fix.damaged.clone();
     CertificateDer::from_pem_slice(&read_certificates(path, fix)?).map_err(|_not_pem| {
-        IdentityError::DamagedCertificate {
-            subject: Subject::File { path: path.to_owned(), fix: damaged },
-            reason: "it holds no PEM certificate",
-        }
+        let fault = CertificateFault::Damaged("it holds no PEM certificate");
+        IdentityError::Certificate { path: path.to_owned(), fault, remedy: damaged }
     })
 }
 
@@ -453,7 +434,7 @@ mod tests {
         let path = dir.path().join("d");
         write_directory(&path, &[("f", b"one", PRIVATE)]).unwrap();
         let again = write_directory(&path, &[("f", b"two", PRIVATE)]);
-        assert!(matches!(again, Err(IdentityError::AlreadyExists { .. })));
+        assert!(matches!(again, Err(IdentityError::Exists { .. })));
         assert_eq!(fs::read(path.join("f")).unwrap(), b"one");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

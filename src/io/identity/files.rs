@@ -10,7 +10,8 @@ use std::time::SystemTime;
 use super::disk::{self, FileState, Layout};
 use super::revocation::RevocationList;
 use super::trust::Trusted;
-use super::{CertificateVerifier, Identity, IdentityError, Leaf};
+use super::{CertificateVerifier, Identity, IdentityError, KeyFault, Leaf, Remedy};
+use crate::proto::lists::ListKind;
 
 /// What a look at files found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ impl IdentityFiles {
     /// another one than before.
     ///
     /// # Errors
-    /// [`IdentityError::NewKey`], [`IdentityError::NewAuthority`], and every error of [`Identity::load`] about these
+    /// [`KeyFault::New`], [`IdentityError::OtherCluster`], and every error of [`Identity::load`] about these
     /// files. What was in force stays, and the same files are not judged twice.
     pub fn look(&self, now: SystemTime) -> Result<Look<SystemTime>, IdentityError> {
         let (layout, name) = (Layout::new(&self.certs), self.identity.name());
@@ -71,10 +72,9 @@ impl IdentityFiles {
     ) -> Result<(Trusted, Arc<Leaf>), IdentityError> {
         let identity = &self.identity;
         let name = identity.name();
-        let copy = "copy it anew: every node of the cluster has the same file".to_owned();
-        let mut trusted = Trusted::read(layout, copy)?;
+        let mut trusted = Trusted::read(layout, Remedy::CopyAuthority)?;
         if trusted.bundle.cluster() != identity.cluster() {
-            return Err(IdentityError::NewAuthority {
+            return Err(IdentityError::OtherCluster {
                 path: layout.of_authority(disk::CERTIFICATE),
             });
         }
@@ -83,7 +83,8 @@ impl IdentityFiles {
             // A later one came from a peer, and could not be written.
             let later = in_force.list.clone().in_force(&trusted.bundle);
             let path = layout.of_authority(disk::TRUST);
-            trusted = later.map_err(|reason| IdentityError::DamagedTrust { path, reason })?;
+            trusted =
+                later.map_err(|reason| IdentityError::unusable(ListKind::Trust, path, reason))?;
         }
         let der = disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name))?;
         let key = disk::read_key(&layout.key(name), layout.leaf_fix(name))?;
@@ -91,7 +92,8 @@ impl IdentityFiles {
         verifier.replace_list(RevocationList::clone(&identity.verifier.list()));
         let found = Identity::assemble(layout, name, verifier, der, key)?;
         if found.id != identity.id {
-            return Err(IdentityError::NewKey { path: layout.key(name) });
+            let (path, fault) = (layout.key(name), KeyFault::New);
+            return Err(IdentityError::Key { path, fault, remedy: Remedy::Restart });
         }
         let leaf = found.leaf.load_full();
         found.check(&leaf, layout, now)?;
@@ -153,7 +155,7 @@ mod tests {
         refused(files.look(wall()).unwrap_err(), "does not belong to the certificate");
         fs::copy(apart.path().join("a@h/key.pem"), path("a@h/key.pem")).unwrap();
         let error = files.look(wall()).unwrap_err();
-        assert!(matches!(error, IdentityError::NewKey { .. }), "{error}");
+        assert!(matches!(error, IdentityError::Key { fault: KeyFault::New, .. }), "{error}");
         refused(error, "restart the node");
         fs::write(path("a@h/cert.pem"), "rubbish").unwrap();
         refused(files.look(wall()).unwrap_err(), "damaged");
@@ -163,7 +165,7 @@ mod tests {
         Authority::init(other.path(), wall()).unwrap();
         fs::copy(other.path().join("ca/cert.pem"), path("ca/cert.pem")).unwrap();
         let error = files.look(wall()).unwrap_err();
-        assert!(matches!(error, IdentityError::NewAuthority { .. }), "{error}");
+        assert!(matches!(error, IdentityError::OtherCluster { .. }), "{error}");
         refused(error, "put the one before back");
     }
 }

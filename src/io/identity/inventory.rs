@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::CertificateVerifier;
-use super::IdentityError;
-use super::bundle::Root;
-use super::certificate::{Certificate, fingerprint};
 use super::disk::{self, Layout};
+use super::pki::Root;
+use super::pki::{Certificate, fingerprint};
+use super::{IdentityError, Remedy};
 use crate::io::clock;
 use crate::proto::node::NodeName;
 
@@ -58,6 +58,9 @@ pub struct CertificateInfo {
     /// Why the certificate is not fit for use; absent from JSON when it is. Dates are not judged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What an operator does about that, for people.
+    #[serde(skip)]
+    pub remedy: Remedy,
 }
 
 /// Every certificate in `certs`: the authority's first, then the nodes' in the order of their
@@ -68,14 +71,14 @@ pub struct CertificateInfo {
 pub fn inventory(certs: &Path) -> Result<Vec<CertificateInfo>, IdentityError> {
     let layout = Layout::new(certs);
     let nodes = nodes(certs)?;
-    let missing = format!("{} makes a new one", layout.command("init"));
+    let missing = Remedy::MakeAuthority;
     let authority = CertificateVerifier::read(layout, missing);
     let revocations = authority.as_ref().map(|authority| authority.load_revocations(layout));
     let mut found = Vec::new();
     if layout.authority().is_dir() || !nodes.is_empty() {
         let mut infos = describe_authorities(layout, &authority);
         if let (Ok(Err(unusable)), Some(first)) = (&revocations, infos.first_mut()) {
-            first.error = Some(unusable.to_string());
+            (first.error, first.remedy) = (Some(unusable.to_string()), unusable.remedy());
         }
         found.append(&mut infos);
     }
@@ -122,7 +125,8 @@ impl CertificateInfo {
     }
 
     fn unusable(error: &IdentityError) -> Self {
-        Self { error: Some(error.to_string()), ..Self::default() }
+        let (error, remedy) = (Some(error.to_string()), error.remedy());
+        Self { error, remedy, ..Self::default() }
     }
 }
 
@@ -167,8 +171,10 @@ fn describe_node(
     info.cluster = Some(verifier.cluster().to_string());
     info.development = verifier.trusted().bundle.first().is_some_and(|root| root.development);
     info.revoked = info.serial.as_ref().is_some_and(|serial| verifier.is_revoked(serial));
-    let examined = verifier.examine_of(&der, &name, layout.leaf(&name));
-    info.error = examined.err().map(|error| error.to_string());
+    let examined = verifier.examine_of(&der, &name).map_err(layout.leaf_error(&name));
+    if let Err(error) = examined {
+        (info.error, info.remedy) = (Some(error.to_string()), error.remedy());
+    }
     info
 }
 
@@ -201,7 +207,7 @@ mod tests {
         let errors: Vec<_> = found.iter().map(|i| i.error.clone().unwrap_or_default()).collect();
         assert_eq!((errors[0].as_str(), errors[2].as_str()), ("", ""));
         assert!(errors[1].contains("damaged"), "{}", errors[1]);
-        assert!(errors[3].contains("belongs to b@h, not to c@h"), "{}", errors[3]);
+        assert!(errors[3].contains("belongs to b@h, another node"), "{}", errors[3]);
         assert!(errors[4].contains("missing"), "{}", errors[4]);
 
         let json = serde_json::to_value(&found).unwrap();

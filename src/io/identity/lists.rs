@@ -22,12 +22,12 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
 use super::disk::{self, FileState, Layout};
+use super::pki::Signed;
 use super::revocation::RevocationList;
-use super::signed::Signed;
 use super::tokens::list::TokenList;
 use super::trust::TrustList;
 use super::verifier::CertificateVerifier;
-use super::{Identity, IdentityError};
+use super::{Identity, IdentityError, ListFault, Remedy};
 use crate::io::clock::{self, unix_seconds};
 use crate::proto::lists::{ListKind, Mark, Marks};
 use crate::proto::token::TokenKeyId;
@@ -116,14 +116,6 @@ fn file(kind: ListKind) -> &'static str {
     }
 }
 
-fn damaged(kind: ListKind, path: PathBuf, reason: &'static str) -> IdentityError {
-    match kind {
-        ListKind::Trust => IdentityError::DamagedTrust { path, reason },
-        ListKind::Revocations => IdentityError::DamagedRevocations { path, reason },
-        ListKind::Tokens => IdentityError::DamagedTokens { path, reason },
-    }
-}
-
 impl Identity {
     /// True when this node's own certificate is on the revocation list in force, or the intermediate authority's that signed it.
     #[must_use]
@@ -134,10 +126,10 @@ impl Identity {
     /// Refuses this node's own certificate when it is on the revocation list in force.
     ///
     /// # Errors
-    /// [`IdentityError::Revoked`].
+    /// [`IdentityError::Certificate`].
     pub fn check_revoked(&self) -> Result<(), IdentityError> {
-        let revoked = Layout::new(&self.certs).revoked_leaf(&self.name);
-        self.verifier.check_revoked(&self.leaf.load().peer, &revoked)
+        let revoked = self.verifier.check_revoked(&self.leaf.load().peer);
+        revoked.map_err(Layout::new(&self.certs).leaf_error(&self.name))
     }
 
     /// The lists that the authority signs, to be looked at while the node runs. None is in force before the first
@@ -194,7 +186,7 @@ impl Lists {
     /// not. From then on everything is judged by it. May block while a disk does.
     ///
     /// # Errors
-    /// [`IdentityError::DamagedRevocations`], [`IdentityError::DamagedTokens`]; [`IdentityError::OlderList`];
+    /// [`IdentityError::List`];
     /// [`IdentityError::Missing`] when a list that was there is gone; [`IdentityError::Io`]. The list in force stays, and
     /// the same file is not judged twice.
     pub fn look(&self, kind: ListKind) -> Result<News, IdentityError> {
@@ -206,16 +198,23 @@ impl Lists {
             return Ok(None);
         }
         let Some(bytes) = disk::read_list(&path)? else {
-            let fix = "the list in force stays".to_owned();
             let gone = self.in_force().get(kind).is_some();
-            return if gone { Err(IdentityError::Missing { path, fix }) } else { Ok(None) };
+            return if gone {
+                Err(IdentityError::Missing { path, remedy: Remedy::Nothing })
+            } else {
+                Ok(None)
+            };
         };
         let _one = lock(&self.0.judging);
         let read = self.read(kind, &bytes);
-        let (mark, bytes, content) = read.map_err(|reason| damaged(kind, path.clone(), reason))?;
+        let (mark, bytes, content) =
+            read.map_err(|reason| IdentityError::unusable(kind, path.clone(), reason))?;
         self.take(kind, mark, bytes, content, true).map_err(|in_force| {
             let (found, in_force) = (mark.number, in_force.number);
-            IdentityError::OlderList { path, found, in_force }
+            {
+                let (fault, remedy) = (ListFault::Older { found, in_force }, Remedy::Nothing);
+                IdentityError::List { kind, path, fault, remedy }
+            }
         })
     }
 

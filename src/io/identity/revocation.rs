@@ -19,11 +19,12 @@ use x509_cert::der::oid::AssociatedOid as _;
 use x509_cert::ext::pkix::{CrlNumber, CrlReason};
 
 use super::IdentityError;
-use super::bundle::Bundle;
 use super::disk::{self, Layout};
-use super::signed::{Parts, Signed, instant};
+use super::pki::Bundle;
+use super::pki::{Parts, Signed, instant};
 use crate::io::clock::{self, unix_seconds};
 use crate::proto::codec::hexadecimal;
+use crate::proto::lists::ListKind;
 use crate::proto::node::NodeName;
 
 /// How far the number of an intermediate authority's list, which is a second since 1970, may be ahead of this host's clock.
@@ -137,7 +138,7 @@ impl RevocationList {
     pub(super) fn read(layout: Layout<'_>, bundle: &Bundle) -> Result<Option<Self>, IdentityError> {
         let path = layout.of_authority(disk::REVOCATIONS);
         let Some(pem) = disk::read_list(&path)? else { return Ok(None) };
-        let damaged = |reason| IdentityError::DamagedRevocations { path, reason };
+        let damaged = |reason| IdentityError::unusable(ListKind::Revocations, path, reason);
         Self::parse(&pem, bundle).map(|signed| Some(signed.list)).map_err(damaged)
     }
 }
@@ -221,7 +222,9 @@ mod tests {
 
     use super::*;
     use crate::io::clock::wall;
-    use crate::io::identity::{Authority, Identity, LeafOptions, Subject, Validity};
+    use crate::io::identity::CertificateFault;
+    use crate::io::identity::Remedy;
+    use crate::io::identity::{Authority, Identity, LeafOptions, Validity};
 
     fn name(text: &str) -> NodeName {
         text.parse().unwrap()
@@ -240,7 +243,7 @@ mod tests {
         certs.join("ca/crl.pem")
     }
 
-    fn verdict(of: &Identity, by: &Identity) -> Result<NodeName, IdentityError> {
+    fn verdict(of: &Identity, by: &Identity) -> Result<NodeName, CertificateFault> {
         by.verifier().peer(&of.certificate(), wall()).map(|peer| peer.name)
     }
 
@@ -253,14 +256,12 @@ mod tests {
         assert_eq!(revoked.path, crl(dir.path()));
         let a = Identity::load(dir.path(), &name("a@h"), wall()).unwrap();
         let error = verdict(&b, &a).unwrap_err();
-        let IdentityError::Revoked { subject: Subject::Peer, name: whose } = &error else {
-            panic!("{error}")
-        };
+        let CertificateFault::Revoked(whose) = &error else { panic!("{error}") };
         assert_eq!(whose, &name("b@h"));
         assert_eq!(verdict(&a, &a).unwrap(), name("a@h"));
-        let error = Identity::load(dir.path(), &name("b@h"), wall()).unwrap_err().to_string();
-        assert!(error.contains("b@h/cert.pem, of b@h, is revoked"), "{error}");
-        assert!(error.contains("`xpando-node cert issue b@h --certs"), "{error}");
+        let error = Identity::load(dir.path(), &name("b@h"), wall()).unwrap_err();
+        assert!(error.to_string().contains("b@h/cert.pem of b@h is revoked"), "{error}");
+        assert_eq!(error.remedy(), Remedy::Issue(name("b@h")));
     }
 
     #[test]
@@ -278,9 +279,9 @@ mod tests {
     #[test]
     fn who_never_had_a_certificate_cannot_be_revoked() {
         let (dir, authority, ..) = cluster();
-        let error = authority.revoke(&name("c@h"), wall()).unwrap_err().to_string();
-        assert!(error.contains("c@h was never issued a certificate"), "{error}");
-        assert!(error.contains("`xpando-node cert show --certs"), "{error}");
+        let error = authority.revoke(&name("c@h"), wall()).unwrap_err();
+        assert!(error.to_string().contains("c@h was never issued a certificate"), "{error}");
+        assert_eq!(error.remedy(), Remedy::Show);
         assert!(!crl(dir.path()).exists());
     }
 
@@ -295,7 +296,7 @@ mod tests {
         assert_eq!(authority.revoke(&name("b@h"), wall()).unwrap().added.len(), 3);
         let a = Identity::load(dir.path(), &name("a@h"), wall()).unwrap();
         for revoked in [&elsewhere, &replaced] {
-            assert!(matches!(verdict(revoked, &a), Err(IdentityError::Revoked { .. })));
+            assert!(matches!(verdict(revoked, &a), Err(CertificateFault::Revoked(_))));
         }
     }
 
@@ -305,7 +306,7 @@ mod tests {
         fs::write(dir.path().join("ca/issued"), "\n3f").unwrap(); // a torn line, and nothing else
         authority.revoke(&name("b@h"), wall()).unwrap();
         let a = Identity::load(dir.path(), &name("a@h"), wall()).unwrap();
-        assert!(matches!(verdict(&b, &a), Err(IdentityError::Revoked { .. })));
+        assert!(matches!(verdict(&b, &a), Err(CertificateFault::Revoked(_))));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Who signed what a node has kept: its own keys, whenever they were its own.
 
 use super::CertificateVerifier;
-use super::certificate::PeerIdentity;
 use super::disk::Layout;
-use super::{IdentityError, Subject};
+use super::pki::PeerIdentity;
+use super::{IdentityError, Remedy};
 use crate::proto::node::NodeName;
 
 use std::path::Path;
@@ -16,8 +16,7 @@ impl Signers {
     /// The keys of those of the certificates (DER) that the authority made for `name`. Neither dates nor revocation
     /// count: what a key signed while it was the node's stays signed.
     pub fn of(verifier: &CertificateVerifier, name: &NodeName, certificates: &[Vec<u8>]) -> Self {
-        let of_node =
-            |der: &Vec<u8>| verifier.examine_of(&der.as_slice().into(), name, Subject::Peer).ok();
+        let of_node = |der: &Vec<u8>| verifier.examine_of(&der.as_slice().into(), name).ok();
         Self(certificates.iter().filter_map(of_node).collect())
     }
 
@@ -34,8 +33,6 @@ impl CertificateVerifier {
     /// # Errors
     /// [`IdentityError`] about `ca/cert.pem`.
     pub fn load(certs: &Path) -> Result<Self, IdentityError> {
-        let missing =
-            "name the directory that has the cluster's ca/cert.pem with --certs".to_owned();
-        Self::read(Layout::new(certs), missing)
+        Self::read(Layout::new(certs), Remedy::OtherCerts)
     }
 }

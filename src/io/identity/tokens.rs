@@ -26,9 +26,9 @@ use strum::IntoStaticStr;
 pub(super) use self::key::{TokenKey, TokenKeys};
 pub(super) use self::list::{MAX_FORMER, NextKey, TokenList};
 use super::CertificateVerifier;
-use super::IdentityError;
 use super::disk::Layout;
 use super::lists::Lists;
+use super::{IdentityError, Remedy};
 use crate::proto::lists::ListKind;
 use crate::proto::token::TokenKeyId;
 
@@ -98,15 +98,12 @@ impl Tokens {
     /// What verifies tokens by the files in `certs`, which every node has.
     ///
     /// # Errors
-    /// [`IdentityError::Missing`] without `ca/cert.pem`; [`IdentityError::DamagedCertificate`] or
-    /// [`IdentityError::DamagedTokens`] when a file is not fit for use. Without `ca/tokens` every
+    /// [`IdentityError::Missing`] without `ca/cert.pem`; [`IdentityError::Certificate`] or
+    /// [`IdentityError::List`] when a file is not fit for use. Without `ca/tokens` every
     /// token is refused with [`TokenError::NoKey`].
     pub fn open(certs: &Path) -> Result<Self, IdentityError> {
         let layout = Layout::new(certs);
-        let missing = format!(
-            "copy it from the host that has the authority's key; {} makes a new authority",
-            layout.command("init")
-        );
+        let missing = Remedy::MakeAuthority;
         let verifier = CertificateVerifier::read(layout, missing)?;
         let tokens = Self(Lists::new(certs.to_owned(), verifier));
         tokens.look().map(|_revoked| tokens)

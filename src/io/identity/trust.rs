@@ -28,15 +28,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 
-use super::bundle::{Bundle, MAX_ROOTS};
-use super::certificate::BACKDATE;
-use super::disk::{self, Layout};
+use super::disk::{self, Fix, Layout};
 use super::key::Key;
+use super::pki::{BACKDATE, Bundle, CertificateFault, MAX_ROOTS, Signed};
 use super::revocation::bytes;
-use super::signed::Signed;
-use super::{Identity, IdentityError, Subject};
+use super::{Identity, IdentityError, Remedy};
 use crate::io::clock::unix_seconds;
 use crate::proto::codec::hexadecimal;
+use crate::proto::lists::ListKind;
 use crate::proto::node::{ClusterId, KeyId, NodeName};
 
 /// Most certificates that a list remembers to be dropped.
@@ -175,7 +174,7 @@ impl TrustList {
     ) -> Result<Option<Self>, IdentityError> {
         let path = layout.of_authority(disk::TRUST);
         let Some(text) = disk::read_list(&path)? else { return Ok(None) };
-        let damaged = |reason| IdentityError::DamagedTrust { path, reason };
+        let damaged = |reason| IdentityError::unusable(ListKind::Trust, path, reason);
         Self::parse(&text, trusted).map(|signed| Some(signed.list)).map_err(damaged)
     }
 
@@ -211,25 +210,25 @@ impl Trusted {
 
     /// As a node's files say: ca/cert.pem, and ca/trust where there is one. `missing` says what to do when there is no
     /// ca/cert.pem.
-    pub(super) fn read(layout: Layout<'_>, missing: String) -> Result<Self, IdentityError> {
+    pub(super) fn read(layout: Layout<'_>, missing: Remedy) -> Result<Self, IdentityError> {
         let file = Bundle::read(layout, missing)?;
         let Some(list) = TrustList::read(layout, &file)? else { return Ok(Self::of(file)) };
-        let damaged =
-            |reason| IdentityError::DamagedTrust { path: layout.of_authority(disk::TRUST), reason };
+        let damaged = |reason| {
+            IdentityError::unusable(ListKind::Trust, layout.of_authority(disk::TRUST), reason)
+        };
         list.in_force(&file).map_err(damaged)
     }
 }
 
 impl Bundle {
-    fn read(layout: Layout<'_>, missing: String) -> Result<Self, IdentityError> {
+    fn read(layout: Layout<'_>, missing: Remedy) -> Result<Self, IdentityError> {
         [layout.certs(), &layout.authority()].into_iter().try_for_each(disk::check_directory)?;
         let path = layout.of_authority(disk::CERTIFICATE);
-        let fix = layout.authority_fix(missing);
-        let damaged = fix.damaged.clone();
+        let fix = Fix { missing, damaged: Remedy::CopyAuthority };
         let pem = disk::read_certificates(&path, fix)?;
-        Self::of_pem(&pem).map_err(|reason| IdentityError::DamagedCertificate {
-            subject: Subject::File { path, fix: damaged },
-            reason,
+        Self::of_pem(&pem).map_err(|reason| {
+            let (fault, remedy) = (CertificateFault::Damaged(reason), Remedy::CopyAuthority);
+            IdentityError::Certificate { path, fault, remedy }
         })
     }
 }

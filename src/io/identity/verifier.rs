@@ -12,12 +12,11 @@ use arc_swap::ArcSwap;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 
-use super::bundle::{Bundle, Root};
-use super::certificate::{Certificate, PeerIdentity};
 use super::disk::Layout;
+use super::pki::{Bundle, Certificate, CertificateFault, PeerIdentity, Root};
 use super::revocation::RevocationList;
 use super::trust::Trusted;
-use super::{IdentityError, Subject};
+use super::{IdentityError, Remedy};
 use crate::proto::node::{ClusterId, NodeName};
 
 /// Certificates that a verifier remembers.
@@ -99,7 +98,7 @@ impl CertificateVerifier {
         let certificate = Certificate::parse(leaf).ok()?;
         // A certificate that is trusted no more may be on the list all the same.
         let by_issuer = || {
-            let peer = self.examine(leaf, &Subject::Peer);
+            let peer = self.examine(leaf);
             peer.is_ok_and(|peer| self.is_revoked(&peer.serials()))
         };
         let revoked = self.is_revoked(&certificate.serial()) || by_issuer();
@@ -107,14 +106,9 @@ impl CertificateVerifier {
     }
 
     /// Refuses a certificate that is revoked.
-    pub(super) fn check_revoked(
-        &self,
-        peer: &PeerIdentity,
-        subject: &Subject,
-    ) -> Result<(), IdentityError> {
+    pub(super) fn check_revoked(&self, peer: &PeerIdentity) -> Result<(), CertificateFault> {
         if self.is_revoked(&peer.serials()) {
-            let (subject, name) = (subject.clone(), peer.name.clone());
-            return Err(IdentityError::Revoked { subject, name });
+            return Err(CertificateFault::Revoked(peer.name.clone()));
         }
         Ok(())
     }
@@ -128,23 +122,19 @@ impl CertificateVerifier {
     /// it, that both are valid at `now`, and that it names one node of this cluster.
     ///
     /// # Errors
-    /// [`IdentityError::DamagedCertificate`], [`IdentityError::Untrusted`],
-    /// [`IdentityError::NotANode`], [`IdentityError::Revoked`], [`IdentityError::NotYetValid`] or
-    /// [`IdentityError::Expired`], checked in this order, so that dates are reported only of
-    /// certificates that are ours.
+    /// [`CertificateFault::Damaged`], [`CertificateFault::Untrusted`], [`CertificateFault::NotANode`],
+    /// [`CertificateFault::Revoked`], [`CertificateFault::NotYetValid`] or [`CertificateFault::Expired`], checked in this
+    /// order, so that dates are reported only of certificates that are ours.
     pub fn peer(
         &self,
         leaf: &CertificateDer<'_>,
         now: SystemTime,
-    ) -> Result<PeerIdentity, IdentityError> {
-        let subject = Subject::Peer;
-        let peer = self.examine(leaf, &subject)?;
-        self.check_revoked(&peer, &subject)?;
-        peer.validity.check(now, &subject)?;
+    ) -> Result<PeerIdentity, CertificateFault> {
+        let peer = self.examine(leaf)?;
+        self.check_revoked(&peer)?;
+        peer.validity.check(now)?;
         let authority = self.trusted.load().bundle.root(peer.authority).map(|root| root.validity);
-        authority
-            .ok_or(IdentityError::Untrusted { subject: Subject::Peer })?
-            .check(now, &subject)?;
+        authority.ok_or(CertificateFault::Untrusted)?.check(now)?;
         Ok(peer)
     }
 
@@ -153,21 +143,19 @@ impl CertificateVerifier {
         &self,
         leaf: &CertificateDer<'_>,
         name: &NodeName,
-        subject: Subject,
-    ) -> Result<PeerIdentity, IdentityError> {
-        let peer = self.examine(leaf, &subject)?;
+    ) -> Result<PeerIdentity, CertificateFault> {
+        let peer = self.examine(leaf)?;
         if peer.name == *name {
             return Ok(peer);
         }
-        Err(IdentityError::WrongName { subject, found: peer.name, expected: name.clone() })
+        Err(CertificateFault::WrongName(peer.name))
     }
 
     /// Everything [`CertificateVerifier::peer`] checks, except dates and revocation.
     pub(super) fn examine(
         &self,
         leaf: &CertificateDer<'_>,
-        subject: &Subject,
-    ) -> Result<PeerIdentity, IdentityError> {
+    ) -> Result<PeerIdentity, CertificateFault> {
         let digest: [u8; 32] = Sha256::digest(leaf).into();
         let trusted = self.trusted.load();
         let bundle = &trusted.bundle;
@@ -176,18 +164,12 @@ impl CertificateVerifier {
         if let Some(peer) = known.filter(|peer| bundle.root(peer.authority).is_some()) {
             return Ok(peer);
         }
-        let certificate = Certificate::parse(leaf).map_err(|reason| {
-            IdentityError::DamagedCertificate { subject: subject.clone(), reason }
-        })?;
+        let certificate = Certificate::parse(leaf).map_err(CertificateFault::Damaged)?;
         let Some(authority) = bundle.signer(|point| certificate.is_signed_by(point)) else {
-            return Err(IdentityError::Untrusted { subject: subject.clone() });
+            return Err(CertificateFault::Untrusted);
         };
-        let name = certificate
-            .node(self.cluster)
-            .map_err(|reason| IdentityError::NotANode { subject: subject.clone(), reason })?;
-        let capabilities = certificate
-            .capabilities()
-            .map_err(|reason| IdentityError::NotANode { subject: subject.clone(), reason })?;
+        let name = certificate.node(self.cluster).map_err(CertificateFault::NotANode)?;
+        let capabilities = certificate.capabilities().map_err(CertificateFault::NotANode)?;
         let peer = PeerIdentity {
             capabilities: capabilities.unwrap_or_default(),
             name,
@@ -213,7 +195,7 @@ impl CertificateVerifier {
 
 impl CertificateVerifier {
     /// What judges by the bundle in `certs`, without any revocation list; `missing` as in [`Trusted::read`].
-    pub(super) fn read(layout: Layout<'_>, missing: String) -> Result<Self, IdentityError> {
+    pub(super) fn read(layout: Layout<'_>, missing: Remedy) -> Result<Self, IdentityError> {
         Trusted::read(layout, missing).map(Self::of)
     }
 

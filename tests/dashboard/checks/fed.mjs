@@ -98,24 +98,6 @@ export async function run(suite, { browser, a }) {
     page.clean();
   });
 
-  await suite.check("a certificate that ends soon is shown, and until when the chosen node's is valid", async ({ keep }) => {
-    const later = (days) => new Date(Date.now() + days * 86400e3).toISOString();
-    const view = mesh(THREE), far = later(40), soon = later(20), past = later(-1);
-    view.status.certificates = { node: far, authority: far };
-    const { feed, page } = await fed(keep, () => view);
-    const again = (certificates) => { view.status.certificates = certificates; feed.tell("change", { at: at(), seq: 1, event: "certificate_renewed", purpose: "node" }); };
-    await page.shows("nothing of it", "#verdict", "All 3 nodes see each other");
-    demand(!(await page.text("#verdict")).includes("certificate"), "40 days are enough");
-    await page.at.evaluate((name) => document.querySelector(`#graph [data-node="${name}"]`).dispatchEvent(new MouseEvent("click", { bubbles: true })), THREE[0]);
-    await page.shows("until when", "#why", `its certificate is valid until ${far.slice(0, 10)}`);
-    again({ node: soon, authority: past, evil: past });
-    await page.shows("both", "#verdict", `All 3 nodes see each other; the node certificate ends on ${soon.slice(0, 10)}; the authority certificate ended on ${past.slice(0, 10)}`);
-    demand(!(await page.text("#verdict")).includes("evil"), "no other words");
-    again({ node: far });
-    await until("all well", async () => !(await page.text("#verdict")).includes("certificate"));
-    page.clean();
-  });
-
   await suite.check("the timeline is bounded, and many words of one thing are one line", async ({ keep }) => {
     const before = [{ seq: 1, at: at(), event: "peer_online", peer: THREE[1], peer_incarnation: 1, address: "x", text: "b@127.0.0.1 online at x" }];
     const { feed, page } = await fed(keep, () => mesh(THREE), {}, before);

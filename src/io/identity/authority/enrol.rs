@@ -7,9 +7,9 @@ use rustls::pki_types::CertificateDer;
 
 use super::{Authority, refused};
 use crate::io::clock::unix_seconds;
-use crate::io::identity::certificate::Validity;
 use crate::io::identity::disk::Layout;
 use crate::io::identity::enrol::CsrKey;
+use crate::io::identity::pki::Validity;
 use crate::io::identity::revocation::{Dates, Issued, Revoked};
 use crate::io::identity::{CertificateVerifier, IdentityError};
 use crate::proto::capability::Capabilities;
@@ -111,7 +111,7 @@ impl Authority {
         life: Duration,
         now: SystemTime,
     ) -> Result<(CertificateDer<'static>, SystemTime), IdentityError> {
-        self.root.check_time(Layout::new(&self.home), now)?;
+        self.root.validity.check(now).map_err(Layout::new(&self.home).authority_error())?;
         let validity = Validity { not_after: now + life, ..Validity::leaf(now) };
         let made = self.certify(name, key, (hosts, capabilities), validity, now)?;
         let until = validity.not_after.min(self.root.validity.not_after);

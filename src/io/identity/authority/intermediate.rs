@@ -15,13 +15,13 @@ use rustls::pki_types::CertificateDer;
 
 use super::rotation::with;
 use super::{Authority, ORGANIZATION, RotationError, of_authority, params, refused};
-use crate::io::identity::IdentityError;
-use crate::io::identity::bundle::{Bundle, MAX_ROOTS, Root};
-use crate::io::identity::certificate::{BACKDATE, Certificate, Validity};
 use crate::io::identity::disk::{self, Fix, Layout};
 use crate::io::identity::enrol::CsrKey;
 use crate::io::identity::key::Key;
+use crate::io::identity::pki::{BACKDATE, Certificate, Validity};
+use crate::io::identity::pki::{Bundle, MAX_ROOTS, Root};
 use crate::io::identity::trust::{MAX_DROPPED, TrustList, Trusted, digest};
+use crate::io::identity::{IdentityError, Remedy};
 use crate::proto::node::KeyId;
 
 /// How long an intermediate authority issues.
@@ -127,10 +127,7 @@ pub fn request_authority(certs: &Path) -> Result<String, IntermediateError> {
 
 /// What to do about the key of a request.
 fn own_key() -> Fix {
-    Fix {
-        missing: "the request was made in another certificate directory".to_owned(),
-        damaged: "remove it, and ask again".to_owned(),
-    }
+    Fix { missing: Remedy::OtherDirectory, damaged: Remedy::Remove }
 }
 
 /// True for what [`Authority::sign_authority`] answers.
@@ -148,7 +145,7 @@ pub fn accept_authority(certs: &Path, answer: &[u8]) -> Result<Intermediate, Int
     let _lock = layout.lock()?;
     let path = layout.of_authority(disk::REQUEST_KEY);
     let key = disk::read_key(&path, own_key())?;
-    let known = match Trusted::read(layout, String::new()) {
+    let known = match Trusted::read(layout, Remedy::Nothing) {
         Ok(known) => Some(known),
         Err(IdentityError::Missing { .. }) => None,
         Err(other) => return Err(other.into()),
@@ -214,7 +211,7 @@ impl Authority {
         })?;
         let layout = Layout::new(&self.home);
         let answer = disk::read_list(&layout.of_authority(disk::TRUST))?.unwrap_or_default();
-        let trusted = Trusted::read(layout, String::new())?;
+        let trusted = Trusted::read(layout, Remedy::Nothing)?;
         let made = Intermediate::of(&trusted.list.bundle, key.id())
             .ok_or(IdentityError::Crypto("make a sound certificate"))?;
         Ok((made, answer))
@@ -226,7 +223,7 @@ impl Authority {
         key: &CsrKey,
         now: SystemTime,
     ) -> Result<CertificateDer<'static>, IdentityError> {
-        self.root.check_time(Layout::new(&self.home), now)?;
+        self.root.validity.check(now).map_err(Layout::new(&self.home).authority_error())?;
         let root = self.root.validity.not_after;
         let validity = Validity { not_before: now - BACKDATE, not_after: root.min(now + LIFE) };
         let short: String = key.id().to_string().chars().take(8).collect();

@@ -66,7 +66,7 @@ impl Authority {
     ///
     /// # Errors
     /// [`IdentityError::NeverIssued`] when there is no such certificate;
-    /// [`IdentityError::DamagedRevocations`] when the list that is there cannot be extended.
+    /// [`IdentityError::List`] when the list that is there cannot be extended.
     /// Nothing is changed then.
     pub fn revoke(&self, name: &NodeName, now: SystemTime) -> Result<Revoked, IdentityError> {
         self.revoke_for(&Revocee::Node(name.clone()), None, now)
@@ -113,8 +113,8 @@ impl Authority {
             serials.extend(self.intermediate(serial).map(|it| it.serial));
         }
         if serials.is_empty() {
-            let show = layout.command("show");
-            return Err(IdentityError::NeverIssued { what: what.to_string(), show });
+            let list = layout.of_authority(disk::ISSUED);
+            return Err(IdentityError::NeverIssued { what: what.to_string(), list });
         }
         let list = self.verifier.list();
         let new = serials.into_iter().filter(|serial| !list.entries.contains_key(serial));

@@ -23,9 +23,9 @@ use super::super::revocation::RevocationList;
 use super::{Authority, ORGANIZATION, certificate, next_number};
 use crate::io::clock::rfc3339;
 use crate::io::identity::IdentityError;
-use crate::io::identity::bundle::{Bundle, DEVELOPMENT, Root};
 use crate::io::identity::disk::{self, Layout};
 use crate::io::identity::key::Key;
+use crate::io::identity::pki::{Bundle, DEVELOPMENT, Root};
 use crate::io::identity::tokens::MAX_FORMER;
 use crate::io::identity::trust::{MAX_DROPPED, Rotation, RotationStep, TrustList, digest};
 use crate::proto::node::KeyId;
@@ -282,6 +282,7 @@ mod tests {
 
     use super::*;
     use crate::io::clock::wall;
+    use crate::io::identity::CertificateFault;
     use crate::io::identity::{Identity, LeafOptions, Validity};
     use crate::proto::node::NodeName;
     use crate::proto::token::Role;
@@ -369,7 +370,7 @@ mod tests {
             assert!(after.verifier().peer(&identity.certificate(), wall()).is_ok());
         }
         let dropped = after.verifier().peer(&old_b.certificate(), wall()).unwrap_err();
-        assert!(matches!(dropped, IdentityError::Untrusted { .. }), "{dropped}");
+        assert!(matches!(dropped, CertificateFault::Untrusted), "{dropped}");
         assert!(after.verifier().is_revoked(&serial(&old_c)));
         #[cfg(feature = "gateway")]
         {
@@ -384,8 +385,7 @@ mod tests {
     }
 
     fn serial(identity: &Identity) -> String {
-        let peer =
-            identity.verifier().examine(&identity.certificate(), &super::super::Subject::Peer);
+        let peer = identity.verifier().examine(&identity.certificate());
         peer.unwrap().serial
     }
 

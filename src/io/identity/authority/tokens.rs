@@ -12,11 +12,12 @@ pub use rotation::TokenRotation;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::super::IdentityError;
 use super::super::disk::{self, Layout};
 use super::super::tokens::{RevokedToken, TokenKey, TokenKeys, TokenList};
+use super::super::{IdentityError, KeyFault, ListFault, Remedy};
 use super::{Authority, next_number};
 use crate::io::clock::unix_seconds;
+use crate::proto::lists::ListKind;
 use crate::proto::token::check_id;
 
 impl Authority {
@@ -24,7 +25,7 @@ impl Authority {
     /// after `exp`, when the token ends by itself. Without news the file stays as it is.
     ///
     /// # Errors
-    /// [`IdentityError::Claims`] when no token has such an id; [`IdentityError::TokensFull`];
+    /// [`IdentityError::Claims`] when no token has such an id; [`ListFault::Full`];
     /// otherwise as [`Authority::token`]. Nothing is revoked then.
     pub fn revoke_token(
         &self,
@@ -58,8 +59,7 @@ impl Authority {
         let path = layout.of_authority(disk::TOKEN_KEY);
         // Every node has the list of a key that is elsewhere, and a new key would end all tokens.
         if self.root.parent.is_some() && !path.exists() {
-            let fix = "tokens are made and revoked where it is: beside the root authority's key, or bring it here";
-            return Err(IdentityError::Missing { path, fix: fix.to_owned() });
+            return Err(IdentityError::Missing { path, remedy: Remedy::BringTokenKey });
         }
         let Some(mut list) = list else {
             // The key goes first: one without its list is a state that the next call completes.
@@ -72,7 +72,11 @@ impl Authority {
             return Ok((key, list));
         }
         if path.exists() {
-            return Err(IdentityError::OtherTokenKey(path));
+            return Err(IdentityError::Key {
+                path,
+                fault: KeyFault::Replaced,
+                remedy: Remedy::FetchTokenKey,
+            });
         }
         // It was lost, or removed so that every token is refused. The list goes first: while the file is missing, the next
         // call makes another one.
@@ -131,7 +135,12 @@ impl Authority {
     ) -> Result<(), IdentityError> {
         let text = list.signed(self.cluster(), self.issuer.key())?;
         if u64::try_from(text.len()).unwrap_or(u64::MAX) >= disk::MAX_LIST {
-            return Err(IdentityError::TokensFull(layout.of_authority(disk::TOKENS)));
+            return Err(IdentityError::List {
+                kind: ListKind::Tokens,
+                path: layout.of_authority(disk::TOKENS),
+                fault: ListFault::Full,
+                remedy: Remedy::AwaitExpiry,
+            });
         }
         disk::write(&layout.of_authority(disk::TOKENS), text.as_bytes(), disk::PUBLIC)
     }

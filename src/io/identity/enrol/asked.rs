@@ -10,14 +10,14 @@ use super::EnrolError;
 use super::csr;
 use super::mac::MacKey;
 use crate::io::clock::unix_millis;
-use crate::io::identity::bundle::{Bundle, Root, pem_of};
-use crate::io::identity::certificate::PeerIdentity;
 use crate::io::identity::disk::{self, Fix, Layout};
 use crate::io::identity::key::Key;
+use crate::io::identity::pki::PeerIdentity;
+use crate::io::identity::pki::{Bundle, Root, pem_of};
 use crate::io::identity::revocation::RevocationList;
 use crate::io::identity::tokens::TokenList;
 use crate::io::identity::trust::{TrustList, Trusted};
-use crate::io::identity::{CertificateVerifier, Identity, IdentityError, Subject, Validity};
+use crate::io::identity::{CertificateVerifier, Identity, IdentityError, Remedy, Validity};
 use crate::proto::codec::CodecError;
 use crate::proto::enrol::{
     Answer, AuthorityHash, Host, Issued, MAX_HOSTS, Proof, Refused, Request,
@@ -156,7 +156,7 @@ impl Asked {
         };
         let certificate = CertificateDer::from(issued.certificate.clone());
         let peer = verifier
-            .examine_of(&certificate, &self.name, Subject::Peer)
+            .examine_of(&certificate, &self.name)
             .map_err(unsound("its certificate is not one of this cluster and name"))?;
         Granted::check(issued, &verifier, bundle, peer, &self.point, now)
     }
@@ -274,7 +274,7 @@ fn vouched(issued: &Issued, meant: AuthorityHash) -> Result<Bundle, EnrolError> 
 pub fn accept(certs: &Path, answer: &[u8], now: SystemTime) -> Result<Granted, EnrolError> {
     let layout = Layout::new(certs);
     let issued = read(answer)?;
-    let (verifier, bundle) = match Trusted::read(layout, String::new()) {
+    let (verifier, bundle) = match Trusted::read(layout, Remedy::Nothing) {
         Ok(known) => (CertificateVerifier::of(known), None),
         Err(IdentityError::Missing { .. }) => {
             let first = issued.authorities.first().ok_or(ABSENT)?;
@@ -285,12 +285,9 @@ pub fn accept(certs: &Path, answer: &[u8], now: SystemTime) -> Result<Granted, E
     };
     let certificate = CertificateDer::from(issued.certificate.clone());
     let peer = verifier
-        .examine(&certificate, &Subject::Peer)
+        .examine(&certificate)
         .map_err(unsound("its certificate is not one of this directory's cluster"))?;
-    let fix = Fix {
-        missing: "the request was made in another certificate directory".to_owned(),
-        damaged: "remove it, and ask again".to_owned(),
-    };
+    let fix = Fix { missing: Remedy::OtherDirectory, damaged: Remedy::Remove };
     let key = disk::read_key(&layout.key(&peer.name), fix)?;
     let granted = Granted::check(issued, &verifier, bundle, peer, key.point(), now)?;
     granted.write(certs)?;
@@ -340,7 +337,7 @@ impl Granted {
             TrustList::parse(list, trusted).map_err(EnrolError::Answer)?;
         }
         peer.validity
-            .check(now, &Subject::Peer)
+            .check(now)
             .map_err(unsound("its certificate is not valid at this time by this host's clock"))?;
         let certificate = CertificateDer::from(issued.certificate.clone());
         Ok(Self { name: peer.name, certificate, issued, validity: peer.validity, bundle })

@@ -6,9 +6,9 @@ use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::request::CertReqInfo;
 
 use crate::io::identity::IdentityError;
-use crate::io::identity::certificate::p256;
 use crate::io::identity::key::{Key, POINT};
-use crate::io::identity::signed::Parts;
+use crate::io::identity::pki::Parts;
+use crate::io::identity::pki::p256;
 use crate::proto::node::{KeyId, NodeName};
 
 /// ECDSA with SHA-256 (RFC 5758, 3.2).

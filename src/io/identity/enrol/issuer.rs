@@ -20,9 +20,9 @@ use super::invitations::{InvitationInfo, Invitations, Pending, Redeemed, Terms};
 use super::mac::MacKey;
 use super::{CsrKey, EnrolError, Line};
 use crate::io::clock::unix_millis;
-use crate::io::identity::certificate::Certificate;
 use crate::io::identity::disk::{self, Layout};
-use crate::io::identity::{Authority, IdentityError, Subject};
+use crate::io::identity::pki::Certificate;
+use crate::io::identity::{Authority, IdentityError};
 use crate::io::seeds::Seed;
 use crate::proto::capability::Capabilities;
 use crate::proto::enrol::{
@@ -198,8 +198,8 @@ impl Issuer {
         let judge = authority.judge();
         let der = CertificateDer::from(der);
         let peer = judge
-            .examine_of(&der, &request.name, Subject::Peer)
-            .map_err(|error| unproven(&error.to_string()))?;
+            .examine_of(&der, &request.name)
+            .map_err(|error| unproven(&format!("its certificate {error}")))?;
         if !peer.verify(statement, signature) {
             return Err(unproven("the request is not signed with the certificate's key"));
         }

@@ -8,7 +8,7 @@ use super::{EnrolError, Line};
 use crate::io::identity::disk::{self, Fix, Layout};
 use crate::io::identity::key::Key;
 use crate::io::identity::trust::Trusted;
-use crate::io::identity::{Identity, IdentityError};
+use crate::io::identity::{Identity, IdentityError, Remedy};
 use crate::proto::enrol::{AuthorityHash, Host, MAX_HOSTS};
 use crate::proto::node::NodeName;
 
@@ -53,8 +53,7 @@ impl Joiner {
         }
         let known = known(layout)?;
         let path = layout.key(name);
-        let fix =
-            Fix { missing: String::new(), damaged: "remove it, and a new one is made".to_owned() };
+        let fix = Fix { missing: Remedy::Nothing, damaged: Remedy::Remove };
         let key = match disk::read_key(&path, fix) {
             Ok(key) => key,
             Err(IdentityError::Missing { .. }) => {
@@ -165,7 +164,7 @@ impl Joiner {
 
 /// The authorities in the directory, if there are any.
 fn known(layout: Layout<'_>) -> Result<Vec<AuthorityHash>, IdentityError> {
-    match Trusted::read(layout, String::new()) {
+    match Trusted::read(layout, Remedy::Nothing) {
         Ok(known) => {
             Ok(known.bundle.roots().iter().map(|root| AuthorityHash::of(&root.der)).collect())
         }

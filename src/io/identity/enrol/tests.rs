@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::io::clock::wall;
-use crate::io::identity::certificate::Certificate;
+use crate::io::identity::pki::Certificate;
 use crate::io::identity::{Authority, Identity, Validity};
 use crate::io::seeds::Seed;
 use crate::proto::capability::Capabilities;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::io::clock::wall;
 use crate::io::identity::{Authority, RevocationReason, Revocee, Validity};
+use crate::io::identity::{CertificateFault, ListFault};
 use crate::proto::node::NodeName;
 
 const CRL: ListKind = ListKind::Revocations;
@@ -41,7 +42,7 @@ fn crl(certs: &Path) -> PathBuf {
     certs.join("ca/crl.pem")
 }
 
-fn verdict(of: &Identity, by: &Identity) -> Result<NodeName, IdentityError> {
+fn verdict(of: &Identity, by: &Identity) -> Result<NodeName, CertificateFault> {
     by.verifier().peer(&of.certificate(), wall()).map(|peer| peer.name)
 }
 
@@ -58,12 +59,15 @@ fn a_running_node_takes_a_new_list_and_keeps_the_last_good_one() {
     authority.revoke(&name("b@h"), wall()).unwrap();
     assert_eq!(look().unwrap(), Some(1));
     assert_eq!(look().unwrap(), None, "told once");
-    assert!(matches!(verdict(&b, &a), Err(IdentityError::Revoked { .. })));
+    assert!(matches!(verdict(&b, &a), Err(CertificateFault::Revoked(_))));
     assert!(!a.is_revoked() && b.verifier().peer(&b.certificate(), wall()).is_ok());
 
     let first = fs::read(crl(dir.path())).unwrap();
     fs::write(crl(dir.path()), "rubbish").unwrap();
-    assert!(matches!(look(), Err(IdentityError::DamagedRevocations { .. })));
+    assert!(matches!(
+        look(),
+        Err(IdentityError::List { kind: ListKind::Revocations, fault: ListFault::Unusable(_), .. })
+    ));
     assert_eq!(look().unwrap(), None, "the same rubbish is not judged twice");
     fs::remove_file(crl(dir.path())).unwrap();
     assert!(matches!(look(), Err(IdentityError::Missing { .. })));
@@ -76,7 +80,7 @@ fn a_running_node_takes_a_new_list_and_keeps_the_last_good_one() {
     assert!(a.is_revoked() && a.check_revoked().is_err());
     fs::write(crl(dir.path()), &first).unwrap();
     let error = look().unwrap_err();
-    assert!(matches!(error, IdentityError::OlderList { .. }), "{error}");
+    assert!(matches!(error, IdentityError::List { fault: ListFault::Older { .. }, .. }), "{error}");
     assert!(a.is_revoked());
     let second = latest(&lists, CRL);
     lists.settle(CRL, wall()).unwrap();

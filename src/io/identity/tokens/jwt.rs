@@ -112,6 +112,10 @@ impl TokenKey {
         let key = EncodingKey::from_ed_der(self.private());
         let token = encode(&Header::new(Algorithm::EdDSA), claims, &key)
             .map_err(|_refused| IdentityError::Crypto("sign"))?;
-        if token.len() > MAX_TOKEN { Err(IdentityError::TokenTooLong) } else { Ok(token) }
+        if token.len() > MAX_TOKEN {
+            Err(IdentityError::TokenTooLong(MAX_TOKEN))
+        } else {
+            Ok(token)
+        }
     }
 }

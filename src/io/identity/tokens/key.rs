@@ -10,8 +10,8 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
-use super::super::IdentityError;
 use super::super::disk::{self, Fix, Layout};
+use super::super::{IdentityError, Remedy};
 use crate::proto::token::TokenKeyId;
 
 /// A private key for tokens, and its public half.
@@ -30,10 +30,7 @@ impl TokenKey {
 
     /// The key in a file of the authority; `None` where there is none.
     fn read(layout: Layout<'_>, file: &str) -> Result<Option<Self>, IdentityError> {
-        let fix = Fix {
-            missing: String::new(),
-            damaged: "restore it from its backup, or remove it: the next `xpando-node token create` makes another, and every earlier token is refused".to_owned(),
-        };
+        let fix = Fix { missing: Remedy::Nothing, damaged: Remedy::RemoveTokenKey };
         match disk::read_secret(&layout.of_authority(file), fix, Self::from_pem) {
             Ok(key) => Ok(Some(key)),
             Err(IdentityError::Missing { .. }) => Ok(None),

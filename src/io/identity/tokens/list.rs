@@ -27,10 +27,11 @@ use super::super::CertificateVerifier;
 use super::super::IdentityError;
 use super::super::disk::{self, Layout};
 use super::super::key::Key;
+use super::super::pki::Signed;
 use super::super::revocation::bytes;
-use super::super::signed::Signed;
 use crate::io::clock::unix_seconds;
 use crate::proto::codec::hexadecimal;
+use crate::proto::lists::ListKind;
 use crate::proto::node::ClusterId;
 use crate::proto::token::{MAX_LIFETIME, TokenKeyId};
 
@@ -262,7 +263,7 @@ impl TokenList {
     ) -> Result<Option<Self>, IdentityError> {
         let path = layout.of_authority(disk::TOKENS);
         let Some(text) = disk::read_list(&path)? else { return Ok(None) };
-        let damaged = |reason| IdentityError::DamagedTokens { path, reason };
+        let damaged = |reason| IdentityError::unusable(ListKind::Tokens, path, reason);
         Self::parse(&text, verifier).map(|signed| Some(signed.list)).map_err(damaged)
     }
 }

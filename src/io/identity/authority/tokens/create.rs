@@ -18,10 +18,9 @@ impl Authority {
     /// more; where the list that verifies tokens is missing, it is made anew.
     ///
     /// # Errors
-    /// [`IdentityError::OtherTokenKey`] when the key that signs is not here;
+    /// [`KeyFault::Replaced`] when the key that signs is not here;
     /// [`IdentityError::Claims`] when no token may say this, or one this long;
-    /// [`IdentityError::KeyExposed`], [`IdentityError::DamagedKey`] or
-    /// [`IdentityError::DamagedTokens`] when a file is not fit for use.
+    /// [`IdentityError::Key`] or [`IdentityError::List`] when a file is not fit for use.
     pub fn token(
         &self,
         sub: &str,

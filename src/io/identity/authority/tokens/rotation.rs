@@ -19,7 +19,7 @@ use super::super::{Authority, RotationError};
 use crate::io::clock::unix_seconds;
 use crate::io::identity::disk::{self, Layout};
 use crate::io::identity::tokens::{MAX_FORMER, NextKey, TokenKeys, TokenList};
-use crate::io::identity::{IdentityError, Lists};
+use crate::io::identity::{IdentityError, KeyFault, Lists, Remedy};
 use crate::proto::token::TokenKeyId;
 
 /// The keys of tokens, as the list in force names them.
@@ -81,7 +81,7 @@ impl Authority {
     /// they end.
     ///
     /// # Errors
-    /// [`RotationError::NoTokens`], also when another key is the next one meanwhile; [`IdentityError::OtherTokenKey`] when the
+    /// [`RotationError::NoTokens`], also when another key is the next one meanwhile; [`KeyFault::Replaced`] when the
     /// key is not here. Nothing is changed then.
     pub fn move_tokens(&self, to: TokenKeyId, now: SystemTime) -> Result<(), RotationError> {
         self.change_tokens(now, |_, layout, list| {
@@ -96,7 +96,7 @@ impl Authority {
     /// that signs when there are former ones, otherwise a new one.
     ///
     /// # Errors
-    /// [`IdentityError::OtherTokenKey`] when the key is not here. Nothing is changed then.
+    /// [`KeyFault::Replaced`] when the key is not here. Nothing is changed then.
     pub fn drop_tokens(&self, now: SystemTime) -> Result<(), RotationError> {
         self.change_tokens(now, |authority, layout, list| {
             let key = match &list.next {
@@ -161,6 +161,9 @@ impl Authority {
 /// Refuses a key whose private half is not here.
 fn check_here(layout: Layout<'_>, key: TokenKeyId) -> Result<(), IdentityError> {
     let here = TokenKeys::read(layout)?.take(key).is_some();
-    here.then_some(())
-        .ok_or_else(|| IdentityError::OtherTokenKey(layout.of_authority(disk::TOKEN_KEY)))
+    here.then_some(()).ok_or_else(|| IdentityError::Key {
+        path: layout.of_authority(disk::TOKEN_KEY),
+        fault: KeyFault::Replaced,
+        remedy: Remedy::FetchTokenKey,
+    })
 }

@@ -6,6 +6,7 @@ use std::sync::Barrier;
 use super::super::super::Identity;
 use super::super::super::disk;
 use super::*;
+use crate::io::identity::{KeyFault, ListFault, Remedy};
 use crate::proto::node::NodeName;
 
 #[test]
@@ -141,7 +142,10 @@ fn a_huge_file_is_not_read_to_its_end() {
     // Nor does an authority replace what it cannot read.
     assert!(cluster.authority.revoke_token("x", cluster.now + HOUR, cluster.now).is_err());
     let make = cluster.authority.token("a", Role::User, vec![], HOUR, cluster.now);
-    assert!(matches!(make, Err(IdentityError::DamagedTokens { .. })));
+    assert!(matches!(
+        make,
+        Err(IdentityError::List { kind: ListKind::Tokens, fault: ListFault::Unusable(_), .. })
+    ));
 }
 
 #[test]
@@ -157,12 +161,12 @@ fn the_private_key_is_the_owners_alone_and_not_shown() {
     assert!(key.to_pem().unwrap().starts_with("-----BEGIN PRIVATE KEY-----"));
     fs::set_permissions(cluster.path("token.key"), fs::Permissions::from_mode(0o644)).unwrap();
     let error = cluster.authority.token("a", Role::User, vec![], HOUR, cluster.now).unwrap_err();
-    assert!(matches!(error, IdentityError::KeyExposed { .. }), "{error}");
+    assert!(matches!(error, IdentityError::Key { fault: KeyFault::Exposed(_), .. }), "{error}");
     fs::set_permissions(cluster.path("token.key"), fs::Permissions::from_mode(0o600)).unwrap();
     // A key of another kind signs no token, and is not replaced by itself.
     fs::copy(cluster.path("key.pem"), cluster.path("token.key")).unwrap();
     let error = cluster.authority.token("a", Role::User, vec![], HOUR, cluster.now).unwrap_err();
-    assert!(matches!(error, IdentityError::DamagedKey { .. }), "{error}");
+    assert!(matches!(error, IdentityError::Key { fault: KeyFault::Damaged, .. }), "{error}");
 }
 
 #[test]
@@ -192,7 +196,7 @@ fn a_lost_key_is_made_anew_and_another_one_signs_nothing() {
     fs::copy(other.path("token.key"), cluster.path("token.key")).unwrap();
     let make = || cluster.authority.token("a", Role::User, vec![], HOUR, cluster.now);
     let error = make().unwrap_err();
-    assert!(matches!(error, IdentityError::OtherTokenKey(_)), "{error}");
+    assert!(matches!(error, IdentityError::Key { fault: KeyFault::Replaced, .. }), "{error}");
     assert_eq!(cluster.list(), list);
     // What is revoked is revoked all the same.
     assert!(cluster.revoke("two").added);
@@ -258,7 +262,7 @@ fn nodes_that_start_together_agree_on_tokens() {
 fn a_list_grows_no_longer_than_nodes_read() {
     let cluster = cluster();
     let layout = Layout::new(cluster.dir.path());
-    let fix = disk::Fix { missing: String::new(), damaged: String::new() };
+    let fix = disk::Fix { missing: Remedy::Nothing, damaged: Remedy::Nothing };
     let authority = disk::read_key(&layout.of_authority(disk::KEY), fix).unwrap();
     let ends = seconds(cluster.now + HOUR);
     let mut list = TokenList::first(cluster.key().id(), cluster.now);
@@ -272,7 +276,7 @@ fn a_list_grows_no_longer_than_nodes_read() {
         cluster.authority.revoke_token(&jti, cluster.now + HOUR, cluster.now)
     };
     let full = (0..8).find_map(|i| revoke(i).err()).unwrap();
-    assert!(matches!(full, IdentityError::TokensFull(_)), "{full}");
+    assert!(matches!(full, IdentityError::List { fault: ListFault::Full, .. }), "{full}");
     // What is there can still be read, and so revokes.
     assert!(cluster.tokens.look().unwrap().unwrap() >= most - 8);
 }

@@ -2,6 +2,7 @@
 
 use super::super::super::{RotationError, TokenRotation, disk};
 use super::*;
+use crate::io::identity::{KeyFault, Remedy};
 use crate::proto::token::{MAX_LIFETIME, TokenKeyId};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -219,7 +220,7 @@ fn a_key_that_lies_elsewhere_signs_there_and_is_replaced_from_anywhere() {
     cluster.authority.move_tokens(id, cluster.now).unwrap();
     disk::write(&cluster.path("token.key"), &key, disk::PRIVATE).unwrap();
     let make = || cluster.authority.token("a", Role::User, vec![], HOUR, cluster.now);
-    assert!(matches!(make().unwrap_err(), IdentityError::OtherTokenKey(_)));
+    assert!(matches!(make().unwrap_err(), IdentityError::Key { fault: KeyFault::Replaced, .. }));
     // Whoever has the authority's key may rotate.
     cluster.advance();
     assert!(cluster.verify(&make().unwrap()).is_ok() && cluster.verify(&old).is_ok());
@@ -253,7 +254,7 @@ fn a_list_names_so_many_keys_and_no_more() {
     let layout = Layout::new(cluster.dir.path());
     let authority = disk::read_key(
         &layout.of_authority(disk::KEY),
-        disk::Fix { missing: String::new(), damaged: String::new() },
+        disk::Fix { missing: Remedy::Nothing, damaged: Remedy::Nothing },
     );
     let authority = authority.unwrap();
     let body = list.rsplit_once("signature ").unwrap().0;

@@ -9,21 +9,21 @@ use x509_cert::der::{Decode as _, Reader as _, SliceReader};
 use x509_cert::spki::AlgorithmIdentifierOwned;
 use x509_cert::time::Time;
 
-use super::key::POINT;
+use super::super::key::POINT;
 use crate::proto::lists::Mark;
 
 /// Something signed (RFC 5280, 4.1.1 and 5.1.1), cut into its parts and not judged.
-pub(super) struct Parts<'a> {
+pub(in super::super) struct Parts<'a> {
     /// What is signed, as it stands there.
-    pub(super) signed: &'a [u8],
+    pub(in super::super) signed: &'a [u8],
     /// The outer copy of the algorithm, which is not signed.
-    pub(super) algorithm: AlgorithmIdentifierOwned,
-    pub(super) signature: BitString,
+    pub(in super::super) algorithm: AlgorithmIdentifierOwned,
+    pub(in super::super) signature: BitString,
 }
 
 impl<'a> Parts<'a> {
     /// The parts, and how many bytes follow; `None` for bytes that are nothing signed.
-    pub(super) fn cut(der: &'a [u8]) -> Option<(Self, usize)> {
+    pub(in super::super) fn cut(der: &'a [u8]) -> Option<(Self, usize)> {
         let mut outer = SliceReader::new(der).ok()?;
         let parts = outer.sequence(|inner| {
             let signed = inner.tlv_bytes()?;
@@ -34,7 +34,7 @@ impl<'a> Parts<'a> {
     }
 
     /// True when the key with this public point signed it.
-    pub(super) fn is_signed_by(&self, point: &[u8; POINT]) -> bool {
+    pub(in super::super) fn is_signed_by(&self, point: &[u8; POINT]) -> bool {
         let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point);
         // A signature of whole bytes: how many bits of the last one are unused is not signed.
         let signature = self.signature.as_bytes();
@@ -43,22 +43,22 @@ impl<'a> Parts<'a> {
 }
 
 /// A date of a certificate or a list.
-pub(super) fn instant(date: Time) -> SystemTime {
+pub(in super::super) fn instant(date: Time) -> SystemTime {
     UNIX_EPOCH + date.to_unix_duration()
 }
 
 /// A list that was signed by the authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Signed<L> {
-    pub(super) list: L,
-    pub(super) mark: Mark,
+pub(in super::super) struct Signed<L> {
+    pub(in super::super) list: L,
+    pub(in super::super) mark: Mark,
     /// The one text that there is of it.
-    pub(super) bytes: Vec<u8>,
+    pub(in super::super) bytes: Vec<u8>,
 }
 
 impl<L> Signed<L> {
     /// A list of this number, of which this part is signed.
-    pub(super) fn new(list: L, number: u64, signed: &[u8], bytes: Vec<u8>) -> Self {
+    pub(in super::super) fn new(list: L, number: u64, signed: &[u8], bytes: Vec<u8>) -> Self {
         let digest = Sha256::digest(signed).first_chunk().copied().unwrap_or_default();
         Self { list, mark: Mark { number, digest }, bytes }
     }

@@ -16,17 +16,17 @@ use x509_cert::ext::pkix::{BasicConstraints, SubjectAltName, SubjectKeyIdentifie
 use x509_cert::name::Name;
 use x509_cert::spki::SubjectPublicKeyInfoOwned;
 
-use super::key::POINT;
+use super::super::key::POINT;
+use super::CertificateFault;
 use super::signed::{Parts, instant};
-use super::{IdentityError, Subject};
 use crate::proto::capability::Capabilities;
 use crate::proto::codec::hexadecimal;
 use crate::proto::enrol::Host;
 use crate::proto::node::{ClusterId, Credential, KeyId, NodeId, NodeName};
 
 /// How long certificates are valid before they are made, for hosts whose clocks lag.
-pub(super) const BACKDATE: Duration = Duration::from_secs(60 * 60);
-pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub(in super::super) const BACKDATE: Duration = Duration::from_secs(60 * 60);
+pub(in super::super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The object identifiers that a P-256 public key carries (RFC 5480, 2.1.1).
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -36,7 +36,7 @@ const ORGANIZATION: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.10");
 /// Of an organizational unit in a name (RFC 4519, 2.20): here what the holder may do.
 const UNIT: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.11");
 /// Of a description in a name (RFC 4519, 2.5): here the patterns of an edge.
-pub(super) const DESCRIPTION: [u64; 4] = [2, 5, 4, 13];
+pub(in super::super) const DESCRIPTION: [u64; 4] = [2, 5, 4, 13];
 const DESCRIPTION_ID: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.13");
 
 /// The DNS name that every certificate of a cluster carries: `node.<cluster>.xpando.internal`.
@@ -48,12 +48,12 @@ pub fn server_name(cluster: ClusterId) -> String {
 }
 
 /// The cluster whose [`server_name`] this is.
-pub(in super::super) fn cluster_of_server_name(name: &str) -> Option<ClusterId> {
+pub(in super::super::super) fn cluster_of_server_name(name: &str) -> Option<ClusterId> {
     KeyId::from_hex(name.strip_prefix("node.")?.strip_suffix(".xpando.internal")?)
 }
 
 /// The cluster that a certificate says it belongs to. Nothing is proven by that.
-pub(in super::super) fn claimed_cluster(leaf: &CertificateDer<'_>) -> Option<ClusterId> {
+pub(in super::super::super) fn claimed_cluster(leaf: &CertificateDer<'_>) -> Option<ClusterId> {
     let certificate = Certificate::parse(leaf).ok()?;
     let (_, names) = certificate.tbs.get_extension::<SubjectAltName>().ok()??;
     names.0.iter().filter_map(dns).find_map(cluster_of_server_name)
@@ -74,25 +74,25 @@ fn uri(name: &GeneralName) -> Option<&str> {
 }
 
 /// The URI that names a cluster in its authority's certificate.
-pub(super) fn cluster_uri(cluster: ClusterId) -> String {
+pub(in super::super) fn cluster_uri(cluster: ClusterId) -> String {
     format!("spiffe://{cluster}")
 }
 
 /// The URI that names a node in its certificate: `spiffe://<cluster>/node/<host>/<name>`.
-pub(super) fn spiffe_uri(cluster: ClusterId, name: &NodeName) -> String {
+pub(in super::super) fn spiffe_uri(cluster: ClusterId, name: &NodeName) -> String {
     format!("spiffe://{cluster}{}", name.spiffe_path())
 }
 
 /// SHA-256 of a certificate's DER as colon-separated upper-case pairs, as `openssl x509
 /// -fingerprint -sha256` prints it.
-pub(super) fn fingerprint(der: &[u8]) -> String {
+pub(in super::super) fn fingerprint(der: &[u8]) -> String {
     let pairs: Vec<String> =
         digest(&SHA256, der).as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
     pairs.join(":")
 }
 
 /// The id and the point of an uncompressed P-256 key.
-pub(super) fn p256(key: &SubjectPublicKeyInfoOwned) -> Option<(KeyId, [u8; POINT])> {
+pub(in super::super) fn p256(key: &SubjectPublicKeyInfoOwned) -> Option<(KeyId, [u8; POINT])> {
     let curve = key.algorithm.parameters.as_ref().and_then(|p| p.decode_as().ok());
     let p256 = key.algorithm.oid == EC_PUBLIC_KEY && curve == Some(PRIME256V1);
     let point = key.subject_public_key.as_bytes().and_then(|bytes| bytes.try_into().ok());
@@ -100,7 +100,7 @@ pub(super) fn p256(key: &SubjectPublicKeyInfoOwned) -> Option<(KeyId, [u8; POINT
 }
 
 /// A certificate that is sound in form. Nothing is known yet about who signed it.
-pub(super) struct Certificate<'a> {
+pub(in super::super) struct Certificate<'a> {
     parts: Parts<'a>,
     tbs: TbsCertificate,
     key: KeyId,
@@ -109,7 +109,7 @@ pub(super) struct Certificate<'a> {
 
 impl<'a> Certificate<'a> {
     /// Reads a certificate; the error says in which way it is damaged or foreign.
-    pub(super) fn parse(der: &'a [u8]) -> Result<Self, &'static str> {
+    pub(in super::super) fn parse(der: &'a [u8]) -> Result<Self, &'static str> {
         let damaged = "it is not an X.509 certificate";
         let (parts, behind) = Parts::cut(der).ok_or(damaged)?;
         let tbs = TbsCertificate::from_der(parts.signed).map_err(|_detail| damaged)?;
@@ -125,46 +125,46 @@ impl<'a> Certificate<'a> {
         Ok(Self { parts, tbs, key, point })
     }
 
-    pub(super) fn key_id(&self) -> KeyId {
+    pub(in super::super) fn key_id(&self) -> KeyId {
         self.key
     }
 
-    pub(super) fn point(&self) -> &[u8; POINT] {
+    pub(in super::super) fn point(&self) -> &[u8; POINT] {
         &self.point
     }
 
-    pub(super) fn validity(&self) -> Validity {
+    pub(in super::super) fn validity(&self) -> Validity {
         let dates = self.tbs.validity();
         Validity { not_before: instant(dates.not_before), not_after: instant(dates.not_after) }
     }
 
     /// The serial number in lower-case hexadecimal.
-    pub(super) fn serial(&self) -> String {
+    pub(in super::super) fn serial(&self) -> String {
         hexadecimal(self.tbs.serial_number().as_bytes())
     }
 
-    pub(super) fn is_authority(&self) -> bool {
+    pub(in super::super) fn is_authority(&self) -> bool {
         let constraints = self.tbs.get_extension::<BasicConstraints>();
         constraints.is_ok_and(|found| found.is_some_and(|(_, constraints)| constraints.ca))
     }
 
     /// How many authorities may follow below this one's; `None` for any number.
-    pub(super) fn path_length(&self) -> Option<u8> {
+    pub(in super::super) fn path_length(&self) -> Option<u8> {
         let (_, constraints) = self.tbs.get_extension::<BasicConstraints>().ok()??;
         constraints.path_len_constraint
     }
 
-    pub(super) fn subject(&self) -> &Name {
+    pub(in super::super) fn subject(&self) -> &Name {
         self.tbs.subject()
     }
 
     /// By which certificates name the key that signed them.
-    pub(super) fn key_identifier(&self) -> Option<Vec<u8>> {
+    pub(in super::super) fn key_identifier(&self) -> Option<Vec<u8>> {
         let (_, id) = self.tbs.get_extension::<SubjectKeyIdentifier>().ok()??;
         Some(id.0.into_bytes().into())
     }
 
-    pub(super) fn organization(&self) -> Option<&str> {
+    pub(in super::super) fn organization(&self) -> Option<&str> {
         self.attributes(ORGANIZATION).next()
     }
 
@@ -176,7 +176,7 @@ impl<'a> Certificate<'a> {
 
     /// What the certificate lets a node do: the words of its organizational units, and of an edge the patterns in its
     /// description. `None` where it says nothing; the error says why it cannot be read.
-    pub(super) fn capabilities(&self) -> Result<Option<Capabilities>, &'static str> {
+    pub(in super::super) fn capabilities(&self) -> Result<Option<Capabilities>, &'static str> {
         let said = |kind| self.attributes(kind).collect::<Vec<_>>().join(" ");
         Capabilities::read(&said(UNIT), &said(DESCRIPTION_ID))
             .map_err(|_detail| "its description has no patterns of an edge")
@@ -184,7 +184,7 @@ impl<'a> Certificate<'a> {
 
     /// The cluster that an authority's certificate is of: the one that its URI names, `spiffe://<cluster>`, and without
     /// such a URI the one named like its key.
-    pub(super) fn cluster(&self) -> ClusterId {
+    pub(in super::super) fn cluster(&self) -> ClusterId {
         let names = self.tbs.get_extension::<SubjectAltName>().ok().flatten();
         let named = names.iter().flat_map(|(_, names)| names.0.iter()).filter_map(uri);
         let mut named = named.filter_map(|uri| KeyId::from_hex(uri.strip_prefix("spiffe://")?));
@@ -192,7 +192,7 @@ impl<'a> Certificate<'a> {
     }
 
     /// The hosts that the certificate names, those of the cluster's own domain apart.
-    pub(super) fn hosts(&self) -> Vec<Host> {
+    pub(in super::super) fn hosts(&self) -> Vec<Host> {
         let names = self.tbs.get_extension::<SubjectAltName>().ok().flatten();
         let host = |name: &GeneralName| {
             if let GeneralName::IpAddress(octets) = name {
@@ -204,12 +204,12 @@ impl<'a> Certificate<'a> {
     }
 
     /// True when the key with this public point signed the certificate.
-    pub(super) fn is_signed_by(&self, point: &[u8; POINT]) -> bool {
+    pub(in super::super) fn is_signed_by(&self, point: &[u8; POINT]) -> bool {
         self.parts.is_signed_by(point)
     }
 
     /// The node of `cluster` that the certificate names; the error says why it names none.
-    pub(super) fn node(&self, cluster: ClusterId) -> Result<NodeName, &'static str> {
+    pub(in super::super) fn node(&self, cluster: ClusterId) -> Result<NodeName, &'static str> {
         let names = match self.tbs.get_extension::<SubjectAltName>() {
             Ok(Some((_, names))) => names.0,
             Ok(None) => return Err("it has no alternative names"),
@@ -251,14 +251,13 @@ impl Validity {
         Self { not_before: now - BACKDATE, not_after: now + 3650 * DAY }
     }
     /// Refuses `now` outside of it, whose both ends are included (RFC 5280, 4.1.2.5).
-    pub(super) fn check(self, now: SystemTime, subject: &Subject) -> Result<(), IdentityError> {
-        let (Self { not_before, not_after }, subject) = (self, subject.clone());
-        if now < not_before {
-            return Err(IdentityError::NotYetValid { subject, not_before });
+    pub(in super::super) fn check(self, now: SystemTime) -> Result<(), CertificateFault> {
+        if now < self.not_before {
+            return Err(CertificateFault::NotYetValid(self.not_before));
         }
         // Dates have whole seconds: a certificate lasts to the end of its last one.
-        if now >= not_after + Duration::from_secs(1) {
-            return Err(IdentityError::Expired { subject, not_after });
+        if now >= self.not_after + Duration::from_secs(1) {
+            return Err(CertificateFault::Expired(self.not_after));
         }
         Ok(())
     }
@@ -276,12 +275,12 @@ pub struct PeerIdentity {
     /// The certificate's serial number in lower-case hexadecimal.
     pub serial: String,
     /// Likewise that of the intermediate authority that signed it; `None` where a root did.
-    pub(super) issuer: Option<String>,
+    pub(in super::super) issuer: Option<String>,
     /// The id of the key of the authority that signed it.
     pub authority: KeyId,
     /// What the node may do.
     pub capabilities: Capabilities,
-    pub(super) point: [u8; POINT],
+    pub(in super::super) point: [u8; POINT],
 }
 
 impl PeerIdentity {
@@ -292,7 +291,7 @@ impl PeerIdentity {
     }
 
     /// The serial numbers that end it when they are revoked, in lower-case hexadecimal: its own, and behind a full stop that of
-    /// the intermediate authority that signed it, if one did. [`CertificateVerifier::is_revoked`](super::CertificateVerifier::is_revoked)
+    /// the intermediate authority that signed it, if one did. [`CertificateVerifier::is_revoked`](super::super::CertificateVerifier::is_revoked)
     /// takes them together.
     #[must_use]
     pub fn serials(&self) -> String {
@@ -301,12 +300,12 @@ impl PeerIdentity {
     }
 
     /// True when the certificate was made for the key with this public point.
-    pub(super) fn has_key(&self, point: &[u8]) -> bool {
+    pub(in super::super) fn has_key(&self, point: &[u8]) -> bool {
         self.point == *point
     }
 
     /// True when `signature` is this node's over `message`: ECDSA P-256 with SHA-256, ASN.1, as
-    /// [`Identity::sign`](super::Identity::sign) makes it. Says nothing about when it was made.
+    /// [`Identity::sign`](super::super::Identity::sign) makes it. Says nothing about when it was made.
     #[must_use]
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.point)

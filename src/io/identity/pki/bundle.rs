@@ -4,41 +4,39 @@
 //! most [`MAX_ROOTS`]; all are of one cluster; each is signed by itself, a root, or by a root that is in it, an intermediate;
 //! the first root is the one that issues, itself or through its intermediates.
 
-use std::time::SystemTime;
-
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use super::super::key::POINT;
 use super::certificate::{Certificate, Validity, fingerprint};
-use super::disk::{self, Layout};
-use super::key::POINT;
-use super::{IdentityError, Subject};
 use crate::proto::node::{ClusterId, KeyId};
 
 /// Organization in the certificate of an authority that a node on loopback made for itself.
-pub(super) const DEVELOPMENT: &str = "xpando development";
+pub(in super::super) const DEVELOPMENT: &str = "xpando development";
 /// Most authorities that one cluster trusts at a time.
-pub(super) const MAX_ROOTS: usize = 8;
+pub(in super::super) const MAX_ROOTS: usize = 8;
 
 /// One authority: its certificate, and what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Root {
-    pub(super) der: CertificateDer<'static>,
+pub(in super::super) struct Root {
+    pub(in super::super) der: CertificateDer<'static>,
     /// The id of its key.
-    pub(super) key: KeyId,
-    pub(super) point: [u8; POINT],
-    pub(super) validity: Validity,
+    pub(in super::super) key: KeyId,
+    pub(in super::super) point: [u8; POINT],
+    pub(in super::super) validity: Validity,
     /// The serial number of its certificate, in lower-case hexadecimal.
-    pub(super) serial: String,
-    pub(super) development: bool,
+    pub(in super::super) serial: String,
+    pub(in super::super) development: bool,
     /// The id of the key of the root that signed it; `None` for a root.
-    pub(super) parent: Option<KeyId>,
+    pub(in super::super) parent: Option<KeyId>,
 }
 
 impl Root {
     /// The authority that this certificate is of, and its cluster.
-    pub(super) fn of(der: CertificateDer<'static>) -> Result<(Self, ClusterId), &'static str> {
+    pub(in super::super) fn of(
+        der: CertificateDer<'static>,
+    ) -> Result<(Self, ClusterId), &'static str> {
         let certificate = Certificate::parse(&der)?;
         if !certificate.is_authority() {
             return Err("it is not an authority's certificate");
@@ -57,27 +55,12 @@ impl Root {
     }
 
     /// SHA-256 of its certificate: `AB:CD:…`.
-    pub(super) fn fingerprint(&self) -> String {
+    pub(in super::super) fn fingerprint(&self) -> String {
         fingerprint(&self.der)
     }
 
-    /// Refuses an authority that issues no more, or not yet.
-    pub(super) fn check_time(
-        &self,
-        layout: Layout<'_>,
-        now: SystemTime,
-    ) -> Result<(), IdentityError> {
-        let fix = format!(
-            "move {} away, make a new authority with {} and issue every node's certificate anew",
-            layout.authority().display(),
-            layout.command("init")
-        );
-        let subject = Subject::File { path: layout.of_authority(disk::CERTIFICATE), fix };
-        self.validity.check(now, &subject)
-    }
-
     /// The id of the key of the root that it hangs on, which may be itself.
-    pub(super) fn top(&self) -> KeyId {
+    pub(in super::super) fn top(&self) -> KeyId {
         self.parent.unwrap_or(self.key)
     }
 
@@ -88,7 +71,7 @@ impl Root {
 
 /// The authorities of one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Bundle {
+pub(in super::super) struct Bundle {
     cluster: ClusterId,
     /// Never empty.
     roots: Vec<Root>,
@@ -96,7 +79,9 @@ pub(super) struct Bundle {
 
 impl Bundle {
     /// The bundle of these certificates; the error says why they are none.
-    pub(super) fn of(certificates: Vec<CertificateDer<'static>>) -> Result<Self, &'static str> {
+    pub(in super::super) fn of(
+        certificates: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, &'static str> {
         let mut roots: Vec<Root> = Vec::new();
         let mut clusters = Vec::new();
         for der in certificates {
@@ -125,37 +110,37 @@ impl Bundle {
     }
 
     /// The bundle in a PEM text.
-    pub(super) fn of_pem(pem: &[u8]) -> Result<Self, &'static str> {
+    pub(in super::super) fn of_pem(pem: &[u8]) -> Result<Self, &'static str> {
         let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
         Self::of(certificates.map_err(|_not_pem| "it holds no PEM certificate")?)
     }
 
-    pub(super) fn cluster(&self) -> ClusterId {
+    pub(in super::super) fn cluster(&self) -> ClusterId {
         self.cluster
     }
 
     /// The certificates as PEM (RFC 7468).
-    pub(super) fn to_pem(&self) -> String {
+    pub(in super::super) fn to_pem(&self) -> String {
         self.roots.iter().map(|root| pem_of(&root.der)).collect()
     }
 
     /// The authorities: the roots, the issuing one first, then the intermediates.
-    pub(super) fn roots(&self) -> &[Root] {
+    pub(in super::super) fn roots(&self) -> &[Root] {
         &self.roots
     }
 
     /// The root that issues.
-    pub(super) fn first(&self) -> Option<&Root> {
+    pub(in super::super) fn first(&self) -> Option<&Root> {
         self.roots.first()
     }
 
     /// The one with this key.
-    pub(super) fn root(&self, key: KeyId) -> Option<&Root> {
+    pub(in super::super) fn root(&self, key: KeyId) -> Option<&Root> {
         self.roots.iter().find(|root| root.key == key)
     }
 
     /// Those that this holds of, and the intermediates of the roots among them.
-    pub(super) fn keeping(&self, keep: impl Fn(&Root) -> bool) -> Option<Self> {
+    pub(in super::super) fn keeping(&self, keep: impl Fn(&Root) -> bool) -> Option<Self> {
         let kept: Vec<&Root> = self.roots.iter().filter(|root| keep(root)).collect();
         let stays = |root: &&Root| kept.iter().any(|it| it.key == root.top());
         let roots: Vec<Root> = kept.iter().copied().filter(stays).cloned().collect();
@@ -163,7 +148,7 @@ impl Bundle {
     }
 
     /// True when `signature` is that of a root over `message`: ECDSA P-256 with SHA-256, ASN.1.
-    pub(super) fn root_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub(in super::super) fn root_signed(&self, message: &[u8], signature: &[u8]) -> bool {
         let by = |root: &Root| {
             UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, root.point).verify(message, signature)
         };
@@ -171,7 +156,7 @@ impl Bundle {
     }
 
     /// True when `signature` is that of one of them over `message`: ECDSA P-256 with SHA-256, ASN.1.
-    pub(super) fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub(in super::super) fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
         let by = |point: &[u8; POINT]| {
             UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).verify(message, signature)
         };
@@ -179,13 +164,16 @@ impl Bundle {
     }
 
     /// The one of whose public point this holds: who signed something.
-    pub(super) fn signer(&self, signed_by: impl Fn(&[u8; POINT]) -> bool) -> Option<&Root> {
+    pub(in super::super) fn signer(
+        &self,
+        signed_by: impl Fn(&[u8; POINT]) -> bool,
+    ) -> Option<&Root> {
         self.roots.iter().find(|root| signed_by(&root.point))
     }
 }
 
 /// A certificate as PEM (RFC 7468).
-pub(super) fn pem_of(der: &CertificateDer<'_>) -> String {
+pub(in super::super) fn pem_of(der: &CertificateDer<'_>) -> String {
     let lines = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
     pem::encode_config(&pem::Pem::new("CERTIFICATE", der.to_vec()), lines)
 }
