@@ -120,6 +120,9 @@ pub(super) fn status(args: &StatusArgs, out: &mut dyn Write) -> anyhow::Result<(
     if status.http.is_some() && !status.token_list {
         write_line!(out, "clients with tokens are refused: {NO_TOKEN_LIST}")?;
     }
+    for rotation in &status.rotations {
+        write_line!(out, "{rotation}: `xpando-node rotate` shows each node")?;
+    }
     for (what, until) in ending(&status.certificates, clock::wall()) {
         write_line!(
             out,

@@ -234,6 +234,18 @@ impl Rotations {
         Ok(())
     }
 
+    /// What is being replaced, and who began that; no other node is asked.
+    pub fn under_way(&self) -> Vec<String> {
+        let authority = self.identity.rotation().map(|(it, _)| ("the authority", it.began, it.by));
+        let tokens = self.lists.lists().token_rotation(clock::wall()).and_then(|it| it.next);
+        let tokens = tokens.map(|(_, began, by)| ("the key of tokens", began, by));
+        let all = authority.into_iter().chain(tokens);
+        let told = all.map(|(what, began, by)| {
+            format!("{by} began to rotate {what} at {}", clock::rfc3339(began))
+        });
+        told.collect()
+    }
+
     /// How far every node is.
     pub async fn status(&self) -> RotationStatus {
         let rotation = self.identity.rotation().map(|(rotation, step)| Underway {
@@ -417,11 +429,15 @@ mod tests {
         let (_dir, rotations) = rotations();
         let begun = rotate(&rotations, Rotate::Authority).await;
         assert_eq!(begun.rotation.map(|it| it.moving), Some(false));
+        assert!(rotations.under_way()[0].contains("began to rotate the authority at "));
         let moved = rotate(&rotations, Rotate::Force).await;
         assert_eq!(moved.rotation.map(|it| it.moving), Some(true));
         assert!(rotate(&rotations, Rotate::Force).await.rotation.is_none());
         let next = |status: RotationStatus| status.tokens.expect("a list").next;
+        assert_eq!(rotations.under_way(), Vec::<String>::new());
         assert!(next(rotate(&rotations, Rotate::Tokens).await).is_some());
+        let [told] = &rotations.under_way()[..] else { panic!("one is under way") };
+        assert!(told.starts_with("uid:1 on a@127.0.0.1 began to rotate the key of tokens at "));
         assert!(next(rotate(&rotations, Rotate::AbortTokens).await).is_none());
     }
 

@@ -52,6 +52,9 @@ pub struct NodeStatus {
     /// What its certificate lets it do: `member`, `operate`, `issue`, or `edge` and its patterns.
     #[serde(default)]
     pub may: String,
+    /// What of the cluster is being replaced, and who began that.
+    #[serde(default)]
+    pub rotations: Vec<String>,
     /// Until when its certificates are valid, RFC 3339, by what they are for: `node`, `authority`, `http`.
     #[serde(default)]
     pub certificates: BTreeMap<String, String>,

@@ -149,6 +149,7 @@ impl NodeView {
             draining: self.clients.draining(),
             token_list: self.has_token_list(),
             may: certificates.may.to_string(),
+            rotations: self.rotations.under_way(),
             certificates: certificates
                 .until
                 .into_iter()
