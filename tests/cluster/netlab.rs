@@ -6,7 +6,8 @@
 //! node on host 1.
 
 use std::env;
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::{self, Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -187,6 +188,30 @@ fn three_hosts_take_three_commands() {
     });
     linked(&[&first, &others[0], &others[1]]);
     eprintln!("three hosts, three commands: {} ms", start.elapsed().as_millis());
+}
+
+#[test]
+fn a_node_shows_https_clients_a_certificate_of_its_host() {
+    if Command::new("curl").arg("--version").output().is_err() {
+        return skip("curl", "it is not installed");
+    }
+    let Some(lab) = Lab::of(2) else { return };
+    let at = format!("{}:4000", lab.address(1));
+    let node = lab.node(1).arg("--http").arg(&at).start();
+    let authority = lab.cluster.certs().join("ca/cert.pem");
+    let curl = |authority: Option<&Path>, url: &str| {
+        let mut curl = lab.command();
+        curl.args(["exec", "2", "curl", "-sS", "--max-time", "10"]);
+        curl.args(authority.iter().flat_map(|path| [OsStr::new("--cacert"), path.as_os_str()]));
+        let output = curl.arg(url).output().unwrap();
+        (output.status.success(), reason(&output))
+    };
+    let url = format!("https://{at}/health/live");
+    let (trusted, why) = curl(Some(&authority), &url);
+    assert!(trusted, "{why}");
+    let (unknown, why) = curl(None, &url);
+    assert!(!unknown && why.contains("certificate"), "{why}");
+    assert_eq!(node.terminate(), Some(0));
 }
 
 /// Three hosts, each with a certificate directory of its own; the first issues.
