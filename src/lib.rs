@@ -43,6 +43,8 @@ pub use crate::proto::topic::{Address, Name, Pattern, Topic};
 
 // Why something did not happen.
 pub use crate::actors::exchange::{CallError, GroupError, SendError, ServeError};
+#[cfg(feature = "gateway")]
+pub use crate::io::identity::provider::ProviderError;
 pub use crate::io::identity::{CertificateFault, IdentityError, KeyFault, ListFault, Remedy};
 pub use crate::io::places::NoPlace;
 pub use crate::io::sockets::SocketError;

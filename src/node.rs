@@ -56,10 +56,10 @@ use crate::gateway::channels::{Channels, handler::Handler};
 use crate::gateway::clients::Clients;
 use crate::gateway::view::NodeView;
 use crate::gateway::{history, rotation, sight};
-#[cfg(feature = "gateway")]
-use crate::io::identity::Tokens;
 use crate::io::identity::enrol::kept_places;
 use crate::io::identity::{Identity, IdentityError, Made};
+#[cfg(feature = "gateway")]
+use crate::io::identity::{Tokens, provider::ProviderError};
 use crate::io::metrics::Metrics;
 use crate::io::places::NoPlace;
 use crate::io::seeds::SeedError;
@@ -133,6 +133,10 @@ pub enum StartError {
     /// Certificates or keys.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// An identity provider.
+    #[cfg(feature = "gateway")]
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
     /// The identity does not make a TLS configuration.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -376,7 +380,7 @@ impl Node {
         let incarnation = parts.myself.incarnation.clone();
         let peers = Peers::new(&parts.metrics, parts.registry.forgotten());
         let handle = NodeHandle::new(bus.clone(), peers.subscribe(), parts.registry.clone());
-        let (listen, http) = (parts.listen, parts.http.as_ref().map(|(_, address, _)| *address));
+        let (listen, http) = (parts.listen, parts.http.as_ref().map(|it| it.address));
         let (files, journal, publisher) =
             (parts.files.clone(), parts.journal.clone(), parts.publisher.clone());
         let planted = tree(config, parts, &peers, bus);

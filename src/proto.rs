@@ -46,6 +46,7 @@ pub mod rows;
 pub mod seal;
 pub mod share;
 pub mod talk;
+pub mod term;
 pub mod token;
 pub mod topic;
 pub mod topology;

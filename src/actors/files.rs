@@ -40,6 +40,15 @@ use renewal::{RenewalError, renew};
 /// Between two looks at the same files.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// Files that are looked at again and again.
+pub trait Followed: Send + Sync {
+    /// Looks at them once, and may wait for the file system.
+    ///
+    /// # Errors
+    /// Why they cannot be used.
+    fn look(&self) -> Result<Look<()>, String>;
+}
+
 /// What the actor is made from.
 #[derive(Clone)]
 pub struct Setup {
@@ -53,6 +62,8 @@ pub struct Setup {
     pub tls: Tls,
     /// What clients are served with, if they are over TLS.
     pub web: Option<Web>,
+    /// Looks at what says whose tokens count besides the cluster's, if there is such.
+    pub providers: Option<Arc<dyn Followed>>,
     /// The admin socket, as long as the node has it.
     pub admin: Weak<AdminSocket>,
     /// Answers requests for certificates, here or by way of another node.
@@ -74,6 +85,7 @@ pub struct Setup {
 enum Part {
     Certs,
     Web,
+    Providers,
     Admin,
 }
 
@@ -83,6 +95,7 @@ enum Found {
         own: Result<Look<SystemTime>, String>,
     },
     Web(Result<Look<()>, String>),
+    Providers(Result<Look<()>, String>),
     Admin(Result<Vec<Renewed>, String>),
 }
 
@@ -107,6 +120,9 @@ impl Setup {
                 let look = self.web.as_ref().map(|web| web.look(&self.identity));
                 Found::Web(look.unwrap_or(Ok(Look::Unchanged)).map_err(|error| error.to_string()))
             }
+            Part::Providers => Found::Providers(
+                self.providers.as_ref().map_or(Ok(Look::Unchanged), |it| it.look()),
+            ),
             Part::Admin => {
                 let look = self.admin.upgrade().map(|admin| admin.look());
                 Found::Admin(look.unwrap_or(Ok(Vec::new())).map_err(|error| error.to_string()))
@@ -160,6 +176,7 @@ struct Inside {
     looks: JoinSet<()>,
     own: Trouble,
     web: Trouble,
+    providers: Trouble,
     admin: Trouble,
     ends: Ends,
     renewal: Renewal,
@@ -199,6 +216,20 @@ impl Inside {
         }
         if let Some(error) = self.web.log(found, timer::now()) {
             tracing::warn!(%error, "certificate for clients refused: the one before stays in force");
+        }
+    }
+
+    fn looked_at_providers(&mut self, found: Result<Look<()>, String>) {
+        match &found {
+            Ok(Look::New(())) => {
+                self.became("identity_loaded");
+                tracing::info!("identity providers are read again");
+            }
+            Err(_) => self.became("identity_refused"),
+            Ok(Look::Unchanged | Look::Sound) => {}
+        }
+        if let Some(error) = self.providers.log(found, timer::now()) {
+            tracing::warn!(%error, "identity provider refused: it stays as it was");
         }
     }
 
@@ -289,7 +320,8 @@ impl Process for Inside {
 
     async fn start(setup: Setup, myself: &Address<Msg>) -> Result<Self, ActorProcessingErr> {
         setup.link.input(Input::Judge);
-        let next = [Part::Certs, Part::Web, Part::Admin].map(|part| (part, timer::now()));
+        let next =
+            [Part::Certs, Part::Web, Part::Providers, Part::Admin].map(|part| (part, timer::now()));
         Ok(Self {
             setup,
             myself: myself.clone(),
@@ -297,6 +329,7 @@ impl Process for Inside {
             looks: JoinSet::new(),
             own: Trouble::default(),
             web: Trouble::default(),
+            providers: Trouble::default(),
             admin: Trouble::default(),
             ends: Ends::default(),
             renewal: Renewal::default(),
@@ -321,6 +354,7 @@ impl Process for Inside {
                         self.warn_of_ends();
                     }
                     Found::Web(found) => self.looked_at_web(found),
+                    Found::Providers(found) => self.looked_at_providers(found),
                     Found::Admin(found) => self.looked_at_admin(found),
                 }
             }

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::path::Path;
 
 use xpando_node::internals::io::identity::enrol::EnrolError;
+use xpando_node::internals::io::identity::provider::ProviderError;
 use xpando_node::internals::io::identity::{
     BackupError, IdentityError, Remedy, RotationError, shell_word,
 };
@@ -18,6 +19,9 @@ pub(super) fn commands(error: &anyhow::Error) -> Vec<String> {
 /// The error about files in another one, which may say nothing but that.
 fn identity<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a IdentityError> {
     if let Some(StartError::Identity(inner)) = error.downcast_ref() {
+        return Some(inner);
+    }
+    if let Some(StartError::Provider(ProviderError::File(inner))) = error.downcast_ref() {
         return Some(inner);
     }
     if let Some(EnrolError::Identity(inner)) = error.downcast_ref() {

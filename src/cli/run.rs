@@ -132,6 +132,10 @@ struct HttpArgs {
     #[arg(long, value_name = "PATTERN", env = "XPANDO_ALLOW_ANONYMOUS", value_delimiter = ',')]
     allow_anonymous: Vec<Pattern>,
 
+    /// Settings (TOML) of a system whose tokens count besides the cluster's, see docs/CHANNELS.md; may be repeated
+    #[arg(long, value_name = "FILE", env = "XPANDO_IDENTITY", value_delimiter = ',')]
+    identity: Vec<PathBuf>,
+
     /// Proxies that say whose requests they pass on, in X-Forwarded-For or Forwarded: ADDRESS or ADDRESS/BITS; may be
     /// repeated
     #[arg(long, value_name = "CIDR", env = "XPANDO_TRUST_PROXY", value_delimiter = ',')]
@@ -152,6 +156,7 @@ impl HttpArgs {
         config.prefix = self.http_prefix;
         config.anonymous = self.allow_anonymous;
         config.proxies = self.trust_proxy;
+        config.identities = self.identity;
         (!self.no_http).then_some(config)
     }
 }

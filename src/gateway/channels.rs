@@ -24,6 +24,7 @@ use crate::actors::timer;
 use crate::gateway::refusal::{Cause, Refusals};
 use crate::gateway::view::NodeView;
 use crate::io::clock;
+use crate::io::identity::provider::{KeyMark, Providers};
 use crate::io::identity::{NO_TOKEN_LIST, TokenError, Tokens};
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::token::{Claims, TokenKeyId};
@@ -64,6 +65,7 @@ pub struct Channels {
     /// Places for the frames of pending joins, one for each KiB.
     pub(super) pending: Arc<Semaphore>,
     tokens: Tokens,
+    providers: Providers,
     anonymous: Vec<Pattern>,
     penalties: Mutex<Penalties>,
     hasher: RandomState,
@@ -72,8 +74,8 @@ pub struct Channels {
     pub(super) watching: AtomicUsize,
     /// Joins of `network:updates`.
     pub(super) observing: AtomicUsize,
-    /// The number of the list of revoked tokens that was seen last.
-    listed: AtomicU64,
+    /// The number of the list of revoked tokens, and that of the identity providers, as they were seen last.
+    listed: [AtomicU64; 2],
 }
 
 impl std::fmt::Debug for Channels {
@@ -89,7 +91,16 @@ pub(super) type Refusal = &'static str;
 #[derive(Clone)]
 pub(super) struct Bearer {
     claims: Arc<Claims>,
-    key: TokenKeyId,
+    key: Signer,
+}
+
+/// Which key has signed a token.
+#[derive(Clone, Copy)]
+enum Signer {
+    /// One of this cluster.
+    Cluster(TokenKeyId),
+    /// One of an identity provider.
+    Provider(KeyMark),
 }
 
 impl Deref for Bearer {
@@ -114,7 +125,7 @@ impl Channels {
         router: &ChannelRouter,
         publisher: &Publisher,
         admin: &NodeView,
-        tokens: &Tokens,
+        (tokens, providers): (&Tokens, &Providers),
         anonymous: &[Pattern],
     ) -> Self {
         Self {
@@ -125,6 +136,7 @@ impl Channels {
             metrics: admin.metrics.clone(),
             refusals: Refusals::new(&admin.metrics),
             tokens: tokens.clone(),
+            providers: providers.clone(),
             anonymous: anonymous.to_vec(),
             penalties: Mutex::default(),
             hasher: RandomState::new(),
@@ -133,7 +145,7 @@ impl Channels {
             watching: AtomicUsize::new(0),
             observing: AtomicUsize::new(0),
             views: Arc::new(Semaphore::new(VIEWS)),
-            listed: AtomicU64::new(0),
+            listed: Default::default(),
         }
     }
 
@@ -158,15 +170,15 @@ impl Channels {
 
     /// What a token says of its bearer, at once.
     pub(super) async fn judge(&self, token: &str, from: IpAddr) -> Result<Bearer, Denied> {
-        let mut verified = self.tokens.verify_signed(token, clock::wall());
+        let mut verified = self.verify_now(token);
         if verified.as_ref().is_err_and(|error| *error == TokenError::NoKey) {
             let tokens = self.tokens.clone();
             // What is wrong with the file is logged by anyone who looks at it all the time.
             drop(tokio::task::spawn_blocking(move || drop(tokens.look())).await);
-            verified = self.tokens.verify_signed(token, clock::wall());
+            verified = self.verify_now(token);
         }
         let error = match verified {
-            Ok((claims, key)) => return Ok(Bearer { claims: Arc::new(claims), key }),
+            Ok(bearer) => return Ok(bearer),
             Err(error) => error,
         };
         self.metrics.count(Count::Tokens, error.label());
@@ -174,18 +186,42 @@ impl Channels {
             TokenError::Expired => ("token expired", Cause::Token),
             TokenError::Revoked => ("token revoked", Cause::Token),
             TokenError::NotYetValid => ("token not valid yet", Cause::Token),
-            TokenError::Malformed | TokenError::Signature | TokenError::NotForUs => {
-                ("unauthorized", Cause::Token)
-            }
+            TokenError::Malformed
+            | TokenError::Signature
+            | TokenError::Algorithm
+            | TokenError::UnknownKey
+            | TokenError::Unmapped
+            | TokenError::NotForUs => ("unauthorized", Cause::Token),
             TokenError::NoKey => ("this node cannot verify tokens", Cause::NoTokenList),
         };
         // What the authority has signed is no guess, and what cannot be verified here is not the client's fault.
-        let unsigned = matches!(error, TokenError::Malformed | TokenError::Signature);
+        let unsigned = matches!(
+            error,
+            TokenError::Malformed
+                | TokenError::Signature
+                | TokenError::Algorithm
+                | TokenError::UnknownKey
+        );
         let late = unsigned && self.is_late(token, from);
         if late {
             self.metrics.count(Count::Tokens, "slowed");
         }
         Err(Denied { reason, cause, late })
+    }
+
+    /// What a token says by the files as they are.
+    fn verify_now(&self, token: &str) -> Result<Bearer, TokenError> {
+        let now = clock::wall();
+        let bearer = |claims, key| Bearer { claims: Arc::new(claims), key };
+        match self.providers.verify(token, now) {
+            None => self
+                .tokens
+                .verify_signed(token, now)
+                .map(|(claims, key)| bearer(claims, Signer::Cluster(key))),
+            // The cluster's own list revokes tokens of others, too.
+            Some(Ok((claims, _))) if self.tokens.revoked(&claims.jti) => Err(TokenError::Revoked),
+            Some(verified) => verified.map(|(claims, key)| bearer(claims, Signer::Provider(key))),
+        }
     }
 
     /// Waits before a refusal that would be asked for again at once, unless as many wait as may.
@@ -209,10 +245,11 @@ impl Channels {
         }
     }
 
-    /// Whether there is another list of revoked tokens than when this was asked last.
+    /// Whether other tokens may count than when this was asked last.
     fn tokens_changed(&self) -> bool {
-        let number = self.tokens.number().unwrap_or(0);
-        self.listed.swap(number, Ordering::Relaxed) != number
+        let now = [self.tokens.number().unwrap_or(0), self.providers.number()];
+        let seen = self.listed.iter().zip(now);
+        seen.map(|(seen, now)| seen.swap(now, Ordering::Relaxed)).ne(now)
     }
 
     /// Why a token that was good is none any more.
@@ -221,8 +258,11 @@ impl Channels {
         if bearer.expires() <= now {
             return Some("token expired");
         }
-        let revoked = self.tokens.revoked(&bearer.jti) || !self.tokens.counts(bearer.key, now);
-        revoked.then_some("token revoked")
+        let gone = match bearer.key {
+            Signer::Cluster(key) => !self.tokens.counts(key, now),
+            Signer::Provider(key) => self.providers.outlived(key, &bearer.jti),
+        };
+        (gone || self.tokens.revoked(&bearer.jti)).then_some("token revoked")
     }
 
     /// Whether there is a topic for clients without a token.

@@ -58,6 +58,8 @@ pub struct Config {
     pub prefix: Option<Prefix>,
     /// Topics for clients without a token. Who may join `network:updates` may read the API.
     pub anonymous: Vec<Pattern>,
+    /// Settings of the identity providers whose tokens count besides the cluster's.
+    pub identities: Vec<PathBuf>,
     /// The proxies whose word counts about whose request they pass on.
     pub proxies: Vec<Cidr>,
 }

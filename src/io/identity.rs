@@ -32,6 +32,8 @@ mod issuing;
 mod key;
 mod lists;
 mod pki;
+#[cfg(feature = "gateway")]
+pub mod provider;
 mod revocation;
 mod signers;
 mod tokens;

@@ -4,11 +4,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use crate::actors::channel_router::{ChannelRouter, Publisher};
+use crate::actors::files::Followed;
 use crate::actors::supervisor::Child;
 use crate::gateway::channels::Channels;
 use crate::gateway::http::{self, Http};
 use crate::gateway::view::NodeView;
-use crate::io::identity::{Identity, Tokens};
+use crate::io::identity::provider::Providers;
+use crate::io::identity::{Identity, Look, Tokens};
 use crate::io::tls::Web;
 use crate::node::listen::{NEXT_PORTS, Served, bind};
 use crate::node::{Config, StartError};
@@ -18,6 +20,12 @@ use crate::proto::proxies::Proxies;
 /// the last word.
 const CLIENTS: i32 = 4096;
 
+impl Followed for Providers {
+    fn look(&self) -> Result<Look<()>, String> {
+        Self::look(self).map_err(|error| error.to_string())
+    }
+}
+
 /// Where clients are served, bound.
 pub(super) struct Clients {
     listener: Arc<TcpListener>,
@@ -25,6 +33,8 @@ pub(super) struct Clients {
     web: Option<Web>,
     /// Over TLS with the node's own certificate.
     own: bool,
+    /// Whose tokens count besides the cluster's.
+    providers: Providers,
 }
 
 /// Listens for clients where the configuration says so.
@@ -33,18 +43,24 @@ pub(super) fn listen(config: &http::Config) -> Result<Clients, StartError> {
     let last = config.listen.map_or(first.port() + NEXT_PORTS, |address| address.port());
     let web = config.tls.as_ref().map(|(certificate, key)| Web::read(certificate, key));
     let web = web.transpose()?;
+    let providers = Providers::open(&config.identities)?;
     let own = web.is_none() && !config.plain && !first.ip().is_loopback();
     let bound =
         bind(first, last, CLIENTS).and_then(|it| it.local_addr().map(|at| (Arc::new(it), at)));
     let (listener, address) = bound.map_err(|cause| StartError::Http { address: first, cause })?;
-    Ok(Clients { listener, address, web, own })
+    Ok(Clients { listener, address, web, own, providers })
 }
 
 impl Clients {
     /// With the certificate that they are served with.
     pub(super) fn with(self, identity: &Identity) -> Result<Served, StartError> {
         let web = if self.own { Some(Web::of(identity)?) } else { self.web };
-        Ok((self.listener, self.address, web))
+        Ok(Served {
+            listener: self.listener,
+            address: self.address,
+            web,
+            providers: self.providers,
+        })
     }
 }
 
@@ -58,8 +74,10 @@ pub(super) fn serve(
     view: &NodeView,
 ) -> (Arc<Channels>, Vec<Child>) {
     let anonymous = config.http.as_ref().map_or(&[][..], |http| &http.anonymous);
+    let providers = http.map(|it| it.providers.clone()).unwrap_or_default();
+    let tokens = (tokens, &providers);
     let channels = Arc::new(Channels::new(router, publisher, view, tokens, anonymous));
-    let (Some((listener, _, web)), Some(config)) = (http, &config.http) else {
+    let (Some(Served { listener, web, .. }), Some(config)) = (http, &config.http) else {
         return (channels, Vec::new());
     };
     let (listener, web) = (listener.clone(), web.clone());

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
+#[cfg(feature = "gateway")]
+use crate::io::identity::provider::Providers;
 use crate::io::seeds::PORT;
 use crate::io::tls::Web;
 use crate::io::{addresses, limits, tcp};
@@ -96,7 +98,16 @@ pub(super) async fn advertise(
 }
 
 /// Where clients are served, and with which certificate.
-pub(super) type Served = (Arc<TcpListener>, SocketAddr, Option<Web>);
+#[derive(Clone)]
+#[cfg_attr(not(feature = "gateway"), allow(dead_code, reason = "a gateway alone serves clients"))]
+pub(super) struct Served {
+    pub(super) listener: Arc<TcpListener>,
+    pub(super) address: SocketAddr,
+    pub(super) web: Option<Web>,
+    /// Whose tokens count besides the cluster's.
+    #[cfg(feature = "gateway")]
+    pub(super) providers: Providers,
+}
 
 /// Listens on the first free port.
 pub(super) fn bind(

@@ -153,7 +153,7 @@ fn view(
         cluster: parts.identity.cluster(),
         incarnation: myself.incarnation.clone(),
         listen: parts.listen,
-        http: parts.http.as_ref().map(|(_, address, _)| *address),
+        http: parts.http.as_ref().map(|it| it.address),
         started: timer::now(),
         peers: peers.clone(),
         discovery: discovery.clone(),
@@ -187,7 +187,8 @@ fn issuing(config: &Config, parts: &Parts, bus: &Bus, peers: &Peers) -> Issuing 
 
 /// What the certificates say.
 fn certificates(parts: &Parts) -> impl Fn() -> OwnCertificates + use<> {
-    let (identity, web) = (parts.identity.clone(), parts.http.as_ref().and_then(|it| it.2.clone()));
+    let (identity, web) =
+        (parts.identity.clone(), parts.http.as_ref().and_then(|it| it.web.clone()));
     move || {
         let http = web.as_ref().and_then(Web::validity).map(|valid| ("http", valid));
         let own = [("node", identity.validity()), ("authority", identity.authority_validity())];
@@ -286,6 +287,19 @@ fn cluster(
     ]
 }
 
+/// What looks at the files of identity providers.
+#[cfg(feature = "gateway")]
+fn providers(parts: &Parts) -> Option<Arc<dyn files::Followed>> {
+    let providers = parts.http.as_ref()?.providers.clone();
+    Some(Arc::new(providers))
+}
+
+/// There are none.
+#[cfg(not(feature = "gateway"))]
+fn providers(_parts: &Parts) -> Option<Arc<dyn files::Followed>> {
+    None
+}
+
 fn files(
     config: &Config,
     parts: &Parts,
@@ -299,7 +313,8 @@ fn files(
         identity: parts.identity.clone(),
         own: Arc::new(parts.identity.files(&config.certs)),
         tls: parts.tls.clone(),
-        web: parts.http.as_ref().and_then(|(_, _, web)| web.clone()),
+        web: parts.http.as_ref().and_then(|it| it.web.clone()),
+        providers: providers(parts),
         admin: parts.admin_socket.1.clone(),
         enrolment: issuing.enrolment(),
         issuing: Arc::new(move || {

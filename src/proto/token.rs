@@ -17,6 +17,8 @@ use strum::{Display, EnumString};
 use crate::proto::codec;
 use crate::proto::topic::{Pattern, Topic, TopicError};
 
+pub mod mapping;
+
 /// For whom every token is: the claim `aud`.
 pub const AUDIENCE: &str = "xpando";
 /// Longest `sub`, in bytes.

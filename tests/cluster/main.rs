@@ -31,6 +31,7 @@ mod formation;
 mod gateway;
 mod hostile_beacons;
 mod hostile_links;
+mod identity;
 mod intermediate;
 mod joining;
 mod journal;

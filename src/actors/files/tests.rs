@@ -71,6 +71,7 @@ async fn world_at(made: SystemTime) -> World {
         own: Arc::new(identity.files(dir.path())),
         tls: Tls::new(&identity).expect("an identity"),
         web: None,
+        providers: None,
         admin: Weak::new(),
         identity: identity.clone(),
         enrolment: issuing(dir.path()),

@@ -31,6 +31,8 @@ use crate::proto::node::NodeName;
 use crate::proto::token::Verb;
 use crate::proto::topic::Topic;
 
+mod renewal;
+
 /// KiB of one client's frames whose joins are pending: its hundred joins, and a frame of any length.
 const PENDING: usize = 2 * 1024;
 /// The node's own events on `network:updates`.
@@ -141,6 +143,9 @@ impl ClientTask {
                         self.forget(&join);
                     }
                 }
+                News::Renewed(join, reference, judged) => {
+                    self.renewed(&join, reference.as_ref(), judged);
+                }
                 News::Ended(..) => {} // its join was refused, or is over
             }
         }
@@ -173,12 +178,11 @@ impl ClientTask {
 
     /// When [`ClientTask::expire`] is due.
     pub(in super::super) fn deadline(&self) -> Option<Instant> {
-        let rights = self.live.values().filter_map(|live| live.claims.as_ref());
-        let first = rights.map(|claims| claims.expires()).min()?;
+        let first = self.live.values().filter_map(renewal::due).min()?;
         Some(timer::now() + first.duration_since(clock::wall()).unwrap_or_default())
     }
 
-    /// Ends what the client has no right to any more.
+    /// Ends what the client has no right to any more, and warns of what ends soon.
     pub(in super::super) fn expire(&mut self) {
         let outlived = |live: &Live| {
             let why = self.channels.outlived(live.claims.as_ref()?)?;
@@ -189,6 +193,7 @@ impl ClientTask {
             self.channels.metrics.count(Count::Channels, "expired");
             self.end(&join, "phx_error", &reason(why));
         }
+        self.warn();
     }
 
     fn send(&self, topic: &str, what: &Say<'_>) {
@@ -301,6 +306,8 @@ impl ClientTask {
                 self.reply(join, frame.reference.as_ref(), Outcome::Error, &reason(why));
                 return self.end(join, "phx_error", &reason(why));
             }
+            // It is answered once the token is judged.
+            (_, None, _) if frame.event == renewal::RENEWAL => return self.renew(&frame, join),
             // Who may hear of the network may ask for it.
             (Kind::Network, None, _) if frame.event == "view" => match self.view(&frame, join) {
                 Ok(()) => return,

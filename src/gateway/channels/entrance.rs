@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::handler::{self, Admission, Handler, Reaction};
-use super::{Bearer, Channels, Denied, SLOWED, feed};
+use super::{Bearer, Channels, Denied, Refusal, SLOWED, feed};
 use crate::actors::channel_router::outbox::{ClientOverflow, ClientQueue};
 use crate::actors::channel_router::{Greeting, Member};
 use crate::gateway::refusal::Cause;
@@ -49,6 +49,10 @@ pub(super) struct Live {
     member: u64,
     pub(super) join: Join,
     pub(super) claims: Option<Bearer>,
+    /// Its client was told that its token ends soon.
+    pub(super) warned: bool,
+    /// Another token for it is being judged.
+    pub(super) renewing: bool,
     pub(super) kind: Kind,
 }
 
@@ -60,7 +64,9 @@ impl Live {
         claims: Option<Bearer>,
         kind: Kind,
     ) -> Self {
-        let live = Self { channels: channels.clone(), member, join, claims, kind };
+        let channels = channels.clone();
+        let (warned, renewing) = (false, false);
+        let live = Self { channels, member, join, claims, warned, renewing, kind };
         for count in live.counts() {
             count.fetch_add(1, Ordering::Relaxed);
         }
@@ -93,6 +99,8 @@ pub(super) enum News {
     Settled(Join, Result<Live, Value>),
     /// The handler of a join has ended; `true`: by a crash.
     Ended(Join, bool),
+    /// Another token for a join was judged.
+    Renewed(Join, Option<Ref>, Result<Bearer, Refusal>),
 }
 
 /// Tells a client its news, and wakes who drives it.
@@ -103,7 +111,7 @@ pub(super) struct Herald {
 }
 
 impl Herald {
-    fn send(&self, news: News) {
+    pub(super) fn send(&self, news: News) {
         // A client that is gone needs no news.
         if self.news.send(news).is_ok() {
             self.wake.notify_one();
@@ -217,7 +225,8 @@ impl Entrance {
 
     /// By what right a client joins a topic.
     async fn right(&self, params: &Value) -> Result<Option<Bearer>, Refused> {
-        let bearer = match params.get("token").and_then(Value::as_str) {
+        let token = params.get("token").or_else(|| params.get("access_token"));
+        let bearer = match token.and_then(Value::as_str) {
             Some(token) => match self.channels.judge(token, self.from).await {
                 Ok(bearer) => Some(bearer),
                 Err(Denied { reason, cause, late }) => {

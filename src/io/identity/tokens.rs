@@ -60,6 +60,15 @@ pub enum TokenError {
     /// The authority has revoked it.
     #[error("it is revoked")]
     Revoked,
+    /// It is of an issuer that is known, and signed with another algorithm than that one's.
+    #[error("its issuer does not sign with this algorithm")]
+    Algorithm,
+    /// It names a key that its issuer's key set has not.
+    #[error("its issuer has no such key")]
+    UnknownKey,
+    /// Its claims give no subject, no role or no topics by the rules for its issuer.
+    #[error("its claims give no right here")]
+    Unmapped,
     /// There is no list that would verify it.
     #[error(
         "no token can be verified here: the token list comes with the first link to a node that has one, or with a copy of ca/tokens"

@@ -18,14 +18,11 @@ use serde::Deserialize;
 
 use crate::io::identity::disk::{self, FileState};
 use crate::io::identity::enrol::EnrolError;
+use crate::io::identity::provider::key_set;
 use crate::proto::enrol::NamePattern;
 use crate::proto::node::NodeName;
 use crate::proto::token::NumericDate;
 
-/// Most keys in a file.
-const MAX_KEYS: usize = 64;
-/// Longest file of keys, in bytes.
-const MAX_FILE: usize = 256 * 1024;
 /// By how much the clocks of the platform and of this host may differ.
 const LEEWAY: Duration = Duration::from_secs(60);
 
@@ -161,9 +158,7 @@ impl Machines {
             return Ok(keys.clone());
         }
         let text = disk::read_list(path)?.ok_or(EnrolError::MachineKeys(path.clone()))?;
-        let keys = Some(text).filter(|text| text.len() <= MAX_FILE);
-        let keys: Option<JwkSet> = keys.and_then(|text| serde_json::from_slice(&text).ok());
-        let keys = keys.filter(|it| (1..=MAX_KEYS).contains(&it.keys.len()));
+        let keys = key_set::parse(&text);
         let keys = Arc::new(keys.ok_or_else(|| EnrolError::MachineKeys(path.clone()))?);
         *read = Some((state, keys.clone()));
         Ok(keys)

@@ -1,0 +1,302 @@
+//! Tokens that another system has made for its users, and by what they count here.
+//!
+//! An identity provider is a file of settings (`settings`), and the files that it names: a key or a set of keys, and the ids of
+//! tokens that the system has revoked. Three kinds of tokens are read: JSON Web Tokens (RFC 7519), those of AshAuthentication,
+//! which are JSON Web Tokens too (`jwt`), and those of Phoenix.Token (`phoenix`). Invariants:
+//!
+//! 1. The algorithm, the key and what claims mean come from the files alone. What a token says of itself only selects which of
+//!    them it is held against.
+//! 2. A key that is secret is in a file that others cannot read, and in no log.
+//! 3. A provider whose files cannot be used any more stays as it was; a node does not start with one.
+//! 4. To judge a token takes bounded memory and time: it is at most [`MAX_TOKEN`] long, and there are at most [`MAX_PROVIDERS`]
+//!    providers.
+//! 5. Once the key that a token was signed with is gone from the files, the token counts no more.
+
+mod jwt;
+pub(super) mod key_set;
+mod phoenix;
+mod settings;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use self::jwt::JwtRules;
+use self::phoenix::PhoenixRules;
+use super::disk::{self, FileState};
+use super::{IdentityError, Look, MAX_TOKEN, TokenError};
+use crate::io::clock::unix_seconds;
+use crate::proto::token::mapping::Mapping;
+use crate::proto::token::{AUDIENCE, Claims, check_id};
+
+/// Most providers of a node.
+const MAX_PROVIDERS: usize = 16;
+/// Longest file of settings, in bytes.
+const MAX_SETTINGS: usize = 64 * 1024;
+/// Longest file of revoked ids, in bytes.
+const MAX_REVOKED: usize = 1024 * 1024;
+
+/// Why an identity provider cannot be used. What was in force before stays; the operator corrects the file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProviderError {
+    /// A file that is needed is not there.
+    #[error("{} is missing: put it there", .0.display())]
+    Missing(PathBuf),
+    /// A file cannot be read, or others can read a secret.
+    #[error(transparent)]
+    File(#[from] IdentityError),
+    /// Settings that are none, or do not fit together.
+    #[error("{} is no identity provider: {reason}", path.display())]
+    Settings {
+        /// The file of settings.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A key, a key set or a list of revoked ids is not what the settings say.
+    #[error("{} cannot be used: {reason}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// More files than may be.
+    #[error("{0} identity providers, at most {MAX_PROVIDERS} are allowed: leave some out")]
+    TooMany(usize),
+}
+
+/// By which a key is known: a hash of the key and of whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeyMark([u8; 32]);
+
+impl KeyMark {
+    fn of(settings: &Path, key: &[u8]) -> Self {
+        let mut hash = Sha256::new();
+        // Two providers with the same key are two.
+        hash.update(settings.as_os_str().as_encoded_bytes());
+        hash.update([0]);
+        hash.update(key);
+        Self(hash.finalize().into())
+    }
+}
+
+/// How tokens of a kind are read and verified.
+enum Kind {
+    Jwt(JwtRules),
+    Phoenix(Box<PhoenixRules>),
+}
+
+/// A provider as its files have it.
+struct Provider {
+    kind: Kind,
+    mapping: Mapping,
+    revoked: HashSet<Box<str>>,
+    /// The files that it was made of, and what state they were in.
+    files: Vec<(PathBuf, FileState)>,
+}
+
+/// What a token of a provider says, once its signature is good.
+struct Read {
+    claims: Value,
+    /// Where its kind has the subject.
+    usual: &'static str,
+    issuer: String,
+    /// Its own id; `None`: it has none.
+    jti: Option<String>,
+    /// In seconds since 1970.
+    made: Option<u64>,
+    /// The first second in which it counts.
+    begins: Option<u64>,
+    /// The first second in which it counts no more.
+    expires: u64,
+    key: KeyMark,
+}
+
+/// What all providers of a node are. Clones share it.
+#[derive(Clone, Default)]
+pub struct Providers {
+    paths: Arc<[PathBuf]>,
+    all: Arc<ArcSwap<Vec<Arc<Provider>>>>,
+    /// Held while files are looked at.
+    looking: Arc<Mutex<()>>,
+    number: Arc<AtomicU64>,
+}
+
+impl fmt::Debug for Providers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Providers").field("paths", &self.paths).finish_non_exhaustive()
+    }
+}
+
+impl Providers {
+    /// The providers of these files of settings.
+    ///
+    /// # Errors
+    /// Each [`ProviderError`].
+    pub fn open(paths: &[PathBuf]) -> Result<Self, ProviderError> {
+        if paths.len() > MAX_PROVIDERS {
+            return Err(ProviderError::TooMany(paths.len()));
+        }
+        let all: Result<Vec<_>, _> =
+            paths.iter().map(|path| Provider::read(path).map(Arc::new)).collect();
+        Ok(Self {
+            paths: paths.into(),
+            all: Arc::new(ArcSwap::from_pointee(all?)),
+            ..Self::default()
+        })
+    }
+
+    /// Reads again what has changed; what cannot be used stays as it was. Blocks on the file system.
+    ///
+    /// # Errors
+    /// The [`ProviderError`] of the first provider whose files cannot be used; others are up to date.
+    pub fn look(&self) -> Result<Look<()>, ProviderError> {
+        let _alone = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.load().to_vec();
+        let (mut changed, mut failed) = (false, None);
+        for (provider, path) in all.iter_mut().zip(self.paths.iter()) {
+            if provider.files.iter().all(|(path, state)| disk::file_state(path) == *state) {
+                continue;
+            }
+            match Provider::read(path) {
+                Ok(read) => (*provider, changed) = (Arc::new(read), true),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        if changed {
+            self.all.store(Arc::new(all));
+            self.number.fetch_add(1, Ordering::Release);
+        }
+        match failed {
+            Some(error) => Err(error),
+            None if changed => Ok(Look::New(())),
+            None => Ok(Look::Unchanged),
+        }
+    }
+
+    /// Changes when a provider has.
+    pub fn number(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
+    }
+
+    /// True when the token with this id, signed with this key, counts no more: its provider has revoked it, or has given up
+    /// the key.
+    pub fn outlived(&self, key: KeyMark, jti: &str) -> bool {
+        let all = self.all.load();
+        let provider = all.iter().find(|it| it.has(key));
+        provider.is_none_or(|it| it.revoked.contains(jti))
+    }
+
+    /// What a token says, and by which key, if it counts at `now`; `None` when it is of no provider of this node.
+    pub fn verify(
+        &self,
+        token: &str,
+        now: SystemTime,
+    ) -> Option<Result<(Claims, KeyMark), TokenError>> {
+        if token.len() > MAX_TOKEN {
+            return None;
+        }
+        let all = self.all.load();
+        let mut refused = None;
+        let seen = jwt::Seen::of(token);
+        for provider in all.iter() {
+            let read = match (&provider.kind, &seen) {
+                (Kind::Phoenix(rules), None) => rules.read(token),
+                (Kind::Jwt(rules), Some(seen)) => rules.read(token, seen),
+                (Kind::Phoenix(_), Some(_)) | (Kind::Jwt(_), None) => None,
+            };
+            match read.map(|read| provider.judge(read?, now)) {
+                Some(Ok(judged)) => return Some(Ok(judged)),
+                // What one has signed says more than that another one has not.
+                Some(Err(error)) => refused = refused.filter(|it| !is_foreign(*it)).or(Some(error)),
+                None => {}
+            }
+        }
+        refused.map(Err)
+    }
+}
+
+/// Whether a token may be another provider's.
+fn is_foreign(error: TokenError) -> bool {
+    use TokenError::{Algorithm, NotForUs, Signature, UnknownKey};
+    [Algorithm, NotForUs, Signature, UnknownKey].contains(&error)
+}
+
+impl Provider {
+    fn has(&self, key: KeyMark) -> bool {
+        match &self.kind {
+            Kind::Jwt(rules) => rules.has(key),
+            Kind::Phoenix(rules) => rules.has(key),
+        }
+    }
+
+    fn judge(&self, read: Read, now: SystemTime) -> Result<(Claims, KeyMark), TokenError> {
+        let Read { claims, usual, issuer, jti, made, begins, expires, key } = read;
+        let seconds = unix_seconds(now);
+        if seconds >= expires {
+            return Err(TokenError::Expired);
+        }
+        if begins.is_some_and(|begins| seconds < begins) {
+            return Err(TokenError::NotYetValid);
+        }
+        let jti = jti.ok_or(TokenError::Malformed)?;
+        check_id(&jti).map_err(|_id| TokenError::Malformed)?;
+        if self.revoked.contains(jti.as_str()) {
+            return Err(TokenError::Revoked);
+        }
+        let mapped = self.mapping.apply(&claims, usual).map_err(|_right| TokenError::Unmapped)?;
+        let claims = Claims {
+            iss: issuer,
+            aud: AUDIENCE.to_owned(),
+            sub: mapped.sub,
+            jti,
+            iat: made.unwrap_or(seconds).min(seconds),
+            exp: expires,
+            role: mapped.role,
+            topics: mapped.topics,
+        };
+        claims.check().map_err(|_unsound| TokenError::Malformed)?;
+        Ok((claims, key))
+    }
+}
+
+/// The id of a token that has none of its own: half of the SHA-256 of what is signed, in hexadecimal.
+fn id_of(signed: &str) -> String {
+    let hash: [u8; 32] = Sha256::digest(signed.as_bytes()).into();
+    hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A file that a provider needs.
+fn needed(path: &Path, most: usize) -> Result<Vec<u8>, ProviderError> {
+    let text = disk::read_list(path)?.ok_or_else(|| ProviderError::Missing(path.to_owned()))?;
+    match text.len() <= most {
+        true => Ok(text),
+        false => Err(ProviderError::Content { path: path.to_owned(), reason: "it is too long" }),
+    }
+}
+
+/// The ids in a file, one a line.
+fn revoked(path: &Path) -> Result<HashSet<Box<str>>, ProviderError> {
+    let text = needed(path, MAX_REVOKED)?;
+    let refuse = |reason| ProviderError::Content { path: path.to_owned(), reason };
+    let text = String::from_utf8(text).map_err(|_binary| refuse("it is not a text"))?;
+    let lines = text.lines().map(str::trim).filter(|it| !it.is_empty() && !it.starts_with('#'));
+    lines
+        .map(|jti| match check_id(jti) {
+            Ok(()) => Ok(jti.into()),
+            Err(_) => Err(refuse("it has a line that is no id of a token (the claim jti)")),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
