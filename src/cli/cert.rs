@@ -140,7 +140,8 @@ pub(crate) enum CertCommand {
     },
     /// Put the authority of a backup into the certificate directory
     ///
-    /// An authority that is there is never replaced.
+    /// Beside the certificates of a node that has joined, too: it issues from then on. An authority's key that is there is
+    /// never replaced.
     Restore {
         /// The backup
         file: PathBuf,

@@ -16,7 +16,9 @@ use pkcs8::{
 use zeroize::Zeroizing;
 
 use super::disk::{self, Layout};
-use super::{Authority, IdentityError};
+use super::pki::Bundle;
+use super::trust::Trusted;
+use super::{Authority, IdentityError, Remedy};
 use crate::proto::codec;
 
 /// Label of the block (RFC 7468).
@@ -106,10 +108,12 @@ fn encrypted(certs: &Path, passphrase: &str) -> Result<String, BackupError> {
     Ok(pem::encode(&pem::Pem::new(LABEL, der)))
 }
 
-/// Puts the authority of a backup into `certs`, where there is none.
+/// Puts the authority of a backup into `certs`, where there is none, or beside the certificates that a node of the same
+/// cluster has there.
 ///
 /// # Errors
-/// [`BackupError`]; [`IdentityError::AlreadyExists`] when there is an authority or a part of one.
+/// [`BackupError`]; [`IdentityError::Exists`] when there is an authority's key, or another cluster's certificate;
+/// [`KeyFault::Mismatch`](super::KeyFault::Mismatch) when the cluster trusts another authority meanwhile.
 pub fn restore(certs: &Path, backup: &[u8], passphrase: &str) -> Result<Authority, BackupError> {
     let damaged = BackupError::Damaged;
     let Some(block) = pem::parse(backup).ok().filter(|block| block.tag() == LABEL) else {
@@ -137,8 +141,38 @@ pub fn restore(certs: &Path, backup: &[u8], passphrase: &str) -> Result<Authorit
     };
     let written: Vec<(&str, &[u8], u32)> =
         files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice(), mode(name))).collect();
+    let has = |file| layout.of_authority(file).exists();
+    if has(disk::CERTIFICATE) && !has(disk::KEY) {
+        return add(layout, written);
+    }
     disk::write_directory(&layout.authority(), &written)?;
     Ok(Authority::open(certs)?)
+}
+
+/// Puts what a node lacks beside what it has. Its lists stay: they come from other nodes, and are not older than the backup's.
+fn add(layout: Layout<'_>, mut files: Vec<(&str, &[u8], u32)>) -> Result<Authority, BackupError> {
+    let certificate = files.iter().find(|(name, ..)| *name == disk::CERTIFICATE);
+    let bundle = certificate.and_then(|(_, pem, _)| Bundle::of_pem(pem).ok());
+    let bundle = bundle.ok_or(BackupError::Damaged)?;
+    let trusted = Trusted::read(layout, Remedy::CopyAuthority)?;
+    if bundle.cluster() != trusted.bundle.cluster() {
+        let path = layout.of_authority(disk::CERTIFICATE);
+        return Err(IdentityError::Exists { path, remedy: Remedy::MoveAuthority }.into());
+    }
+    files.retain(|(name, ..)| !layout.of_authority(name).exists());
+    // The key goes last: without it nothing is issued.
+    files.sort_by_key(|(name, ..)| *name == disk::KEY);
+    let paths: Vec<_> = files.iter().map(|(name, ..)| layout.of_authority(name)).collect();
+    let written = files
+        .iter()
+        .zip(&paths)
+        .try_for_each(|((_, bytes, mode), path)| disk::write(path, bytes, *mode))
+        .and_then(|()| Authority::open(layout.certs()));
+    written.map_err(|error| {
+        // Half of an authority is worth less than none.
+        paths.iter().for_each(|path| drop(std::fs::remove_file(path)));
+        error.into()
+    })
 }
 
 #[cfg(test)]
@@ -179,6 +213,59 @@ mod tests {
         assert!(b.unwrap().verifier().peer(&a.certificate(), wall()).is_err(), "it is revoked");
         let again = restore(there.path(), text.as_bytes(), PHRASE).unwrap_err();
         assert!(again.to_string().contains("already exists"), "{again}");
+    }
+
+    #[test]
+    fn a_node_that_joined_becomes_the_one_that_issues_and_keeps_its_lists() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let authority = Authority::init(here.path(), wall()).unwrap();
+        let (a, b) = ("a@h".parse().unwrap(), "b@h".parse().unwrap());
+        authority.issue(here.path(), &a, Validity::leaf(wall())).unwrap();
+        let text = encrypted(here.path(), PHRASE).unwrap();
+        // What a node has that joined: certificates, and a list that is later than the backup.
+        authority.revoke(&a, wall()).unwrap();
+        let ca = there.path().join("ca");
+        disk::make_directory(&ca).unwrap();
+        for file in ["cert.pem", "crl.pem", "tokens"] {
+            fs::copy(here.path().join("ca").join(file), ca.join(file)).unwrap();
+        }
+        let list = fs::read(ca.join("crl.pem")).unwrap();
+        let restored = restore(there.path(), text.as_bytes(), PHRASE).unwrap();
+        assert_eq!(fs::read(ca.join("crl.pem")).unwrap(), list, "the later list stays");
+        let b = restored.issue(there.path(), &b, Validity::leaf(wall())).unwrap();
+        let revoked = Authority::open(there.path()).unwrap().revoke(&a, wall()).unwrap();
+        assert_eq!((revoked.added.len(), revoked.total), (0, 1), "what was issued is known");
+        assert!(b.verifier().peer(&b.certificate(), wall()).is_ok());
+        let again = restore(there.path(), text.as_bytes(), PHRASE).unwrap_err();
+        assert!(again.to_string().contains("already exists"), "{again}");
+    }
+
+    #[test]
+    fn a_backup_of_another_authority_changes_nothing() {
+        let [here, there, other] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        Authority::init(here.path(), wall()).unwrap();
+        let text = encrypted(here.path(), PHRASE).unwrap();
+        let ca = there.path().join("ca");
+        disk::make_directory(&ca).unwrap();
+        // Another cluster's, and another authority of the same cluster, as after a rotation.
+        Authority::init(other.path(), wall()).unwrap();
+        fs::copy(other.path().join("ca/cert.pem"), ca.join("cert.pem")).unwrap();
+        let error = restore(there.path(), text.as_bytes(), PHRASE).unwrap_err();
+        assert!(error.to_string().contains("ca/cert.pem already exists"), "{error}");
+        let authority = Authority::open(here.path()).unwrap();
+        authority.begin_rotation("ann", wall()).unwrap();
+        let moved = Authority::open(here.path()).unwrap();
+        moved.move_rotation(wall()).unwrap();
+        Authority::open(here.path()).unwrap().finish_rotation(None, wall()).unwrap();
+        for file in ["cert.pem", "trust"] {
+            fs::copy(here.path().join("ca").join(file), ca.join(file)).unwrap();
+        }
+        let error = restore(there.path(), text.as_bytes(), PHRASE).unwrap_err();
+        assert!(error.to_string().contains("key.pem does not belong"), "{error}");
+        let mut left: Vec<_> =
+            fs::read_dir(&ca).unwrap().map(|it| it.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["cert.pem", "trust"]);
     }
 
     #[test]
