@@ -61,6 +61,7 @@ impl fmt::Debug for Exchange {
 
 impl Exchange {
     /// That of a node of this name that may do everything, linked to nobody yet.
+    #[cfg(any(test, feature = "testkit"))]
     pub(crate) fn new(me: NodeName, metrics: &Metrics) -> Self {
         Self::limited(me, Capabilities::ALL, metrics)
     }

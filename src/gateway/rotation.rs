@@ -127,6 +127,11 @@ pub enum RotateError {
     /// The authority's own reason.
     #[error(transparent)]
     Rotation(#[from] RotationError),
+    /// Forcing the last step would cut off the node that is asked to.
+    #[error(
+        "this node's own certificate is not of the new authority yet, so that it would be cut off as well: it renews within seconds, try again"
+    )]
+    OwnCertificate,
     /// What did it has ended.
     #[error("it was not done: the task ended ({0})")]
     Ended(JoinError),
@@ -224,6 +229,7 @@ impl Rotations {
             Rotate::Authority => self.change(move |it, now| it.begin_rotation(&by, now)).await,
             Rotate::Nodes => self.change(|it, now| it.renew_nodes(now)).await,
             Rotate::Abort => self.change(|it, now| it.abort_rotation(now)).await,
+            Rotate::Force if self.would_cut_off_itself() => Err(RotateError::OwnCertificate),
             Rotate::Force => self.change(step).await,
             Rotate::Tokens => self.change(move |it, now| it.begin_tokens(&by, now)).await,
             Rotate::AbortTokens => self.change(|it, now| it.abort_tokens(now)).await,
@@ -232,6 +238,13 @@ impl Rotations {
         let deed = Deed::Rotate { what: rotate.to_string() };
         self.bus.announce(Event::OperatorActed { deed, operator, via: via.to_owned() });
         Ok(())
+    }
+
+    /// Whether the next step drops the authority that signed this node's certificate.
+    fn would_cut_off_itself(&self) -> bool {
+        let rotation = self.identity.rotation();
+        let last = rotation.filter(|(_, step)| *step == RotationStep::Moving);
+        last.is_some_and(|(rotation, _)| rotation.target != self.identity.authority())
     }
 
     /// What is being replaced, and who began that; no other node is asked.
