@@ -8,7 +8,7 @@
 //!    them it is held against.
 //! 2. A key that is secret is in a file that others cannot read, and in no log.
 //! 3. A provider whose files cannot be used any more stays as it was; a node does not start with one.
-//! 4. To judge a token takes bounded memory and time: it is at most [`MAX_TOKEN`] long, and there are at most [`MAX_PROVIDERS`]
+//! 4. To judge a token takes bounded memory and time: it is at most [`MAX_TOKEN`] long, and there are at most `MAX_PROVIDERS`
 //!    providers.
 //! 5. Once the key that a token was signed with is gone from the files, the token counts no more.
 
