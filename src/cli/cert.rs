@@ -22,7 +22,7 @@ use xpando_node::internals::proto::node::NodeName;
 use zeroize::Zeroizing;
 
 use super::can::Can;
-use super::output::{self, Columns, Field, write_line};
+use super::output::{self, Columns, Field, notice, write_line};
 use super::remedy;
 
 /// Longest passphrase that is read, in bytes.
@@ -44,8 +44,8 @@ pub(crate) enum CertCommand {
     /// ca/key.pem. A node on another host needs copies of ca/cert.pem and of the directory NAME.
     ///
     /// A private key that is there already stays, so that the node keeps its id. To give a node a
-    /// new key, remove the directory NAME first. Unless it is said what the node may do, it may do what the certificate
-    /// before let it, and without one everything: it lies beside the authority's key.
+    /// new key, remove the directory NAME first and give --replace, which revokes the key before. Unless it is said what the
+    /// node may do, it may do what the certificate before let it, and without one everything: it lies beside the authority's key.
     Issue {
         /// The node's name, for example web@10.0.0.7 or web@db.example
         name: NodeName,
@@ -228,6 +228,11 @@ fn issue(
     } else {
         authority.issue_with(certs, name, validity, options)?
     };
+    if authority.others_of(name, identity.id())? > 0 {
+        notice(format_args!(
+            "{name} has another key, whose certificate counts until it ends: `cert issue {name} --replace` revokes it"
+        ));
+    }
     let dir = certs.display();
     write_line!(out, "node         {name}")?;
     write_line!(out, "id           {}", identity.id())?;

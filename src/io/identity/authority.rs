@@ -220,7 +220,8 @@ impl Authority {
     /// As [`Authority::issue_with`], but replaces whatever certificate is there.
     ///
     /// A sound key stays, so the node keeps its id. A damaged key is replaced, and one whose
-    /// certificate was revoked; to replace a sound one, remove the node's directory first.
+    /// certificate was revoked; to replace a sound one, remove the node's directory first. What was issued to the name with
+    /// another key is revoked.
     ///
     /// # Errors
     /// As [`Authority::issue_with`], without [`IdentityError::Exists`].
@@ -233,7 +234,17 @@ impl Authority {
     ) -> Result<Identity, IdentityError> {
         let layout = Layout::new(certs);
         let _lock = layout.lock()?;
-        self.renew(layout, name, validity, options)
+        let identity = self.renew(layout, name, validity, options)?;
+        self.revoke_other_keys(layout, name, identity.id(), clock::wall())?;
+        Ok(identity)
+    }
+
+    /// How many certificates count that were issued to a name with another key than this one.
+    ///
+    /// # Errors
+    /// [`IdentityError::List`] when the revocation list cannot be used; [`IdentityError::Io`].
+    pub fn others_of(&self, name: &NodeName, key: KeyId) -> Result<usize, IdentityError> {
+        Ok(self.other_keys(Layout::new(&self.home), name, key)?.len())
     }
 
     /// [`Authority::reissue`] for a caller that holds the directory's lock.
@@ -630,6 +641,27 @@ mod tests {
         assert_eq!(of(&same), of(&first));
         let fewer = authority.reissue(dir.path(), &a, valid, with(&hosts[..1])).unwrap();
         assert_eq!(of(&fewer), ["10.0.0.7", "web.example"]);
+    }
+
+    #[test]
+    fn a_key_that_is_replaced_on_request_ends_the_one_before() {
+        let (dir, authority) = authority();
+        let (a, valid) = (name("a@h"), Validity::leaf(wall()));
+        let first = authority.issue(dir.path(), &a, valid).unwrap();
+        std::fs::remove_dir_all(dir.path().join("a@h")).unwrap();
+        let second = authority.issue(dir.path(), &a, valid).unwrap();
+        let judged = |it: &Identity| authority.verifier.peer(&it.certificate(), wall());
+        assert!(judged(&first).is_ok() && judged(&second).is_ok(), "nobody said what is meant");
+        assert_eq!(authority.others_of(&a, second.id()).unwrap(), 1);
+        let third = authority.reissue(dir.path(), &a, valid, LeafOptions::default()).unwrap();
+        assert_eq!(third.id(), second.id());
+        assert!(matches!(judged(&first), Err(CertificateFault::Revoked(_))));
+        assert!(judged(&second).is_ok() && judged(&third).is_ok());
+        assert_eq!(authority.others_of(&a, third.id()).unwrap(), 0);
+        // A name that has one key only is none of that list.
+        authority.issue(dir.path(), &name("b@h"), valid).unwrap();
+        authority.reissue(dir.path(), &name("b@h"), valid, LeafOptions::default()).unwrap();
+        assert_eq!(authority.verifier.list().entries.len(), 1);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::super::revocation::{
 use super::super::tokens::TokenList;
 use super::{Authority, next_number};
 use crate::io::clock::{self, unix_seconds};
-use crate::proto::node::NodeName;
+use crate::proto::node::{KeyId, NodeName};
 
 /// What is revoked: every certificate of a node, or one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +116,52 @@ impl Authority {
             let list = layout.of_authority(disk::ISSUED);
             return Err(IdentityError::NeverIssued { what: what.to_string(), list });
         }
+        self.list_serials(layout, serials, reason, now)
+    }
+
+    /// Revokes what was issued to a name with other keys than this one, for a caller that holds the lock: from then on that
+    /// key is the name's.
+    pub(super) fn revoke_other_keys(
+        &self,
+        layout: Layout<'_>,
+        name: &NodeName,
+        key: KeyId,
+        now: SystemTime,
+    ) -> Result<(), IdentityError> {
+        let others = self.other_keys(layout, name, key)?;
+        if !others.is_empty() {
+            let serials = others.into_iter().map(|issued| issued.serial).collect();
+            self.list_serials(Layout::new(&self.home), serials, None, now)?;
+        }
+        Ok(())
+    }
+
+    /// What counts of a name with other keys than this one.
+    pub(super) fn other_keys(
+        &self,
+        layout: Layout<'_>,
+        name: &NodeName,
+        key: KeyId,
+    ) -> Result<Vec<Issued>, IdentityError> {
+        self.verifier.load_revocations(Layout::new(&self.home))?;
+        let (key, now) = (key.to_string(), unix_seconds(clock::wall()));
+        let counts = |one: &Issued| {
+            let ended = one.dates.is_some_and(|dates| dates.until < now);
+            one.key != key && !ended && !self.verifier.is_revoked(&one.serial)
+        };
+        let mut others = self.issued(layout, name)?;
+        others.retain(counts);
+        Ok(others)
+    }
+
+    /// Adds serial numbers to the revocation list that is in force, for a caller that holds the lock.
+    fn list_serials(
+        &self,
+        layout: Layout<'_>,
+        serials: BTreeSet<String>,
+        reason: Option<RevocationReason>,
+        now: SystemTime,
+    ) -> Result<Revoked, IdentityError> {
         let list = self.verifier.list();
         let new = serials.into_iter().filter(|serial| !list.entries.contains_key(serial));
         let added: Vec<String> = new.collect();
