@@ -52,6 +52,7 @@ pub(super) fn words(path: &Path, remedy: &Remedy) -> Vec<String> {
         Remedy::Issue(name) => vec![cert(&format!("issue {name}"))],
         Remedy::Reissue(name) => vec![cert(&format!("issue {name} --replace"))],
         Remedy::RestorePair => vec![cert("request --authority")],
+        Remedy::OtherCerts => vec!["--certs DIRECTORY".to_owned()],
         Remedy::Show => vec![cert("show")],
         Remedy::MakePrivate { .. } => vec![format!("chmod 600 {file}")],
         Remedy::Close => vec![format!("chmod go-w {file}")],

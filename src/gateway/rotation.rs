@@ -445,6 +445,12 @@ mod tests {
         assert!(rotations.under_way()[0].contains("began to rotate the authority at "));
         let moved = rotate(&rotations, Rotate::Force).await;
         assert_eq!(moved.rotation.map(|it| it.moving), Some(true));
+        // It would be cut off with the others; the node's files renew its certificate, which nobody follows here.
+        let refused = rotations.rotate(Rotate::Force, Operator::local(1), "test").await;
+        assert!(matches!(refused, Err(RotateError::OwnCertificate)), "{refused:?}");
+        assert_eq!(rotations.status().await.rotation.map(|it| it.moving), Some(true));
+        // Going back leads to the authority that its certificate is of.
+        assert!(rotate(&rotations, Rotate::Abort).await.rotation.is_some());
         assert!(rotate(&rotations, Rotate::Force).await.rotation.is_none());
         let next = |status: RotationStatus| status.tokens.expect("a list").next;
         assert_eq!(rotations.under_way(), Vec::<String>::new());

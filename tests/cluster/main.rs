@@ -49,6 +49,7 @@ mod registry;
 mod renewal;
 mod requests;
 mod revocation;
+mod rights;
 mod rotation;
 mod saturated;
 mod silence;

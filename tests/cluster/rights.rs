@@ -1,0 +1,184 @@
+//! Roles, topics and deeds in one table: no token of less right reaches what needs more, by any spelling.
+//!
+//! Who may do what is written here by hand, and nowhere computed.
+
+use std::collections::BTreeSet;
+use std::thread;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+use crate::kit::client::runtime;
+use crate::kit::{Cluster, Node, PATIENCE};
+
+const UPDATES: &str = "network:updates";
+const OF_NODE: &str = "node:a@127.0.0.1";
+const BEATS: &str = "node:heartbeat";
+/// What every topic with an owner is reached by.
+const TOPICS: [&str; 5] = ["room:1", "room:2", UPDATES, OF_NODE, BEATS];
+const ROOMS: &[&str] = &["room:1", "room:2"];
+/// Other spellings, which are topics of nobody, whoever asks.
+const SPELLED: [&str; 16] = [
+    "network",
+    "network:",
+    "network:Updates",
+    "NETWORK:updates",
+    "network:updates ",
+    " network:updates",
+    "network:updates\u{0}",
+    "network\u{ff1a}updates",
+    "network%3Aupdates",
+    "network:*",
+    "node:",
+    "node:*",
+    "Node:a@127.0.0.1",
+    "node\u{200b}:a@127.0.0.1",
+    "phoenix",
+    "*",
+];
+
+/// A token, and what its bearer may.
+struct Bearer {
+    role: &'static str,
+    grants: &'static [&'static str],
+    joins: &'static [&'static str],
+    pushes: &'static [&'static str],
+    reads: bool,
+    changes: bool,
+}
+
+const fn bearer(
+    (role, grants): (&'static str, &'static [&'static str]),
+    joins: &'static [&'static str],
+    pushes: &'static [&'static str],
+    (reads, changes): (bool, bool),
+) -> Bearer {
+    Bearer { role, grants, joins, pushes, reads, changes }
+}
+
+const TABLE: [Bearer; 11] = [
+    bearer(("user", &[]), ROOMS, ROOMS, (false, false)),
+    bearer(("user", &["*"]), ROOMS, ROOMS, (false, false)),
+    bearer(("user", &["room:1"]), &["room:1"], &["room:1"], (false, false)),
+    bearer(("user", &["room:1=join"]), &["room:1"], &[], (false, false)),
+    bearer(("user", &["network:*", "node:*", UPDATES]), &[], &[], (false, false)),
+    bearer(("node_operator", &[]), &TOPICS, &TOPICS, (true, false)),
+    bearer(("node_operator", &["room:*"]), ROOMS, ROOMS, (false, false)),
+    bearer(("node_operator", &["network:*=join"]), &[UPDATES], &[], (true, false)),
+    bearer(("node_operator", &["node:*"]), &[OF_NODE, BEATS], &[OF_NODE, BEATS], (false, false)),
+    bearer(("admin", &[]), &TOPICS, &TOPICS, (true, true)),
+    bearer(("admin", &["room:1"]), &["room:1"], &["room:1"], (false, true)),
+];
+
+impl Bearer {
+    fn token(&self, cluster: &Cluster) -> String {
+        let create = ["token", "create", "--sub", "x", "--role", self.role, "--certs", "certs"];
+        let grants = self.grants.iter().flat_map(|grant| ["--topics", grant]);
+        let args: Vec<&str> = create.into_iter().chain(grants).collect();
+        cluster.print(&args).trim().to_owned()
+    }
+}
+
+/// A client's socket, and a reference for each of its frames.
+struct Socket(WebSocketStream<TcpStream>, u64);
+
+impl Socket {
+    async fn open(node: &Node, token: &str) -> Self {
+        let stream = TcpStream::connect(node.http()).await.unwrap();
+        let url = format!("ws://{}/socket/websocket?vsn=2.0.0&token={token}", node.http());
+        Self(client_async(url, stream).await.unwrap().0, 0)
+    }
+
+    /// What is answered to a frame: `ok`, or the reason.
+    async fn asks(&mut self, join: u64, topic: &str, event: &str, payload: Value) -> String {
+        self.1 += 1;
+        let reference = self.1.to_string();
+        let frame = json!([join.to_string(), reference, topic, event, payload]);
+        self.0.send(Message::text(frame.to_string())).await.unwrap();
+        loop {
+            let said = tokio::time::timeout(PATIENCE, self.0.next()).await.unwrap();
+            let Some(Ok(Message::Text(text))) = said else { panic!("{topic:?} {event}: {said:?}") };
+            let frame: Value = serde_json::from_str(&text).unwrap();
+            if frame[1] == reference.as_str() && frame[3] == "phx_reply" {
+                let reason = frame[4]["response"]["reason"].as_str().unwrap_or_default();
+                return if frame[4]["status"] == "ok" {
+                    "ok".to_owned()
+                } else {
+                    reason.to_owned()
+                };
+            }
+        }
+    }
+}
+
+/// Where a bearer is let in and may say something, of all topics and spellings.
+async fn reached(node: &Node, token: &str) -> (BTreeSet<&'static str>, BTreeSet<&'static str>) {
+    let (mut joined, mut pushed) = (BTreeSet::new(), BTreeSet::new());
+    let mut socket = Socket::open(node, token).await;
+    for (at, topic) in TOPICS.into_iter().chain(SPELLED).enumerate() {
+        let join = 100 + at as u64;
+        let answer = socket.asks(join, topic, "phx_join", json!({})).await;
+        if answer == "ok" {
+            joined.insert(topic);
+            let event = if topic.starts_with("node:") { "data" } else { "say" };
+            let answer = socket.asks(join, topic, event, json!({ "x": 1 })).await;
+            assert!(["ok", "unauthorized"].contains(&answer.as_str()), "{topic}: {answer}");
+            if answer == "ok" {
+                pushed.insert(topic);
+            }
+        } else {
+            assert!(["unauthorized", "unmatched topic"].contains(&answer.as_str()), "{answer}");
+            // Without a join, and under the join of another topic, nothing is said there.
+            for stolen in [join, join - 1] {
+                let answer = socket.asks(stolen, topic, "say", json!({})).await;
+                assert_eq!(answer, "unmatched topic", "{topic:?} by the join {stolen}");
+            }
+        }
+    }
+    (joined, pushed)
+}
+
+fn check(cluster: &Cluster, node: &Node, runtime: &Runtime, bearer: &Bearer) {
+    let about = format!("{} {:?}", bearer.role, bearer.grants);
+    let token = bearer.token(cluster);
+    let (joined, pushed) = runtime.block_on(reached(node, &token));
+    let set = |topics: &[&'static str]| topics.iter().copied().collect::<BTreeSet<_>>();
+    assert_eq!(joined, set(bearer.joins), "{about} joins");
+    assert_eq!(pushed, set(bearer.pushes), "{about} says something");
+
+    let header = format!("Bearer {token}");
+    let asks = |what: &str| node.asks(what, &[("Authorization", &header)]).status;
+    for read in ["/api/status", "/api/nodes", "/api/topology", "/api/events", "/metrics"] {
+        let expected = if bearer.reads { 200 } else { 403 };
+        assert_eq!(asks(&format!("GET {read}")), expected, "{about}: {read}");
+    }
+    // A deed of which nothing comes: nobody is called so.
+    for change in [
+        "POST /api/nodes/x@127.0.0.1/disconnect",
+        "POST /api/nodes/x@127.0.0.1/forget",
+        "DELETE /api/nodes/x@127.0.0.1/forget",
+    ] {
+        assert_eq!(asks(change), if bearer.changes { 404 } else { 403 }, "{about}: {change}");
+    }
+    for other in ["GET /api//status", "GET /API/status", "GET /api/status/", "GET /api/./status"] {
+        assert_ne!(asks(other), 200, "{about}: {other}");
+    }
+}
+
+#[test]
+fn no_token_of_less_right_reaches_what_needs_more() {
+    let cluster = Cluster::new();
+    let node = cluster.node("a").start();
+    let runtime = runtime();
+    let (cluster, node, runtime) = (&cluster, &node, &runtime);
+    // What is refused is answered late: they wait at the same time.
+    thread::scope(|scope| {
+        for bearer in &TABLE {
+            scope.spawn(move || check(cluster, node, runtime, bearer));
+        }
+    });
+}
