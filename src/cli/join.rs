@@ -18,6 +18,7 @@ use xpando_node::internals::io::identity::enrol::{
 };
 use xpando_node::internals::io::seeds::Seed;
 use xpando_node::internals::io::tls::enrol::{ConnectError, Expected};
+use xpando_node::internals::proto::codec::read_hexadecimal;
 use xpando_node::internals::proto::enrol::{AuthorityHash, Host, Refused, RequestId};
 use xpando_node::internals::proto::node::NodeName;
 
@@ -161,11 +162,8 @@ async fn by_token(
 /// A fingerprint, as `cert show --json` and `openssl x509 -fingerprint -sha256` print it.
 fn hash(text: &str) -> Result<AuthorityHash, String> {
     let wrong = || "it is not a SHA-256: 64 hexadecimal digits, with or without colons".to_owned();
-    let digits: String = text.chars().filter(|c| *c != ':').collect();
-    let pair = |at: usize| digits.get(2 * at..2 * at + 2);
-    let byte = |at| pair(at).and_then(|pair| u8::from_str_radix(pair, 16).ok()).ok_or_else(wrong);
-    let bytes: Vec<u8> = (0..digits.len().div_ceil(2)).map(byte).collect::<Result<_, _>>()?;
-    bytes.try_into().map(AuthorityHash).map_err(|_length| wrong())
+    let bytes = read_hexadecimal(&text.replace(':', "")).and_then(|bytes| bytes.try_into().ok());
+    bytes.map(AuthorityHash).ok_or_else(wrong)
 }
 
 /// The argument, or for `-` what is on standard input.

@@ -26,6 +26,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::proto::codec::read_hexadecimal;
 use crate::proto::node::NodeName;
 
 const HASH: usize = 32;
@@ -54,13 +55,8 @@ impl FromStr for Hash {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let digits: &[u8; 2 * HASH] = text.as_bytes().try_into().map_err(|_length| ())?;
-        let mut hash = [0; HASH];
-        for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
-            let pair = str::from_utf8(pair).map_err(|_text| ())?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_digit| ())?;
-        }
-        Ok(Self(hash))
+        let bytes = read_hexadecimal(text).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or(())
     }
 }
 

@@ -210,10 +210,12 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The reverse of [`hexadecimal`]; `None` where a pair is no digits.
-pub(super) fn read_hexadecimal(text: &str) -> Option<Vec<u8>> {
-    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
-    text.as_bytes().chunks(2).map(byte).collect()
+/// The reverse of [`hexadecimal`], in either case; `None` where a pair is no two digits.
+pub fn read_hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: &u8| u8::try_from(char::from(*byte).to_digit(16)?).ok();
+    let (pairs, odd) = text.as_bytes().as_chunks::<2>();
+    let byte = |[high, low]: &[u8; 2]| Some(digit(high)? << 4 | digit(low)?);
+    if odd.is_empty() { pairs.iter().map(byte).collect() } else { None }
 }
 
 #[cfg(test)]

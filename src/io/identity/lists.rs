@@ -242,7 +242,7 @@ impl Lists {
     }
 
     fn read(&self, kind: ListKind, bytes: &[u8]) -> Result<(Mark, Vec<u8>, Content), &'static str> {
-        let verifier = &self.0.verifier;
+        let (verifier, now) = (&self.0.verifier, clock::wall());
         match kind {
             ListKind::Trust => {
                 let Signed { list, mark, bytes } =
@@ -250,12 +250,13 @@ impl Lists {
                 Ok((mark, bytes, Content::Trust(list)))
             }
             ListKind::Revocations => {
-                let signers = verifier.signers().ok_or("nobody may sign it")?;
-                let Signed { list, mark, bytes } = RevocationList::parse(bytes, &signers)?;
+                let Signed { list, mark, bytes } =
+                    RevocationList::parse(bytes, &verifier.signers()?, now)?;
                 Ok((mark, bytes, Content::Revocations(list)))
             }
             ListKind::Tokens => {
-                let Signed { list, mark, bytes } = TokenList::parse(bytes, verifier)?;
+                let Signed { list, mark, bytes } =
+                    TokenList::parse(bytes, &verifier.signers()?, now)?;
                 Ok((mark, bytes, Content::Tokens(list)))
             }
         }

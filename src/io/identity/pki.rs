@@ -4,12 +4,13 @@
 //! cluster. No file, no clock, nothing that changes: what is in force is the verifier's, where files lie the layout's.
 //!
 //! ```text
-//! signed ← certificate ← bundle
+//! signed ← certificate ← bundle ← list
 //! ```
 
 mod bundle;
 mod certificate;
 mod error;
+mod list;
 mod signed;
 
 pub(super) use self::bundle::{Bundle, DEVELOPMENT, MAX_ROOTS, Root, pem_of};
@@ -21,4 +22,5 @@ pub(super) use self::certificate::{
 pub use self::certificate::{PeerIdentity, Validity, server_name};
 pub(in super::super) use self::certificate::{claimed_cluster, cluster_of_server_name};
 pub use self::error::CertificateFault;
-pub(super) use self::signed::{Parts, Signed, instant};
+pub(super) use self::list::Signed;
+pub(super) use self::signed::{Parts, instant};

@@ -31,10 +31,9 @@ use sha2::{Digest as _, Sha256};
 use super::disk::{self, Fix, Layout};
 use super::key::Key;
 use super::pki::{BACKDATE, Bundle, CertificateFault, MAX_ROOTS, Signed};
-use super::revocation::bytes;
 use super::{Identity, IdentityError, Remedy};
 use crate::io::clock::unix_seconds;
-use crate::proto::codec::hexadecimal;
+use crate::proto::codec::{hexadecimal, read_hexadecimal};
 use crate::proto::lists::ListKind;
 use crate::proto::node::{ClusterId, KeyId, NodeName};
 
@@ -115,18 +114,22 @@ impl TrustList {
         let signatures: Vec<Vec<u8>> = signatures
             .split('\n')
             .take(MAX_ROOTS + 1)
-            .map(|line| line.strip_prefix("signature ").map(bytes))
+            .map(|line| read_hexadecimal(line.strip_prefix("signature ")?))
             .collect::<Option<_>>()
             .ok_or("a line behind the signature is none")?;
         if signatures.len() > MAX_ROOTS {
             return Err("it has more than eight signatures");
         }
-        if !signatures.iter().any(|signature| trusted.root_signed(body.as_bytes(), signature)) {
+        let by_root = |signature: &Vec<u8>| {
+            let signer = trusted.signer_of(body.as_bytes(), signature);
+            signer.is_some_and(|it| it.parent.is_none())
+        };
+        if !signatures.iter().any(by_root) {
             return Err("no root authority that this cluster trusts has signed it");
         }
         let list = Self::read_body(body, trusted.cluster())?;
         let number = list.number;
-        Ok(Signed::new(list, number, body.as_bytes(), text.as_bytes().to_vec()))
+        Ok(Signed::by_root((list, number), body.as_bytes(), text.as_bytes().to_vec()))
     }
 
     fn read_body(body: &str, cluster: ClusterId) -> Result<Self, &'static str> {
@@ -139,9 +142,12 @@ impl TrustList {
         for line in lines {
             let (word, value) = line.split_once(' ').ok_or("a line has no value")?;
             match word {
-                "authority" => authorities.push(CertificateDer::from(bytes(value))),
+                "authority" => authorities.push(CertificateDer::from(
+                    read_hexadecimal(value).ok_or("an authority is no certificate")?,
+                )),
                 "dropped" => {
-                    dropped.insert(bytes(value).try_into().map_err(|_short| "it drops nothing")?);
+                    let digest = read_hexadecimal(value).and_then(|bytes| bytes.try_into().ok());
+                    dropped.insert(digest.ok_or("it drops nothing")?);
                 }
                 "renew" => renew = instant(value).ok_or("it renews at no time")?,
                 "rotation" => rotation = Some(read_rotation(value).ok_or("its rotation is none")?),
@@ -164,7 +170,7 @@ impl TrustList {
         let text = std::str::from_utf8(text).map_err(|_binary| "it is not a text")?;
         let lines = text.lines().filter_map(|line| line.strip_prefix("authority "));
         let lines = lines.take(MAX_ROOTS + 1);
-        Bundle::of(lines.map(|line| CertificateDer::from(bytes(line))).collect())
+        Bundle::of(lines.filter_map(read_hexadecimal).map(CertificateDer::from).collect())
     }
 
     /// The list in a certificate directory, whose authorities are `trusted`; `None` when there is none.

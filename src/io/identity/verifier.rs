@@ -62,15 +62,13 @@ impl CertificateVerifier {
         self.trusted.store(Arc::new(trusted));
     }
 
-    /// True when `signature` is an authority's over `message`.
-    pub(super) fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
-        self.signers().is_some_and(|bundle| bundle.signed(message, signature))
-    }
-
     /// The authorities in force but the intermediate ones that are revoked: whose lists count from now on.
-    pub(super) fn signers(&self) -> Option<Bundle> {
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn signers(&self) -> Result<Bundle, &'static str> {
         let counts = |root: &Root| root.parent.is_none() || !self.is_revoked(&root.serial);
-        self.trusted.load().bundle.keeping(counts)
+        self.trusted.load().bundle.keeping(counts).ok_or("no authority may sign it")
     }
 
     /// The revocation list in force.

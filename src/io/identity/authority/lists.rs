@@ -16,12 +16,11 @@ use rcgen::{
 
 use super::super::IdentityError;
 use super::super::disk::{self, Layout};
-use super::super::revocation::{
-    Issued, Revocation, RevocationList, RevocationReason, Revoked, bytes,
-};
+use super::super::revocation::{Issued, Revocation, RevocationList, RevocationReason, Revoked};
 use super::super::tokens::TokenList;
 use super::{Authority, next_number};
 use crate::io::clock::{self, unix_seconds};
+use crate::proto::codec::read_hexadecimal;
 use crate::proto::node::{KeyId, NodeName};
 
 /// What is revoked: every certificate of a node, or one.
@@ -236,22 +235,26 @@ impl Authority {
         list: &RevocationList,
         now: SystemTime,
     ) -> Result<String, IdentityError> {
-        let revoked = |(serial, revocation): (&String, &Revocation)| RevokedCertParams {
-            serial_number: SerialNumber::from_slice(&bytes(serial)),
-            revocation_time: clock::utc(revocation.at),
-            reason_code: revocation.reason.map(code),
-            invalidity_date: None,
+        let revoked = |(serial, revocation): (&String, &Revocation)| {
+            Some(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(&read_hexadecimal(serial)?),
+                revocation_time: clock::utc(revocation.at),
+                reason_code: revocation.reason.map(code),
+                invalidity_date: None,
+            })
         };
+        let failed = || IdentityError::Crypto("make a revocation list");
+        let revoked_certs = list.entries.iter().map(revoked).collect::<Option<_>>();
         let list = CertificateRevocationListParams {
             this_update: clock::utc(now),
             next_update: clock::utc(self.root.validity.not_after),
             crl_number: SerialNumber::from(list.number),
             issuing_distribution_point: None,
-            revoked_certs: list.entries.iter().map(revoked).collect(),
+            revoked_certs: revoked_certs.ok_or_else(failed)?,
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        let refused = |_detail: rcgen::Error| IdentityError::Crypto("make a revocation list");
-        list.signed_by(&self.issuer).and_then(|list| list.pem()).map_err(refused)
+        let pem = list.signed_by(&self.issuer).and_then(|list| list.pem());
+        pem.map_err(|_detail| failed())
     }
 }
 

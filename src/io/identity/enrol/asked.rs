@@ -325,13 +325,13 @@ impl Granted {
         }
         let trusted = &verifier.trusted().bundle;
         if let Some(list) = &issued.revocations {
-            let list = RevocationList::parse(list, trusted).map_err(EnrolError::Answer)?.list;
+            let list = RevocationList::parse(list, trusted, now).map_err(EnrolError::Answer)?.list;
             if list.entries.contains_key(&peer.serial) {
                 return Err(EnrolError::Answer("its certificate is revoked"));
             }
         }
         if let Some(list) = &issued.tokens {
-            TokenList::parse(list, verifier).map_err(EnrolError::Answer)?;
+            TokenList::parse(list, trusted, now).map_err(EnrolError::Answer)?;
         }
         if let Some(list) = issued.trust.as_ref().filter(|_| bundle.is_some()) {
             TrustList::parse(list, trusted).map_err(EnrolError::Answer)?;

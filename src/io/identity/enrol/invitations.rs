@@ -414,8 +414,7 @@ fn describe(it: &Invitation, one: &Use) -> Pending {
 mod hex {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-    use crate::io::identity::revocation::bytes;
-    use crate::proto::codec::hexadecimal;
+    use crate::proto::codec::{hexadecimal, read_hexadecimal};
 
     pub(super) fn serialize<S: Serializer, const N: usize>(
         bytes: &[u8; N],
@@ -428,7 +427,8 @@ mod hex {
         deserializer: D,
     ) -> Result<[u8; N], D::Error> {
         let text = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
-        bytes(&text).try_into().map_err(|_length| D::Error::custom("another length"))
+        let bytes = read_hexadecimal(&text).and_then(|bytes| bytes.try_into().ok());
+        bytes.ok_or_else(|| D::Error::custom("another length, or no hexadecimal digits"))
     }
 }
 

@@ -147,20 +147,12 @@ impl Bundle {
         (!roots.is_empty()).then_some(Self { cluster: self.cluster, roots })
     }
 
-    /// True when `signature` is that of a root over `message`: ECDSA P-256 with SHA-256, ASN.1.
-    pub(in super::super) fn root_signed(&self, message: &[u8], signature: &[u8]) -> bool {
-        let by = |root: &Root| {
-            UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, root.point).verify(message, signature)
-        };
-        self.roots.iter().filter(|root| root.parent.is_none()).any(|root| by(root).is_ok())
-    }
-
-    /// True when `signature` is that of one of them over `message`: ECDSA P-256 with SHA-256, ASN.1.
-    pub(in super::super) fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
+    /// Whose signature over `message` this is: ECDSA P-256 with SHA-256, ASN.1.
+    pub(in super::super) fn signer_of(&self, message: &[u8], signature: &[u8]) -> Option<&Root> {
         let by = |point: &[u8; POINT]| {
             UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).verify(message, signature)
         };
-        self.signer(|point| by(point).is_ok()).is_some()
+        self.signer(|point| by(point).is_ok())
     }
 
     /// The one of whose public point this holds: who signed something.

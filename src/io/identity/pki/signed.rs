@@ -3,14 +3,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
-use sha2::{Digest as _, Sha256};
 use x509_cert::der::asn1::BitString;
 use x509_cert::der::{Decode as _, Reader as _, SliceReader};
 use x509_cert::spki::AlgorithmIdentifierOwned;
 use x509_cert::time::Time;
 
 use super::super::key::POINT;
-use crate::proto::lists::Mark;
 
 /// Something signed (RFC 5280, 4.1.1 and 5.1.1), cut into its parts and not judged.
 pub(in super::super) struct Parts<'a> {
@@ -45,21 +43,4 @@ impl<'a> Parts<'a> {
 /// A date of a certificate or a list.
 pub(in super::super) fn instant(date: Time) -> SystemTime {
     UNIX_EPOCH + date.to_unix_duration()
-}
-
-/// A list that was signed by the authority.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct Signed<L> {
-    pub(in super::super) list: L,
-    pub(in super::super) mark: Mark,
-    /// The one text that there is of it.
-    pub(in super::super) bytes: Vec<u8>,
-}
-
-impl<L> Signed<L> {
-    /// A list of this number, of which this part is signed.
-    pub(in super::super) fn new(list: L, number: u64, signed: &[u8], bytes: Vec<u8>) -> Self {
-        let digest = Sha256::digest(signed).first_chunk().copied().unwrap_or_default();
-        Self { list, mark: Mark { number, digest }, bytes }
-    }
 }

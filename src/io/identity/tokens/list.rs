@@ -27,10 +27,9 @@ use super::super::CertificateVerifier;
 use super::super::IdentityError;
 use super::super::disk::{self, Layout};
 use super::super::key::Key;
-use super::super::pki::Signed;
-use super::super::revocation::bytes;
-use crate::io::clock::unix_seconds;
-use crate::proto::codec::hexadecimal;
+use super::super::pki::{Bundle, Signed};
+use crate::io::clock::{self, unix_seconds};
+use crate::proto::codec::{hexadecimal, read_hexadecimal};
 use crate::proto::lists::ListKind;
 use crate::proto::node::ClusterId;
 use crate::proto::token::{MAX_LIFETIME, TokenKeyId};
@@ -199,10 +198,11 @@ impl TokenList {
         self
     }
 
-    /// Reads a list that this verifier's authority signed; the error says in which way it is not one.
+    /// Reads a list that one of these authorities signed; the error says in which way it is not one.
     pub(in super::super) fn parse(
         text: &[u8],
-        verifier: &CertificateVerifier,
+        bundle: &Bundle,
+        now: SystemTime,
     ) -> Result<Signed<Self>, &'static str> {
         let text = std::str::from_utf8(text).map_err(|_binary| "it is not a text")?;
         let (body, last) = text
@@ -212,12 +212,11 @@ impl TokenList {
         let signature =
             last.strip_prefix("signature ").ok_or("it does not end with a signature")?;
         let body = &text[..=body.len()];
-        let signature = bytes(signature);
-        if !verifier.signed(body.as_bytes(), &signature) {
-            return Err("this cluster's authority has not signed it");
-        }
+        let signature = read_hexadecimal(signature).ok_or("its signature is none")?;
+        let signer = bundle.signer_of(body.as_bytes(), &signature);
+        let signer = signer.ok_or("this cluster's authority has not signed it")?;
         let whole = format!("{body}signature {}\n", hexadecimal(&signature));
-        let lines = body.strip_prefix(&title(verifier.cluster())).map(str::lines);
+        let lines = body.strip_prefix(&title(bundle.cluster())).map(str::lines);
         let mut lines = lines.ok_or("it is not a list of tokens")?;
         let mut line = |word: &str| lines.next().and_then(|line| line.strip_prefix(word));
         let number = line("number ").and_then(|number| number.parse().ok());
@@ -229,7 +228,7 @@ impl TokenList {
         if list.former.len() > MAX_FORMER || list.dropped.len() > MAX_DROPPED {
             return Err("it names more keys than a list may");
         }
-        Ok(Signed::new(list, number, body.as_bytes(), whole.into()))
+        Signed::new((list, number), (body.as_bytes(), signer), whole.into(), now)
     }
 
     /// Adds what a line below the key's says.
@@ -264,7 +263,9 @@ impl TokenList {
         let path = layout.of_authority(disk::TOKENS);
         let Some(text) = disk::read_list(&path)? else { return Ok(None) };
         let damaged = |reason| IdentityError::unusable(ListKind::Tokens, path, reason);
-        Self::parse(&text, verifier).map(|signed| Some(signed.list)).map_err(damaged)
+        let list =
+            verifier.signers().and_then(|signers| Self::parse(&text, &signers, clock::wall()));
+        list.map(|signed| Some(signed.list)).map_err(damaged)
     }
 }
 
@@ -275,5 +276,5 @@ fn title(cluster: ClusterId) -> String {
 
 /// A public key in hexadecimal.
 fn key(text: &str) -> Option<TokenKeyId> {
-    bytes(text).try_into().ok().map(TokenKeyId)
+    read_hexadecimal(text)?.try_into().ok().map(TokenKeyId)
 }

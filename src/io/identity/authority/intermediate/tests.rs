@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::super::super::{Identity, LeafOptions, Lists, Revocee, Validity, enrol};
 use super::*;
 use crate::io::clock::{unix_seconds, wall};
-use crate::io::identity::CertificateFault;
-use crate::io::identity::Remedy;
 use crate::io::identity::pki::DAY;
 use crate::io::identity::revocation::{Revocation, RevocationList};
+use crate::io::identity::tokens::list::TokenList;
+use crate::io::identity::{CertificateFault, Remedy};
 use crate::proto::capability::Capabilities;
 use crate::proto::lists::ListKind;
 use crate::proto::node::NodeName;
@@ -355,4 +355,36 @@ fn a_host_joins_by_an_invitation_of_an_intermediate_and_trusts_the_root() {
     enrol::accept(by_file.path(), &answer.bytes, wall()).unwrap();
     let f = Identity::load(by_file.path(), &name("f@10.0.0.9"), wall()).unwrap();
     assert!(verdict(&a, &f).is_ok() && verdict(&m, &f).is_ok());
+}
+
+#[test]
+fn no_list_of_an_intermediate_is_numbered_so_that_the_root_has_no_later_number() {
+    let cluster = Cluster::new();
+    let a = issued(cluster.root.path(), "a@h");
+    issued(cluster.host.path(), "b@h");
+    let (host, root) = (Authority::open(cluster.host.path()).unwrap(), cluster.authority());
+    let home = tempfile::tempdir().unwrap();
+    let now = unix_seconds(wall());
+    let tokens = |by: &Authority, number| {
+        let list = TokenList::read(Layout::new(cluster.root.path()), &root.verifier).unwrap();
+        let list = list.expect("there from the start").after(number, now);
+        list.signed(a.cluster(), by.issuer.key()).unwrap()
+    };
+    let revocations = |by: &Authority, number| {
+        by.signed(&RevocationList { number, entries: [].into() }, wall()).unwrap()
+    };
+    let lists = Lists::new(home.path().to_owned(), a.verifier());
+    let take = |kind, list: String| lists.recalled(kind, list.as_bytes()).map(drop);
+    for number in [now + 2 * 86_400, u64::MAX] {
+        for (kind, far) in [
+            (ListKind::Tokens, tokens(&host, number)),
+            (ListKind::Revocations, revocations(&host, number)),
+        ] {
+            let refused = take(kind, far).unwrap_err();
+            assert!(refused.to_string().contains("of a time to come"), "{kind:?}: {refused}");
+        }
+    }
+    // A clock that is a little ahead does no harm; the root's numbers are its own.
+    take(ListKind::Tokens, tokens(&host, now + 60)).unwrap();
+    take(ListKind::Tokens, tokens(&root, now + 2 * 86_400)).unwrap();
 }
