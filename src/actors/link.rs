@@ -210,7 +210,7 @@ struct Inside {
 impl Inside {
     fn input(&mut self, input: Input) {
         let (mut out, tls) = (Vec::new(), self.setup.tls.clone());
-        self.machine.handle(input, |serial| tls.is_revoked(serial), timer::now(), &mut out);
+        self.machine.handle(input, |serials| tls.any_revoked(serials), timer::now(), &mut out);
         for output in out {
             self.perform(output);
         }
@@ -278,7 +278,7 @@ impl Inside {
 
     fn start(&mut self, attempt: AttemptId) {
         let proven = self.machine.proven(attempt);
-        let Some((stream, Proven { hello, serial, capabilities, .. })) =
+        let Some((stream, Proven { hello, serials, capabilities, .. })) =
             self.parked.remove(&attempt).zip(proven)
         else {
             return;
@@ -293,8 +293,8 @@ impl Inside {
             mux::LinkGuard::open(&self.setup.bus, (peer.clone(), capabilities.clone()), life);
         let outlet = guard.outlet();
         let lists = hello.lists.clone().map(|theirs| lists::open(&self.setup.lists, theirs));
-        let (tls, serial) = (self.setup.tls.clone(), serial.clone());
-        let revoked = Box::new(move || tls.is_revoked(&serial));
+        let (tls, serials) = (self.setup.tls.clone(), serials.clone());
+        let revoked = Box::new(move || tls.any_revoked(&serials));
         let own = mux::Own { parting, controls, pulse, lists, revoked };
         let (myself, inbound) = (self.myself.clone(), matches!(attempt, AttemptId::Inbound(_)));
         let task = self.tasks.spawn(async move {

@@ -28,8 +28,8 @@ pub(super) struct Can {
 }
 
 impl Can {
-    /// What was said, if anything was.
-    pub(super) fn said(&self) -> Result<Option<Capabilities>, CapabilitiesError> {
+    /// What the options say, if anything.
+    pub(super) fn capabilities(&self) -> Result<Option<Capabilities>, CapabilitiesError> {
         if !self.edge.is_empty() {
             return Capabilities::edge(self.edge.clone()).map(Some);
         }

@@ -165,7 +165,7 @@ pub(crate) fn run(command: CertCommand, certs: &Path, out: &mut dyn Write) -> an
     match command {
         CertCommand::Init => init(certs, out),
         CertCommand::Issue { name, replace, hosts, can } => {
-            let said = can.said()?;
+            let said = can.capabilities()?;
             let options = LeafOptions { hosts: &hosts, capabilities: said.as_ref() };
             issue(&name, replace, options, certs, out)
         }
@@ -179,7 +179,7 @@ pub(crate) fn run(command: CertCommand, certs: &Path, out: &mut dyn Write) -> an
             by_file::sign_authority(&file, certs, out)
         }
         CertCommand::Sign { file, authority: false, can } => {
-            by_file::sign(&file, can.said()?.unwrap_or(Capabilities::OPERATE), certs, out)
+            by_file::sign(&file, can.capabilities()?.unwrap_or(Capabilities::OPERATE), certs, out)
         }
         CertCommand::Accept { file } => by_file::accept(&file, certs, out),
         CertCommand::Backup { file, passphrase_file } => {

@@ -103,7 +103,7 @@ pub(super) struct ReleaseArgs {
 
 pub(super) fn invite(args: InviteArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let InviteArgs { which, names, ttl, uses, approve, can, spoken } = args;
-    let capabilities = can.said()?.unwrap_or(Capabilities::OPERATE);
+    let capabilities = can.capabilities()?.unwrap_or(Capabilities::OPERATE);
     let ttl = if spoken { ttl.min(SPOKEN) } else { ttl };
     let names = names.unwrap_or_else(NamePattern::any);
     let directory = Which::named(which.on, which.data_dir).find()?;

@@ -337,10 +337,10 @@ impl Tls {
         }
     }
 
-    /// True when the certificate of this serial number, or of one of several, is revoked by now.
+    /// True when one of the certificates with these serial numbers is revoked by now.
     #[must_use]
-    pub fn is_revoked(&self, serial: &str) -> bool {
-        self.verifier.is_revoked(serial)
+    pub fn any_revoked(&self, serials: &[String]) -> bool {
+        self.verifier.any_revoked(serials)
     }
 
     fn peer(

@@ -113,8 +113,8 @@ pub struct Proven {
     pub hello: Hello,
     /// Its key, and since when its certificate counts.
     pub credential: Credential,
-    /// The serial number of its certificate, and what else ends it when it is revoked.
-    pub serial: String,
+    /// The serial numbers of which each ends it when it is revoked: that of its certificate first.
+    pub serials: Vec<String>,
     /// What its certificate lets it do.
     pub capabilities: Capabilities,
 }
@@ -222,11 +222,11 @@ pub struct Links {
 }
 
 impl Links {
-    /// Takes one input and appends what follows from it. `revoked` tells of the serial number of a certificate.
+    /// Takes one input and appends what follows from it. `revoked` tells whether one of these serial numbers is revoked.
     pub fn handle(
         &mut self,
         input: Input,
-        revoked: impl Fn(&str) -> bool,
+        revoked: impl Fn(&[String]) -> bool,
         now: Instant,
         out: &mut Vec<Output>,
     ) {
@@ -300,7 +300,7 @@ impl Links {
         }
     }
 
-    fn attach(&mut self, revoked: impl Fn(&str) -> bool, out: &mut Vec<Output>) {
+    fn attach(&mut self, revoked: impl Fn(&[String]) -> bool, out: &mut Vec<Output>) {
         out.extend(std::mem::take(&mut self.pending).into_keys().map(Output::Drop));
         for (attempt, Link { proven, stage, .. }) in &self.links {
             let ready = match stage {
@@ -315,9 +315,9 @@ impl Links {
         self.judge(revoked, out); // an earlier listener may not have come to it
     }
 
-    fn judge(&self, revoked: impl Fn(&str) -> bool, out: &mut Vec<Output>) {
+    fn judge(&self, revoked: impl Fn(&[String]) -> bool, out: &mut Vec<Output>) {
         let lives = self.links.iter().filter(|(_, link)| link.stage != Stage::Closing);
-        let found = lives.filter(|(_, link)| revoked(&link.proven.serial));
+        let found = lives.filter(|(_, link)| revoked(&link.proven.serials));
         out.extend(found.map(|(attempt, _)| Output::Report(Report::Revoked(*attempt))));
     }
 
@@ -343,7 +343,7 @@ impl Links {
         &mut self,
         attempt: AttemptId,
         proven: Proven,
-        revoked: impl Fn(&str) -> bool,
+        revoked: impl Fn(&[String]) -> bool,
         now: Instant,
         out: &mut Vec<Output>,
     ) {
@@ -353,7 +353,7 @@ impl Links {
         if matches!(attempt, AttemptId::Outbound(_)) {
             out.push(Output::Took(now.saturating_duration_since(pending.since)));
         }
-        if revoked(&proven.serial) {
+        if revoked(&proven.serials) {
             out.push(Output::Drop(attempt));
             return out.push(Output::Report(Report::Revoked(attempt))); // while the hellos were exchanged
         }

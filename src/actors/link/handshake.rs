@@ -39,6 +39,13 @@ impl Steps {
         Self { attempt, link, decisions }
     }
 
+    /// Both sides agreed.
+    fn established(&self, stream: TlsStream<TcpStream>, hello: Hello, peer: PeerIdentity) {
+        let (credential, serials) = (peer.credential(), peer.serials());
+        let proven = Proven { hello, credential, serials, capabilities: peer.capabilities };
+        send(&self.link, Msg::Established(self.attempt, Box::new(Established { stream, proven })));
+    }
+
     /// Reports a step and waits for what to do.
     async fn ask(&mut self, report: Report) -> Result<(), Stop> {
         send(&self.link, Msg::Input(Input::Step(self.attempt, report)));
@@ -83,14 +90,8 @@ pub(super) async fn dial(address: SocketAddr, tls: Tls, myself: Myself, mut step
         }
         Err(_elapsed) => return steps.failed(not_in_time("TLS")),
     };
-    let (credential, serial) = (peer.credential(), peer.serials());
-    let capabilities = peer.capabilities.clone();
-    match tokio::time::timeout(HANDSHAKE, greet(stream, peer, &myself, &mut steps)).await {
-        Ok(Ok((stream, hello))) => {
-            let proven = Proven { hello, credential, serial, capabilities };
-            let established = Box::new(Established { stream: *stream, proven });
-            send(&steps.link, Msg::Established(steps.attempt, established));
-        }
+    match tokio::time::timeout(HANDSHAKE, greet(stream, &peer, &myself, &mut steps)).await {
+        Ok(Ok((stream, hello))) => steps.established(*stream, hello, peer),
         Ok(Err(Stop::Failed(failure))) => steps.failed(failure),
         // The one that decided knows; the task's end still has to be told.
         Ok(Err(Stop::Refuse(refusal))) => {
@@ -102,7 +103,7 @@ pub(super) async fn dial(address: SocketAddr, tls: Tls, myself: Myself, mut step
 
 async fn greet(
     mut stream: Stream,
-    peer: PeerIdentity,
+    peer: &PeerIdentity,
     myself: &Myself,
     steps: &mut Steps,
 ) -> Result<(Stream, Hello), Stop> {
@@ -138,15 +139,9 @@ pub(super) async fn welcome(
     mut steps: Steps,
     log: std::sync::Arc<RefusalLog>,
 ) {
-    let (credential, serial) = (peer.credential(), peer.serials());
-    let capabilities = peer.capabilities.clone();
     let name = peer.name.clone();
-    match tokio::time::timeout(HANDSHAKE, answer(stream, peer, &myself, &mut steps)).await {
-        Ok(Ok((stream, hello))) => {
-            let proven = Proven { hello, credential, serial, capabilities };
-            let established = Box::new(Established { stream: *stream, proven });
-            send(&steps.link, Msg::Established(steps.attempt, established));
-        }
+    match tokio::time::timeout(HANDSHAKE, answer(stream, &peer, &myself, &mut steps)).await {
+        Ok(Ok((stream, hello))) => steps.established(*stream, hello, peer),
         Ok(Err(Stop::Refuse(refusal))) => {
             // NodeManager's own refusals are announced by it; these two it never hears of.
             if matches!(refusal, Refusal::Name | Refusal::Cluster | Refusal::Unexpected) {
@@ -169,7 +164,7 @@ pub(super) async fn welcome(
 
 async fn answer(
     mut stream: Stream,
-    peer: PeerIdentity,
+    peer: &PeerIdentity,
     myself: &Myself,
     steps: &mut Steps,
 ) -> Result<(Stream, Hello), Stop> {

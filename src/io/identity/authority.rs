@@ -24,9 +24,9 @@ use x509_cert::der::{Tag, Tagged as _};
 
 use super::disk::{self, Fix, Layout};
 use super::key::Key;
-use super::pki::{Bundle, DEVELOPMENT, Root};
 use super::pki::{
-    Certificate, DESCRIPTION, PeerIdentity, Validity, cluster_uri, server_name, spiffe_uri,
+    Bundle, Certificate, DESCRIPTION, DEVELOPMENT, PeerIdentity, Root, Validity, cluster_uri,
+    server_name, spiffe_uri,
 };
 use super::revocation::{Dates, Issued};
 use super::tokens::{TokenKey, TokenList};
@@ -268,15 +268,18 @@ impl Authority {
             ) => (Key::generate()?, true),
             Err(other) => return Err(other),
         };
-        let kept = match options.hosts {
-            [] => disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name)).ok(),
-            _ => None,
+        let before = disk::read_certificate(&layout.certificate(name), layout.leaf_fix(name)).ok();
+        let before = before.as_ref().and_then(|der| Certificate::parse(der).ok());
+        let hosts = match (options.hosts, &before) {
+            ([], Some(before)) => before.hosts(),
+            (hosts, _) => hosts.to_vec(),
         };
-        let kept = kept.and_then(|der| Some(Certificate::parse(&der).ok()?.hosts()));
-        let hosts = kept.as_deref().unwrap_or(options.hosts);
-        let before = || self.capabilities(layout, name).unwrap_or(Capabilities::ALL);
-        let capabilities = options.capabilities.cloned().unwrap_or_else(before);
-        let made = self.certify(name, &key, (hosts, &capabilities), validity, clock::wall())?;
+        let capabilities = options.capabilities.cloned().or_else(|| {
+            let before = before.filter(|it| !self.verifier.is_revoked(&it.serial()))?;
+            before.capabilities().ok().flatten()
+        });
+        let says = (hosts.as_slice(), &capabilities.unwrap_or(Capabilities::ALL));
+        let made = self.certify(name, &key, says, validity, clock::wall())?;
         disk::make_directory(&layout.node(name))?;
         // The key goes first: a key without a certificate is a state that the next issue completes.
         if is_new {
@@ -285,15 +288,6 @@ impl Authority {
         disk::write(&layout.certificate(name), made.pem().as_bytes(), disk::PUBLIC)?;
         // What this authority revokes later reaches a node by the file alone.
         Identity::assemble(layout, name, self.verifier.apart(), made.der().clone(), key)
-    }
-
-    /// What the certificate in `layout` lets a node do, if it says so and is not revoked.
-    fn capabilities(&self, layout: Layout<'_>, name: &NodeName) -> Option<Capabilities> {
-        let path = layout.certificate(name);
-        let der = disk::read_certificate(&path, layout.leaf_fix(name)).ok()?;
-        let certificate = Certificate::parse(&der).ok()?;
-        let counts = !self.verifier.is_revoked(&certificate.serial());
-        certificate.capabilities().ok().flatten().filter(|_| counts)
     }
 
     /// Every certificate that was issued to `name`: those written down, and the one in `layout`,

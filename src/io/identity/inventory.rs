@@ -11,8 +11,7 @@ use serde::Serialize;
 
 use super::CertificateVerifier;
 use super::disk::{self, Layout};
-use super::pki::Root;
-use super::pki::{Certificate, fingerprint};
+use super::pki::{Certificate, Root, fingerprint};
 use super::{IdentityError, Remedy};
 use crate::io::clock;
 use crate::proto::node::NodeName;

@@ -120,7 +120,7 @@ impl Identity {
     /// True when this node's own certificate is on the revocation list in force, or the intermediate authority's that signed it.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
-        self.verifier.is_revoked(&self.leaf.load().peer.serials())
+        self.verifier.any_revoked(&self.leaf.load().peer.serials())
     }
 
     /// Refuses this node's own certificate when it is on the revocation list in force.

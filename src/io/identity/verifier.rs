@@ -81,12 +81,16 @@ impl CertificateVerifier {
         self.revoked.store(Arc::new(list));
     }
 
-    /// True when the certificate of this serial number, in lower-case hexadecimal, is revoked; of several that full stops part,
-    /// when one of them is.
+    /// True when the certificate of this serial number, in lower-case hexadecimal, is revoked.
     #[must_use]
     pub fn is_revoked(&self, serial: &str) -> bool {
-        let list = self.revoked.load();
-        serial.split('.').any(|serial| list.entries.contains_key(serial))
+        self.revoked.load().entries.contains_key(serial)
+    }
+
+    /// True when one of these certificates is revoked.
+    #[must_use]
+    pub fn any_revoked(&self, serials: &[String]) -> bool {
+        serials.iter().any(|serial| self.is_revoked(serial))
     }
 
     /// Whose certificate `leaf` is, when it is revoked. For a certificate whose signature was
@@ -97,7 +101,7 @@ impl CertificateVerifier {
         // A certificate that is trusted no more may be on the list all the same.
         let by_issuer = || {
             let peer = self.examine(leaf);
-            peer.is_ok_and(|peer| self.is_revoked(&peer.serials()))
+            peer.is_ok_and(|peer| self.any_revoked(&peer.serials()))
         };
         let revoked = self.is_revoked(&certificate.serial()) || by_issuer();
         revoked.then(|| certificate.node(self.cluster).ok()).flatten()
@@ -105,7 +109,7 @@ impl CertificateVerifier {
 
     /// Refuses a certificate that is revoked.
     pub(super) fn check_revoked(&self, peer: &PeerIdentity) -> Result<(), CertificateFault> {
-        if self.is_revoked(&peer.serials()) {
+        if self.any_revoked(&peer.serials()) {
             return Err(CertificateFault::Revoked(peer.name.clone()));
         }
         Ok(())

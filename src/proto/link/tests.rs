@@ -25,7 +25,7 @@ fn proven(of: &str) -> Proven {
     Proven {
         hello,
         credential: Credential { key: KeyId([2; 16]), since: 0 },
-        serial: of.to_owned(),
+        serials: vec![of.to_owned()],
         capabilities: Capabilities::ALL,
     }
 }
@@ -45,7 +45,12 @@ impl World {
     fn input(&mut self, input: Input) -> Vec<Output> {
         let mut out = Vec::new();
         let revoked = &self.revoked;
-        self.machine.handle(input, |serial| revoked.contains(serial), self.now, &mut out);
+        self.machine.handle(
+            input,
+            |serials| serials.iter().any(|it| revoked.contains(it)),
+            self.now,
+            &mut out,
+        );
         out
     }
 

@@ -279,7 +279,7 @@ impl World {
         let (now, mut out) = (self.local(node), Vec::new());
         self.detail(node, || format!("link hears {input:?}"));
         let life = self.life_mut(node);
-        life.link.handle(input, |_serial| false, now, &mut out);
+        life.link.handle(input, |_serials| false, now, &mut out);
         *life.deadline(Actor::Link) = life.link.deadline();
         for output in out {
             self.connect(node, output);

@@ -323,7 +323,7 @@ impl World {
                 let proven = Proven {
                     hello,
                     credential: KEY,
-                    serial: String::new(),
+                    serials: Vec::new(),
                     capabilities: Capabilities::ALL,
                 };
                 self.link(node, Input::Established(attempt, proven));

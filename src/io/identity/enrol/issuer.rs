@@ -203,7 +203,7 @@ impl Issuer {
         if !peer.verify(statement, signature) {
             return Err(unproven("the request is not signed with the certificate's key"));
         }
-        if judge.is_revoked(&peer.serials()) {
+        if judge.any_revoked(&peer.serials()) {
             return Err(Refused::Revoked);
         }
         let end = peer.validity.not_after;

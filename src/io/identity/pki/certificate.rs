@@ -290,13 +290,11 @@ impl PeerIdentity {
         Credential { key: self.id, since: since.unwrap_or_default().as_secs() }
     }
 
-    /// The serial numbers that end it when they are revoked, in lower-case hexadecimal: its own, and behind a full stop that of
-    /// the intermediate authority that signed it, if one did. [`CertificateVerifier::is_revoked`](super::super::CertificateVerifier::is_revoked)
-    /// takes them together.
+    /// The serial numbers of which each ends it when it is revoked, in lower-case hexadecimal: its own, and that of the
+    /// intermediate authority that signed it, if one did.
     #[must_use]
-    pub fn serials(&self) -> String {
-        let issuer = self.issuer.as_ref().map_or(String::new(), |issuer| format!(".{issuer}"));
-        format!("{}{issuer}", self.serial)
+    pub fn serials(&self) -> Vec<String> {
+        [&self.serial].into_iter().chain(&self.issuer).cloned().collect()
     }
 
     /// True when the certificate was made for the key with this public point.
