@@ -54,6 +54,7 @@ pub use crate::node::{NodeError, StartError, TooFew};
 pub use crate::proto::chain::Fault;
 pub use crate::proto::codec::CodecError;
 pub use crate::proto::event::OperatorError;
+pub use crate::proto::history::HistoryError;
 pub use crate::proto::interest::TooMany;
 pub use crate::proto::node::NameError;
 pub use crate::proto::token::ClaimsError;

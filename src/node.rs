@@ -68,6 +68,7 @@ use crate::io::store::{Chain, Opened, Store, StoreError};
 use crate::io::tls::{Tls, TlsError, WebError};
 use crate::io::{beacon, clock};
 use crate::proto::event::Event;
+use crate::proto::history::HistoryError;
 use crate::proto::link;
 use crate::proto::lists::ListKind;
 use crate::proto::node::{Incarnation, NameError, NodeName};
@@ -127,6 +128,9 @@ pub enum StartError {
     /// What the node says of itself.
     #[error(transparent)]
     Profile(#[from] ProfileError),
+    /// How much of which topics is kept.
+    #[error(transparent)]
+    History(#[from] HistoryError),
     /// A directory that was not named has no default.
     #[error(transparent)]
     Place(#[from] NoPlace),

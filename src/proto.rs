@@ -22,6 +22,7 @@ pub mod frame;
 pub mod gate;
 pub mod heartbeat;
 pub mod hello;
+pub mod history;
 pub mod hlc;
 pub mod interest;
 pub mod link;

@@ -28,6 +28,7 @@ use crate::io::metrics::{Count, Metrics};
 use crate::proto::channel::Payload;
 use crate::proto::channel::envelope::Envelope;
 use crate::proto::codec;
+use crate::proto::history::Retentions;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::presence::{Attendance, Epoch, Output, To, WORD, Word};
 use crate::proto::replay::Position;
@@ -142,6 +143,8 @@ pub struct Setup {
     pub incarnation: Arc<AtomicU64>,
     /// The peers, and who ends their links.
     pub peers: Peers,
+    /// How much of each topic is kept.
+    pub rules: Retentions,
 }
 
 enum Msg {
@@ -370,7 +373,12 @@ impl Process for Inside {
         let epoch = Epoch { life, boot: router.number() };
         let (me, now) = (router.bus.exchange().name().clone(), timer::now());
         let attendance = Attendance::new(me, epoch, now, rand::make_rng());
-        let shared = Shared { metrics: router.metrics.clone(), logged: Arc::default() };
+        let shared = Shared {
+            metrics: router.metrics.clone(),
+            logged: Arc::default(),
+            quiet: Arc::default(),
+            rules: Arc::new(setup.rules.clone()),
+        };
         Ok(Self {
             router,
             setup,

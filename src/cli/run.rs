@@ -14,6 +14,7 @@ use xpando_node::internals::io::metrics::Metrics;
 use xpando_node::internals::io::seeds::Seed;
 use xpando_node::internals::io::{clock, places};
 use xpando_node::internals::node::{Config, Node};
+use xpando_node::internals::proto::history::{Retention, Retentions};
 use xpando_node::internals::proto::node::NodeName;
 use xpando_node::internals::proto::proxies::Cidr;
 use xpando_node::internals::proto::registry::{Pair, Profile, Specialization};
@@ -132,6 +133,17 @@ struct HttpArgs {
     #[arg(long, value_name = "PATTERN", env = "XPANDO_ALLOW_ANONYMOUS", value_delimiter = ',')]
     allow_anonymous: Vec<Pattern>,
 
+    /// How much of which topics is kept for clients: 'room:*=10000,7d,disk' is the last 10,000 messages of each, none older
+    /// than a week, in the data directory, without ",disk" in memory; may be repeated, in the environment with ';' between
+    /// [default: the last 512, in memory, until two minutes after the last member has gone]
+    #[arg(
+        long,
+        value_name = "PATTERN=COUNT,AGE[,disk]",
+        env = "XPANDO_HISTORY",
+        value_delimiter = ';'
+    )]
+    history: Vec<Retention>,
+
     /// Settings (TOML) of a system whose tokens count besides the cluster's, see docs/CHANNELS.md; may be repeated
     #[arg(long, value_name = "FILE", env = "XPANDO_IDENTITY", value_delimiter = ',')]
     identity: Vec<PathBuf>,
@@ -198,7 +210,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     found.first().copied().ok_or_else(|| "no address".to_owned())
 }
 
-pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
+pub(super) fn run(mut args: RunArgs) -> anyhow::Result<()> {
     let name = args.name.context("--name is missing")?;
     let profile = Profile::new(args.specialization, args.meta, 0)?;
     let data_dir = args.data_dir.map_or_else(|| places::data_dir(&name), Ok)?;
@@ -225,6 +237,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     config.events.bytes = args.events_size.map_or(config.events.bytes, |size| size << 20);
     config.profile = profile;
     config.min_peers = args.http.min_peers;
+    config.history = Retentions::new(std::mem::take(&mut args.http.history))?;
     config.http = args.http.config();
     config.issuing = args.issuing.rules();
     config.chaos = args.chaos;

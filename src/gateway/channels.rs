@@ -30,6 +30,7 @@ use crate::io::metrics::{Count, Metrics};
 use crate::proto::token::{Claims, TokenKeyId};
 use crate::proto::topic::{Pattern, Topic};
 
+mod asked;
 pub(super) mod client;
 mod entrance;
 pub(super) mod feed;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::gateway::http;
 use crate::io::places;
 use crate::node::{Config, Node, StartError};
+use crate::proto::history::Retentions;
 use crate::proto::node::NodeName;
 use crate::proto::registry::{Pair, Profile};
 
@@ -25,6 +26,7 @@ pub struct Builder {
     linked: (usize, Duration),
     specializations: Vec<String>,
     metadata: Vec<(String, String)>,
+    history: Vec<String>,
     #[cfg(feature = "gateway")]
     http: Option<String>,
 }
@@ -42,6 +44,7 @@ impl Builder {
             linked: (0, Duration::ZERO),
             specializations: Vec::new(),
             metadata: Vec::new(),
+            history: Vec::new(),
             #[cfg(feature = "gateway")]
             http: None,
         }
@@ -101,6 +104,13 @@ impl Builder {
         self
     }
 
+    /// How much of which topics is kept for clients, `PATTERN=COUNT,AGE[,disk]` such as `room:*=10000,7d,disk`; may be
+    /// repeated. Of the patterns that cover a topic the narrowest counts.
+    pub fn history(mut self, retention: impl Into<String>) -> Self {
+        self.history.push(retention.into());
+        self
+    }
+
     /// Where clients reach it over HTTP, `ADDR:PORT`: those with tokens, in the clear on loopback, elsewhere with the
     /// node's own certificate. Default: they do not. [`Config::http`] has the rest.
     #[cfg(feature = "gateway")]
@@ -112,8 +122,8 @@ impl Builder {
     /// The configuration, for what the builder has no word for; [`Node::start`] takes it.
     ///
     /// # Errors
-    /// [`StartError::Name`], [`StartError::Join`], [`StartError::Address`], [`StartError::Profile`] or
-    /// [`StartError::Place`].
+    /// [`StartError::Name`], [`StartError::Join`], [`StartError::Address`], [`StartError::Profile`],
+    /// [`StartError::History`] or [`StartError::Place`].
     pub fn config(self) -> Result<Config, StartError> {
         let name: NodeName = self.name.parse()?;
         let address = |text: String| {
@@ -129,7 +139,10 @@ impl Builder {
         let words = words.collect::<Result<Vec<_>, _>>()?;
         let pairs = self.metadata.into_iter().map(|(key, value)| Pair::new(key, value));
         let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
+        let history = self.history.iter().map(|text| text.parse());
+        let history = Retentions::new(history.collect::<Result<_, _>>()?)?;
         Ok(Config {
+            history,
             #[cfg(feature = "gateway")]
             http: http
                 .map(|listen| http::Config { listen: Some(listen), ..http::Config::default() }),
@@ -210,6 +223,7 @@ mod tests {
             (builder("a@h").meta("k", "a\nb"), "the value of \"k\" has a control character"),
             (builder("a@h").meta("k", "a").meta("k", "b"), "the key \"k\" is given twice"),
             (builder("a@h").meta("k", "x".repeat(4096)), "4097 bytes of metadata"),
+            (builder("a@h").history("room:*=0,1d"), "history \"room:*=0,1d\": the count is 1 to"),
         ];
         for (builder, says) in wrong {
             let error = builder.config().expect_err(says).to_string();

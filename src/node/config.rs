@@ -11,6 +11,7 @@ use crate::io::metrics::Metrics;
 use crate::io::seeds::Seed;
 use crate::io::store::Limits;
 use crate::proto::hello::Offer;
+use crate::proto::history::Retentions;
 use crate::proto::node::NodeName;
 use crate::proto::registry::Profile;
 use crate::proto::{discovery, heartbeat, membership};
@@ -36,6 +37,8 @@ pub struct Config {
     pub beacons: bool,
     /// How much of what happened stays in the store.
     pub events: Limits,
+    /// How much of which topics is kept for clients.
+    pub history: Retentions,
     /// What it says of itself; when its life began is filled in.
     pub profile: Profile,
     /// Peers that must be linked before it is ready.
@@ -75,6 +78,7 @@ impl Config {
             data_dir,
             beacons: true,
             events: LIMITS,
+            history: Retentions::default(),
             profile: Profile::default(),
             min_peers: 0,
             #[cfg(feature = "gateway")]

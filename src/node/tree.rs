@@ -106,7 +106,8 @@ pub(super) fn tree(config: &Config, parts: Parts, peers: &Peers, bus: &Bus) -> P
     let cluster = cluster(config, &parts, (bus, &issuing, &offer), peers, (&tracker, &discovery));
     let router = ChannelRouter::new(bus, metrics);
     let incarnation = parts.myself.incarnation.clone();
-    let routing = channel_router::Setup { incarnation, peers: peers.clone() };
+    let rules = config.history.clone();
+    let routing = channel_router::Setup { incarnation, peers: peers.clone(), rules };
     let admin = admin::child(view.clone(), issuing.clone(), parts.admin_socket.0.clone());
     let rotation = rotation::child(view.rotations.clone(), metrics);
     let gateway = vec![router.child(routing), admin, rotation];

@@ -18,14 +18,15 @@
 //! a tag that is not that of the message                    Gap: nobody was sent this cursor
 //! ```
 //! After an unknown loss the log has heard of nobody, and a cursor must show that it is later: it has
-//! seen something that this log took since. A publisher of which neither the cursor nor the log knows is
+//! seen something that this log took since. What was taken before a loss or a hole stays for those who ask for the
+//! history of the topic; no cursor is answered with it. A publisher of which neither the cursor nor the log knows is
 //! beyond what can be decided here: a node that begins to follow while others publish says so with
 //! [`Log::missed`].
 //!
 //! # Invariants
 //! 1. `Ok` of [`Log::after`] is exactly what the log took and the cursor has not seen, in the order in
 //!    which it was taken; nothing of what lies between was lost.
-//! 2. At most `CAPACITY` entries that cost at most `BYTES`.
+//! 2. At most as many entries, of as many bytes, as its [`Bounds`] say; in the order in which they came.
 //! 3. A cursor names at most [`NODES`] publishers; its text has at most [`TEXT`] bytes, all of
 //!    `A–Z a–z 0–9 . _ - @ / : ,`, one text for one cursor. A log that heard more publishers than that
 //!    forgets as after an unknown loss.
@@ -38,10 +39,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::proto::node::NodeName;
 
-/// Entries of a log, at most.
-pub(crate) const CAPACITY: usize = 512;
-/// What the entries of a log cost, at most.
-pub(crate) const BYTES: usize = 4 * 1024 * 1024;
+/// What a log holds, at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Entries.
+    pub entries: usize,
+    /// What they cost together, in bytes.
+    pub bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { entries: 512, bytes: 4 * 1024 * 1024 }
+    }
+}
+
 /// Publishers of a cursor, at most.
 pub const NODES: usize = 64;
 /// Longest text of a cursor, in bytes.
@@ -157,8 +169,9 @@ struct Held {
 #[derive(Debug)]
 struct Logged<T> {
     from: NodeName,
-    n: u64,
-    tag: u64,
+    position: Position,
+    /// How often something was lost in unknown ways before.
+    losses: u64,
     cost: usize,
     entry: T,
 }
@@ -166,15 +179,15 @@ struct Logged<T> {
 /// The last messages of a topic, in the order in which they came.
 #[derive(Debug)]
 pub struct Log<T> {
-    /// Of each publisher only what follows its last hole, in its current epoch.
+    bounds: Bounds,
     kept: VecDeque<Logged<T>>,
     /// What they cost together.
     cost: usize,
     heard: BTreeMap<NodeName, Held>,
     /// The latest stamps of those heard.
     latest: Cursor,
-    /// Nothing was lost in unknown ways so far.
-    whole: bool,
+    /// How often something was lost in unknown ways.
+    losses: u64,
 }
 
 impl<T> Default for Log<T> {
@@ -186,12 +199,18 @@ impl<T> Default for Log<T> {
 impl<T> Log<T> {
     /// A log that has heard nothing, and missed nothing.
     pub fn new() -> Self {
+        Self::within(Bounds::default())
+    }
+
+    /// Likewise, with bounds of its own.
+    pub fn within(bounds: Bounds) -> Self {
         Self {
+            bounds,
             kept: VecDeque::new(),
             cost: 0,
             heard: BTreeMap::new(),
             latest: Cursor::default(),
-            whole: true,
+            losses: 0,
         }
     }
 
@@ -217,34 +236,57 @@ impl<T> Log<T> {
         }
         let follows = last.is_some_and(|last| last.epoch == stamp.epoch);
         if !follows || verdict == Verdict::Hole {
-            self.kept.retain(|kept| kept.from != *from);
-            self.cost = self.kept.iter().map(|kept| kept.cost).sum();
             let before = last.map(|last| last.epoch).filter(|_| !follows).or(before);
             let held = Held { start: stamp.n, low: stamp.n, below: None, before };
             self.heard.insert(from.clone(), held);
         }
         self.latest.0.insert(from.clone(), stamp);
-        let cost = cost.min(BYTES + 1);
+        let cost = cost.min(self.bounds.bytes.saturating_add(1));
         self.cost += cost;
-        let Position { n, tag, .. } = stamp;
-        self.kept.push_back(Logged { from: from.clone(), n, tag, cost, entry });
-        self.trim();
+        let (from, losses) = (from.clone(), self.losses);
+        self.kept.push_back(Logged { from, position: stamp, losses, cost, entry });
+        self.cut(self.bounds.bytes);
         verdict
     }
 
-    fn trim(&mut self) {
-        while self.kept.len() > CAPACITY || self.cost > BYTES {
-            let Some(oldest) = self.kept.pop_front() else { return };
-            self.cost -= oldest.cost;
-            if let Some(held) = self.heard.get_mut(&oldest.from) {
-                (held.low, held.below) = (oldest.n + 1, Some(oldest.tag));
-            }
+    /// Lets go of the oldest until the rest costs so much at most.
+    pub fn cut(&mut self, bytes: usize) {
+        while self.kept.len() > self.bounds.entries || self.cost > bytes {
+            self.let_go();
         }
+    }
+
+    /// Lets go of the oldest as long as they are of this kind.
+    pub fn expire(&mut self, past: impl Fn(&T) -> bool) {
+        while self.kept.front().is_some_and(|oldest| past(&oldest.entry)) {
+            self.let_go();
+        }
+    }
+
+    fn let_go(&mut self) {
+        let Some(oldest) = self.kept.pop_front() else { return };
+        self.cost -= oldest.cost;
+        if self.is_held(&oldest)
+            && let Some(held) = self.heard.get_mut(&oldest.from)
+        {
+            (held.low, held.below) = (oldest.position.n + 1, Some(oldest.position.tag));
+        }
+    }
+
+    /// Whether it belongs to what is held of its publisher without a gap.
+    fn is_held(&self, kept: &Logged<T>) -> bool {
+        let of = self.heard.get(&kept.from).zip(self.latest.0.get(&kept.from));
+        of.is_some_and(|(held, latest)| {
+            let Position { epoch, n, .. } = kept.position;
+            kept.losses == self.losses && epoch == latest.epoch && n >= held.low
+        })
     }
 
     /// Nobody knows what did not come: nothing before now can be resumed from.
     pub fn missed(&mut self) {
-        *self = Self { whole: false, ..Self::new() };
+        self.heard.clear();
+        self.latest = Cursor::default();
+        self.losses += 1;
     }
 
     /// How many are kept.
@@ -258,7 +300,7 @@ impl<T> Log<T> {
     }
 
     /// All that is kept, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &T> {
         self.kept.iter().map(|kept| &kept.entry)
     }
 
@@ -277,16 +319,17 @@ impl<T> Log<T> {
         if n < held.low {
             return held.below.filter(|_| n + 1 == held.low);
         }
-        let kept = self.kept.iter().rev().find(|kept| kept.n == n && kept.from == *name);
-        kept.map(|kept| kept.tag)
+        let is = |kept: &&Logged<T>| kept.position.n == n && kept.from == *name;
+        let kept = self.kept.iter().rev().find(|kept| is(kept) && self.is_held(kept));
+        kept.map(|kept| kept.position.tag)
     }
 
     /// What a cursor has not seen, in order. Nor has it seen anything that comes later.
     ///
     /// # Errors
     /// [`Gap`], when that cannot be said for sure.
-    pub fn after(&self, cursor: &Cursor) -> Result<impl Iterator<Item = &T>, Gap> {
-        let mut later = self.whole;
+    pub fn after(&self, cursor: &Cursor) -> Result<impl DoubleEndedIterator<Item = &T>, Gap> {
+        let mut later = self.losses == 0;
         for (name, seen) in &cursor.0 {
             let Some((held, latest)) = self.heard.get(name).zip(self.latest.0.get(name)) else {
                 continue;
@@ -305,7 +348,10 @@ impl<T> Log<T> {
         if cursor.0.iter().any(|(name, seen)| !self.latest.has(name, *seen)) {
             return Err(Gap::Ahead);
         }
-        let fresh = |kept: &&Logged<T>| cursor.0.get(&kept.from).is_none_or(|seen| kept.n > seen.n);
+        let fresh = |kept: &&Logged<T>| {
+            let seen = cursor.0.get(&kept.from);
+            self.is_held(kept) && seen.is_none_or(|seen| kept.position.n > seen.n)
+        };
         Ok(self.kept.iter().filter(fresh).map(|kept| &kept.entry))
     }
 }

@@ -11,7 +11,10 @@ use crate::actors::supervisor::{ActorTable, Root};
 use crate::actors::tests::{PATIENCE, counted, name, run, settled, until};
 use crate::proto::channel::{Dialect, Encoded, Frame, Json};
 use crate::proto::event::Event;
+use crate::proto::history::{Ask, LINGER};
 use crate::proto::presence::{Body, Change};
+
+mod history;
 
 const B: &str = "b@127.0.0.1";
 
@@ -25,10 +28,17 @@ struct World {
 }
 
 async fn world() -> World {
+    world_with(&[]).await
+}
+
+async fn world_with(history: &[&str]) -> World {
     let metrics = Metrics::default();
     let bus = Bus::new(&Exchange::new(name("a@127.0.0.1"), &metrics));
     let router = ChannelRouter::new(&bus, &metrics);
-    let setup = Setup { incarnation: Arc::new(AtomicU64::new(1)), peers: Peers::new(&metrics, []) };
+    let rules = history.iter().map(|text| text.parse().expect("a retention")).collect();
+    let rules = Retentions::new(rules).expect("few");
+    let peers = Peers::new(&metrics, []);
+    let setup = Setup { incarnation: Arc::new(AtomicU64::new(1)), peers, rules };
     let (root, roster) = run(&metrics, vec![bus.child(), router.child(setup)]).await;
     let publisher = Publisher::new(bus.exchange());
     World { bus, router, publisher, metrics, roster, _root: root }
@@ -55,6 +65,7 @@ impl World {
             slow: ClientOverflow::Disconnect,
             response: Map::new(),
             resume: None,
+            history: None,
             presence: key.map(|key| (key.to_owned(), "{\"x\":1}".to_owned())),
             greeting: None,
             ready: None,
@@ -326,7 +337,7 @@ async fn a_topic_without_members_ends_after_a_while() {
     let heard =
         |world: &World| world.bus.exchange().publish_here(&room(), "{}").expect("short").local;
     world.router.leave(room(), client.id);
-    tokio::time::sleep(topic::LINGER - Duration::from_secs(1)).await;
+    tokio::time::sleep(LINGER - Duration::from_secs(1)).await;
     assert_eq!(heard(&world), 1, "who comes back finds what it missed");
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(heard(&world), 0);

@@ -23,17 +23,21 @@ use tokio::sync::{mpsc, oneshot};
 use super::outbox::{ClientOverflow, ClientQueue};
 use crate::actors::exchange::{Message, Received, Subscription};
 use crate::actors::timer;
+use crate::io::clock;
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::channel::envelope::Envelope;
 use crate::proto::channel::{Dialect, Encoded, Json, Outcome, Payload, Ref, Say, reason, tail};
+use crate::proto::history::{Ask, LINGER, Retentions, Rule};
 use crate::proto::presence::{self as entry, Entry};
-use crate::proto::replay::{Cursor, Log, Verdict};
+use crate::proto::replay::{Bounds, Log, Verdict};
 use crate::proto::topic::Topic;
+
+mod past;
 
 /// Messages that are taken together.
 const TOGETHER: usize = 256;
-/// How long a topic without members goes on, for those who come back.
-pub(super) const LINGER: Duration = Duration::from_secs(120);
+/// Topics without members that go on for longer than [`LINGER`], at most.
+const QUIET: usize = 10_000;
 /// Bytes that the logs of all topics hold together.
 pub(super) const LOGGED: usize = 64 * 1024 * 1024;
 /// With this begins the cursor of who came before the first message.
@@ -41,7 +45,7 @@ const START: &str = "+";
 /// Bytes of presence a second.
 const RATE: usize = 64 * 1024 * 1024;
 /// What the answer to a join says of the past, and messages of where they stand: nobody else says it.
-const OWN: [&str; 3] = [SEQ, "replayed", "gap"];
+const OWN: [&str; 4] = [SEQ, "replayed", "gap", "more"];
 const SEQ: &str = "seq";
 /// Between two changes of presence that are told.
 const TICK: Duration = Duration::from_millis(20);
@@ -67,6 +71,8 @@ pub struct Member {
     pub response: serde_json::Map<String, serde_json::Value>,
     /// It resumes here: it asked to be told where each message stands. The text is what it gave.
     pub resume: Option<String>,
+    /// What it asks for of the topic's history, unless it can resume.
+    pub history: Option<Ask>,
     /// Under what key others see it, and what they see of it: a JSON object.
     pub presence: Option<(String, String)>,
     /// What else it gets first.
@@ -89,18 +95,37 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
     /// Bytes in all logs.
     pub(super) logged: Arc<AtomicUsize>,
+    /// Topics without members.
+    pub(super) quiet: Arc<AtomicUsize>,
+    /// How much of each topic is kept.
+    pub(super) rules: Arc<Retentions>,
 }
 
 impl Shared {
     /// A log's cost has changed; what all of them cost.
-    fn count(&self, before: usize, after: usize) -> usize {
+    pub(super) fn count(&self, before: usize, after: usize) -> usize {
         let change = after.wrapping_sub(before);
         self.logged.fetch_add(change, Ordering::Relaxed).wrapping_add(change)
     }
 }
 
+/// What a log of so many messages holds: the default's share for each 512 of them, four shares at most.
+fn bounds(count: usize) -> Bounds {
+    let Bounds { entries, bytes } = Bounds::default();
+    Bounds { entries: count, bytes: bytes * count.div_ceil(entries).min(4) }
+}
+
+/// By the wall clock, in milliseconds since the Unix epoch.
+fn now() -> u64 {
+    clock::millis()
+}
+
 /// A message as it was told, for those who missed it.
 struct Logged {
+    /// When this node took it, in milliseconds since the Unix epoch.
+    at: u64,
+    /// Bytes.
+    cost: usize,
     event: String,
     payload: Payload,
     /// Where a member stands that has seen it; none for what has no number.
@@ -113,6 +138,7 @@ pub(super) struct TopicTask {
     orders: mpsc::UnboundedReceiver<Order>,
     idle: Box<dyn Fn(u64) + Send>,
     shared: Shared,
+    rule: Rule,
     members: BTreeMap<u64, Box<Member>>,
     log: Log<Arc<Logged>>,
     /// How many messages the log ever took, and the cursor of who was here before the first of them.
@@ -133,8 +159,9 @@ impl TopicTask {
         idle: Box<dyn Fn(u64) + Send>,
         shared: Shared,
     ) -> Self {
+        let rule = shared.rules.of(&topic);
         // Of what was said before this moment nothing is known.
-        let mut log = Log::default();
+        let mut log = Log::within(bounds(rule.count));
         log.missed();
         Self {
             topic,
@@ -142,6 +169,7 @@ impl TopicTask {
             orders,
             idle,
             shared,
+            rule,
             members: BTreeMap::new(),
             log,
             taken: 0,
@@ -180,7 +208,7 @@ impl TopicTask {
             }
             let now = timer::now();
             self.presence.announce(&self.topic, &self.members, now);
-            if self.empty.is_some_and(|since| since + LINGER <= now) {
+            if self.gone().is_some_and(|at| at <= now) {
                 self.empty = Some(now); // asked again, should it not be heard
                 (self.idle)(self.joins);
             }
@@ -188,8 +216,18 @@ impl TopicTask {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let gone = self.empty.map(|since| since + LINGER);
-        [gone, self.presence.due()].into_iter().flatten().min()
+        [self.gone(), self.presence.due()].into_iter().flatten().min()
+    }
+
+    /// When it has been without members for long enough.
+    fn gone(&self) -> Option<Instant> {
+        let crowded = self.shared.quiet.load(Ordering::Relaxed) > QUIET;
+        let linger = match self.rule.age {
+            Some(age) if age < LINGER => age,
+            Some(age) if !crowded && !self.log.is_empty() => age,
+            Some(_) | None => LINGER,
+        };
+        self.empty.map(|since| since + linger)
     }
 
     fn obey(&mut self, order: Order) {
@@ -199,43 +237,40 @@ impl TopicTask {
             Order::Joined(entry) => self.presence.joined(&entry),
             Order::Left(entry) => self.presence.left(&entry),
         }
-        self.empty = match (self.members.is_empty(), self.empty) {
-            (false, _) => None,
-            (true, since) => since.or_else(|| Some(timer::now())),
-        };
+        match (self.members.is_empty(), self.empty) {
+            (true, None) => {
+                self.empty = Some(timer::now());
+                self.shared.quiet.fetch_add(1, Ordering::Relaxed);
+            }
+            (false, Some(_)) => {
+                self.empty = None;
+                self.shared.quiet.fetch_sub(1, Ordering::Relaxed);
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
     }
 
     fn join(&mut self, mut member: Box<Member>) {
         self.joins += 1;
-        let topic = self.topic.as_str();
-        let missed = member.resume.as_deref().map(|cursor| self.missed(cursor));
+        let past = self.past(member.resume.as_deref(), member.history);
+        let numbered = member.resume.is_some();
         let mut response = std::mem::take(&mut member.response);
-        if member.resume.is_some() {
+        if numbered || member.history.is_some() {
             response.retain(|name, _| !OWN.contains(&name.as_str()));
         }
-        // Who resumes stands where the last message says that it got.
-        let (replay, stands) = match missed {
-            None => (Vec::new(), false),
-            Some(Ok(missed)) => {
-                response.insert("replayed".into(), missed.len().into());
-                let none = missed.is_empty();
-                (missed, none)
-            }
-            Some(Err(())) => {
-                response.insert("gap".into(), true.into());
-                (Vec::new(), true)
-            }
-        };
-        if stands {
+        past.describe(&mut response);
+        // Who is given messages stands where the last of them says.
+        if numbered && past.stands() {
             response.insert(SEQ.into(), self.cursor().into());
         }
+        let topic = self.topic.as_str();
         let (join_ref, reference) = (member.join_ref.as_ref(), member.reference.as_ref());
         let payload = Payload::Json(Json::of(&response));
         let reply = Say::Reply(join_ref, reference, Outcome::Ok, &payload);
         let mut frames: Vec<_> = reply.encode(member.dialect, topic).into_iter().collect();
         let frames_of =
-            |kept: &Arc<Logged>| self.frames(kept, member.dialect, true, Some(join_ref));
-        frames.extend(replay.iter().flat_map(frames_of));
+            |kept: &Arc<Logged>| self.frames(kept, member.dialect, numbered, Some(join_ref));
+        frames.extend(past.messages.iter().flat_map(frames_of));
         for (event, payload) in member.greeting.take().map(|make| make()).unwrap_or_default() {
             let push = Say::Push(member.join_ref.as_ref(), event, &payload);
             frames.extend(push.encode(member.dialect, topic));
@@ -253,20 +288,6 @@ impl TopicTask {
     /// Where a member stands that has just joined.
     fn cursor(&self) -> String {
         if self.taken == 0 { self.start.clone() } else { self.log.cursor().to_string() }
-    }
-
-    /// What a client with this cursor has not seen.
-    fn missed(&self, cursor: &str) -> Result<Vec<Arc<Logged>>, ()> {
-        // Who has seen nothing asks for nothing of the past.
-        if cursor.is_empty() {
-            return Ok(Vec::new());
-        }
-        if cursor.starts_with(START) {
-            let all = cursor == self.start && self.log.len() == self.taken;
-            return all.then(|| self.log.iter().cloned().collect()).ok_or(());
-        }
-        let cursor: Cursor = cursor.parse().map_err(|_no_cursor| ())?;
-        Ok(self.log.after(&cursor).map_err(|_gap| ())?.cloned().collect())
     }
 
     fn hear(&mut self, received: Received) {
@@ -301,20 +322,30 @@ impl TopicTask {
             self.shared.metrics.count(Count::Channels, "malformed");
             return None;
         };
-        let kept = Arc::new(Logged { event, payload, cursor: OnceLock::new() });
+        let (at, cost) = (now(), message.payload.len());
+        let kept = Arc::new(Logged { at, cost, event, payload, cursor: OnceLock::new() });
         // What has no number could not be told from what was missed: it is not kept.
         let Some(stamp) = stamp else { return Some(kept) };
         let before = self.log.cost();
-        let verdict = self.log.push(&message.from, stamp, message.payload.len(), kept.clone());
+        let verdict = self.log.push(&message.from, stamp, cost, kept.clone());
         if verdict == Verdict::Ignored {
             return None;
         }
         self.taken += 1;
         kept.cursor.get_or_init(|| self.log.cursor().to_string());
         if self.shared.count(before, self.log.cost()) > LOGGED {
-            self.forget();
+            self.cut();
         }
+        self.expire();
         Some(kept)
+    }
+
+    /// The logs of all topics hold too much: this one lets go of half.
+    fn cut(&mut self) {
+        let before = self.log.cost();
+        self.log.cut(before / 2);
+        self.shared.count(before, self.log.cost());
+        self.shared.metrics.count(Count::Channels, "history_cut");
     }
 
     /// Nothing of the past can be resumed from here on.
@@ -387,6 +418,9 @@ impl TopicTask {
 impl Drop for TopicTask {
     fn drop(&mut self) {
         self.shared.count(self.log.cost(), 0);
+        if self.empty.is_some() {
+            self.shared.quiet.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::handler::{self, Admission, Handler, Reaction};
-use super::{Bearer, Channels, Denied, Refusal, SLOWED, feed};
+use super::{Bearer, Channels, Denied, Refusal, SLOWED, asked, feed};
 use crate::actors::channel_router::outbox::{ClientOverflow, ClientQueue};
 use crate::actors::channel_router::{Greeting, Member};
 use crate::gateway::refusal::Cause;
@@ -276,6 +276,7 @@ impl Entrance {
             slow: ClientOverflow::Disconnect,
             response: Map::new(),
             resume,
+            history: params.get("history").and_then(asked::read),
             presence: None,
             greeting: None,
             ready: None,

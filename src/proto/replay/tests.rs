@@ -9,6 +9,9 @@ use proptest::strategy::ValueTree;
 
 use super::*;
 
+const CAPACITY: usize = 512;
+const BYTES: usize = 4 * 1024 * 1024;
+
 fn name(text: &str) -> NodeName {
     text.parse().expect("valid")
 }
@@ -152,13 +155,20 @@ fn the_log_is_bounded_in_entries_and_bytes() {
     assert_eq!(bytes.push(&name("a@h"), stamp(10), usize::MAX, 10), Verdict::New);
     assert_eq!((rest(&bytes, 9), rest(&bytes, 10)), (Err(Gap::Lost), Ok(vec![])));
     assert_eq!(bytes.cursor().to_string(), tagged("a@h/1:10"));
-    // What a hole made useless costs nothing.
+    // What came before a hole is history, as long as there is room.
     for n in 11..=14 {
         bytes.push(&name("a@h"), stamp(n), BYTES / 4, n);
     }
     bytes.push(&name("b@h"), stamp(1), 0, 0);
-    bytes.push(&name("a@h"), stamp(16), BYTES, 16);
+    bytes.push(&name("a@h"), stamp(16), BYTES / 4, 16);
     assert_eq!(rest(&bytes, 15), Ok(vec![0, 16]));
+    assert_eq!(bytes.iter().copied().collect::<Vec<_>>(), [12, 13, 14, 0, 16]);
+    bytes.cut(BYTES / 4);
+    assert_eq!((bytes.len(), bytes.cost(), rest(&bytes, 14)), (2, BYTES / 4, Err(Gap::Lost)));
+    bytes.expire(|n| *n < 17);
+    assert_eq!((bytes.len(), bytes.cost()), (0, 0));
+    let all = cursor("a@h/1:16,b@h/1:1");
+    assert_eq!(bytes.after(&all).map(Iterator::count), Ok(0), "who has seen all goes on");
 }
 
 #[test]

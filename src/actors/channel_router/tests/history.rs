@@ -1,0 +1,80 @@
+//! What joins get of a topic's history.
+
+use super::*;
+
+/// What a join that asks for this is told, and gets.
+async fn asks(world: &World, resume: Option<&str>, ask: Ask) -> (Value, Vec<u64>) {
+    let resume = resume.map(str::to_owned);
+    let member = Member { resume, history: Some(ask), ..world.member(None) };
+    let client = world.enter(member).await;
+    let mut frames = client.take();
+    world.router.leave(room(), client.id);
+    let reply = frames.remove(0).1["response"].clone();
+    (reply, frames.iter().map(|(_, it)| it["n"].as_u64().expect("a number")).collect())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_gets_the_history_that_it_asks_for() {
+    let world = world_with(&["room:*=600,1h"]).await;
+    assert_eq!(asks(&world, None, Ask::Last(9)).await, (json!({ "replayed": 0 }), vec![]));
+    for n in 1..=700 {
+        world.publish(n);
+        settled().await;
+    }
+    let all: Vec<u64> = (101..=700).collect();
+    assert_eq!(asks(&world, None, Ask::Last(1)).await, (json!({ "replayed": 1 }), vec![700]));
+    assert_eq!(asks(&world, None, Ask::Last(3)).await.1, [698, 699, 700]);
+    assert_eq!(asks(&world, None, Ask::Last(0)).await, (json!({ "replayed": 0 }), vec![]));
+    let replayed = json!({ "replayed": 600 });
+    assert_eq!(asks(&world, None, Ask::Last(5000)).await, (replayed.clone(), all.clone()));
+    assert_eq!(asks(&world, None, Ask::Since(0)).await, (replayed, all));
+    assert_eq!(asks(&world, None, Ask::Since(u64::MAX)).await.1, Vec::<u64>::new());
+    // A cursor that cannot be resumed from is said, and one that can is what counts.
+    let (reply, got) = asks(&world, Some("?"), Ask::Last(2)).await;
+    assert_eq!((reply, got), (json!({ "gap": true, "replayed": 2 }), vec![699, 700]));
+    let (reply, got) = asks(&world, Some(""), Ask::Last(0)).await;
+    assert_eq!((&reply["replayed"], got.len()), (&json!(0), 0));
+    let cursor = reply["seq"].as_str().expect("a cursor").to_owned();
+    world.publish(701);
+    settled().await;
+    let resumed = (json!({ "replayed": 1 }), vec![701]);
+    assert_eq!(asks(&world, Some(&cursor), Ask::Last(9)).await, resumed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_that_is_too_long_for_a_join_says_so() {
+    let world = world_with(&["room:*=3000,1h"]).await;
+    let client = world.enter(world.member(None)).await;
+    for n in 1..=1500 {
+        world.publish(n);
+        if n % 100 == 0 {
+            settled().await;
+            client.take();
+        }
+    }
+    let reply = json!({ "replayed": 1000, "more": true });
+    let newest: Vec<u64> = (501..=1500).collect();
+    assert_eq!(asks(&world, None, Ask::Last(1200)).await, (reply.clone(), newest.clone()));
+    assert_eq!(asks(&world, None, Ask::Since(0)).await, (reply, newest));
+    assert_eq!(asks(&world, None, Ask::Last(1000)).await.0, json!({ "replayed": 1000 }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_stays_as_long_as_its_history() {
+    let world = world_with(&["room:*=10,1h"]).await;
+    let client = world.enter(world.member(None)).await;
+    world.publish(1);
+    settled().await;
+    world.router.leave(room(), client.id);
+    tokio::time::sleep(Duration::from_secs(3599)).await;
+    let heard =
+        |world: &World| world.bus.exchange().publish_here(&room(), "{}").expect("short").local;
+    assert_eq!(heard(&world), 1);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(heard(&world), 0);
+    // One without a history has no reason to.
+    let client = world.enter(world.member(None)).await;
+    world.router.leave(room(), client.id);
+    tokio::time::sleep(LINGER + Duration::from_secs(1)).await;
+    assert_eq!(heard(&world), 0);
+}
