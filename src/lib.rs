@@ -77,6 +77,7 @@ pub mod config {
     pub use crate::node::Config;
     pub use crate::proto::discovery::Config as Discovery;
     pub use crate::proto::heartbeat::Config as Heartbeat;
+    pub use crate::proto::history::{Retention, Retentions};
     pub use crate::proto::membership::Config as Membership;
     #[cfg(feature = "gateway")]
     pub use crate::proto::proxies::{Cidr, CidrError};

@@ -334,7 +334,7 @@ impl Node {
         let (trail, limits) = (bus.trail().clone(), config.events);
         let journal = Journal::open(chain, trail, identity.clone(), life.clone(), limits)?;
         bus.recall(journal.proofs());
-        say_started(&bus, opened, &identity);
+        records::say_started(&bus, opened, &identity);
         let link = Link::new(&metrics);
         let lists = lists((&identity, &tls), &link, &store, (&bus, &metrics))?;
         let admin_socket = admin_socket(&config)?;
@@ -586,16 +586,4 @@ fn lists(
         keeper.announce(kind, found);
     }
     identity.check_revoked().map(|()| keeper)
-}
-
-/// The first events of a life.
-fn say_started(bus: &Bus, opened: Opened, identity: &Identity) {
-    if let Opened::SetAside(path) = opened {
-        bus.announce(Event::StoreSetAside { path: path.display().to_string() });
-    }
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    bus.announce(Event::NodeStarted { version });
-    let (id, cluster) = (identity.id().to_string(), identity.cluster().to_string());
-    let development = identity.is_development();
-    bus.announce(Event::IdentityLoaded { id, cluster, development });
 }

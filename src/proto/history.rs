@@ -1,7 +1,7 @@
 //! History: how much of a topic is kept, and what of it a join asks for.
 //!
 //! A [`Retention`] is a pattern and what holds for its topics, as text `PATTERN=COUNT,AGE[,disk]`. Of the patterns that
-//! cover a topic the narrowest counts, of the same pattern the last one; a topic that none covers has [`Rule::DEFAULT`].
+//! cover a topic the narrowest counts, of the same pattern the last one; a topic that none covers has the default.
 //!
 //! Invariants: a [`Rule`] keeps 1 to [`MAX_COUNT`] messages (in memory [`MAX_IN_MEMORY`]) for one second to 366 days; an
 //! [`Ask`] brings at most [`MAX_ASKED`] messages of at most [`MAX_BYTES`].
@@ -13,9 +13,9 @@ use std::time::Duration;
 use crate::proto::topic::{Pattern, Topic};
 
 /// Messages of a topic that are kept on disk, at most.
-pub const MAX_COUNT: usize = 10_000_000;
+const MAX_COUNT: usize = 10_000_000;
 /// Likewise in memory.
-pub const MAX_IN_MEMORY: usize = 100_000;
+const MAX_IN_MEMORY: usize = 100_000;
 /// Messages that a join is given of the past, at most.
 pub const MAX_ASKED: usize = 1000;
 /// What they cost, at most, in bytes.
@@ -40,7 +40,7 @@ pub struct Rule {
 
 impl Rule {
     /// What holds where nothing is said.
-    pub const DEFAULT: Self = Self { count: 512, age: None, disk: false };
+    const DEFAULT: Self = Self { count: 512, age: None, disk: false };
 }
 
 /// How long a topic without members goes on where nothing is said, for those who come back.
@@ -131,7 +131,7 @@ impl Retentions {
     }
 
     /// What holds for a topic.
-    pub fn of(&self, topic: &Topic) -> Rule {
+    pub(crate) fn of(&self, topic: &Topic) -> Rule {
         let narrow = |pattern: &Pattern| match pattern {
             Pattern::Topic(_) => usize::MAX,
             Pattern::Below(prefix) => prefix.len(),
@@ -139,11 +139,6 @@ impl Retentions {
         let covers = self.0.iter().filter(|it| it.pattern.covers(topic));
         // Of equals the last one.
         covers.max_by_key(|it| narrow(&it.pattern)).map_or(Rule::DEFAULT, |it| it.rule)
-    }
-
-    /// Whether any of them is on disk.
-    pub fn on_disk(&self) -> bool {
-        self.0.iter().any(|it| it.rule.disk)
     }
 }
 
@@ -219,7 +214,6 @@ mod tests {
             Retentions::new(given.iter().map(|text| retention(text)).collect()).expect("few");
         let count = |topic: &str| rules.of(&topic.parse().expect("a topic")).count;
         assert_eq!(["room:1", "room:2", "room:a:1", "x"].map(count), [7, 4, 3, 1]);
-        assert!(rules.on_disk());
         assert_eq!(Retentions::default().of(&"x".parse().expect("a topic")), Rule::DEFAULT);
         let many = vec![retention("*=1,1m"); MAX_RULES + 1];
         assert_eq!(Retentions::new(many), Err(HistoryError::Many(MAX_RULES + 1)));
