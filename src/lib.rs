@@ -78,6 +78,8 @@ pub mod config {
     pub use crate::proto::discovery::Config as Discovery;
     pub use crate::proto::heartbeat::Config as Heartbeat;
     pub use crate::proto::history::{Retention, Retentions};
+    #[cfg(feature = "gateway")]
+    pub use crate::proto::limits::{Allowance, ClientLimits, ClientRates, LimitError};
     pub use crate::proto::membership::Config as Membership;
     #[cfg(feature = "gateway")]
     pub use crate::proto::proxies::{Cidr, CidrError};

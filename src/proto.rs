@@ -25,6 +25,7 @@ pub mod hello;
 pub mod history;
 pub mod hlc;
 pub mod interest;
+pub mod limits;
 pub mod link;
 pub mod lists;
 pub mod membership;

@@ -48,6 +48,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("proto", "link", &["hello", "frame", "membership", "talk"]), // whose attempts these are
     ("proto", "discovery", &["beacon", "talk"]),
     ("proto", "processor", &["share"]),
+    ("proto", "limits", &["channel", "share", "token"]),
     ("proto", "newcomers", &["admission", "share"]),
     ("proto", "presence", &["talk"]), // its test says why a link is down
     ("proto", "rows", &["seal"]),

@@ -148,6 +148,11 @@ struct HttpArgs {
     #[arg(long, value_name = "FILE", env = "XPANDO_IDENTITY", value_delimiter = ',')]
     identity: Vec<PathBuf>,
 
+    /// What clients may do and have at most: topics=50, or user.frames=100/200 (a second/at once), see docs/CHANNELS.md;
+    /// may be repeated
+    #[arg(long, value_name = "NAME=VALUE", env = "XPANDO_LIMIT", value_delimiter = ',')]
+    limit: Vec<String>,
+
     /// Proxies that say whose requests they pass on, in X-Forwarded-For or Forwarded: ADDRESS or ADDRESS/BITS; may be
     /// repeated
     #[arg(long, value_name = "CIDR", env = "XPANDO_TRUST_PROXY", value_delimiter = ',')]
@@ -159,7 +164,7 @@ struct HttpArgs {
 }
 
 impl HttpArgs {
-    fn config(self) -> Option<http::Config> {
+    fn config(self) -> anyhow::Result<Option<http::Config>> {
         let mut config = http::Config::default();
         config.listen = self.http;
         config.tls = self.http_cert.zip(self.http_key);
@@ -167,9 +172,12 @@ impl HttpArgs {
         config.origins = self.http_origin;
         config.prefix = self.http_prefix;
         config.anonymous = self.allow_anonymous;
+        for limit in &self.limit {
+            config.limits.set(limit).with_context(|| format!("--limit {limit}"))?;
+        }
         config.proxies = self.trust_proxy;
         config.identities = self.identity;
-        (!self.no_http).then_some(config)
+        Ok((!self.no_http).then_some(config))
     }
 }
 
@@ -238,7 +246,7 @@ pub(super) fn run(mut args: RunArgs) -> anyhow::Result<()> {
     config.profile = profile;
     config.min_peers = args.http.min_peers;
     config.history = Retentions::new(std::mem::take(&mut args.http.history))?;
-    config.http = args.http.config();
+    config.http = args.http.config()?;
     config.issuing = args.issuing.rules();
     config.chaos = args.chaos;
     config.bench = args.bench;

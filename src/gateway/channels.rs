@@ -27,6 +27,7 @@ use crate::io::clock;
 use crate::io::identity::provider::{KeyMark, Providers};
 use crate::io::identity::{NO_TOKEN_LIST, TokenError, Tokens};
 use crate::io::metrics::{Count, Metrics};
+use crate::proto::limits::ClientLimits;
 use crate::proto::token::{Claims, TokenKeyId};
 use crate::proto::topic::{Pattern, Topic};
 
@@ -68,6 +69,7 @@ pub struct Channels {
     tokens: Tokens,
     providers: Providers,
     anonymous: Vec<Pattern>,
+    pub(super) limits: ClientLimits,
     penalties: Mutex<Penalties>,
     hasher: RandomState,
     held_back: Semaphore,
@@ -128,6 +130,7 @@ impl Channels {
         admin: &NodeView,
         (tokens, providers): (&Tokens, &Providers),
         anonymous: &[Pattern],
+        limits: &ClientLimits,
     ) -> Self {
         Self {
             router: router.clone(),
@@ -139,6 +142,7 @@ impl Channels {
             tokens: tokens.clone(),
             providers: providers.clone(),
             anonymous: anonymous.to_vec(),
+            limits: limits.clone(),
             penalties: Mutex::default(),
             hasher: RandomState::new(),
             held_back: Semaphore::new(HELD_BACK),

@@ -20,6 +20,7 @@ use crate::actors::supervisor::Child;
 use crate::gateway::channels::{Channels, feed, longpoll};
 use crate::gateway::places::Place;
 use crate::io::tls::Web;
+pub use crate::proto::limits::{ClientLimits, LimitError};
 use crate::proto::proxies::{Cidr, Proxies};
 use crate::proto::topic::Pattern;
 use accept::Gate;
@@ -60,6 +61,8 @@ pub struct Config {
     pub anonymous: Vec<Pattern>,
     /// Settings of the identity providers whose tokens count besides the cluster's.
     pub identities: Vec<PathBuf>,
+    /// What clients may do and have.
+    pub limits: ClientLimits,
     /// The proxies whose word counts about whose request they pass on.
     pub proxies: Vec<Cidr>,
 }
@@ -105,9 +108,9 @@ impl Http {
         let (tls, anonymous) = (self.web.is_some(), channels.serves_anonymous());
         let pages = Pages { origins: self.origins.clone(), listen, tls, anonymous };
         let (pages, prefix) = (Arc::new(pages), self.prefix.clone());
-        let (refusals, metrics) = (&channels.refusals, &channels.metrics);
-        let gate = Gate::new(self.proxies.clone(), refusals, metrics, &shares);
-        let (polls, bodies) = (longpoll::Sessions::new(&shares), Bodies::default());
+        let (refusals, metrics, limits) = (&channels.refusals, &channels.metrics, &channels.limits);
+        let gate = Gate::new(self.proxies.clone(), refusals, metrics, &shares, limits);
+        let (polls, bodies) = (longpoll::Sessions::new(limits.clients, &shares), Bodies::default());
         let site = Site { channels, pages, prefix, polls, bodies };
         let routes = Router::new()
             .route("/", get(dashboard::page))

@@ -129,6 +129,10 @@ causes! {
     Frame(why: Malformed) => why.label(), BAD_REQUEST,
         "what was sent is not a frame of Phoenix Channels",
         "the client must keep the protocol and its bounds, which docs/CHANNELS.md lists";
+    /// A client does more than its rates let it.
+    Rate => "rate_limited", TOO_MANY_REQUESTS,
+        "the client sends more than it may",
+        "slow the client down, or allow more with --limit ROLE.frames=N/BURST (or .joins, .bytes)";
     /// No more clients are taken, since the node is about to stop.
     Draining => "draining", SERVICE_UNAVAILABLE,
         "this node takes no more clients",

@@ -74,9 +74,10 @@ pub(super) fn serve(
     view: &NodeView,
 ) -> (Arc<Channels>, Vec<Child>) {
     let anonymous = config.http.as_ref().map_or(&[][..], |http| &http.anonymous);
+    let limits = config.http.as_ref().map(|http| http.limits.clone()).unwrap_or_default();
     let providers = http.map(|it| it.providers.clone()).unwrap_or_default();
     let tokens = (tokens, &providers);
-    let channels = Arc::new(Channels::new(router, publisher, view, tokens, anonymous));
+    let channels = Arc::new(Channels::new(router, publisher, view, tokens, anonymous, &limits));
     let (Some(Served { listener, web, .. }), Some(config)) = (http, &config.http) else {
         return (channels, Vec::new());
     };

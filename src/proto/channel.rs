@@ -121,9 +121,9 @@ pub enum Malformed {
     /// A binary frame of a kind that clients do not send.
     #[error("a binary frame of an unknown kind")]
     Kind,
-    /// It has more than [`MAX_FRAME`] bytes.
-    #[error("a frame has at most {MAX_FRAME} bytes")]
-    TooLong,
+    /// It has more bytes than the node takes, which is at most [`MAX_FRAME`].
+    #[error("a frame has at most {0} bytes")]
+    TooLong(usize),
     /// It came with more others in one request than are taken.
     #[error("too many frames in one request")]
     TooMany,
@@ -139,7 +139,7 @@ impl Malformed {
             Self::Deep => "frame_depth",
             Self::Lengths => "frame_lengths",
             Self::Kind => "frame_kind",
-            Self::TooLong => "frame_too_long",
+            Self::TooLong(_) => "frame_too_long",
             Self::TooMany => "frames_too_many",
         }
     }

@@ -36,6 +36,7 @@ mod intermediate;
 mod joining;
 mod journal;
 mod later;
+mod limits;
 mod lives;
 mod load;
 mod machine;

@@ -5,15 +5,12 @@
 use std::collections::BTreeSet;
 use std::thread;
 
-use futures_util::{SinkExt, StreamExt};
-use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use serde_json::json;
 use tokio::runtime::Runtime;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::kit::client::runtime;
-use crate::kit::{Cluster, Node, PATIENCE};
+use crate::kit::socket::ClientSocket;
+use crate::kit::{Cluster, Node};
 
 const UPDATES: &str = "network:updates";
 const OF_NODE: &str = "node:a@127.0.0.1";
@@ -83,42 +80,10 @@ impl Bearer {
     }
 }
 
-/// A client's socket, and a reference for each of its frames.
-struct Socket(WebSocketStream<TcpStream>, u64);
-
-impl Socket {
-    async fn open(node: &Node, token: &str) -> Self {
-        let stream = TcpStream::connect(node.http()).await.unwrap();
-        let url = format!("ws://{}/socket/websocket?vsn=2.0.0&token={token}", node.http());
-        Self(client_async(url, stream).await.unwrap().0, 0)
-    }
-
-    /// What is answered to a frame: `ok`, or the reason.
-    async fn asks(&mut self, join: u64, topic: &str, event: &str, payload: Value) -> String {
-        self.1 += 1;
-        let reference = self.1.to_string();
-        let frame = json!([join.to_string(), reference, topic, event, payload]);
-        self.0.send(Message::text(frame.to_string())).await.unwrap();
-        loop {
-            let said = tokio::time::timeout(PATIENCE, self.0.next()).await.unwrap();
-            let Some(Ok(Message::Text(text))) = said else { panic!("{topic:?} {event}: {said:?}") };
-            let frame: Value = serde_json::from_str(&text).unwrap();
-            if frame[1] == reference.as_str() && frame[3] == "phx_reply" {
-                let reason = frame[4]["response"]["reason"].as_str().unwrap_or_default();
-                return if frame[4]["status"] == "ok" {
-                    "ok".to_owned()
-                } else {
-                    reason.to_owned()
-                };
-            }
-        }
-    }
-}
-
 /// Where a bearer is let in and may say something, of all topics and spellings.
 async fn reached(node: &Node, token: &str) -> (BTreeSet<&'static str>, BTreeSet<&'static str>) {
     let (mut joined, mut pushed) = (BTreeSet::new(), BTreeSet::new());
-    let mut socket = Socket::open(node, token).await;
+    let mut socket = ClientSocket::open(node, Some(token)).await;
     for (at, topic) in TOPICS.into_iter().chain(SPELLED).enumerate() {
         let join = 100 + at as u64;
         let answer = socket.asks(join, topic, "phx_join", json!({})).await;

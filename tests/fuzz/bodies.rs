@@ -69,7 +69,7 @@ pub(crate) fn channel_frame(input: &[u8]) -> bool {
         for word in [&frame.topic, &frame.event] {
             assert!((1..=MAX_WORD).contains(&word.len()), "a word of {} bytes", word.len());
         }
-        let mut session = Session::new(Dialect::V2);
+        let mut session = Session::new(Dialect::V2, 100);
         // Nothing is joined: a frame is answered, or is a join.
         assert!(matches!(session.hear(&frame), Ask::Answer(..) | Ask::Join(_, None)));
     }

@@ -27,6 +27,7 @@ pub(crate) mod mesh;
 pub(crate) mod message;
 pub(crate) mod node;
 pub(crate) mod skip;
+pub(crate) mod socket;
 pub(crate) mod stranger;
 pub(crate) mod terminal;
 pub(crate) mod trail;

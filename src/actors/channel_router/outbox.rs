@@ -1,7 +1,7 @@
 //! What waits to be sent to one client: bounded, and shared by all who have something to say to it.
 //!
 //! Invariants:
-//! 1. Beside one frame of any length at most `BOUND` bytes wait, each frame counted with `OVERHEAD`; what a
+//! 1. Beside one frame of any length at most as many bytes wait as the node's limit, each frame counted with `OVERHEAD`; what a
 //!    client is given at its join comes on top, once.
 //! 2. Frames leave in the order in which they came.
 //! 3. Where there is no room, the oldest frames of topics that may lose some go first; a client that has none of
@@ -14,8 +14,6 @@ use tokio::sync::Notify;
 
 use crate::proto::channel::Encoded;
 
-/// Bytes that may wait for a client.
-const BOUND: usize = 512 * 1024;
 /// What a frame costs beside its bytes.
 const OVERHEAD: usize = 64;
 
@@ -48,12 +46,16 @@ impl Close {
     pub const UNENTITLED: Self = Self { code: 1008, reason: "neither a token nor a join" };
     /// What it sent as text is not UTF-8.
     pub const NOT_TEXT: Self = Self { code: 1007, reason: "a text frame that is not UTF-8" };
+    /// It does more than it may, and goes on.
+    pub const RATE: Self = Self { code: 1008, reason: "rate limited" };
     /// What it sent is no WebSocket frame.
     pub const PROTOCOL: Self = Self { code: 1002, reason: "not a WebSocket frame" };
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// Bytes that may wait.
+    bound: usize,
     frames: VecDeque<(Encoded, ClientOverflow)>,
     cost: usize,
     /// Frames that were dropped since somebody asked.
@@ -70,18 +72,18 @@ impl State {
     fn push(&mut self, frame: Encoded, slow: ClientOverflow) {
         self.cost += cost(&frame);
         self.frames.push_back((frame, slow));
-        if self.cost <= BOUND || self.frames.len() == 1 {
+        if self.cost <= self.bound || self.frames.len() == 1 {
             return;
         }
-        let (before, mut left) = (self.frames.len(), self.cost);
+        let (before, mut left, bound) = (self.frames.len(), self.cost, self.bound);
         self.frames.retain(|(frame, slow)| {
-            let goes = left > BOUND && *slow == ClientOverflow::DropOldest;
+            let goes = left > bound && *slow == ClientOverflow::DropOldest;
             left -= if goes { cost(frame) } else { 0 };
             !goes
         });
         self.cost = left;
         self.dropped += (before - self.frames.len()) as u64;
-        if left > BOUND && self.frames.len() > 1 {
+        if left > bound && self.frames.len() > 1 {
             self.end(Close::SLOW);
         }
     }
@@ -95,10 +97,10 @@ impl State {
 }
 
 /// The outbox. Clones are the same.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ClientQueue(Arc<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
     work: Notify,
@@ -114,6 +116,13 @@ pub enum Next {
 }
 
 impl ClientQueue {
+    /// Nothing waits; later `bound` bytes may.
+    pub fn new(bound: usize) -> Self {
+        let (frames, dropped, close, asleep) = (VecDeque::new(), 0, None, false);
+        let state = Mutex::new(State { bound, frames, cost: 0, dropped, close, asleep });
+        Self(Arc::new(Inner { state, work: Notify::new() }))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -190,6 +199,8 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
+    const BOUND: usize = 512 << 10;
+
     fn frame(tag: u8, length: usize) -> Encoded {
         Encoded::Binary(Bytes::from(vec![tag; length]))
     }
@@ -205,7 +216,7 @@ mod tests {
 
     #[test]
     fn who_is_too_slow_is_disconnected() {
-        let outbox = ClientQueue::default();
+        let outbox = ClientQueue::new(BOUND);
         outbox.push([frame(1, 2 * BOUND)], ClientOverflow::Disconnect);
         assert_eq!(waiting(&outbox), [1], "one long frame alone has room");
         outbox.push([frame(2, BOUND / 2), frame(3, BOUND / 4)], ClientOverflow::Disconnect);
@@ -219,7 +230,7 @@ mod tests {
 
     #[test]
     fn what_may_be_lost_goes_before_anybody_is_disconnected() {
-        let outbox = ClientQueue::default();
+        let outbox = ClientQueue::new(BOUND);
         outbox.push([frame(1, BOUND / 4)], ClientOverflow::Disconnect);
         for tag in 2..9 {
             outbox.push([frame(tag, BOUND / 4)], ClientOverflow::DropOldest);
@@ -232,7 +243,7 @@ mod tests {
 
     #[test]
     fn what_a_client_is_given_at_its_join_has_room() {
-        let outbox = ClientQueue::default();
+        let outbox = ClientQueue::new(BOUND);
         outbox.welcome([frame(1, BOUND), frame(2, BOUND)]);
         outbox.push([frame(3, BOUND / 2)], ClientOverflow::Disconnect);
         assert_eq!(waiting(&outbox), [1, 2, 3]);
@@ -240,7 +251,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_close_reaches_who_waits() {
-        let outbox = ClientQueue::default();
+        let outbox = ClientQueue::new(BOUND);
         let (mut out, closer) = (Vec::new(), outbox.clone());
         let (next, ()) =
             tokio::join!(outbox.next(&mut out), async { closer.close(Close::RESTART) });

@@ -61,7 +61,7 @@ impl World {
             join_ref: None,
             reference: None,
             dialect: Dialect::V2,
-            outbox: ClientQueue::default(),
+            outbox: ClientQueue::new(512 << 10),
             slow: ClientOverflow::Disconnect,
             response: Map::new(),
             resume: None,

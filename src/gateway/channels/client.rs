@@ -17,7 +17,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::entrance::{Entrance, Herald, Kind, Live, News, Place};
 use super::{Bearer, Channels, Refusal, handler};
-use crate::actors::channel_router::outbox::{ClientOverflow, ClientQueue};
+use crate::actors::channel_router::outbox::{ClientOverflow, ClientQueue, Close};
 use crate::actors::timer;
 use crate::gateway::places;
 use crate::gateway::refusal::Cause;
@@ -25,16 +25,19 @@ use crate::gateway::sight;
 use crate::io::clock;
 use crate::io::metrics::Count;
 use crate::proto::channel::head::Head;
-use crate::proto::channel::session::{Ask, Join, SOCKET, Session};
+use crate::proto::channel::session::{Ask, JOIN, Join, SOCKET, Session};
 use crate::proto::channel::{Dialect, Frame, Json, Malformed, Outcome, Payload, Ref, Say, reason};
+use crate::proto::limits::{ClientLimits, ClientMeter, Verdict};
 use crate::proto::node::NodeName;
-use crate::proto::token::Verb;
+use crate::proto::token::{Role, Verb};
 use crate::proto::topic::Topic;
 
 mod renewal;
 
 /// KiB of one client's frames whose joins are pending: its hundred joins, and a frame of any length.
 const PENDING: usize = 2 * 1024;
+/// What a client reads that does more than it may.
+const LIMITED: &str = "rate limited";
 /// The node's own events on `network:updates`.
 const OWN: [&str; 3] = ["snapshot", "change", "figures"];
 
@@ -59,6 +62,9 @@ pub(in super::super) struct ClientTask {
     outbox: ClientQueue,
     place: places::Place,
     claims: Option<Bearer>,
+    /// What it has left of the rates of its role, the highest of its socket's token and of those of its joins.
+    meter: ClientMeter,
+    role: Option<Role>,
     live: BTreeMap<u64, Live>,
     pending: BTreeMap<u64, Pending>,
     places: Arc<Semaphore>,
@@ -77,11 +83,16 @@ impl ClientTask {
             place.entitle(Some(claims));
         }
         channels.admin.clients.connected.fetch_add(1, Ordering::Relaxed);
+        let mut meter = ClientMeter::default();
+        let role = claims.as_ref().map(|claims| claims.role);
+        meter.follow(channels.limits.rates(role), timer::now());
         let (sender, news) = mpsc::unbounded_channel();
         Self {
             channels: channels.clone(),
-            session: Session::new(dialect),
-            outbox: ClientQueue::default(),
+            session: Session::new(dialect, channels.limits.topics),
+            outbox: ClientQueue::new(channels.limits.queue),
+            meter,
+            role,
             place,
             claims,
             live: BTreeMap::new(),
@@ -110,18 +121,48 @@ impl ClientTask {
         self.herald.wake.clone()
     }
 
-    /// Takes a frame.
-    pub(in super::super) fn hear(&mut self, frame: Frame) {
+    pub(in super::super) fn limits(&self) -> &ClientLimits {
+        &self.channels.limits
+    }
+
+    /// Takes a frame of so many bytes.
+    pub(in super::super) fn hear(&mut self, frame: Frame, length: usize) {
         self.sweep();
-        self.take(frame);
+        let now = timer::now();
+        let mut verdict = self.meter.frame(length, now);
+        if verdict == Verdict::Taken && frame.event == JOIN {
+            verdict = self.meter.join(now);
+        }
+        if self.is_within(verdict, &frame.topic) {
+            self.take(frame);
+        } else {
+            self.answer(frame.join_ref.as_ref(), frame.reference.as_ref(), &frame.topic, LIMITED);
+        }
     }
 
     /// Answers what is no frame, as far as it can be made out: a client repeats what is not answered.
-    pub(in super::super) fn refuse(&self, head: &Head, why: Malformed) {
+    pub(in super::super) fn refuse(&mut self, head: &Head, why: Malformed, length: usize) {
+        let verdict = self.meter.frame(length, timer::now());
         let topic = head.topic.as_deref().unwrap_or(SOCKET);
+        let within = self.is_within(verdict, topic);
         self.note(Cause::Frame(why), topic);
-        let (join_ref, reference) = (head.join_ref.as_ref(), head.reference.as_ref());
-        let why = reason(&why.to_string());
+        let why = if within { why.to_string() } else { LIMITED.to_owned() };
+        self.answer(head.join_ref.as_ref(), head.reference.as_ref(), topic, &why);
+    }
+
+    /// Whether what the client does is within its rates. If not, it is counted, and ends the client when it is far too much.
+    fn is_within(&self, verdict: Verdict, topic: &str) -> bool {
+        if verdict != Verdict::Taken {
+            self.note(Cause::Rate, topic);
+        }
+        if verdict == Verdict::Over {
+            self.outbox.close(Close::RATE);
+        }
+        verdict == Verdict::Taken
+    }
+
+    fn answer(&self, join_ref: Option<&Ref>, reference: Option<&Ref>, topic: &str, why: &str) {
+        let why = reason(why);
         let reply = Say::Reply(join_ref, reference, Outcome::Error, &why);
         // One that does not read what it is answered loses the answers, not the connection.
         self.outbox.push(reply.encode(self.session.dialect(), topic), ClientOverflow::DropOldest);
@@ -278,6 +319,7 @@ impl ClientTask {
             Ok(live) => {
                 self.channels.metrics.count(Count::Channels, "joined");
                 self.place.entitle(live.claims.as_deref());
+                self.rise(live.claims.as_ref().map(|claims| claims.role));
                 self.session.joined(join);
                 self.live.insert(join.number, live);
             }
@@ -288,6 +330,14 @@ impl ClientTask {
         }
         for (frame, _place) in std::mem::take(&mut pending.waiting) {
             self.take(frame);
+        }
+    }
+
+    /// The client has shown that it may do as much as one of this role.
+    fn rise(&mut self, role: Option<Role>) {
+        if role > self.role {
+            self.role = role;
+            self.meter.follow(self.channels.limits.rates(role), timer::now());
         }
     }
 

@@ -83,8 +83,8 @@ pub(in super::super) struct Session {
 }
 
 impl Sessions {
-    pub(in super::super) fn new(shares: &Arc<Shares>) -> Arc<Self> {
-        let places = Places::new(Limits::of(SESSIONS), shares);
+    pub(in super::super) fn new(most: usize, shares: &Arc<Shares>) -> Arc<Self> {
+        let places = Places::new(Limits::of(most.min(SESSIONS)), shares);
         Arc::new(Self { all: Mutex::default(), places })
     }
 
@@ -187,7 +187,7 @@ impl Session {
         match next {
             Err(_elapsed) => Poll::Nothing(self.token.clone()),
             Ok(Next::Close(close)) => {
-                if close == Close::SLOW {
+                if [Close::SLOW, Close::RATE].contains(&close) {
                     tokio::time::sleep(HOLD).await;
                 }
                 Poll::Gone(String::new())
@@ -221,13 +221,13 @@ impl Session {
         };
         let mut client = self.client();
         for (at, line) in lines.into_iter().enumerate() {
-            match read(client.dialect(), &body.slice_ref(line)) {
-                Ok(frame) if at < LINES => client.hear(frame),
+            match read(client.dialect(), client.limits().frame, &body.slice_ref(line)) {
+                Ok(frame) if at < LINES => client.hear(frame, line.len()),
                 Ok(Frame { join_ref, reference, topic, .. }) => {
                     let head = Head { join_ref, reference, topic: Some(topic) };
-                    client.refuse(&head, Malformed::TooMany);
+                    client.refuse(&head, Malformed::TooMany, line.len());
                 }
-                Err((head, why)) => client.refuse(&head, why),
+                Err((head, why)) => client.refuse(&head, why, line.len()),
             }
         }
         drop(client);
@@ -243,18 +243,18 @@ pub(in super::super) fn cost(body: &Bytes) -> u64 {
 }
 
 /// The frame of a line: text, or Base64 of a binary one.
-fn read(dialect: Dialect, line: &Bytes) -> Result<Frame, (Head, Malformed)> {
+fn read(dialect: Dialect, most: usize, line: &Bytes) -> Result<Frame, (Head, Malformed)> {
     let begin = line.slice(..line.len().min(HEAD));
     if matches!(line.first(), Some(b'[' | b'{')) {
-        if line.len() > MAX_FRAME {
-            return Err((Head::text(dialect, &begin), Malformed::TooLong));
+        if line.len() > most {
+            return Err((Head::text(dialect, &begin), Malformed::TooLong(most)));
         }
         return Frame::text(dialect, line).map_err(|why| (Head::text(dialect, line), why));
     }
-    if line.len() > MAX_FRAME.div_ceil(3) * 4 {
+    if line.len() > most.div_ceil(3) * 4 {
         let whole = begin.slice(..begin.len() / 4 * 4);
         let begin = BASE64_STANDARD.decode(whole).unwrap_or_default();
-        return Err((Head::binary(&begin), Malformed::TooLong));
+        return Err((Head::binary(&begin), Malformed::TooLong(most)));
     }
     let bytes = BASE64_STANDARD.decode(line);
     let bytes: Bytes = bytes.map_err(|_text| (Head::default(), Malformed::Shape))?.into();

@@ -49,7 +49,8 @@ pub(in super::super) async fn run(stream: Upgraded, client: ClientTask, channels
     let mut stream = Metered::new(TokioIo::new(stream), client.place().clone());
     channels.metrics.count(Count::Channels, "connected");
     let heard = timer::now();
-    let mut connection = Connection { client, incoming: Incoming::default(), heard, asked: false };
+    let incoming = Incoming::new(client.limits().frame);
+    let mut connection = Connection { client, incoming, heard, asked: false };
     let mut news = channels.admin.clients.news.subscribe();
     if let Some(close) = connection.serve(&mut stream, &mut news).await {
         if close == Close::UNENTITLED {
@@ -58,7 +59,7 @@ pub(in super::super) async fn run(stream: Upgraded, client: ClientTask, channels
         }
         channels.metrics.count(Count::Channels, ended(close));
         drop(connection);
-        if [Close::SLOW, Close::NOT_TEXT, Close::PROTOCOL].contains(&close) {
+        if [Close::SLOW, Close::NOT_TEXT, Close::PROTOCOL, Close::RATE].contains(&close) {
             hold(&mut news).await;
         }
         part(stream, close).await;
@@ -92,6 +93,7 @@ fn ended(close: Close) -> &'static str {
         Close::PROTOCOL | Close::NOT_TEXT => "closed_malformed",
         Close::SLOW => "closed_slow",
         Close::UNENTITLED => "closed_unentitled",
+        Close::RATE => "closed_rate",
         _ => "closed_stopping",
     }
 }
@@ -186,7 +188,7 @@ impl Connection {
         if message != Message::Pong {
             (self.heard, self.asked) = (timer::now(), false);
         }
-        let dialect = self.client.dialect();
+        let (dialect, length) = (self.client.dialect(), message.length());
         let read = match &message {
             Message::Text(text) => {
                 Frame::text(dialect, text).map_err(|why| (Head::text(dialect, text), why))
@@ -194,9 +196,9 @@ impl Connection {
             Message::Binary(bytes) => {
                 Frame::binary(bytes).map_err(|why| (Head::binary(bytes), why))
             }
-            Message::TooLong { text, begin } => {
+            Message::TooLong { text, begin, length: _ } => {
                 let head = if *text { Head::text(dialect, begin) } else { Head::binary(begin) };
-                Err((head, Malformed::TooLong))
+                Err((head, Malformed::TooLong(self.client.limits().frame)))
             }
             Message::Ping(payload) => {
                 return tokio::time::timeout(TAKE, put(stream, PONG, payload)).await.ok()?;
@@ -209,8 +211,8 @@ impl Connection {
             }
         };
         match read {
-            Ok(frame) => self.client.hear(frame),
-            Err((head, why)) => self.client.refuse(&head, why),
+            Ok(frame) => self.client.hear(frame, length),
+            Err((head, why)) => self.client.refuse(&head, why, length),
         }
         Some(())
     }

@@ -13,7 +13,6 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use crate::proto::channel::MAX_FRAME;
 use crate::proto::channel::head::HEAD;
 
 /// Bytes that are read at once. More is taken as it is needed, and kept no longer than that.
@@ -27,14 +26,26 @@ pub(super) enum Message {
     /// UTF-8.
     Text(Bytes),
     Binary(Bytes),
-    /// The beginning of a message of over [`MAX_FRAME`] bytes.
+    /// The beginning of a message that is longer than it may be.
     TooLong {
         text: bool,
         begin: Bytes,
+        length: usize,
     },
     Ping(Bytes),
     Pong,
     Close,
+}
+
+impl Message {
+    /// Bytes that it had.
+    pub(super) fn length(&self) -> usize {
+        match self {
+            Self::Text(bytes) | Self::Binary(bytes) | Self::Ping(bytes) => bytes.len(),
+            Self::TooLong { length, .. } => *length,
+            Self::Pong | Self::Close => 0,
+        }
+    }
 }
 
 /// Why nothing more can be read.
@@ -47,8 +58,10 @@ pub(super) enum Broken {
 }
 
 /// What has come and was not taken yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Incoming {
+    /// Bytes of a message.
+    most: usize,
     buffer: BytesMut,
     frame: Option<Frame>,
     message: Option<Whole>,
@@ -70,10 +83,17 @@ struct Frame {
 struct Whole {
     text: bool,
     too_long: bool,
+    /// Bytes that have come of it; those that are too many are not kept.
+    length: usize,
     bytes: BytesMut,
 }
 
 impl Incoming {
+    /// Nothing has come; messages have at most so many bytes.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, buffer: BytesMut::new(), frame: None, message: None }
+    }
+
     /// Reads until there is a message. `None`: nothing comes any more. Nothing is lost when the future is dropped.
     pub(super) async fn read(
         &mut self,
@@ -138,7 +158,7 @@ impl Incoming {
         self.buffer.advance(length);
         if let OpCode::Data(kind @ (Data::Text | Data::Binary)) = head.opcode {
             let text = kind == Data::Text;
-            self.message = Some(Whole { text, too_long: false, bytes: BytesMut::new() });
+            self.message = Some(Whole { text, too_long: false, length: 0, bytes: BytesMut::new() });
         }
         Ok(Some(Frame { kind: head.opcode, last: head.is_final, mask, taken: 0, left }))
     }
@@ -154,7 +174,7 @@ impl Incoming {
     /// Takes of a frame's payload what is here; true when that was the rest of it.
     fn payload(&mut self, mut frame: Frame) -> bool {
         let Some(message) = &mut self.message else { return true };
-        let room = MAX_FRAME.saturating_sub(message.bytes.len());
+        let room = self.most.saturating_sub(message.bytes.len());
         message.too_long |= usize::try_from(frame.left).map_or(true, |left| left > room);
         if message.too_long {
             message.bytes.truncate(HEAD);
@@ -163,6 +183,7 @@ impl Incoming {
         }
         let here = usize::try_from(frame.left)
             .map_or(self.buffer.len(), |left| left.min(self.buffer.len()));
+        message.length = message.length.saturating_add(here);
         let mut part = self.buffer.split_to(here);
         if message.too_long {
             part.truncate(HEAD - message.bytes.len());
@@ -184,10 +205,11 @@ impl Incoming {
         if !self.frame.take().is_some_and(|frame| frame.last) {
             return Ok(None);
         }
-        let Some(Whole { text, too_long, bytes }) = self.message.take() else { return Ok(None) };
+        let Some(whole) = self.message.take() else { return Ok(None) };
+        let Whole { text, too_long, length, bytes } = whole;
         let bytes = bytes.freeze();
         Ok(Some(match (text, too_long) {
-            (_, true) => Message::TooLong { text, begin: bytes },
+            (_, true) => Message::TooLong { text, begin: bytes, length },
             (true, false) if std::str::from_utf8(&bytes).is_err() => return Err(Broken::NotText),
             (true, false) => Message::Text(bytes),
             (false, false) => Message::Binary(bytes),
@@ -231,6 +253,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::proto::channel::MAX_FRAME;
 
     #[test]
     fn heads_say_how_long_a_message_is() {
@@ -260,7 +283,7 @@ mod tests {
 
     /// What comes of bytes that arrive in pieces of this length.
     fn read(bytes: &[u8], piece: usize) -> (Vec<Message>, Option<Broken>) {
-        let (mut incoming, mut messages) = (Incoming::default(), Vec::new());
+        let (mut incoming, mut messages) = (Incoming::new(MAX_FRAME), Vec::new());
         for piece in bytes.chunks(piece.max(1)) {
             incoming.buffer.extend_from_slice(piece);
             loop {
@@ -289,8 +312,14 @@ mod tests {
             .concat();
         for (bytes, wanted) in [
             (sent(0x81, fits), Message::Text(Bytes::copy_from_slice(fits))),
-            (sent(0x81, &long), Message::TooLong { text: true, begin: begin(&long) }),
-            (sent(0x82, &long), Message::TooLong { text: false, begin: begin(&long) }),
+            (
+                sent(0x81, &long),
+                Message::TooLong { text: true, begin: begin(&long), length: long.len() },
+            ),
+            (
+                sent(0x82, &long),
+                Message::TooLong { text: false, begin: begin(&long), length: long.len() },
+            ),
         ] {
             let all = [sent(0x81, b"before"), bytes, sent(0x81, b"after")].concat();
             for piece in [usize::MAX, 4096, 1021] {
@@ -304,7 +333,11 @@ mod tests {
         assert_eq!(broken, None);
         assert!(
             messages
-                == [ping, Message::TooLong { text: false, begin: begin(&long) }, text("after")]
+                == [
+                    ping,
+                    Message::TooLong { text: false, begin: begin(&long), length: 2 * long.len() },
+                    text("after")
+                ]
         );
         // Announced only: nothing is held for it.
         let mut announced = sent(0x81, b"");

@@ -39,6 +39,7 @@ use crate::io::metrics::{Count, Metrics};
 use crate::io::tcp;
 use crate::io::tls::Web;
 use crate::proto::admission::{Descriptors, Limits, NoPlace};
+use crate::proto::limits::ClientLimits;
 use crate::proto::notices::Notices;
 use crate::proto::proxies::{ClientAddress, Proxies};
 use crate::proto::share::REQUEST;
@@ -49,10 +50,6 @@ const HEAD: Duration = Duration::from_secs(10);
 const BEYOND: Duration = Duration::from_secs(2);
 /// Time for an answer that is under way when the connection is to end.
 const FINISH: Duration = Duration::from_secs(1);
-/// Clients at once, where the machine has descriptors for so many.
-const CONNECTIONS: usize = 20_000;
-/// Clients accepted a second, after a burst of as many.
-const RATE: f64 = 10_000.0;
 /// Bytes of a request's head, and of what is read ahead.
 const BUFFER: usize = 16 * 1024;
 /// Wait after a failed accept.
@@ -76,6 +73,8 @@ struct Inner {
     beyond: usize,
     /// Those with a place, those who gave theirs up and did not close their socket yet, and those beyond.
     connections: usize,
+    /// Clients accepted a second, after a burst of as many.
+    accepts: usize,
 }
 
 /// What was seen of the memory.
@@ -91,9 +90,10 @@ impl Gate {
         refusals: &Refusals,
         metrics: &Metrics,
         shares: &Arc<Shares>,
+        limits: &ClientLimits,
     ) -> Self {
         let Descriptors { clients, beyond, .. } = Descriptors::shares(limits::descriptors());
-        let clients = clients.min(CONNECTIONS);
+        let clients = clients.min(limits.clients);
         let places = (clients - clients / LEAVING).max(1);
         let places = Places::new(Limits::of(places), shares);
         let memory = MemoryWatch { memory: Memory::of_this_process(), at: None, scarce: None };
@@ -106,6 +106,7 @@ impl Gate {
             notices: Mutex::default(),
             beyond,
             connections: clients + beyond,
+            accepts: limits.accepts,
         }))
     }
 
@@ -203,7 +204,7 @@ pub(super) async fn meet(State(gate): State<Gate>, mut request: Request, next: N
 
 /// Accepts clients for ever.
 pub(super) async fn run(listener: TcpListener, gate: Gate, web: Option<Web>, routes: Router) {
-    let (mut pace, mut clients) = (Pace::new(), JoinSet::new());
+    let (mut pace, mut clients) = (Pace::new(gate.0.accepts as f64), JoinSet::new());
     let half = (gate.0.beyond / 2).max(1);
     let (mut health, mut refused) = (Beyond::new(half), Beyond::new(half));
     loop {
@@ -365,21 +366,23 @@ where
 
 /// Lets so many through in a second.
 struct Pace {
+    /// In a second, and at once.
+    rate: f64,
     allowed: f64,
     at: Instant,
 }
 
 impl Pace {
-    fn new() -> Self {
-        Self { allowed: RATE, at: timer::now() }
+    fn new(rate: f64) -> Self {
+        Self { rate, allowed: rate, at: timer::now() }
     }
 
     async fn wait(&mut self) {
         let now = timer::now();
         let since = now.saturating_duration_since(self.at).as_secs_f64();
-        (self.allowed, self.at) = ((self.allowed + since * RATE).min(RATE), now);
+        (self.allowed, self.at) = ((self.allowed + since * self.rate).min(self.rate), now);
         if self.allowed < 1.0 {
-            tokio::time::sleep(Duration::from_secs_f64((1.0 - self.allowed) / RATE)).await;
+            tokio::time::sleep(Duration::from_secs_f64((1.0 - self.allowed) / self.rate)).await;
         }
         self.allowed -= 1.0;
     }
@@ -388,6 +391,8 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const RATE: f64 = 10_000.0;
 
     /// How long it takes to let so many through.
     async fn takes(pace: &mut Pace, many: f64) -> Duration {
@@ -405,7 +410,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_passes_at_once_and_then_so_many_a_second() {
-        let mut pace = Pace::new();
+        let mut pace = Pace::new(RATE);
         assert_eq!(takes(&mut pace, RATE).await, Duration::ZERO, "a burst");
         for _ in 0..3 {
             let took = takes(&mut pace, RATE).await;
@@ -417,7 +422,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn quiet_times_save_up_one_burst_and_no_more() {
-        let mut pace = Pace::new();
+        let mut pace = Pace::new(RATE);
         takes(&mut pace, RATE).await;
         tokio::time::advance(Duration::from_millis(500)).await;
         assert_eq!(takes(&mut pace, RATE / 2.0).await, Duration::ZERO, "half a burst");

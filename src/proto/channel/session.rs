@@ -6,7 +6,7 @@
 //! again ends the join before, also one that is still pending; events for a pending join wait for it. Source: Phoenix.Socket and Phoenix.Channel.Server 1.8.
 //!
 //! # Invariants
-//! 1. A topic is joined at most once, and at most `MAX_TOPICS` are, those that are pending among them.
+//! 1. A topic is joined at most once, and at most so many as the node's limit are, those that are pending among them.
 //! 2. Every request gets one reply: from here, or from anyone who performs what [`Session::hear`] asks for.
 
 use std::collections::BTreeMap;
@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use super::{Dialect, Frame, Outcome, Payload, Ref};
 use crate::proto::topic::Topic;
 
-/// Topics of one socket.
-pub(super) const MAX_TOPICS: usize = 100;
+/// The event that joins a topic.
+pub const JOIN: &str = "phx_join";
 /// The topic of the socket itself: heartbeats, and answers to what has no topic.
 pub const SOCKET: &str = "phoenix";
 
@@ -59,6 +59,8 @@ pub struct Session {
     dialect: Dialect,
     joins: BTreeMap<Topic, Entry>,
     numbers: u64,
+    /// Topics that it may have joined.
+    most: usize,
 }
 
 #[derive(Debug)]
@@ -68,9 +70,9 @@ struct Entry {
 }
 
 impl Session {
-    /// A socket that has joined nothing.
-    pub fn new(dialect: Dialect) -> Self {
-        Self { dialect, joins: BTreeMap::new(), numbers: 0 }
+    /// A socket that has joined nothing, and may join `most` topics.
+    pub fn new(dialect: Dialect, most: usize) -> Self {
+        Self { dialect, joins: BTreeMap::new(), numbers: 0, most }
     }
 
     /// How the client wants its frames.
@@ -91,7 +93,7 @@ impl Session {
         let pending = current.is_some_and(|(_, entry)| entry.pending);
         let current = current.map(|(_, entry)| entry.join.clone());
         match (frame.event.as_str(), current) {
-            ("phx_join", before) => self.join(frame, before),
+            (JOIN, before) => self.join(frame, before),
             ("phx_leave", None) => Ask::Answer(frame.join_ref.clone(), Outcome::Ok, ""),
             (_, None) => error("unmatched topic"),
             (_, Some(join)) if !belongs(frame, &join) => Ask::Ignore,
@@ -115,7 +117,7 @@ impl Session {
         if matches!(frame.payload, Payload::Binary(_)) {
             return Ask::Answer(join_ref, Outcome::Error, "a join is a text frame");
         }
-        if before.is_none() && self.joins.len() >= MAX_TOPICS {
+        if before.is_none() && self.joins.len() >= self.most {
             return Ask::Answer(join_ref, Outcome::Error, "too many channels joined");
         }
         self.numbers += 1;
