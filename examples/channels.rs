@@ -13,7 +13,11 @@
 //! | any other join | `{"welcome": who, "params": what it sent}` |
 //! | `echo` | the payload back, JSON or binary |
 //! | `fail` | an error with a reason |
+//! | `count` | how many events this join has sent |
 //! | `silent` | nothing, so its own time-out |
+//! | `hold`, then `release` | the answer to the first with the second; its other events do not wait |
+//! | `hold`, then `forget` | the error that the first is not answered |
+//! | `follow` with `{"topic": T}` | `ok`, and from then on `news` with each message that is published there |
 //! | `slow` with `{"ms": N}` | its answer after so long; its other topics do not wait |
 //! | `shout` | `ok`, and everybody on the topic gets the event, on every node |
 //! | `crash` | `phx_error`: the handler is lost for this join alone, and the client joins again |
@@ -27,8 +31,11 @@
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use xpando_node::serde_json::{Map, Value};
-use xpando_node::{Admission, Client, Doing, Handler, HandlerError, Node, Payload, Push, Reaction};
+use xpando_node::serde_json::{Value, json};
+use xpando_node::{
+    Channel, Client, Ended, HandlerError, Joined, Json, Node, Payload, Push, Reaction, Received,
+    ReplyTo, Topic,
+};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -66,55 +73,104 @@ async fn main() -> Result<(), Failure> {
 /// Does what the event's name says.
 struct ByName;
 
-impl Handler for ByName {
-    fn join<'a>(&'a self, client: &'a Client, params: &'a Value) -> Doing<'a, Admission> {
-        Box::pin(async move {
-            let asks = |what: &str| params.get(what) == Some(&Value::Bool(true));
-            if asks("deny") {
-                return Err("denied".into());
+/// What a join keeps.
+#[derive(Default)]
+struct Kept {
+    /// How many events it has sent.
+    sent: u64,
+    /// An event that is not answered yet.
+    held: Option<ReplyTo>,
+}
+
+impl Channel for ByName {
+    type State = Kept;
+
+    async fn join(&self, client: &Client, params: Value) -> Result<Joined<Kept>, HandlerError> {
+        let asks = |what: &str| params.get(what) == Some(&Value::Bool(true));
+        if asks("deny") {
+            return Err("denied".into());
+        }
+        if asks("crash") {
+            crash();
+        }
+        tokio::time::sleep(pause(&params, "wait")).await;
+        // The node has checked the token, and that it allows this topic.
+        let who = client.claims.as_ref().map_or("anonymous", |claims| &claims.sub);
+        Ok(Joined::new(Kept::default()).response(json!({ "welcome": who, "params": params })))
+    }
+
+    async fn handle_in(
+        &self,
+        kept: &mut Kept,
+        client: &Client,
+        push: &Push,
+    ) -> Result<Reaction, HandlerError> {
+        kept.sent += 1;
+        Ok(match push.event.as_str() {
+            "echo" => Reaction::Reply(push.payload.clone()),
+            "count" => Reaction::reply(&json!({ "sent": kept.sent })),
+            "fail" => Err("as you wish")?,
+            "silent" => Reaction::Silent,
+            "slow" => {
+                let told: Value = push.decode().unwrap_or_default();
+                tokio::time::sleep(pause(&told, "ms")).await;
+                Reaction::Reply(push.payload.clone())
             }
-            if asks("crash") {
-                crash();
+            "hold" => {
+                kept.held = Some(client.reply_to(push));
+                Reaction::Silent
             }
-            tokio::time::sleep(pause(params, "wait")).await;
-            // The node has checked the token, and that it allows this topic.
-            let who = client.claims.as_ref().map_or("anonymous", |claims| &claims.sub);
-            Ok(Map::from_iter([
-                ("welcome".to_owned(), who.into()),
-                ("params".to_owned(), params.clone()),
-            ]))
+            "release" => {
+                let held = kept.held.take().ok_or("nothing is held")?;
+                held.ok(&push.payload);
+                Reaction::reply(&json!({}))
+            }
+            "forget" => {
+                kept.held = None;
+                Reaction::reply(&json!({}))
+            }
+            "shout" => Reaction::Broadcast,
+            "follow" => {
+                let Follow { topic } = push.decode()?;
+                client.subscribe(topic.parse::<Topic>()?)?;
+                Reaction::reply(&json!({}))
+            }
+            "crash" => crash(),
+            "close" => Reaction::Close,
+            _ => Err("no such event")?,
         })
     }
 
-    fn push<'a>(
-        &'a self,
-        _client: &'a Client,
-        push: &'a Push,
-    ) -> Doing<'a, Result<Reaction, HandlerError>> {
-        Box::pin(async move {
-            Ok(match push.event.as_str() {
-                "echo" => Reaction::Reply(push.payload.clone()),
-                "fail" => Err("as you wish")?,
-                "silent" => Reaction::Silent,
-                "slow" => {
-                    let told = match &push.payload {
-                        Payload::Json(json) => json.decode::<Value>().unwrap_or_default(),
-                        Payload::Binary(_) => Value::Null,
-                    };
-                    tokio::time::sleep(pause(&told, "ms")).await;
-                    Reaction::Reply(push.payload.clone())
-                }
-                "shout" => Reaction::Broadcast,
-                "crash" => crash(),
-                "close" => Reaction::Close,
-                _ => Err("no such event")?,
-            })
-        })
+    async fn handle_info(
+        &self,
+        _kept: &mut Kept,
+        client: &Client,
+        received: Received,
+    ) -> Result<(), HandlerError> {
+        match received {
+            Received::Message(message) => {
+                let text = String::from_utf8_lossy(&message.payload);
+                let told = json!({ "topic": message.topic, "from": message.from, "text": text });
+                client.push("news", &Payload::Json(Json::of(&told)));
+                Ok(())
+            }
+            Received::Missed(messages) => Err(format!("{messages} messages were missed"))?,
+        }
+    }
+
+    async fn terminate(&self, kept: Kept, client: &Client, why: Ended) {
+        println!("{} ended after {} events: {why:?}", client.topic, kept.sent);
     }
 
     fn presence(&self) -> bool {
         true
     }
+}
+
+/// A topic to follow.
+#[derive(serde::Deserialize)]
+struct Follow {
+    topic: String,
 }
 
 /// How long a client wants to wait.

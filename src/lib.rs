@@ -24,7 +24,9 @@ pub use crate::actors::exchange::{
 pub use crate::actors::news::Events;
 pub use crate::actors::peers::{Row, View};
 #[cfg(feature = "gateway")]
-pub use crate::gateway::channels::handler::{Admission, Client, Doing, Handler, Push, Reaction};
+pub use crate::gateway::channels::handler::{
+    Channel, Client, Ended, Joined, Push, Reaction, ReplyTo,
+};
 #[cfg(feature = "testkit")]
 pub use crate::node::testkit;
 pub use crate::node::{Builder, Node, NodeHandle, QUIET};
@@ -52,6 +54,8 @@ pub use crate::io::store::StoreError;
 pub use crate::io::tls::{TlsError, WebError};
 pub use crate::node::{NodeError, StartError, TooFew};
 pub use crate::proto::chain::Fault;
+#[cfg(feature = "gateway")]
+pub use crate::proto::channel::family::FamilyError;
 pub use crate::proto::codec::CodecError;
 pub use crate::proto::event::OperatorError;
 pub use crate::proto::history::HistoryError;
@@ -75,6 +79,8 @@ pub mod config {
     pub use crate::io::seeds::{Seed, SeedError};
     pub use crate::io::store::Limits;
     pub use crate::node::Config;
+    #[cfg(feature = "gateway")]
+    pub use crate::proto::channel::family::{Family, FamilyRule};
     pub use crate::proto::discovery::Config as Discovery;
     pub use crate::proto::heartbeat::Config as Heartbeat;
     pub use crate::proto::history::{Retention, Retentions};
@@ -93,3 +99,8 @@ pub mod prelude {
         Status, Subscription, View,
     };
 }
+
+/// Has the code in docs/CHANNELS.md compiled.
+#[cfg(all(doctest, feature = "gateway"))]
+#[doc = include_str!("../docs/CHANNELS.md")]
+struct ChannelsPage;

@@ -52,7 +52,7 @@ use crate::actors::registry::Registry;
 use crate::actors::supervisor::{self, Root};
 use crate::actors::topology_tracker::TopologyTracker;
 #[cfg(feature = "gateway")]
-use crate::gateway::channels::{Channels, handler::Handler};
+use crate::gateway::channels::{Channels, handler::Channel};
 use crate::gateway::clients::Clients;
 use crate::gateway::view::NodeView;
 use crate::gateway::{history, rotation, sight};
@@ -67,6 +67,8 @@ use crate::io::sockets::{AdminSocket, SocketError};
 use crate::io::store::{Chain, Opened, Store, StoreError};
 use crate::io::tls::{Tls, TlsError, WebError};
 use crate::io::{beacon, clock};
+#[cfg(feature = "gateway")]
+use crate::proto::channel::family::FamilyError;
 use crate::proto::event::Event;
 use crate::proto::history::HistoryError;
 use crate::proto::link;
@@ -131,6 +133,10 @@ pub enum StartError {
     /// How much of which topics is kept.
     #[error(transparent)]
     History(#[from] HistoryError),
+    /// [`Builder::channels`].
+    #[cfg(feature = "gateway")]
+    #[error(transparent)]
+    Channels(#[from] FamilyError),
     /// A directory that was not named has no default.
     #[error(transparent)]
     Place(#[from] NoPlace),
@@ -430,13 +436,14 @@ impl Node {
         self.http
     }
 
-    /// Gives topics to a handler: its clients are this service's. A later handler comes before an earlier one.
+    /// Gives topics to a channel: their clients are this service's. A later one comes before an earlier one, and before the
+    /// node's own rooms; what tells of the nodes no service takes.
     ///
     /// # Errors
     /// [`NodeError::Text`].
     #[cfg(feature = "gateway")]
-    pub fn channel(&self, pattern: &str, handler: impl Handler) -> Result<(), NodeError> {
-        self.channels.handlers().add(handle::read(pattern)?, Arc::new(handler));
+    pub fn channel(&self, pattern: &str, channel: impl Channel) -> Result<(), NodeError> {
+        self.channels.handlers().add(handle::read(pattern)?, channel);
         Ok(())
     }
 

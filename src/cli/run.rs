@@ -14,6 +14,7 @@ use xpando_node::internals::io::metrics::Metrics;
 use xpando_node::internals::io::seeds::Seed;
 use xpando_node::internals::io::{clock, places};
 use xpando_node::internals::node::{Config, Node};
+use xpando_node::internals::proto::channel::family::FamilyRule;
 use xpando_node::internals::proto::history::{Retention, Retentions};
 use xpando_node::internals::proto::node::NodeName;
 use xpando_node::internals::proto::proxies::Cidr;
@@ -144,6 +145,11 @@ struct HttpArgs {
     )]
     history: Vec<Retention>,
 
+    /// What serves a topic or all below one: 'realtime:*=room', or network, node, off; may be repeated
+    /// [default: room:*=room, network:*=network, node:*=node]
+    #[arg(long, value_name = "PATTERN=FAMILY", env = "XPANDO_CHANNELS", value_delimiter = ',')]
+    channels: Vec<FamilyRule>,
+
     /// Settings (TOML) of a system whose tokens count besides the cluster's, see docs/CHANNELS.md; may be repeated
     #[arg(long, value_name = "FILE", env = "XPANDO_IDENTITY", value_delimiter = ',')]
     identity: Vec<PathBuf>,
@@ -172,6 +178,7 @@ impl HttpArgs {
         config.origins = self.http_origin;
         config.prefix = self.http_prefix;
         config.anonymous = self.allow_anonymous;
+        config.channels = self.channels;
         for limit in &self.limit {
             config.limits.set(limit).with_context(|| format!("--limit {limit}"))?;
         }

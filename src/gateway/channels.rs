@@ -1,19 +1,14 @@
 //! Phoenix Channels for clients: what a client may do on which topic, whatever carries its frames.
 //!
 //! `client` drives the session machine for one client, `entrance` is its way into a topic; `socket` (on `websocket`)
-//! and `longpoll` carry its frames; `handler` is what services add; `feed` publishes what happens in the cluster;
-//! `penalty` knows whose bad tokens are answered late. The topics of every node:
-//!
-//! - `room:*`: anyone who may join talks to everybody who joined, on every node, and sees who is there.
-//! - `network:updates`: `snapshot` at the join, then `change` for each event of this node's view, and `figures` of its
-//!   traffic once a second; a push of `view` is answered by what this node or another one sees.
-//! - `node:heartbeat`: once a second a `heartbeat` of each node, as this one sees it.
-//! - `node:<name>`: `join`, `leave` and `heartbeat` of that node, and `data` to and from it.
+//! and `longpoll` carry its frames; `handler` is what a channel is, `serving` runs one, and `registry` knows whose a topic
+//! is: a service's channel or one of those of every node (`family`); `feed` publishes what happens in the cluster;
+//! `penalty` knows whose bad tokens are answered late.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +22,7 @@ use crate::io::clock;
 use crate::io::identity::provider::{KeyMark, Providers};
 use crate::io::identity::{NO_TOKEN_LIST, TokenError, Tokens};
 use crate::io::metrics::{Count, Metrics};
+use crate::proto::channel::family::{FamilyRule, FamilyTable};
 use crate::proto::limits::ClientLimits;
 use crate::proto::token::{Claims, TokenKeyId};
 use crate::proto::topic::{Pattern, Topic};
@@ -34,16 +30,20 @@ use crate::proto::topic::{Pattern, Topic};
 mod asked;
 pub(super) mod client;
 mod entrance;
+mod family;
 pub(super) mod feed;
 pub mod handler;
 pub(super) mod longpoll;
 mod metered;
 mod penalty;
+pub mod registry;
+mod serving;
 pub(super) mod socket;
 mod websocket;
 
-use handler::Handlers;
+use handler::Shared;
 use penalty::Penalties;
+use registry::Handlers;
 
 /// How long the answer to a bad token takes that is shown too often.
 const SLOWED: Duration = Duration::from_secs(2);
@@ -51,19 +51,16 @@ const SLOWED: Duration = Duration::from_secs(2);
 const HELD_BACK: usize = 1024;
 /// KiB of frames whose joins are pending, of all clients together.
 const PENDING: usize = 64 * 1024;
-/// Clients that ask at once what a node sees.
-const VIEWS: usize = 16;
 
 /// What all clients of a node share.
 pub struct Channels {
     pub(super) router: ChannelRouter,
     pub(super) publisher: Publisher,
     pub(super) handlers: Handlers,
+    shared: Shared,
     pub(super) admin: NodeView,
     pub(super) metrics: Metrics,
     pub(super) refusals: Refusals,
-    /// Places for those who ask what a node sees.
-    pub(super) views: Arc<Semaphore>,
     /// Places for the frames of pending joins, one for each KiB.
     pub(super) pending: Arc<Semaphore>,
     tokens: Tokens,
@@ -73,10 +70,6 @@ pub struct Channels {
     penalties: Mutex<Penalties>,
     hasher: RandomState,
     held_back: Semaphore,
-    /// Joins of topics below `node:`.
-    pub(super) watching: AtomicUsize,
-    /// Joins of `network:updates`.
-    pub(super) observing: AtomicUsize,
     /// The number of the list of revoked tokens, and that of the identity providers, as they were seen last.
     listed: [AtomicU64; 2],
 }
@@ -129,13 +122,14 @@ impl Channels {
         publisher: &Publisher,
         admin: &NodeView,
         (tokens, providers): (&Tokens, &Providers),
-        anonymous: &[Pattern],
+        (anonymous, families): (&[Pattern], &[FamilyRule]),
         limits: &ClientLimits,
     ) -> Self {
         Self {
             router: router.clone(),
             publisher: publisher.clone(),
-            handlers: Handlers::default(),
+            handlers: Handlers::new(FamilyTable::new(families), admin),
+            shared: Shared::new(publisher, admin.bus.exchange(), &admin.metrics),
             admin: admin.clone(),
             metrics: admin.metrics.clone(),
             refusals: Refusals::new(&admin.metrics),
@@ -147,9 +141,6 @@ impl Channels {
             hasher: RandomState::new(),
             held_back: Semaphore::new(HELD_BACK),
             pending: Arc::new(Semaphore::new(PENDING)),
-            watching: AtomicUsize::new(0),
-            observing: AtomicUsize::new(0),
-            views: Arc::new(Semaphore::new(VIEWS)),
             listed: Default::default(),
         }
     }
@@ -159,7 +150,7 @@ impl Channels {
         &self.admin
     }
 
-    /// The handlers of services.
+    /// Whose the topics are.
     pub fn handlers(&self) -> &Handlers {
         &self.handlers
     }

@@ -20,6 +20,7 @@ use crate::actors::supervisor::Child;
 use crate::gateway::channels::{Channels, feed, longpoll};
 use crate::gateway::places::Place;
 use crate::io::tls::Web;
+use crate::proto::channel::family::FamilyRule;
 pub use crate::proto::limits::{ClientLimits, LimitError};
 use crate::proto::proxies::{Cidr, Proxies};
 use crate::proto::topic::Pattern;
@@ -59,6 +60,9 @@ pub struct Config {
     pub prefix: Option<Prefix>,
     /// Topics for clients without a token. Who may join `network:updates` may read the API.
     pub anonymous: Vec<Pattern>,
+    /// What serves which topics, beside `room:*=room`, `network:*=network` and `node:*=node`. The most specific pattern
+    /// counts, and of equal ones the last.
+    pub channels: Vec<FamilyRule>,
     /// Settings of the identity providers whose tokens count besides the cluster's.
     pub identities: Vec<PathBuf>,
     /// What clients may do and have.

@@ -28,6 +28,8 @@ pub struct Builder {
     metadata: Vec<(String, String)>,
     history: Vec<String>,
     #[cfg(feature = "gateway")]
+    channels: Vec<String>,
+    #[cfg(feature = "gateway")]
     http: Option<String>,
 }
 
@@ -45,6 +47,8 @@ impl Builder {
             specializations: Vec::new(),
             metadata: Vec::new(),
             history: Vec::new(),
+            #[cfg(feature = "gateway")]
+            channels: Vec::new(),
             #[cfg(feature = "gateway")]
             http: None,
         }
@@ -111,6 +115,15 @@ impl Builder {
         self
     }
 
+    /// What serves clients on which topics without a [`Channel`](crate::Channel) of the service, `PATTERN=FAMILY`, such as
+    /// `realtime:*=room` (or `network`, `node`, `off`), beside `room:*=room`, `network:*=network` and `node:*=node`; may
+    /// be repeated. Has no effect without [`Builder::http`].
+    #[cfg(feature = "gateway")]
+    pub fn channels(mut self, rule: impl Into<String>) -> Self {
+        self.channels.push(rule.into());
+        self
+    }
+
     /// Where clients reach it over HTTP, `ADDR:PORT`: those with tokens, in the clear on loopback, elsewhere with the
     /// node's own certificate. Default: they do not. [`Config::http`] has the rest.
     #[cfg(feature = "gateway")]
@@ -123,7 +136,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`StartError::Name`], [`StartError::Join`], [`StartError::Address`], [`StartError::Profile`],
-    /// [`StartError::History`] or [`StartError::Place`].
+    /// [`StartError::History`], [`StartError::Channels`] or [`StartError::Place`].
     pub fn config(self) -> Result<Config, StartError> {
         let name: NodeName = self.name.parse()?;
         let address = |text: String| {
@@ -135,6 +148,10 @@ impl Builder {
         let data_dir = self.data_dir.map_or_else(|| places::data_dir(&name), Ok)?;
         #[cfg(feature = "gateway")]
         let http = self.http.map(address).transpose()?;
+        #[cfg(feature = "gateway")]
+        let channels = self.channels.iter().map(|rule| rule.parse());
+        #[cfg(feature = "gateway")]
+        let channels = channels.collect::<Result<Vec<_>, _>>()?;
         let words = self.specializations.iter().map(|word| word.parse());
         let words = words.collect::<Result<Vec<_>, _>>()?;
         let pairs = self.metadata.into_iter().map(|(key, value)| Pair::new(key, value));
@@ -144,8 +161,11 @@ impl Builder {
         Ok(Config {
             history,
             #[cfg(feature = "gateway")]
-            http: http
-                .map(|listen| http::Config { listen: Some(listen), ..http::Config::default() }),
+            http: http.map(|listen| http::Config {
+                listen: Some(listen),
+                channels,
+                ..http::Config::default()
+            }),
             listen: self.listen.map(address).transpose()?,
             advertise: self.advertise.map(address).transpose()?,
             join,
@@ -191,6 +211,7 @@ mod tests {
             .specialization("nlp")
             .meta("zone", "eu")
             .http("127.0.0.1:4001")
+            .channels("realtime:*=room")
             .config()
             .expect("sound");
         assert_eq!(config.name.as_str(), "a@127.0.0.1");
@@ -207,6 +228,8 @@ mod tests {
             !http.plain && http.anonymous.is_empty(),
             "clients show tokens, and elsewhere there is TLS"
         );
+        let rules: Vec<_> = http.channels.iter().map(ToString::to_string).collect();
+        assert_eq!(rules, ["realtime:*=room"]);
         let silent = builder("a@h").config().expect("sound");
         assert!(!config.beacons && silent.beacons && silent.http.is_none());
     }
@@ -219,6 +242,7 @@ mod tests {
             (builder("a@h").listen("h:1"), "\"h:1\" is not ADDR:PORT"),
             (builder("a@h").advertise(""), "\"\" is not ADDR:PORT"),
             (builder("a@h").http("4000"), "\"4000\" is not ADDR:PORT"),
+            (builder("a@h").channels("x:*=lobby"), "\"lobby\" is no family: room, network, node"),
             (builder("a@h").specialization("n l p"), "\"n l p\" is not a specialization"),
             (builder("a@h").meta("k", "a\nb"), "the value of \"k\" has a control character"),
             (builder("a@h").meta("k", "a").meta("k", "b"), "the key \"k\" is given twice"),

@@ -73,11 +73,12 @@ pub(super) fn serve(
     router: &ChannelRouter,
     view: &NodeView,
 ) -> (Arc<Channels>, Vec<Child>) {
-    let anonymous = config.http.as_ref().map_or(&[][..], |http| &http.anonymous);
+    let none: (&[_], &[_]) = (&[], &[]);
+    let topics = config.http.as_ref().map_or(none, |http| (&http.anonymous, &http.channels));
     let limits = config.http.as_ref().map(|http| http.limits.clone()).unwrap_or_default();
     let providers = http.map(|it| it.providers.clone()).unwrap_or_default();
     let tokens = (tokens, &providers);
-    let channels = Arc::new(Channels::new(router, publisher, view, tokens, anonymous, &limits));
+    let channels = Arc::new(Channels::new(router, publisher, view, tokens, topics, &limits));
     let (Some(Served { listener, web, .. }), Some(config)) = (http, &config.http) else {
         return (channels, Vec::new());
     };

@@ -20,6 +20,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 pub mod envelope;
+pub mod family;
 pub mod head;
 mod json;
 pub mod session;

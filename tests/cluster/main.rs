@@ -29,6 +29,7 @@ mod examples;
 mod flapping;
 mod formation;
 mod gateway;
+mod handlers;
 mod hostile_beacons;
 mod hostile_links;
 mod identity;

@@ -15,11 +15,24 @@ use crate::kit::{Cluster, Node};
 const UPDATES: &str = "network:updates";
 const OF_NODE: &str = "node:a@127.0.0.1";
 const BEATS: &str = "node:heartbeat";
+/// The same under another prefix.
+const HQ: &str = "hq:updates";
+const OPS: &str = "ops:a@127.0.0.1";
+const OPS_BEATS: &str = "ops:heartbeat";
 /// What every topic with an owner is reached by.
-const TOPICS: [&str; 5] = ["room:1", "room:2", UPDATES, OF_NODE, BEATS];
+const TOPICS: [&str; 9] =
+    ["room:1", "room:2", "lobby:1", UPDATES, OF_NODE, BEATS, HQ, OPS, OPS_BEATS];
 const ROOMS: &[&str] = &["room:1", "room:2"];
+const USERS: &[&str] = &["room:1", "room:2", "lobby:1"];
+/// By which families the node serves them.
+const CHANNELS: &str = "lobby:*=room,hq:*=network,ops:*=node";
 /// Other spellings, which are topics of nobody, whoever asks.
-const SPELLED: [&str; 16] = [
+const SPELLED: [&str; 21] = [
+    "hq:other",
+    "hq:",
+    "HQ:updates",
+    "ops:nobody",
+    "ops:*",
     "network",
     "network:",
     "network:Updates",
@@ -57,9 +70,12 @@ const fn bearer(
     Bearer { role, grants, joins, pushes, reads, changes }
 }
 
-const TABLE: [Bearer; 11] = [
-    bearer(("user", &[]), ROOMS, ROOMS, (false, false)),
-    bearer(("user", &["*"]), ROOMS, ROOMS, (false, false)),
+const TABLE: [Bearer; 14] = [
+    bearer(("user", &[]), USERS, USERS, (false, false)),
+    bearer(("user", &["*"]), USERS, USERS, (false, false)),
+    bearer(("user", &["hq:*", HQ, "ops:*", OPS, OPS_BEATS]), &[], &[], (false, false)),
+    bearer(("node_operator", &["hq:*=join"]), &[HQ], &[], (false, false)),
+    bearer(("node_operator", &["ops:*"]), &[OPS, OPS_BEATS], &[OPS, OPS_BEATS], (false, false)),
     bearer(("user", &["room:1"]), &["room:1"], &["room:1"], (false, false)),
     bearer(("user", &["room:1=join"]), &["room:1"], &[], (false, false)),
     bearer(("user", &["network:*", "node:*", UPDATES]), &[], &[], (false, false)),
@@ -89,7 +105,8 @@ async fn reached(node: &Node, token: &str) -> (BTreeSet<&'static str>, BTreeSet<
         let answer = socket.asks(join, topic, "phx_join", json!({})).await;
         if answer == "ok" {
             joined.insert(topic);
-            let event = if topic.starts_with("node:") { "data" } else { "say" };
+            let data = topic.starts_with("node:") || topic.starts_with("ops:");
+            let event = if data { "data" } else { "say" };
             let answer = socket.asks(join, topic, event, json!({ "x": 1 })).await;
             assert!(["ok", "unauthorized"].contains(&answer.as_str()), "{topic}: {answer}");
             if answer == "ok" {
@@ -137,7 +154,7 @@ fn check(cluster: &Cluster, node: &Node, runtime: &Runtime, bearer: &Bearer) {
 #[test]
 fn no_token_of_less_right_reaches_what_needs_more() {
     let cluster = Cluster::new();
-    let node = cluster.node("a").start();
+    let node = cluster.node("a").arg("--channels").arg(CHANNELS).start();
     let runtime = runtime();
     let (cluster, node, runtime) = (&cluster, &node, &runtime);
     // What is refused is answered late: they wait at the same time.

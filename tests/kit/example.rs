@@ -4,6 +4,8 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::{Cluster, Node, PROGRAM, full, until};
 
 /// A built example.
@@ -48,6 +50,14 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Tells it to end; what it printed.
+    #[track_caller]
+    pub(crate) fn stop(self) -> String {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        self.prints()
+    }
+
     /// Waits until it has ended well; what it printed.
     #[track_caller]
     pub(crate) fn prints(mut self) -> String {

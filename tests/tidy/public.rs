@@ -49,7 +49,7 @@ const OUTSIDE: &str = "\
     ActorRef Arc BTreeMap BTreeSet Box Deserialize DeserializeOwned Duration Error Fn FnOnce \
     Future Instant Into IntoIterator InvalidDnsNameError IpAddr Item Iterator KeyId Map Option \
     Output Path PathBuf Pin RactorMessage Range Receiver Result RpcReplyPort Self Send Serialize \
-    Sized SocketAddr String Sync SystemTime Value Vec VerifierBuilderError";
+    Sized SocketAddr State String Sync SystemTime Value Vec VerifierBuilderError";
 
 #[test]
 fn what_public_items_name_is_public() {

@@ -11,26 +11,24 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
-use super::entrance::{Entrance, Herald, Kind, Live, News, Place};
-use super::{Bearer, Channels, Refusal, handler};
+use super::entrance::{Entrance, Herald, Live, News, Place};
+use super::handler::{Client, Ended, Line, Push};
+use super::serving::Pushed;
+use super::{Bearer, Channels};
 use crate::actors::channel_router::outbox::{ClientOverflow, ClientQueue, Close};
 use crate::actors::timer;
 use crate::gateway::places;
 use crate::gateway::refusal::Cause;
-use crate::gateway::sight;
 use crate::io::clock;
 use crate::io::metrics::Count;
 use crate::proto::channel::head::Head;
 use crate::proto::channel::session::{Ask, JOIN, Join, SOCKET, Session};
 use crate::proto::channel::{Dialect, Frame, Json, Malformed, Outcome, Payload, Ref, Say, reason};
 use crate::proto::limits::{ClientLimits, ClientMeter, Verdict};
-use crate::proto::node::NodeName;
 use crate::proto::token::{Role, Verb};
-use crate::proto::topic::Topic;
 
 mod renewal;
 
@@ -38,8 +36,6 @@ mod renewal;
 const PENDING: usize = 2 * 1024;
 /// What a client reads that does more than it may.
 const LIMITED: &str = "rate limited";
-/// The node's own events on `network:updates`.
-const OWN: [&str; 3] = ["snapshot", "change", "figures"];
 
 /// A join that is not settled.
 struct Pending {
@@ -179,9 +175,9 @@ impl ClientTask {
                 News::Settled(join, settled) => self.settle(&join, settled),
                 News::Ended(join, crashed) if self.live.contains_key(&join.number) => {
                     if crashed {
-                        self.end(&join, "phx_error", &reason("channel_crash"));
+                        self.crashed(&join);
                     } else {
-                        self.forget(&join);
+                        self.forget(&join, Ended::Closed);
                     }
                 }
                 News::Renewed(join, reference, judged) => {
@@ -203,14 +199,14 @@ impl ClientTask {
             }
             Ask::Join(join, before) => {
                 if let Some(before) = before {
-                    self.end(&before, "phx_close", &empty());
+                    self.end(&before, Ended::Left, "phx_close", &empty());
                 }
                 self.join(frame, join);
             }
             Ask::Push(join) => self.push(frame, &join),
             Ask::Wait(join) => self.wait(frame, &join),
             Ask::Leave(join) => {
-                self.gone(&join);
+                self.gone(&join, Ended::Left);
                 self.reply(&join, frame.reference.as_ref(), Outcome::Ok, &empty());
                 self.say_end(&join, "phx_close", &empty());
             }
@@ -232,7 +228,7 @@ impl ClientTask {
         let over: Vec<_> = self.live.values().filter_map(outlived).collect();
         for (join, why) in over {
             self.channels.metrics.count(Count::Channels, "expired");
-            self.end(&join, "phx_error", &reason(why));
+            self.end(&join, Ended::Expired, "phx_error", &reason(why));
         }
         self.warn();
     }
@@ -251,20 +247,28 @@ impl ClientTask {
     }
 
     /// A join is over.
-    fn forget(&mut self, join: &Join) {
+    fn forget(&mut self, join: &Join, why: Ended) {
         self.session.ended(join);
-        self.gone(join);
+        self.gone(join, why);
     }
 
     /// Ends a join.
-    fn end(&mut self, join: &Join, event: &str, why: &Payload) {
-        self.forget(join);
-        self.say_end(join, event, why);
+    fn end(&mut self, join: &Join, why: Ended, event: &str, payload: &Payload) {
+        self.forget(join, why);
+        self.say_end(join, event, payload);
+    }
+
+    /// Ends a join whose channel has panicked.
+    fn crashed(&mut self, join: &Join) {
+        self.channels.metrics.count(Count::Channels, "crashed");
+        self.end(join, Ended::Closed, "phx_error", &reason("channel_crash"));
     }
 
     /// A join is no more, pending or not: others must not see it any longer.
-    fn gone(&mut self, join: &Join) {
-        self.live.remove(&join.number);
+    fn gone(&mut self, join: &Join, why: Ended) {
+        if let Some(live) = self.live.remove(&join.number) {
+            live.seat.end(why);
+        }
         self.pending.remove(&join.number);
     }
 
@@ -348,96 +352,52 @@ impl ClientTask {
     }
 
     fn push(&mut self, frame: Frame, join: &Join) {
-        let Some(live) = self.live.get(&join.number) else { return };
-        let allowed = live.claims.as_ref().is_none_or(|it| it.allows(Verb::Push, &join.topic));
-        let outlived = live.claims.as_ref().and_then(|claims| self.channels.outlived(claims));
-        let said = match (&live.kind, outlived, allowed) {
-            (_, Some(why), _) => {
-                self.reply(join, frame.reference.as_ref(), Outcome::Error, &reason(why));
-                return self.end(join, "phx_error", &reason(why));
-            }
-            // It is answered once the token is judged.
-            (_, None, _) if frame.event == renewal::RENEWAL => return self.renew(&frame, join),
-            // Who may hear of the network may ask for it.
-            (Kind::Network, None, _) if frame.event == "view" => match self.view(&frame, join) {
-                Ok(()) => return,
-                Err(why) => Err(why),
-            },
-            (_, None, false) => {
-                self.note(Cause::NotGranted, join.topic.as_str());
-                Err("unauthorized")
-            }
-            (Kind::Service(pushes), None, true) => {
-                let push = handler::Push { event: frame.event, payload: frame.payload };
-                match pushes.try_send((push, frame.reference.clone())) {
-                    Ok(()) => return,
-                    Err(_full) => Err("overloaded"),
-                }
-            }
-            (Kind::Node, None, true) if frame.event != "data" => Err("only data can be sent here"),
-            // What the node says there, nobody else says.
-            (Kind::Network, None, true) if OWN.contains(&frame.event.as_str()) => Err("reserved"),
-            (Kind::Room | Kind::Network | Kind::Node, None, true) => {
-                publish(&self.channels, &join.topic, &frame.event, &frame.payload)
+        let Some(live) = self.live.get_mut(&join.number) else { return };
+        let allowed = live.seat.asks(&frame.event)
+            || live
+                .claims
+                .as_ref()
+                .is_none_or(|claims| self.channels.handlers.allow(claims, Verb::Push, &join.topic));
+        if let Some(why) = live.claims.as_ref().and_then(|it| self.channels.outlived(it)) {
+            self.reply(join, frame.reference.as_ref(), Outcome::Error, &reason(why));
+            return self.end(join, Ended::Expired, "phx_error", &reason(why));
+        }
+        // It is answered once the token is judged.
+        if frame.event == renewal::RENEWAL {
+            return self.renew(&frame, join);
+        }
+        if !allowed {
+            self.note(Cause::NotGranted, join.topic.as_str());
+            let why = reason("unauthorized");
+            return self.reply(join, frame.reference.as_ref(), Outcome::Error, &why);
+        }
+        let claims = live.claims.as_ref().map(|bearer| bearer.claims.clone());
+        let (channels, dialect, outbox) = (&self.channels, self.session.dialect(), &self.outbox);
+        let client = |overflow| {
+            let (join_ref, outbox) = (join.join_ref.clone(), outbox.clone());
+            Client {
+                topic: join.topic.clone(),
+                claims: claims.clone(),
+                line: Line { join_ref, dialect, outbox, overflow },
+                shared: channels.shared.clone(),
+                following: None,
             }
         };
-        let (outcome, response) = match said {
-            Ok(response) => (Outcome::Ok, response),
-            Err(why) => (Outcome::Error, reason(why)),
-        };
-        self.reply(join, frame.reference.as_ref(), outcome, &response);
-    }
-}
-
-#[derive(Deserialize)]
-struct View {
-    /// Whose; this node's own unless it names one.
-    node: Option<NodeName>,
-}
-
-impl ClientTask {
-    /// Answers, in a task of its own, what a node sees.
-    fn view(&self, frame: &Frame, join: &Join) -> Result<(), Refusal> {
-        let asked = match &frame.payload {
-            Payload::Json(json) => json.decode::<View>().ok(),
-            Payload::Binary(_) => None,
-        };
-        let node = asked.ok_or("name a node: {\"node\": \"NAME@HOST\"}")?.node;
-        let channels = self.channels.clone();
-        let place = channels.views.clone().try_acquire_owned().map_err(|_full| "overloaded")?;
-        let (outbox, dialect) = (self.outbox.clone(), self.session.dialect());
-        let (join, reference) = (join.clone(), frame.reference.clone());
-        tokio::spawn(async move {
-            let node = node.unwrap_or_else(|| channels.admin.name.clone());
-            let (outcome, response) = match sight::of(&channels.admin, &node).await {
-                Ok(sight) => (Outcome::Ok, Payload::Json(Json::of(&json!(sight)))),
-                Err(why) => (Outcome::Error, reason(&why)),
-            };
-            let reply = Say::Reply(join.join_ref.as_ref(), reference.as_ref(), outcome, &response);
-            // A large view for a slow client makes way for what is newer, and is asked for again.
-            outbox.push(reply.encode(dialect, join.topic.as_str()), ClientOverflow::DropOldest);
-            drop(place);
-        });
-        Ok(())
+        let (event, payload, reference) = (frame.event, frame.payload, frame.reference.clone());
+        match live.seat.push(&client, Push { event, payload, reference }) {
+            Pushed::Taken => {}
+            Pushed::Overloaded => {
+                let why = reason("overloaded");
+                self.reply(join, frame.reference.as_ref(), Outcome::Error, &why);
+            }
+            Pushed::Close => self.end(join, Ended::Closed, "phx_close", &empty()),
+            Pushed::Crashed => self.crashed(join),
+        }
     }
 }
 
 fn empty() -> Payload {
     Payload::Json(Json::empty())
-}
-
-fn publish(
-    channels: &Channels,
-    topic: &Topic,
-    event: &str,
-    payload: &Payload,
-) -> Result<Payload, Refusal> {
-    let spread = channels.publisher.publish(topic, event, payload).map_err(|_long| "too long")?;
-    channels.metrics.count(Count::Channels, "published");
-    Ok(match spread.missed {
-        0 => empty(),
-        nodes => Payload::Json(Json::of(&json!({ "missed": nodes }))),
-    })
 }
 
 impl Drop for ClientTask {

@@ -1,59 +1,45 @@
-//! The way into a topic: by what right a client joins it, what it gets there, and who asks a service's handler.
+//! The way into a topic: by what right a client joins it, and what it gets there.
 //!
-//! Each join is judged in a task of its own, for a handler or a late refusal may take its time, and the client's other
+//! Each join is judged in a task of its own, for a channel or a late refusal may take its time, and the client's other
 //! topics and heartbeats shall not. Invariants:
 //! 1. A join has a right of its own: the token it brought, or else its socket's.
 //! 2. A [`Live`] that is dropped has left; so has a join that is given up half-way.
-//! 3. A handler whose join said yes is told when that client is gone.
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 
-use super::handler::{self, Admission, Handler, Reaction};
-use super::{Bearer, Channels, Denied, Refusal, SLOWED, asked, feed};
+use super::handler::{Client, Line};
+use super::serving::{Admitted, OnEnd, Seat};
+use super::{Bearer, Channels, Denied, Refusal, SLOWED, asked};
+use crate::actors::channel_router::Member;
 use crate::actors::channel_router::outbox::{ClientOverflow, ClientQueue};
-use crate::actors::channel_router::{Greeting, Member};
 use crate::gateway::refusal::Cause;
 use crate::io::clock;
 use crate::proto::channel::session::Join;
-use crate::proto::channel::{Dialect, Json, Outcome, Payload, Ref, Say, reason};
-use crate::proto::node::NodeName;
+use crate::proto::channel::{Dialect, Payload, Ref};
 use crate::proto::replay;
 use crate::proto::token::{Claims, Verb};
 use crate::proto::topic::Topic;
 
 /// How long a join may take.
 const JOIN: Duration = Duration::from_secs(10);
-/// Events that may wait for a handler.
-const WAITING: usize = 64;
-
-/// Where events for a handler go.
-pub(super) type Pushes = mpsc::Sender<(handler::Push, Option<Ref>)>;
-
-/// What a topic is.
-pub(super) enum Kind {
-    Room,
-    Network,
-    Node,
-    Service(Pushes),
-}
 
 /// A join that lives.
 pub(super) struct Live {
-    channels: Arc<Channels>,
-    member: u64,
+    _leaving: Leaving,
     pub(super) join: Join,
     pub(super) claims: Option<Bearer>,
     /// Its client was told that its token ends soon.
     pub(super) warned: bool,
     /// Another token for it is being judged.
     pub(super) renewing: bool,
-    pub(super) kind: Kind,
+    /// What its channel has of it.
+    pub(super) seat: Box<dyn Seat>,
 }
 
 impl Live {
@@ -62,34 +48,23 @@ impl Live {
         join: Join,
         member: u64,
         claims: Option<Bearer>,
-        kind: Kind,
+        seat: Box<dyn Seat>,
     ) -> Self {
-        let channels = channels.clone();
+        channels.admin.clients.joined.fetch_add(1, Ordering::Relaxed);
         let (warned, renewing) = (false, false);
-        let live = Self { channels, member, join, claims, warned, renewing, kind };
-        for count in live.counts() {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-        live
-    }
-
-    /// Where it is counted.
-    fn counts(&self) -> impl Iterator<Item = &AtomicUsize> {
-        let more = match self.kind {
-            Kind::Node => Some(&self.channels.watching),
-            Kind::Network => Some(&self.channels.observing),
-            Kind::Room | Kind::Service(_) => None,
-        };
-        [&self.channels.admin.clients.joined].into_iter().chain(more)
+        let _leaving = Leaving(channels.clone(), join.topic.clone(), member);
+        Self { _leaving, join, claims, warned, renewing, seat }
     }
 }
 
-impl Drop for Live {
+/// Has a member leave the router when it is dropped.
+struct Leaving(Arc<Channels>, Topic, u64);
+
+impl Drop for Leaving {
     fn drop(&mut self) {
-        self.channels.router.leave(self.join.topic.clone(), self.member);
-        for count in self.counts() {
-            count.fetch_sub(1, Ordering::Relaxed);
-        }
+        let Self(channels, topic, member) = self;
+        channels.router.leave(topic.clone(), *member);
+        channels.admin.clients.joined.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -97,7 +72,7 @@ impl Drop for Live {
 pub(super) enum News {
     /// A join was granted or refused; the response says why.
     Settled(Join, Result<Live, Value>),
-    /// The handler of a join has ended; `true`: by a crash.
+    /// The task of a join has ended; `true`: by a panic.
     Ended(Join, bool),
     /// Another token for a join was judged.
     Renewed(Join, Option<Ref>, Result<Bearer, Refusal>),
@@ -191,36 +166,39 @@ impl Entrance {
         let params: Value = params.decode().unwrap_or_default();
         drop(payload);
         let claims = self.right(&params).await?;
-        let topic = self.join.topic.as_str();
+        let service = self.channels.handlers.of(&self.join.topic);
+        let service = service.ok_or_else(|| refused("unmatched topic"))?;
         let mut member = self.member(&params);
-        let kind = if topic == "network:updates" {
-            (member.slow, member.greeting) = (ClientOverflow::DropOldest, Some(self.snapshot()));
-            Kind::Network
-        } else if let Some(name) = topic.strip_prefix("node:") {
-            member.slow = ClientOverflow::DropOldest;
-            if topic != Topic::node_heartbeat().as_str() {
-                let name = name.parse().map_err(|_no_node| refused("unmatched topic"))?;
-                member.greeting = Some(self.about(name));
-            }
-            Kind::Node
-        } else if let Some(handler) = self.channels.handlers.of(&self.join.topic) {
-            let presence = handler.presence();
-            let (response, pushes) = self.serve(params, claims.clone(), handler).await?;
-            member.response = response;
-            member.presence = presence.then(|| self.shown(claims.as_deref(), member.id));
-            Kind::Service(pushes)
-        } else if topic.starts_with("room:") {
-            member.presence = Some(self.shown(claims.as_deref(), member.id));
-            Kind::Room
-        } else {
-            return Err(refused("unmatched topic"));
-        };
+        member.presence = service.presence().then(|| self.shown(claims.as_deref(), member.id));
+        member.slow = service.overflow();
+        let (client, ended) = (self.client(claims.as_ref(), member.slow), self.ended());
+        let admitted = service.enter(client, params, ended).await;
+        let Admitted { response, greeting, seat } =
+            admitted.map_err(|why| Refused { response: why.into_response(), late: false })?;
+        (member.response, member.greeting) = (response, greeting);
         // Leaves again when it is given up before the router has come to it.
-        let live = Live::new(&self.channels, self.join.clone(), member.id, claims, kind);
+        let live = Live::new(&self.channels, self.join.clone(), member.id, claims, seat);
         match self.channels.router.join(self.join.topic.clone(), member).await {
             true => Ok(live),
             false => Err(refused("join crashed")),
         }
+    }
+
+    /// The client as its channel has it.
+    fn client(&self, claims: Option<&Bearer>, overflow: ClientOverflow) -> Client {
+        let (join_ref, outbox) = (self.join.join_ref.clone(), self.outbox.clone());
+        Client {
+            topic: self.join.topic.clone(),
+            claims: claims.map(|bearer| bearer.claims.clone()),
+            line: Line { join_ref, dialect: self.dialect, outbox, overflow },
+            shared: self.channels.shared.clone(),
+            following: None,
+        }
+    }
+
+    fn ended(&self) -> OnEnd {
+        let (herald, join) = (self.herald.clone(), self.join.clone());
+        Box::new(move |crashed| herald.send(News::Ended(join, crashed)))
     }
 
     /// By what right a client joins a topic.
@@ -244,7 +222,7 @@ impl Entrance {
         if let Some(why) = self.channels.outlived(&bearer) {
             return Err(refused(why));
         }
-        match bearer.allows(Verb::Join, topic) {
+        match self.channels.handlers.allow(&bearer, Verb::Join, topic) {
             true => Ok(Some(bearer)),
             false => Err(self.unauthorized(Cause::NotGranted)),
         }
@@ -293,118 +271,5 @@ impl Entrance {
         let since = clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let meta = json!({ "node": node, "online_at": since.as_secs() });
         (key, meta.to_string())
-    }
-
-    fn snapshot(&self) -> Greeting {
-        let channels = self.channels.clone();
-        Box::new(move || {
-            let (status, topology) = (channels.admin.status(), channels.admin.topology());
-            let snapshot = json!({ "status": status, "topology": topology });
-            vec![("snapshot", Payload::Json(Json::of(&snapshot)))]
-        })
-    }
-
-    fn about(&self, name: NodeName) -> Greeting {
-        let channels = self.channels.clone();
-        Box::new(move || {
-            let beat = feed::beat(&channels.admin, &name);
-            vec![("snapshot", Payload::Json(Json::of(&beat)))]
-        })
-    }
-
-    /// Asks a service's handler, in a task that goes on with this client's events.
-    async fn serve(
-        &self,
-        params: Value,
-        bearer: Option<Bearer>,
-        handler: Arc<dyn Handler>,
-    ) -> Result<(Map<String, Value>, Pushes), Refused> {
-        let client = handler::Client {
-            topic: self.join.topic.clone(),
-            claims: bearer.map(|bearer| bearer.claims),
-            publisher: self.channels.publisher.clone(),
-        };
-        let (pushes, waiting) = mpsc::channel(WAITING);
-        let (answer, answered) = oneshot::channel();
-        let (join, dialect) = (self.join.clone(), self.dialect);
-        let served = Served { handler, client, join, dialect, outbox: self.outbox.clone() };
-        let (herald, join) = (self.herald.clone(), self.join.clone());
-        tokio::spawn(async move {
-            let crashed = tokio::spawn(served.run(params, answer, waiting)).await.is_err();
-            herald.send(News::Ended(join, crashed));
-        });
-        let answer = answered.await.map_err(|_crashed| refused("join crashed"))?;
-        let response =
-            answer.map_err(|why| Refused { response: why.into_response(), late: false })?;
-        Ok((response, pushes))
-    }
-}
-
-/// A client as a service's handler has it.
-struct Served {
-    handler: Arc<dyn Handler>,
-    client: handler::Client,
-    join: Join,
-    dialect: Dialect,
-    outbox: ClientQueue,
-}
-
-impl Served {
-    async fn run(
-        self,
-        params: Value,
-        mut answer: oneshot::Sender<Admission>,
-        waiting: mpsc::Receiver<(handler::Push, Option<Ref>)>,
-    ) {
-        let admission = tokio::select! {
-            admission = self.handler.join(&self.client, &params) => admission,
-            // It took too long, or the client is gone.
-            () = answer.closed() => return,
-        };
-        drop(params);
-        let admitted = admission.is_ok();
-        let heard = answer.send(admission).is_ok();
-        if !admitted {
-            return;
-        }
-        if heard {
-            self.talk(waiting).await;
-        }
-        self.handler.left(&self.client).await;
-    }
-
-    async fn talk(&self, mut waiting: mpsc::Receiver<(handler::Push, Option<Ref>)>) {
-        while let Some((push, reference)) = waiting.recv().await {
-            let reply = |outcome, response: &Payload| {
-                let join_ref = self.join.join_ref.as_ref();
-                self.send(&Say::Reply(join_ref, reference.as_ref(), outcome, response));
-            };
-            let empty = Payload::Json(Json::empty());
-            match self.handler.push(&self.client, &push).await {
-                Ok(Reaction::Reply(response)) => reply(Outcome::Ok, &response),
-                Ok(Reaction::Refuse(response)) => reply(Outcome::Error, &response),
-                Err(why) => {
-                    let response = Json::of(&why.into_response());
-                    reply(Outcome::Error, &Payload::Json(response));
-                }
-                Ok(Reaction::Silent) => {}
-                Ok(Reaction::Broadcast) => {
-                    let publisher = &self.client.publisher;
-                    match publisher.publish(&self.client.topic, &push.event, &push.payload) {
-                        Ok(_spread) => reply(Outcome::Ok, &empty),
-                        Err(_long) => reply(Outcome::Error, &reason("too long")),
-                    }
-                }
-                Ok(Reaction::Close) => {
-                    self.send(&Say::End(self.join.join_ref.as_ref(), "phx_close", &empty));
-                    return;
-                }
-            }
-        }
-    }
-
-    fn send(&self, what: &Say<'_>) {
-        self.outbox
-            .push(what.encode(self.dialect, self.join.topic.as_str()), ClientOverflow::Disconnect);
     }
 }

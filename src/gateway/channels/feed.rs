@@ -1,7 +1,7 @@
-//! What happens in the cluster, for those who watch: `network:updates`, `node:heartbeat` and `node:<name>`.
+//! What happens in the cluster, for those who watch: on the topics of the families `network` and `node`.
 //!
 //! Everything is this node's own view, and goes to its own clients alone. Invariant: no beat is made while nobody
-//! watches a node, and no figures while nobody is on `network:updates`.
+//! watches a node, and no figures while nobody follows the network.
 
 use std::io;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Channels;
+use super::family::network::UPDATES;
+use super::family::node::{HEARTBEAT, beat};
 use crate::actors::timer;
 use crate::gateway::status::Figures;
-use crate::gateway::view::NodeView;
 use crate::io::clock::{self, ClockWatch};
+use crate::proto::channel::family::Family;
 use crate::proto::channel::{Json, Payload};
 use crate::proto::event::{Event, Recorded};
-use crate::proto::node::NodeName;
-use crate::proto::topic::Topic;
 
 /// Between two beats of a node, and two looks at revoked tokens and at the wall clock.
 const BEAT: Duration = Duration::from_secs(1);
@@ -41,10 +41,11 @@ pub(in super::super) async fn run(channels: Arc<Channels>) -> io::Result<()> {
                 let clock_set = clock.was_set(clock::wall(), timer::now());
                 let news = channels.tokens_changed() || clock_set;
                 channels.admin.clients.news.send_if_modified(|stopping| !*stopping && news);
-                if channels.watching.load(Ordering::Relaxed) > 0 {
+                let handlers = &channels.handlers;
+                if handlers.watching.load(Ordering::Relaxed) > 0 {
                     beats(&channels);
                 }
-                if channels.observing.load(Ordering::Relaxed) > 0 {
+                if handlers.observing.load(Ordering::Relaxed) > 0 {
                     figures(&channels);
                 }
             }
@@ -52,26 +53,28 @@ pub(in super::super) async fn run(channels: Arc<Channels>) -> io::Result<()> {
     }
 }
 
-fn here(channels: &Channels, topic: &Topic, event: &str, value: &Value) {
-    // A heartbeat and a change are short.
-    drop(channels.publisher.publish_here(topic, event, &Payload::Json(Json::of(value))));
+/// Publishes on the topics of a family that are called so.
+fn here(channels: &Channels, family: Family, name: &str, event: &str, value: &Value) {
+    let payload = Payload::Json(Json::of(value));
+    for topic in channels.handlers.topics(family, name) {
+        // A heartbeat and a change are short.
+        drop(channels.publisher.publish_here(&topic, event, &payload));
+    }
 }
 
 fn announce(channels: &Channels, event: &Recorded) {
     let value = json!(event);
-    here(channels, &Topic::network_updates(), "change", &value);
+    here(channels, Family::Network, UPDATES, "change", &value);
     let (Event::PeerOnline { peer, .. } | Event::PeerOffline { peer, .. }) = &event.event else {
         return;
     };
     let moved = if matches!(event.event, Event::PeerOnline { .. }) { "join" } else { "leave" };
-    if let Some(topic) = about(peer) {
-        here(channels, &topic, moved, &value);
-    }
+    here(channels, Family::Node, peer.as_str(), moved, &value);
 }
 
 fn figures(channels: &Channels) {
     let figures = Figures::of(channels.metrics.traffic());
-    here(channels, &Topic::network_updates(), "figures", &json!(figures));
+    here(channels, Family::Network, UPDATES, "figures", &json!(figures));
 }
 
 fn beats(channels: &Channels) {
@@ -79,33 +82,7 @@ fn beats(channels: &Channels) {
     let peers: Vec<_> = admin.peers.view().iter().map(|row| row.peer.name.clone()).collect();
     for name in peers.into_iter().chain([admin.name.clone()]) {
         let beat = beat(admin, &name);
-        here(channels, &Topic::node_heartbeat(), "heartbeat", &beat);
-        if let Some(topic) = about(&name) {
-            here(channels, &topic, "heartbeat", &beat);
-        }
-    }
-}
-
-/// The topic of a node. `None` when its name is too long for one.
-fn about(name: &NodeName) -> Option<Topic> {
-    format!("node:{name}").parse().ok()
-}
-
-/// A node as this one sees it.
-pub(super) fn beat(admin: &NodeView, name: &NodeName) -> Value {
-    if *name == admin.name {
-        return json!({ "node": name, "status": "online", "incarnation": admin.life() });
-    }
-    match admin.peer(name) {
-        None => json!({ "node": name, "status": null }),
-        Some(peer) => json!({
-            "node": name,
-            "status": peer.status,
-            "suspect": peer.suspect,
-            "incarnation": peer.incarnation,
-            "rtt_ms": peer.rtt_ms,
-            "phi": peer.phi,
-            "last_heard": peer.last_heard,
-        }),
+        here(channels, Family::Node, HEARTBEAT, "heartbeat", &beat);
+        here(channels, Family::Node, name.as_str(), "heartbeat", &beat);
     }
 }

@@ -118,10 +118,12 @@ impl ClientTask {
             Some(before) if before.sub == bearer.sub && before.iss == bearer.iss => Ok(bearer),
             Some(_) | None => Err("the token is somebody else's"),
         });
-        let judged = judged.and_then(|bearer| match bearer.allows(Verb::Join, &join.topic) {
-            true => Ok(bearer),
-            false => Err("unauthorized"),
-        });
+        let handlers = &self.channels.handlers;
+        let judged =
+            judged.and_then(|bearer| match handlers.allow(&bearer, Verb::Join, &join.topic) {
+                true => Ok(bearer),
+                false => Err("unauthorized"),
+            });
         let (outcome, response) = match judged {
             Ok(bearer) => {
                 (live.claims, live.warned) = (Some(bearer), false);

@@ -1,0 +1,347 @@
+//! How a channel is run: in a task for each join, or on its client's own task.
+//!
+//! A join of a service has a task with a queue of [`WAITING`] events: a slow or broken one is in nobody's way. The
+//! node's own families keep next to nothing for a join and answer at once, so theirs are *inline*: no task, no queue, and
+//! an event is dealt with where its frame was read. Invariants:
+//! 1. What happens to one join happens one after another.
+//! 2. A panic ends the join in which it happened, and nothing else; that is reported ([`Admitted`]'s seat, or `ended`).
+//! 3. A join in a task that was granted ends with `terminate`, unless it panicked.
+
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use serde_json::{Map, Value, json};
+use tokio::sync::{mpsc, oneshot};
+
+use super::handler::{Channel, Client, Ended, Following, Joined, Push, Reaction};
+use crate::actors::channel_router::Greeting;
+use crate::actors::channel_router::outbox::ClientOverflow;
+use crate::actors::exchange::{HandlerError, Received, Subscription};
+use crate::io::metrics::Count;
+use crate::proto::channel::{Json, Outcome, Payload, Say, reason};
+
+/// Events that may wait for a join's task.
+const WAITING: usize = 64;
+
+/// A boxed future.
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Told how the task of a join has ended; `true`: by a panic.
+pub(super) type OnEnd = Box<dyn FnOnce(bool) + Send>;
+
+/// A join that is granted, whatever its state is.
+pub(super) struct Admitted {
+    pub(super) response: Map<String, Value>,
+    pub(super) greeting: Option<Greeting>,
+    pub(super) seat: Box<dyn Seat>,
+}
+
+/// A channel, whatever its state is.
+pub(super) trait Service: Send + Sync {
+    /// As [`Channel::presence`].
+    fn presence(&self) -> bool;
+    /// What happens to a client that is too slow for it.
+    fn overflow(&self) -> ClientOverflow;
+    /// Asks it for a join. `ended` is told of one that is granted.
+    fn enter(
+        self: Arc<Self>,
+        client: Client,
+        params: Value,
+        ended: OnEnd,
+    ) -> Boxed<'static, Result<Admitted, HandlerError>>;
+}
+
+fn overflow(channel: &impl Channel) -> ClientOverflow {
+    if channel.lossy() { ClientOverflow::DropOldest } else { ClientOverflow::Disconnect }
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pushed {
+    /// It is answered, or will be.
+    Taken,
+    /// Too many wait.
+    Overloaded,
+    /// The join is over at the channel's wish.
+    Close,
+    /// The join is over by a panic.
+    Crashed,
+}
+
+/// A join that goes on.
+pub(super) trait Seat: Send {
+    /// Whether an event only asks.
+    fn asks(&self, event: &str) -> bool;
+    /// Deals with an event. `client` makes what an inline join has none of.
+    fn push(&mut self, client: &dyn Fn(ClientOverflow) -> Client, push: Push) -> Pushed;
+    /// Ends it; a seat that is dropped has been disconnected.
+    fn end(self: Box<Self>, why: Ended);
+}
+
+/// A channel whose joins have tasks.
+pub(super) struct Tasked<C>(pub(super) C);
+
+impl<C: Channel> Service for Tasked<C> {
+    fn presence(&self) -> bool {
+        self.0.presence()
+    }
+
+    fn overflow(&self) -> ClientOverflow {
+        overflow(&self.0)
+    }
+
+    fn enter(
+        self: Arc<Self>,
+        mut client: Client,
+        params: Value,
+        ended: OnEnd,
+    ) -> Boxed<'static, Result<Admitted, HandlerError>> {
+        Box::pin(async move {
+            let (pushes, waiting) = mpsc::channel(WAITING);
+            let (following, followed) = mpsc::unbounded_channel();
+            let (answer, answered) = oneshot::channel();
+            let (leave, why) = oneshot::channel();
+            client.following = Some(following);
+            let seated = Seated { client, waiting, followed: Followed::of(followed), why };
+            let (service, ending) = (self.clone(), Ending(Some(ended)));
+            tokio::spawn(async move {
+                seated.run(&service.0, params, answer).await;
+                ending.well();
+            });
+            let crashed = |_closed| HandlerError::from("join crashed");
+            let (response, greeting) = answered.await.map_err(crashed)??;
+            let seat = TaskSeat { service: self, pushes, leave };
+            Ok(Admitted { response, greeting, seat: Box::new(seat) })
+        })
+    }
+}
+
+/// Reports the end of a task, also of one that panics.
+struct Ending(Option<OnEnd>);
+
+impl Ending {
+    fn well(mut self) {
+        if let Some(ended) = self.0.take() {
+            ended(false);
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(ended) = self.0.take() {
+            ended(true);
+        }
+    }
+}
+
+struct TaskSeat<C> {
+    service: Arc<Tasked<C>>,
+    pushes: mpsc::Sender<Push>,
+    leave: oneshot::Sender<Ended>,
+}
+
+impl<C: Channel> Seat for TaskSeat<C> {
+    fn asks(&self, event: &str) -> bool {
+        self.service.0.questions().contains(&event)
+    }
+
+    fn push(&mut self, _client: &dyn Fn(ClientOverflow) -> Client, push: Push) -> Pushed {
+        match self.pushes.try_send(push) {
+            Ok(()) => Pushed::Taken,
+            Err(_full) => Pushed::Overloaded,
+        }
+    }
+
+    fn end(self: Box<Self>, why: Ended) {
+        self.leave.send(why).unwrap_or(()); // it may have ended by itself
+    }
+}
+
+/// What is granted to a join in a task.
+type Granted = (Map<String, Value>, Option<Greeting>);
+
+/// A join in its task.
+struct Seated {
+    client: Client,
+    waiting: mpsc::Receiver<Push>,
+    followed: Followed,
+    why: oneshot::Receiver<Ended>,
+}
+
+impl Seated {
+    async fn run<C: Channel>(
+        mut self,
+        channel: &C,
+        params: Value,
+        mut answer: oneshot::Sender<Result<Granted, HandlerError>>,
+    ) {
+        let joined = tokio::select! {
+            joined = channel.join(&self.client, params) => joined,
+            // It took too long, or the client is gone.
+            () = answer.closed() => return,
+        };
+        match joined {
+            Err(why) => drop(answer.send(Err(why))),
+            Ok(Joined { mut state, response, greeting }) => {
+                let heard = answer.send(Ok((response, greeting))).is_ok();
+                let why =
+                    if heard { self.talk(channel, &mut state).await } else { Ended::Disconnected };
+                channel.terminate(state, &self.client, why).await;
+            }
+        }
+    }
+
+    async fn talk<C: Channel>(&mut self, channel: &C, state: &mut C::State) -> Ended {
+        let client = &self.client;
+        loop {
+            tokio::select! {
+                push = self.waiting.recv() => {
+                    let Some(push) = push else { break };
+                    let done = channel.handle_in(state, client, &push).await;
+                    if perform(client, &push, done) {
+                        let empty = Payload::Json(Json::empty());
+                        let join_ref = client.line.join_ref.as_ref();
+                        client.line.send(&client.topic, &Say::End(join_ref, "phx_close", &empty));
+                        return Ended::Closed;
+                    }
+                }
+                received = self.followed.next() => {
+                    if let Err(why) = channel.handle_info(state, client, received).await {
+                        failed(client, "handle_info", why);
+                    }
+                }
+            }
+        }
+        (&mut self.why).await.unwrap_or(Ended::Disconnected)
+    }
+}
+
+/// An error that no client is answered with.
+fn failed(client: &Client, callback: &str, why: HandlerError) {
+    client.shared.metrics().count(Count::Channels, "handler_failed");
+    let why = why.into_response();
+    tracing::debug!(topic = %client.topic, callback, %why, "a channel has failed");
+}
+
+/// Does what a channel makes of an event; whether the join is over.
+fn perform(client: &Client, push: &Push, done: Result<Reaction, HandlerError>) -> bool {
+    let (outcome, response) = match done {
+        Ok(Reaction::Silent) => return false,
+        Ok(Reaction::Close) => return true,
+        Ok(Reaction::Reply(response)) => (Outcome::Ok, response),
+        Ok(Reaction::Refuse(response)) => (Outcome::Error, response),
+        Err(why) => (Outcome::Error, Payload::Json(Json::of(&why.into_response()))),
+        Ok(Reaction::Broadcast) => match client.broadcast(&push.event, &push.payload) {
+            Err(_long) => (Outcome::Error, reason("too long")),
+            Ok(report) => {
+                client.shared.metrics().count(Count::Channels, "published");
+                let response = match report.missed {
+                    0 => Json::empty(),
+                    nodes => Json::of(&json!({ "missed": nodes })),
+                };
+                (Outcome::Ok, Payload::Json(response))
+            }
+        },
+    };
+    client.line.reply(&client.topic, push.reference.as_ref(), outcome, &response);
+    false
+}
+
+/// What a join subscribed to.
+struct Followed {
+    orders: mpsc::UnboundedReceiver<Following>,
+    subscriptions: Vec<Subscription>,
+}
+
+impl Followed {
+    fn of(orders: mpsc::UnboundedReceiver<Following>) -> Self {
+        Self { orders, subscriptions: Vec::new() }
+    }
+
+    /// What comes next of any of them. Nothing is lost when the future is dropped.
+    async fn next(&mut self) -> Received {
+        poll_fn(|context| self.poll(context)).await
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Received> {
+        // The join's own client holds the other end.
+        while let Poll::Ready(Some(order)) = self.orders.poll_recv(context) {
+            match order {
+                Following::Begin(subscription) => self.subscriptions.push(subscription),
+                Following::End(pattern) => self.subscriptions.retain(|it| *it.pattern() != pattern),
+            }
+        }
+        let found = self.subscriptions.iter_mut().enumerate().find_map(|(at, subscription)| {
+            match pin!(subscription.recv()).poll(context) {
+                Poll::Ready(received) => Some((at, received?)),
+                Poll::Pending => None,
+            }
+        });
+        let Some((at, received)) = found else { return Poll::Pending };
+        // The others come first the next time.
+        self.subscriptions.rotate_left(at + 1);
+        Poll::Ready(received)
+    }
+}
+
+/// A channel whose joins have no tasks: `handle_in` must be ready at once, and there is neither `handle_info` nor
+/// `terminate`. For the node's own families.
+pub(super) struct Inline<C>(pub(super) C);
+
+impl<C: Channel> Service for Inline<C> {
+    fn presence(&self) -> bool {
+        self.0.presence()
+    }
+
+    fn overflow(&self) -> ClientOverflow {
+        overflow(&self.0)
+    }
+
+    fn enter(
+        self: Arc<Self>,
+        client: Client,
+        params: Value,
+        _ended: OnEnd,
+    ) -> Boxed<'static, Result<Admitted, HandlerError>> {
+        Box::pin(async move {
+            let Joined { state, response, greeting } = self.0.join(&client, params).await?;
+            let seat = InlineSeat { service: self, state };
+            Ok(Admitted { response, greeting, seat: Box::new(seat) })
+        })
+    }
+}
+
+struct InlineSeat<C: Channel> {
+    service: Arc<Inline<C>>,
+    state: C::State,
+}
+
+impl<C: Channel> Seat for InlineSeat<C> {
+    fn asks(&self, event: &str) -> bool {
+        self.service.0.questions().contains(&event)
+    }
+
+    fn push(&mut self, client: &dyn Fn(ClientOverflow) -> Client, push: Push) -> Pushed {
+        let client = client(overflow(&self.service.0));
+        let handled = catch_unwind(AssertUnwindSafe(|| {
+            let handling = pin!(self.service.0.handle_in(&mut self.state, &client, &push));
+            match handling.poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(done) => done,
+                Poll::Pending => Err("not answered".into()),
+            }
+        }));
+        match handled {
+            Ok(done) => match perform(&client, &push, done) {
+                true => Pushed::Close,
+                false => Pushed::Taken,
+            },
+            Err(_panic) => Pushed::Crashed,
+        }
+    }
+
+    fn end(self: Box<Self>, _why: Ended) {}
+}
