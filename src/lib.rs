@@ -88,6 +88,8 @@ pub mod config {
     pub use crate::proto::limits::{Allowance, ClientLimits, ClientRates, LimitError};
     pub use crate::proto::membership::Config as Membership;
     #[cfg(feature = "gateway")]
+    pub use crate::proto::presence::listing::{NotShown, Sees};
+    #[cfg(feature = "gateway")]
     pub use crate::proto::proxies::{Cidr, CidrError};
     pub use crate::proto::registry::{Pair, Profile, ProfileError, Specialization};
 }

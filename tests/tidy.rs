@@ -50,7 +50,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("proto", "processor", &["share"]),
     ("proto", "limits", &["channel", "share", "token"]),
     ("proto", "newcomers", &["admission", "share"]),
-    ("proto", "presence", &["talk"]), // its test says why a link is down
+    ("proto", "presence", &["channel", "talk"]), // frames of those who see it; its test says why a link is down
     ("proto", "rows", &["seal"]),
     ("proto", "rotation", &["token"]), // whose key is waited for
     ("proto", "tests", &["seal"]),     // those of machines without keys

@@ -30,7 +30,7 @@ use crate::proto::channel::envelope::Envelope;
 use crate::proto::codec;
 use crate::proto::history::Retentions;
 use crate::proto::node::{Incarnation, NodeName};
-use crate::proto::presence::{Attendance, Epoch, Output, To, WORD, Word};
+use crate::proto::presence::{Attendance, Epoch, Output, Refused, To, WORD, Word};
 use crate::proto::replay::Position;
 use crate::proto::topic::{self as topic_of, Name, Topic};
 use crate::proto::wiring::{Ask, Consumer, Notice};
@@ -39,7 +39,7 @@ pub mod outbox;
 mod topic;
 
 pub use topic::{Greeting, Member};
-use topic::{Order, Shared, TopicTask};
+use topic::{Order, Presence as Change, Shared, TopicTask};
 
 /// Words about presences that break the protocol, and presences where a peer may not be, as they are counted.
 const FAULT: &str = "presence_fault";
@@ -150,6 +150,7 @@ pub struct Setup {
 enum Msg {
     Join(Topic, Box<Member>),
     Leave(Topic, u64),
+    Update(u64, String, oneshot::Sender<Result<(), Refused>>),
     Idle(Topic, u64),
     Notice(Notice<PeerMessage>),
 }
@@ -191,6 +192,13 @@ impl ChannelRouter {
         member.ready = Some(ready);
         self.handle.cast(Msg::Join(topic, Box::new(member)));
         joined.await.is_ok()
+    }
+
+    /// A member shows another meta. The answer comes with the result, which fails when the router did not come to it.
+    pub fn update(&self, id: u64, meta: String) -> oneshot::Receiver<Result<(), Refused>> {
+        let (done, updated) = oneshot::channel();
+        self.handle.cast(Msg::Update(id, meta, done));
+        updated
     }
 
     /// A member is none any more.
@@ -255,9 +263,8 @@ impl Inside {
             hall.run().await;
         });
         let running = Running { orders, joins: 0 };
-        for (_, entries) in self.attendance.presence().state(topic) {
-            entries.into_iter().for_each(|it| running.order(Order::Joined(Arc::new(it.clone()))));
-        }
+        let there = self.attendance.presence().entries(topic);
+        running.order(Order::Present(there.cloned().map(Change::Joined).collect()));
         self.topics.insert(topic.clone(), running);
         true
     }
@@ -287,16 +294,27 @@ impl Inside {
         self.perform(out);
     }
 
+    fn update(&mut self, id: u64, meta: &str) -> Result<(), Refused> {
+        let mut out = Vec::new();
+        let updated = self.attendance.update(id, meta, timer::now(), &mut out);
+        if updated.is_err() {
+            self.router.metrics.count(Count::Channels, "presence_refused");
+        }
+        self.perform(out);
+        updated
+    }
+
     fn perform(&mut self, out: Vec<Output>) {
-        let order = |topic: &Topic, order| {
-            if let Some(running) = self.topics.get(topic) {
-                running.order(order);
-            }
-        };
+        // What happens together is told together: an update is a leave and a join.
+        let mut changed: BTreeMap<Topic, Vec<Change>> = BTreeMap::new();
         for output in out {
             match output {
-                Output::Joined(entry) => order(&entry.topic.clone(), Order::Joined(entry)),
-                Output::Left(entry) => order(&entry.topic.clone(), Order::Left(entry)),
+                Output::Joined(entry) => {
+                    changed.entry(entry.topic.clone()).or_default().push(Change::Joined(entry));
+                }
+                Output::Left(entry) => {
+                    changed.entry(entry.topic.clone()).or_default().push(Change::Left(entry));
+                }
                 Output::Say(To::One(peer), word) => self.send([&peer], &word),
                 Output::Say(To::All, word) => self.send(self.attendance.linked(), &word),
                 Output::Fault(peer, rule) => {
@@ -304,6 +322,11 @@ impl Inside {
                     tracing::warn!(%peer, rule, "presence words that break the rules");
                     self.setup.peers.ask(Ask::Cut(peer));
                 }
+            }
+        }
+        for (topic, changes) in changed {
+            if let Some(running) = self.topics.get(&topic) {
+                running.order(Order::Present(changes));
             }
         }
     }
@@ -396,6 +419,7 @@ impl Process for Inside {
         match message {
             Msg::Join(topic, member) => self.join(topic, member),
             Msg::Leave(topic, id) => self.leave(&topic, id),
+            Msg::Update(id, meta, done) => done.send(self.update(id, &meta)).unwrap_or_else(drop),
             Msg::Idle(topic, joins) => {
                 if self.topics.get(&topic).is_some_and(|running| running.joins == joins) {
                     self.topics.remove(&topic);

@@ -17,6 +17,7 @@ use xpando_node::internals::node::{Config, Node};
 use xpando_node::internals::proto::channel::family::FamilyRule;
 use xpando_node::internals::proto::history::{Retention, Retentions};
 use xpando_node::internals::proto::node::NodeName;
+use xpando_node::internals::proto::presence::listing::{NotShown, Sees};
 use xpando_node::internals::proto::proxies::Cidr;
 use xpando_node::internals::proto::registry::{Pair, Profile, Specialization};
 use xpando_node::internals::proto::topic::Pattern;
@@ -150,6 +151,11 @@ struct HttpArgs {
     #[arg(long, value_name = "PATTERN=FAMILY", env = "XPANDO_CHANNELS", value_delimiter = ',')]
     channels: Vec<FamilyRule>,
 
+    /// What clients see of each other at most: 'room:big:*=count', or =off or =state; the longest pattern counts; may be
+    /// repeated [default: state]
+    #[arg(long, value_name = "PATTERN=WHAT", env = "XPANDO_PRESENCE", value_delimiter = ',', value_parser = shown)]
+    presence: Vec<(Pattern, Sees)>,
+
     /// Settings (TOML) of a system whose tokens count besides the cluster's, see docs/CHANNELS.md; may be repeated
     #[arg(long, value_name = "FILE", env = "XPANDO_IDENTITY", value_delimiter = ',')]
     identity: Vec<PathBuf>,
@@ -182,6 +188,7 @@ impl HttpArgs {
         for limit in &self.limit {
             config.limits.set(limit).with_context(|| format!("--limit {limit}"))?;
         }
+        config.presence = self.presence;
         config.proxies = self.trust_proxy;
         config.identities = self.identity;
         Ok((!self.no_http).then_some(config))
@@ -218,6 +225,12 @@ impl RunArgs {
 }
 
 /// `ADDR:PORT`, where ADDR may be a name.
+fn shown(text: &str) -> Result<(Pattern, Sees), String> {
+    let (pattern, sees) = text.rsplit_once('=').ok_or("it is PATTERN=state, =count or =off")?;
+    let pattern = pattern.parse().map_err(|error| format!("{pattern:?}: {error}"))?;
+    Ok((pattern, sees.parse().map_err(|error: NotShown| error.to_string())?))
+}
+
 fn address(text: &str) -> Result<SocketAddr, String> {
     let found = text.to_socket_addrs().map_err(|error| format!("{error}; write ADDR:PORT"))?;
     let mut found: Vec<_> = found.collect();

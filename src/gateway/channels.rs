@@ -3,7 +3,7 @@
 //! `client` drives the session machine for one client, `entrance` is its way into a topic; `socket` (on `websocket`)
 //! and `longpoll` carry its frames; `handler` is what a channel is, `serving` runs one, and `registry` knows whose a topic
 //! is: a service's channel or one of those of every node (`family`); `feed` publishes what happens in the cluster;
-//! `penalty` knows whose bad tokens are answered late.
+//! `presence` reads what clients ask for about who is there; `penalty` knows whose bad tokens are answered late.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -24,6 +24,7 @@ use crate::io::identity::{NO_TOKEN_LIST, TokenError, Tokens};
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::channel::family::{FamilyRule, FamilyTable};
 use crate::proto::limits::ClientLimits;
+use crate::proto::presence::listing::Sees;
 use crate::proto::token::{Claims, TokenKeyId};
 use crate::proto::topic::{Pattern, Topic};
 
@@ -36,6 +37,7 @@ pub mod handler;
 pub(super) mod longpoll;
 mod metered;
 mod penalty;
+mod presence;
 pub mod registry;
 mod serving;
 pub(super) mod socket;
@@ -66,6 +68,7 @@ pub struct Channels {
     tokens: Tokens,
     providers: Providers,
     anonymous: Vec<Pattern>,
+    presence: Vec<(Pattern, Sees)>,
     pub(super) limits: ClientLimits,
     penalties: Mutex<Penalties>,
     hasher: RandomState,
@@ -122,7 +125,7 @@ impl Channels {
         publisher: &Publisher,
         admin: &NodeView,
         (tokens, providers): (&Tokens, &Providers),
-        (anonymous, families): (&[Pattern], &[FamilyRule]),
+        (anonymous, families, presence): (&[Pattern], &[FamilyRule], &[(Pattern, Sees)]),
         limits: &ClientLimits,
     ) -> Self {
         Self {
@@ -136,6 +139,7 @@ impl Channels {
             tokens: tokens.clone(),
             providers: providers.clone(),
             anonymous: anonymous.to_vec(),
+            presence: presence.to_vec(),
             limits: limits.clone(),
             penalties: Mutex::default(),
             hasher: RandomState::new(),
@@ -259,6 +263,13 @@ impl Channels {
             Signer::Provider(key) => self.providers.outlived(key, &bearer.jti),
         };
         (gone || self.tokens.revoked(&bearer.jti)).then_some("token revoked")
+    }
+
+    /// What clients may see of others on a topic, at most: as the longest pattern that covers it says.
+    fn shown(&self, topic: &Topic) -> Sees {
+        let covers = self.presence.iter().filter(|(pattern, _)| pattern.covers(topic));
+        let longest = covers.max_by_key(|(pattern, _)| pattern.to_string().len());
+        longest.map(|(_, sees)| *sees).unwrap_or_default()
     }
 
     /// Whether there is a topic for clients without a token.

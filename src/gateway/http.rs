@@ -22,6 +22,7 @@ use crate::gateway::places::Place;
 use crate::io::tls::Web;
 use crate::proto::channel::family::FamilyRule;
 pub use crate::proto::limits::{ClientLimits, LimitError};
+use crate::proto::presence::listing::Sees;
 use crate::proto::proxies::{Cidr, Proxies};
 use crate::proto::topic::Pattern;
 use accept::Gate;
@@ -63,6 +64,8 @@ pub struct Config {
     /// What serves which topics, beside `room:*=room`, `network:*=network` and `node:*=node`. The most specific pattern
     /// counts, and of equal ones the last.
     pub channels: Vec<FamilyRule>,
+    /// What clients see of each other at most, by topics; the longest pattern counts. Elsewhere: who is there.
+    pub presence: Vec<(Pattern, Sees)>,
     /// Settings of the identity providers whose tokens count besides the cluster's.
     pub identities: Vec<PathBuf>,
     /// What clients may do and have.

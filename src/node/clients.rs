@@ -14,7 +14,10 @@ use crate::io::identity::{Identity, Look, Tokens};
 use crate::io::tls::Web;
 use crate::node::listen::{NEXT_PORTS, Served, bind};
 use crate::node::{Config, StartError};
+use crate::proto::channel::family::FamilyRule;
+use crate::proto::presence::listing::Sees;
 use crate::proto::proxies::Proxies;
+use crate::proto::topic::Pattern;
 
 /// Clients that may wait to be accepted: when a node dies, all of its clients come to the others at once. The system has
 /// the last word.
@@ -64,6 +67,12 @@ impl Clients {
     }
 }
 
+/// What it says of topics.
+fn of(http: &http::Config) -> (&[Pattern], &[FamilyRule], &[(Pattern, Sees)]) {
+    let http::Config { anonymous, channels, presence, .. } = http;
+    (anonymous, channels, presence)
+}
+
 /// What clients share, and the actors that serve them.
 pub(super) fn serve(
     config: &Config,
@@ -73,8 +82,8 @@ pub(super) fn serve(
     router: &ChannelRouter,
     view: &NodeView,
 ) -> (Arc<Channels>, Vec<Child>) {
-    let none: (&[_], &[_]) = (&[], &[]);
-    let topics = config.http.as_ref().map_or(none, |http| (&http.anonymous, &http.channels));
+    let none: (&[_], &[_], &[_]) = (&[], &[], &[]);
+    let topics = config.http.as_ref().map_or(none, of);
     let limits = config.http.as_ref().map(|http| http.limits.clone()).unwrap_or_default();
     let providers = http.map(|it| it.providers.clone()).unwrap_or_default();
     let tokens = (tokens, &providers);

@@ -26,6 +26,7 @@ mod json;
 pub mod session;
 
 pub use json::Json;
+pub(crate) use json::nests_within;
 use json::shallow;
 
 /// Longest frame, in bytes.

@@ -41,12 +41,13 @@ use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
 
 mod attendance;
+pub mod listing;
 mod owner;
 mod words;
 pub use attendance::Attendance;
 use owner::{Owner, Peer};
 pub use words::{
-    Body, Change, Entry, Epoch, KEY, META, Output, Page, Ref, Refused, To, WORD, Word,
+    Body, Change, Entry, Epoch, KEY, META, Output, Page, Ref, Refused, To, WORD, Word, check_meta,
 };
 
 /// How often a node says where it is; each time a fifth more or less.
@@ -87,13 +88,17 @@ impl Presence {
         }
     }
 
-    /// All entries of a topic: each key with its metas, in order of keys.
-    pub fn state(&self, topic: &Topic) -> impl Iterator<Item = (&str, Vec<&Entry>)> {
+    /// All entries of a topic, in order of keys.
+    pub fn entries(&self, topic: &Topic) -> impl Iterator<Item = &Arc<Entry>> {
         let reference = Ref { tag: 0, number: 0 };
         let (key, meta) = (Box::default(), Box::default());
         let before = Entry { topic: topic.clone(), key, reference, previous: None, meta };
-        let entries = self.shown.range(Arc::new(before)..).map(Arc::as_ref);
-        let mut entries = entries.take_while(move |entry| entry.topic == *topic).peekable();
+        self.shown.range(Arc::new(before)..).take_while(move |entry| entry.topic == *topic)
+    }
+
+    /// All entries of a topic: each key with its metas, in order of keys.
+    pub fn state(&self, topic: &Topic) -> impl Iterator<Item = (&str, Vec<&Entry>)> {
+        let mut entries = self.entries(topic).map(Arc::as_ref).peekable();
         std::iter::from_fn(move || {
             let first = entries.next()?;
             let mut metas = vec![first];

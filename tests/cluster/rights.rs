@@ -164,3 +164,60 @@ fn no_token_of_less_right_reaches_what_needs_more() {
         }
     });
 }
+
+/// What a bearer may do with its presence in a room: at the join, by a push, and with events that are the node's own.
+#[test]
+fn a_presence_says_something_only_where_its_bearer_may() {
+    let cluster = Cluster::new();
+    let node = cluster.node("a").start();
+    let (invalid, bounded) = ("presence_invalid", json!({ "x": "x".repeat(1024) }));
+    let listener = "fields of a presence need the right to push";
+    let own = "node and online_at of a presence are the node's own";
+    let malformed =
+        "a presence has at most 1024 bytes and 64 levels, without phx_ref and phx_ref_prev";
+    runtime().block_on(async {
+        for (grant, speaks) in [("room:1=join", false), ("room:1", true)] {
+            let create = ["token", "create", "--sub", "x", "--topics", grant, "--certs", "certs"];
+            let token = cluster.print(&create).trim().to_owned();
+            let mut socket = ClientSocket::open(&node, Some(&token)).await;
+            let may = |why: &'static str| if speaks { "ok" } else { why };
+            let invalid_before = node.counter("xpando_channel_events_total", invalid);
+            for (params, answer) in [
+                (json!({ "presence": { "name": "Ann" } }), may(listener)),
+                (json!({ "presence": "count", "presence_meta": { "name": "Ann" } }), may(listener)),
+                (json!({ "presence": {} }), "ok"),
+                (json!({ "presence": { "node": "b@h" } }), if speaks { own } else { listener }),
+                (json!({ "presence": bounded }), if speaks { malformed } else { listener }),
+                (json!({ "presence": "count" }), "ok"),
+                (json!({}), "ok"),
+            ] {
+                assert_eq!(
+                    socket.asks(1, "room:1", "phx_join", params.clone()).await,
+                    answer,
+                    "{params}"
+                );
+            }
+            let refused = node.counter("xpando_channel_events_total", invalid) - invalid_before;
+            assert_eq!(refused, if speaks { 2 } else { 4 });
+            for (fields, answer) in [
+                (json!({ "name": "Ann" }), may("unauthorized")),
+                (json!({}), may("unauthorized")),
+                (json!({ "online_at": 1 }), if speaks { own } else { "unauthorized" }),
+                (json!({ "phx_ref": "x" }), if speaks { malformed } else { "unauthorized" }),
+            ] {
+                let said = socket.asks(1, "room:1", "presence_meta", fields.clone()).await;
+                assert_eq!(said, answer, "{fields}");
+            }
+            for event in ["presence_state", "presence_diff", "presence_count"] {
+                assert_ne!(socket.asks(1, "room:1", event, json!({})).await, "ok", "{event}");
+            }
+            // Who is not seen has nothing to show.
+            assert_eq!(
+                socket.asks(1, "room:1", "phx_join", json!({ "presence": "off" })).await,
+                "ok"
+            );
+            let unseen = socket.asks(1, "room:1", "presence_meta", json!({})).await;
+            assert_eq!(unseen, if speaks { "this join is not seen" } else { "unauthorized" });
+        }
+    });
+}

@@ -158,6 +158,12 @@ impl ClientQueue {
         self.change(|state| state.end(close));
     }
 
+    /// Whether no more than so much waits, nor a quarter of what may.
+    pub(super) fn has_room(&self, most: usize) -> bool {
+        let state = self.state();
+        state.cost <= most.min(state.bound / 4)
+    }
+
     /// Whether it has ended.
     pub fn is_closed(&self) -> bool {
         self.state().close.is_some()

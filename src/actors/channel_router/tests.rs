@@ -12,6 +12,7 @@ use crate::actors::tests::{PATIENCE, counted, name, run, settled, until};
 use crate::proto::channel::{Dialect, Encoded, Frame, Json};
 use crate::proto::event::Event;
 use crate::proto::history::{Ask, LINGER};
+use crate::proto::presence::listing::Sees;
 use crate::proto::presence::{Body, Change};
 
 mod history;
@@ -67,6 +68,7 @@ impl World {
             resume: None,
             history: None,
             presence: key.map(|key| (key.to_owned(), "{\"x\":1}".to_owned())),
+            sees: key.map_or(Sees::Nothing, |_| Sees::State),
             greeting: None,
             ready: None,
         }
@@ -190,6 +192,39 @@ async fn members_see_who_is_there_and_who_comes_and_goes() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let diffs = anna.take();
     assert!(diffs.iter().any(|(_, diff)| keys(&diff["leaves"]) == ["ben"]), "{diffs:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_is_told_as_one_and_counts_to_those_that_want_no_more() {
+    let world = world().await;
+    let anna = world.enter(world.member(Some("anna"))).await;
+    let count = world.enter(Member { sees: Sees::Count, ..world.member(Some("ben")) }).await;
+    let unseen = world.enter(Member { sees: Sees::State, ..world.member(None) }).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let first = anna.take();
+    assert_eq!(count.take()[1..], [("presence_count".to_owned(), json!({ "count": 2 }))]);
+    assert_eq!(keys(&unseen.take()[1].1), ["anna", "ben"]);
+    let updated = world.router.update(anna.id, "{\"x\":2}".to_owned()).await;
+    assert_eq!(updated, Ok(Ok(())));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let [(event, diff)] = &anna.take()[..] else { panic!("one change") };
+    let (joined, left) = (&diff["joins"]["anna"]["metas"][0], &diff["leaves"]["anna"]["metas"][0]);
+    assert_eq!((event.as_str(), &joined["x"], &left["x"]), ("presence_diff", &2.into(), &1.into()));
+    assert_eq!(joined["phx_ref_prev"], first[1].1["anna"]["metas"][0]["phx_ref"]);
+    assert_eq!(joined["phx_ref_prev"], left["phx_ref"]);
+    assert_eq!((count.take(), unseen.take().len()), (vec![], 1));
+    let refused = [
+        (anna.id, "[]", Refused::Meta),
+        (unseen.id, "{}", Refused::Unknown),
+        (1 << 60, "{}", Refused::Unknown),
+    ];
+    for (id, meta, why) in refused {
+        assert_eq!(world.router.update(id, meta.to_owned()).await, Ok(Err(why)));
+    }
+    assert_eq!(counted(&world.metrics, "channel_events", "presence_refused"), 3);
+    world.router.leave(room(), anna.id);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(count.take(), [("presence_count".to_owned(), json!({ "count": 1 }))]);
 }
 
 #[tokio::test(start_paused = true)]

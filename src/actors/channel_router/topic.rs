@@ -6,18 +6,15 @@
 //! 1. A member gets the reply to its join first, then what it asks for of the past, then every message from that
 //!    moment on, once and in order. What is for its join alone has the join's reference.
 //! 2. A message is encoded once for all members that want it alike.
-//! 3. Presence takes at most [`RATE`] bytes a second of a topic: changes that come faster are told together, and
-//!    newcomers wait for the state. A member is told changes only after the state that they change.
+//! 3. Presence is shown as `proto::presence::listing` has it, at its pace.
 //! 4. When the router is gone, the members are told to join again.
 //! 5. What a client publishes cannot say where a message stands: a member that resumes gets no `seq` but ours.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use serde::Serialize;
-use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
 use super::outbox::{ClientOverflow, ClientQueue};
@@ -26,9 +23,10 @@ use crate::actors::timer;
 use crate::io::clock;
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::channel::envelope::Envelope;
-use crate::proto::channel::{Dialect, Encoded, Json, Outcome, Payload, Ref, Say, reason, tail};
+use crate::proto::channel::{Dialect, Encoded, Json, Outcome, Payload, Ref, Say, reason};
 use crate::proto::history::{Ask, LINGER, Retentions, Rule};
-use crate::proto::presence::{self as entry, Entry};
+use crate::proto::presence::Entry;
+use crate::proto::presence::listing::{self, Audience, Listing, Sees};
 use crate::proto::replay::{Bounds, Log, Verdict};
 use crate::proto::topic::Topic;
 
@@ -42,13 +40,9 @@ const QUIET: usize = 10_000;
 pub(super) const LOGGED: usize = 64 * 1024 * 1024;
 /// With this begins the cursor of who came before the first message.
 const START: &str = "+";
-/// Bytes of presence a second.
-const RATE: usize = 64 * 1024 * 1024;
 /// What the answer to a join says of the past, and messages of where they stand: nobody else says it.
 const OWN: [&str; 4] = [SEQ, "replayed", "gap", "more"];
 const SEQ: &str = "seq";
-/// Between two changes of presence that are told.
-const TICK: Duration = Duration::from_millis(20);
 
 /// What a member gets when it has joined, made at that moment.
 pub type Greeting = Box<dyn FnOnce() -> Vec<(&'static str, Payload)> + Send>;
@@ -73,8 +67,10 @@ pub struct Member {
     pub resume: Option<String>,
     /// What it asks for of the topic's history, unless it can resume.
     pub history: Option<Ask>,
-    /// Under what key others see it, and what they see of it: a JSON object.
+    /// Under what key others see it, and what they see of it: a JSON object. `None`: they do not.
     pub presence: Option<(String, String)>,
+    /// What it sees of others.
+    pub sees: Sees,
     /// What else it gets first.
     pub greeting: Option<Greeting>,
     /// Who waits for it to be a member; the router's.
@@ -85,6 +81,11 @@ pub struct Member {
 pub(super) enum Order {
     Join(Box<Member>),
     Leave(u64),
+    Present(Vec<Presence>),
+}
+
+/// Who came and who left.
+pub(super) enum Presence {
     Joined(Arc<Entry>),
     Left(Arc<Entry>),
 }
@@ -144,7 +145,7 @@ pub(super) struct TopicTask {
     /// How many messages the log ever took, and the cursor of who was here before the first of them.
     taken: usize,
     start: String,
-    presence: Present,
+    listing: Listing,
     /// Since when it has no members.
     empty: Option<Instant>,
     /// Joins ever.
@@ -164,6 +165,7 @@ impl TopicTask {
         let mut log = Log::within(bounds(rule.count));
         log.missed();
         Self {
+            listing: Listing::new(topic.clone()),
             topic,
             subscription,
             orders,
@@ -174,7 +176,6 @@ impl TopicTask {
             log,
             taken: 0,
             start: format!("{START}{:x}", rand::random::<u64>()),
-            presence: Present::default(),
             empty: None,
             joins: 0,
         }
@@ -207,7 +208,8 @@ impl TopicTask {
                 },
             }
             let now = timer::now();
-            self.presence.announce(&self.topic, &self.members, now);
+            let mut shown = Shown { topic: &self.topic, members: &self.members };
+            self.listing.step(now, &mut shown);
             if self.gone().is_some_and(|at| at <= now) {
                 self.empty = Some(now); // asked again, should it not be heard
                 (self.idle)(self.joins);
@@ -216,7 +218,7 @@ impl TopicTask {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.gone(), self.presence.due()].into_iter().flatten().min()
+        [self.gone(), self.listing.due(timer::now())].into_iter().flatten().min()
     }
 
     /// When it has been without members for long enough.
@@ -233,9 +235,14 @@ impl TopicTask {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Join(member) => self.join(member),
-            Order::Leave(id) => drop(self.members.remove(&id)),
-            Order::Joined(entry) => self.presence.joined(&entry),
-            Order::Left(entry) => self.presence.left(&entry),
+            Order::Leave(id) => {
+                self.members.remove(&id);
+                self.listing.forget(id);
+            }
+            Order::Present(changes) => changes.into_iter().for_each(|change| match change {
+                Presence::Joined(entry) => self.listing.joined(entry),
+                Presence::Left(entry) => self.listing.left(&entry),
+            }),
         }
         match (self.members.is_empty(), self.empty) {
             (true, None) => {
@@ -276,9 +283,7 @@ impl TopicTask {
             frames.extend(push.encode(member.dialect, topic));
         }
         member.outbox.welcome(frames);
-        if member.presence.is_some() {
-            self.presence.newcomers.insert(member.id);
-        }
+        self.listing.admit(member.id, member.sees, member.dialect, timer::now());
         if let Some(ready) = member.ready.take() {
             ready.send(()).unwrap_or(()); // who gave up waiting leaves
         }
@@ -395,13 +400,17 @@ impl TopicTask {
 
     /// Lets go of members whose connection has ended, and counts what they lost.
     fn sweep(&mut self) {
-        let metrics = &self.shared.metrics;
-        self.members.retain(|_, member| {
+        let (metrics, listing) = (&self.shared.metrics, &mut self.listing);
+        self.members.retain(|id, member| {
             match member.outbox.dropped() {
                 0 => {}
                 frames => metrics.add(Count::Channels, "dropped_slow", frames),
             }
-            !member.outbox.is_closed()
+            let closed = member.outbox.is_closed();
+            if closed {
+                listing.forget(*id);
+            }
+            !closed
         });
     }
 
@@ -438,110 +447,29 @@ impl Shapes {
     }
 }
 
-/// Metas, with their references in them, by key and reference.
-type Metas = BTreeMap<Box<str>, BTreeMap<entry::Ref, Json>>;
-
-/// Who is present, and what the members know of it.
-#[derive(Default)]
-struct Present {
-    state: Metas,
-    joins: Metas,
-    leaves: Metas,
-    newcomers: BTreeSet<u64>,
-    /// Nothing is told before.
-    next: Option<Instant>,
+/// The members, as whom a listing is shown to.
+struct Shown<'a> {
+    topic: &'a Topic,
+    members: &'a BTreeMap<u64, Box<Member>>,
 }
 
-#[derive(Serialize)]
-struct Listed<'a> {
-    metas: Vec<&'a RawValue>,
-}
-
-#[derive(Serialize)]
-struct Diff<'a> {
-    joins: BTreeMap<&'a str, Listed<'a>>,
-    leaves: BTreeMap<&'a str, Listed<'a>>,
-}
-
-fn listed(metas: &Metas) -> BTreeMap<&str, Listed<'_>> {
-    let raw = |json| Json::decode(json).ok();
-    let of = metas.iter().map(|(key, of)| (&**key, of.values().filter_map(raw).collect()));
-    of.map(|(key, metas)| (key, Listed { metas })).collect()
-}
-
-fn remove(metas: &mut Metas, entry: &Entry) -> Option<Json> {
-    let of = metas.get_mut(&entry.key)?;
-    let meta = of.remove(&entry.reference);
-    if of.is_empty() {
-        metas.remove(&entry.key);
-    }
-    meta
-}
-
-impl Present {
-    fn joined(&mut self, entry: &Entry) {
-        let Some(meta) = Json::read(entry.shown().into()) else { return };
-        for metas in [&mut self.state, &mut self.joins] {
-            let of = metas.entry(entry.key.clone()).or_default();
-            of.insert(entry.reference, meta.clone());
-        }
+impl Audience for Shown<'_> {
+    fn is_ready(&self, member: u64) -> bool {
+        self.members.get(&member).is_none_or(|member| member.outbox.has_room(listing::QUEUE))
     }
 
-    fn left(&mut self, entry: &Entry) {
-        let Some(meta) = remove(&mut self.state, entry) else { return };
-        // Who came and went before anybody was told needs no telling.
-        if remove(&mut self.joins, entry).is_none() {
-            let of = self.leaves.entry(entry.key.clone()).or_default();
-            of.insert(entry.reference, meta);
-        }
-    }
-
-    fn news(&self) -> bool {
-        self.joins.len() + self.leaves.len() + self.newcomers.len() > 0
-    }
-
-    /// When there is something to tell that had to wait.
-    fn due(&self) -> Option<Instant> {
-        self.next.filter(|_| self.news())
-    }
-
-    /// Tells the members what has changed, and newcomers all, if it is time.
-    fn announce(&mut self, topic: &Topic, members: &BTreeMap<u64, Box<Member>>, now: Instant) {
-        if !self.news() || self.next.is_some_and(|next| next > now) {
-            return;
-        }
-        let newcomers = std::mem::take(&mut self.newcomers);
-        let (joins, leaves) = (std::mem::take(&mut self.joins), std::mem::take(&mut self.leaves));
-        let mut spent = 0;
-        let mut give = |member: &Member, frames: &[Encoded]| {
-            spent += frames.iter().map(Encoded::length).sum::<usize>();
-            member.outbox.push(frames.iter().cloned(), member.slow);
+    fn give(&mut self, member: u64, shown: listing::Shown<'_>) -> usize {
+        let Some(member) = self.members.get(&member) else { return 0 };
+        let frame = match shown {
+            listing::Shown::All(frame) => frame.clone(),
+            listing::Shown::Join(event, tail) => {
+                let empty = Payload::Json(Json::empty());
+                let say = Say::Push(member.join_ref.as_ref(), event, &empty);
+                say.with_tail(member.dialect, self.topic.as_str(), tail)
+            }
         };
-        if joins.len() + leaves.len() > 0 {
-            let diff = Json::of(&Diff { joins: listed(&joins), leaves: listed(&leaves) });
-            let (payload, mut shapes) = (Payload::Json(diff), Shapes::default());
-            let told =
-                |member: &&Member| member.presence.is_some() && !newcomers.contains(&member.id);
-            for member in members.values().map(Box::as_ref).filter(told) {
-                let say = Say::Broadcast("presence_diff", &payload);
-                let make = || say.encode(member.dialect, topic.as_str()).into_iter().collect();
-                give(member, shapes.of((member.dialect, false), make));
-            }
-        }
-        if !newcomers.is_empty() {
-            let state = Json::of(&listed(&self.state));
-            let payload = Payload::Json(state.clone());
-            // Each join has a reference of its own, before a state that all of them share.
-            let tails = [Dialect::V1, Dialect::V2].map(|dialect| (dialect, tail(dialect, &state)));
-            for member in newcomers.iter().filter_map(|id| members.get(id)) {
-                let say = Say::Push(member.join_ref.as_ref(), "presence_state", &payload);
-                let tail = tails.iter().find(|(dialect, _)| *dialect == member.dialect);
-                let frame =
-                    tail.map(|(dialect, tail)| say.with_tail(*dialect, topic.as_str(), tail));
-                give(member, frame.as_slice());
-            }
-        }
-        let pause = Duration::from_secs_f64(spent as f64 / RATE as f64);
-        self.next = (spent > 0).then(|| now + pause.max(TICK));
+        let length = frame.length();
+        member.outbox.push([frame], member.slow);
+        length
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use super::entrance::{Entrance, Herald, Live, News, Place};
 use super::handler::{Client, Ended, Line, Push};
 use super::serving::Pushed;
-use super::{Bearer, Channels};
+use super::{Bearer, Channels, presence};
 use crate::actors::channel_router::outbox::{ClientOverflow, ClientQueue, Close};
 use crate::actors::timer;
 use crate::gateway::places;
@@ -31,6 +31,7 @@ use crate::proto::limits::{ClientLimits, ClientMeter, Verdict};
 use crate::proto::token::{Role, Verb};
 
 mod renewal;
+mod showing;
 
 /// KiB of one client's frames whose joins are pending: its hundred joins, and a frame of any length.
 const PENDING: usize = 2 * 1024;
@@ -370,6 +371,10 @@ impl ClientTask {
             self.note(Cause::NotGranted, join.topic.as_str());
             let why = reason("unauthorized");
             return self.reply(join, frame.reference.as_ref(), Outcome::Error, &why);
+        }
+        // No channel hears of it.
+        if live.presents && frame.event == presence::META {
+            return self.show(&frame, join);
         }
         let claims = live.claims.as_ref().map(|bearer| bearer.claims.clone());
         let (channels, dialect, outbox) = (&self.channels, self.session.dialect(), &self.outbox);

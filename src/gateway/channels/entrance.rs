@@ -14,16 +14,18 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 
 use super::handler::{Client, Line};
+use super::presence::{Face, Wish};
 use super::serving::{Admitted, OnEnd, Seat};
 use super::{Bearer, Channels, Denied, Refusal, SLOWED, asked};
 use crate::actors::channel_router::Member;
 use crate::actors::channel_router::outbox::{ClientOverflow, ClientQueue};
 use crate::gateway::refusal::Cause;
-use crate::io::clock;
+use crate::io::metrics::Count;
 use crate::proto::channel::session::Join;
 use crate::proto::channel::{Dialect, Payload, Ref};
+use crate::proto::presence::listing::Sees;
 use crate::proto::replay;
-use crate::proto::token::{Claims, Verb};
+use crate::proto::token::Verb;
 use crate::proto::topic::Topic;
 
 /// How long a join may take.
@@ -32,6 +34,7 @@ const JOIN: Duration = Duration::from_secs(10);
 /// A join that lives.
 pub(super) struct Live {
     _leaving: Leaving,
+    pub(super) member: u64,
     pub(super) join: Join,
     pub(super) claims: Option<Bearer>,
     /// Its client was told that its token ends soon.
@@ -40,6 +43,9 @@ pub(super) struct Live {
     pub(super) renewing: bool,
     /// What its channel has of it.
     pub(super) seat: Box<dyn Seat>,
+    /// Its topic shows who is there; what the node says of it, if others see it.
+    pub(super) presents: bool,
+    pub(super) face: Option<Face>,
 }
 
 impl Live {
@@ -48,12 +54,12 @@ impl Live {
         join: Join,
         member: u64,
         claims: Option<Bearer>,
-        seat: Box<dyn Seat>,
+        (seat, presents, face): (Box<dyn Seat>, bool, Option<Face>),
     ) -> Self {
         channels.admin.clients.joined.fetch_add(1, Ordering::Relaxed);
         let (warned, renewing) = (false, false);
         let _leaving = Leaving(channels.clone(), join.topic.clone(), member);
-        Self { _leaving, join, claims, warned, renewing, seat }
+        Self { _leaving, member, join, claims, warned, renewing, seat, presents, face }
     }
 }
 
@@ -169,15 +175,17 @@ impl Entrance {
         let service = self.channels.handlers.of(&self.join.topic);
         let service = service.ok_or_else(|| refused("unmatched topic"))?;
         let mut member = self.member(&params);
-        member.presence = service.presence().then(|| self.shown(claims.as_deref(), member.id));
+        let presents = service.presence();
+        let face = if presents { self.show(&mut member, &params, claims.as_ref())? } else { None };
         member.slow = service.overflow();
         let (client, ended) = (self.client(claims.as_ref(), member.slow), self.ended());
         let admitted = service.enter(client, params, ended).await;
         let Admitted { response, greeting, seat } =
             admitted.map_err(|why| Refused { response: why.into_response(), late: false })?;
         (member.response, member.greeting) = (response, greeting);
+        let shown = (seat, presents, face);
         // Leaves again when it is given up before the router has come to it.
-        let live = Live::new(&self.channels, self.join.clone(), member.id, claims, seat);
+        let live = Live::new(&self.channels, self.join.clone(), member.id, claims, shown);
         match self.channels.router.join(self.join.topic.clone(), member).await {
             true => Ok(live),
             false => Err(refused("join crashed")),
@@ -256,20 +264,39 @@ impl Entrance {
             resume,
             history: params.get("history").and_then(asked::read),
             presence: None,
+            sees: Sees::Nothing,
             greeting: None,
             ready: None,
         }
     }
 
-    /// Under what key others see a client, and what they see.
-    fn shown(&self, claims: Option<&Claims>, member: u64) -> (String, String) {
-        let node = &self.channels.admin.name;
-        let key = match claims {
-            Some(claims) => claims.sub.clone(),
-            None => format!("anonymous:{member:x}@{node}"),
-        };
-        let since = clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let meta = json!({ "node": node, "online_at": since.as_secs() });
-        (key, meta.to_string())
+    /// How others see a client, and what it sees of them: as it wishes, and the topic lets it.
+    fn show(
+        &self,
+        member: &mut Member,
+        params: &Value,
+        claims: Option<&Bearer>,
+    ) -> Result<Option<Face>, Refused> {
+        let (topic, most) = (&self.join.topic, self.channels.shown(&self.join.topic));
+        if most == Sees::Nothing {
+            return Ok(None);
+        }
+        let allow = |bearer: &Bearer| self.channels.handlers.allow(bearer, Verb::Push, topic);
+        let (pushes, node) = (claims.is_none_or(allow), &self.channels.admin.name);
+        let shown = Wish::read(params).and_then(|wish| {
+            member.sees = wish.sees.min(most);
+            let face = wish.seen.then(|| Face::new(node));
+            let meta = face.as_ref().map(|face| face.meta(&wish.fields, pushes)).transpose()?;
+            Ok((face, meta))
+        });
+        let (face, meta) = shown.map_err(|why| {
+            self.channels.metrics.count(Count::Channels, "presence_invalid");
+            refused(why)
+        })?;
+        member.presence = meta.map(|meta| {
+            let anonymous = || format!("anonymous:{:x}@{node}", member.id);
+            (claims.map_or_else(anonymous, |claims| claims.sub.clone()), meta)
+        });
+        Ok(face)
     }
 }

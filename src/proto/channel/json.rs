@@ -27,6 +27,12 @@ impl Json {
         sound.then_some(Self(text))
     }
 
+    /// Text that was put together of sound values, of which none is too deep for it.
+    pub(crate) fn assembled(text: Vec<u8>) -> Self {
+        debug_assert!(Self::read(text.clone().into()).is_some(), "one JSON value");
+        Self(text.into())
+    }
+
     /// A value as JSON; `null` when it does not serialize.
     #[must_use]
     pub fn of(value: &impl Serialize) -> Self {
@@ -113,10 +119,15 @@ impl Place {
 
 /// Whether brackets nest no deeper than [`DEPTH`], in a sound JSON text.
 pub(super) fn shallow(text: &[u8]) -> bool {
+    nests_within(text, DEPTH)
+}
+
+/// Whether brackets nest no deeper than this, in a sound JSON text.
+pub(crate) fn nests_within(text: &[u8], levels: usize) -> bool {
     let mut place = Place::default();
     text.iter().all(|byte| {
         place.pass(*byte);
-        place.depth <= DEPTH
+        place.depth <= levels
     })
 }
 

@@ -21,7 +21,8 @@ pub const SOCKET: &str = "phoenix";
 
 /// Whether an event is the protocol's own: nobody may publish it.
 pub fn reserved(event: &str) -> bool {
-    event.starts_with("phx_") || matches!(event, "presence_state" | "presence_diff")
+    event.starts_with("phx_")
+        || matches!(event, "presence_state" | "presence_diff" | "presence_count")
 }
 
 /// A join of this socket.

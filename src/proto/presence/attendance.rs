@@ -54,6 +54,22 @@ impl Attendance {
         Ok(())
     }
 
+    /// A member shows another meta.
+    ///
+    /// # Errors
+    /// [`Refused`]: it shows the one before.
+    pub fn update(
+        &mut self,
+        member: u64,
+        meta: &str,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Refused> {
+        let present = self.present.get_mut(&member).ok_or(Refused::Unknown)?;
+        *present = self.presence.update(*present, meta, now, out)?;
+        Ok(())
+    }
+
     /// A member leaves its topic.
     pub fn leave(&mut self, member: u64, now: Instant, out: &mut Vec<Output>) {
         if let Some(reference) = self.present.remove(&member) {

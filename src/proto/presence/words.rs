@@ -3,7 +3,7 @@
 //!
 //! # Invariants
 //! 1. An [`Entry`] that exists keeps the bounds: key of at most [`KEY`] bytes; meta of at most [`META`]
-//!    bytes that is one JSON object without `phx_ref` and `phx_ref_prev`.
+//!    bytes that is one JSON object of at most [`LEVELS`] levels without `phx_ref` and `phx_ref_prev`.
 //! 2. What needs `size` bytes by this module's count encodes in no more.
 
 use std::collections::BTreeMap;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::proto::budget::PRESENCE_COST;
 use crate::proto::capability::Capabilities;
+use crate::proto::channel::nests_within;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::topic::Topic;
 
@@ -22,6 +23,8 @@ use crate::proto::topic::Topic;
 pub const KEY: usize = 255;
 /// Longest meta, in bytes of JSON text.
 pub const META: usize = 1024;
+/// Deepest nesting of a meta: there is room for what clients find it in.
+const LEVELS: usize = 64;
 /// Every word encodes in at most this many bytes.
 pub const WORD: usize = 60 * 1024;
 /// What a word needs beside its changes or entries, at most.
@@ -109,7 +112,9 @@ pub enum Refused {
     #[error("a presence key has at most {KEY} bytes")]
     Key,
     /// The meta is not what a meta must be.
-    #[error("a presence meta is a JSON object of at most {META} bytes without phx_ref")]
+    #[error(
+        "a presence meta is a JSON object of at most {META} bytes and {LEVELS} levels without phx_ref"
+    )]
     Meta,
     /// There is no such entry of this node.
     #[error("no such presence")]
@@ -129,19 +134,27 @@ pub struct Body {
     pub previous: Option<u64>,
 }
 
+/// That a text may be a meta.
+///
+/// # Errors
+/// [`Refused::Meta`].
+pub fn check_meta(meta: &str) -> Result<(), Refused> {
+    if meta.len() > META || !nests_within(meta.as_bytes(), LEVELS) {
+        return Err(Refused::Meta);
+    }
+    let fields: BTreeMap<String, IgnoredAny> =
+        serde_json::from_str(meta).map_err(|_no_object| Refused::Meta)?;
+    let ours = ["phx_ref", "phx_ref_prev"].iter().any(|name| fields.contains_key(*name));
+    if ours { Err(Refused::Meta) } else { Ok(()) }
+}
+
 impl Body {
     /// That it may become an entry.
     pub(super) fn check(&self) -> Result<(), Refused> {
         if self.key.len() > KEY {
             return Err(Refused::Key);
         }
-        if self.meta.len() > META {
-            return Err(Refused::Meta);
-        }
-        let fields: BTreeMap<String, IgnoredAny> =
-            serde_json::from_str(&self.meta).map_err(|_no_object| Refused::Meta)?;
-        let ours = ["phx_ref", "phx_ref_prev"].iter().any(|name| fields.contains_key(*name));
-        if ours { Err(Refused::Meta) } else { Ok(()) }
+        check_meta(&self.meta)
     }
 
     /// What the entry will cost.
