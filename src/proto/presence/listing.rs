@@ -54,6 +54,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How much a member is shown, the least first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Sees {
     /// Nobody.
     Nothing,
