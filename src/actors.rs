@@ -32,6 +32,7 @@ pub mod event_log;
 pub mod exchange;
 pub mod files;
 pub mod heartbeat_monitor;
+pub mod history_log;
 pub mod link;
 pub mod lists;
 pub mod news;

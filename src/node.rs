@@ -44,6 +44,7 @@ use crate::actors::discovery;
 use crate::actors::event_log::Journal;
 use crate::actors::exchange::{Exchange, Request, ServeError, Serving};
 use crate::actors::files::Files;
+use crate::actors::history_log::Recorder;
 use crate::actors::link::{Link, Myself};
 use crate::actors::lists::{self, ListKeeper};
 use crate::actors::news::Bus;
@@ -273,6 +274,7 @@ pub struct Node {
     tracker: TopologyTracker,
     files: Files,
     journal: Journal,
+    recorder: Option<Recorder>,
     root: Root,
     _served: Vec<Serving>,
     _admin_socket: Arc<AdminSocket>,
@@ -337,6 +339,8 @@ impl Node {
         let may = identity.capabilities();
         let bus = Bus::new(&Exchange::limited(config.name.clone(), may, &metrics));
         let chain = Chain::new(store.clone(), config.name.clone())?;
+        let publisher = Publisher::new(bus.exchange());
+        let recorder = records::recorder(&config, incarnation, &bus, (&publisher, &metrics))?;
         let (trail, limits) = (bus.trail().clone(), config.events);
         let journal = Journal::open(chain, trail, identity.clone(), life.clone(), limits)?;
         bus.recall(journal.proofs());
@@ -360,7 +364,8 @@ impl Node {
             tokens: Tokens::of(lists.lists()),
             lists,
             link,
-            publisher: Publisher::new(bus.exchange()),
+            publisher,
+            recorder,
             identity,
             files: Files::new(&metrics),
             listener: Arc::new(listener),
@@ -393,11 +398,13 @@ impl Node {
         let (listen, http) = (parts.listen, parts.http.as_ref().map(|it| it.address));
         let (files, journal, publisher) =
             (parts.files.clone(), parts.journal.clone(), parts.publisher.clone());
+        let recorder = parts.recorder.clone();
         let planted = tree(config, parts, &peers, bus);
         #[cfg(feature = "gateway")]
         let channels = planted.channels;
-        let Planted { tree, view, offer, tracker, .. } = planted;
-        let served = serve(&view, config.bench)?;
+        let Planted { tree, view, offer, tracker, router, .. } = planted;
+        let mut served = serve(&view, config.bench)?;
+        served.push(channel_router::answer(bus.exchange(), &router, &publisher)?);
         offer.look()?;
         let root = supervisor::start(tree, only).await;
         let root = root.map_err(|error| StartError::Spawn(error.to_string()))?;
@@ -418,6 +425,7 @@ impl Node {
             tracker,
             files,
             journal,
+            recorder,
             root,
             _served: served,
             _admin_socket: admin_socket,
@@ -507,6 +515,8 @@ impl Node {
             Err(_) => tracing::error!("the last events are not remembered: the disk hangs"),
         }
         self.root.stop().await;
+        let life = Incarnation(self.incarnation.load(Ordering::Relaxed));
+        records::close(self.recorder, &self.publisher, life).await;
         tracing::info!(name = %self.handle.name(), "stopped");
     }
 }
@@ -526,7 +536,7 @@ fn serve(view: &NodeView, bench: bool) -> Result<Vec<Serving>, ServeError> {
     let echo = bus
         .exchange()
         .serve(Name::echo(), |request: Request| async move { Ok(request.payload) })?;
-    let mut served = vec![echo, channel_router::answer(bus.exchange())?];
+    let mut served = vec![echo];
     served.extend([sight::serve(view)?, history::serve(view)?, rotation::serve(&view.rotations)?]);
     if bench {
         served.push(bench::serve(&view.name, bus)?);

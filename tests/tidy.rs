@@ -30,6 +30,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("gateway", "channels", &["sight"]), // what can be read of other nodes
     ("gateway", "http", &["channels", "gauges", "history", "sight"]), // which it serves
     ("actors", "*", &["supervisor", "timer", "news", "exchange", "link", "lists", "peers"]),
+    ("actors", "channel_router", &["history_log"]), // where its topics are kept
     ("io", "*", &["clock", "modes"]),
     ("io", "tls", &["identity"]),
     ("io", "identity", &["seeds"]), // an invitation says where nodes are
@@ -58,6 +59,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("proto", "topology", &["rows", "seal", "heartbeat", "membership"]), // a cell shows what these know of a peer
     ("proto", "heartbeat", &["questions"]),
     ("proto", "channel", &["replay"]),
+    ("proto", "history", &["replay"]),
     ("proto", "outbox", &["frame"]),
     ("proto", "budget", &["frame", "lists", "outbox"]), // whose bounds its table has too
     ("proto", "talk", &["interest", "outbox"]),

@@ -12,14 +12,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ractor::ActorProcessingErr;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::actors::exchange::{DeliveryReport, Exchange, Kept, SendError, ServeError, Serving};
+use crate::actors::history_log::Recorder;
 use crate::actors::news::{Bus, PeerMessage, measure};
 use crate::actors::peers::Peers;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
@@ -29,6 +31,7 @@ use crate::proto::channel::Payload;
 use crate::proto::channel::envelope::Envelope;
 use crate::proto::codec;
 use crate::proto::history::Retentions;
+use crate::proto::history::words::{Heads, Question};
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::presence::{Attendance, Epoch, Output, Refused, To, WORD, Word};
 use crate::proto::replay::Position;
@@ -39,30 +42,38 @@ pub mod outbox;
 mod topic;
 
 pub use topic::{Greeting, Member};
-use topic::{Order, Presence as Change, Shared, TopicTask};
+use topic::{Links, Order, Presence as Change, Shared, TopicTask};
 
 /// Words about presences that break the protocol, and presences where a peer may not be, as they are counted.
 const FAULT: &str = "presence_fault";
 const NOT_ALLOWED: &str = "presence_not_allowed";
 /// How long a new topic waits for the other nodes to know that it has members here.
 const ACQUAINT: Duration = Duration::from_millis(250);
+/// Topics that read what they have on disk, or ask for what others have, at once.
+const PLACES: usize = 16;
 /// Topics whose publications are numbered; when there are more, all numbering begins anew.
 const NUMBERED: usize = 100_000;
 
-/// The numbers of this node's publications, by topic.
+/// The last numbers of this node's publications, by topic.
 struct Stamps {
+    /// Of topics that it begins with.
     epoch: u32,
-    last: HashMap<Topic, u64>,
+    last: HashMap<Topic, Position>,
 }
 
 impl Stamps {
+    fn new() -> Self {
+        Self { epoch: rand::random(), last: HashMap::new() }
+    }
+
     fn next(&mut self, topic: &Topic) -> Position {
         if self.last.len() >= NUMBERED && !self.last.contains_key(topic) {
-            *self = Self { epoch: rand::random(), last: HashMap::new() };
+            *self = Self::new();
         }
-        let n = self.last.entry(topic.clone()).or_insert(0);
-        *n += 1;
-        Position { epoch: self.epoch, n: *n, tag: rand::random() }
+        let first = Position { epoch: self.epoch, n: 0, tag: 0 };
+        let last = self.last.entry(topic.clone()).or_insert(first);
+        *last = Position { n: last.n.saturating_add(1), tag: rand::random(), ..*last };
+        *last
     }
 }
 
@@ -82,8 +93,27 @@ impl std::fmt::Debug for Publisher {
 impl Publisher {
     /// A publisher through this exchange.
     pub(crate) fn new(exchange: &Exchange) -> Self {
-        let stamps = Stamps { epoch: rand::random(), last: HashMap::new() };
-        Self { exchange: exchange.clone(), stamps: Arc::new(Mutex::new(stamps)) }
+        Self { exchange: exchange.clone(), stamps: Arc::new(Mutex::new(Stamps::new())) }
+    }
+
+    fn stamps(&self) -> MutexGuard<'_, Stamps> {
+        self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes on from these numbers, which an earlier run of this node gave last and no other run goes on from.
+    pub(crate) fn go_on(&self, from: Vec<(Topic, Position)>) {
+        self.stamps().last.extend(from);
+    }
+
+    /// The last numbers of the topics that are of this kind. What is published from now on is numbered anew.
+    pub(crate) fn take(&self, kind: impl Fn(&Topic) -> bool) -> Vec<(Topic, Position)> {
+        let stamps = std::mem::replace(&mut *self.stamps(), Stamps::new());
+        stamps.last.into_iter().filter(|(topic, _)| kind(topic)).collect()
+    }
+
+    /// The last number that it gave on a topic.
+    fn last(&self, topic: &Topic) -> Option<Position> {
+        self.stamps().last.get(topic).copied()
     }
 
     /// To every node, without waiting: one that has no room misses it, and the result says so.
@@ -121,7 +151,7 @@ impl Publisher {
         send: impl FnOnce(bytes::Bytes) -> Result<DeliveryReport, SendError>,
     ) -> Result<DeliveryReport, SendError> {
         // Held while it is sent: numbers leave in their order.
-        let mut stamps = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stamps = self.stamps();
         let stamp = stamps.next(topic);
         let bytes = Envelope::encode(stamp, event, payload);
         send(bytes.ok_or(SendError::TooLong(event.len()))?)
@@ -132,8 +162,32 @@ impl Publisher {
 ///
 /// # Errors
 /// [`ServeError`]; nothing changed.
-pub fn answer(exchange: &Exchange) -> Result<Serving, ServeError> {
-    exchange.serve(Name::channels(), |_asked| async { Ok(bytes::Bytes::new()) })
+pub fn answer(
+    exchange: &Exchange,
+    router: &ChannelRouter,
+    publisher: &Publisher,
+) -> Result<Serving, ServeError> {
+    let (router, publisher) = (router.clone(), publisher.clone());
+    exchange.serve(Name::channels(), move |asked| {
+        let (router, publisher) = (router.clone(), publisher.clone());
+        async move {
+            if asked.payload.is_empty() {
+                return Ok(Bytes::new());
+            }
+            let question = Question::decode(&asked.payload)?;
+            let (to, answer) = oneshot::channel();
+            let own = match &question {
+                Question::Heads(topic) => publisher.last(topic),
+                Question::Tail(..) => None,
+            };
+            router.handle.cast(Msg::Asked(question, to));
+            match answer.await {
+                Ok(answer) => Ok(answer),
+                // It does not follow the topic.
+                Err(_) => Ok(Heads { own, ..Heads::default() }.encode()?.into()),
+            }
+        }
+    })
 }
 
 /// What the actor is made from.
@@ -145,6 +199,10 @@ pub struct Setup {
     pub peers: Peers,
     /// How much of each topic is kept.
     pub rules: Retentions,
+    /// What keeps topics on disk, where any are.
+    pub recorder: Option<Recorder>,
+    /// Whose publications those of this node are.
+    pub publisher: Publisher,
 }
 
 enum Msg {
@@ -152,6 +210,7 @@ enum Msg {
     Leave(Topic, u64),
     Update(u64, String, oneshot::Sender<Result<(), Refused>>),
     Idle(Topic, u64),
+    Asked(Question, oneshot::Sender<Bytes>),
     Notice(Notice<PeerMessage>),
 }
 
@@ -211,6 +270,7 @@ struct Running {
     orders: mpsc::UnboundedSender<Order>,
     /// Joins ever: a topic that knows of fewer is about to get another.
     joins: u64,
+    on_disk: bool,
 }
 
 struct Inside {
@@ -218,6 +278,7 @@ struct Inside {
     setup: Setup,
     myself: Address<Msg>,
     topics: BTreeMap<Topic, Running>,
+    links: Links,
     attendance: Attendance,
     /// What the presences of each peer cost.
     kept: BTreeMap<NodeName, Kept>,
@@ -242,7 +303,7 @@ impl Inside {
         }
         if let Some(running) = self.topics.get_mut(&topic) {
             running.joins += 1;
-            running.order(Order::Join(member));
+            running.order(Order::Join(member, self.links.clone()));
         }
     }
 
@@ -254,15 +315,18 @@ impl Inside {
         let (to, about) = (self.myself.clone(), topic.clone());
         // A router that ended took its topics with it.
         let idle = move |joins| drop(to.cast(Mail::Message(Msg::Idle(about.clone(), joins))));
-        let hall =
+        let mut hall =
             TopicTask::new(topic.clone(), subscription, heard, Box::new(idle), self.shared.clone());
-        let acquainted = self.acquainted();
+        let (acquainted, links) = (self.acquainted(), self.links.clone());
         // It outlives this actor by as long as it takes to tell its members.
         tokio::spawn(async move {
             acquainted.await;
+            hall.restore().await;
+            hall.catch_up(&links).await;
             hall.run().await;
         });
-        let running = Running { orders, joins: 0 };
+        let on_disk = self.shared.rules.of(topic).disk;
+        let running = Running { orders, joins: 0, on_disk };
         let there = self.attendance.presence().entries(topic);
         running.order(Order::Present(there.cloned().map(Change::Joined).collect()));
         self.topics.insert(topic.clone(), running);
@@ -275,7 +339,7 @@ impl Inside {
         let asks = self.attendance.linked().iter().cloned().map(|peer| {
             let bus = self.router.bus.clone();
             let to = topic_of::Address { name: Name::channels(), node: Some(peer) };
-            async move { drop(bus.exchange().call(&to, bytes::Bytes::new(), ACQUAINT).await) }
+            async move { drop(bus.exchange().call(&to, Bytes::new(), ACQUAINT).await) }
         });
         let asks: Vec<_> = asks.collect();
         async move {
@@ -340,7 +404,27 @@ impl Inside {
         }
     }
 
+    /// Other nodes' topics may have what those here do not.
+    fn links(&mut self, notice: &Notice<PeerMessage>) {
+        match notice {
+            Notice::Up(peer, _) => {
+                Arc::make_mut(&mut self.links).insert(peer.clone(), self.router.number());
+                let kept = self.topics.values().filter(|running| running.on_disk);
+                kept.for_each(|running| running.order(Order::Linked(self.links.clone())));
+            }
+            Notice::Down(peer, _) | Notice::Forgotten(peer) | Notice::Offline(peer) => {
+                Arc::make_mut(&mut self.links).remove(peer);
+            }
+            Notice::Message(..)
+            | Notice::Renewed(_)
+            | Notice::Revoked
+            | Notice::Equivocation(_)
+            | Notice::Changed => {}
+        }
+    }
+
     fn notice(&mut self, notice: Notice<PeerMessage>, out: &mut Vec<Output>) {
+        self.links(&notice);
         let from = if let Notice::Message(peer, message) = &notice {
             let kept = self.kept.entry(peer.clone());
             kept.or_insert_with(|| message.account().keep());
@@ -401,16 +485,31 @@ impl Process for Inside {
             logged: Arc::default(),
             quiet: Arc::default(),
             rules: Arc::new(setup.rules.clone()),
+            recorder: setup.recorder.clone(),
+            publisher: setup.publisher.clone(),
+            me: router.bus.exchange().name().clone(),
+            exchange: router.bus.exchange().clone(),
+            places: Arc::new(Semaphore::new(PLACES)),
         };
-        Ok(Self {
+        let recorder = setup.recorder.clone();
+        let kept = tokio::task::spawn_blocking(move || recorder.map(|it| it.topics())).await;
+        let mut inside = Self {
             router,
             setup,
             myself: myself.clone(),
             topics: BTreeMap::new(),
+            links: Links::default(),
             attendance,
             kept: BTreeMap::new(),
             shared,
-        })
+        };
+        // What is on disk shall have no holes, whether or not somebody is here.
+        for topic in kept?.unwrap_or_default() {
+            if !inside.open(&topic) {
+                break;
+            }
+        }
+        Ok(inside)
     }
 
     fn handle(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
@@ -420,6 +519,13 @@ impl Process for Inside {
             Msg::Join(topic, member) => self.join(topic, member),
             Msg::Leave(topic, id) => self.leave(&topic, id),
             Msg::Update(id, meta, done) => done.send(self.update(id, &meta)).unwrap_or_else(drop),
+            Msg::Asked(question, to) => {
+                let (Question::Heads(topic) | Question::Tail(topic, _)) = &question;
+                // Who is not answered by a topic is told that there is none.
+                if let Some(running) = self.topics.get(topic) {
+                    running.order(Order::Asked(question, to));
+                }
+            }
             Msg::Idle(topic, joins) => {
                 if self.topics.get(&topic).is_some_and(|running| running.joins == joins) {
                     self.topics.remove(&topic);

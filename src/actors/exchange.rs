@@ -80,6 +80,11 @@ impl Exchange {
     }
 
     /// What this node may do.
+    /// Whether a linked peer may publish on a topic.
+    pub(crate) fn may_publish(&self, peer: &NodeName, topic: &Topic) -> bool {
+        self.topics.peer(peer).is_ok_and(|outlet| outlet.capabilities().may_publish(topic))
+    }
+
     pub(crate) fn capabilities(&self) -> &Capabilities {
         self.topics.capabilities()
     }

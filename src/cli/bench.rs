@@ -17,6 +17,7 @@ use super::message::call_at;
 mod channels;
 mod floor;
 mod formation;
+mod history;
 mod idle;
 mod jitter;
 mod mesh;
@@ -74,6 +75,14 @@ pub(super) enum BenchCommand {
         #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(100..=15_000))]
         idle: u32,
     },
+    /// History on disk: one client that publishes N messages, and joins that ask for the last 1,000 of them
+    ///
+    /// Floor: the same client on a topic that is kept in memory, in turns.
+    History {
+        /// Messages
+        #[arg(default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1000..=10_000_000))]
+        messages: u64,
+    },
     /// N nodes that join by invitations; a rotation of the authority under load, aborted half-way, and another; a revocation
     ///
     /// Floors: for a join, a node that starts again; for calls during the rotations, the same calls before them, under the same
@@ -111,6 +120,7 @@ pub(super) fn run(command: BenchCommand, out: &mut dyn Write) -> anyhow::Result<
         BenchCommand::Fanout(args) => messages::load(Kind::Fanout, &args, out),
         BenchCommand::Messages { seconds } => messages::run(seconds, out),
         BenchCommand::Channels { seconds, idle } => channels::run(seconds, idle as usize, out),
+        BenchCommand::History { messages } => history::run(messages, out),
         BenchCommand::Rotation { nodes, seconds } => {
             rotation::run(nodes, Duration::from_secs(seconds), out)
         }

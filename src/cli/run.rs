@@ -156,6 +156,11 @@ struct HttpArgs {
     #[arg(long, value_name = "PATTERN=WHAT", env = "XPANDO_PRESENCE", value_delimiter = ',', value_parser = shown)]
     presence: Vec<(Pattern, Sees)>,
 
+    /// How much history there may be on disk, of all topics together, in MiB: those that were silent longest go first
+    /// [default: 1024]
+    #[arg(long, value_name = "MIB", env = "XPANDO_HISTORY_SIZE", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    history_size: Option<u64>,
+
     /// Settings (TOML) of a system whose tokens count besides the cluster's, see docs/CHANNELS.md; may be repeated
     #[arg(long, value_name = "FILE", env = "XPANDO_IDENTITY", value_delimiter = ',')]
     identity: Vec<PathBuf>,
@@ -266,6 +271,7 @@ pub(super) fn run(mut args: RunArgs) -> anyhow::Result<()> {
     config.profile = profile;
     config.min_peers = args.http.min_peers;
     config.history = Retentions::new(std::mem::take(&mut args.http.history))?;
+    config.history_bytes = args.http.history_size.map_or(config.history_bytes, |size| size << 20);
     config.http = args.http.config()?;
     config.issuing = args.issuing.rules();
     config.chaos = args.chaos;

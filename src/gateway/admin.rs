@@ -395,6 +395,10 @@ pub(super) mod tests {
         Known { entry: Some(entry), ..Known::new(name("x@127.0.0.1"), 0) }
     }
 
+    fn own_certificates() -> OwnCertificates {
+        OwnCertificates { may: Capabilities::ALL, ..OwnCertificates::default() }
+    }
+
     /// The server, and an actor that can be killed when there is `chaos`.
     pub(crate) async fn world(chaos: bool) -> World {
         let dir = tempfile::tempdir().expect("a directory");
@@ -435,10 +439,8 @@ pub(super) mod tests {
             bus: bus.clone(),
             metrics: metrics.clone(),
             store: store.clone(),
-            certificates: Arc::new(|| OwnCertificates {
-                may: Capabilities::ALL,
-                ..OwnCertificates::default()
-            }),
+            history: None,
+            certificates: Arc::new(own_certificates),
             lists,
             min_peers: 0,
             roster: roster.clone(),

@@ -5,11 +5,13 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
+use crate::actors::history_log::Recorder;
 use crate::actors::peers::{Row, majority};
 use crate::actors::timer;
 use crate::gateway::view::NodeView;
 use crate::io::clock;
 use crate::io::metrics::{Flow, Gauges};
+use crate::io::store::history::History;
 use crate::io::usage;
 use crate::proto::event::{Reason, Status};
 use crate::proto::heartbeat::Vital;
@@ -42,7 +44,10 @@ fn node(view: &NodeView, gauges: &mut Gauges) {
     let up = timer::now().saturating_duration_since(view.started);
     let started = (clock::wall() - up).duration_since(UNIX_EPOCH).unwrap_or_default();
     let health = f64::from(view.peers.vitals().local_health);
-    let degraded = flag(view.store.condition().is_degraded());
+    let history = view.history.as_ref().map(Recorder::history);
+    let in_memory = history.is_some_and(|it| it.condition().is_degraded());
+    let degraded = flag(view.store.condition().is_degraded() || in_memory);
+    let totals = history.map(History::totals).unwrap_or_default();
     let draining = flag(view.clients.draining());
     let [clients, joins] = [&view.clients.connected, &view.clients.joined]
         .map(|count| count.load(Ordering::Relaxed) as f64);
@@ -51,6 +56,8 @@ fn node(view: &NodeView, gauges: &mut Gauges) {
         ("incarnation", "The node's life", view.life() as f64),
         ("store_degraded", "1 while the node does not remember what it should", degraded),
         ("local_health", "0: healthy; to 8: timeouts are stretched after a pause", health),
+        ("history_topics", "Topics of which messages are on disk", totals.topics as f64),
+        ("history_bytes", "Bytes of these messages", totals.bytes as f64),
         ("draining", "1 while clients are sent to other nodes", draining),
         ("channel_clients", "Clients that are connected", clients),
         ("channel_joins", "Topics that clients have joined", joins),

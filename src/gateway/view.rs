@@ -1,6 +1,7 @@
 //! What can be read of the node, and done to it: what the admin socket, clients and the API answer from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
@@ -9,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::actors::discovery::Discovery;
 use crate::actors::event_log::Journal;
+use crate::actors::history_log::Recorder;
 use crate::actors::lists::ListKeeper;
 use crate::actors::news::Bus;
 use crate::actors::peers::{Peers, Row, majority};
@@ -68,6 +70,8 @@ pub struct NodeView {
     pub clients: Arc<Clients>,
     /// What is remembered.
     pub store: Arc<Store>,
+    /// What keeps topics on disk.
+    pub history: Option<Recorder>,
     /// The certificates of this node: of several sources, read when asked.
     pub certificates: Arc<dyn Fn() -> OwnCertificates + Send + Sync>,
     /// The lists that the authority signs.
@@ -172,10 +176,17 @@ impl NodeView {
     pub fn degraded(&self) -> Option<String> {
         let store = self.store.condition();
         let failing = store.failing.map(|why| format!("nothing is remembered: {why}"));
-        failing.or_else(|| {
-            let path = store.set_aside?;
-            Some(format!("the store was damaged and begins anew; it is kept as {}", path.display()))
-        })
+        let history = self.history.as_ref().map(|it| it.history().condition()).unwrap_or_default();
+        let in_memory =
+            history.failing.map(|why| format!("history is kept in memory alone: {why}"));
+        let aside = |what, path: Option<PathBuf>| {
+            let path = path?;
+            Some(format!("{what} was damaged and begins anew; it is kept as {}", path.display()))
+        };
+        failing
+            .or(in_memory)
+            .or_else(|| aside("the store", store.set_aside))
+            .or_else(|| aside("the topics' history", history.set_aside))
     }
 
     /// Its life.

@@ -27,6 +27,7 @@ use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::registry::{self, Known};
 
 mod chain;
+pub mod history;
 mod place;
 mod schema;
 
@@ -268,7 +269,7 @@ impl Store {
             return Err(StoreError::OpenDirectory { path: directory.to_owned(), mode });
         }
         modes::tighten(directory, modes::DIRECTORY).map_err(unusable)?;
-        let place = Place::Directory(directory.to_owned());
+        let place = Place::Directory(directory.to_owned(), place::FILE);
         let is_new = place.id().is_none();
         match Self::open_at(place, now) {
             Ok((mut store, opened)) => {
@@ -300,7 +301,7 @@ impl Store {
         let unusable = |cause| StoreError::Directory { path: directory.to_owned(), cause };
         std::fs::metadata(directory.join(place::FILE)).map_err(unusable)?;
         let mut inside = Inside { looking: true, suspect: true, ..Inside::default() };
-        let place = Place::Directory(directory.to_owned());
+        let place = Place::Directory(directory.to_owned(), place::FILE);
         inside.open(&place, clock::wall()).map_err(|failure| failure.into_error(unusable))?;
         Ok(Self { place, inside: Mutex::new(inside), made: Default::default() })
     }

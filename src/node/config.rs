@@ -16,6 +16,9 @@ use crate::proto::node::NodeName;
 use crate::proto::registry::Profile;
 use crate::proto::{discovery, heartbeat, membership};
 
+/// What topics have on disk together, unless it is said otherwise.
+const HISTORY_BYTES: u64 = 1 << 30;
+
 /// Everything that makes a node this node.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -39,6 +42,9 @@ pub struct Config {
     pub events: Limits,
     /// How much of which topics is kept for clients.
     pub history: Retentions,
+    /// How much of it there may be on disk, of all topics together, in bytes. The file has at most about twice that, and does
+    /// not shrink.
+    pub history_bytes: u64,
     /// What it says of itself; when its life began is filled in.
     pub profile: Profile,
     /// Peers that must be linked before it is ready.
@@ -79,6 +85,7 @@ impl Config {
             beacons: true,
             events: LIMITS,
             history: Retentions::default(),
+            history_bytes: HISTORY_BYTES,
             profile: Profile::default(),
             min_peers: 0,
             #[cfg(feature = "gateway")]

@@ -11,6 +11,7 @@ use crate::actors::discovery::{self, Discovery};
 use crate::actors::event_log::{self, EventLog, Journal};
 use crate::actors::files::{self, Files};
 use crate::actors::heartbeat_monitor;
+use crate::actors::history_log::Recorder;
 use crate::actors::link::{self, Link, Myself};
 use crate::actors::lists::ListKeeper;
 use crate::actors::news::Bus;
@@ -55,6 +56,8 @@ pub(super) struct Parts {
     pub(super) tls: Tls,
     pub(super) store: Arc<Store>,
     pub(super) journal: Journal,
+    /// What keeps topics on disk.
+    pub(super) recorder: Option<Recorder>,
     pub(super) profile: Profile,
     pub(super) remembered: Vec<Contact>,
     pub(super) registry: Registry,
@@ -75,6 +78,7 @@ pub(super) struct Planted {
     /// Follows whether this node can issue certificates.
     pub(super) offer: Arc<Offer>,
     pub(super) tracker: TopologyTracker,
+    pub(super) router: ChannelRouter,
     #[cfg(feature = "gateway")]
     pub(super) channels: Arc<Channels>,
 }
@@ -100,14 +104,20 @@ pub(super) fn tree(config: &Config, parts: Parts, peers: &Peers, bus: &Bus) -> P
     let log = EventLog::new(metrics);
     let view = view(config, &parts, bus, peers, (&tracker, &discovery), &roster);
     let (one, rest) = (Strategy::OneForOne, Strategy::RestForOne);
-    let records = vec![log.child(recording(&parts, bus))];
+    let history = parts.recorder.as_ref().map(|recorder| recorder.child(bus));
+    let records = [log.child(recording(&parts, bus))].into_iter().chain(history).collect();
     let issuing = issuing(config, &parts, bus, peers);
     let offer = Arc::new(issuing.offer(config.issuing.clone()));
     let cluster = cluster(config, &parts, (bus, &issuing, &offer), peers, (&tracker, &discovery));
     let router = ChannelRouter::new(bus, metrics);
     let incarnation = parts.myself.incarnation.clone();
-    let rules = config.history.clone();
-    let routing = channel_router::Setup { incarnation, peers: peers.clone(), rules };
+    let routing = channel_router::Setup {
+        incarnation,
+        peers: peers.clone(),
+        rules: config.history.clone(),
+        recorder: parts.recorder.clone(),
+        publisher: parts.publisher.clone(),
+    };
     let admin = admin::child(view.clone(), issuing.clone(), parts.admin_socket.0.clone());
     let rotation = rotation::child(view.rotations.clone(), metrics);
     let gateway = vec![router.child(routing), admin, rotation];
@@ -133,6 +143,7 @@ pub(super) fn tree(config: &Config, parts: Parts, peers: &Peers, bus: &Bus) -> P
         view,
         offer,
         tracker,
+        router,
         #[cfg(feature = "gateway")]
         channels,
     }
@@ -171,6 +182,7 @@ fn view(
         ),
         clients: Arc::default(),
         store: parts.store.clone(),
+        history: parts.recorder.clone(),
         certificates: Arc::new(certificates(parts)),
         lists: parts.lists.clone(),
         min_peers: config.min_peers,

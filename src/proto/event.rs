@@ -492,6 +492,18 @@ pub enum Event {
     },
     /// The store can be written again.
     StoreRecovered,
+    /// The file of the topics' history was damaged: it is kept under another name, and what it held is not there for joins.
+    HistorySetAside {
+        /// The other name.
+        path: String,
+    },
+    /// The topics' history cannot be written: it is kept in memory alone for now.
+    HistoryFailing {
+        /// What the disk says.
+        why: String,
+    },
+    /// The topics' history can be written again.
+    HistoryRecovered,
     /// So many events had no room while the store could not be written: they were logged, and are in no trail.
     EventsLost {
         /// How many.

@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use crate::proto::topic::{Pattern, Topic};
 
+pub mod chunk;
+pub mod words;
+
 /// Messages of a topic that are kept on disk, at most.
 const MAX_COUNT: usize = 10_000_000;
 /// Likewise in memory.
@@ -41,6 +44,12 @@ pub struct Rule {
 impl Rule {
     /// What holds where nothing is said.
     const DEFAULT: Self = Self { count: 512, age: None, disk: false };
+
+    /// When the oldest message that is kept was taken, if `now` is the time; both in milliseconds since the Unix epoch.
+    pub fn first(&self, now: u64) -> u64 {
+        self.age
+            .map_or(0, |age| now.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))
+    }
 }
 
 /// How long a topic without members goes on where nothing is said, for those who come back.
@@ -128,6 +137,11 @@ impl Retentions {
             ..=MAX_RULES => Ok(Self(retentions)),
             many => Err(HistoryError::Many(many)),
         }
+    }
+
+    /// Whether any topic is kept on disk.
+    pub(crate) fn on_disk(&self) -> bool {
+        self.0.iter().any(|it| it.rule.disk)
     }
 
     /// What holds for a topic.

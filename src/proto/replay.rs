@@ -83,6 +83,37 @@ impl Cursor {
         self.0.get(from).is_some_and(|seen| seen.epoch == stamp.epoch && seen.n >= stamp.n)
     }
 
+    /// Whether it has seen nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether it has seen all that the other one has.
+    pub fn covers(&self, other: &Self) -> bool {
+        other.0.iter().all(|(name, stamp)| self.has(name, *stamp))
+    }
+
+    /// The publishers that it names, and how far it has seen each.
+    pub fn iter(&self) -> impl Iterator<Item = (&NodeName, Position)> {
+        self.0.iter().map(|(name, stamp)| (name, *stamp))
+    }
+
+    /// Whether a message is the next one of its publisher.
+    fn continues(&self, from: &NodeName, stamp: Position) -> bool {
+        let next =
+            |seen: &Position| seen.epoch == stamp.epoch && seen.n.checked_add(1) == Some(stamp.n);
+        self.0.get(from).map_or(stamp.n == 1, next)
+    }
+
+    /// Has seen a message, too, if it is the next one of its publisher; whether it is.
+    pub fn advance(&mut self, from: &NodeName, stamp: Position) -> bool {
+        let next = self.continues(from, stamp);
+        if next {
+            self.0.insert(from.clone(), stamp);
+        }
+        next
+    }
+
     fn fits(&self, one_more: &NodeName) -> bool {
         let names = self.0.keys().chain([one_more]);
         self.0.len() < NODES && names.map(|name| name.as_str().len() + STAMP).sum::<usize>() <= TEXT
@@ -176,6 +207,21 @@ struct Logged<T> {
     entry: T,
 }
 
+/// How a log stands, without what it holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Of each publisher the latest position, the first number since a hole or since the log began, and the epoch before.
+    heard: Vec<(NodeName, Position, u64, Option<u32>)>,
+    whole: bool,
+}
+
+impl Standing {
+    /// Whether somebody with this cursor has seen all that was heard.
+    pub fn is_seen(&self, cursor: &Cursor) -> bool {
+        self.heard.iter().all(|(name, latest, ..)| cursor.has(name, *latest))
+    }
+}
+
 /// The last messages of a topic, in the order in which they came.
 #[derive(Debug)]
 pub struct Log<T> {
@@ -212,6 +258,93 @@ impl<T> Log<T> {
             latest: Cursor::default(),
             losses: 0,
         }
+    }
+
+    /// How it stands.
+    pub fn stands(&self) -> Standing {
+        let of = |(name, held): (&NodeName, &Held)| {
+            let latest = self.latest.0.get(name)?;
+            Some((name.clone(), *latest, held.start, held.before))
+        };
+        Standing { heard: self.heard.iter().filter_map(of).collect(), whole: self.losses == 0 }
+    }
+
+    /// A log that stands so, and holds nothing.
+    pub fn standing(bounds: Bounds, standing: &Standing) -> Self {
+        let mut log = Self::within(bounds);
+        log.losses = u64::from(!standing.whole);
+        for (name, latest, start, before) in &standing.heard {
+            let (low, below) = (latest.n.saturating_add(1), Some(latest.tag));
+            let held = Held { start: *start, low, below, before: *before };
+            log.heard.insert(name.clone(), held);
+            log.latest.0.insert(name.clone(), *latest);
+        }
+        log
+    }
+
+    /// A publisher says that this was its latest. What of it has not come here is lost.
+    pub fn hear(&mut self, from: &NodeName, latest: Position) {
+        let last = self.latest.0.get(from).copied();
+        if last.is_some_and(|last| last.epoch == latest.epoch && last.n >= latest.n) {
+            return;
+        }
+        if last.is_none() && !self.latest.fits(from) {
+            self.missed();
+        }
+        let before = self.heard.get(from).and_then(|held| held.before);
+        let before = last.map(|last| last.epoch).filter(|epoch| *epoch != latest.epoch).or(before);
+        let next = latest.n.saturating_add(1);
+        let held = Held { start: next, low: next, below: Some(latest.tag), before };
+        self.heard.insert(from.clone(), held);
+        self.latest.0.insert(from.clone(), latest);
+    }
+
+    /// It is not known what came of a publisher after its latest: of it nothing before now can be resumed from.
+    pub fn lost(&mut self, from: &NodeName) {
+        let Some((held, latest)) = self.heard.get_mut(from).zip(self.latest.0.get(from)) else {
+            return;
+        };
+        let beyond = latest.n.saturating_add(2);
+        (held.start, held.low, held.below) = (beyond, beyond, None);
+    }
+
+    /// How a log stands that has heard nothing, and has missed nothing if this one has not.
+    pub fn beginning(&self) -> Standing {
+        Standing { heard: Vec::new(), whole: self.losses == 0 }
+    }
+
+    /// The newest of what is held without a gap, at most of this cost, and how a log stands that goes on with them.
+    pub fn tail(&self, mut room: usize) -> (Standing, Vec<(&NodeName, Position, &T)>) {
+        let mut latest = self.latest.0.clone();
+        let mut entries = Vec::new();
+        for kept in self.kept.iter().rev().filter(|kept| self.is_held(kept)) {
+            if kept.cost > room {
+                break;
+            }
+            room -= kept.cost;
+            let Position { epoch, n, .. } = kept.position;
+            let tag = self.heard.get(&kept.from).and_then(|held| self.tag(&kept.from, held, n - 1));
+            latest.insert(kept.from.clone(), Position { epoch, n: n - 1, tag: tag.unwrap_or(0) });
+            entries.push((&kept.from, kept.position, &kept.entry));
+        }
+        entries.reverse();
+        let stands = |(name, position): (&NodeName, &Position)| {
+            let held = self.heard.get(name)?;
+            let begins = position.n == 0 && held.before.is_none();
+            (!begins).then(|| (name.clone(), *position, held.start, held.before))
+        };
+        let heard = latest.iter().filter_map(stands).collect();
+        (Standing { heard, whole: self.losses == 0 }, entries)
+    }
+
+    /// Whether a message is the next one of its publisher.
+    pub fn continues(&self, from: &NodeName, stamp: Position) -> bool {
+        self.latest.continues(from, stamp)
+    }
+
+    /// The latest position of a publisher.
+    pub fn latest(&self, from: &NodeName) -> Option<Position> {
+        self.latest.0.get(from).copied()
     }
 
     /// Takes a message; `cost` is what it needs in memory, in bytes.
@@ -304,6 +437,11 @@ impl<T> Log<T> {
         self.kept.iter().map(|kept| &kept.entry)
     }
 
+    /// All that is kept with its publisher and position, in order.
+    pub fn entries(&self) -> impl DoubleEndedIterator<Item = (&NodeName, Position, &T)> {
+        self.kept.iter().map(|kept| (&kept.from, kept.position, &kept.entry))
+    }
+
     /// What is kept costs together, in bytes.
     pub fn cost(&self) -> usize {
         self.cost
@@ -329,6 +467,17 @@ impl<T> Log<T> {
     /// # Errors
     /// [`Gap`], when that cannot be said for sure.
     pub fn after(&self, cursor: &Cursor) -> Result<impl DoubleEndedIterator<Item = &T>, Gap> {
+        self.entries_after(cursor).map(|entries| entries.map(|(_, _, entry)| entry))
+    }
+
+    /// Likewise, with their publishers and positions.
+    ///
+    /// # Errors
+    /// As [`Log::after`].
+    pub fn entries_after(
+        &self,
+        cursor: &Cursor,
+    ) -> Result<impl DoubleEndedIterator<Item = (&NodeName, Position, &T)>, Gap> {
         let mut later = self.losses == 0;
         for (name, seen) in &cursor.0 {
             let Some((held, latest)) = self.heard.get(name).zip(self.latest.0.get(name)) else {
@@ -352,7 +501,8 @@ impl<T> Log<T> {
             let seen = cursor.0.get(&kept.from);
             self.is_held(kept) && seen.is_none_or(|seen| kept.position.n > seen.n)
         };
-        Ok(self.kept.iter().filter(fresh).map(|kept| &kept.entry))
+        let kept = self.kept.iter().filter(fresh);
+        Ok(kept.map(|kept| (&kept.from, kept.position, &kept.entry)))
     }
 }
 

@@ -30,6 +30,7 @@ mod flapping;
 mod formation;
 mod gateway;
 mod handlers;
+mod history;
 mod hostile_beacons;
 mod hostile_links;
 mod identity;

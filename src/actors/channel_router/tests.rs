@@ -39,9 +39,10 @@ async fn world_with(history: &[&str]) -> World {
     let rules = history.iter().map(|text| text.parse().expect("a retention")).collect();
     let rules = Retentions::new(rules).expect("few");
     let peers = Peers::new(&metrics, []);
-    let setup = Setup { incarnation: Arc::new(AtomicU64::new(1)), peers, rules };
-    let (root, roster) = run(&metrics, vec![bus.child(), router.child(setup)]).await;
     let publisher = Publisher::new(bus.exchange());
+    let incarnation = Arc::new(AtomicU64::new(1));
+    let setup = Setup { incarnation, peers, rules, recorder: None, publisher: publisher.clone() };
+    let (root, roster) = run(&metrics, vec![bus.child(), router.child(setup)]).await;
     World { bus, router, publisher, metrics, roster, _root: root }
 }
 

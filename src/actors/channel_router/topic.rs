@@ -10,27 +10,37 @@
 //! 4. When the router is gone, the members are told to join again.
 //! 5. What a client publishes cannot say where a message stands: a member that resumes gets no `seq` but ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use tokio::sync::{mpsc, oneshot};
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
 
+use self::kept::{Logged, bounds, now};
+use self::past::Past;
+use super::Publisher;
 use super::outbox::{ClientOverflow, ClientQueue};
-use crate::actors::exchange::{Message, Received, Subscription};
+use crate::actors::exchange::{Exchange, Message, Received, Subscription};
+use crate::actors::history_log::{Recorder, Tape};
 use crate::actors::timer;
-use crate::io::clock;
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::channel::envelope::Envelope;
 use crate::proto::channel::{Dialect, Encoded, Json, Outcome, Payload, Ref, Say, reason};
-use crate::proto::history::{Ask, LINGER, Retentions, Rule};
+use crate::proto::history::words::Question;
+use crate::proto::history::{Ask, LINGER, MAX_ASKED, Retentions, Rule};
+use crate::proto::node::NodeName;
 use crate::proto::presence::Entry;
 use crate::proto::presence::listing::{self, Audience, Listing, Sees};
-use crate::proto::replay::{Bounds, Log, Verdict};
+use crate::proto::replay::{Bounds, Log};
 use crate::proto::topic::Topic;
 
+mod disk;
+mod kept;
 mod past;
+mod sync;
 
 /// Messages that are taken together.
 const TOGETHER: usize = 256;
@@ -77,9 +87,16 @@ pub struct Member {
     pub ready: Option<oneshot::Sender<()>>,
 }
 
+/// Which link to each linked node is the one that is up, by number.
+pub(super) type Links = Arc<BTreeMap<NodeName, u64>>;
+
 /// What the router tells a topic.
 pub(super) enum Order {
-    Join(Box<Member>),
+    Join(Box<Member>, Links),
+    /// There is a link to another node.
+    Linked(Links),
+    /// Another node asks what this one has.
+    Asked(Question, oneshot::Sender<Bytes>),
     Leave(u64),
     Present(Vec<Presence>),
 }
@@ -100,6 +117,14 @@ pub(super) struct Shared {
     pub(super) quiet: Arc<AtomicUsize>,
     /// How much of each topic is kept.
     pub(super) rules: Arc<Retentions>,
+    /// What keeps topics on disk.
+    pub(super) recorder: Option<Recorder>,
+    /// Whose publications those of this node are.
+    pub(super) publisher: Publisher,
+    pub(super) me: NodeName,
+    pub(super) exchange: Exchange,
+    /// Places for those who wait for the disk.
+    pub(super) places: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -110,27 +135,12 @@ impl Shared {
     }
 }
 
-/// What a log of so many messages holds: the default's share for each 512 of them, four shares at most.
-fn bounds(count: usize) -> Bounds {
-    let Bounds { entries, bytes } = Bounds::default();
-    Bounds { entries: count, bytes: bytes * count.div_ceil(entries).min(4) }
-}
-
-/// By the wall clock, in milliseconds since the Unix epoch.
-fn now() -> u64 {
-    clock::millis()
-}
-
-/// A message as it was told, for those who missed it.
-struct Logged {
-    /// When this node took it, in milliseconds since the Unix epoch.
-    at: u64,
-    /// Bytes.
-    cost: usize,
-    event: String,
-    payload: Payload,
-    /// Where a member stands that has seen it; none for what has no number.
-    cursor: OnceLock<String>,
+/// What a topic waits for.
+enum Job {
+    /// What was read from disk for a join.
+    Loaded(Box<Member>, Option<Box<disk::Loaded>>),
+    /// What other nodes have, for a join.
+    Synced(Option<Box<Member>>, Vec<sync::Answer>),
 }
 
 pub(super) struct TopicTask {
@@ -142,6 +152,22 @@ pub(super) struct TopicTask {
     rule: Rule,
     members: BTreeMap<u64, Box<Member>>,
     log: Log<Arc<Logged>>,
+    bounds: Bounds,
+    /// Where its messages go, where it is kept on disk.
+    tape: Option<Tape>,
+    /// The index of the next message.
+    index: u64,
+    /// There may be older messages on disk than the log has.
+    older: bool,
+    /// Joins that wait for what is read or asked for, and what does so.
+    pending: BTreeSet<u64>,
+    jobs: JoinSet<Job>,
+    /// How many of those have what is published wait.
+    held: usize,
+    /// Since when the topic is here, in milliseconds since the Unix epoch.
+    opened: u64,
+    /// Which links to other nodes it has asked what they have.
+    asked: Links,
     /// How many messages the log ever took, and the cursor of who was here before the first of them.
     taken: usize,
     start: String,
@@ -162,7 +188,11 @@ impl TopicTask {
     ) -> Self {
         let rule = shared.rules.of(&topic);
         // Of what was said before this moment nothing is known.
-        let mut log = Log::within(bounds(rule.count));
+        let tape = shared.recorder.as_ref().filter(|_| rule.disk).map(|it| it.tape(&topic));
+        // What is on disk need not all be in memory.
+        let most = if tape.is_some() { MAX_ASKED } else { rule.count };
+        let bounds = bounds(rule.count.min(most));
+        let mut log = Log::within(bounds);
         log.missed();
         Self {
             listing: Listing::new(topic.clone()),
@@ -174,6 +204,15 @@ impl TopicTask {
             rule,
             members: BTreeMap::new(),
             log,
+            bounds,
+            tape,
+            index: 0,
+            older: false,
+            pending: BTreeSet::new(),
+            jobs: JoinSet::new(),
+            held: 0,
+            opened: now(),
+            asked: Links::default(),
             taken: 0,
             start: format!("{START}{:x}", rand::random::<u64>()),
             empty: None,
@@ -202,7 +241,8 @@ impl TopicTask {
                     None => return self.abandon(),
                 },
                 () = timer => {}
-                received = self.subscription.recv() => match received {
+                Some(job) = self.jobs.join_next() => self.finish(job),
+                received = self.subscription.recv(), if self.held == 0 => match received {
                     Some(received) => self.hear(received),
                     None => return self.abandon(),
                 },
@@ -212,7 +252,9 @@ impl TopicTask {
             self.listing.step(now, &mut shown);
             if self.gone().is_some_and(|at| at <= now) {
                 self.empty = Some(now); // asked again, should it not be heard
-                (self.idle)(self.joins);
+                if !self.stays() {
+                    (self.idle)(self.joins);
+                }
             }
         }
     }
@@ -234,8 +276,11 @@ impl TopicTask {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Join(member) => self.join(member),
+            Order::Join(member, links) => self.join(member, &links),
+            Order::Linked(links) => self.linked(&links),
+            Order::Asked(question, answer) => self.answer(&question, answer),
             Order::Leave(id) => {
+                self.pending.remove(&id);
                 self.members.remove(&id);
                 self.listing.forget(id);
             }
@@ -244,7 +289,12 @@ impl TopicTask {
                 Presence::Left(entry) => self.listing.left(&entry),
             }),
         }
-        match (self.members.is_empty(), self.empty) {
+        self.mind();
+    }
+
+    /// Notes since when nobody is here.
+    fn mind(&mut self) {
+        match (self.members.is_empty() && self.pending.is_empty(), self.empty) {
             (true, None) => {
                 self.empty = Some(timer::now());
                 self.shared.quiet.fetch_add(1, Ordering::Relaxed);
@@ -257,9 +307,19 @@ impl TopicTask {
         }
     }
 
-    fn join(&mut self, mut member: Box<Member>) {
+    fn join(&mut self, member: Box<Member>, links: &Links) {
         self.joins += 1;
-        let past = self.past(member.resume.as_deref(), member.history);
+        let past =
+            member.history.is_some() || member.resume.as_ref().is_some_and(|it| !it.is_empty());
+        if past && self.has_unasked(links) {
+            self.ask(member, links);
+        } else {
+            self.settle(member);
+        }
+    }
+
+    /// Makes a join a member, which gets this of the past.
+    fn welcome(&mut self, mut member: Box<Member>, past: Past) {
         let numbered = member.resume.is_some();
         let mut response = std::mem::take(&mut member.response);
         if numbered || member.history.is_some() {
@@ -308,6 +368,12 @@ impl TopicTask {
             }
             next = if heard.len() < TOGETHER { self.subscription.try_recv() } else { None };
         }
+        self.deliver(&heard);
+        self.sweep();
+    }
+
+    /// Tells the members.
+    fn deliver(&self, heard: &[Arc<Logged>]) {
         let mut shapes = Shapes::default();
         for member in self.members.values() {
             let (dialect, numbered) = (member.dialect, member.resume.is_some());
@@ -319,7 +385,6 @@ impl TopicTask {
         }
         let delivered = heard.len() * self.members.len();
         self.shared.metrics.add(Count::Channels, "delivered", delivered as u64);
-        self.sweep();
     }
 
     fn take(&mut self, message: &Message) -> Option<Arc<Logged>> {
@@ -328,37 +393,11 @@ impl TopicTask {
             return None;
         };
         let (at, cost) = (now(), message.payload.len());
-        let kept = Arc::new(Logged { at, cost, event, payload, cursor: OnceLock::new() });
+        let kept = Arc::new(Logged::new(self.index, at, cost, event, payload));
         // What has no number could not be told from what was missed: it is not kept.
         let Some(stamp) = stamp else { return Some(kept) };
-        let before = self.log.cost();
-        let verdict = self.log.push(&message.from, stamp, cost, kept.clone());
-        if verdict == Verdict::Ignored {
-            return None;
-        }
-        self.taken += 1;
-        kept.cursor.get_or_init(|| self.log.cursor().to_string());
-        if self.shared.count(before, self.log.cost()) > LOGGED {
-            self.cut();
-        }
-        self.expire();
-        Some(kept)
-    }
-
-    /// The logs of all topics hold too much: this one lets go of half.
-    fn cut(&mut self) {
-        let before = self.log.cost();
-        self.log.cut(before / 2);
-        self.shared.count(before, self.log.cost());
-        self.shared.metrics.count(Count::Channels, "history_cut");
-    }
-
-    /// Nothing of the past can be resumed from here on.
-    fn forget(&mut self) {
-        let before = self.log.cost();
-        self.taken += 1; // at least
-        self.log.missed();
-        self.shared.count(before, self.log.cost());
+        let taken = self.keep(&message.from, stamp, &message.payload, &kept);
+        taken.then_some(kept)
     }
 
     /// A message, for one join or, without one, for all members. Those who are told where it stands (`numbered`) are

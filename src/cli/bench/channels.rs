@@ -16,7 +16,7 @@ use super::super::ask::status_of;
 use super::mesh::{Mesh, Running};
 
 mod bare;
-mod load;
+pub(super) mod load;
 
 /// Deliveries that a publisher has under way, so many messages to so many sockets.
 const AHEAD: usize = 6400;

@@ -36,9 +36,18 @@ pub(super) struct Mesh {
     events: Sender<Heard>,
     heard: Receiver<Heard>,
     dir: Scratch,
+    /// What all of them are started with besides.
+    args: Vec<String>,
 }
 
 impl Mesh {
+    /// Starts so many nodes with these options.
+    pub(super) fn with(nodes: u16, args: Vec<String>) -> anyhow::Result<Self> {
+        let mut mesh = Self { args, ..Self::prepare(nodes)? };
+        mesh.launch_all(nodes)?;
+        Ok(mesh)
+    }
+
     /// Starts so many nodes.
     pub(super) fn start(nodes: u16) -> anyhow::Result<Self> {
         let mut mesh = Self::prepare(nodes)?;
@@ -51,13 +60,14 @@ impl Mesh {
         let dir = Scratch::new()?;
         issue(&dir, nodes)?;
         let (events, heard) = channel();
-        Ok(Self { nodes: Vec::new(), events, heard, dir })
+        Ok(Self { nodes: Vec::new(), events, heard, dir, args: Vec::new() })
     }
 
     /// Nodes that are to have a certificate directory each; none yet.
     pub(super) fn apart() -> anyhow::Result<Self> {
         let (events, heard) = channel();
-        Ok(Self { nodes: Vec::new(), events, heard, dir: Scratch::new()? })
+        let dir = Scratch::new()?;
+        Ok(Self { nodes: Vec::new(), events, heard, dir, args: Vec::new() })
     }
 
     /// Starts a node with a certificate directory of its own: by an invitation, or again, or as the first one of a cluster.
@@ -71,7 +81,7 @@ impl Mesh {
             let authority = Authority::init(&certs, clock::wall())?;
             authority.issue(&certs, name, Validity::leaf(clock::wall()))?;
         }
-        let start = Start { dir: &self.dir.0, certs, invitation, beacon: false };
+        let start = Start { dir: &self.dir.0, certs, invitation, beacon: false, args: &self.args };
         self.nodes.push(start.run(name, &self.events)?);
         Ok(())
     }
@@ -107,7 +117,8 @@ impl Mesh {
 
     pub(super) fn launch(&mut self, name: &NodeName) -> anyhow::Result<()> {
         let certs = self.dir.0.join("certs");
-        let start = Start { dir: &self.dir.0, certs, invitation: None, beacon: true };
+        let start =
+            Start { dir: &self.dir.0, certs, invitation: None, beacon: true, args: &self.args };
         self.nodes.push(start.run(name, &self.events)?);
         Ok(())
     }
@@ -184,6 +195,7 @@ struct Start<'a> {
     certs: PathBuf,
     invitation: Option<&'a str>,
     beacon: bool,
+    args: &'a [String],
 }
 
 impl Start<'_> {
@@ -201,6 +213,7 @@ impl Start<'_> {
             .arg("--data-dir")
             .arg(self.dir.join(name.as_str()))
             .args(["--bench", "--allow-anonymous", "room:*"])
+            .args(self.args)
             .env("XDG_RUNTIME_DIR", self.dir)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -16,17 +16,19 @@ use crate::io::modes;
 use crate::proto::node::Incarnation;
 
 pub(super) const FILE: &str = "node.redb";
-/// The file until it is whole.
-const NEW: &str = "node.redb.new";
+/// What its name has behind it until it is whole.
+const NEW: &str = ".new";
 const CACHE_BYTES: usize = 1024 * 1024;
+/// Of a file that is read in passing as well.
+const LARGE_CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// A file of at most this length is read and checked whole when it is opened.
 const CHECKED: u64 = 16 * 1024 * 1024;
 
 /// Where the file is.
 #[derive(Debug)]
 pub(super) enum Place {
-    /// In this directory.
-    Directory(PathBuf),
+    /// In this directory, under this name.
+    Directory(PathBuf, &'static str),
     /// On a disk that fails as it is told.
     #[cfg(test)]
     Simulated(super::tests::disk::Disk),
@@ -39,8 +41,8 @@ impl Place {
     /// The file that is there now.
     pub(super) fn id(&self) -> Option<Id> {
         match self {
-            Self::Directory(directory) => {
-                fs::metadata(directory.join(FILE)).ok().map(|about| (about.dev(), about.ino()))
+            Self::Directory(directory, file) => {
+                fs::metadata(directory.join(file)).ok().map(|about| (about.dev(), about.ino()))
             }
             #[cfg(test)]
             Self::Simulated(_) => None,
@@ -50,7 +52,7 @@ impl Place {
     /// Where the file is.
     pub(super) fn path(&self) -> PathBuf {
         match self {
-            Self::Directory(directory) => directory.join(FILE),
+            Self::Directory(directory, file) => directory.join(file),
             #[cfg(test)]
             Self::Simulated(_) => PathBuf::from("simulated"),
         }
@@ -64,8 +66,8 @@ impl Place {
         incarnation: Incarnation,
     ) -> Result<(Database, Incarnation), Failure> {
         match self {
-            Self::Directory(directory) => {
-                let file = directory.join(FILE);
+            Self::Directory(directory, name) => {
+                let file = directory.join(name);
                 let length = match fs::metadata(&file) {
                     Ok(found) => Some(found.len()),
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -77,7 +79,11 @@ impl Place {
                     Some(length) => {
                         modes::tighten(&file, modes::PRIVATE).map_err(Failure::Disk)?;
                         let check = suspect || length <= CHECKED;
-                        prepared(builder(check).open(&file), &file, incarnation)
+                        let mut builder = builder(check);
+                        if *name != FILE {
+                            builder.set_cache_size(LARGE_CACHE_BYTES);
+                        }
+                        prepared(builder.open(&file), &file, incarnation)
                     }
                 }
             }
@@ -93,12 +99,12 @@ impl Place {
     /// Gives a damaged file another name: that name.
     pub(super) fn set_aside(&self, now: SystemTime) -> Result<PathBuf, Failure> {
         match self {
-            Self::Directory(directory) => {
+            Self::Directory(directory, file) => {
                 // One that was set aside in the same millisecond stays, too.
-                let name = |stamp: u64| directory.join(format!("{FILE}.damaged-{stamp}"));
+                let name = |stamp: u64| directory.join(format!("{file}.damaged-{stamp}"));
                 let aside = (unix_millis(now)..).map(name).find(|path| !path.exists());
                 let aside = aside.unwrap_or_else(|| name(u64::MAX));
-                fs::rename(directory.join(FILE), &aside).map_err(Failure::Disk)?;
+                fs::rename(directory.join(file), &aside).map_err(Failure::Disk)?;
                 Ok(aside)
             }
             #[cfg(test)]
@@ -122,7 +128,9 @@ fn create(
     file: &Path,
     incarnation: Incarnation,
 ) -> Result<(Database, Incarnation), Failure> {
-    let new = directory.join(NEW);
+    let mut new = file.as_os_str().to_owned();
+    new.push(NEW);
+    let new = PathBuf::from(new);
     let create = || {
         match modes::create(&new, modes::PRIVATE) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {

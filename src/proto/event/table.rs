@@ -159,6 +159,11 @@ table! {
         "the store was damaged and begins anew; it is kept as {path}";
     StoreFailing { why } "store_failing" Passing Error, None, "nothing is remembered, and that is tried again: {why}";
     StoreRecovered {} "store_recovered" Passing Info, None, "the store can be written again";
+    HistorySetAside { path } "history_set_aside" Lasting Error, None,
+        "the topics' history was damaged and begins anew; it is kept as {path}";
+    HistoryFailing { why } "history_failing" Passing Error, None,
+        "the topics' history is kept in memory alone, and writing it is tried again: {why}";
+    HistoryRecovered {} "history_recovered" Passing Info, None, "the topics' history can be written again";
     EventsLost { count } "events_lost" Lasting Error, None,
         "{count} events before this one are in no trail: the store could not be written";
     EventsMissed { count } "events_missed" Passing Warn, None, "{count} events came faster than they were read";

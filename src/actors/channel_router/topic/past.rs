@@ -2,14 +2,14 @@
 //!
 //! Invariants: messages come in the order in which this node took them, each once, and none that is older than the
 //! topic's [`Rule`](crate::proto::history::Rule) keeps. What is left out is said: `gap`, where it cannot be said what the
-//! cursor has missed, `more`, where the history has older messages that were asked for than a join is given.
+//! cursor has missed or something between the messages is lost, `more`, where the history has older messages that were asked for than a join is given.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::kept::now;
 use super::{Logged, TopicTask};
 use crate::proto::history::{Ask, MAX_BYTES};
-use crate::proto::replay::Cursor;
+use crate::proto::replay::{Cursor, Log};
 
 /// What a join gets of the past, and what its answer says of that.
 #[derive(Default)]
@@ -21,6 +21,10 @@ pub(super) struct Past {
     gap: bool,
     /// There is more of what it asked for.
     more: bool,
+    /// It goes on from its cursor.
+    resumed: bool,
+    /// Older messages are none that it asks for.
+    ended: bool,
 }
 
 impl Past {
@@ -34,6 +38,16 @@ impl Past {
         }
     }
 
+    /// Whether it is not known what it missed.
+    pub(super) fn is_gap(&self) -> bool {
+        self.gap
+    }
+
+    /// Whether it has fewer messages than it asks for, and older ones may be had.
+    pub(super) fn may_have_more(&self, ask: Ask) -> bool {
+        self.asked && self.messages.len() < ask.most() && !self.resumed && !self.ended
+    }
+
     /// Whether the answer says where the join stands, rather than its last message.
     pub(super) fn stands(&self) -> bool {
         self.messages.is_empty()
@@ -44,54 +58,74 @@ impl TopicTask {
     /// What a join gets that has this cursor, if any, and asks for this.
     pub(super) fn past(&mut self, resume: Option<&str>, ask: Option<Ask>) -> Past {
         self.expire();
-        let missed = resume.filter(|cursor| !cursor.is_empty()).map(|it| self.missed(it));
+        self.past_of(&self.log, self.older, (resume, ask))
+    }
+
+    /// What it gets of this log, which may have older messages elsewhere.
+    pub(super) fn past_of(
+        &self,
+        log: &Log<Arc<Logged>>,
+        older: bool,
+        (resume, ask): (Option<&str>, Option<Ask>),
+    ) -> Past {
+        let missed = resume.filter(|cursor| !cursor.is_empty()).map(|it| self.missed(log, it));
         let gap = match missed {
-            Some(Ok(messages)) => return Past { messages, asked: true, ..Past::default() },
+            Some(Ok(messages)) => {
+                return Past { messages, asked: true, resumed: true, ..Past::default() };
+            }
             Some(Err(())) => true,
             None => false,
         };
-        let (messages, more) = ask.map(|ask| self.asked(ask)).unwrap_or_default();
+        let mut past = ask.map(|ask| self.asked(log, older, ask)).unwrap_or_default();
         // Who has seen nothing asks for nothing of the past.
-        let asked = ask.is_some() || resume.is_some() && !gap;
-        Past { messages, asked, gap, more }
+        past.asked = ask.is_some() || resume.is_some() && !gap;
+        past.gap |= gap;
+        past
     }
 
-    /// The newest of what is asked for, and whether there is more.
-    fn asked(&self, ask: Ask) -> (Vec<Arc<Logged>>, bool) {
-        let (mut room, mut messages) = (MAX_BYTES, Vec::new());
-        let mut wanted = self.log.iter().rev().filter(|kept| ask.wants(kept.at)).peekable();
-        while messages.len() < ask.most()
-            && let Some(kept) = wanted.next_if(|kept| kept.cost <= room)
+    /// The newest of what is asked for, in this log.
+    fn asked(&self, log: &Log<Arc<Logged>>, older: bool, ask: Ask) -> Past {
+        let first = self.rule.first(now());
+        let counts = |kept: &&Arc<Logged>| {
+            let recent = self.index.saturating_sub(kept.index) <= self.rule.count as u64;
+            kept.at >= first && recent
+        };
+        let (mut room, mut past) = (MAX_BYTES, Past::default());
+        let mut kept = log.iter().rev().filter(counts).peekable();
+        while past.messages.len() < ask.most()
+            && let Some(kept) = kept.next_if(|kept| ask.wants(kept.at) && kept.cost <= room)
         {
             room -= kept.cost;
-            messages.push(kept.clone());
+            let jumps = past.messages.last().is_some_and(|later| later.index > kept.index + 1);
+            past.gap |= jumps;
+            past.messages.push(kept.clone());
         }
-        messages.reverse();
-        let more = wanted.peek().is_some() && ask.is_short_of(messages.len());
-        (messages, more)
+        past.messages.reverse();
+        past.ended = kept.peek().is_some_and(|kept| !ask.wants(kept.at));
+        let rest = kept.peek().is_some() || older && past.messages.len() < self.rule.count;
+        let rest = rest && !past.ended;
+        past.more = rest && ask.is_short_of(past.messages.len());
+        past
     }
 
     /// What a client with this cursor has not seen.
-    fn missed(&self, cursor: &str) -> Result<Vec<Arc<Logged>>, ()> {
+    fn missed(&self, log: &Log<Arc<Logged>>, cursor: &str) -> Result<Vec<Arc<Logged>>, ()> {
         if cursor.starts_with(super::START) {
             let all = cursor == self.start && self.log.len() == self.taken;
             return all.then(|| self.log.iter().cloned().collect()).ok_or(());
         }
         let cursor: Cursor = cursor.parse().map_err(|_no_cursor| ())?;
-        Ok(self.log.after(&cursor).map_err(|_gap| ())?.cloned().collect())
+        Ok(log.after(&cursor).map_err(|_gap| ())?.cloned().collect())
     }
 
     /// Lets go of what is older than the topic keeps.
     pub(super) fn expire(&mut self) {
-        let Some(age) = self.rule.age else { return };
+        let first = self.rule.first(now());
+        if first == 0 {
+            return;
+        }
         let before = self.log.cost();
-        let first = super::now().saturating_sub(millis(age));
         self.log.expire(|kept| kept.at < first);
         self.shared.count(before, self.log.cost());
     }
-}
-
-/// So many milliseconds.
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

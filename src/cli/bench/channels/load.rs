@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const READ: usize = 16 * 1024;
 
 /// A client's reading side.
-pub(super) struct Reader {
+pub(in super::super) struct Reader {
     stream: OwnedReadHalf,
     buffer: Vec<u8>,
     /// Where in the buffer the next frame begins.
@@ -27,14 +27,28 @@ pub(super) struct Reader {
 }
 
 /// A client's writing side.
-pub(super) struct Writer(OwnedWriteHalf);
+pub(in super::super) struct Writer(OwnedWriteHalf);
 
 /// A client that has joined a topic.
-pub(super) async fn join(to: SocketAddr, topic: &str) -> anyhow::Result<(Reader, Writer)> {
+pub(in super::super) async fn join(
+    to: SocketAddr,
+    topic: &str,
+) -> anyhow::Result<(Reader, Writer)> {
     tokio::time::timeout(PATIENCE, joining(to, topic)).await.context("no join in time")?
 }
 
 async fn joining(to: SocketAddr, topic: &str) -> anyhow::Result<(Reader, Writer)> {
+    let (mut reader, mut writer) = connect(to).await?;
+    writer.send(&format!(r#"["1","1","{topic}","phx_join",{{}}]"#)).await?;
+    let mut joined = false;
+    while !joined {
+        reader.frames(|frame| joined |= contains(frame, br#""phx_reply",{"status":"ok""#)).await?;
+    }
+    Ok((reader, writer))
+}
+
+/// A client that has joined nothing yet.
+pub(in super::super) async fn connect(to: SocketAddr) -> anyhow::Result<(Reader, Writer)> {
     let stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
     let (stream, mut writer) = stream.into_split();
@@ -46,18 +60,12 @@ async fn joining(to: SocketAddr, topic: &str) -> anyhow::Result<(Reader, Writer)
     writer.write_all(request.as_bytes()).await?;
     let mut reader = Reader { stream, buffer: Vec::with_capacity(1024), begin: 0 };
     reader.upgraded().await?;
-    let mut writer = Writer(writer);
-    writer.send(&format!(r#"["1","1","{topic}","phx_join",{{}}]"#)).await?;
-    let mut joined = false;
-    while !joined {
-        reader.frames(|frame| joined |= contains(frame, br#""phx_reply",{"status":"ok""#)).await?;
-    }
-    Ok((reader, writer))
+    Ok((reader, Writer(writer)))
 }
 
 impl Writer {
     /// Sends a text frame.
-    pub(super) async fn send(&mut self, text: &str) -> io::Result<()> {
+    pub(in super::super) async fn send(&mut self, text: &str) -> io::Result<()> {
         self.0.write_all(&masked(text)).await
     }
 }
@@ -106,7 +114,10 @@ impl Reader {
     }
 
     /// Shows every whole frame that is there, after at least one has come; how many there were.
-    pub(super) async fn frames(&mut self, mut show: impl FnMut(&[u8])) -> io::Result<u64> {
+    pub(in super::super) async fn frames(
+        &mut self,
+        mut show: impl FnMut(&[u8]),
+    ) -> io::Result<u64> {
         loop {
             let mut count = 0;
             while let Some((payload, end)) = next(&self.buffer[self.begin..]) {
@@ -133,7 +144,7 @@ fn next(bytes: &[u8]) -> Option<(usize, usize)> {
     (bytes.len() >= end).then_some((begin, end))
 }
 
-pub(super) fn contains(text: &[u8], what: &[u8]) -> bool {
+pub(in super::super) fn contains(text: &[u8], what: &[u8]) -> bool {
     text.windows(what.len()).any(|window| window == what)
 }
 

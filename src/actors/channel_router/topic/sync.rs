@@ -1,0 +1,320 @@
+//! What other nodes have of a topic: this one asks them when it opens the topic, when a link to one comes up that it keeps
+//! on disk, and before it answers a join that asks for something of the past; and it answers them.
+//!
+//! Invariants:
+//! 1. A message of another node is taken only where it goes on from what the log has of its publisher, or where the log has
+//!    nothing of it and the message is its first: the log claims no more than it knows.
+//! 2. What was published and did not come here, by what its publisher says of itself, is a gap.
+//! 3. A node is believed only on a topic where it may publish.
+//! 4. Members get what is taken so, too, unless it is older than the topic is here.
+//! 5. Asking takes at most [`WITHIN`], and of the answers at most [`PAGES`] parts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::task::{JoinError, JoinSet};
+
+use super::{Job, Links, Logged, Member, TopicTask};
+use crate::actors::exchange::Exchange;
+use crate::actors::timer;
+use crate::proto::channel::envelope::Envelope;
+use crate::proto::history::chunk::{Chunk, Record};
+use crate::proto::history::words::{Heads, MAX_TAIL, Question, decode_tail, encode_tail};
+use crate::proto::node::NodeName;
+use crate::proto::replay::{Bounds, Cursor, Log, Position};
+use crate::proto::topic::{Address, Name, Topic};
+
+/// How long asking takes, at most.
+const WITHIN: Duration = Duration::from_secs(1);
+/// Parts that are asked for at once, at most.
+const PAGES: usize = 16;
+/// What is read from disk for another node, at most.
+const READ: Bounds = Bounds { entries: 10_000, bytes: 8 * MAX_TAIL };
+
+/// What another node has.
+pub(super) struct Answer {
+    peer: NodeName,
+    link: u64,
+    heads: Heads,
+    chunks: Vec<Chunk>,
+}
+
+/// Who asks, and what it has.
+pub(super) struct Asking {
+    exchange: Exchange,
+    topic: Topic,
+    cursor: Cursor,
+    until: Instant,
+}
+
+impl Asking {
+    async fn call(&self, peer: &NodeName, question: &Question) -> Option<Bytes> {
+        let to = Address { name: Name::channels(), node: Some(peer.clone()) };
+        let left = self.until.saturating_duration_since(timer::now());
+        self.exchange.call(&to, question.encode().ok()?, left).await.ok()
+    }
+
+    /// Asks these nodes how far they are, and those that are further for what they have.
+    async fn run(mut self, peers: BTreeMap<NodeName, u64>) -> Vec<Answer> {
+        let mut asking = JoinSet::new();
+        for (peer, link) in peers {
+            if !self.exchange.may_publish(&peer, &self.topic) {
+                continue;
+            }
+            let (exchange, topic) = (self.exchange.clone(), self.topic.clone());
+            let one = Self { exchange, topic, cursor: Cursor::default(), until: self.until };
+            asking.spawn(async move {
+                let heads = one.call(&peer, &Question::Heads(one.topic.clone())).await?;
+                // One of an earlier version answers with nothing.
+                let heads = Heads::decode(&heads).unwrap_or_default();
+                Some(Answer { peer, link, heads, chunks: Vec::new() })
+            });
+        }
+        let mut answers = Vec::new();
+        while let Some(answer) = asking.join_next().await {
+            answers.extend(answer.ok().flatten());
+        }
+        answers.sort_by(|a, b| (b.heads.messages, &a.peer).cmp(&(a.heads.messages, &b.peer)));
+        let mut pages = PAGES;
+        for answer in &mut answers {
+            let Ok(theirs) = answer.heads.cursor.parse::<Cursor>() else { continue };
+            while pages > 0 && !self.cursor.covers(&theirs) {
+                pages -= 1;
+                let question = Question::Tail(self.topic.clone(), self.cursor.to_string());
+                let tail = self.call(&answer.peer, &question).await;
+                let Some(chunks) = tail.and_then(|tail| decode_tail(&tail)) else { break };
+                if !self.advance(&chunks) {
+                    break;
+                }
+                answer.chunks.extend(chunks);
+            }
+        }
+        answers
+    }
+
+    /// Whether these bring it further.
+    fn advance(&mut self, chunks: &[Chunk]) -> bool {
+        let mut further = false;
+        if let Some(first) = chunks.first().filter(|_| self.cursor.is_empty()) {
+            self.cursor = Log::<()>::standing(Bounds::default(), first.standing()).cursor().clone();
+        }
+        for record in chunks.iter().flat_map(Chunk::records) {
+            let stamp = Envelope::decode(&record.message).and_then(|it| it.stamp);
+            further |= stamp.is_some_and(|stamp| self.cursor.advance(&record.from, stamp));
+        }
+        further
+    }
+}
+
+impl TopicTask {
+    /// Whether there is another node that was not asked since it was linked.
+    pub(super) fn has_unasked(&self, links: &Links) -> bool {
+        links.iter().any(|(peer, link)| self.asked.get(peer) != Some(link))
+    }
+
+    fn asking(&self, links: &Links) -> impl Future<Output = Vec<Answer>> + Send + use<> {
+        let new = links.iter().filter(|(peer, link)| self.asked.get(*peer) != Some(*link));
+        let new = new.map(|(peer, link)| (peer.clone(), *link)).collect();
+        let asking = Asking {
+            exchange: self.shared.exchange.clone(),
+            topic: self.topic.clone(),
+            cursor: self.log.cursor().clone(),
+            until: timer::now() + WITHIN,
+        };
+        asking.run(new)
+    }
+
+    /// Asks for a join that wants something of the past.
+    pub(super) fn ask(&mut self, member: Box<Member>, links: &Links) {
+        self.pending.insert(member.id);
+        let asking = self.asking(links);
+        self.jobs.spawn(async move { Job::Synced(Some(member), asking.await) });
+    }
+
+    /// Other nodes are linked now. What one of them has goes before what it says from now on.
+    pub(super) fn linked(&mut self, links: &Links) {
+        if self.tape.is_none() || self.log.is_empty() || !self.has_unasked(links) {
+            return;
+        }
+        self.held += 1;
+        let (asking, places) = (self.asking(links), self.shared.places.clone());
+        self.jobs.spawn(async move {
+            let _place = places.acquire_owned().await;
+            Job::Synced(None, asking.await)
+        });
+    }
+
+    /// Asks for what there is before anybody is a member.
+    pub(in super::super) async fn catch_up(&mut self, links: &Links) {
+        if links.is_empty() {
+            return;
+        }
+        let answers = self.asking(links).await;
+        // What was said since the topic was subscribed to waits, and goes on from what there is.
+        for answer in &answers {
+            self.take_from(answer);
+        }
+        self.merge(answers);
+    }
+
+    /// Takes what others have.
+    pub(super) fn merge(&mut self, answers: Vec<Answer>) {
+        // What they said before they answered has arrived.
+        while let Some(received) = self.subscription.try_recv() {
+            self.hear(received);
+        }
+        for Answer { peer, link, .. } in &answers {
+            Arc::make_mut(&mut self.asked).insert(peer.clone(), *link);
+        }
+        for answer in answers {
+            self.take_from(&answer);
+            self.hear_of(&answer);
+        }
+        self.settle_own();
+    }
+
+    /// What did not come here of what others say was published, is lost.
+    fn hear_of(&mut self, Answer { peer, heads, .. }: &Answer) {
+        if let Some(own) = heads.own {
+            self.log.hear(peer, own);
+        }
+        let theirs: Cursor = heads.cursor.parse().unwrap_or_default();
+        for (name, latest) in theirs.iter() {
+            // Those who are linked say so themselves.
+            if !self.asked.contains_key(name) && *name != self.shared.me {
+                self.log.hear(name, latest);
+            }
+        }
+    }
+
+    fn take_from(&mut self, Answer { chunks, .. }: &Answer) {
+        let Some(first) = chunks.first() else { return };
+        let new = self.log.cursor().is_empty();
+        if new {
+            let before = self.log.cost();
+            self.log = Log::standing(self.bounds, first.standing());
+            self.shared.count(before, self.log.cost());
+        }
+        let mut heard = Vec::new();
+        for record in chunks.iter().flat_map(Chunk::records) {
+            let known = self.log.latest(&record.from).is_some() && !new;
+            let taken = self.take_record(&record);
+            heard.extend(taken.filter(|kept| known || kept.at >= self.opened));
+        }
+        self.deliver(&heard);
+    }
+
+    fn take_record(&mut self, record: &Record) -> Option<Arc<Logged>> {
+        let Envelope { stamp, event, payload } = Envelope::decode(&record.message)?;
+        let stamp = stamp.filter(|stamp| self.log.continues(&record.from, *stamp))?;
+        let cost = record.message.len();
+        let kept = Arc::new(Logged::new(self.index, record.at, cost, event, payload));
+        self.keep(&record.from, stamp, &record.message, &kept).then_some(kept)
+    }
+
+    /// What this node itself has published that is not in the log.
+    pub(super) fn settle_own(&mut self) {
+        let me = &self.shared.me;
+        match self.shared.publisher.last(&self.topic) {
+            Some(last) => self.log.hear(me, last),
+            None => self.log.lost(me),
+        }
+    }
+
+    /// Admits a join, once what it asks for is read.
+    pub(super) fn settle(&mut self, member: Box<Member>) {
+        if self.asks_disk(&member) { self.load(member) } else { self.admit(member, None) }
+    }
+
+    pub(super) fn finish(&mut self, job: Result<Job, JoinError>) {
+        // One that crashed leaves its join unanswered: the client asks again.
+        match job {
+            Ok(Job::Loaded(member, loaded)) => {
+                if self.pending.remove(&member.id) {
+                    self.loaded(member, loaded);
+                }
+            }
+            Ok(Job::Synced(member, answers)) => {
+                self.merge(answers);
+                match member {
+                    Some(member) if self.pending.remove(&member.id) => self.settle(member),
+                    Some(_) => {}
+                    None => self.held = self.held.saturating_sub(1),
+                }
+            }
+            Err(_) => {}
+        }
+        self.mind();
+    }
+
+    /// Answers another node.
+    pub(super) fn answer(&mut self, question: &Question, to: oneshot::Sender<Bytes>) {
+        match question {
+            Question::Heads(_) => {
+                let heads = Heads {
+                    own: self.shared.publisher.last(&self.topic),
+                    cursor: self.log.cursor().to_string(),
+                    messages: self.log.len() as u64,
+                };
+                to.send(heads.encode().unwrap_or_default().into()).unwrap_or(());
+            }
+            Question::Tail(_, cursor) => self.answer_tail(&cursor.parse().unwrap_or_default(), to),
+        }
+    }
+
+    fn answer_tail(&self, cursor: &Cursor, to: oneshot::Sender<Bytes>) {
+        if let Ok(entries) = self.log.entries_after(cursor) {
+            let (mut room, mut entries) = (MAX_TAIL / 2, entries.peekable());
+            let first = entries.peek().map_or(0, |(_, _, kept)| kept.index);
+            let mut chunk = Chunk::new(first, self.log.beginning());
+            while let Some(entry) = entries.next_if(|(_, _, kept)| kept.cost < room) {
+                room -= entry.2.cost;
+                add(&mut chunk, entry);
+            }
+            return to.send(encode_tail(&[chunk]).into()).unwrap_or(());
+        }
+        let newest = {
+            let (standing, entries) = self.log.tail(MAX_TAIL / 2);
+            let mut chunk = Chunk::new(0, standing);
+            entries.into_iter().for_each(|entry| add(&mut chunk, entry));
+            encode_tail(&[chunk])
+        };
+        let Some((recorder, tape)) = self.shared.recorder.clone().zip(self.tape.clone()) else {
+            return to.send(newest.into()).unwrap_or(());
+        };
+        let (places, cursor) = (self.shared.places.clone(), cursor.clone());
+        tokio::spawn(async move {
+            let _place = places.acquire_owned().await;
+            let read = tokio::task::spawn_blocking(move || {
+                let (mut messages, mut bytes, mut seen) = (0, 0, false);
+                let found = recorder.newest(&tape, |chunk| {
+                    messages += chunk.count() as usize;
+                    bytes += chunk.size();
+                    seen = chunk.is_seen(&cursor);
+                    seen || messages >= READ.entries || bytes >= READ.bytes
+                });
+                (seen && !cursor.is_empty()).then_some(found.chunks)
+            });
+            let chunks = read.await.ok().flatten();
+            let tail = chunks.map_or(newest, |chunks| {
+                let mut room = MAX_TAIL / 2;
+                let fits = |chunk: &&Chunk| {
+                    let fits = room > 0;
+                    room = room.saturating_sub(chunk.size());
+                    fits
+                };
+                encode_tail(&chunks.iter().take_while(fits).cloned().collect::<Vec<_>>())
+            });
+            to.send(tail.into()).unwrap_or(());
+        });
+    }
+}
+
+fn add(chunk: &mut Chunk, (from, position, kept): (&NodeName, Position, &Arc<Logged>)) {
+    if let Some(message) = Envelope::encode(position, &kept.event, &kept.payload) {
+        chunk.push(kept.at, from, &message);
+    }
+}

@@ -1,0 +1,138 @@
+//! What nodes ask each other about a topic's history, under the reserved name `xpando:channels`.
+//!
+//! ```text
+//! (nothing)                     -> (nothing), once all that was said before has arrived
+//! Question::Heads(topic)        -> Heads
+//! Question::Tail(topic, cursor) -> chunks, each behind its length as u32: the messages after the cursor where the node has
+//!                                  them without a gap, else the newest that it has; at most MAX_TAIL bytes
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use super::chunk::Chunk;
+use crate::proto::codec::{self, CodecError};
+use crate::proto::replay::{Position, TEXT};
+use crate::proto::topic::Topic;
+
+/// Bytes of the chunks of one answer, at most.
+pub const MAX_TAIL: usize = 1024 * 1024;
+/// Longest question, and longest heads, in bytes.
+const MAX_WORD: usize = TEXT + 512;
+
+/// What a node asks of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Question {
+    /// How far it has come with a topic.
+    Heads(Topic),
+    /// Its messages of a topic after a cursor, or the newest.
+    Tail(Topic, String),
+}
+
+impl Question {
+    /// The question in these bytes.
+    ///
+    /// # Errors
+    /// [`CodecError`]; whoever sent it is at fault.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode(bytes, MAX_WORD)
+    }
+
+    /// As it is sent.
+    ///
+    /// # Errors
+    /// None in practice: [`codec::encode`].
+    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        codec::encode(self)
+    }
+}
+
+/// How far a node has come with a topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heads {
+    /// Its own last publication there.
+    pub own: Option<Position>,
+    /// What it has seen there, as a cursor; empty when it does not follow the topic.
+    pub cursor: String,
+    /// How many messages of it are in its memory.
+    pub messages: u64,
+}
+
+impl Heads {
+    /// The heads in these bytes.
+    ///
+    /// # Errors
+    /// [`CodecError`]; whoever sent them is at fault.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode(bytes, MAX_WORD)
+    }
+
+    /// As they are sent.
+    ///
+    /// # Errors
+    /// None in practice: [`codec::encode`].
+    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        codec::encode(self)
+    }
+}
+
+/// The newest of these chunks that have room in one answer, in their order, as they are sent.
+pub fn encode_tail(chunks: &[Chunk]) -> Vec<u8> {
+    let (mut room, mut parts) = (MAX_TAIL, Vec::new());
+    for bytes in chunks.iter().rev().filter_map(Chunk::encode) {
+        let length = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() + 4 <= room);
+        let Some(length) = length else { break };
+        room -= bytes.len() + 4;
+        parts.push((length, bytes));
+    }
+    let mut out = Vec::with_capacity(MAX_TAIL - room);
+    for (length, bytes) in parts.into_iter().rev() {
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(&bytes);
+    }
+    out
+}
+
+/// The chunks of an answer; `None` when one of them is none, or it is too long.
+pub fn decode_tail(mut bytes: &[u8]) -> Option<Vec<Chunk>> {
+    let mut chunks = Vec::new();
+    if bytes.len() > MAX_TAIL {
+        return None;
+    }
+    while !bytes.is_empty() {
+        let (length, rest) = bytes.split_first_chunk()?;
+        let (chunk, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        chunks.push(Chunk::decode(chunk)?);
+        bytes = rest;
+    }
+    Some(chunks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::replay::Standing;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_answer_has_the_newest_that_fit() {
+        let chunk = |first: u64, size: usize| {
+            let mut chunk = Chunk::new(first, Standing::default());
+            assert!(chunk.push(7, &"a@h".parse().expect("a name"), &vec![0; size]));
+            chunk
+        };
+        let chunks = [chunk(1, MAX_TAIL / 2), chunk(2, MAX_TAIL / 2 - 100), chunk(3, 5)];
+        assert_eq!(decode_tail(&encode_tail(&chunks)), Some(chunks[1..].to_vec()));
+        assert_eq!(decode_tail(&encode_tail(&chunks[..1])), Some(chunks[..1].to_vec()));
+        assert_eq!(decode_tail(&encode_tail(&[chunk(1, MAX_TAIL)])), Some(Vec::new()));
+        let cut = encode_tail(&chunks);
+        assert_eq!(decode_tail(&cut[..cut.len() - 1]), None);
+        assert_eq!(decode_tail(&vec![0; MAX_TAIL + 1]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            drop((Question::decode(&bytes), Heads::decode(&bytes), decode_tail(&bytes)));
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! A topic's history: what joins ask for, over restarts of one node and of all, on a disk that is full or damaged, and at a
+//! node that was not there.
+
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
+
+use crate::kit::disk::Faults;
+use crate::kit::{Cluster, Node, Start, linked, until};
+
+/// Longer than anything that a client waits for.
+const PATIENCE: Duration = Duration::from_secs(20);
+const DISK: &str = "room:*=5000,1d,disk";
+
+/// One client on one topic.
+struct Member {
+    socket: WebSocket<TcpStream>,
+    topic: String,
+    /// What it was told at its join.
+    reply: Value,
+    /// Where it stands.
+    seq: Value,
+}
+
+impl Member {
+    #[track_caller]
+    fn join(node: &Node, topic: &str, params: &Value) -> Self {
+        let stream = TcpStream::connect(node.http()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let url = format!("ws://{}/socket/websocket?vsn=2.0.0", node.http());
+        let (socket, _) = client(url, stream).unwrap();
+        let mut member =
+            Self { socket, topic: topic.to_owned(), reply: Value::Null, seq: Value::Null };
+        member.send("1", "phx_join", params);
+        let (_, reply) = member.next("phx_reply");
+        assert_eq!(reply["status"], "ok", "{reply}");
+        member.reply = reply["response"].clone();
+        member.seq = member.reply["seq"].clone();
+        member
+    }
+
+    fn send(&mut self, reference: &str, event: &str, payload: &Value) {
+        let frame = json!(["1", reference, self.topic, event, payload]).to_string();
+        self.socket.send(Message::text(frame)).unwrap();
+    }
+
+    /// The next frame of this event.
+    #[track_caller]
+    fn next(&mut self, event: &str) -> (String, Value) {
+        loop {
+            let frame = self.socket.read().unwrap().into_text().unwrap();
+            let frame: Value = serde_json::from_str(&frame).unwrap();
+            if frame[3] == event {
+                return (event.to_owned(), frame[4].clone());
+            }
+        }
+    }
+
+    /// Tells the topic these numbers, and sees each come back.
+    #[track_caller]
+    fn says(&mut self, numbers: impl IntoIterator<Item = u64>) {
+        for number in numbers {
+            self.send("2", "say", &json!({ "n": number }));
+            assert_eq!(self.hears(1), [number]);
+        }
+    }
+
+    /// The numbers of so many messages.
+    #[track_caller]
+    fn hears(&mut self, many: usize) -> Vec<u64> {
+        let one = |_| {
+            let (_, message) = self.next("say");
+            self.seq = message["seq"].clone();
+            message["n"].as_u64().unwrap()
+        };
+        (0..many).map(one).collect()
+    }
+}
+
+/// What a join is told and gets that asks for this.
+#[track_caller]
+fn asks(node: &Node, params: &Value) -> (Value, Vec<u64>) {
+    let mut member = Member::join(node, "room:1", params);
+    let many = member.reply["replayed"].as_u64().unwrap_or(0);
+    let mut reply = member.reply.clone();
+    reply.as_object_mut().unwrap().remove("seq");
+    (reply, member.hears(usize::try_from(many).unwrap()))
+}
+
+fn range(from: u64, to: u64) -> Vec<u64> {
+    (from..=to).collect()
+}
+
+fn kept(cluster: &Cluster, name: &str) -> Start {
+    cluster.node(name).arg("--allow-anonymous").arg("room:*").arg("--history").arg(DISK)
+}
+
+/// When all that was said is on disk.
+#[track_caller]
+fn on_disk(node: &Node, bytes: f64) {
+    until("the history on disk", || {
+        let text = node.ask(&["metrics"])?;
+        let found = text.lines().find_map(|line| line.strip_prefix("xpando_history_bytes "));
+        match found.and_then(|bytes| bytes.parse::<f64>().ok()) {
+            Some(enough) if enough >= bytes => Ok(()),
+            few => Err(format!("{few:?} bytes")),
+        }
+    });
+}
+
+#[test]
+fn last_seq_and_history_survive_the_restart_of_all_nodes() {
+    let cluster = Cluster::new();
+    let start = |name: &str| kept(&cluster, name).data_dir(&cluster.path(name));
+    let a = start("a").start();
+    let b = start("b").join(a.listen()).start();
+    linked(&[&a, &b]);
+    let mut anna = Member::join(&a, "room:1", &json!({ "last_seq": null }));
+    let mut ben = Member::join(&b, "room:1", &json!({ "last_seq": null }));
+    anna.says(1..=3);
+    assert_eq!(ben.hears(3), range(1, 3));
+    let early = ben.seq.clone();
+    ben.says(4..=6);
+    assert_eq!(anna.hears(3), range(4, 6));
+    let late = anna.seq.clone();
+    assert_eq!((a.terminate(), b.terminate()), (Some(0), Some(0)));
+
+    let a = start("a").start();
+    let b = start("b").join(a.listen()).start();
+    linked(&[&a, &b]);
+    for node in [&a, &b] {
+        let resumed = asks(node, &json!({ "last_seq": early }));
+        assert_eq!(resumed, (json!({ "replayed": 3 }), range(4, 6)), "{}", node.name);
+        assert_eq!(asks(node, &json!({ "last_seq": late })).0, json!({ "replayed": 0 }));
+        assert_eq!(asks(node, &json!({ "history": 4 })).1, range(3, 6));
+        assert_eq!(asks(node, &json!({ "history": "last" })).1, [6]);
+        assert_eq!(asks(node, &json!({ "history": { "since": 0 } })).1, range(1, 6));
+    }
+    // What is said now goes on from there, for those of before, too.
+    let mut anna = Member::join(&b, "room:1", &json!({ "last_seq": late }));
+    anna.says(7..=8);
+    for node in [&a, &b] {
+        let resumed = asks(node, &json!({ "last_seq": early }));
+        assert_eq!(resumed, (json!({ "replayed": 5 }), range(4, 8)), "{}", node.name);
+    }
+}
+
+#[test]
+fn a_node_that_was_not_there_asks_one_that_was() {
+    let cluster = Cluster::new();
+    let start = |name: &str| cluster.node(name).arg("--allow-anonymous").arg("room:*");
+    let a = start("a").start();
+    let mut anna = Member::join(&a, "room:1", &json!({ "last_seq": null }));
+    anna.says(1..=2);
+    let early = anna.seq.clone();
+    anna.says(3..=9);
+    let c = start("c").join(a.listen()).start();
+    linked(&[&a, &c]);
+    let resumed = asks(&c, &json!({ "last_seq": early }));
+    assert_eq!(resumed, (json!({ "replayed": 7 }), range(3, 9)));
+    assert_eq!(asks(&c, &json!({ "history": 3 })).1, range(7, 9));
+    // Both have the same from now on.
+    anna.says(10..=10);
+    assert_eq!(asks(&c, &json!({ "last_seq": early })).1, range(3, 10));
+}
+
+#[test]
+fn a_node_that_was_away_gets_what_was_said_meanwhile() {
+    let cluster = Cluster::new();
+    let start = |name: &str| kept(&cluster, name).data_dir(&cluster.path(name));
+    let a = start("a").start();
+    let b = start("b").join(a.listen()).start();
+    linked(&[&a, &b]);
+    let mut anna = Member::join(&a, "room:1", &json!({ "last_seq": null }));
+    let ben = Member::join(&b, "room:1", &json!({ "last_seq": null }));
+    anna.says(1..=3);
+    let early = anna.seq.clone();
+    drop(ben);
+    assert_eq!(b.terminate(), Some(0));
+    anna.says(4..=300);
+    let b = start("b").join(a.listen()).start();
+    linked(&[&a, &b]);
+    let resumed = asks(&b, &json!({ "last_seq": early }));
+    assert_eq!(resumed, (json!({ "replayed": 297 }), range(4, 300)));
+    assert_eq!(asks(&b, &json!({ "history": 299 })).1, range(2, 300));
+}
+
+#[test]
+fn a_node_that_is_killed_has_lost_no_more_than_its_last_moment() {
+    let cluster = Cluster::new();
+    let start = || kept(&cluster, "a").data_dir(&cluster.path("a")).start();
+    let a = start();
+    let mut anna = Member::join(&a, "room:1", &json!({ "last_seq": null }));
+    anna.says(1..=5);
+    let before = anna.seq.clone();
+    on_disk(&a, 300.0);
+    a.kill();
+    let a = start();
+    // What it published last is not known any more.
+    let (reply, got) = asks(&a, &json!({ "last_seq": before, "history": 50 }));
+    assert_eq!(reply["gap"], true, "{reply}");
+    assert!(!got.is_empty() && range(1, 5).starts_with(&got), "{got:?}");
+    let mut anna = Member::join(&a, "room:1", &json!({ "last_seq": null }));
+    anna.says(6..=7);
+    let (_, got) = asks(&a, &json!({ "history": 50 }));
+    assert!(got.ends_with(&[6, 7]), "{got:?}");
+}
+
+#[test]
+fn a_disk_that_fails_costs_no_message_and_is_said() {
+    let cluster = Cluster::new();
+    let dir = cluster.path("a");
+    let Some(faults) = Faults::build(&cluster.path("")) else { return };
+    let a = faults.under(kept(&cluster, "a"), &dir).start();
+    let mut anna = Member::join(&a, "room:1", &json!({ "last_seq": null }));
+    anna.says(1..=3);
+    on_disk(&a, 200.0);
+    faults.fail(&["write", "fsync"]);
+    anna.says(4..=6);
+    a.shows("that it is degraded", |status| status["degraded"].is_string());
+    until("that history fails", || match a.counter("xpando_store_writes", "history_failed") {
+        0 => Err("no failure".to_owned()),
+        _ => Ok(()),
+    });
+    assert_eq!(asks(&a, &json!({ "history": 9 })).1, range(1, 6));
+    faults.fail(&[]);
+    a.shows("nothing degraded", |status| status["degraded"].is_null());
+    let seen = |kind: &str| a.events(&["--type", kind]).len();
+    assert_eq!((seen("history_failing"), seen("history_recovered")), (1, 1));
+    assert_eq!(a.terminate(), Some(0));
+    let a = kept(&cluster, "a").data_dir(&dir).start();
+    assert_eq!(asks(&a, &json!({ "history": 9 })), (json!({ "replayed": 6 }), range(1, 6)));
+}
+
+/// Changes these bytes wherever they are in a file.
+fn change(file: &Path, what: &[u8], to: u8) -> usize {
+    let mut bytes = std::fs::read(file).unwrap();
+    let is = |at: &usize| bytes.get(*at..at + what.len()) == Some(what);
+    let places: Vec<_> = (0..bytes.len()).filter(is).collect();
+    places.iter().for_each(|at| bytes[*at] = to);
+    std::fs::write(file, bytes).unwrap();
+    places.len()
+}
+
+#[test]
+fn damage_is_said_and_a_join_across_it_is_told_of_a_gap() {
+    let cluster = Cluster::new();
+    let dir = cluster.path("a");
+    let start = || kept(&cluster, "a").data_dir(&dir).start();
+    let a = start();
+    let mut anna = Member::join(&a, "room:1", &json!({ "last_seq": null }));
+    let pad = "x".repeat(60_000);
+    // Longer than a file that is read whole when it is opened, in chunks of one message.
+    for n in 1..=350 {
+        anna.send("2", "say", &json!({ "n": n, "pad": pad, "mark": format!("mark{n}mark") }));
+        assert_eq!(anna.hears(1), [n]);
+    }
+    drop(anna);
+    assert_eq!(a.terminate(), Some(0));
+    assert!(change(&dir.join("history.redb"), b"mark340mark", b'!') > 0);
+    let a = start();
+    let (reply, got) = asks(&a, &json!({ "history": 20 }));
+    assert_eq!(reply["gap"], true, "{reply}");
+    assert!(!got.contains(&340) && got.ends_with(&range(345, 350)), "{got:?}");
+    assert!(a.counter("xpando_channel_events", "history_damaged") > 0);
+}
+
+#[test]
+fn what_history_cannot_be_is_said_at_the_start() {
+    let cluster = Cluster::new();
+    let start = |history: &str| cluster.node("a").arg("--history").arg(history);
+    start("room:*=0,1d").ends().fails_with(2, &["the count is 1 to"]);
+    start("room:*=10,forever").ends().fails_with(2, &["the age is a time such as"]);
+    start("room:*").ends().fails_with(2, &["PATTERN=COUNT,AGE[,disk]"]);
+}
