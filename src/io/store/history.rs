@@ -2,7 +2,7 @@
 //!
 //! A second [`Store`], `history.redb`: it opens, fails, recovers and is set aside as the first one does. Invariants:
 //! 1. What a write was given is durable when it returns, whole or not at all, with what it let go of.
-//! 2. The chunks of all topics have at most the bytes that they may have together, and of at most [`MAX_TOPICS`] topics: those
+//! 2. The chunks of all topics have at most the bytes that they may have together, and of at most `MAX_TOPICS` topics: those
 //!    that were silent longest go first, their oldest chunks first.
 //! 3. A chunk that is not as it was written is skipped and counted; nothing after it is lost with it.
 //! 4. The names of topics are values in the file, never names of files.
@@ -26,7 +26,7 @@ use crate::proto::topic::Topic;
 
 const FILE: &str = "history.redb";
 /// Topics that are kept, at most.
-pub const MAX_TOPICS: u64 = 10_000;
+const MAX_TOPICS: u64 = 10_000;
 /// When there is too much, this part of what may stay is let go of too: one in so many.
 const SLACK: u64 = 16;
 
