@@ -221,7 +221,7 @@ fn a_disk_that_fails_costs_no_message_and_is_said() {
     faults.fail(&["write", "fsync"]);
     anna.says(4..=6);
     a.shows("that it is degraded", |status| status["degraded"].is_string());
-    until("that history fails", || match a.counter("xpando_store_writes", "history_failed") {
+    until("that history fails", || match a.counter("xpando_store_writes_total", "history_failed") {
         0 => Err("no failure".to_owned()),
         _ => Ok(()),
     });
@@ -265,7 +265,7 @@ fn damage_is_said_and_a_join_across_it_is_told_of_a_gap() {
     let (reply, got) = asks(&a, &json!({ "history": 20 }));
     assert_eq!(reply["gap"], true, "{reply}");
     assert!(!got.contains(&340) && got.ends_with(&range(345, 350)), "{got:?}");
-    assert!(a.counter("xpando_channel_events", "history_damaged") > 0);
+    assert!(a.counter("xpando_channel_events_total", "history_damaged") > 0);
 }
 
 #[test]
