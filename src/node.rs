@@ -571,13 +571,6 @@ async fn identity(config: &Config, remembered: &[Known]) -> Result<Identity, Ide
     Ok(identity)
 }
 
-/// Has handshakes follow the authorities that are trusted now.
-fn follow(tls: &Tls, identity: &Identity) {
-    if let Err(error) = tls.renew(identity) {
-        tracing::error!(%error, "handshakes go by the authorities of before");
-    }
-}
-
 /// What the authority has signed: the later of what was in force before and of what lies there now, before anything is
 /// judged by it.
 fn lists(
@@ -595,7 +588,7 @@ fn lists(
         bus: bus.clone(),
         metrics: metrics.clone(),
         judge: Box::new(move || judge.input(link::Input::Judge)),
-        trust: Box::new(move || follow(&shown, &owner)),
+        trust: Box::new(move || records::follow(&shown, &owner)),
     });
     keeper.recall();
     for kind in ListKind::ALL {

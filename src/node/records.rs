@@ -8,6 +8,7 @@ use crate::io::identity::Identity;
 use crate::io::metrics::Metrics;
 use crate::io::store::history::History;
 use crate::io::store::{Opened, Store, StoreError};
+use crate::io::tls::Tls;
 use crate::node::{Config, KEEP};
 use crate::proto::event::Event;
 use crate::proto::node::{Incarnation, NodeName};
@@ -72,5 +73,12 @@ pub(super) async fn close(recorder: Option<Recorder>, publisher: &Publisher, lif
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error))) => tracing::error!(%error, "the last of the history is not on disk"),
         Ok(Err(_)) | Err(_) => tracing::error!("the last of the history is not on disk"),
+    }
+}
+
+/// Has handshakes follow the authorities that are trusted now.
+pub(super) fn follow(tls: &Tls, identity: &Identity) {
+    if let Err(error) = tls.renew(identity) {
+        tracing::error!(%error, "handshakes go by the authorities of before");
     }
 }

@@ -221,9 +221,11 @@ fn a_disk_that_fails_costs_no_message_and_is_said() {
     faults.fail(&["write", "fsync"]);
     anna.says(4..=6);
     a.shows("that it is degraded", |status| status["degraded"].is_string());
-    until("that history fails", || match a.counter("xpando_store_writes_total", "history_failed") {
-        0 => Err("no failure".to_owned()),
-        _ => Ok(()),
+    until("that history fails", || {
+        match a.counter("xpando_store_writes_total", "history_failed") {
+            0 => Err("no failure".to_owned()),
+            _ => Ok(()),
+        }
     });
     assert_eq!(asks(&a, &json!({ "history": 9 })).1, range(1, 6));
     faults.fail(&[]);
