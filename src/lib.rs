@@ -16,7 +16,9 @@ pub mod internals {
 use internals::{actors, gateway, io, node, proto};
 
 // The node, and what it is asked and answers.
-pub use crate::actors::channel_router::Publisher;
+pub use crate::actors::channel_router::{
+    Following, PresenceEntry, PresenceNews, Presences, Publisher, Tracked,
+};
 pub use crate::actors::exchange::{
     DeliveryReport, Exchange, HandlerError, Message, OverflowPolicy, Received, RemoteActor, Reply,
     Request, Serving, Subscription, Watch,
@@ -61,6 +63,7 @@ pub use crate::proto::event::OperatorError;
 pub use crate::proto::history::HistoryError;
 pub use crate::proto::interest::TooMany;
 pub use crate::proto::node::NameError;
+pub use crate::proto::presence::PresenceError;
 pub use crate::proto::token::ClaimsError;
 pub use crate::proto::topic::{AddressError, TopicError};
 

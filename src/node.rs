@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::actors::channel_router::{self, Publisher};
+use crate::actors::channel_router::{self, Presences, Publisher};
 use crate::actors::discovery;
 use crate::actors::event_log::Journal;
 use crate::actors::exchange::{Exchange, Request, ServeError, Serving};
@@ -95,7 +95,7 @@ pub use builder::Builder;
 pub use config::Config;
 pub use handle::{NodeError, NodeHandle, TooFew};
 
-use listen::{advertise, listen};
+use listen::{admin_socket, advertise, listen};
 use tree::{Parts, Planted, tree};
 
 /// What a log filter had better contain: ractor warns of each session that ends, in good order or not, and the node
@@ -268,6 +268,7 @@ pub struct Node {
     http: Option<SocketAddr>,
     clients: Arc<Clients>,
     publisher: Publisher,
+    presences: Presences,
     #[cfg(feature = "gateway")]
     channels: Arc<Channels>,
     peers: Peers,
@@ -416,6 +417,7 @@ impl Node {
             http,
             clients: view.clients,
             publisher,
+            presences: Presences::new(&router),
             #[cfg(feature = "gateway")]
             channels,
             handle,
@@ -459,6 +461,12 @@ impl Node {
     #[must_use]
     pub fn publisher(&self) -> &Publisher {
         &self.publisher
+    }
+
+    /// Who is in which topic, on all nodes: tracks, lists and follows.
+    #[must_use]
+    pub fn presence(&self) -> &Presences {
+        &self.presences
     }
 
     /// Its life.
@@ -519,15 +527,6 @@ impl Node {
         records::close(self.recorder, &self.publisher, life).await;
         tracing::info!(name = %self.handle.name(), "stopped");
     }
-}
-
-/// The admin socket, found by others on this machine; where that fails, it is tried again.
-fn admin_socket(config: &Config) -> Result<Arc<AdminSocket>, SocketError> {
-    let socket = AdminSocket::open(&config.name, &config.data_dir)?;
-    if let Err(error) = socket.look() {
-        tracing::warn!(%error, "`xpando-node ps` will not find this node");
-    }
-    Ok(Arc::new(socket))
 }
 
 /// The names that every node serves.

@@ -33,14 +33,16 @@ use crate::proto::codec;
 use crate::proto::history::Retentions;
 use crate::proto::history::words::{Heads, Question};
 use crate::proto::node::{Incarnation, NodeName};
-use crate::proto::presence::{Attendance, Epoch, Output, Refused, To, WORD, Word};
+use crate::proto::presence::{Attendance, Epoch, Output, PresenceError, To, WORD, Word};
 use crate::proto::replay::Position;
 use crate::proto::topic::{self as topic_of, Name, Topic};
 use crate::proto::wiring::{Ask, Consumer, Notice};
 
 pub mod outbox;
+mod services;
 mod topic;
 
+pub use services::{Following, PresenceEntry, PresenceNews, Presences, Tracked};
 pub use topic::{Greeting, Member};
 use topic::{Links, Order, Presence as Change, Shared, TopicTask};
 
@@ -208,7 +210,8 @@ pub struct Setup {
 enum Msg {
     Join(Topic, Box<Member>),
     Leave(Topic, u64),
-    Update(u64, String, oneshot::Sender<Result<(), Refused>>),
+    Update(u64, String, oneshot::Sender<Result<(), PresenceError>>),
+    Work,
     Idle(Topic, u64),
     Asked(Question, oneshot::Sender<Bytes>),
     Notice(Notice<PeerMessage>),
@@ -221,6 +224,8 @@ pub struct ChannelRouter {
     bus: Bus,
     metrics: Metrics,
     numbers: Arc<AtomicU64>,
+    /// What services want.
+    book: Arc<services::Book>,
 }
 
 impl ChannelRouter {
@@ -231,6 +236,7 @@ impl ChannelRouter {
             bus: bus.clone(),
             metrics: metrics.clone(),
             numbers: Arc::default(),
+            book: Arc::default(),
         }
     }
 
@@ -254,7 +260,7 @@ impl ChannelRouter {
     }
 
     /// A member shows another meta. The answer comes with the result, which fails when the router did not come to it.
-    pub fn update(&self, id: u64, meta: String) -> oneshot::Receiver<Result<(), Refused>> {
+    pub fn update(&self, id: u64, meta: String) -> oneshot::Receiver<Result<(), PresenceError>> {
         let (done, updated) = oneshot::channel();
         self.handle.cast(Msg::Update(id, meta, done));
         updated
@@ -358,7 +364,7 @@ impl Inside {
         self.perform(out);
     }
 
-    fn update(&mut self, id: u64, meta: &str) -> Result<(), Refused> {
+    fn update(&mut self, id: u64, meta: &str) -> Result<(), PresenceError> {
         let mut out = Vec::new();
         let updated = self.attendance.update(id, meta, timer::now(), &mut out);
         if updated.is_err() {
@@ -366,6 +372,17 @@ impl Inside {
         }
         self.perform(out);
         updated
+    }
+
+    /// Does what services want.
+    fn work(&mut self) {
+        if !self.router.book.is_dirty() {
+            return;
+        }
+        let (mut out, router) = (Vec::new(), self.router.clone());
+        router.book.fulfil(&mut self.attendance, &router.metrics, timer::now(), &mut out);
+        self.perform(out);
+        router.book.answer(self.attendance.presence());
     }
 
     fn perform(&mut self, out: Vec<Output>) {
@@ -389,6 +406,7 @@ impl Inside {
             }
         }
         for (topic, changes) in changed {
+            self.router.book.tell(&topic, &changes);
             if let Some(running) = self.topics.get(&topic) {
                 running.order(Order::Present(changes));
             }
@@ -476,6 +494,8 @@ impl Process for Inside {
         router.bus.attach(Consumer::ChannelRouter, move |notice| {
             drop(to.cast(Mail::Message(Msg::Notice(notice))));
         });
+        router.book.recall();
+        drop(myself.cast(Mail::Message(Msg::Work)));
         let life = Incarnation(setup.incarnation.load(Ordering::Relaxed));
         let epoch = Epoch { life, boot: router.number() };
         let (me, now) = (router.bus.exchange().name().clone(), timer::now());
@@ -532,8 +552,10 @@ impl Process for Inside {
                 }
             }
             Msg::Notice(notice) => self.notice(notice, &mut out),
+            Msg::Work => {}
         }
         self.perform(out);
+        self.work();
         Ok(())
     }
 
@@ -545,6 +567,7 @@ impl Process for Inside {
         let mut out = Vec::new();
         self.attendance.tick(timer::now(), &mut out);
         self.perform(out);
+        self.work();
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Where a node listens for its peers, and where it tells others that it is.
+//! Where a node listens for its peers and for those who operate it, and where it tells others that it is.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 #[cfg(feature = "gateway")]
 use crate::io::identity::provider::Providers;
 use crate::io::seeds::PORT;
+use crate::io::sockets::{AdminSocket, SocketError};
 use crate::io::tls::Web;
 use crate::io::{addresses, limits, tcp};
 use crate::node::{Config, StartError};
@@ -16,6 +17,15 @@ use crate::proto::node::NodeName;
 pub(super) const NEXT_PORTS: u16 = 1000;
 /// Peers that may wait to be accepted.
 const PEERS: i32 = 128;
+
+/// The admin socket, found by others on this machine; where that fails, it is tried again.
+pub(super) fn admin_socket(config: &Config) -> Result<Arc<AdminSocket>, SocketError> {
+    let socket = AdminSocket::open(&config.name, &config.data_dir)?;
+    if let Err(error) = socket.look() {
+        tracing::warn!(%error, "`xpando-node ps` will not find this node");
+    }
+    Ok(Arc::new(socket))
+}
 
 /// The address that a node of this name is at, by its host. Where that is none that other machines can use (Debian
 /// gives a host's own name 127.0.1.1), another of this machine's. `flag` is what says it better.

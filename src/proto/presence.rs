@@ -47,7 +47,8 @@ mod words;
 pub use attendance::Attendance;
 use owner::{Owner, Peer};
 pub use words::{
-    Body, Change, Entry, Epoch, KEY, META, Output, Page, Ref, Refused, To, WORD, Word, check_meta,
+    Body, Change, Entry, Epoch, KEY, META, Output, Page, PresenceError, Ref, To, WORD, Word,
+    check_meta,
 };
 
 /// How often a node says where it is; each time a fifth more or less.
@@ -135,7 +136,7 @@ impl Presence {
     /// Somebody came to this node. `meta` is a JSON object without `phx_ref`.
     ///
     /// # Errors
-    /// [`Refused`], but for `Unknown`.
+    /// [`PresenceError`], but for `Unknown`.
     pub fn track(
         &mut self,
         topic: &Topic,
@@ -143,7 +144,7 @@ impl Presence {
         meta: &str,
         now: Instant,
         out: &mut Vec<Output>,
-    ) -> Result<Ref, Refused> {
+    ) -> Result<Ref, PresenceError> {
         let (key, meta) = (key.to_owned(), meta.to_owned());
         self.join(Body { topic: topic.clone(), key, meta, previous: None }, now, out)
     }
@@ -151,15 +152,15 @@ impl Presence {
     /// An entry of this node is replaced by one with another meta, which knows what it replaced.
     ///
     /// # Errors
-    /// [`Refused`], but for `Key`.
+    /// [`PresenceError`], but for `Key`.
     pub fn update(
         &mut self,
         reference: Ref,
         meta: &str,
         now: Instant,
         out: &mut Vec<Output>,
-    ) -> Result<Ref, Refused> {
-        let old = self.owned(reference).ok_or(Refused::Unknown)?;
+    ) -> Result<Ref, PresenceError> {
+        let old = self.owned(reference).ok_or(PresenceError::Unknown)?;
         let (meta, previous) = (meta.to_owned(), Some(reference.number));
         self.join(Body { meta, previous, ..Body::of(old) }, now, out)
     }
@@ -270,15 +271,20 @@ impl Presence {
         entry.filter(|entry| entry.reference == reference)
     }
 
-    fn join(&mut self, body: Body, now: Instant, out: &mut Vec<Output>) -> Result<Ref, Refused> {
+    fn join(
+        &mut self,
+        body: Body,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) -> Result<Ref, PresenceError> {
         body.check()?;
         let entry = |number| self.own.entries.get(&number);
         let before = body.previous.and_then(entry).map_or(0, |entry| entry.cost());
         if self.own.bytes - before + body.cost() > PRESENCES {
-            return Err(Refused::Full);
+            return Err(PresenceError::Full);
         }
         self.change(Change::Joined(body), now, out);
-        let newest = self.own.entries.last_key_value().ok_or(Refused::Unknown)?;
+        let newest = self.own.entries.last_key_value().ok_or(PresenceError::Unknown)?;
         Ok(newest.1.reference)
     }
 

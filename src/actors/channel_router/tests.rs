@@ -16,6 +16,7 @@ use crate::proto::presence::listing::Sees;
 use crate::proto::presence::{Body, Change};
 
 mod history;
+mod services;
 
 const B: &str = "b@127.0.0.1";
 
@@ -215,9 +216,9 @@ async fn an_update_is_told_as_one_and_counts_to_those_that_want_no_more() {
     assert_eq!(joined["phx_ref_prev"], left["phx_ref"]);
     assert_eq!((count.take(), unseen.take().len()), (vec![], 1));
     let refused = [
-        (anna.id, "[]", Refused::Meta),
-        (unseen.id, "{}", Refused::Unknown),
-        (1 << 60, "{}", Refused::Unknown),
+        (anna.id, "[]", PresenceError::Meta),
+        (unseen.id, "{}", PresenceError::Unknown),
+        (1 << 60, "{}", PresenceError::Unknown),
     ];
     for (id, meta, why) in refused {
         assert_eq!(world.router.update(id, meta.to_owned()).await, Ok(Err(why)));

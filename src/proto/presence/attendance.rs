@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use rand::rngs::StdRng;
 
-use super::{Epoch, Output, Presence, Ref, Refused, Word};
+use super::{Epoch, Output, Presence, PresenceError, Ref, Word};
 use crate::proto::node::NodeName;
 use crate::proto::topic::Topic;
 use crate::proto::wiring::Notice;
@@ -41,14 +41,14 @@ impl Attendance {
     /// A member joins a topic with this key and meta.
     ///
     /// # Errors
-    /// [`Refused`]: it is a member without a presence.
+    /// [`PresenceError`]: it is a member without a presence.
     pub fn join(
         &mut self,
         member: u64,
         (topic, key, meta): (&Topic, &str, &str),
         now: Instant,
         out: &mut Vec<Output>,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), PresenceError> {
         let reference = self.presence.track(topic, key, meta, now, out)?;
         self.present.insert(member, reference);
         Ok(())
@@ -57,15 +57,15 @@ impl Attendance {
     /// A member shows another meta.
     ///
     /// # Errors
-    /// [`Refused`]: it shows the one before.
+    /// [`PresenceError`]: it shows the one before.
     pub fn update(
         &mut self,
         member: u64,
         meta: &str,
         now: Instant,
         out: &mut Vec<Output>,
-    ) -> Result<(), Refused> {
-        let present = self.present.get_mut(&member).ok_or(Refused::Unknown)?;
+    ) -> Result<(), PresenceError> {
+        let present = self.present.get_mut(&member).ok_or(PresenceError::Unknown)?;
         *present = self.presence.update(*present, meta, now, out)?;
         Ok(())
     }

@@ -195,7 +195,7 @@ fn own_entries_come_change_and_go() {
     assert_eq!(shown[0], format!(r#"{{"phx_ref":"{second}"}}"#));
     assert_eq!(shown[1], format!(r#"{{"phx_ref":"{third}","phx_ref_prev":"{first}","at": 2}}"#));
     out.clear();
-    assert_eq!(a.machine.update(first, "{}", now, &mut out), Err(Refused::Unknown));
+    assert_eq!(a.machine.update(first, "{}", now, &mut out), Err(PresenceError::Unknown));
     a.machine.untrack(first, now, &mut out);
     assert_eq!(brief(&out), "");
     a.machine.untrack(third, now, &mut out);
@@ -225,7 +225,10 @@ fn a_foreign_reference_changes_nothing() {
     let Output::Joined(theirs) = &out[0] else { panic!("{out:?}") };
     let (now, mut out) = (a.now, Vec::new());
     a.machine.untrack(theirs.reference, now, &mut out);
-    assert_eq!(a.machine.update(theirs.reference, "{}", now, &mut out), Err(Refused::Unknown));
+    assert_eq!(
+        a.machine.update(theirs.reference, "{}", now, &mut out),
+        Err(PresenceError::Unknown)
+    );
     assert_eq!((brief(&out), a.keys()), (String::new(), "u1 u2".into()));
 }
 
@@ -239,7 +242,7 @@ fn what_is_no_entry_is_refused() {
     let (now, mut out) = (a.now, Vec::new());
     for meta in metas.into_iter().chain([format!("{long} ").as_str()]) {
         let refused = a.machine.track(&topic("t"), "u", meta, now, &mut out);
-        assert_eq!(refused, Err(Refused::Meta), "{meta}");
+        assert_eq!(refused, Err(PresenceError::Meta), "{meta}");
         let broken = Change::Joined(body("u", meta));
         let mut b = Alone::new(&["b@h"]);
         let said = b.delta("b@h", epoch(1, 1), 0, &[joined("u1"), broken]);
@@ -256,11 +259,11 @@ fn what_is_no_entry_is_refused() {
         assert_eq!(brief(&b.hears("b@h", Word::Page(bad))), "!malformed entry");
     }
     let key = "k".repeat(KEY + 1);
-    assert_eq!(a.machine.track(&topic("t"), &key, "{}", now, &mut out), Err(Refused::Key));
+    assert_eq!(a.machine.track(&topic("t"), &key, "{}", now, &mut out), Err(PresenceError::Key));
     assert!(out.is_empty());
     a.track(&key[1..], &long);
     let (kept, _) = a.track("u", "{}");
-    assert_eq!(a.machine.update(kept, "[]", now, &mut out), Err(Refused::Meta));
+    assert_eq!(a.machine.update(kept, "[]", now, &mut out), Err(PresenceError::Meta));
     assert_eq!(a.machine.state(&topic("room:1")).count(), 2);
 }
 
@@ -459,9 +462,9 @@ fn the_entries_of_each_owner_are_bounded_in_bytes() {
         last = next;
     }
     while a.machine.track(&room, "u", "{}", now, &mut out).is_ok() {}
-    assert_eq!(a.machine.track(&room, "u", &long, now, &mut out), Err(Refused::Full));
+    assert_eq!(a.machine.track(&room, "u", &long, now, &mut out), Err(PresenceError::Full));
     let first = a.machine.own.entries[&1].reference;
-    assert_eq!(a.machine.update(first, &long, now, &mut out), Err(Refused::Full));
+    assert_eq!(a.machine.update(first, &long, now, &mut out), Err(PresenceError::Full));
     let last = a.machine.update(last, "{}", now, &mut out).expect("smaller than before");
     a.machine.update(first, &long, now, &mut out).expect("there is room again");
     a.machine.untrack(last, now, &mut out);

@@ -104,7 +104,8 @@ impl Entry {
 
 /// Why an entry was not taken. Nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+#[non_exhaustive]
+pub enum PresenceError {
     /// This node has as many entries as it may.
     #[error("this node has as many presences as it may")]
     Full,
@@ -119,6 +120,9 @@ pub enum Refused {
     /// There is no such entry of this node.
     #[error("no such presence")]
     Unknown,
+    /// This node's certificate lets it be present elsewhere only.
+    #[error("this node's certificate does not let it be present on this topic")]
+    NotAllowed,
 }
 
 /// An entry on the wire; its owner and its number are known from where it stands.
@@ -137,22 +141,22 @@ pub struct Body {
 /// That a text may be a meta.
 ///
 /// # Errors
-/// [`Refused::Meta`].
-pub fn check_meta(meta: &str) -> Result<(), Refused> {
+/// [`PresenceError::Meta`].
+pub fn check_meta(meta: &str) -> Result<(), PresenceError> {
     if meta.len() > META || !nests_within(meta.as_bytes(), LEVELS) {
-        return Err(Refused::Meta);
+        return Err(PresenceError::Meta);
     }
     let fields: BTreeMap<String, IgnoredAny> =
-        serde_json::from_str(meta).map_err(|_no_object| Refused::Meta)?;
+        serde_json::from_str(meta).map_err(|_no_object| PresenceError::Meta)?;
     let ours = ["phx_ref", "phx_ref_prev"].iter().any(|name| fields.contains_key(*name));
-    if ours { Err(Refused::Meta) } else { Ok(()) }
+    if ours { Err(PresenceError::Meta) } else { Ok(()) }
 }
 
 impl Body {
     /// That it may become an entry.
-    pub(super) fn check(&self) -> Result<(), Refused> {
+    pub(super) fn check(&self) -> Result<(), PresenceError> {
         if self.key.len() > KEY {
-            return Err(Refused::Key);
+            return Err(PresenceError::Key);
         }
         check_meta(&self.meta)
     }
