@@ -495,7 +495,7 @@ impl Node {
     /// peer, and stops.
     pub async fn shutdown(self) {
         self.handle.bus().announce(Event::NodeStopping);
-        self.clients.drain(true);
+        self.clients.stop();
         if tokio::time::timeout(FLUSH, self.handle.exchange().flushed()).await.is_err() {
             tracing::warn!("not every peer took what was published");
         }

@@ -27,7 +27,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("gateway", "view", &["clients", "rotation"]),
     ("gateway", "admin", &["gauges", "history", "issue", "rotation"]),
     ("gateway", "history", &["sight"]), // how other nodes are asked
-    ("gateway", "channels", &["sight"]), // what can be read of other nodes
+    ("gateway", "channels", &["clients", "sight"]), // where clients are to be; what can be read of other nodes
     ("gateway", "http", &["channels", "gauges", "history", "sight"]), // which it serves
     ("actors", "*", &["supervisor", "timer", "news", "exchange", "link", "lists", "peers"]),
     ("actors", "channel_router", &["history_log"]), // where its topics are kept

@@ -22,6 +22,7 @@ use xpando_node::internals::proto::renewal::SOON;
 
 use super::ask::{Several, Which, ask, command, is_running, status_of};
 use super::output::{self, Columns, Field, write_line};
+use super::token::lifetime;
 
 /// Between two looks at a node that is waited for.
 const LOOK: Duration = Duration::from_millis(100);
@@ -69,6 +70,10 @@ pub(super) struct DrainArgs {
     /// Take clients again
     #[arg(long)]
     undo: bool,
+
+    /// Over how long clients go: 30s, 5m [default: as the node was started]
+    #[arg(long, value_name = "TIME", value_parser = lifetime, conflicts_with = "undo")]
+    drain_time: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -108,10 +113,11 @@ pub(super) fn status(args: &StatusArgs, out: &mut dyn Write) -> anyhow::Result<(
         Some(http) => write_line!(out, "clients over HTTP on {http}")?,
         None => write_line!(out, "no clients over HTTP")?,
     }
-    if status.draining {
+    if let Some(left) = status.drain_left_s {
         write_line!(
             out,
-            "draining: clients are sent elsewhere; `xpando-node drain --undo` ends it"
+            "draining: {} clients are left, the last goes within {left} s; `xpando-node drain --undo` ends it",
+            status.clients
         )?;
     }
     if let Some(why) = &status.degraded {
@@ -302,13 +308,14 @@ pub(super) fn kill(args: &KillArgs, out: &mut dyn Write) -> anyhow::Result<()> {
 }
 
 pub(super) fn drain(args: &DrainArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    command(&args.which, &Request::Drain { undo: args.undo })?;
+    let over_s = args.drain_time.map(|time| time.as_secs());
+    command(&args.which, &Request::Drain { undo: args.undo, over_s })?;
     Ok(if args.undo {
         write_line!(out, "it takes clients again")
     } else {
         write_line!(
             out,
-            "its clients go to other nodes, and it takes no more; `drain --undo` ends that"
+            "its clients go to other nodes, one after another, and it takes no more; `status` shows how many are left, `drain --undo` ends it"
         )
     }?)
 }

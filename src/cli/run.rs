@@ -165,6 +165,10 @@ struct HttpArgs {
     #[arg(long, value_name = "FILE", env = "XPANDO_IDENTITY", value_delimiter = ',')]
     identity: Vec<PathBuf>,
 
+    /// Over how long `xpando-node drain` sends clients to other nodes: 30s, 5m
+    #[arg(long, value_name = "TIME", env = "XPANDO_DRAIN_TIME", default_value = "30s", value_parser = lifetime)]
+    drain_time: Duration,
+
     /// What clients may do and have at most: topics=50, or user.frames=100/200 (a second/at once), see docs/CHANNELS.md;
     /// may be repeated
     #[arg(long, value_name = "NAME=VALUE", env = "XPANDO_LIMIT", value_delimiter = ',')]
@@ -190,6 +194,7 @@ impl HttpArgs {
         config.prefix = self.http_prefix;
         config.anonymous = self.allow_anonymous;
         config.channels = self.channels;
+        config.drain_time = Some(self.drain_time);
         for limit in &self.limit {
             config.limits.set(limit).with_context(|| format!("--limit {limit}"))?;
         }

@@ -115,6 +115,9 @@ pub enum Request {
         /// Takes clients again instead.
         #[serde(default)]
         undo: bool,
+        /// Over so many seconds; otherwise over the node's own drain time.
+        #[serde(default)]
+        over_s: Option<u64>,
     },
     /// Has the authority or the nodes' certificates replaced.
     Rotate {
@@ -247,8 +250,12 @@ async fn talk((view, issuing): &(NodeView, Issuing), stream: UnixStream) -> std:
         Request::Revoke { certificates, why } => {
             tried(to, revoked(view, &certificates, why, operator).await).await
         }
-        Request::Drain { undo: false } => act(to, view, Deed::Drain, operator).await,
-        Request::Drain { undo: true } => act(to, view, Deed::Undrain, operator).await,
+        Request::Drain { undo: false, over_s } => {
+            let over = over_s.map(Duration::from_secs);
+            view.drain(over, operator, VIA.to_owned());
+            answer(to, ()).await
+        }
+        Request::Drain { undo: true, .. } => act(to, view, Deed::Undrain, operator).await,
         Request::Rotate { what } => {
             tried(to, view.rotations.rotate(what, operator, VIA).await).await
         }

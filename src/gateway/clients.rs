@@ -1,28 +1,224 @@
 //! How many clients are here, and whether they are to go elsewhere.
+//!
+//! # Drain
+//! A node that is drained takes no more clients, and sends each that is here elsewhere at a moment of its own within the
+//! drain time: in waves, so that the other nodes are not asked for everything at once. Undone, those that are still here
+//! stay. A node that stops sends them all at once.
 
 use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::actors::timer;
+
+/// Over how long clients are sent elsewhere, unless it is told otherwise.
+pub const DRAIN_TIME: Duration = Duration::from_secs(30);
+
+/// Where clients are to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Here.
+    Here,
+    /// Elsewhere, each until then.
+    Elsewhere(Instant),
+    /// Elsewhere, now.
+    Gone,
+}
+
 /// The clients that are here.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Clients {
     /// Sockets and long-polling sessions.
     pub connected: AtomicUsize,
     /// Topics that they have joined.
     pub joined: AtomicUsize,
-    /// Changes when tokens were revoked; true once they are to go elsewhere.
-    pub news: watch::Sender<bool>,
+    /// Also sent anew, with the same value, when rights may have ended.
+    place: watch::Sender<Place>,
+    drain_time: Duration,
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self::new(DRAIN_TIME)
+    }
 }
 
 impl Clients {
-    /// Sends all clients to other nodes and takes no more; or takes clients again.
-    pub fn drain(&self, draining: bool) {
-        self.news.send_replace(draining);
+    /// Nobody is here; a drain takes so long.
+    pub fn new(drain_time: Duration) -> Self {
+        let (connected, joined) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { connected, joined, place: watch::Sender::new(Place::Here), drain_time }
+    }
+
+    /// Sends the clients elsewhere, over this time or the node's own, and takes no more.
+    pub fn drain(&self, over: Option<Duration>) {
+        let end = timer::now() + over.unwrap_or(self.drain_time);
+        self.place.send_if_modified(|place| {
+            let drains = *place != Place::Gone;
+            if drains {
+                *place = Place::Elsewhere(end);
+            }
+            drains
+        });
+    }
+
+    /// Takes clients again; those that are still here stay.
+    pub(super) fn undrain(&self) {
+        self.place.send_if_modified(|place| {
+            let drains = matches!(place, Place::Elsewhere(_));
+            if drains {
+                *place = Place::Here;
+            }
+            drains
+        });
+    }
+
+    /// The node stops: sends all clients elsewhere at once.
+    pub fn stop(&self) {
+        self.place.send_replace(Place::Gone);
+    }
+
+    /// Has all clients look whether their rights have ended.
+    pub(super) fn look(&self) {
+        self.place.send_modify(|_same| {});
     }
 
     /// Whether clients are sent elsewhere.
     pub fn draining(&self) -> bool {
-        *self.news.borrow()
+        *self.place.borrow() != Place::Here
+    }
+
+    /// How long it is until the last client is sent elsewhere; `None` when none is.
+    pub(super) fn drain_left(&self) -> Option<Duration> {
+        match *self.place.borrow() {
+            Place::Here => None,
+            Place::Elsewhere(end) => Some(end.saturating_duration_since(timer::now())),
+            Place::Gone => Some(Duration::ZERO),
+        }
+    }
+
+    /// What one client is told.
+    pub(super) fn follow(&self) -> Told {
+        let mut told = Told { place: self.place.subscribe(), goes: None };
+        told.look();
+        told
+    }
+}
+
+/// What one client is told: when to go elsewhere, and when to look at its rights.
+#[derive(Debug)]
+pub(super) struct Told {
+    place: watch::Receiver<Place>,
+    /// When it is to go.
+    goes: Option<Instant>,
+}
+
+/// What a client is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Go elsewhere.
+    Go,
+    /// Look at its rights.
+    Look,
+}
+
+impl Told {
+    /// Waits for what the client is to do. Nothing is lost when the future is dropped.
+    pub(super) async fn next(&mut self) -> Order {
+        let goes = self.goes;
+        let time = async {
+            match goes {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = time => Order::Go,
+            changed = self.place.changed() => {
+                if changed.is_err() {
+                    return Order::Go;
+                }
+                self.look();
+                if self.goes.is_some_and(|at| at <= timer::now()) { Order::Go } else { Order::Look }
+            }
+        }
+    }
+
+    /// Waits until the client is to go.
+    pub(super) async fn go(&mut self) {
+        while self.next().await != Order::Go {}
+    }
+
+    fn look(&mut self) {
+        let (place, now) = (*self.place.borrow_and_update(), timer::now());
+        self.goes = match (place, self.goes) {
+            (Place::Here, _) => None,
+            (Place::Elsewhere(end), Some(at)) if at <= end => Some(at),
+            (Place::Elsewhere(end), _) => {
+                let left = end.saturating_duration_since(now);
+                Some(now + left.mul_f64(rand::random::<f64>()))
+            }
+            (Place::Gone, _) => Some(now),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn is_told(told: &mut Told, within: Duration) -> Option<Order> {
+        tokio::time::timeout(within, told.next()).await.ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_go_one_after_another_over_the_drain_time() {
+        let clients = Clients::new(Duration::from_secs(30));
+        let mut all: Vec<Told> = (0..1000).map(|_| clients.follow()).collect();
+        clients.drain(None);
+        let start = timer::now();
+        let mut gone = Vec::new();
+        for told in &mut all {
+            told.look();
+            gone.push(told.goes.expect("goes").duration_since(start).as_secs_f64());
+        }
+        assert!(gone.iter().all(|at| (0.0..=30.0).contains(at)));
+        for third in 0..3 {
+            let (from, to) = (f64::from(third) * 10.0, f64::from(third + 1) * 10.0);
+            let share = gone.iter().filter(|at| (from..to).contains(*at)).count();
+            assert!((200..467).contains(&share), "{share} of 1000 from {from} to {to}");
+        }
+        let mut one = all.remove(0);
+        one.go().await;
+        let took = timer::now() - start;
+        assert!((took.as_secs_f64() - gone[0]).abs() < 0.01, "{took:?}, not {}", gone[0]);
+        assert_eq!(clients.drain_left(), Some(Duration::from_secs(30) - took));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_undone_drain_keeps_those_that_are_here_and_a_stop_sends_all_at_once() {
+        let clients = Clients::new(Duration::from_secs(30));
+        let mut told = clients.follow();
+        clients.drain(None);
+        assert_eq!(is_told(&mut told, Duration::ZERO).await, Some(Order::Look));
+        clients.undrain();
+        assert!(!clients.draining() && clients.drain_left().is_none());
+        assert_eq!(is_told(&mut told, Duration::ZERO).await, Some(Order::Look));
+        assert_eq!(is_told(&mut told, Duration::from_secs(3600)).await, None, "it stays");
+        // A shorter time hastens those who would go later; rights that are looked at change no moment.
+        clients.drain(Some(Duration::from_secs(3600)));
+        let mut late = clients.follow();
+        clients.drain(Some(Duration::from_secs(1)));
+        let before = timer::now();
+        clients.look();
+        late.go().await;
+        assert!(timer::now() - before <= Duration::from_secs(1));
+        clients.stop();
+        assert_eq!(is_told(&mut told, Duration::ZERO).await, Some(Order::Go));
+        clients.undrain();
+        assert!(clients.draining(), "what stops is not undone");
+        let mut newcomer = clients.follow();
+        assert_eq!(is_told(&mut newcomer, Duration::ZERO).await, Some(Order::Go));
     }
 }

@@ -10,6 +10,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderMap, HeaderName};
@@ -18,7 +19,7 @@ use tokio::net::TcpListener;
 
 use crate::actors::supervisor::Child;
 use crate::gateway::channels::{Channels, feed, longpoll};
-use crate::gateway::places::Place;
+use crate::gateway::places::{Place, Shares};
 use crate::io::tls::Web;
 use crate::proto::channel::family::FamilyRule;
 pub use crate::proto::limits::{ClientLimits, LimitError};
@@ -68,6 +69,8 @@ pub struct Config {
     pub presence: Vec<(Pattern, Sees)>,
     /// Settings of the identity providers whose tokens count besides the cluster's.
     pub identities: Vec<PathBuf>,
+    /// Over how long a drain sends clients elsewhere. `None`: 30 s.
+    pub drain_time: Option<Duration>,
     /// What clients may do and have.
     pub limits: ClientLimits,
     /// The proxies whose word counts about whose request they pass on.
@@ -110,15 +113,19 @@ impl Http {
     }
 
     /// What every request passes and comes to.
-    fn routes(&self, listen: SocketAddr) -> (Gate, Router) {
-        let (channels, shares) = (self.channels.clone(), Arc::default());
+    fn routes(
+        &self,
+        listen: SocketAddr,
+        polls: Arc<longpoll::Sessions>,
+        shares: &Arc<Shares>,
+    ) -> (Gate, Router) {
+        let channels = self.channels.clone();
         let (tls, anonymous) = (self.web.is_some(), channels.serves_anonymous());
         let pages = Pages { origins: self.origins.clone(), listen, tls, anonymous };
         let (pages, prefix) = (Arc::new(pages), self.prefix.clone());
         let (refusals, metrics, limits) = (&channels.refusals, &channels.metrics, &channels.limits);
-        let gate = Gate::new(self.proxies.clone(), refusals, metrics, &shares, limits);
-        let (polls, bodies) = (longpoll::Sessions::new(limits.clients, &shares), Bodies::default());
-        let site = Site { channels, pages, prefix, polls, bodies };
+        let gate = Gate::new(self.proxies.clone(), refusals, metrics, shares, limits);
+        let site = Site { channels, pages, prefix, polls, bodies: Bodies::default() };
         let routes = Router::new()
             .route("/", get(dashboard::page))
             .route("/socket/websocket", any(upgrade::websocket))
@@ -133,7 +140,11 @@ impl Http {
 
     async fn serve(self) -> io::Result<()> {
         let listener = TcpListener::from_std(self.listener.try_clone()?)?;
-        let (gate, routes) = self.routes(listener.local_addr()?);
+        let (admin, shares) = (self.channels.admin(), Arc::default());
+        let polls = longpoll::Sessions::new(&admin.name, self.channels.limits.clients, &shares);
+        // Other nodes are answered as long as this server runs.
+        let _serving = longpoll::serve(admin.bus.exchange(), &polls).map_err(io::Error::other)?;
+        let (gate, routes) = self.routes(listener.local_addr()?, polls, &shares);
         accept::run(listener, gate, self.web, routes).await;
         Ok(())
     }

@@ -46,6 +46,12 @@ pub struct NodeStatus {
     /// True while clients are sent to other nodes and no more are taken.
     #[serde(default)]
     pub draining: bool,
+    /// Seconds until the last client is sent away; null when none is.
+    #[serde(default)]
+    pub drain_left_s: Option<u64>,
+    /// Sockets and long-polling sessions of clients.
+    #[serde(default)]
+    pub clients: usize,
     /// Whether it has a list by which clients' tokens are verified; without one all are refused.
     #[serde(default)]
     pub token_list: bool,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
@@ -151,6 +151,8 @@ impl NodeView {
             uptime_s: timer::now().saturating_duration_since(self.started).as_secs(),
             degraded: self.degraded(),
             draining: self.clients.draining(),
+            drain_left_s: self.clients.drain_left().map(|left| left.as_secs()),
+            clients: self.clients.connected.load(Ordering::Relaxed),
             token_list: self.has_token_list(),
             may: certificates.may.to_string(),
             rotations: self.rotations.under_way(),
@@ -246,8 +248,8 @@ impl NodeView {
             Deed::Restore { peer } => self.restore(peer, operator.clone())?,
             Deed::Disconnect { peer } => self.disconnect(peer)?,
             Deed::Revoke { .. } => return Err(DeedError::Certificates),
-            Deed::Drain => self.clients.drain(true),
-            Deed::Undrain => self.clients.drain(false),
+            Deed::Drain => self.clients.drain(None),
+            Deed::Undrain => self.clients.undrain(),
             Deed::Kill { .. } if !self.chaos => return Err(DeedError::NoChaos),
             Deed::Kill { actor } if self.roster.kill(actor) => {}
             Deed::Kill { .. } => return Err(DeedError::NoActor(self.roster.names().join(" "))),
@@ -259,6 +261,12 @@ impl NodeView {
         }
         self.bus.announce(Event::OperatorActed { deed, operator, via });
         Ok(())
+    }
+
+    /// Has the node drained over this time, or over its own one, and the trail say so.
+    pub fn drain(&self, over: Option<Duration>, operator: Operator, via: String) {
+        self.clients.drain(over);
+        self.bus.announce(Event::OperatorActed { deed: Deed::Drain, operator, via });
     }
 
     /// Revokes certificates, and has the trail say so; from then on the list of them goes to all nodes.

@@ -24,6 +24,8 @@ use crate::actors::topology_tracker::{self, TopologyTracker};
 use crate::gateway::admin;
 #[cfg(feature = "gateway")]
 use crate::gateway::channels::Channels;
+#[cfg(feature = "gateway")]
+use crate::gateway::clients::{Clients, DRAIN_TIME};
 use crate::gateway::issue::{Issuing, Offer};
 use crate::gateway::rotation::{self, Rotations};
 use crate::gateway::view::{NodeView, OwnCertificates};
@@ -35,7 +37,6 @@ use crate::io::sockets::AdminSocket;
 use crate::io::store::Store;
 use crate::io::tls::{Tls, Web};
 use crate::node::Config;
-#[cfg(feature = "gateway")]
 use crate::node::clients;
 use crate::node::listen::Served;
 use crate::proto::event::Event;
@@ -180,7 +181,9 @@ fn view(
             (parts.files.clone(), parts.lists.clone()),
             (parts.registry.clone(), bus.clone()),
         ),
-        clients: Arc::default(),
+        clients: Arc::new(Clients::new(
+            config.http.as_ref().and_then(|http| http.drain_time).unwrap_or(DRAIN_TIME),
+        )),
         store: parts.store.clone(),
         history: parts.recorder.clone(),
         certificates: Arc::new(certificates(parts)),

@@ -173,6 +173,12 @@ impl Name {
         Self("xpando:history".into())
     }
 
+    /// Under which nodes answer polls of their clients that reached another node.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn polls() -> Self {
+        Self("xpando:polls".into())
+    }
+
     /// Under which nodes tell each other whom they trust, and who signed their certificate.
     pub(crate) fn trust() -> Self {
         Self("xpando:trust".into())

@@ -70,6 +70,8 @@ fn status_as_json_has_exactly_the_documented_keys() {
         "metadata",
         "degraded",
         "draining",
+        "drain_left_s",
+        "clients",
         "token_list",
         "may",
         "certificates",

@@ -22,6 +22,7 @@ mod crossed_dials;
 mod crowd;
 mod dashboard;
 mod disks;
+mod draining;
 mod embedding;
 mod enrolment;
 mod everywhere;

@@ -40,7 +40,9 @@ pub(in super::super) async fn run(channels: Arc<Channels>) -> io::Result<()> {
                 // Rights end by the wall clock: anyone who waits for the end of one waits anew.
                 let clock_set = clock.was_set(clock::wall(), timer::now());
                 let news = channels.tokens_changed() || clock_set;
-                channels.admin.clients.news.send_if_modified(|stopping| !*stopping && news);
+                if news {
+                    channels.admin.clients.look();
+                }
                 let handlers = &channels.handlers;
                 if handlers.watching.load(Ordering::Relaxed) > 0 {
                     beats(&channels);

@@ -1,4 +1,4 @@
-//! A client that polls: for networks that let no WebSocket through.
+//! A client that polls: for networks that let no WebSocket through. `forward` is for polls that reach another node.
 //!
 //! # Protocol
 //! The first GET opens a session and gets its token with 410. A GET with the token brings what waits, or after
@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -24,18 +24,25 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::Notify;
 
+use serde::{Deserialize, Serialize};
+
 use super::Channels;
 use super::client::ClientTask;
 use super::socket::HOLD;
 use crate::actors::channel_router::outbox::{ClientQueue, Close, Next};
 use crate::actors::timer;
+use crate::gateway::clients::Order;
 use crate::gateway::places::{Place, Places, Shares};
 use crate::gateway::refusal::{Cause, RETRY};
 use crate::io::metrics::Count;
 use crate::proto::admission::{Limits, NoPlace};
 use crate::proto::channel::head::{HEAD, Head};
 use crate::proto::channel::{Dialect, Encoded, Frame, MAX_FRAME, Malformed};
+use crate::proto::node::NodeName;
 use crate::proto::share::FRAME;
+
+mod forward;
+pub(in super::super) use forward::{ask, serve};
 
 /// How long a poll waits for something to say.
 const WAIT: Duration = Duration::from_secs(10);
@@ -49,9 +56,8 @@ const SESSIONS: usize = 10_000;
 pub(in super::super) const MAX_BODY: usize = 2 * MAX_FRAME;
 
 /// What a request comes to.
+#[derive(Debug, Serialize, Deserialize)]
 pub(in super::super) enum Poll {
-    /// The client may not, or should try again later.
-    Refused(Cause),
     /// There is no such session: here is a new one, or none.
     Gone(String),
     /// What waited. The client takes the session's token from each answer.
@@ -61,12 +67,17 @@ pub(in super::super) enum Poll {
     /// Its frames were taken; what of them is none is answered as a message, for a client whose post fails begins
     /// a new session at once.
     Taken,
+    /// The client may not, or should try again later.
+    #[serde(skip)]
+    Refused(Cause),
 }
 
 /// The sessions of a node.
 pub(in super::super) struct Sessions {
     all: Mutex<HashMap<String, Arc<Session>>>,
     places: Arc<Places>,
+    /// This node, which their tokens name.
+    home: NodeName,
 }
 
 /// A client that polls.
@@ -83,9 +94,9 @@ pub(in super::super) struct Session {
 }
 
 impl Sessions {
-    pub(in super::super) fn new(most: usize, shares: &Arc<Shares>) -> Arc<Self> {
+    pub(in super::super) fn new(home: &NodeName, most: usize, shares: &Arc<Shares>) -> Arc<Self> {
         let places = Places::new(Limits::of(most.min(SESSIONS)), shares);
-        Arc::new(Self { all: Mutex::default(), places })
+        Arc::new(Self { all: Mutex::default(), places, home: home.clone() })
     }
 
     /// A place for a session of a client at this address.
@@ -95,6 +106,11 @@ impl Sessions {
             Err(NoPlace::Full) => Err(Cause::TooManyClients),
             Err(NoPlace::Address) => Err(Cause::TooManyOfAddress),
         }
+    }
+
+    /// Whether this is the token of a session that another node has, or had.
+    pub(in super::super) fn is_of_another(&self, token: &str) -> bool {
+        forward::home(token).is_some_and(|home| home != self.home)
     }
 
     pub(in super::super) fn find(&self, token: &str) -> Option<Arc<Session>> {
@@ -107,7 +123,7 @@ impl Sessions {
         client: ClientTask,
         channels: &Arc<Channels>,
     ) -> Poll {
-        let token = format!("{:032x}", rand::random::<u128>());
+        let token = forward::token(&self.home);
         let (outbox, heard) = (client.outbox().clone(), client.wake());
         let place = client.place().clone();
         let (client, polled) = (Mutex::new(client), Mutex::new(timer::now()));
@@ -138,13 +154,18 @@ impl Sessions {
 }
 
 impl Session {
+    /// What waits, or comes while a client that polls here waits.
+    pub(in super::super) async fn polled(&self) -> Poll {
+        self.poll(WAIT).await
+    }
+
     pub(in super::super) fn place(&self) -> &Place {
         &self.place
     }
 
     /// Returns when the session is over.
     async fn live(&self, channels: &Channels) {
-        let mut news = channels.admin.clients.news.subscribe();
+        let mut told = channels.admin.clients.follow();
         loop {
             let polled = *self.polled.lock().unwrap_or_else(PoisonError::into_inner);
             let over = polled + LIFE;
@@ -157,11 +178,10 @@ impl Session {
             tokio::select! {
                 () = tokio::time::sleep_until(next.into()) => {}
                 () = self.heard.notified() => {}
-                changed = news.changed() => {
-                    if changed.is_err() || *news.borrow_and_update() {
-                        return;
-                    }
-                }
+                order = told.next() => match order {
+                    Order::Go => return,
+                    Order::Look => {}
+                },
             }
             let mut client = self.client();
             client.sweep();
@@ -178,11 +198,11 @@ impl Session {
         self.heard.notify_one();
     }
 
-    /// What waits.
-    pub(in super::super) async fn poll(&self) -> Poll {
+    /// What waits, or comes within `wait`.
+    async fn poll(&self, wait: Duration) -> Poll {
         self.touch();
         let mut frames = Vec::new();
-        let next = tokio::time::timeout(WAIT, self.outbox.next(&mut frames)).await;
+        let next = tokio::time::timeout(wait, self.outbox.next(&mut frames)).await;
         self.touch();
         match next {
             Err(_elapsed) => Poll::Nothing(self.token.clone()),
@@ -210,9 +230,8 @@ impl Session {
         self.posting.lock().await
     }
 
-    /// Takes the client's frames.
-    pub(in super::super) fn take(&self, headers: &HeaderMap, body: &Bytes) -> Poll {
-        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    /// Takes the client's frames, of a body of this type.
+    pub(in super::super) fn take(&self, kind: Option<&str>, body: &Bytes) -> Poll {
         let lines: Vec<_> = match kind {
             Some(kind) if kind.starts_with("application/x-ndjson") => {
                 body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect()

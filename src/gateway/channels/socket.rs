@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::watch;
 
 use super::Channels;
 use super::client::ClientTask;
@@ -24,6 +23,7 @@ use super::metered::Metered;
 use super::websocket::{self, BINARY, BUFFER, Broken, CLOSE, Incoming, Message, PING, PONG, TEXT};
 use crate::actors::channel_router::outbox::{Close, Next};
 use crate::actors::timer;
+use crate::gateway::clients::{Order, Told};
 use crate::gateway::refusal::Cause;
 use crate::io::metrics::Count;
 use crate::proto::channel::head::Head;
@@ -51,8 +51,8 @@ pub(in super::super) async fn run(stream: Upgraded, client: ClientTask, channels
     let heard = timer::now();
     let incoming = Incoming::new(client.limits().frame);
     let mut connection = Connection { client, incoming, heard, asked: false };
-    let mut news = channels.admin.clients.news.subscribe();
-    if let Some(close) = connection.serve(&mut stream, &mut news).await {
+    let mut told = channels.admin.clients.follow();
+    if let Some(close) = connection.serve(&mut stream, &mut told).await {
         if close == Close::UNENTITLED {
             let from = connection.client.place().address();
             channels.refusals.note(Cause::Unentitled, from, "");
@@ -60,17 +60,16 @@ pub(in super::super) async fn run(stream: Upgraded, client: ClientTask, channels
         channels.metrics.count(Count::Channels, ended(close));
         drop(connection);
         if [Close::SLOW, Close::NOT_TEXT, Close::PROTOCOL, Close::RATE].contains(&close) {
-            hold(&mut news).await;
+            hold(&mut told).await;
         }
         part(stream, close).await;
     }
     channels.metrics.count(Count::Channels, "disconnected");
 }
 
-/// Waits for [`HOLD`], or until the node stops.
-async fn hold(news: &mut watch::Receiver<bool>) {
-    let stopping = async { while news.changed().await.is_ok() && !*news.borrow_and_update() {} };
-    drop(tokio::time::timeout(HOLD, stopping).await);
+/// Waits for [`HOLD`], or until the client is sent elsewhere.
+async fn hold(told: &mut Told) {
+    drop(tokio::time::timeout(HOLD, told.go()).await);
 }
 
 /// Closes, and hears the client out.
@@ -107,11 +106,7 @@ struct Connection {
 
 impl Connection {
     /// How it is to be closed; `None` when it is closed already.
-    async fn serve(
-        &mut self,
-        stream: &mut Stream,
-        news: &mut watch::Receiver<bool>,
-    ) -> Option<Close> {
+    async fn serve(&mut self, stream: &mut Stream, told: &mut Told) -> Option<Close> {
         let mut frames = Vec::new();
         let sleep = tokio::time::sleep_until(self.due().into());
         let mut sleep = std::pin::pin!(sleep);
@@ -141,12 +136,10 @@ impl Connection {
                     }
                     sleep.as_mut().reset(self.due().into());
                 }
-                changed = news.changed() => {
-                    if changed.is_err() || *news.borrow_and_update() {
-                        return Some(Close::RESTART);
-                    }
-                    self.client.expire();
-                }
+                order = told.next() => match order {
+                    Order::Go => return Some(Close::RESTART),
+                    Order::Look => self.client.expire(),
+                },
             }
             // A join may have brought a right that ends sooner, or the clock was set.
             let due = self.due();

@@ -198,9 +198,6 @@ impl Site {
         from: &From,
     ) -> Result<Poll, (Cause, Problem)> {
         let refuse = |cause| (cause, self.refuse(cause, from, ""));
-        if self.channels.admin().clients.draining() {
-            return Err(refuse(Cause::Draining));
-        }
         let (params, headers) = (params(head), &head.headers);
         let token = params.get("token").map(String::as_str);
         let header = |name| Some(text(headers, HeaderName::from_static(name)));
@@ -211,28 +208,76 @@ impl Site {
             from.place.entitle_as(session.place());
         }
         match (&head.method, known) {
-            (&Method::GET, Some(session)) => Ok(session.poll().await),
+            (&Method::GET, Some(session)) => Ok(session.polled().await),
             (&Method::POST, Some(session)) => {
                 let turn = tokio::time::timeout(READ, session.turn()).await;
                 let _turn = turn.map_err(|_elapsed| refuse(Cause::TooManyBodies))?;
                 let (body, place) = self.bodies.read(body).await.map_err(refuse)?;
-                let (poll, cost) = (session.take(headers, &body), longpoll::cost(&body));
+                let kind = header("content-type").filter(given);
+                let (poll, cost) = (session.take(kind, &body), longpoll::cost(&body));
                 drop((body, place)); // nothing that others need is held while this one waits
                 session.place().pay(from.address, cost).await;
                 Ok(poll)
             }
-            (&Method::GET, None) => {
-                // A token of ours has two dots; one of a session that is over has none.
-                let token = token.filter(|it| it.contains('.')).or_else(|| bearer(headers));
-                let token = token.or_else(|| header("x-phoenix-authtoken"));
-                let (dialect, claims) = self.rights(&params, token, from).await?;
-                let place = self.polls.place(from.address).map_err(refuse)?;
-                let client = ClientTask::new(&self.channels, dialect, place, claims);
-                Ok(self.polls.open(client, &self.channels))
+            (method @ (&Method::GET | &Method::POST), None) => {
+                let body = (method == Method::POST).then_some(body);
+                let posts = body.is_some();
+                match self.elsewhere(head, (&params, session), body, from).await? {
+                    // Over there is over: the client gets a new one here.
+                    None | Some(Poll::Gone(_)) if !posts => self.opened(head, &params, from).await,
+                    None => Ok(Poll::Gone(String::new())),
+                    Some(poll) => Ok(poll),
+                }
             }
-            (&Method::POST, None) => Ok(Poll::Gone(String::new())),
             _ => Err(refuse(Cause::Method)),
         }
+    }
+
+    /// What the home of a session says to a request that has come here; `None` when it is no session's of another node. A
+    /// token that the request shows is judged first.
+    async fn elsewhere(
+        &self,
+        head: &Parts,
+        (params, session): (&Params, Option<&str>),
+        body: Option<Body>,
+        from: &From,
+    ) -> Result<Option<Poll>, (Cause, Problem)> {
+        let Some(session) = session.filter(|session| self.polls.is_of_another(session)) else {
+            return Ok(None);
+        };
+        let (_, claims) = self.rights(params, shown(head).as_deref(), from).await?;
+        if claims.is_some() {
+            from.place.entitle(claims.as_deref());
+        }
+        let exchange = self.channels.admin().bus.exchange();
+        let Some(body) = body else {
+            return Ok(Some(longpoll::ask(exchange, session, None).await));
+        };
+        let refuse = |cause| (cause, self.refuse(cause, from, ""));
+        let (body, place) = self.bodies.read(body).await.map_err(refuse)?;
+        let kind = text(&head.headers, header::CONTENT_TYPE).to_owned();
+        let cost = longpoll::cost(&body);
+        let poll = longpoll::ask(exchange, session, Some((kind, body))).await;
+        drop(place);
+        from.place.pay(from.address, cost).await;
+        Ok(Some(poll))
+    }
+
+    /// A new session.
+    async fn opened(
+        &self,
+        head: &Parts,
+        params: &Params,
+        from: &From,
+    ) -> Result<Poll, (Cause, Problem)> {
+        let refuse = |cause| (cause, self.refuse(cause, from, ""));
+        if self.channels.admin().clients.draining() {
+            return Err(refuse(Cause::Draining));
+        }
+        let (dialect, claims) = self.rights(params, shown(head).as_deref(), from).await?;
+        let place = self.polls.place(from.address).map_err(refuse)?;
+        let client = ClientTask::new(&self.channels, dialect, place, claims);
+        Ok(self.polls.open(client, &self.channels))
     }
 
     /// Notes what is refused; the answer.
@@ -240,6 +285,17 @@ impl Site {
         self.channels.refusals.note(cause, from.address, about);
         cause.into()
     }
+}
+
+/// The token that a poll's request shows of its bearer. Such a one has dots; one of a session, which clients put below the
+/// same name behind it, has none.
+fn shown(head: &Parts) -> Option<String> {
+    let Query(all) = Query::<Vec<(String, String)>>::try_from_uri(&head.uri).unwrap_or_default();
+    let is_bearers = |(name, value): &(String, String)| name == "token" && value.contains('.');
+    let in_query = all.into_iter().find(is_bearers).map(|(_, token)| token);
+    let header = || text(&head.headers, HeaderName::from_static("x-phoenix-authtoken")).to_owned();
+    let in_header = || bearer(&head.headers).map_or_else(header, str::to_owned);
+    in_query.or_else(|| Some(in_header()).filter(|token| !token.is_empty()))
 }
 
 /// The token in `Authorization`. Another scheme is for a proxy on the way.

@@ -73,7 +73,7 @@ const ask = async (node, params, options) => {
 };
 const ndjson = (lines) => ({ method: "POST", headers: { "content-type": "application/x-ndjson" }, body: lines.join("\n") });
 
-async function bare(suite, { a, alice }) {
+async function bare(suite, { a, b, s, alice, bob, libraries }) {
   const check = (name, body) => suite.check(`longpoll: ${name}`, body);
   const begin = async () => (await ask(a, {})).token;
 
@@ -128,6 +128,34 @@ async function bare(suite, { a, alice }) {
     demand([413, "closed"].includes(huge), `3 MB: ${huge}`);
     same(await ask(a, { token }, ndjson(['[null,"1","phoenix","heartbeat",{}]'])), { status: 200 });
     same((await ask(a, { token })).messages.length, 1);
+  });
+
+  await check("any node takes the next request of a session, and judges a token that it shows", async (place) => {
+    const { token } = await ask(a, { token: alice });
+    const other = await place.client(libraries["1.8.16"], b, { params: { token: bob } }).joined("room:any");
+    same(await ask(b, { token }, ndjson([JSON.stringify(["1", "1", "room:any", "phx_join", {}])])), { status: 200 });
+    await until("alice is there", () => "alice" in other.who());
+    const heard = [];
+    for (let n = 0; n < 12; n++) {
+      other.push("say", { n });
+      await until(`number ${n}`, async () => {
+        const answer = await ask([s, b, a][n % 3], { token });
+        same(answer.token, token, "each answer names the session");
+        heard.push(...answer.messages.map((text) => JSON.parse(text)).filter(([, , , event]) => event === "say").map(([, , , , { n }]) => n));
+        return heard.length === n + 1;
+      });
+    }
+    same(heard, [...Array(12).keys()]);
+    // In the query before the session's, as clients put it.
+    const shown = (shown) => fetch(`http://${b.http}/socket/longpoll?vsn=2.0.0&token=${shown}&token=${token}`, ndjson(['[null,"9","phoenix","heartbeat",{}]'])).then((it) => it.json());
+    same((await shown(alice)).status, 200);
+    same((await shown("x.y.z")).status, 403);
+    // Nobody's session, of a node that is not there, and of one that never had it.
+    for (const none of [`${"0".repeat(32)}-${Buffer.from("nobody@h").toString("base64url")}`, `${"0".repeat(32)}${token.slice(32)}`]) {
+      same((await ask(b, { token: none }, ndjson(["[]"]))).status, 410);
+      const { status, token: another } = await ask(b, { token: none });
+      demand(status === 410 && another && another !== none, "a session of its own");
+    }
   });
 
   await check("an unknown session, a post without one, another version", async () => {

@@ -1,0 +1,143 @@
+//! Polls that reach another node than the one that has their session: behind a balancer that sends each request where it likes.
+//!
+//! # Protocol
+//! A session's token names its node, the home. A node that gets a poll of another node's session shows it to that node, under
+//! one name of its own, as [`Forwarded`]; the answer is the [`Poll`] that the client gets. A home that is not linked, has no
+//! such session any more, or does not answer is a session that is over: the client opens another one where it is, joins
+//! anew, and asks for what it missed.
+//!
+//! # Invariants
+//! 1. A token that is no session's reaches no other node; nobody but the home says whose session a token is.
+//! 2. A request that shows a token of its bearer is judged by it where it arrives, before it is forwarded; the session's
+//!    own rights are its home's matter.
+//! 3. What a forwarded poll would bring is lost with its link, and so is the session: no message is left out of a session
+//!    that goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{MAX_BODY, Poll, Sessions, cost};
+use crate::actors::exchange::{CallError, Exchange, HandlerError, ServeError, Serving};
+use crate::gateway::refusal::Cause;
+use crate::proto::codec;
+use crate::proto::node::NodeName;
+use crate::proto::outbox::MAX_MESSAGE;
+use crate::proto::topic::{Address, Name};
+
+/// How long a forwarded poll waits for something to say: less than one at home, so that it holds its place for a short time.
+pub(super) const WAIT: Duration = Duration::from_secs(5);
+/// How long the home may take.
+const PATIENCE: Duration = Duration::from_secs(9);
+/// When a client is to poll again whose home has too much under way.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Bytes of what is forwarded, beside a body.
+const HEAD: usize = 1024;
+
+/// A poll, as the home gets it. Grows only at its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Forwarded {
+    session: String,
+    /// What the client sends: the type of the body and the body; `None` asks for what waits.
+    post: Option<(String, Vec<u8>)>,
+}
+
+/// A token for a session of this node.
+pub(super) fn token(home: &NodeName) -> String {
+    let home = BASE64_URL_SAFE_NO_PAD.encode(home.as_str());
+    format!("{:032x}-{home}", rand::random::<u128>())
+}
+
+/// The node that gave a session its token, if it is one.
+pub(super) fn home(token: &str) -> Option<NodeName> {
+    let (number, home) = token.split_once('-')?;
+    let sound = number.len() == 32 && number.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let home = BASE64_URL_SAFE_NO_PAD.decode(home).ok().filter(|_| sound)?;
+    std::str::from_utf8(&home).ok()?.parse().ok()
+}
+
+/// Answers other nodes about the sessions of this one, until the result is dropped.
+///
+/// # Errors
+/// [`ServeError`]; nothing changed.
+pub(in super::super::super) fn serve(
+    exchange: &Exchange,
+    sessions: &Arc<Sessions>,
+) -> Result<Serving, ServeError> {
+    let sessions = sessions.clone();
+    exchange.serve(Name::polls(), move |request| {
+        let sessions = sessions.clone();
+        async move {
+            let Forwarded { session, post } = codec::decode(&request.payload, HEAD + MAX_BODY)
+                .map_err(|_malformed| HandlerError::from("no poll"))?;
+            let poll = match (sessions.find(&session), post) {
+                (None, _) => Poll::Gone(String::new()),
+                (Some(session), None) => session.poll(WAIT).await,
+                (Some(session), Some((kind, body))) => {
+                    let _turn = session.turn().await;
+                    let body = Bytes::from(body);
+                    let poll = session.take(Some(&kind), &body);
+                    session.place().pay(session.place().address(), cost(&body)).await;
+                    poll
+                }
+            };
+            Ok::<_, HandlerError>(codec::encode(&poll)?.into())
+        }
+    })
+}
+
+/// The answer of a session's home.
+pub(in super::super::super) async fn ask(
+    exchange: &Exchange,
+    token: &str,
+    post: Option<(String, Bytes)>,
+) -> Poll {
+    let gone = || Poll::Gone(String::new());
+    let Some(home) = home(token) else { return gone() };
+    let post = post.map(|(kind, body)| (kind.chars().take(HEAD / 8).collect(), body.to_vec()));
+    let asks = post.is_none();
+    let forwarded = Forwarded { session: token.to_owned(), post };
+    let Ok(forwarded) = codec::encode(&forwarded) else { return gone() };
+    let to = Address { name: Name::polls(), node: Some(home) };
+    match exchange.call(&to, forwarded, PATIENCE).await {
+        Ok(answer) => codec::decode(&answer, MAX_MESSAGE).unwrap_or_else(|_broken| gone()),
+        // Nothing was done: the client may say the same again, soon.
+        Err(CallError::Overloaded) if asks => {
+            tokio::time::sleep(AGAIN).await;
+            Poll::Nothing(token.to_owned())
+        }
+        Err(CallError::Overloaded) => Poll::Refused(Cause::TooManyBodies),
+        Err(_gone) => gone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_s_token_names_its_node_and_no_other_text_does() {
+        let name: NodeName = "a@10.0.0.1".parse().expect("valid");
+        let made = token(&name);
+        assert_eq!(home(&made), Some(name));
+        assert!(!made.contains('.'), "a bearer's token is told by its dots");
+        assert_ne!(made, token(&"a@10.0.0.1".parse().expect("valid")));
+        let number = "0".repeat(32);
+        let header = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJ4In0.c2ln";
+        for none in [
+            "",
+            "-",
+            &number,
+            header,
+            &format!("{number}-"),
+            &format!("{number}-!"),
+            &format!("x-{}", &made[33..]),
+        ] {
+            assert_eq!(home(none), None, "{none}");
+        }
+    }
+}
