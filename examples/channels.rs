@@ -20,6 +20,9 @@
 //! | `follow` with `{"topic": T}` | `ok`, and from then on `news` with each message that is published there |
 //! | `slow` with `{"ms": N}` | its answer after so long; its other topics do not wait |
 //! | `shout` | `ok`, and everybody on the topic gets the event, on every node |
+//! | `appear` with an object | `ok`, and everybody sees a `bot` with that as its meta, until the join ends |
+//! | `vanish` | `ok`, and the bot of this join leaves |
+//! | `who` | the keys of all who are there |
 //! | `crash` | `phx_error`: the handler is lost for this join alone, and the client joins again |
 //! | `close` | `phx_close`: the client does not join again |
 //!
@@ -33,8 +36,8 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use xpando_node::serde_json::{Value, json};
 use xpando_node::{
-    Channel, Client, Ended, HandlerError, Joined, Json, Node, Payload, Push, Reaction, Received,
-    ReplyTo, Topic,
+    Channel, Client, Ended, HandlerError, Joined, Json, Node, Payload, PresenceEntry, Presences,
+    Push, Reaction, Received, ReplyTo, Topic, Tracked,
 };
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -58,7 +61,7 @@ async fn main() -> Result<(), Failure> {
         .http(http)
         .start()
         .await?;
-    node.channel("test:*", ByName)?;
+    node.channel("test:*", ByName(node.presence().clone()))?;
     let at = node.http().ok_or("no clients are served")?;
     println!("{name} serves clients at ws://{at}/socket");
     let ended = tokio::select! {
@@ -71,7 +74,7 @@ async fn main() -> Result<(), Failure> {
 }
 
 /// Does what the event's name says.
-struct ByName;
+struct ByName(Presences);
 
 /// What a join keeps.
 #[derive(Default)]
@@ -80,6 +83,8 @@ struct Kept {
     sent: u64,
     /// An event that is not answered yet.
     held: Option<ReplyTo>,
+    /// Somebody who is there as long as this join.
+    bot: Option<Tracked>,
 }
 
 impl Channel for ByName {
@@ -128,6 +133,23 @@ impl Channel for ByName {
             "forget" => {
                 kept.held = None;
                 Reaction::reply(&json!({}))
+            }
+            "appear" => {
+                let meta: Value = push.decode()?;
+                match &kept.bot {
+                    Some(bot) => bot.update(&meta).await?,
+                    None => kept.bot = Some(self.0.track(&client.topic, "bot", &meta).await?),
+                }
+                Reaction::reply(&json!({}))
+            }
+            "vanish" => {
+                kept.bot = None;
+                Reaction::reply(&json!({}))
+            }
+            "who" => {
+                let all = self.0.list(&client.topic).await;
+                let keys: Vec<_> = all.iter().map(PresenceEntry::key).collect();
+                Reaction::reply(&json!({ "keys": keys }))
             }
             "shout" => Reaction::Broadcast,
             "follow" => {

@@ -17,6 +17,7 @@ import * as frames from "./checks/frames.mjs";
 import * as idle from "./checks/idle.mjs";
 import * as longpoll from "./checks/longpoll.mjs";
 import * as losses from "./checks/losses.mjs";
+import * as presence from "./checks/presence.mjs";
 import * as resume from "./checks/resume.mjs";
 import * as rights from "./checks/rights.mjs";
 import * as storms from "./checks/storms.mjs";
@@ -53,7 +54,7 @@ await acquainted.run(suite, world);
 // What waits for a minute runs beside what does not, on nodes a, s and t; what kills b and c comes last.
 const quiet = [idle.run(suite, world), longpoll.run(suite, world), storms.run(suite, world)];
 const lanes = Object.entries(libraries).map(([version, library]) => clients.run(suite, world, version, library));
-await Promise.all([...lanes, frames.run(suite, world), resume.run(suite, world), rights.run(suite, world)]);
+await Promise.all([...lanes, frames.run(suite, world), presence.run(suite, world), resume.run(suite, world), rights.run(suite, world)]);
 await clients.slow(suite, world);
 await Promise.all([...quiet, losses.run(suite, world)]);
 await suite.check("every node ran on through all of it", async () => {

@@ -50,7 +50,7 @@ export class Client {
     };
     channel.onError((why) => channel.errors.push(why));
     channel.onClose(() => channel.closed++);
-    const presence = new this.library.Presence(channel);
+    const presence = (channel.presence = new this.library.Presence(channel));
     channel.who = () => Object.fromEntries(presence.list((key, { metas }) => [key, metas]).sort());
     channel.says = (event, wanted) => channel.heard.filter(([name, payload]) => name === event && (wanted === undefined || isDeepStrictEqual(payload, wanted)));
     return channel;
