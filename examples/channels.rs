@@ -1,4 +1,4 @@
-//! A service with topics of its own for Phoenix clients: whoever joins `test:NAME` sees who else is there, and each
+//! A service with topics of its own for Phoenix clients: whoever joins `test:NAME` (or `veiled:NAME`) sees who else is there, and each
 //! event gets the answer that it is named after. So it is also what a client is tried against: every answer that a
 //! channel can give, on demand.
 //!
@@ -23,6 +23,9 @@
 //! | `appear` with an object | `ok`, and everybody sees a `bot` with that as its meta, until the join ends |
 //! | `vanish` | `ok`, and the bot of this join leaves |
 //! | `who` | the keys of all who are there |
+//! | `others` | `ok`, and everybody else on the topic gets the event |
+//! | `aside` | `ok`, and everybody gets the event, on `veiled:NAME` each with how many events its join has sent |
+//! | `secret` | `ok`, and everybody gets the event, on `veiled:NAME` those whose join has sent one |
 //! | `crash` | `phx_error`: the handler is lost for this join alone, and the client joins again |
 //! | `close` | `phx_close`: the client does not join again |
 //!
@@ -36,8 +39,8 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use xpando_node::serde_json::{Value, json};
 use xpando_node::{
-    Channel, Client, Ended, HandlerError, Joined, Json, Node, Payload, PresenceEntry, Presences,
-    Push, Reaction, Received, ReplyTo, Topic, Tracked,
+    Channel, Client, Ended, HandlerError, Joined, Json, Node, Outgoing, Payload, PresenceEntry,
+    Presences, Push, Reaction, Received, ReplyTo, Topic, Tracked,
 };
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -61,7 +64,10 @@ async fn main() -> Result<(), Failure> {
         .http(http)
         .start()
         .await?;
-    node.channel("test:*", ByName(node.presence().clone()))?;
+    let presences = || node.presence().clone();
+    node.channel("test:*", ByName { presences: presences(), veiled: &[] })?;
+    let veiled = &["aside", "secret"];
+    node.channel("veiled:*", ByName { presences: presences(), veiled })?;
     let at = node.http().ok_or("no clients are served")?;
     println!("{name} serves clients at ws://{at}/socket");
     let ended = tokio::select! {
@@ -74,7 +80,11 @@ async fn main() -> Result<(), Failure> {
 }
 
 /// Does what the event's name says.
-struct ByName(Presences);
+struct ByName {
+    presences: Presences,
+    /// Events that do not reach a client as they are.
+    veiled: &'static [&'static str],
+}
 
 /// What a join keeps.
 #[derive(Default)]
@@ -138,7 +148,9 @@ impl Channel for ByName {
                 let meta: Value = push.decode()?;
                 match &kept.bot {
                     Some(bot) => bot.update(&meta).await?,
-                    None => kept.bot = Some(self.0.track(&client.topic, "bot", &meta).await?),
+                    None => {
+                        kept.bot = Some(self.presences.track(&client.topic, "bot", &meta).await?)
+                    }
                 }
                 Reaction::reply(&json!({}))
             }
@@ -147,11 +159,15 @@ impl Channel for ByName {
                 Reaction::reply(&json!({}))
             }
             "who" => {
-                let all = self.0.list(&client.topic).await;
+                let all = self.presences.list(&client.topic).await;
                 let keys: Vec<_> = all.iter().map(PresenceEntry::key).collect();
                 Reaction::reply(&json!({ "keys": keys }))
             }
-            "shout" => Reaction::Broadcast,
+            "shout" | "aside" | "secret" => Reaction::Broadcast,
+            "others" => {
+                client.broadcast_from("others", &push.payload)?;
+                Reaction::reply(&json!({}))
+            }
             "follow" => {
                 let Follow { topic } = push.decode()?;
                 client.subscribe(topic.parse::<Topic>()?)?;
@@ -178,6 +194,28 @@ impl Channel for ByName {
             }
             Received::Missed(messages) => Err(format!("{messages} messages were missed"))?,
         }
+    }
+
+    fn intercept(&self) -> &[&str] {
+        self.veiled
+    }
+
+    async fn handle_out(
+        &self,
+        kept: &mut Kept,
+        _client: &Client,
+        event: &str,
+        payload: &Payload,
+    ) -> Result<Outgoing, HandlerError> {
+        Ok(match (event, payload) {
+            ("aside", Payload::Json(said)) => {
+                let told = json!({ "said": said.decode::<Value>()?, "sent": kept.sent });
+                Outgoing::Changed(Payload::Json(Json::of(&told)))
+            }
+            // For those alone who have said something.
+            ("secret", _) if kept.sent == 0 => Outgoing::Withheld,
+            _ => Outgoing::AsItIs,
+        })
     }
 
     async fn terminate(&self, kept: Kept, client: &Client, why: Ended) {

@@ -27,7 +27,7 @@ pub use crate::actors::news::Events;
 pub use crate::actors::peers::{Row, View};
 #[cfg(feature = "gateway")]
 pub use crate::gateway::channels::handler::{
-    Channel, Client, Ended, Joined, Push, Reaction, ReplyTo,
+    Channel, Client, Ended, Joined, Outgoing, Push, Reaction, ReplyTo,
 };
 #[cfg(feature = "testkit")]
 pub use crate::node::testkit;

@@ -38,12 +38,14 @@ use crate::proto::replay::Position;
 use crate::proto::topic::{self as topic_of, Name, Topic};
 use crate::proto::wiring::{Ask, Consumer, Notice};
 
+mod marks;
 pub mod outbox;
 mod services;
 mod topic;
 
+use marks::Marks;
 pub use services::{Following, PresenceEntry, PresenceNews, Presences, Tracked};
-pub use topic::{Greeting, Member};
+pub use topic::{Greeting, Intercept, Intercepted, Member};
 use topic::{Links, Order, Presence as Change, Shared, TopicTask};
 
 /// Words about presences that break the protocol, and presences where a peer may not be, as they are counted.
@@ -68,13 +70,15 @@ impl Stamps {
         Self { epoch: rand::random(), last: HashMap::new() }
     }
 
-    fn next(&mut self, topic: &Topic) -> Position {
+    /// The next of a topic, for all but this member.
+    fn next(&mut self, topic: &Topic, marks: &Marks, except: Option<u64>) -> Position {
         if self.last.len() >= NUMBERED && !self.last.contains_key(topic) {
             *self = Self::new();
         }
         let first = Position { epoch: self.epoch, n: 0, tag: 0 };
         let last = self.last.entry(topic.clone()).or_insert(first);
-        *last = Position { n: last.n.saturating_add(1), tag: rand::random(), ..*last };
+        let next = Position { n: last.n.saturating_add(1), tag: 0, ..*last };
+        *last = Position { tag: marks.tag(topic, &next, except), ..next };
         *last
     }
 }
@@ -84,6 +88,7 @@ impl Stamps {
 pub struct Publisher {
     exchange: Exchange,
     stamps: Arc<Mutex<Stamps>>,
+    marks: Marks,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -95,7 +100,8 @@ impl std::fmt::Debug for Publisher {
 impl Publisher {
     /// A publisher through this exchange.
     pub(crate) fn new(exchange: &Exchange) -> Self {
-        Self { exchange: exchange.clone(), stamps: Arc::new(Mutex::new(Stamps::new())) }
+        let (stamps, marks) = (Arc::new(Mutex::new(Stamps::new())), Marks::default());
+        Self { exchange: exchange.clone(), stamps, marks }
     }
 
     fn stamps(&self) -> MutexGuard<'_, Stamps> {
@@ -128,7 +134,20 @@ impl Publisher {
         event: &str,
         payload: &Payload,
     ) -> Result<DeliveryReport, SendError> {
-        self.send(topic, event, payload, |bytes| self.exchange.try_publish(topic, bytes))
+        self.send(topic, event, payload, None, |bytes| self.exchange.try_publish(topic, bytes))
+    }
+
+    /// As [`Publisher::publish`], but not to this member of this node.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn publish_except(
+        &self,
+        topic: &Topic,
+        event: &str,
+        payload: &Payload,
+        member: u64,
+    ) -> Result<DeliveryReport, SendError> {
+        let send = |bytes| self.exchange.try_publish(topic, bytes);
+        self.send(topic, event, payload, Some(member), send)
     }
 
     /// To the clients of this node alone.
@@ -142,7 +161,7 @@ impl Publisher {
         event: &str,
         payload: &Payload,
     ) -> Result<DeliveryReport, SendError> {
-        self.send(topic, event, payload, |bytes| self.exchange.publish_here(topic, bytes))
+        self.send(topic, event, payload, None, |bytes| self.exchange.publish_here(topic, bytes))
     }
 
     fn send(
@@ -150,11 +169,12 @@ impl Publisher {
         topic: &Topic,
         event: &str,
         payload: &Payload,
+        except: Option<u64>,
         send: impl FnOnce(bytes::Bytes) -> Result<DeliveryReport, SendError>,
     ) -> Result<DeliveryReport, SendError> {
         // Held while it is sent: numbers leave in their order.
         let mut stamps = self.stamps();
-        let stamp = stamps.next(topic);
+        let stamp = stamps.next(topic, &self.marks, except);
         let bytes = Envelope::encode(stamp, event, payload);
         send(bytes.ok_or(SendError::TooLong(event.len()))?)
     }
@@ -223,16 +243,18 @@ pub struct ChannelRouter {
     handle: Handle<Msg>,
     bus: Bus,
     metrics: Metrics,
+    marks: Marks,
     numbers: Arc<AtomicU64>,
     /// What services want.
     book: Arc<services::Book>,
 }
 
 impl ChannelRouter {
-    /// A router that does not run yet.
-    pub fn new(bus: &Bus, metrics: &Metrics) -> Self {
+    /// A router that does not run yet. What clients say goes through this publisher.
+    pub fn new(bus: &Bus, publisher: &Publisher, metrics: &Metrics) -> Self {
         Self {
             handle: Handle::new("channel_router", metrics),
+            marks: publisher.marks.clone(),
             bus: bus.clone(),
             metrics: metrics.clone(),
             numbers: Arc::default(),
@@ -510,6 +532,7 @@ impl Process for Inside {
             me: router.bus.exchange().name().clone(),
             exchange: router.bus.exchange().clone(),
             places: Arc::new(Semaphore::new(PLACES)),
+            marks: router.marks.clone(),
         };
         let recorder = setup.recorder.clone();
         let kept = tokio::task::spawn_blocking(move || recorder.map(|it| it.topics())).await;

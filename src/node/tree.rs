@@ -110,7 +110,7 @@ pub(super) fn tree(config: &Config, parts: Parts, peers: &Peers, bus: &Bus) -> P
     let issuing = issuing(config, &parts, bus, peers);
     let offer = Arc::new(issuing.offer(config.issuing.clone()));
     let cluster = cluster(config, &parts, (bus, &issuing, &offer), peers, (&tracker, &discovery));
-    let router = ChannelRouter::new(bus, metrics);
+    let router = ChannelRouter::new(bus, &parts.publisher, metrics);
     let incarnation = parts.myself.incarnation.clone();
     let routing = channel_router::Setup {
         incarnation,

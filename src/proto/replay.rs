@@ -1,7 +1,7 @@
 //! Replay: what a client missed on a topic, so that it can go on where it was, perhaps at another node.
 //!
 //! Every message of a topic bears a stamp: its publisher numbers what it says there 1, 2, 3 and so on,
-//! within one epoch of its own, and draws a tag for each. A node that follows the topic keeps the last messages in a [`Log`]. A
+//! within one epoch of its own, with a tag for each that nobody can guess. A node that follows the topic keeps the last messages in a [`Log`]. A
 //! client holds a [`Cursor`], which came with the last message it saw: per publisher, the latest stamp.
 //! A cursor stands for everything that its publishers said up to those stamps.
 //!

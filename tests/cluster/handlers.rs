@@ -195,6 +195,62 @@ fn a_service_answers_when_it_likes_and_hears_of_other_topics() {
 }
 
 #[test]
+fn what_is_told_to_others_passes_their_channels() {
+    let cluster = Cluster::new();
+    let (node, service, address) = service(&cluster);
+    let far_address = free_address();
+    let far = cluster.example("channels").start("t", &node, &[&far_address.to_string()]);
+    node.sees("t", "online");
+    let ada = token(&cluster, "*", &[]);
+    runtime().block_on(async {
+        let mut one = Socket::open(address, &ada).await;
+        let mut two = Socket::open(address, &ada).await;
+        let mut three = Socket::open(far_address, &ada).await;
+        for socket in [&mut one, &mut two, &mut three] {
+            assert_eq!(socket.asks("1", "test:1", "phx_join", json!({})).await.0, "ok");
+        }
+        // Not to itself; to others here and elsewhere. What follows shows that nothing is on its way any more.
+        assert_eq!(one.asks("1", "test:1", "others", json!({ "n": 1 })).await, ok(json!({})));
+        assert_eq!(one.asks("1", "test:1", "shout", json!({ "n": 2 })).await, ok(json!({})));
+        assert_eq!(one.hears("test:1", "shout").await, json!({ "n": 2 }));
+        assert!(!one.told.iter().any(|frame| frame[3] == "others"), "{:?}", one.told);
+        for socket in [&mut two, &mut three] {
+            assert_eq!(socket.hears("test:1", "others").await, json!({ "n": 1 }));
+            assert_eq!(socket.hears("test:1", "shout").await, json!({ "n": 2 }));
+        }
+
+        // Each is told what its own join makes of it.
+        one.asks("2", "veiled:1", "phx_join", json!({})).await;
+        let (_, joined) = two.asks("2", "veiled:1", "phx_join", json!({ "last_seq": null })).await;
+        assert_eq!(one.asks("2", "veiled:1", "aside", json!({ "n": 3 })).await, ok(json!({})));
+        assert_eq!(one.asks("2", "veiled:1", "secret", json!({ "n": 4 })).await, ok(json!({})));
+        assert_eq!(one.asks("2", "veiled:1", "shout", json!({ "n": 5 })).await, ok(json!({})));
+        let aside = one.gets(|frame| frame[3] == "aside").await;
+        let told = json!({ "said": { "n": 3 }, "sent": 1 });
+        assert_eq!(aside, json!(["2", null, "veiled:1", "aside", told]), "it is this join's own");
+        assert_eq!(one.hears("veiled:1", "secret").await, json!({ "n": 4 }));
+        let seen = |payload: Value, sent: u64| {
+            assert_eq!((&payload["said"]["n"], &payload["sent"]), (&json!(3), &json!(sent)));
+            assert!(payload["seq"].is_string(), "{payload}");
+        };
+        seen(two.hears("veiled:1", "aside").await, 0);
+        let withheld =
+            two.gets(|frame| frame[2] == "veiled:1" && frame[3] != "presence_state").await;
+        assert_eq!(withheld[3], "seq", "it stands behind what it was not told");
+        assert_eq!(two.hears("veiled:1", "shout").await["n"], 5);
+        assert!(!two.told.iter().any(|frame| frame[3] == "secret"), "{:?}", two.told);
+        // What a client missed passes its channel, too.
+        let from = json!({ "last_seq": joined["seq"] });
+        assert_eq!(two.asks("3", "veiled:1", "phx_join", from).await.1["replayed"], 3);
+        seen(two.hears("veiled:1", "aside").await, 0);
+        assert_eq!(two.hears("veiled:1", "shout").await["n"], 5);
+        assert!(!two.told.iter().any(|frame| frame[3] == "secret"), "{:?}", two.told);
+    });
+    far.stop();
+    service.stop();
+}
+
+#[test]
 fn a_node_serves_its_families_under_the_names_that_it_is_given() {
     let cluster = Cluster::new();
     let rules = "realtime:*=room,hq:*=network,ops:*=node,room:*=off,room:lobby=room";

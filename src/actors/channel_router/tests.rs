@@ -36,11 +36,11 @@ async fn world() -> World {
 async fn world_with(history: &[&str]) -> World {
     let metrics = Metrics::default();
     let bus = Bus::new(&Exchange::new(name("a@127.0.0.1"), &metrics));
-    let router = ChannelRouter::new(&bus, &metrics);
+    let publisher = Publisher::new(bus.exchange());
+    let router = ChannelRouter::new(&bus, &publisher, &metrics);
     let rules = history.iter().map(|text| text.parse().expect("a retention")).collect();
     let rules = Retentions::new(rules).expect("few");
     let peers = Peers::new(&metrics, []);
-    let publisher = Publisher::new(bus.exchange());
     let incarnation = Arc::new(AtomicU64::new(1));
     let setup = Setup { incarnation, peers, rules, recorder: None, publisher: publisher.clone() };
     let (root, roster) = run(&metrics, vec![bus.child(), router.child(setup)]).await;
@@ -72,6 +72,7 @@ impl World {
             presence: key.map(|key| (key.to_owned(), "{\"x\":1}".to_owned())),
             sees: key.map_or(Sees::Nothing, |_| Sees::State),
             greeting: None,
+            intercept: None,
             ready: None,
         }
     }
@@ -418,4 +419,59 @@ async fn after_a_crash_members_are_told_to_join_again() {
         heard.contains(&message(1))
     })
     .await;
+}
+
+#[cfg(feature = "gateway")]
+#[tokio::test(start_paused = true)]
+async fn who_says_something_to_others_is_not_told() {
+    let world = world().await;
+    let resuming = Member { resume: Some(String::new()), ..world.member(None) };
+    let (one, two) = (world.enter(resuming).await, world.enter(world.member(None)).await);
+    settled().await;
+    drop((one.take(), two.take()));
+    let payload = Payload::Json(Json::of(&json!({ "n": 1 })));
+    for from in [one.id, two.id] {
+        world.publisher.publish_except(&room(), "say", &payload, from).expect("short");
+    }
+    settled().await;
+    let told = one.take();
+    let events: Vec<_> =
+        told.iter().map(|(event, payload)| (event.as_str(), &payload["n"])).collect();
+    assert_eq!(events, [("seq", &Value::Null), ("say", &json!(1))], "it stands behind its own");
+    assert_eq!(two.take(), vec![message(1)]);
+    // Who goes on from there has missed nothing.
+    world.router.leave(room(), one.id);
+    let last = told[0].1["seq"].as_str().expect("a cursor");
+    assert_eq!(world.resume(last).await.1["replayed"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_intercepted_goes_to_its_channel_in_order_and_within_bounds() {
+    let world = world().await;
+    let (intercept, mut end) = Intercept::new();
+    let member = Member { intercept: Some(intercept), ..world.member(None) };
+    let client = world.enter(member).await;
+    (1..=3).for_each(|n| world.publish(n));
+    settled().await;
+    let events: Vec<_> = client.take().into_iter().map(|(event, _)| event).collect();
+    assert_eq!(events, ["phx_reply"], "nothing goes past the channel");
+    for n in 1..=3 {
+        let message = end.try_recv().expect("a message");
+        assert_eq!(message.event(), Some("say"));
+        assert_eq!(
+            message.frames(message.payload()).iter().map(frame_parts).collect::<Vec<_>>(),
+            [("say".to_owned(), json!({ "n": n }))]
+        );
+        assert_eq!(message.place(), None, "it is not told where messages stand");
+    }
+    // A channel that takes nothing costs its client the connection, not the node its memory.
+    let long = Payload::Binary(Bytes::from(vec![0; 200_000]));
+    for _ in 0..2 {
+        world.publisher.publish(&room(), "blob", &long).expect("short");
+    }
+    settled().await;
+    assert!(!client.outbox.is_closed());
+    world.publisher.publish(&room(), "blob", &long).expect("short");
+    settled().await;
+    assert!(client.outbox.is_closed());
 }

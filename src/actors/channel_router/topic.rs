@@ -21,8 +21,10 @@ use tokio::task::JoinSet;
 
 use self::kept::{Logged, bounds, now};
 use self::past::Past;
+use self::telling::{Manner, SEQ};
 use super::Publisher;
-use super::outbox::{ClientOverflow, ClientQueue};
+use super::marks::Marks;
+use super::outbox::{ClientOverflow, ClientQueue, Close};
 use crate::actors::exchange::{Exchange, Message, Received, Subscription};
 use crate::actors::history_log::{Recorder, Tape};
 use crate::actors::timer;
@@ -34,13 +36,16 @@ use crate::proto::history::{Ask, LINGER, MAX_ASKED, Retentions, Rule};
 use crate::proto::node::NodeName;
 use crate::proto::presence::Entry;
 use crate::proto::presence::listing::{self, Audience, Listing, Sees};
-use crate::proto::replay::{Bounds, Log};
+use crate::proto::replay::{Bounds, Log, Position};
 use crate::proto::topic::Topic;
 
 mod disk;
 mod kept;
 mod past;
 mod sync;
+mod telling;
+
+pub use telling::{Intercept, Intercepted};
 
 /// Messages that are taken together.
 const TOGETHER: usize = 256;
@@ -52,7 +57,6 @@ pub(super) const LOGGED: usize = 64 * 1024 * 1024;
 const START: &str = "+";
 /// What the answer to a join says of the past, and messages of where they stand: nobody else says it.
 const OWN: [&str; 4] = [SEQ, "replayed", "gap", "more"];
-const SEQ: &str = "seq";
 
 /// What a member gets when it has joined, made at that moment.
 pub type Greeting = Box<dyn FnOnce() -> Vec<(&'static str, Payload)> + Send>;
@@ -83,6 +87,8 @@ pub struct Member {
     pub sees: Sees,
     /// What else it gets first.
     pub greeting: Option<Greeting>,
+    /// Through its channel's task go all messages to it.
+    pub intercept: Option<Intercept>,
     /// Who waits for it to be a member; the router's.
     pub ready: Option<oneshot::Sender<()>>,
 }
@@ -125,6 +131,8 @@ pub(super) struct Shared {
     pub(super) exchange: Exchange,
     /// Places for those who wait for the disk.
     pub(super) places: Arc<Semaphore>,
+    /// Who has said what it is not to be told.
+    pub(super) marks: Marks,
 }
 
 impl Shared {
@@ -335,14 +343,20 @@ impl TopicTask {
         let payload = Payload::Json(Json::of(&response));
         let reply = Say::Reply(join_ref, reference, Outcome::Ok, &payload);
         let mut frames: Vec<_> = reply.encode(member.dialect, topic).into_iter().collect();
-        let frames_of =
-            |kept: &Arc<Logged>| self.frames(kept, member.dialect, numbered, Some(join_ref));
-        frames.extend(past.messages.iter().flat_map(frames_of));
+        let manner =
+            Manner { topic: &self.topic, dialect: member.dialect, numbered, join: Some(join_ref) };
+        if member.intercept.is_none() {
+            let frames_of = |kept: &Arc<Logged>| kept.frames(&kept.payload, &manner);
+            frames.extend(past.messages.iter().flat_map(frames_of));
+        }
         for (event, payload) in member.greeting.take().map(|make| make()).unwrap_or_default() {
             let push = Say::Push(member.join_ref.as_ref(), event, &payload);
             frames.extend(push.encode(member.dialect, topic));
         }
         member.outbox.welcome(frames);
+        if let Some(intercept) = &member.intercept {
+            past.messages.iter().for_each(|kept| intercept.send(kept, &manner, true));
+        }
         self.listing.admit(member.id, member.sees, member.dialect, timer::now());
         if let Some(ready) = member.ready.take() {
             ready.send(()).unwrap_or(()); // who gave up waiting leaves
@@ -377,9 +391,14 @@ impl TopicTask {
         let mut shapes = Shapes::default();
         for member in self.members.values() {
             let (dialect, numbered) = (member.dialect, member.resume.is_some());
-            let make = || {
-                heard.iter().flat_map(|kept| self.frames(kept, dialect, numbered, None)).collect()
-            };
+            let excepted = heard.iter().any(|kept| kept.except == Some(member.id));
+            if excepted || member.intercept.is_some() {
+                self.tell_alone(member, heard);
+                continue;
+            }
+            let manner = Manner { topic: &self.topic, dialect, numbered, join: None };
+            let make =
+                || heard.iter().flat_map(|kept| kept.frames(&kept.payload, &manner)).collect();
             let frames = shapes.of((dialect, numbered), make);
             member.outbox.push(frames.iter().cloned(), member.slow);
         }
@@ -393,46 +412,37 @@ impl TopicTask {
             return None;
         };
         let (at, cost) = (now(), message.payload.len());
-        let kept = Arc::new(Logged::new(self.index, at, cost, event, payload));
+        let except = stamp.as_ref().and_then(|stamp| self.excepted(stamp));
+        let kept = Logged::new(self.index, at, cost, event, payload);
+        let kept = Arc::new(Logged { except, ..kept });
         // What has no number could not be told from what was missed: it is not kept.
         let Some(stamp) = stamp else { return Some(kept) };
         let taken = self.keep(&message.from, stamp, &message.payload, &kept);
         taken.then_some(kept)
     }
 
-    /// A message, for one join or, without one, for all members. Those who are told where it stands (`numbered`) are
-    /// told so in the payload if that is an object, otherwise in an event `seq` that follows it; what a publisher
-    /// said under that name is left out for them.
-    fn frames(
-        &self,
-        kept: &Logged,
-        dialect: Dialect,
-        numbered: bool,
-        join: Option<Option<&Ref>>,
-    ) -> Vec<Encoded> {
-        let encode = |event: &str, payload: &Payload| {
-            let say = match join {
-                Some(join_ref) => Say::Push(join_ref, event, payload),
-                None => Say::Broadcast(event, payload),
-            };
-            say.encode(dialect, self.topic.as_str())
-        };
-        let object = match &kept.payload {
-            Payload::Json(json) if numbered && json.is_object() => Some(json),
-            Payload::Json(_) | Payload::Binary(_) => None,
-        };
-        match (kept.cursor.get().filter(|_| numbered), object) {
-            (None, None) => encode(&kept.event, &kept.payload).into_iter().collect(),
-            (None, Some(json)) => {
-                encode(&kept.event, &Payload::Json(json.without(SEQ))).into_iter().collect()
-            }
-            (Some(cursor), Some(json)) => {
-                let payload = Payload::Json(json.with(SEQ, cursor));
-                encode(&kept.event, &payload).into_iter().collect()
-            }
-            (Some(cursor), None) => {
-                let seq = encode(SEQ, &Payload::Json(Json::empty().with(SEQ, cursor)));
-                [encode(&kept.event, &kept.payload), seq].into_iter().flatten().collect()
+    /// The member whose own word this is, which is not to be told.
+    fn excepted(&self, stamp: &Position) -> Option<u64> {
+        let member = self.shared.marks.read(&self.topic, stamp);
+        // Numbers of other nodes' publishers are none of a member here.
+        member.filter(|id| self.members.contains_key(id))
+    }
+
+    /// Tells a member what others are told otherwise: what it has said itself it is not told, and what its channel
+    /// intercepts goes there.
+    fn tell_alone(&self, member: &Member, heard: &[Arc<Logged>]) {
+        let (dialect, numbered) = (member.dialect, member.resume.is_some());
+        let join = member.intercept.as_ref().map(|_| member.join_ref.as_ref());
+        let manner = Manner { topic: &self.topic, dialect, numbered, join };
+        for kept in heard {
+            let told = kept.except != Some(member.id);
+            match &member.intercept {
+                Some(intercept) if intercept.is_full(kept) => member.outbox.close(Close::SLOW),
+                Some(intercept) => intercept.send(kept, &manner, told),
+                None if told => {
+                    member.outbox.push(kept.frames(&kept.payload, &manner), member.slow);
+                }
+                None => member.outbox.push(kept.place(&manner), member.slow),
             }
         }
     }

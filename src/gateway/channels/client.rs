@@ -377,13 +377,14 @@ impl ClientTask {
             return self.show(&frame, join);
         }
         let claims = live.claims.as_ref().map(|bearer| bearer.claims.clone());
+        let member = live.member;
         let (channels, dialect, outbox) = (&self.channels, self.session.dialect(), &self.outbox);
         let client = |overflow| {
             let (join_ref, outbox) = (join.join_ref.clone(), outbox.clone());
             Client {
                 topic: join.topic.clone(),
                 claims: claims.clone(),
-                line: Line { join_ref, dialect, outbox, overflow },
+                line: Line { member, join_ref, dialect, outbox, overflow },
                 shared: channels.shared.clone(),
                 following: None,
             }

@@ -178,11 +178,11 @@ impl Entrance {
         let presents = service.presence();
         let face = if presents { self.show(&mut member, &params, claims.as_ref())? } else { None };
         member.slow = service.overflow();
-        let (client, ended) = (self.client(claims.as_ref(), member.slow), self.ended());
+        let (client, ended) = (self.client(claims.as_ref(), &member), self.ended());
         let admitted = service.enter(client, params, ended).await;
-        let Admitted { response, greeting, seat } =
+        let Admitted { response, greeting, intercept, seat } =
             admitted.map_err(|why| Refused { response: why.into_response(), late: false })?;
-        (member.response, member.greeting) = (response, greeting);
+        (member.response, member.greeting, member.intercept) = (response, greeting, intercept);
         let shown = (seat, presents, face);
         // Leaves again when it is given up before the router has come to it.
         let live = Live::new(&self.channels, self.join.clone(), member.id, claims, shown);
@@ -193,12 +193,13 @@ impl Entrance {
     }
 
     /// The client as its channel has it.
-    fn client(&self, claims: Option<&Bearer>, overflow: ClientOverflow) -> Client {
+    fn client(&self, claims: Option<&Bearer>, member: &Member) -> Client {
         let (join_ref, outbox) = (self.join.join_ref.clone(), self.outbox.clone());
+        let (member, overflow) = (member.id, member.slow);
         Client {
             topic: self.join.topic.clone(),
             claims: claims.map(|bearer| bearer.claims.clone()),
-            line: Line { join_ref, dialect: self.dialect, outbox, overflow },
+            line: Line { member, join_ref, dialect: self.dialect, outbox, overflow },
             shared: self.channels.shared.clone(),
             following: None,
         }
@@ -266,6 +267,7 @@ impl Entrance {
             presence: None,
             sees: Sees::Nothing,
             greeting: None,
+            intercept: None,
             ready: None,
         }
     }

@@ -66,6 +66,24 @@ pub trait Channel: Send + Sync + 'static {
         ready(Ok(()))
     }
 
+    /// Events that do not reach a client before [`Channel::handle_out`] has looked at them. With any, all that is said on
+    /// the topic goes through the joins' tasks, in order. Presence is not said, and not looked at.
+    fn intercept(&self) -> &[&str] {
+        &[]
+    }
+
+    /// An event that was told to all who joined, or missed by this one when it joined, on its way to this client. On an
+    /// error it does not get it; that is counted and logged.
+    fn handle_out(
+        &self,
+        _state: &mut Self::State,
+        _client: &Client,
+        _event: &str,
+        _payload: &Payload,
+    ) -> impl Future<Output = Result<Outgoing, HandlerError>> + Send {
+        ready(Ok(Outgoing::AsItIs))
+    }
+
     /// The join is over. Not called after a panic of this channel.
     fn terminate(
         &self,
@@ -187,6 +205,18 @@ impl Reaction {
     }
 }
 
+/// What becomes of an event on its way to a client.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Outgoing {
+    /// The client gets it.
+    AsItIs,
+    /// The client gets this payload with it.
+    Changed(Payload),
+    /// The client does not get it.
+    Withheld,
+}
+
 /// Why a join is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -238,6 +268,8 @@ pub struct Client {
 /// The way to a client's join.
 #[derive(Clone)]
 pub(super) struct Line {
+    /// Its number as a member of the topic.
+    pub(super) member: u64,
     pub(super) join_ref: Option<Ref>,
     pub(super) dialect: Dialect,
     pub(super) outbox: ClientQueue,
@@ -280,6 +312,19 @@ impl Client {
     /// As [`Publisher::publish`].
     pub fn broadcast(&self, event: &str, payload: &Payload) -> Result<DeliveryReport, SendError> {
         self.publisher().publish(&self.topic, event, payload)
+    }
+
+    /// Tells all others that joined the topic, on every node, but not this client. Where it is told where messages stand
+    /// (`last_seq`), it is told that alone.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub fn broadcast_from(
+        &self,
+        event: &str,
+        payload: &Payload,
+    ) -> Result<DeliveryReport, SendError> {
+        self.publisher().publish_except(&self.topic, event, payload, self.line.member)
     }
 
     /// A reply to an event that is given later, from any task: return [`Reaction::Silent`] for now.

@@ -16,9 +16,9 @@ use std::task::{Context, Poll, Waker};
 use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use super::handler::{Channel, Client, Ended, Following, Joined, Push, Reaction};
-use crate::actors::channel_router::Greeting;
+use super::handler::{Channel, Client, Ended, Following, Joined, Outgoing, Push, Reaction};
 use crate::actors::channel_router::outbox::ClientOverflow;
+use crate::actors::channel_router::{Greeting, Intercept, Intercepted};
 use crate::actors::exchange::{HandlerError, Received, Subscription};
 use crate::io::metrics::Count;
 use crate::proto::channel::{Json, Outcome, Payload, Say, reason};
@@ -36,6 +36,7 @@ pub(super) type OnEnd = Box<dyn FnOnce(bool) + Send>;
 pub(super) struct Admitted {
     pub(super) response: Map<String, Value>,
     pub(super) greeting: Option<Greeting>,
+    pub(super) intercept: Option<Intercept>,
     pub(super) seat: Box<dyn Seat>,
 }
 
@@ -105,7 +106,10 @@ impl<C: Channel> Service for Tasked<C> {
             let (answer, answered) = oneshot::channel();
             let (leave, why) = oneshot::channel();
             client.following = Some(following);
-            let seated = Seated { client, waiting, followed: Followed::of(followed), why };
+            let intercepts = (!self.0.intercept().is_empty()).then(Intercept::new);
+            let (intercept, outgoing) = intercepts.unzip();
+            let followed = Followed::of(followed);
+            let seated = Seated { client, waiting, followed, outgoing, why };
             let (service, ending) = (self.clone(), Ending(Some(ended)));
             tokio::spawn(async move {
                 seated.run(&service.0, params, answer).await;
@@ -114,7 +118,7 @@ impl<C: Channel> Service for Tasked<C> {
             let crashed = |_closed| HandlerError::from("join crashed");
             let (response, greeting) = answered.await.map_err(crashed)??;
             let seat = TaskSeat { service: self, pushes, leave };
-            Ok(Admitted { response, greeting, seat: Box::new(seat) })
+            Ok(Admitted { response, greeting, intercept, seat: Box::new(seat) })
         })
     }
 }
@@ -169,6 +173,8 @@ struct Seated {
     client: Client,
     waiting: mpsc::Receiver<Push>,
     followed: Followed,
+    /// What it is told, where its channel intercepts.
+    outgoing: Option<mpsc::UnboundedReceiver<Intercepted>>,
     why: oneshot::Receiver<Ended>,
 }
 
@@ -214,10 +220,50 @@ impl Seated {
                         failed(client, "handle_info", why);
                     }
                 }
+                message = next(&mut self.outgoing) => out(channel, state, client, &message).await,
             }
         }
         (&mut self.why).await.unwrap_or(Ended::Disconnected)
     }
+}
+
+/// The next message to a client; none where nothing is intercepted.
+async fn next(outgoing: &mut Option<mpsc::UnboundedReceiver<Intercepted>>) -> Intercepted {
+    let message = match outgoing {
+        Some(outgoing) => outgoing.recv().await,
+        None => None,
+    };
+    match message {
+        Some(message) => message,
+        None => std::future::pending().await, // the topic has let this member go
+    }
+}
+
+/// Tells a client what was said on the topic, as its channel wants it.
+async fn out<C: Channel>(
+    channel: &C,
+    state: &mut C::State,
+    client: &Client,
+    message: &Intercepted,
+) {
+    let payload = message.payload();
+    let outgoing = match message.event() {
+        None => Ok(Outgoing::Withheld),
+        Some(event) if channel.intercept().contains(&event) => {
+            channel.handle_out(state, client, event, payload).await
+        }
+        Some(_) => Ok(Outgoing::AsItIs),
+    };
+    let frames = match outgoing {
+        Ok(Outgoing::AsItIs) => message.frames(payload),
+        Ok(Outgoing::Changed(payload)) => message.frames(&payload),
+        Ok(Outgoing::Withheld) => message.place().into_iter().collect(),
+        Err(why) => {
+            failed(client, "handle_out", why);
+            message.place().into_iter().collect()
+        }
+    };
+    client.line.outbox.push(frames, client.line.overflow);
 }
 
 /// An error that no client is answered with.
@@ -288,8 +334,8 @@ impl Followed {
     }
 }
 
-/// A channel whose joins have no tasks: `handle_in` must be ready at once, and there is neither `handle_info` nor
-/// `terminate`. For the node's own families.
+/// A channel whose joins have no tasks: `handle_in` must be ready at once, and there is neither `handle_info`,
+/// `handle_out` nor `terminate`. For the node's own families.
 pub(super) struct Inline<C>(pub(super) C);
 
 impl<C: Channel> Service for Inline<C> {
@@ -310,7 +356,7 @@ impl<C: Channel> Service for Inline<C> {
         Box::pin(async move {
             let Joined { state, response, greeting } = self.0.join(&client, params).await?;
             let seat = InlineSeat { service: self, state };
-            Ok(Admitted { response, greeting, seat: Box::new(seat) })
+            Ok(Admitted { response, greeting, intercept: None, seat: Box::new(seat) })
         })
     }
 }

@@ -34,13 +34,15 @@ pub(super) struct Logged {
     pub(super) cost: usize,
     pub(super) event: String,
     pub(super) payload: Payload,
+    /// The member that is not told, which has said it.
+    pub(super) except: Option<u64>,
     /// Where a member stands that has seen it; none for what has no number.
     pub(super) cursor: OnceLock<String>,
 }
 
 impl Logged {
     pub(super) fn new(index: u64, at: u64, cost: usize, event: String, payload: Payload) -> Self {
-        Self { index, at, cost, event, payload, cursor: OnceLock::new() }
+        Self { index, at, cost, event, payload, except: None, cursor: OnceLock::new() }
     }
 
     /// Who has seen it stands here.

@@ -211,7 +211,8 @@ impl TopicTask {
         let Envelope { stamp, event, payload } = Envelope::decode(&record.message)?;
         let stamp = stamp.filter(|stamp| self.log.continues(&record.from, *stamp))?;
         let cost = record.message.len();
-        let kept = Arc::new(Logged::new(self.index, record.at, cost, event, payload));
+        let kept = Logged::new(self.index, record.at, cost, event, payload);
+        let kept = Arc::new(Logged { except: self.excepted(&stamp), ..kept });
         self.keep(&record.from, stamp, &record.message, &kept).then_some(kept)
     }
 
