@@ -1,5 +1,5 @@
 //! The conformance suite of `tests/phoenix`: the official Phoenix clients, two releases of them and an older one, against
-//! five nodes of the suite's own. Where there is no Node.js, no npm or no way to get the clients, the test says so and
+//! six nodes of the suite's own. Where there is no Node.js, no npm or no way to get the clients, the test says so and
 //! shows nothing.
 
 use std::path::Path;

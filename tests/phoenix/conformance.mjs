@@ -4,8 +4,8 @@
 //   node conformance.mjs PROGRAM EXAMPLE [--only TEXT]
 //
 // PROGRAM is xpando-node, EXAMPLE the built examples/channels.rs; TEXT narrows to checks whose name has it. Starts three
-// plain nodes a, b, c and two services s, t, linked and in a directory of their own, and ends them all. Prints
-// `ok NAME` or `FAIL NAME why` for each check; the exit status is 1 when one failed.
+// plain nodes a, b, c, two services s, t, and a node i that knows tokens of other systems, linked and in a directory of
+// their own, and ends them all. Prints `ok NAME` or `FAIL NAME why` for each check; the exit status is 1 when one failed.
 import process from "node:process";
 import * as phoenix18 from "phoenix";
 import * as phoenix17 from "phoenix-1.7";
@@ -14,6 +14,7 @@ import { Cluster, Suite } from "./kit.mjs";
 import * as acquainted from "./checks/acquainted.mjs";
 import * as clients from "./checks/clients.mjs";
 import * as frames from "./checks/frames.mjs";
+import * as identity from "./checks/identity.mjs";
 import * as idle from "./checks/idle.mjs";
 import * as longpoll from "./checks/longpoll.mjs";
 import * as losses from "./checks/losses.mjs";
@@ -45,20 +46,22 @@ const t = await cluster.service("t");
 const alice = await cluster.token("alice", "--ttl", "1h");
 const bob = await cluster.token("bob", "--ttl", "1h");
 const operator = await cluster.token("olga", "--ttl", "1h", "--role", "node_operator");
-await cluster.linked([a, b, c, s, t]);
-const world = { cluster, a, b, c, s, t, alice, bob, operator, libraries };
-console.log("five nodes are linked");
+const i = await identity.node(cluster);
+await cluster.linked([a, b, c, s, t, i]);
+const world = { cluster, a, b, c, s, t, i, alice, bob, operator, libraries };
+console.log("six nodes are linked");
 
 const suite = new Suite(cluster, only);
 await acquainted.run(suite, world);
 // What waits for a minute runs beside what does not, on nodes a, s and t; what kills b and c comes last.
 const quiet = [idle.run(suite, world), longpoll.run(suite, world), storms.run(suite, world)];
 const lanes = Object.entries(libraries).map(([version, library]) => clients.run(suite, world, version, library));
-await Promise.all([...lanes, frames.run(suite, world), presence.run(suite, world), resume.run(suite, world), rights.run(suite, world)]);
+const others = [frames, identity, presence, resume, rights].map((checks) => checks.run(suite, world));
+await Promise.all([...lanes, ...others]);
 await clients.slow(suite, world);
 await Promise.all([...quiet, losses.run(suite, world)]);
 await suite.check("every node ran on through all of it", async () => {
-  for (const node of [a, s, t]) if (!node.runs) throw new Error(`${node.name} ended: ${node.tail()}`);
+  for (const node of [a, s, t, i]) if (!node.runs) throw new Error(`${node.name} ended: ${node.tail()}`);
 });
 console.log(`${suite.passed} passed, ${suite.failed.length} failed${suite.failed.map((name) => `\n  ${name}`).join("")}`);
 if (suite.failed.length) for (const node of cluster.nodes) console.log(`--- ${node.full}\n${node.tail()}`);

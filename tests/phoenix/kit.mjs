@@ -87,10 +87,10 @@ export function push(channel, event, payload = {}, timeout = PATIENCE) {
 
 // A bare WebSocket.
 export class Raw {
-  constructor(url, { protocols, headers } = {}) {
+  constructor(url, { protocols, ...options } = {}) {
     this.frames = [];
     this.seen = 0;
-    this.ws = new WebSocket(url, protocols ?? [], { headers, maxPayload: 1 << 24 });
+    this.ws = new WebSocket(url, protocols ?? [], { ...options, maxPayload: 1 << 24 });
     this.ws.on("message", (data, binary) => this.frames.push(binary ? { hex: hex(data) } : JSON.parse(data)));
     this.ws.on("error", () => {});
     this.end = new Promise((done) => {

@@ -3,7 +3,7 @@
 // A check waits for conditions with a deadline and never for a fixed time to be safe; where it shows that something
 // does NOT happen, it watches for a stated while. Everything that a check opens is closed when it ends.
 import { spawn, execFile } from "node:child_process";
-import { mkdtempSync, mkdirSync, openSync, readFileSync, rmSync } from "node:fs";
+import { appendFileSync, mkdtempSync, mkdirSync, openSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
@@ -33,6 +33,18 @@ export async function until(what, ask, patience = PATIENCE) {
     if (performance.now() > end) throw new Error(`not in time: ${typeof what === "function" ? what() : what}`);
     await sleep(10);
   }
+}
+
+// What a check returns that was none, because the machine lacks what it needs: said, and counted like that of
+// tests/kit/skip.rs.
+const SKIPPED = Symbol("skipped");
+export function skip(need, why) {
+  const line = `SKIPPED: ${need}: ${why}`;
+  const required = (process.env.XPANDO_REQUIRE ?? "").split(",").some((one) => one.trim() === need);
+  demand(!required, `${line}, and it is required`);
+  console.log(line);
+  if (process.env.XPANDO_SKIPS) appendFileSync(process.env.XPANDO_SKIPS, `${line}\n`);
+  return SKIPPED;
 }
 
 // ---- nodes
@@ -132,8 +144,12 @@ class Node {
     return this.cluster.run("status", "--json", "--data-dir", data).then(JSON.parse, () => undefined);
   }
 
+  metrics() {
+    return this.cluster.run("metrics", "--data-dir", join(this.cluster.dir, this.full));
+  }
+
   async counter(kind) {
-    const text = await this.cluster.run("metrics", "--data-dir", join(this.cluster.dir, this.full));
+    const text = await this.metrics();
     const line = text.split("\n").find((one) => one.includes(`channel_events_total{event="${kind}"}`));
     return Number(line?.split(" ").pop() ?? 0);
   }
@@ -165,7 +181,7 @@ export class Suite {
     let clock;
     const late = new Promise((_, fail) => { clock = setTimeout(() => fail(new Error("took too long")), LIMIT); });
     try {
-      await Promise.race([body(place), late]);
+      if ((await Promise.race([body(place), late])) === SKIPPED) return;
       this.passed++;
       console.log(`ok ${name} (${Math.round(performance.now() - began)} ms)`);
     } catch (error) {
