@@ -260,6 +260,12 @@ impl<T> Log<T> {
         }
     }
 
+    /// Has these bounds from now on.
+    pub fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+        self.cut(bounds.bytes);
+    }
+
     /// How it stands.
     pub fn stands(&self) -> Standing {
         let of = |(name, held): (&NodeName, &Held)| {

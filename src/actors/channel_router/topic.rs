@@ -172,8 +172,12 @@ pub(super) struct TopicTask {
     jobs: JoinSet<Job>,
     /// How many of those have what is published wait.
     held: usize,
-    /// Since when the topic is here, in milliseconds since the Unix epoch.
+    /// Since when the topic is here, in milliseconds since the Unix epoch, and from when on a publisher that the log has not
+    /// heard is one that it missed.
     opened: u64,
+    since: u64,
+    /// It has lost something, and with it what it had heard.
+    forgot: bool,
     /// Which links to other nodes it has asked what they have.
     asked: Links,
     /// How many messages the log ever took, and the cursor of who was here before the first of them.
@@ -220,6 +224,8 @@ impl TopicTask {
             jobs: JoinSet::new(),
             held: 0,
             opened: now(),
+            since: now(),
+            forgot: false,
             asked: Links::default(),
             taken: 0,
             start: format!("{START}{:x}", rand::random::<u64>()),

@@ -6,9 +6,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use super::kept::now;
 use super::past::Past;
-use super::{Logged, Member, QUIET, TopicTask};
+use super::{LOGGED, Logged, Member, QUIET, TopicTask};
 use crate::actors::history_log::{Recorder, Tape};
 use crate::proto::channel::envelope::Envelope;
 use crate::proto::history::MAX_BYTES;
@@ -17,6 +19,16 @@ use crate::proto::replay::{Bounds, Cursor, Log, Position};
 
 /// What is read for a join at most.
 const READ: Bounds = Bounds { entries: 10_000, bytes: 2 * MAX_BYTES };
+
+/// After so long a disk hangs.
+const HANGS: Duration = Duration::from_secs(5);
+
+/// Bytes that a topic has in memory when it opens, where so many are on disk: all of them have half of what logs may
+/// hold together.
+fn share(topics: u64) -> usize {
+    let topics = usize::try_from(topics).unwrap_or(usize::MAX).max(1);
+    (LOGGED / 2 / topics).max(4096)
+}
 
 /// What was read.
 pub(super) struct Loaded {
@@ -59,16 +71,22 @@ fn read(
 }
 
 impl TopicTask {
-    /// Goes on from what is on disk, before anybody is a member.
+    /// Goes on from what is on disk, before anybody is a member. A disk that hangs is not waited for.
     pub(in super::super) async fn restore(&mut self) {
         let Some((recorder, tape)) = self.shared.recorder.clone().zip(self.tape.clone()) else {
             return;
         };
-        let bounds = self.bounds;
-        let read = tokio::task::spawn_blocking(move || {
-            (read(&recorder, &tape, bounds, None), recorder.next(&tape))
-        });
-        let Ok((loaded, next)) = read.await else { return };
+        // Beyond whatever is there.
+        self.index = now() << 20;
+        let share = share(recorder.history().totals().topics);
+        let bounds = Bounds { bytes: self.bounds.bytes.min(share), ..self.bounds };
+        let places = self.shared.places.clone();
+        let read = async move {
+            let _place = places.acquire_owned().await;
+            let read = move || (read(&recorder, &tape, bounds, None), recorder.next(&tape));
+            tokio::task::spawn_blocking(read).await
+        };
+        let Ok(Ok((loaded, next))) = tokio::time::timeout(HANGS, read).await else { return };
         self.index = next;
         let Some(Loaded { mut log, next: last, more }) = loaded else { return };
         if last != next {
@@ -76,13 +94,14 @@ impl TopicTask {
             log.missed();
             self.index = next + 1;
         }
+        log.set_bounds(self.bounds);
+        self.since = log.iter().next_back().map_or(self.since, |kept| kept.at);
         self.older = more;
         // It has a past: who comes now was not here before its first message.
         self.taken = log.len() + 1;
         let before = self.log.cost();
         self.log = log;
         self.shared.count(before, self.log.cost());
-        self.settle_own();
         self.expire();
     }
 

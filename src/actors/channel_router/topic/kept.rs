@@ -93,6 +93,7 @@ impl TopicTask {
 
     /// Nothing of the past can be resumed from here on.
     pub(super) fn forget(&mut self) {
+        self.forgot = true;
         // At least one.
         (self.taken, self.index) = (self.taken + 1, self.index + 1);
         self.log.missed();

@@ -86,12 +86,9 @@ impl TopicTask {
     /// The newest of what is asked for, in this log.
     fn asked(&self, log: &Log<Arc<Logged>>, older: bool, ask: Ask) -> Past {
         let first = self.rule.first(now());
-        let counts = |kept: &&Arc<Logged>| {
-            let recent = self.index.saturating_sub(kept.index) <= self.rule.count as u64;
-            kept.at >= first && recent
-        };
         let (mut room, mut past) = (MAX_BYTES, Past::default());
-        let mut kept = log.iter().rev().filter(counts).peekable();
+        let newest = log.iter().rev().take(self.rule.count);
+        let mut kept = newest.filter(|kept| kept.at >= first).peekable();
         while past.messages.len() < ask.most()
             && let Some(kept) = kept.next_if(|kept| ask.wants(kept.at) && kept.cost <= room)
         {

@@ -142,17 +142,17 @@ impl TopicTask {
         self.held += 1;
         let (asking, places) = (self.asking(links), self.shared.places.clone());
         self.jobs.spawn(async move {
-            let _place = places.acquire_owned().await;
-            Job::Synced(None, asking.await)
+            // Live messages wait for this, and it waits for no disk.
+            match tokio::time::timeout(WITHIN, places.acquire_owned()).await {
+                Ok(_place) => Job::Synced(None, asking.await),
+                Err(_elapsed) => Job::Synced(None, Vec::new()),
+            }
         });
     }
 
     /// Asks for what there is before anybody is a member.
     pub(in super::super) async fn catch_up(&mut self, links: &Links) {
-        if links.is_empty() {
-            return;
-        }
-        let answers = self.asking(links).await;
+        let answers = if links.is_empty() { Vec::new() } else { self.asking(links).await };
         // What was said since the topic was subscribed to waits, and goes on from what there is.
         for answer in &answers {
             self.take_from(answer);
@@ -162,7 +162,8 @@ impl TopicTask {
 
     /// Takes what others have.
     pub(super) fn merge(&mut self, answers: Vec<Answer>) {
-        // What they said before they answered has arrived.
+        // What this node has said so far has arrived, and what others said before they answered.
+        let own = self.shared.publisher.last(&self.topic);
         while let Some(received) = self.subscription.try_recv() {
             self.hear(received);
         }
@@ -173,7 +174,7 @@ impl TopicTask {
             self.take_from(&answer);
             self.hear_of(&answer);
         }
-        self.settle_own();
+        self.settle_own(own);
     }
 
     /// What did not come here of what others say was published, is lost.
@@ -192,7 +193,7 @@ impl TopicTask {
 
     fn take_from(&mut self, Answer { chunks, .. }: &Answer) {
         let Some(first) = chunks.first() else { return };
-        let new = self.log.cursor().is_empty();
+        let new = self.taken == 0 && !self.forgot && self.log.cursor().is_empty();
         if new {
             let before = self.log.cost();
             self.log = Log::standing(self.bounds, first.standing());
@@ -201,25 +202,31 @@ impl TopicTask {
         let mut heard = Vec::new();
         for record in chunks.iter().flat_map(Chunk::records) {
             let known = self.log.latest(&record.from).is_some() && !new;
-            let taken = self.take_record(&record);
+            let taken = self.take_record(&record, new);
             heard.extend(taken.filter(|kept| known || kept.at >= self.opened));
         }
         self.deliver(&heard);
     }
 
-    fn take_record(&mut self, record: &Record) -> Option<Arc<Logged>> {
+    fn take_record(&mut self, record: &Record, new: bool) -> Option<Arc<Logged>> {
         let Envelope { stamp, event, payload } = Envelope::decode(&record.message)?;
+        // Of a publisher that is unknown because something was lost, it cannot be told what was here before.
+        let known = self.log.latest(&record.from).is_some();
+        let later = record.at >= self.since && !self.forgot;
         let stamp = stamp.filter(|stamp| self.log.continues(&record.from, *stamp))?;
+        if !known && !later && !new {
+            return None;
+        }
         let cost = record.message.len();
         let kept = Logged::new(self.index, record.at, cost, event, payload);
         let kept = Arc::new(Logged { except: self.excepted(&stamp), ..kept });
         self.keep(&record.from, stamp, &record.message, &kept).then_some(kept)
     }
 
-    /// What this node itself has published that is not in the log.
-    pub(super) fn settle_own(&mut self) {
+    /// What this node itself has published last is in the log, or lost.
+    fn settle_own(&mut self, own: Option<Position>) {
         let me = &self.shared.me;
-        match self.shared.publisher.last(&self.topic) {
+        match own {
             Some(last) => self.log.hear(me, last),
             None => self.log.lost(me),
         }
