@@ -75,6 +75,14 @@ pub(super) enum BenchCommand {
         #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(100..=15_000))]
         idle: u32,
     },
+    /// Presence of N members in one room on two nodes, beside a load of messages: joins with counts and with states, updates
+    ///
+    /// Floor: joins of small rooms, under the same load.
+    Presence {
+        /// Members
+        #[arg(default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=15_000))]
+        members: u32,
+    },
     /// History on disk: one client that publishes N messages, and joins that ask for the last 1,000 of them
     ///
     /// Floor: the same client on a topic that is kept in memory, in turns.
@@ -120,6 +128,7 @@ pub(super) fn run(command: BenchCommand, out: &mut dyn Write) -> anyhow::Result<
         BenchCommand::Fanout(args) => messages::load(Kind::Fanout, &args, out),
         BenchCommand::Messages { seconds } => messages::run(seconds, out),
         BenchCommand::Channels { seconds, idle } => channels::run(seconds, idle as usize, out),
+        BenchCommand::Presence { members } => channels::presence::run(members as usize, out),
         BenchCommand::History { messages } => history::run(messages, out),
         BenchCommand::Rotation { nodes, seconds } => {
             rotation::run(nodes, Duration::from_secs(seconds), out)

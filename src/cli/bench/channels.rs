@@ -17,6 +17,7 @@ use super::mesh::{Mesh, Running};
 
 mod bare;
 pub(super) mod load;
+pub(super) mod presence;
 
 /// Deliveries that a publisher has under way, so many messages to so many sockets.
 const AHEAD: usize = 6400;

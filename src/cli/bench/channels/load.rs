@@ -34,12 +34,22 @@ pub(in super::super) async fn join(
     to: SocketAddr,
     topic: &str,
 ) -> anyhow::Result<(Reader, Writer)> {
-    tokio::time::timeout(PATIENCE, joining(to, topic)).await.context("no join in time")?
+    join_as(to, topic, "{}").await
 }
 
-async fn joining(to: SocketAddr, topic: &str) -> anyhow::Result<(Reader, Writer)> {
+/// Likewise, with parameters.
+pub(super) async fn join_as(
+    to: SocketAddr,
+    topic: &str,
+    params: &str,
+) -> anyhow::Result<(Reader, Writer)> {
+    let joined = tokio::time::timeout(PATIENCE, joining(to, topic, params)).await;
+    joined.context("no join in time")?
+}
+
+async fn joining(to: SocketAddr, topic: &str, params: &str) -> anyhow::Result<(Reader, Writer)> {
     let (mut reader, mut writer) = connect(to).await?;
-    writer.send(&format!(r#"["1","1","{topic}","phx_join",{{}}]"#)).await?;
+    writer.send(&format!(r#"["1","1","{topic}","phx_join",{params}]"#)).await?;
     let mut joined = false;
     while !joined {
         reader.frames(|frame| joined |= contains(frame, br#""phx_reply",{"status":"ok""#)).await?;
