@@ -8,42 +8,39 @@
 //!   join again; others' presences come back with their answers, within about a second.
 //! - **Never** waits for a client, and sees no message: those go from the exchange to a topic's task.
 
-use std::collections::{BTreeMap, HashMap};
-use std::future::Future;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use ractor::ActorProcessingErr;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::JoinSet;
 
-use crate::actors::exchange::{DeliveryReport, Exchange, Kept, SendError, ServeError, Serving};
+use crate::actors::exchange::{Exchange, Kept, ServeError, Serving};
 use crate::actors::history_log::Recorder;
 use crate::actors::news::{Bus, PeerMessage, measure};
 use crate::actors::peers::Peers;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
-use crate::proto::channel::Payload;
-use crate::proto::channel::envelope::Envelope;
 use crate::proto::codec;
 use crate::proto::history::Retentions;
 use crate::proto::history::words::{Heads, Question};
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::presence::{Attendance, Epoch, Output, PresenceError, To, WORD, Word};
-use crate::proto::replay::Position;
-use crate::proto::topic::{self as topic_of, Name, Topic};
+use crate::proto::topic::{Name, Topic};
 use crate::proto::wiring::{Ask, Consumer, Notice};
 
 mod marks;
+mod opening;
 pub mod outbox;
+mod publisher;
 mod services;
 mod topic;
 
 use marks::Marks;
+pub use publisher::Publisher;
 pub use services::{Following, PresenceEntry, PresenceNews, Presences, Tracked};
 pub use topic::{Greeting, Intercept, Intercepted, Member};
 use topic::{Links, Order, Presence as Change, Shared, TopicTask};
@@ -51,135 +48,8 @@ use topic::{Links, Order, Presence as Change, Shared, TopicTask};
 /// Words about presences that break the protocol, and presences where a peer may not be, as they are counted.
 const FAULT: &str = "presence_fault";
 const NOT_ALLOWED: &str = "presence_not_allowed";
-/// How long a new topic waits for the other nodes to know that it has members here.
-const ACQUAINT: Duration = Duration::from_millis(250);
 /// Topics that read what they have on disk, or ask for what others have, at once.
 const PLACES: usize = 16;
-/// Topics whose publications are numbered; when there are more, all numbering begins anew.
-const NUMBERED: usize = 100_000;
-
-/// The last numbers of this node's publications, by topic.
-struct Stamps {
-    /// Of topics that it begins with.
-    epoch: u32,
-    last: HashMap<Topic, Position>,
-}
-
-impl Stamps {
-    fn new() -> Self {
-        Self { epoch: rand::random(), last: HashMap::new() }
-    }
-
-    /// The next of a topic, for all but this member.
-    fn next(&mut self, topic: &Topic, marks: &Marks, except: Option<u64>) -> Position {
-        if self.last.len() >= NUMBERED && !self.last.contains_key(topic) {
-            *self = Self::new();
-        }
-        let first = Position { epoch: self.epoch, n: 0, tag: 0 };
-        let last = self.last.entry(topic.clone()).or_insert(first);
-        let next = Position { n: last.n.saturating_add(1), tag: 0, ..*last };
-        *last = Position { tag: marks.tag(topic, &next, except), ..next };
-        *last
-    }
-}
-
-/// Publishes on channels: to clients of all nodes, and to anyone else who subscribes to the topic.
-#[derive(Clone)]
-pub struct Publisher {
-    exchange: Exchange,
-    stamps: Arc<Mutex<Stamps>>,
-    marks: Marks,
-}
-
-impl std::fmt::Debug for Publisher {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Publisher")
-    }
-}
-
-impl Publisher {
-    /// A publisher through this exchange.
-    pub(crate) fn new(exchange: &Exchange) -> Self {
-        let (stamps, marks) = (Arc::new(Mutex::new(Stamps::new())), Marks::default());
-        Self { exchange: exchange.clone(), stamps, marks }
-    }
-
-    fn stamps(&self) -> MutexGuard<'_, Stamps> {
-        self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Goes on from these numbers, which an earlier run of this node gave last and no other run goes on from.
-    pub(crate) fn go_on(&self, from: Vec<(Topic, Position)>) {
-        self.stamps().last.extend(from);
-    }
-
-    /// The last numbers of the topics that are of this kind. What is published from now on is numbered anew.
-    pub(crate) fn take(&self, kind: impl Fn(&Topic) -> bool) -> Vec<(Topic, Position)> {
-        let stamps = std::mem::replace(&mut *self.stamps(), Stamps::new());
-        stamps.last.into_iter().filter(|(topic, _)| kind(topic)).collect()
-    }
-
-    /// The last number that it gave on a topic.
-    fn last(&self, topic: &Topic) -> Option<Position> {
-        self.stamps().last.get(topic).copied()
-    }
-
-    /// To every node, without waiting: one that has no room misses it, and the result says so.
-    ///
-    /// # Errors
-    /// [`SendError::TooLong`], also for an event that is empty or over 255 bytes; nothing was sent.
-    pub fn publish(
-        &self,
-        topic: &Topic,
-        event: &str,
-        payload: &Payload,
-    ) -> Result<DeliveryReport, SendError> {
-        self.send(topic, event, payload, None, |bytes| self.exchange.try_publish(topic, bytes))
-    }
-
-    /// As [`Publisher::publish`], but not to this member of this node.
-    #[cfg(feature = "gateway")]
-    pub(crate) fn publish_except(
-        &self,
-        topic: &Topic,
-        event: &str,
-        payload: &Payload,
-        member: u64,
-    ) -> Result<DeliveryReport, SendError> {
-        let send = |bytes| self.exchange.try_publish(topic, bytes);
-        self.send(topic, event, payload, Some(member), send)
-    }
-
-    /// To the clients of this node alone.
-    ///
-    /// # Errors
-    /// As [`Publisher::publish`].
-    #[cfg(feature = "gateway")]
-    pub(crate) fn publish_here(
-        &self,
-        topic: &Topic,
-        event: &str,
-        payload: &Payload,
-    ) -> Result<DeliveryReport, SendError> {
-        self.send(topic, event, payload, None, |bytes| self.exchange.publish_here(topic, bytes))
-    }
-
-    fn send(
-        &self,
-        topic: &Topic,
-        event: &str,
-        payload: &Payload,
-        except: Option<u64>,
-        send: impl FnOnce(bytes::Bytes) -> Result<DeliveryReport, SendError>,
-    ) -> Result<DeliveryReport, SendError> {
-        // Held while it is sent: numbers leave in their order.
-        let mut stamps = self.stamps();
-        let stamp = stamps.next(topic, &self.marks, except);
-        let bytes = Envelope::encode(stamp, event, payload);
-        send(bytes.ok_or(SendError::TooLong(event.len()))?)
-    }
-}
-
 /// Answers other nodes' routers, until the result is dropped: what they said before has arrived then.
 ///
 /// # Errors
@@ -230,6 +100,8 @@ pub struct Setup {
 enum Msg {
     Join(Topic, Box<Member>),
     Leave(Topic, u64),
+    /// A topic knows what there is to know of it.
+    Opened(Topic, oneshot::Sender<()>),
     Update(u64, String, oneshot::Sender<Result<(), PresenceError>>),
     Work,
     Idle(Topic, u64),
@@ -294,8 +166,14 @@ impl ChannelRouter {
     }
 }
 
+/// A member, and under what key and with what fields it is present.
+type Shown = (u64, String, String);
+
 struct Running {
     orders: mpsc::UnboundedSender<Order>,
+    /// Members that nobody sees yet, while the topic opens: what is said to one that is seen must reach it, and what comes
+    /// before is the topic's past.
+    opening: Option<Vec<Shown>>,
     /// Joins ever: a topic that knows of fewer is about to get another.
     joins: u64,
     on_disk: bool,
@@ -318,21 +196,41 @@ impl Inside {
         if !self.topics.contains_key(&topic) && !self.open(&topic) {
             return self.router.metrics.count(Count::Channels, "too_many_topics");
         }
-        // What peers would not take is not shown here either.
-        let may = self.router.bus.exchange().capabilities().may_publish(&topic);
-        if let Some((key, meta)) = member.presence.as_ref().filter(|_| may) {
-            let mut out = Vec::new();
-            let place = (&topic, key.as_str(), meta.as_str());
-            if let Err(refused) = self.attendance.join(member.id, place, timer::now(), &mut out) {
-                tracing::debug!(%topic, %refused, "not present");
-                self.router.metrics.count(Count::Channels, "presence_refused");
+        let Some(running) = self.topics.get_mut(&topic) else { return };
+        running.joins += 1;
+        let shown = member.presence.clone().map(|(key, meta)| (member.id, key, meta));
+        let now = match (shown, &mut running.opening) {
+            (Some(shown), Some(waiting)) => {
+                waiting.push(shown);
+                None
             }
-            self.perform(out);
-        }
-        if let Some(running) = self.topics.get_mut(&topic) {
-            running.joins += 1;
+            (shown, _) => shown,
+        };
+        // Who is present is known to a member before it is told who is there.
+        now.into_iter().for_each(|shown| self.show(&topic, &shown));
+        if let Some(running) = self.topics.get(&topic) {
             running.order(Order::Join(member, self.links.clone()));
         }
+    }
+
+    /// A member is present from now on.
+    fn show(&mut self, topic: &Topic, (id, key, meta): &Shown) {
+        // What peers would not take is not shown here either.
+        if !self.router.bus.exchange().capabilities().may_publish(topic) {
+            return;
+        }
+        let (mut out, place) = (Vec::new(), (topic, key.as_str(), meta.as_str()));
+        if let Err(refused) = self.attendance.join(*id, place, timer::now(), &mut out) {
+            tracing::debug!(%topic, %refused, "not present");
+            self.router.metrics.count(Count::Channels, "presence_refused");
+        }
+        self.perform(out);
+    }
+
+    fn opened(&mut self, topic: &Topic) {
+        let running = self.topics.get_mut(topic);
+        let waiting = running.and_then(|running| running.opening.take()).unwrap_or_default();
+        waiting.iter().for_each(|shown| self.show(topic, shown));
     }
 
     fn open(&mut self, topic: &Topic) -> bool {
@@ -343,42 +241,32 @@ impl Inside {
         let (to, about) = (self.myself.clone(), topic.clone());
         // A router that ended took its topics with it.
         let idle = move |joins| drop(to.cast(Mail::Message(Msg::Idle(about.clone(), joins))));
+        let (router, opened) = (self.myself.clone(), topic.clone());
         let mut hall =
             TopicTask::new(topic.clone(), subscription, heard, Box::new(idle), self.shared.clone());
-        let (acquainted, links) = (self.acquainted(), self.links.clone());
+        let acquainted = opening::acquainted(&self.router.bus, self.attendance.linked());
+        let links = self.links.clone();
         // It outlives this actor by as long as it takes to tell its members.
         tokio::spawn(async move {
             acquainted.await;
             hall.restore().await;
             hall.catch_up(&links).await;
+            let (done, known) = oneshot::channel();
+            drop(router.cast(Mail::Message(Msg::Opened(opened, done))));
+            drop(known.await); // a router that ended has closed the orders
             hall.run().await;
         });
         let on_disk = self.shared.rules.of(topic).disk;
-        let running = Running { orders, joins: 0, on_disk };
+        let running = Running { orders, opening: Some(Vec::new()), joins: 0, on_disk };
         let there = self.attendance.presence().entries(topic);
         running.order(Order::Present(there.cloned().map(Change::Joined).collect()));
         self.topics.insert(topic.clone(), running);
         true
     }
 
-    /// Waits until the linked peers know what this node subscribes to now: anyone who hears that it has joined may be
-    /// told things at once. One that does not answer in time holds up nobody.
-    fn acquainted(&self) -> impl Future<Output = ()> + Send + 'static {
-        let asks = self.attendance.linked().iter().cloned().map(|peer| {
-            let bus = self.router.bus.clone();
-            let to = topic_of::Address { name: Name::channels(), node: Some(peer) };
-            async move { drop(bus.exchange().call(&to, Bytes::new(), ACQUAINT).await) }
-        });
-        let asks: Vec<_> = asks.collect();
-        async move {
-            let mut asking = JoinSet::new();
-            asks.into_iter().for_each(|ask| drop(asking.spawn(ask)));
-            while asking.join_next().await.is_some() {}
-        }
-    }
-
     fn leave(&mut self, topic: &Topic, id: u64) {
-        if let Some(running) = self.topics.get(topic) {
+        if let Some(running) = self.topics.get_mut(topic) {
+            running.opening.iter_mut().for_each(|waiting| waiting.retain(|(of, ..)| *of != id));
             running.order(Order::Leave(id));
         }
         let mut out = Vec::new();
@@ -561,6 +449,10 @@ impl Process for Inside {
         match message {
             Msg::Join(topic, member) => self.join(topic, member),
             Msg::Leave(topic, id) => self.leave(&topic, id),
+            Msg::Opened(topic, done) => {
+                self.opened(&topic);
+                done.send(()).unwrap_or(()); // a topic that ended waits for nothing
+            }
             Msg::Update(id, meta, done) => done.send(self.update(id, &meta)).unwrap_or_else(drop),
             Msg::Asked(question, to) => {
                 let (Question::Heads(topic) | Question::Tail(topic, _)) = &question;

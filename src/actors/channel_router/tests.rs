@@ -1,7 +1,9 @@
 //! The router with a real exchange, and clients that are queues.
 
+use crate::proto::channel::Payload;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
+use std::time::Duration;
 
 use super::outbox::{ClientOverflow, ClientQueue, Next};
 use super::*;

@@ -1,5 +1,7 @@
 //! What joins get of a topic's history.
 
+use std::time::Duration;
+
 use super::*;
 
 /// What a join that asks for this is told, and gets.

@@ -1,5 +1,7 @@
 //! Services that are present, ask who is, and follow it.
 
+use std::time::Duration;
+
 use super::*;
 
 fn text(news: &PresenceNews) -> String {
