@@ -14,8 +14,8 @@ const answers = (port) => new Promise((done) => {
 });
 
 export class Nginx {
-  // `servers` is a list of [port, directives].
-  static async start(dir, servers) {
+  // `servers` is a list of [port, directives]; `more` is what stands beside them.
+  static async start(dir, servers, more = "") {
     const nginx = new Nginx();
     nginx.dir = join(dir, "nginx");
     mkdirSync(nginx.dir);
@@ -24,7 +24,7 @@ export class Nginx {
     writeFileSync(join(nginx.dir, "nginx.conf"), `
       daemon off; master_process off; pid ${join(nginx.dir, "pid")}; error_log ${join(nginx.dir, "error.log")};
       events { worker_connections 256; }
-      http { access_log ${join(nginx.dir, "access.log")}; ${temp.join(" ")} ${blocks.join("\n")} }`);
+      http { access_log ${join(nginx.dir, "access.log")}; ${temp.join(" ")} ${more} ${blocks.join("\n")} }`);
     nginx.child = spawn("nginx", ["-p", nginx.dir, "-c", join(nginx.dir, "nginx.conf"), "-e", join(nginx.dir, "error.log")], { stdio: "ignore" });
     for (const [port] of servers) await until(() => `nginx listens; it says ${nginx.said("error.log")}`, () => answers(port));
     return nginx;

@@ -9,6 +9,7 @@
 import process from "node:process";
 import * as phoenix from "../phoenix/node_modules/phoenix/priv/static/phoenix.mjs";
 import { Cluster, Suite } from "../phoenix/kit.mjs";
+import * as balanced from "./balanced.mjs";
 import * as browsers from "./browsers.mjs";
 import * as clients from "./clients.mjs";
 import { Nginx, certificate, free } from "./nginx.mjs";
@@ -29,20 +30,24 @@ process.on("uncaughtException", (error) => { console.log(`FAIL the suite itself 
 const open = ["--allow-anonymous", "room:*,network:updates"];
 const a = await cluster.node("a", ...open);
 const below = await cluster.node("b", ...open, "--http-prefix", "/app");
-const ports = { bare: await free(), sound: await free(), stripped: await free(), passed: await free(), tls: await free() };
+const many = [];
+for (const name of ["x", "y", "z"]) many.push(await cluster.node(name, ...open));
+const ports = { balanced: await free(), bare: await free(), sound: await free(), stripped: await free(), passed: await free(), tls: await free() };
 const to = (node, path = "") => `proxy_pass http://${node.http}${path};`;
 const SOUND = `proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";
   proxy_set_header Host $http_host;`;
 const tls = certificate(cluster.dir);
 if (!tls) console.log("SKIPPED: openssl: no certificate can be made for a proxy that speaks TLS");
 nginx = await Nginx.start(cluster.dir, [
+  // Each request to the next node, and to another one where that is not there.
+  [ports.balanced, `location / { proxy_connect_timeout 2s; ${SOUND} proxy_pass http://many; }`],
   // As a proxy is before anybody has read about WebSockets.
   [ports.bare, `location / { proxy_http_version 1.0; ${to(a)} }`],
   [ports.sound, `location / { proxy_buffering on; ${SOUND} ${to(a)} }`],
   [ports.stripped, `location /xpando/ { ${SOUND} proxy_set_header X-Forwarded-Prefix /xpando; ${to(a, "/")} }`],
   [ports.passed, `location /app { ${SOUND} ${to(below)} }`],
   ...(tls ? [[ports.tls, `ssl_certificate ${tls.cert}; ssl_certificate_key ${tls.key}; location / { ${SOUND} ${to(a)} }`, true]] : []),
-]);
+], `upstream many { ${many.map((node) => `server ${node.http} max_fails=0;`).join(" ")} }`);
 const at = (port, path = "") => ({ port, page: `http://localhost:${port}${path}/`, url: `ws://localhost:${port}${path}/socket` });
 const ways = {
   bare: at(ports.bare), sound: at(ports.sound), stripped: at(ports.stripped, "/xpando"), passed: at(ports.passed, "/app"),
@@ -53,6 +58,8 @@ const world = { cluster, a, below, nginx, ways, phoenix };
 const suite = new Suite(cluster, only);
 await clients.run(suite, world);
 await browsers.run(suite, world);
+await cluster.linked([a, ...many]);
+await balanced.run(suite, { cluster, a, balanced: { ...at(ports.balanced), nodes: many }, phoenix });
 console.log(`${suite.passed} passed, ${suite.failed.length} failed${suite.failed.map((name) => `\n  ${name}`).join("")}`);
 if (suite.failed.length) for (const node of cluster.nodes) console.log(`--- ${node.full}\n${node.tail()}`);
 process.exit(suite.failed.length || !suite.passed ? 1 : 0);

@@ -6,9 +6,12 @@
 //!
 //! # Invariants
 //! 1. A session that is not polled for [`LIFE`] is over.
-//! 2. Sessions have places of their own, by the same rules as connections.
-//! 3. What one poll brings is at most what the client's outbox holds.
-//! 4. A client that comes back at once and does the same again is not told to: what is no frame is answered, and the
+//! 2. What an answer brought is kept until a request shows the token of that answer, and brought again to one that shows
+//!    the token before: a proxy may lose an answer and ask again, the next time another node. A client to which one was brought
+//!    again [`AGAIN`] times takes no notice of tokens, and is brought nothing again any more.
+//! 3. Sessions have places of their own, by the same rules as connections.
+//! 4. What one poll brings is at most what the client's outbox holds.
+//! 5. A client that comes back at once and does the same again is not told to: what is no frame is answered, and the
 //!    end of a session for being too slow is told late.
 
 use std::collections::HashMap;
@@ -42,12 +45,16 @@ use crate::proto::node::NodeName;
 use crate::proto::share::FRAME;
 
 mod forward;
+mod ticket;
 pub(in super::super) use forward::{ask, serve};
+use ticket::Ticket;
 
 /// How long a poll waits for something to say.
 const WAIT: Duration = Duration::from_secs(10);
 /// How long a session lives that nobody polls.
 const LIFE: Duration = Duration::from_secs(20);
+/// How often an answer is brought again.
+const AGAIN: u32 = 3;
 /// Frames of one request.
 const LINES: usize = 100;
 /// Sessions at once.
@@ -80,9 +87,43 @@ pub(in super::super) struct Sessions {
     home: NodeName,
 }
 
+/// The last answer with messages.
+#[derive(Debug, Default)]
+struct Answer {
+    /// How many there were, with it.
+    number: u64,
+    /// What it brought, until it is known that the client has it.
+    messages: Vec<String>,
+    /// How often it was brought again.
+    again: u32,
+    /// The client takes no notice of tokens.
+    heedless: bool,
+}
+
+impl Answer {
+    /// What is to be brought again to a client that has taken so many.
+    fn missed(&mut self, taken: u64) -> Option<Vec<String>> {
+        self.heedless |= taken < self.number && self.again >= AGAIN;
+        let missed = taken < self.number && !self.heedless;
+        if missed {
+            self.again += 1;
+            return Some(self.messages.clone());
+        }
+        self.messages = Vec::new();
+        None
+    }
+
+    fn bring(&mut self, messages: Vec<String>) {
+        let kept = if self.heedless { Vec::new() } else { messages };
+        (self.number, self.messages, self.again) = (self.number + 1, kept, 0);
+    }
+}
+
 /// A client that polls.
 pub(in super::super) struct Session {
-    token: String,
+    /// What of its tokens is its own.
+    name: String,
+    last: Mutex<Answer>,
     place: Place,
     client: Mutex<ClientTask>,
     outbox: ClientQueue,
@@ -110,11 +151,14 @@ impl Sessions {
 
     /// Whether this is the token of a session that another node has, or had.
     pub(in super::super) fn is_of_another(&self, token: &str) -> bool {
-        forward::home(token).is_some_and(|home| home != self.home)
+        Ticket::read(token).is_some_and(|ticket| ticket.home != self.home)
     }
 
-    pub(in super::super) fn find(&self, token: &str) -> Option<Arc<Session>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).get(token).cloned()
+    /// The session of a token, and how many answers its client has taken.
+    pub(in super::super) fn find(&self, token: &str) -> Option<(Arc<Session>, u64)> {
+        let ticket = Ticket::read(token)?;
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        Some((all.get(ticket.session)?.clone(), ticket.taken))
     }
 
     /// A new session, which ends by itself.
@@ -123,18 +167,19 @@ impl Sessions {
         client: ClientTask,
         channels: &Arc<Channels>,
     ) -> Poll {
-        let token = forward::token(&self.home);
+        let name = ticket::session(&self.home);
         let (outbox, heard) = (client.outbox().clone(), client.wake());
         let place = client.place().clone();
         let (client, polled) = (Mutex::new(client), Mutex::new(timer::now()));
-        let (posting, own) = (tokio::sync::Mutex::default(), token.clone());
-        let session = Session { token: own, place, client, outbox, posting, polled, heard };
+        let (posting, last) = (tokio::sync::Mutex::default(), Mutex::default());
+        let own = name.clone();
+        let session = Session { name: own, last, place, client, outbox, posting, polled, heard };
         let session = Arc::new(session);
         let mut sessions = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.insert(token.clone(), session.clone());
+        sessions.insert(name.clone(), session.clone());
         drop(sessions);
         channels.metrics.count(Count::Channels, "connected");
-        let (all, channels, gone) = (self.clone(), channels.clone(), token.clone());
+        let (all, channels, gone) = (self.clone(), channels.clone(), name.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = session.live(&channels) => {}
@@ -149,14 +194,14 @@ impl Sessions {
             all.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&gone);
             channels.metrics.count(Count::Channels, "disconnected");
         });
-        Poll::Gone(token)
+        Poll::Gone(ticket::text(&name, 0))
     }
 }
 
 impl Session {
     /// What waits, or comes while a client that polls here waits.
-    pub(in super::super) async fn polled(&self) -> Poll {
-        self.poll(WAIT).await
+    pub(in super::super) async fn polled(&self, taken: u64) -> Poll {
+        self.poll(taken, WAIT).await
     }
 
     pub(in super::super) fn place(&self) -> &Place {
@@ -198,14 +243,25 @@ impl Session {
         self.heard.notify_one();
     }
 
-    /// What waits, or comes within `wait`.
-    async fn poll(&self, wait: Duration) -> Poll {
+    fn last(&self) -> MutexGuard<'_, Answer> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What waits for a client that has taken so many answers, or comes within `wait`.
+    async fn poll(&self, taken: u64, wait: Duration) -> Poll {
         self.touch();
+        let missed = {
+            let mut last = self.last();
+            last.missed(taken).map(|messages| (last.number, messages))
+        };
+        if let Some((number, messages)) = missed {
+            return Poll::Messages(ticket::text(&self.name, number), messages);
+        }
         let mut frames = Vec::new();
         let next = tokio::time::timeout(wait, self.outbox.next(&mut frames)).await;
         self.touch();
         match next {
-            Err(_elapsed) => Poll::Nothing(self.token.clone()),
+            Err(_elapsed) => Poll::Nothing(ticket::text(&self.name, taken)),
             Ok(Next::Close(close)) => {
                 if [Close::SLOW, Close::RATE].contains(&close) {
                     tokio::time::sleep(HOLD).await;
@@ -220,7 +276,10 @@ impl Session {
                     }
                     Encoded::Binary(_) => None, // the protocol has no way to say it
                 };
-                Poll::Messages(self.token.clone(), frames.into_iter().filter_map(text).collect())
+                let messages: Vec<String> = frames.into_iter().filter_map(text).collect();
+                let mut last = self.last();
+                last.bring(messages.clone());
+                Poll::Messages(ticket::text(&self.name, last.number), messages)
             }
         }
     }

@@ -204,12 +204,12 @@ impl Site {
         let given = |it: &&str| !it.is_empty();
         let session = header("x-phoenix-longpoll-token").filter(given).or(token);
         let known = session.and_then(|session| self.polls.find(session));
-        if let Some(session) = &known {
+        if let Some((session, _)) = &known {
             from.place.entitle_as(session.place());
         }
         match (&head.method, known) {
-            (&Method::GET, Some(session)) => Ok(session.polled().await),
-            (&Method::POST, Some(session)) => {
+            (&Method::GET, Some((session, taken))) => Ok(session.polled(taken).await),
+            (&Method::POST, Some((session, _))) => {
                 let turn = tokio::time::timeout(READ, session.turn()).await;
                 let _turn = turn.map_err(|_elapsed| refuse(Cause::TooManyBodies))?;
                 let (body, place) = self.bodies.read(body).await.map_err(refuse)?;

@@ -66,6 +66,9 @@ async function official(suite, { a, s, t, alice, bob, libraries }) {
   });
 }
 
+// What of a session's token is the same in each answer.
+const named = (token) => token.slice(0, token.lastIndexOf("~"));
+
 const ask = async (node, params, options) => {
   const answer = await fetch(`http://${node.http}/socket/longpoll?${query(params)}`, options);
   same([answer.status, answer.headers.get("cache-control")], [200, "no-store"], "answer");
@@ -99,20 +102,21 @@ async function bare(suite, { a, b, s, alice, bob, libraries }) {
   });
 
   await check("lines of a post, and messages as texts", async () => {
-    const token = await begin();
+    let token = await begin();
     const lines = ["1", "2"].map((ref) => JSON.stringify([ref, ref, `room:lines${ref}`, "phx_join", {}]));
     same(await ask(a, { token }, ndjson(lines)), { status: 200 });
     const texts = [];
     while (texts.filter((text) => JSON.parse(text)[3] === "phx_reply").length < 2) {
       const answer = await ask(a, { token });
-      same([answer.status, answer.token], [200, token], "each answer names the session");
+      same([answer.status, named(answer.token)], [200, named(token)], "each answer names the session");
+      token = answer.token;
       texts.push(...answer.messages);
     }
     demand(texts.every((text) => typeof text === "string"), show(texts));
   });
 
   await check("what is malformed or too much is answered, and the session goes on", async () => {
-    const token = await begin();
+    let token = await begin();
     const beats = Array(101).fill('[null,"1","phoenix","heartbeat",{}]');
     const long = `["1","2","room:1","say",{"x":"${"x".repeat(1_100_000)}"}]`;
     for (const [bad, head] of [
@@ -120,7 +124,9 @@ async function bare(suite, { a, b, s, alice, bob, libraries }) {
       [["!"], [null, null, "phoenix"]], [[long], ["1", "2", "room:1"]], [beats, [null, "1", "phoenix"]],
     ]) {
       same(await ask(a, { token }, ndjson(bad)), { status: 200 }, show(bad).slice(0, 40));
-      const answers = (await ask(a, { token })).messages.map((text) => JSON.parse(text));
+      const answer = await ask(a, { token });
+      token = answer.token;
+      const answers = answer.messages.map((text) => JSON.parse(text));
       same([answers.length, answers.at(-1)[4].status], [bad.length, "error"], "answers");
       same(answers.at(-1).slice(0, 3), head, "whose");
     }
@@ -131,7 +137,7 @@ async function bare(suite, { a, b, s, alice, bob, libraries }) {
   });
 
   await check("any node takes the next request of a session, and judges a token that it shows", async (place) => {
-    const { token } = await ask(a, { token: alice });
+    let { token } = await ask(a, { token: alice });
     const other = await place.client(libraries["1.8.16"], b, { params: { token: bob } }).joined("room:any");
     same(await ask(b, { token }, ndjson([JSON.stringify(["1", "1", "room:any", "phx_join", {}])])), { status: 200 });
     await until("alice is there", () => "alice" in other.who());
@@ -140,7 +146,8 @@ async function bare(suite, { a, b, s, alice, bob, libraries }) {
       other.push("say", { n });
       await until(`number ${n}`, async () => {
         const answer = await ask([s, b, a][n % 3], { token });
-        same(answer.token, token, "each answer names the session");
+        same(named(answer.token), named(token), "each answer names the session");
+        token = answer.token;
         heard.push(...answer.messages.map((text) => JSON.parse(text)).filter(([, , , event]) => event === "say").map(([, , , , { n }]) => n));
         return heard.length === n + 1;
       });
@@ -151,11 +158,34 @@ async function bare(suite, { a, b, s, alice, bob, libraries }) {
     same((await shown(alice)).status, 200);
     same((await shown("x.y.z")).status, 403);
     // Nobody's session, of a node that is not there, and of one that never had it.
-    for (const none of [`${"0".repeat(32)}-${Buffer.from("nobody@h").toString("base64url")}`, `${"0".repeat(32)}${token.slice(32)}`]) {
+    for (const none of [`${"0".repeat(32)}~${Buffer.from("nobody@h").toString("base64url")}~0`, `${"0".repeat(32)}${token.slice(32)}`]) {
       same((await ask(b, { token: none }, ndjson(["[]"]))).status, 410);
       const { status, token: another } = await ask(b, { token: none });
       demand(status === 410 && another && another !== none, "a session of its own");
     }
+  });
+
+  await check("an answer that a proxy lost is brought again, at any node, and once", async () => {
+    const beat = (ref) => ndjson([`[null,"${ref}","phoenix","heartbeat",{}]`]);
+    const refs = ({ messages }) => messages.map((text) => JSON.parse(text)[1]);
+    let token = await begin();
+    const lost = [];
+    for (let n = 0; n < 4; n++) {
+      await ask(a, { token }, beat(`${n}`));
+      same(refs(await ask(n % 2 ? a : b, { token })), [`${n}`]);
+      const again = await ask(n % 2 ? b : a, { token });
+      same(refs(again), [`${n}`], "again");
+      lost.push(token = again.token);
+    }
+    same(new Set(lost).size, 4, "tokens");
+    // One that never takes another token is brought an answer three times again, and no other one after that.
+    const first = await begin();
+    await ask(a, { token: first }, beat("x"));
+    for (let n = 0; n < 4; n++) same(refs(await ask(n % 2 ? a : b, { token: first })), ["x"]);
+    await ask(a, { token: first }, beat("y"));
+    same(refs(await ask(a, { token: first })), ["y"]);
+    await ask(a, { token: first }, beat("z"));
+    same(refs(await ask(a, { token: first })), ["z"]);
   });
 
   await check("an unknown session, a post without one, another version", async () => {

@@ -10,22 +10,18 @@
 //! 1. A token that is no session's reaches no other node; nobody but the home says whose session a token is.
 //! 2. A request that shows a token of its bearer is judged by it where it arrives, before it is forwarded; the session's
 //!    own rights are its home's matter.
-//! 3. What a forwarded poll would bring is lost with its link, and so is the session: no message is left out of a session
-//!    that goes on.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::ticket::Ticket;
 use super::{MAX_BODY, Poll, Sessions, cost};
 use crate::actors::exchange::{CallError, Exchange, HandlerError, ServeError, Serving};
 use crate::gateway::refusal::Cause;
 use crate::proto::codec;
-use crate::proto::node::NodeName;
 use crate::proto::outbox::MAX_MESSAGE;
 use crate::proto::topic::{Address, Name};
 
@@ -41,23 +37,10 @@ const HEAD: usize = 1024;
 /// A poll, as the home gets it. Grows only at its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Forwarded {
-    session: String,
+    /// The token that the client shows.
+    token: String,
     /// What the client sends: the type of the body and the body; `None` asks for what waits.
     post: Option<(String, Vec<u8>)>,
-}
-
-/// A token for a session of this node.
-pub(super) fn token(home: &NodeName) -> String {
-    let home = BASE64_URL_SAFE_NO_PAD.encode(home.as_str());
-    format!("{:032x}-{home}", rand::random::<u128>())
-}
-
-/// The node that gave a session its token, if it is one.
-pub(super) fn home(token: &str) -> Option<NodeName> {
-    let (number, home) = token.split_once('-')?;
-    let sound = number.len() == 32 && number.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let home = BASE64_URL_SAFE_NO_PAD.decode(home).ok().filter(|_| sound)?;
-    std::str::from_utf8(&home).ok()?.parse().ok()
 }
 
 /// Answers other nodes about the sessions of this one, until the result is dropped.
@@ -72,12 +55,12 @@ pub(in super::super::super) fn serve(
     exchange.serve(Name::polls(), move |request| {
         let sessions = sessions.clone();
         async move {
-            let Forwarded { session, post } = codec::decode(&request.payload, HEAD + MAX_BODY)
+            let Forwarded { token, post } = codec::decode(&request.payload, HEAD + MAX_BODY)
                 .map_err(|_malformed| HandlerError::from("no poll"))?;
-            let poll = match (sessions.find(&session), post) {
+            let poll = match (sessions.find(&token), post) {
                 (None, _) => Poll::Gone(String::new()),
-                (Some(session), None) => session.poll(WAIT).await,
-                (Some(session), Some((kind, body))) => {
+                (Some((session, taken)), None) => session.poll(taken, WAIT).await,
+                (Some((session, _)), Some((kind, body))) => {
                     let _turn = session.turn().await;
                     let body = Bytes::from(body);
                     let poll = session.take(Some(&kind), &body);
@@ -97,10 +80,10 @@ pub(in super::super::super) async fn ask(
     post: Option<(String, Bytes)>,
 ) -> Poll {
     let gone = || Poll::Gone(String::new());
-    let Some(home) = home(token) else { return gone() };
+    let Some(Ticket { home, .. }) = Ticket::read(token) else { return gone() };
     let post = post.map(|(kind, body)| (kind.chars().take(HEAD / 8).collect(), body.to_vec()));
     let asks = post.is_none();
-    let forwarded = Forwarded { session: token.to_owned(), post };
+    let forwarded = Forwarded { token: token.to_owned(), post };
     let Ok(forwarded) = codec::encode(&forwarded) else { return gone() };
     let to = Address { name: Name::polls(), node: Some(home) };
     match exchange.call(&to, forwarded, PATIENCE).await {
@@ -112,32 +95,5 @@ pub(in super::super::super) async fn ask(
         }
         Err(CallError::Overloaded) => Poll::Refused(Cause::TooManyBodies),
         Err(_gone) => gone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_session_s_token_names_its_node_and_no_other_text_does() {
-        let name: NodeName = "a@10.0.0.1".parse().expect("valid");
-        let made = token(&name);
-        assert_eq!(home(&made), Some(name));
-        assert!(!made.contains('.'), "a bearer's token is told by its dots");
-        assert_ne!(made, token(&"a@10.0.0.1".parse().expect("valid")));
-        let number = "0".repeat(32);
-        let header = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJ4In0.c2ln";
-        for none in [
-            "",
-            "-",
-            &number,
-            header,
-            &format!("{number}-"),
-            &format!("{number}-!"),
-            &format!("x-{}", &made[33..]),
-        ] {
-            assert_eq!(home(none), None, "{none}");
-        }
     }
 }
