@@ -7,7 +7,7 @@
 //! - **Never** waits for the disk itself.
 //!
 //! What a process that is killed had not written is lost: half a second of messages, or a MiB. While the disk fails
-//! at most [`PENDING`] bytes wait; beyond that the oldest of the topic that goes on are dropped and counted, and whoever asks
+//! at most `PENDING` bytes wait; beyond that the oldest of the topic that goes on are dropped and counted, and whoever asks
 //! for a history across them is told that it has a gap.
 
 use std::collections::{HashMap, VecDeque};

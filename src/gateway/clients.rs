@@ -80,6 +80,7 @@ impl Clients {
     }
 
     /// Has all clients look whether their rights have ended.
+    #[cfg(feature = "gateway")]
     pub(super) fn look(&self) {
         self.place.send_modify(|_same| {});
     }
@@ -99,6 +100,7 @@ impl Clients {
     }
 
     /// What one client is told.
+    #[cfg(feature = "gateway")]
     pub(super) fn follow(&self) -> Told {
         let mut told = Told { place: self.place.subscribe(), goes: None };
         told.look();
@@ -107,6 +109,7 @@ impl Clients {
 }
 
 /// What one client is told: when to go elsewhere, and when to look at its rights.
+#[cfg(feature = "gateway")]
 #[derive(Debug)]
 pub(super) struct Told {
     place: watch::Receiver<Place>,
@@ -115,6 +118,7 @@ pub(super) struct Told {
 }
 
 /// What a client is to do.
+#[cfg(feature = "gateway")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     /// Go elsewhere.
@@ -123,6 +127,7 @@ pub(super) enum Order {
     Look,
 }
 
+#[cfg(feature = "gateway")]
 impl Told {
     /// Waits for what the client is to do. Nothing is lost when the future is dropped.
     pub(super) async fn next(&mut self) -> Order {
@@ -164,7 +169,7 @@ impl Told {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "gateway"))]
 mod tests {
     use super::*;
 

@@ -24,7 +24,6 @@ use crate::actors::topology_tracker::{self, TopologyTracker};
 use crate::gateway::admin;
 #[cfg(feature = "gateway")]
 use crate::gateway::channels::Channels;
-#[cfg(feature = "gateway")]
 use crate::gateway::clients::{Clients, DRAIN_TIME};
 use crate::gateway::issue::{Issuing, Offer};
 use crate::gateway::rotation::{self, Rotations};
@@ -37,6 +36,7 @@ use crate::io::sockets::AdminSocket;
 use crate::io::store::Store;
 use crate::io::tls::{Tls, Web};
 use crate::node::Config;
+#[cfg(feature = "gateway")]
 use crate::node::clients;
 use crate::node::listen::Served;
 use crate::proto::event::Event;
@@ -160,6 +160,10 @@ fn view(
     roster: &ActorTable,
 ) -> NodeView {
     let Parts { metrics, myself, .. } = parts;
+    #[cfg(feature = "gateway")]
+    let drain_time = config.http.as_ref().and_then(|it| it.drain_time).unwrap_or(DRAIN_TIME);
+    #[cfg(not(feature = "gateway"))]
+    let drain_time = DRAIN_TIME; // nobody is here to be sent elsewhere
     NodeView {
         name: config.name.clone(),
         id: parts.identity.id(),
@@ -181,9 +185,7 @@ fn view(
             (parts.files.clone(), parts.lists.clone()),
             (parts.registry.clone(), bus.clone()),
         ),
-        clients: Arc::new(Clients::new(
-            config.http.as_ref().and_then(|http| http.drain_time).unwrap_or(DRAIN_TIME),
-        )),
+        clients: Arc::new(Clients::new(drain_time)),
         store: parts.store.clone(),
         history: parts.recorder.clone(),
         certificates: Arc::new(certificates(parts)),

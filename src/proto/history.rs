@@ -3,7 +3,7 @@
 //! A [`Retention`] is a pattern and what holds for its topics, as text `PATTERN=COUNT,AGE[,disk]`. Of the patterns that
 //! cover a topic the narrowest counts, of the same pattern the last one; a topic that none covers has the default.
 //!
-//! Invariants: a [`Rule`] keeps 1 to [`MAX_COUNT`] messages (in memory [`MAX_IN_MEMORY`]) for one second to 366 days; an
+//! Invariants: a [`Rule`] keeps 1 to `MAX_COUNT` messages (in memory `MAX_IN_MEMORY`) for one second to 366 days; an
 //! [`Ask`] brings at most [`MAX_ASKED`] messages of at most [`MAX_BYTES`].
 
 use std::fmt;

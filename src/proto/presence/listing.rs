@@ -9,7 +9,7 @@
 //! Phoenix's clients replace what they have by a state, and merge a diff; those of before 1.2 keep an entry twice that joins
 //! twice. Therefore a member that reads parts is told changes only of what it has read, and the rest by the parts to come.
 //!
-//! What is told costs its bytes and [`FRAME`] for each frame, and each of the three kinds has a pace of its own: a crowd that
+//! What is told costs its bytes and `FRAME` for each frame, and each of the three kinds has a pace of its own: a crowd that
 //! comes makes newcomers wait for the state, and nobody for a join or a message.
 //!
 //! # Invariants
@@ -18,7 +18,7 @@
 //! 2. A frame holds [`PART`] bytes of entries, or one entry; what waits for a reader of parts is [`QUEUE`] at most and one part more.
 //! 3. An update within one step is one change: its leave and its join are in one diff, and `phx_ref_prev` is what the members know.
 //! 4. An entry that joins and leaves within one step, or leaves and comes back, is not told.
-//! 5. One step costs at most [`BURST`] in parts, and one portion of changes for each that watches.
+//! 5. One step costs at most `BURST` in parts, and one portion of changes for each that watches.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::str::FromStr;
