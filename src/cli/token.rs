@@ -4,14 +4,15 @@
 //! is all that `create` prints to standard output.
 
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 
 use xpando_node::internals::io::clock;
-use xpando_node::internals::io::identity::{Authority, MAX_TOKEN, Tokens};
+use xpando_node::internals::io::identity::provider::Providers;
+use xpando_node::internals::io::identity::{Authority, MAX_TOKEN, TokenError, Tokens};
 use xpando_node::internals::proto::token::{Claims, Grant, MAX_ID, MAX_LIFETIME, Role};
 
 use super::output::{self, write_line};
@@ -50,6 +51,9 @@ pub(crate) enum TokenCommand {
         /// Print the claims as JSON
         #[arg(long)]
         json: bool,
+        /// Settings of a system whose tokens count, too, as a node is started with them; may be repeated
+        #[arg(long, value_name = "FILE", env = "XPANDO_IDENTITY", value_delimiter = ',')]
+        identity: Vec<PathBuf>,
     },
     /// Revoke a token
     ///
@@ -74,11 +78,8 @@ pub(crate) fn run(command: TokenCommand, certs: &Path, out: &mut dyn Write) -> a
             let token = authority.token(&sub, role, topics, ttl, clock::wall())?;
             Ok(write_line!(out, "{token}")?)
         }
-        TokenCommand::Verify { token, json } => {
-            let token = given(token)?;
-            let claims = Tokens::open(certs)?
-                .verify(&token, clock::wall())
-                .map_err(|refused| anyhow!("token refused ({}): {refused}", refused.label()))?;
+        TokenCommand::Verify { token, json, identity } => {
+            let claims = verified(&given(token)?, &identity, certs)?;
             if json {
                 return output::pretty_json(out, &claims);
             }
@@ -86,6 +87,21 @@ pub(crate) fn run(command: TokenCommand, certs: &Path, out: &mut dyn Write) -> a
         }
         TokenCommand::Revoke { token, exp } => revoke(&given(token)?, exp, certs, out),
     }
+}
+
+/// What a token says, if it counts at a node with these settings.
+fn verified(token: &str, identity: &[PathBuf], certs: &Path) -> anyhow::Result<Claims> {
+    let (providers, now) = (Providers::open(identity)?, clock::wall());
+    let judged = match providers.verify(token, now) {
+        None => Tokens::open(certs)?.verify(token, now),
+        // The cluster's own list revokes tokens of others, too, where there is one.
+        Some(Ok((claims, _))) => match Tokens::open(certs) {
+            Ok(tokens) if tokens.revoked(&claims.jti) => Err(TokenError::Revoked),
+            Ok(_) | Err(_) => Ok(claims),
+        },
+        Some(Err(refused)) => Err(refused),
+    };
+    judged.map_err(|refused| anyhow!("token refused ({}): {refused}", refused.label()))
 }
 
 /// The argument, or for `-` what is on standard input.
@@ -108,7 +124,7 @@ fn show(claims: &Claims, out: &mut dyn Write) -> anyhow::Result<()> {
     write_line!(out, "role         {}", claims.role)?;
     write_line!(out, "topics       {topics}")?;
     write_line!(out, "id           {}", claims.jti)?;
-    write_line!(out, "cluster      {}", claims.iss)?;
+    write_line!(out, "issuer       {}", claims.iss)?;
     write_line!(out, "made         {}", clock::rfc3339(made))?;
     write_line!(out, "valid until  {}", clock::rfc3339(claims.expires()))?;
     Ok(())
@@ -189,7 +205,8 @@ mod tests {
     }
 
     fn verify(token: &str, json: bool, certs: &Path) -> anyhow::Result<String> {
-        printed(TokenCommand::Verify { token: token.to_owned(), json }, certs)
+        let identity = Vec::new();
+        printed(TokenCommand::Verify { token: token.to_owned(), json, identity }, certs)
     }
 
     fn revoke(token: &str, exp: Option<u64>, certs: &Path) -> anyhow::Result<String> {

@@ -25,7 +25,7 @@ use crate::io::metrics::{Count, Metrics};
 use crate::proto::channel::family::{FamilyRule, FamilyTable};
 use crate::proto::limits::ClientLimits;
 use crate::proto::presence::listing::Sees;
-use crate::proto::token::{Claims, TokenKeyId};
+use crate::proto::token::{Claims, TokenKeyId, Verb};
 use crate::proto::topic::{Pattern, Topic};
 
 mod asked;
@@ -207,6 +207,25 @@ impl Channels {
             self.metrics.count(Count::Tokens, "slowed");
         }
         Err(Denied { reason, cause, late })
+    }
+
+    /// What a token says of its bearer that is to let it join a topic. One that does not is noted.
+    pub(super) async fn grant(
+        &self,
+        token: &str,
+        topic: &Topic,
+        from: IpAddr,
+    ) -> Result<Bearer, Denied> {
+        let judged = self.judge(token, from).await.and_then(|bearer| {
+            let allowed = self.handlers.allow(&bearer, Verb::Join, topic);
+            let (reason, cause) = ("unauthorized", Cause::NotGranted);
+            if allowed { Ok(bearer) } else { Err(Denied { reason, cause, late: false }) }
+        });
+        if let Err(Denied { reason, cause, .. }) = judged {
+            let about = if cause == Cause::NotGranted { topic.as_str() } else { reason };
+            self.refusals.note(cause, from, about);
+        }
+        judged
     }
 
     /// What a token says by the files as they are.

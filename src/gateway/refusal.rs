@@ -76,7 +76,8 @@ causes! {
     /// The token is not accepted.
     Token => "token", UNAUTHORIZED,
         "the token is not accepted",
-        "xpando-node token verify TOKEN tells why; ca/tokens must be that of the authority";
+        "xpando-node token verify TOKEN tells why (with --identity FILE for those of an existing system); ca/tokens must be \
+         that of the authority";
     /// The token is good, and does not reach so far.
     Role => "role", FORBIDDEN,
         "the token does not reach so far",

@@ -272,7 +272,20 @@ fn clients_with_tokens_of_other_systems_are_let_in_narrowed_and_refused() {
     let mut guest = Caller::connect(&node, "", None).unwrap_or_else(|status| panic!("{status}"));
     assert_eq!(guest.ask("room:1", "phx_join", &json!({ "access_token": user })), ok());
 
+    // An operator judges a token as the node does.
+    let (ours, theirs) = (files.path("ash.toml"), files.path("phoenix.toml"));
+    let judged = |token: &str| {
+        let settings = ["--identity", &ours, "--identity", &theirs];
+        let verify = ["token", "verify", token, "--certs", "certs"];
+        let output = cluster.run(&[&verify[..], &settings].concat());
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for token in [user, phoenix] {
+        assert_eq!(judged(token), (true, String::new()));
+    }
     for (token, (what, reason)) in bad {
+        let (counts, why) = judged(token);
+        assert!(!counts && why.contains(&format!("({reason})")), "{what}: {why}");
         let before = node.counter("xpando_tokens_refused_total", reason);
         let answer = Caller::connect(&node, &format!("&token={token}"), None).err();
         assert_eq!(answer, Some(403), "{what}");
@@ -316,6 +329,7 @@ fn a_join_is_renewed_in_place_until_its_token_or_key_is_gone() {
     assert_eq!(renew(&mut one, other), refused("the token is somebody else's"));
     assert_eq!(renew(&mut one, late), refused("token expired"));
     assert_eq!(renew(&mut one, forged), refused("unauthorized"));
+    assert_eq!(node.counter("xpando_clients_refused_total", "not_granted"), 0, "it is forged");
     assert_eq!(one.ask("room:1", "access_token", &json!({})).0, "error");
     assert_eq!(renew(&mut one, second), ok());
     // Past the end of the first token it is where it was, and nobody heard of a token.

@@ -213,18 +213,13 @@ impl Entrance {
     /// By what right a client joins a topic.
     async fn right(&self, params: &Value) -> Result<Option<Bearer>, Refused> {
         let token = params.get("token").or_else(|| params.get("access_token"));
-        let bearer = match token.and_then(Value::as_str) {
-            Some(token) => match self.channels.judge(token, self.from).await {
-                Ok(bearer) => Some(bearer),
-                Err(Denied { reason, cause, late }) => {
-                    self.channels.refusals.note(cause, self.from, reason);
-                    return Err(Refused { late, ..refused(reason) });
-                }
-            },
-            None => self.claims.clone(),
-        };
         let topic = &self.join.topic;
-        let Some(bearer) = bearer else {
+        if let Some(token) = token.and_then(Value::as_str) {
+            let granted = self.channels.grant(token, topic, self.from).await;
+            let denied = |Denied { reason, late, .. }| Refused { late, ..refused(reason) };
+            return granted.map(Some).map_err(denied);
+        }
+        let Some(bearer) = self.claims.clone() else {
             let open = self.channels.anonymous(topic);
             return if open { Ok(None) } else { Err(self.unauthorized(Cause::JoinWithoutToken)) };
         };

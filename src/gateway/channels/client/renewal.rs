@@ -15,14 +15,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::super::entrance::{Live, News};
-use super::super::{Bearer, Denied, Refusal, SLOWED};
+use super::super::{Bearer, Refusal, SLOWED};
 use super::{ClientTask, empty};
-use crate::gateway::refusal::Cause;
 use crate::io::clock;
 use crate::io::metrics::Count;
 use crate::proto::channel::session::Join;
 use crate::proto::channel::{Frame, Json, Outcome, Payload, Ref, Say, reason};
-use crate::proto::token::Verb;
 
 /// The event by which a client renews a join.
 pub(super) const RENEWAL: &str = "access_token";
@@ -87,18 +85,12 @@ impl ClientTask {
             (self.channels.clone(), self.herald.clone(), self.place.address());
         let (join, reference) = (join.clone(), frame.reference.clone());
         tokio::spawn(async move {
-            let judged = channels.judge(&access_token, from).await;
+            let granted = channels.grant(&access_token, &join.topic, from).await;
             drop(access_token);
-            let judged = match judged {
-                Ok(bearer) => Ok(bearer),
-                Err(Denied { reason, cause, late }) => {
-                    channels.refusals.note(cause, from, reason);
-                    if late {
-                        channels.hold_back(SLOWED).await;
-                    }
-                    Err(reason)
-                }
-            };
+            if granted.as_ref().is_err_and(|denied| denied.late) {
+                channels.hold_back(SLOWED).await;
+            }
+            let judged = granted.map_err(|denied| denied.reason);
             drop(place);
             herald.send(News::Renewed(join, reference, judged));
         });
@@ -118,24 +110,13 @@ impl ClientTask {
             Some(before) if before.sub == bearer.sub && before.iss == bearer.iss => Ok(bearer),
             Some(_) | None => Err("the token is somebody else's"),
         });
-        let handlers = &self.channels.handlers;
-        let judged =
-            judged.and_then(|bearer| match handlers.allow(&bearer, Verb::Join, &join.topic) {
-                true => Ok(bearer),
-                false => Err("unauthorized"),
-            });
         let (outcome, response) = match judged {
             Ok(bearer) => {
                 (live.claims, live.warned) = (Some(bearer), false);
                 self.channels.metrics.count(Count::Channels, "renewed");
                 (Outcome::Ok, empty())
             }
-            Err(why) => {
-                if why == "unauthorized" {
-                    self.note(Cause::NotGranted, join.topic.as_str());
-                }
-                (Outcome::Error, reason(why))
-            }
+            Err(why) => (Outcome::Error, reason(why)),
         };
         self.reply(join, reference, outcome, &response);
     }
