@@ -81,6 +81,8 @@ struct Inside {
     metrics: Metrics,
     tapes: Mutex<HashMap<Topic, Weak<TapeInside>>>,
     noted: Mutex<Vec<Tape>>,
+    /// Held while it is written: what comes meanwhile waits for the next time, and a write that begins meanwhile includes it.
+    writing: Mutex<()>,
     pending: AtomicUsize,
     hurried: AtomicBool,
     handle: Handle<Msg>,
@@ -102,6 +104,7 @@ impl Recorder {
             metrics: metrics.clone(),
             tapes: Mutex::default(),
             noted: Mutex::default(),
+            writing: Mutex::default(),
             pending: AtomicUsize::default(),
             hurried: AtomicBool::default(),
             handle: Handle::new("history_log", metrics),
@@ -204,11 +207,12 @@ impl Recorder {
         waiting.unwrap_or(0).max(written)
     }
 
-    /// Writes what waits, durable on return. Waits for the disk.
+    /// Writes what waits, durable on return, after a write that is under way. Waits for the disk.
     ///
     /// # Errors
     /// [`StoreError`]; what is not written waits on.
     pub fn write(&self) -> Result<(), StoreError> {
+        let _one = lock(&self.0.writing);
         self.0.hurried.store(false, Ordering::Relaxed);
         let noted = std::mem::take(&mut *lock(&self.0.noted));
         let writings: Vec<_> = noted.iter().map(Tape::writing).collect();

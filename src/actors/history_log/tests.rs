@@ -73,6 +73,27 @@ fn what_waits_and_what_is_written_is_read_as_one() {
 }
 
 #[test]
+fn a_write_includes_what_came_while_another_one_was_under_way() {
+    let mut world = world();
+    world.take(10);
+    // As far as another write is that has begun.
+    let recorder = world.recorder.clone();
+    let under_way = lock(&recorder.0.writing);
+    let noted = std::mem::take(&mut *lock(&recorder.0.noted));
+    world.take(10);
+    let (done, is_done) = std::sync::mpsc::channel();
+    let last = world.recorder.clone();
+    let closing = std::thread::spawn(move || done.send(last.write()).expect("heard"));
+    assert!(is_done.recv_timeout(Duration::from_millis(200)).is_err(), "it waits for the other");
+    *lock(&recorder.0.noted) = noted;
+    drop(under_way);
+    is_done.recv().expect("it ends").expect("writes");
+    closing.join().expect("ends");
+    let row = recorder.0.history.row(&"room:1".parse().expect("a topic")).expect("reads");
+    assert_eq!(row.map(|row| row.next), Some(2), "nothing waits any more");
+}
+
+#[test]
 fn what_waits_is_bounded_and_what_is_dropped_is_counted() {
     let mut world = world();
     let many = PENDING / FULL + 20;
