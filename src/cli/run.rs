@@ -151,7 +151,7 @@ struct HttpArgs {
     #[arg(long, value_name = "PATTERN=FAMILY", env = "XPANDO_CHANNELS", value_delimiter = ',')]
     channels: Vec<FamilyRule>,
 
-    /// What clients see of each other at most: 'room:big:*=count', or =off or =state; the longest pattern counts; may be
+    /// What clients see of each other at most: 'room:big:*=count', or =off or =state; the most specific counts; may be
     /// repeated [default: state]
     #[arg(long, value_name = "PATTERN=WHAT", env = "XPANDO_PRESENCE", value_delimiter = ',', value_parser = shown)]
     presence: Vec<(Pattern, Sees)>,

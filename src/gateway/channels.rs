@@ -284,11 +284,10 @@ impl Channels {
         (gone || self.tokens.revoked(&bearer.jti)).then_some("token revoked")
     }
 
-    /// What clients may see of others on a topic, at most: as the longest pattern that covers it says.
+    /// What clients may see of others on a topic, at most.
     fn shown(&self, topic: &Topic) -> Sees {
-        let covers = self.presence.iter().filter(|(pattern, _)| pattern.covers(topic));
-        let longest = covers.max_by_key(|(pattern, _)| pattern.to_string().len());
-        longest.map(|(_, sees)| *sees).unwrap_or_default()
+        let counts = Pattern::most_specific(&self.presence, |(pattern, _)| pattern, topic);
+        counts.map(|(_, sees)| *sees).unwrap_or_default()
     }
 
     /// Whether there is a topic for clients without a token.

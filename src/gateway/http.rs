@@ -62,10 +62,11 @@ pub struct Config {
     pub prefix: Option<Prefix>,
     /// Topics for clients without a token. Who may join `network:updates` may read the API.
     pub anonymous: Vec<Pattern>,
-    /// What serves which topics, beside `room:*=room`, `network:*=network` and `node:*=node`. The most specific pattern
-    /// counts, and of equal ones the last.
+    /// What serves which topics, beside `room:*=room`, `network:*=network` and `node:*=node`. Of the patterns
+    /// that cover a topic the most specific one counts, of equal ones the last.
     pub channels: Vec<FamilyRule>,
-    /// What clients see of each other at most, by topics; the longest pattern counts. Elsewhere: who is there.
+    /// What clients see of each other at most; of the patterns that cover a topic the most specific one counts, of equal
+    /// ones the last. Elsewhere: who is there.
     pub presence: Vec<(Pattern, Sees)>,
     /// Settings of the identity providers whose tokens count besides the cluster's.
     pub identities: Vec<PathBuf>,

@@ -109,7 +109,7 @@ impl Builder {
     }
 
     /// How much of which topics is kept for clients, `PATTERN=COUNT,AGE[,disk]` such as `room:*=10000,7d,disk`; may be
-    /// repeated. Of the patterns that cover a topic the narrowest counts.
+    /// repeated. Of the patterns that cover a topic the most specific one counts, of equal ones the last.
     pub fn history(mut self, retention: impl Into<String>) -> Self {
         self.history.push(retention.into());
         self

@@ -1,7 +1,7 @@
 //! History: how much of a topic is kept, and what of it a join asks for.
 //!
 //! A [`Retention`] is a pattern and what holds for its topics, as text `PATTERN=COUNT,AGE[,disk]`. Of the patterns that
-//! cover a topic the narrowest counts, of the same pattern the last one; a topic that none covers has the default.
+//! cover a topic the most specific one counts, of equal ones the last; a topic that none covers has the default.
 //!
 //! Invariants: a [`Rule`] keeps 1 to `MAX_COUNT` messages (in memory `MAX_IN_MEMORY`) for one second to 366 days; an
 //! [`Ask`] brings at most [`MAX_ASKED`] messages of at most [`MAX_BYTES`].
@@ -146,13 +146,8 @@ impl Retentions {
 
     /// What holds for a topic.
     pub(crate) fn of(&self, topic: &Topic) -> Rule {
-        let narrow = |pattern: &Pattern| match pattern {
-            Pattern::Topic(_) => usize::MAX,
-            Pattern::Below(prefix) => prefix.len(),
-        };
-        let covers = self.0.iter().filter(|it| it.pattern.covers(topic));
-        // Of equals the last one.
-        covers.max_by_key(|it| narrow(&it.pattern)).map_or(Rule::DEFAULT, |it| it.rule)
+        let counts = Pattern::most_specific(&self.0, |it| &it.pattern, topic);
+        counts.map_or(Rule::DEFAULT, |it| it.rule)
     }
 }
 
@@ -222,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_narrowest_pattern_counts_and_of_equals_the_last() {
+    fn the_most_specific_pattern_counts_and_of_equal_ones_the_last() {
         let given = ["room:1=7,1m", "*=1,1m", "room:*=2,1m", "room:a:*=3,1m", "room:*=4,1m,disk"];
         let rules =
             Retentions::new(given.iter().map(|text| retention(text)).collect()).expect("few");

@@ -116,6 +116,21 @@ impl Pattern {
         self.matches(topic.as_str())
     }
 
+    /// The rule that counts for a topic: of those whose pattern covers it the most specific one, of equal ones the last. A
+    /// topic is more specific than any pattern with a `*`, and a longer prefix than a shorter one.
+    pub(crate) fn most_specific<'r, R>(
+        rules: &'r [R],
+        pattern: impl Fn(&R) -> &Self,
+        topic: &Topic,
+    ) -> Option<&'r R> {
+        let specific = |rule: &&R| match pattern(rule) {
+            Self::Topic(_) => usize::MAX,
+            Self::Below(prefix) => prefix.len(),
+        };
+        let covers = rules.iter().filter(|rule| pattern(rule).covers(topic));
+        covers.max_by_key(specific) // of equal ones the last
+    }
+
     /// Likewise of any text, such as the name of a service or a group.
     pub(crate) fn matches(&self, text: &str) -> bool {
         match self {
@@ -308,6 +323,27 @@ mod tests {
             let (pattern, topic) = (pattern.parse::<Pattern>(), topic.parse::<Topic>());
             assert_eq!(pattern.expect("valid").covers(&topic.expect("valid")), covered);
         }
+    }
+
+    #[test]
+    fn the_most_specific_pattern_counts_and_of_equal_ones_the_last() {
+        let chosen = |rules: &[&str], topic: &str| {
+            let rules: Vec<(Pattern, usize)> = rules
+                .iter()
+                .enumerate()
+                .map(|(at, rule)| (rule.parse().expect("valid"), at))
+                .collect();
+            let topic = topic.parse().expect("valid");
+            Pattern::most_specific(&rules, |(pattern, _)| pattern, &topic).map(|(_, at)| *at)
+        };
+        // A topic and a pattern of as many bytes, in either order.
+        assert_eq!(chosen(&["room:a", "room:*"], "room:a"), Some(0));
+        assert_eq!(chosen(&["room:*", "room:a"], "room:a"), Some(1));
+        assert_eq!(chosen(&["room:a:*", "room:*", "*"], "room:a:1"), Some(0));
+        assert_eq!(chosen(&["*", "room:*", "room:a:*"], "room:a:1"), Some(2));
+        assert_eq!(chosen(&["room:*", "room:*", "*"], "room:b"), Some(1));
+        assert_eq!(chosen(&["room:b", "room:b", "*"], "room:b"), Some(1));
+        assert_eq!(chosen(&["room:a", "node:*"], "room:b"), None);
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Which of a node's own families of channels serves which topics.
 //!
 //! Pure: a list of rules, the defaults among them. Invariants:
-//! 1. Of the rules that cover a topic the most specific one counts: a topic before a pattern, a longer pattern before a
-//!    shorter one, and of equal ones the last.
+//! 1. Of the rules that cover a topic the most specific one counts, of equal ones the last.
 //! 2. What tells of the nodes ([`Family::is_of_nodes`]) tells of them under every name that a rule gives it.
 
 use std::fmt;
@@ -96,19 +95,12 @@ impl FamilyTable {
         ];
         let defaults = defaults.into_iter().flatten();
         let defaults = defaults.map(|(pattern, family)| FamilyRule { pattern, family });
-        let mut all: Vec<_> = defaults.chain(rules.iter().cloned()).collect();
-        all.reverse();
-        // Stable: of equal patterns the later one comes first.
-        all.sort_by_key(|rule| match &rule.pattern {
-            Pattern::Topic(_) => (false, 0),
-            Pattern::Below(prefix) => (true, usize::MAX - prefix.len()),
-        });
-        Self(all)
+        Self(defaults.chain(rules.iter().cloned()).collect())
     }
 
     /// Whose a topic is, and what it is called there: what a pattern's `*` stands for, or what follows the last colon.
     pub fn of<'t>(&self, topic: &'t Topic) -> Option<(Family, &'t str)> {
-        let rule = self.0.iter().find(|rule| rule.pattern.covers(topic))?;
+        let rule = Pattern::most_specific(&self.0, |rule| &rule.pattern, topic)?;
         let text = topic.as_str();
         let name = match &rule.pattern {
             Pattern::Topic(_) => text.rsplit_once(':').map_or(text, |(_, name)| name),
