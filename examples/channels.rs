@@ -1,6 +1,6 @@
-//! A service with topics of its own for Phoenix clients: whoever joins `test:NAME` (or `veiled:NAME`) sees who else is there, and each
-//! event gets the answer that it is named after. So it is also what a client is tried against: every answer that a
-//! channel can give, on demand.
+//! A service with topics of its own for Phoenix clients: who joins `test:NAME` (or `veiled:NAME`) sees who else is there,
+//! and each event gets the answer that it is named after. So it is also what a client is tried against: every answer that
+//! a channel can give, on demand.
 //!
 //! ```text
 //! channels DIR HOST:PORT NAME@HOST ADDR:PORT      serves clients on ADDR:PORT until it is told to end
@@ -17,7 +17,8 @@
 //! | `silent` | nothing, so its own time-out |
 //! | `hold`, then `release` | the answer to the first with the second; its other events do not wait |
 //! | `hold`, then `forget` | the error that the first is not answered |
-//! | `follow` with `{"topic": T}` | `ok`, and from then on `news` with each message that is published there |
+//! | `follow` with `{"topic": T}` | `ok`, and from then on `news` with each message that is published there; with `over`, `phx_close` |
+//! | `role` | the role that its token gives it |
 //! | `slow` with `{"ms": N}` | its answer after so long; its other topics do not wait |
 //! | `shout` | `ok`, and everybody on the topic gets the event, on every node |
 //! | `appear` with an object | `ok`, and everybody sees a `bot` with that as its meta, until the join ends |
@@ -173,8 +174,12 @@ impl Channel for ByName {
                 client.subscribe(topic.parse::<Topic>()?)?;
                 Reaction::reply(&json!({}))
             }
+            "role" => Reaction::reply(&json!({ "role": client.claims.as_ref().map(|it| it.role) })),
             "crash" => crash(),
-            "close" => Reaction::Close,
+            "close" => {
+                client.close();
+                Reaction::Silent
+            }
             _ => Err("no such event")?,
         })
     }
@@ -190,6 +195,9 @@ impl Channel for ByName {
                 let text = String::from_utf8_lossy(&message.payload);
                 let told = json!({ "topic": message.topic, "from": message.from, "text": text });
                 client.push("news", &Payload::Json(Json::of(&told)));
+                if text == "over" {
+                    client.close();
+                }
                 Ok(())
             }
             Received::Missed(messages) => Err(format!("{messages} messages were missed"))?,

@@ -23,7 +23,6 @@ use crate::io::identity::provider::{KeyMark, Providers};
 use crate::io::identity::{NO_TOKEN_LIST, TokenError, Tokens};
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::channel::family::{FamilyRule, FamilyTable};
-use crate::proto::limits::ClientLimits;
 use crate::proto::presence::listing::Sees;
 use crate::proto::token::{Claims, TokenKeyId, Verb};
 use crate::proto::topic::{Pattern, Topic};
@@ -69,7 +68,6 @@ pub struct Channels {
     providers: Providers,
     anonymous: Vec<Pattern>,
     presence: Vec<(Pattern, Sees)>,
-    pub(super) limits: ClientLimits,
     penalties: Mutex<Penalties>,
     hasher: RandomState,
     held_back: Semaphore,
@@ -126,7 +124,6 @@ impl Channels {
         admin: &NodeView,
         (tokens, providers): (&Tokens, &Providers),
         (anonymous, families, presence): (&[Pattern], &[FamilyRule], &[(Pattern, Sees)]),
-        limits: &ClientLimits,
     ) -> Self {
         Self {
             router: router.clone(),
@@ -140,7 +137,6 @@ impl Channels {
             providers: providers.clone(),
             anonymous: anonymous.to_vec(),
             presence: presence.to_vec(),
-            limits: limits.clone(),
             penalties: Mutex::default(),
             hasher: RandomState::new(),
             held_back: Semaphore::new(HELD_BACK),

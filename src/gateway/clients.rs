@@ -11,19 +11,20 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::actors::timer;
+use crate::proto::limits::ClientLimits;
 
 /// Over how long clients are sent elsewhere, unless it is told otherwise.
 pub const DRAIN_TIME: Duration = Duration::from_secs(30);
 
-/// Where clients are to be.
+/// Whether the node serves clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Here.
-    Here,
-    /// Elsewhere, each until then.
-    Elsewhere(Instant),
-    /// Elsewhere, now.
-    Gone,
+enum Phase {
+    /// It does.
+    Open,
+    /// It takes no more, and the last one goes elsewhere at that time.
+    Draining(Instant),
+    /// All go now.
+    Stopping,
 }
 
 /// The clients that are here.
@@ -34,30 +35,32 @@ pub struct Clients {
     /// Topics that they have joined.
     pub joined: AtomicUsize,
     /// Also sent anew, with the same value, when rights may have ended.
-    place: watch::Sender<Place>,
+    phase: watch::Sender<Phase>,
     drain_time: Duration,
+    /// What each may do and have.
+    pub limits: ClientLimits,
 }
 
 impl Default for Clients {
     fn default() -> Self {
-        Self::new(DRAIN_TIME)
+        Self::new(DRAIN_TIME, ClientLimits::default())
     }
 }
 
 impl Clients {
     /// Nobody is here; a drain takes so long.
-    pub fn new(drain_time: Duration) -> Self {
+    pub fn new(drain_time: Duration, limits: ClientLimits) -> Self {
         let (connected, joined) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { connected, joined, place: watch::Sender::new(Place::Here), drain_time }
+        Self { connected, joined, phase: watch::Sender::new(Phase::Open), drain_time, limits }
     }
 
     /// Sends the clients elsewhere, over this time or the node's own, and takes no more.
     pub fn drain(&self, over: Option<Duration>) {
         let end = timer::now() + over.unwrap_or(self.drain_time);
-        self.place.send_if_modified(|place| {
-            let drains = *place != Place::Gone;
+        self.phase.send_if_modified(|phase| {
+            let drains = *phase != Phase::Stopping;
             if drains {
-                *place = Place::Elsewhere(end);
+                *phase = Phase::Draining(end);
             }
             drains
         });
@@ -65,10 +68,10 @@ impl Clients {
 
     /// Takes clients again; those that are still here stay.
     pub(super) fn undrain(&self) {
-        self.place.send_if_modified(|place| {
-            let drains = matches!(place, Place::Elsewhere(_));
+        self.phase.send_if_modified(|phase| {
+            let drains = matches!(phase, Phase::Draining(_));
             if drains {
-                *place = Place::Here;
+                *phase = Phase::Open;
             }
             drains
         });
@@ -76,33 +79,33 @@ impl Clients {
 
     /// The node stops: sends all clients elsewhere at once.
     pub fn stop(&self) {
-        self.place.send_replace(Place::Gone);
+        self.phase.send_replace(Phase::Stopping);
     }
 
     /// Has all clients look whether their rights have ended.
     #[cfg(feature = "gateway")]
     pub(super) fn look(&self) {
-        self.place.send_modify(|_same| {});
+        self.phase.send_modify(|_same| {});
     }
 
     /// Whether clients are sent elsewhere.
     pub fn draining(&self) -> bool {
-        *self.place.borrow() != Place::Here
+        *self.phase.borrow() != Phase::Open
     }
 
     /// How long it is until the last client is sent elsewhere; `None` when none is.
     pub(super) fn drain_left(&self) -> Option<Duration> {
-        match *self.place.borrow() {
-            Place::Here => None,
-            Place::Elsewhere(end) => Some(end.saturating_duration_since(timer::now())),
-            Place::Gone => Some(Duration::ZERO),
+        match *self.phase.borrow() {
+            Phase::Open => None,
+            Phase::Draining(end) => Some(end.saturating_duration_since(timer::now())),
+            Phase::Stopping => Some(Duration::ZERO),
         }
     }
 
     /// What one client is told.
     #[cfg(feature = "gateway")]
     pub(super) fn follow(&self) -> Told {
-        let mut told = Told { place: self.place.subscribe(), goes: None };
+        let mut told = Told { phase: self.phase.subscribe(), goes: None };
         told.look();
         told
     }
@@ -112,7 +115,7 @@ impl Clients {
 #[cfg(feature = "gateway")]
 #[derive(Debug)]
 pub(super) struct Told {
-    place: watch::Receiver<Place>,
+    phase: watch::Receiver<Phase>,
     /// When it is to go.
     goes: Option<Instant>,
 }
@@ -140,7 +143,7 @@ impl Told {
         };
         tokio::select! {
             () = time => Order::Go,
-            changed = self.place.changed() => {
+            changed = self.phase.changed() => {
                 if changed.is_err() {
                     return Order::Go;
                 }
@@ -156,15 +159,15 @@ impl Told {
     }
 
     fn look(&mut self) {
-        let (place, now) = (*self.place.borrow_and_update(), timer::now());
-        self.goes = match (place, self.goes) {
-            (Place::Here, _) => None,
-            (Place::Elsewhere(end), Some(at)) if at <= end => Some(at),
-            (Place::Elsewhere(end), _) => {
+        let (phase, now) = (*self.phase.borrow_and_update(), timer::now());
+        self.goes = match (phase, self.goes) {
+            (Phase::Open, _) => None,
+            (Phase::Draining(end), Some(at)) if at <= end => Some(at),
+            (Phase::Draining(end), _) => {
                 let left = end.saturating_duration_since(now);
                 Some(now + left.mul_f64(rand::random::<f64>()))
             }
-            (Place::Gone, _) => Some(now),
+            (Phase::Stopping, _) => Some(now),
         };
     }
 }
@@ -179,7 +182,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn clients_go_one_after_another_over_the_drain_time() {
-        let clients = Clients::new(Duration::from_secs(30));
+        let clients = Clients::default();
         let mut all: Vec<Told> = (0..1000).map(|_| clients.follow()).collect();
         clients.drain(None);
         let start = timer::now();
@@ -203,7 +206,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_undone_drain_keeps_those_that_are_here_and_a_stop_sends_all_at_once() {
-        let clients = Clients::new(Duration::from_secs(30));
+        let clients = Clients::default();
         let mut told = clients.follow();
         clients.drain(None);
         assert_eq!(is_told(&mut told, Duration::ZERO).await, Some(Order::Look));

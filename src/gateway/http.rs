@@ -124,7 +124,8 @@ impl Http {
         let (tls, anonymous) = (self.web.is_some(), channels.serves_anonymous());
         let pages = Pages { origins: self.origins.clone(), listen, tls, anonymous };
         let (pages, prefix) = (Arc::new(pages), self.prefix.clone());
-        let (refusals, metrics, limits) = (&channels.refusals, &channels.metrics, &channels.limits);
+        let (refusals, metrics) = (&channels.refusals, &channels.metrics);
+        let limits = &channels.admin.clients.limits;
         let gate = Gate::new(self.proxies.clone(), refusals, metrics, shares, limits);
         let site = Site { channels, pages, prefix, polls, bodies: Bodies::default() };
         let routes = Router::new()
@@ -142,7 +143,7 @@ impl Http {
     async fn serve(self) -> io::Result<()> {
         let listener = TcpListener::from_std(self.listener.try_clone()?)?;
         let (admin, shares) = (self.channels.admin(), Arc::default());
-        let polls = longpoll::Sessions::new(&admin.name, self.channels.limits.clients, &shares);
+        let polls = longpoll::Sessions::new(&admin.name, admin.clients.limits.clients, &shares);
         // Other nodes are answered as long as this server runs.
         let _serving = longpoll::serve(admin.bus.exchange(), &polls).map_err(io::Error::other)?;
         let (gate, routes) = self.routes(listener.local_addr()?, polls, &shares);

@@ -39,7 +39,7 @@ pub struct NodeStatus {
     pub uptime_s: u64,
     /// What it is good for, in words of its own.
     pub specializations: Vec<String>,
-    /// What else it profile_texts of itself.
+    /// What else it says of itself.
     pub metadata: BTreeMap<String, String>,
     /// What it does not remember as it should; null when all is well.
     pub degraded: Option<String>,
@@ -52,6 +52,9 @@ pub struct NodeStatus {
     /// Sockets and long-polling sessions of clients.
     #[serde(default)]
     pub clients: usize,
+    /// What each client may do and have, by the names of [`ClientLimits::set`](crate::ClientLimits::set).
+    #[serde(default)]
+    pub limits: BTreeMap<String, String>,
     /// Whether it has a list by which clients' tokens are verified; without one all are refused.
     #[serde(default)]
     pub token_list: bool,
@@ -150,11 +153,11 @@ pub struct PeerStatus {
     pub last_heard: Option<String>,
     /// What the last doubt or verdict rests on.
     pub evidence: Option<EvidenceStatus>,
-    /// What it profile_texts it is good for.
+    /// What it says it is good for.
     pub specializations: Vec<String>,
-    /// What else it profile_texts of itself.
+    /// What else it says of itself.
     pub metadata: BTreeMap<String, String>,
-    /// While it is online: whole seconds since it started, as it profile_texts.
+    /// While it is online: whole seconds since it started, as it says.
     pub uptime_s: Option<u64>,
     /// When it was first heard of: RFC 3339, UTC. Null while it was never linked nor told of itself.
     pub first_seen: Option<String>,
@@ -177,9 +180,9 @@ pub struct NodeRecord {
     pub id: Option<String>,
     /// Its latest known life.
     pub incarnation: Option<u64>,
-    /// What it profile_texts it is good for.
+    /// What it says it is good for.
     pub specializations: Vec<String>,
-    /// What else it profile_texts of itself.
+    /// What else it says of itself.
     pub metadata: BTreeMap<String, String>,
     /// When it was first heard of: RFC 3339, UTC.
     pub first_seen: String,
@@ -191,7 +194,7 @@ pub struct NodeRecord {
     pub addresses: Vec<SocketAddr>,
     /// What this node's services think of it; 0 unless they say so.
     pub reputation: f64,
-    /// While it is online, or only others have seen it: whole seconds since it started, as it profile_texts.
+    /// While it is online, or only others have seen it: whole seconds since it started, as it says.
     pub uptime_s: Option<u64>,
 }
 
@@ -239,7 +242,7 @@ fn at(millis: u64) -> String {
     rfc3339(UNIX_EPOCH + Duration::from_millis(millis))
 }
 
-/// What a node profile_texts of itself.
+/// What a node says of itself.
 pub(super) fn profile_texts(known: &Known) -> (Vec<String>, BTreeMap<String, String>) {
     let Some(profile) = known.profile() else { return Default::default() };
     let words = profile.specializations().iter().map(ToString::to_string);

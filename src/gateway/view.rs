@@ -153,6 +153,7 @@ impl NodeView {
             draining: self.clients.draining(),
             drain_left_s: self.clients.drain_left().map(|left| left.as_secs()),
             clients: self.clients.connected.load(Ordering::Relaxed),
+            limits: self.clients.limits.settings(),
             token_list: self.has_token_list(),
             may: certificates.may.to_string(),
             rotations: self.rotations.under_way(),

@@ -30,7 +30,7 @@ impl Followed for Providers {
 }
 
 /// Where clients are served, bound.
-pub(super) struct Clients {
+pub(super) struct Bound {
     listener: Arc<TcpListener>,
     address: SocketAddr,
     web: Option<Web>,
@@ -41,7 +41,7 @@ pub(super) struct Clients {
 }
 
 /// Listens for clients where the configuration says so.
-pub(super) fn listen(config: &http::Config) -> Result<Clients, StartError> {
+pub(super) fn listen(config: &http::Config) -> Result<Bound, StartError> {
     let first = config.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], http::PORT)));
     let last = config.listen.map_or(first.port() + NEXT_PORTS, |address| address.port());
     let web = config.tls.as_ref().map(|(certificate, key)| Web::read(certificate, key));
@@ -51,10 +51,10 @@ pub(super) fn listen(config: &http::Config) -> Result<Clients, StartError> {
     let bound =
         bind(first, last, CLIENTS).and_then(|it| it.local_addr().map(|at| (Arc::new(it), at)));
     let (listener, address) = bound.map_err(|cause| StartError::Http { address: first, cause })?;
-    Ok(Clients { listener, address, web, own, providers })
+    Ok(Bound { listener, address, web, own, providers })
 }
 
-impl Clients {
+impl Bound {
     /// With the certificate that they are served with.
     pub(super) fn with(self, identity: &Identity) -> Result<Served, StartError> {
         let web = if self.own { Some(Web::of(identity)?) } else { self.web };
@@ -84,10 +84,9 @@ pub(super) fn serve(
 ) -> (Arc<Channels>, Vec<Child>) {
     let none: (&[_], &[_], &[_]) = (&[], &[], &[]);
     let topics = config.http.as_ref().map_or(none, of);
-    let limits = config.http.as_ref().map(|http| http.limits.clone()).unwrap_or_default();
     let providers = http.map(|it| it.providers.clone()).unwrap_or_default();
     let tokens = (tokens, &providers);
-    let channels = Arc::new(Channels::new(router, publisher, view, tokens, topics, &limits));
+    let channels = Arc::new(Channels::new(router, publisher, view, tokens, topics));
     let (Some(Served { listener, web, .. }), Some(config)) = (http, &config.http) else {
         return (channels, Vec::new());
     };

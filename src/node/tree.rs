@@ -24,7 +24,9 @@ use crate::actors::topology_tracker::{self, TopologyTracker};
 use crate::gateway::admin;
 #[cfg(feature = "gateway")]
 use crate::gateway::channels::Channels;
-use crate::gateway::clients::{Clients, DRAIN_TIME};
+use crate::gateway::clients::Clients;
+#[cfg(feature = "gateway")]
+use crate::gateway::clients::DRAIN_TIME;
 use crate::gateway::issue::{Issuing, Offer};
 use crate::gateway::rotation::{self, Rotations};
 use crate::gateway::view::{NodeView, OwnCertificates};
@@ -161,9 +163,11 @@ fn view(
 ) -> NodeView {
     let Parts { metrics, myself, .. } = parts;
     #[cfg(feature = "gateway")]
-    let drain_time = config.http.as_ref().and_then(|it| it.drain_time).unwrap_or(DRAIN_TIME);
+    let clients = config.http.as_ref().map(|it| {
+        Clients::new(it.drain_time.unwrap_or(DRAIN_TIME), it.limits.clone())
+    });
     #[cfg(not(feature = "gateway"))]
-    let drain_time = DRAIN_TIME; // nobody is here to be sent elsewhere
+    let clients = None; // nobody is here
     NodeView {
         name: config.name.clone(),
         id: parts.identity.id(),
@@ -185,7 +189,7 @@ fn view(
             (parts.files.clone(), parts.lists.clone()),
             (parts.registry.clone(), bus.clone()),
         ),
-        clients: Arc::new(Clients::new(drain_time)),
+        clients: Arc::new(clients.unwrap_or_default()),
         store: parts.store.clone(),
         history: parts.recorder.clone(),
         certificates: Arc::new(certificates(parts)),

@@ -18,13 +18,14 @@
 //!
 //! # Rates
 //! Each is a token bucket, and behind it there is a second one of the same size for what the first one refuses. What finds
-//! the first one empty is not taken ([`Verdict::Limited`]); what finds both empty ends the client ([`Verdict::Over`]). So a
+//! the first one empty is not taken ([`Metered::Limited`]); what finds both empty ends the client ([`Metered::Over`]). So a
 //! client that is somewhat too fast reads why, and one that is more than twice too fast is ended.
 //!
 //! # Invariants
 //! 1. After a quiet time a client may do exactly its burst at once; of bytes, one frame more than that.
 //! 2. In any time it may do no more than the burst and that time's rate.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::channel::MAX_FRAME;
@@ -181,6 +182,30 @@ impl ClientLimits {
         Ok(())
     }
 
+    /// All limits that hold, by name, as [`ClientLimits::set`] takes them; of rates those that are set.
+    #[must_use]
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        let Self { topics, frame, queue, clients, accepts, rates } = self;
+        let plain = [
+            ("topics", topics),
+            ("frame", frame),
+            ("queue", queue),
+            ("clients", clients),
+            ("accepts", accepts),
+        ];
+        let plain = plain.map(|(name, value)| (name.to_owned(), value.to_string()));
+        let rates = rates.iter().zip(ROLES).flat_map(|(rates, (_, role))| {
+            let ClientRates { frames, joins, bytes } = rates;
+            let of = [("frames", frames), ("joins", joins), ("bytes", bytes)];
+            of.into_iter().filter_map(move |(name, rate)| {
+                rate.map(|Allowance { second, burst }| {
+                    (format!("{role}.{name}"), format!("{second}/{burst}"))
+                })
+            })
+        });
+        plain.into_iter().chain(rates).collect()
+    }
+
     /// The rates of a role; of clients without a token where there is none.
     #[must_use]
     pub fn rates(&self, role: Option<Role>) -> ClientRates {
@@ -191,7 +216,7 @@ impl ClientLimits {
 
 /// What becomes of something that a client does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
+pub enum Metered {
     /// It is taken.
     Taken,
     /// It is not, and the client is told.
@@ -211,15 +236,15 @@ impl Bucket {
         Self([Share::new(rate, now); 2])
     }
 
-    fn take(&mut self, cost: u64, now: Instant) -> Verdict {
-        let free = self.0.iter_mut().zip([Verdict::Taken, Verdict::Limited]);
-        for (share, verdict) in free {
+    fn take(&mut self, cost: u64, now: Instant) -> Metered {
+        let free = self.0.iter_mut().zip([Metered::Taken, Metered::Limited]);
+        for (share, metered) in free {
             if share.ready(now).is_none() {
                 share.spend(cost, now);
-                return verdict;
+                return metered;
             }
         }
-        Verdict::Over
+        Metered::Over
     }
 }
 
@@ -246,20 +271,20 @@ impl ClientMeter {
     }
 
     /// The client sends a frame of so many bytes.
-    pub fn frame(&mut self, bytes: usize, now: Instant) -> Verdict {
+    pub fn frame(&mut self, bytes: usize, now: Instant) -> Metered {
         let [frames, _, of_bytes] = &mut self.buckets;
         take(frames, 1, now).max(take(of_bytes, bytes as u64, now))
     }
 
     /// The frame is a join.
-    pub fn join(&mut self, now: Instant) -> Verdict {
+    pub fn join(&mut self, now: Instant) -> Metered {
         let [_, joins, _] = &mut self.buckets;
         take(joins, 1, now)
     }
 }
 
-fn take(bucket: &mut Option<Bucket>, cost: u64, now: Instant) -> Verdict {
-    bucket.as_mut().map_or(Verdict::Taken, |bucket| bucket.take(cost, now))
+fn take(bucket: &mut Option<Bucket>, cost: u64, now: Instant) -> Metered {
+    bucket.as_mut().map_or(Metered::Taken, |bucket| bucket.take(cost, now))
 }
 
 #[cfg(test)]
@@ -304,6 +329,17 @@ mod tests {
     }
 
     #[test]
+    fn what_holds_is_listed_as_it_is_set() {
+        let set = limits(&["topics=7", "frame=64KiB", "user.frames=5", "joins=1/9", "admin.joins=off"]);
+        let all = set.settings();
+        let found: Vec<_> = all.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let again = limits(&found.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(again, set);
+        assert_eq!((all["frame"].as_str(), all["user.frames"].as_str()), ("65536", "5/5"));
+        assert!(!all.contains_key("admin.joins"), "{all:?}");
+    }
+
+    #[test]
     fn what_is_no_limit_is_refused_and_changes_nothing() {
         let mut set = ClientLimits::default();
         for text in
@@ -345,15 +381,15 @@ mod tests {
         let verdicts: Vec<_> = (0..11).map(|_| at(0)).collect();
         assert_eq!(
             verdicts,
-            [[Verdict::Taken; 5], [Verdict::Limited; 5]]
+            [[Metered::Taken; 5], [Metered::Limited; 5]]
                 .concat()
                 .into_iter()
-                .chain([Verdict::Over])
+                .chain([Metered::Over])
                 .collect::<Vec<_>>()
         );
-        assert_eq!([at(499), at(500), at(501)], [Verdict::Over, Verdict::Taken, Verdict::Limited]);
+        assert_eq!([at(499), at(500), at(501)], [Metered::Over, Metered::Taken, Metered::Limited]);
         let all_again = [at(60_000), at(60_000), at(60_000), at(60_000), at(60_000), at(60_000)];
-        assert_eq!(all_again.iter().filter(|it| **it == Verdict::Taken).count(), 5);
+        assert_eq!(all_again.iter().filter(|it| **it == Metered::Taken).count(), 5);
     }
 
     #[test]
@@ -362,12 +398,12 @@ mod tests {
         let now = start();
         assert_eq!(
             [meter.join(now), meter.join(now), meter.join(now)],
-            [Verdict::Taken, Verdict::Taken, Verdict::Limited]
+            [Metered::Taken, Metered::Taken, Metered::Limited]
         );
-        assert_eq!(meter.frame(999, now), Verdict::Taken);
-        assert_eq!(meter.frame(1, now), Verdict::Taken);
-        assert_eq!(meter.frame(1, now), Verdict::Limited);
-        assert_eq!(meter.frame(1, now + Duration::from_millis(10)), Verdict::Taken);
+        assert_eq!(meter.frame(999, now), Metered::Taken);
+        assert_eq!(meter.frame(1, now), Metered::Taken);
+        assert_eq!(meter.frame(1, now), Metered::Limited);
+        assert_eq!(meter.frame(1, now + Duration::from_millis(10)), Metered::Taken);
     }
 
     #[test]
@@ -375,13 +411,13 @@ mod tests {
         let set = limits(&["user.frames=1", "admin.frames=1/3"]);
         let (mut meter, now) = (ClientMeter::default(), start());
         meter.follow(set.rates(None), now);
-        assert!((0..1000).all(|_| meter.frame(1, now) == Verdict::Taken), "without a rate");
+        assert!((0..1000).all(|_| meter.frame(1, now) == Metered::Taken), "without a rate");
         meter.follow(set.rates(Some(Role::User)), now);
-        assert_eq!([meter.frame(1, now), meter.frame(1, now)], [Verdict::Taken, Verdict::Limited]);
+        assert_eq!([meter.frame(1, now), meter.frame(1, now)], [Metered::Taken, Metered::Limited]);
         meter.follow(set.rates(Some(Role::User)), now);
-        assert_eq!(meter.frame(1, now), Verdict::Over);
+        assert_eq!(meter.frame(1, now), Metered::Over);
         meter.follow(set.rates(Some(Role::Admin)), now);
-        assert!((0..3).all(|_| meter.frame(1, now) == Verdict::Taken));
-        assert_eq!(meter.frame(1, now), Verdict::Limited);
+        assert!((0..3).all(|_| meter.frame(1, now) == Metered::Taken));
+        assert_eq!(meter.frame(1, now), Metered::Limited);
     }
 }

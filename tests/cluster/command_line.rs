@@ -72,6 +72,7 @@ fn status_as_json_has_exactly_the_documented_keys() {
         "draining",
         "drain_left_s",
         "clients",
+        "limits",
         "token_list",
         "may",
         "certificates",

@@ -190,6 +190,33 @@ fn a_service_answers_when_it_likes_and_hears_of_other_topics() {
         // It is the join's own: nobody else's on the topic.
         assert_eq!(two.asks("9", "test:1", "count", json!({})).await, ok(json!({ "sent": 1 })));
         assert!(!two.told.iter().any(|frame| frame[3] == "news"), "{:?}", two.told);
+        // What it hears may end it, after what it was told before.
+        node.ask(&["publish", "news:1", "over"]).unwrap();
+        assert_eq!(one.hears("test:1", "news").await["text"], "over");
+        assert_eq!(one.hears("test:1", "phx_close").await, json!({}));
+        assert_eq!(one.asks("1", "test:1", "count", json!({})).await, error("unmatched topic"));
+        assert_eq!(two.asks("9", "test:1", "count", json!({})).await, ok(json!({ "sent": 2 })));
+    });
+    let printed = service.stop();
+    assert!(printed.contains("test:1 ended after 6 events: Closed"), "{printed}");
+}
+
+#[test]
+fn a_service_knows_what_the_renewed_token_of_a_join_says() {
+    let cluster = Cluster::new();
+    let (_node, service, address) = service(&cluster);
+    let (user, chief) =
+        (token(&cluster, "test:*", &[]), token(&cluster, "test:*", &["--role", "admin"]));
+    runtime().block_on(async {
+        let mut one = Socket::open(address, &chief).await;
+        for (join, topic) in [("1", "test:1"), ("2", "test:2")] {
+            one.asks(join, topic, "phx_join", json!({})).await;
+            assert_eq!(one.asks(join, topic, "role", json!({})).await.1["role"], "admin");
+        }
+        let renewal = json!({ "access_token": user });
+        assert_eq!(one.asks("1", "test:1", "access_token", renewal).await, ok(json!({})));
+        assert_eq!(one.asks("1", "test:1", "role", json!({})).await.1["role"], "user");
+        assert_eq!(one.asks("2", "test:2", "role", json!({})).await.1["role"], "admin");
     });
     service.stop();
 }

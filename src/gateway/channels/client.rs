@@ -14,7 +14,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
-use super::entrance::{Entrance, Herald, Live, News, Place};
+use super::entrance::{Entrance, Herald, Live, News, Room};
 use super::handler::{Client, Ended, Line, Push};
 use super::serving::Pushed;
 use super::{Bearer, Channels, presence};
@@ -27,7 +27,7 @@ use crate::io::metrics::Count;
 use crate::proto::channel::head::Head;
 use crate::proto::channel::session::{Ask, JOIN, Join, SOCKET, Session};
 use crate::proto::channel::{Dialect, Frame, Json, Malformed, Outcome, Payload, Ref, Say, reason};
-use crate::proto::limits::{ClientLimits, ClientMeter, Verdict};
+use crate::proto::limits::{ClientLimits, ClientMeter, Metered};
 use crate::proto::token::{Role, Verb};
 
 mod renewal;
@@ -43,7 +43,7 @@ struct Pending {
     task: tokio::task::AbortHandle,
     reference: Option<Ref>,
     /// What came for it meanwhile.
-    waiting: Vec<(Frame, Place)>,
+    waiting: Vec<(Frame, Room)>,
 }
 
 impl Drop for Pending {
@@ -80,14 +80,15 @@ impl ClientTask {
             place.entitle(Some(claims));
         }
         channels.admin.clients.connected.fetch_add(1, Ordering::Relaxed);
+        let limits = &channels.admin.clients.limits;
         let mut meter = ClientMeter::default();
         let role = claims.as_ref().map(|claims| claims.role);
-        meter.follow(channels.limits.rates(role), timer::now());
+        meter.follow(limits.rates(role), timer::now());
         let (sender, news) = mpsc::unbounded_channel();
         Self {
             channels: channels.clone(),
-            session: Session::new(dialect, channels.limits.topics),
-            outbox: ClientQueue::new(channels.limits.queue),
+            session: Session::new(dialect, limits.topics),
+            outbox: ClientQueue::new(limits.queue),
             meter,
             role,
             place,
@@ -119,18 +120,18 @@ impl ClientTask {
     }
 
     pub(in super::super) fn limits(&self) -> &ClientLimits {
-        &self.channels.limits
+        &self.channels.admin.clients.limits
     }
 
     /// Takes a frame of so many bytes.
     pub(in super::super) fn hear(&mut self, frame: Frame, length: usize) {
         self.sweep();
         let now = timer::now();
-        let mut verdict = self.meter.frame(length, now);
-        if verdict == Verdict::Taken && frame.event == JOIN {
-            verdict = self.meter.join(now);
+        let mut metered = self.meter.frame(length, now);
+        if metered == Metered::Taken && frame.event == JOIN {
+            metered = self.meter.join(now);
         }
-        if self.is_within(verdict, &frame.topic) {
+        if self.is_within(metered, &frame.topic) {
             self.take(frame);
         } else {
             self.answer(frame.join_ref.as_ref(), frame.reference.as_ref(), &frame.topic, LIMITED);
@@ -139,23 +140,23 @@ impl ClientTask {
 
     /// Answers what is no frame, as far as it can be made out: a client repeats what is not answered.
     pub(in super::super) fn refuse(&mut self, head: &Head, why: Malformed, length: usize) {
-        let verdict = self.meter.frame(length, timer::now());
+        let metered = self.meter.frame(length, timer::now());
         let topic = head.topic.as_deref().unwrap_or(SOCKET);
-        let within = self.is_within(verdict, topic);
+        let within = self.is_within(metered, topic);
         self.note(Cause::Frame(why), topic);
         let why = if within { why.to_string() } else { LIMITED.to_owned() };
         self.answer(head.join_ref.as_ref(), head.reference.as_ref(), topic, &why);
     }
 
     /// Whether what the client does is within its rates. If not, it is counted, and ends the client when it is far too much.
-    fn is_within(&self, verdict: Verdict, topic: &str) -> bool {
-        if verdict != Verdict::Taken {
+    fn is_within(&self, metered: Metered, topic: &str) -> bool {
+        if metered != Metered::Taken {
             self.note(Cause::Rate, topic);
         }
-        if verdict == Verdict::Over {
+        if metered == Metered::Over {
             self.outbox.close(Close::RATE);
         }
-        verdict == Verdict::Taken
+        metered == Metered::Taken
     }
 
     fn answer(&self, join_ref: Option<&Ref>, reference: Option<&Ref>, topic: &str, why: &str) {
@@ -274,7 +275,7 @@ impl ClientTask {
     }
 
     /// Room for a frame that has to wait.
-    fn room(&self, payload: &Payload) -> Option<Place> {
+    fn room(&self, payload: &Payload) -> Option<Room> {
         let kib = u32::try_from(1 + payload.length() / 1024).ok()?;
         let own = self.places.clone().try_acquire_many_owned(kib).ok()?;
         let of_all = self.channels.pending.clone().try_acquire_many_owned(kib).ok()?;
@@ -282,7 +283,7 @@ impl ClientTask {
     }
 
     fn join(&mut self, frame: Frame, join: Join) {
-        let Some(place) = self.room(&frame.payload) else {
+        let Some(room) = self.room(&frame.payload) else {
             self.note(Cause::JoinsPending, join.topic.as_str());
             self.session.ended(&join);
             return self.refuse_join(
@@ -301,15 +302,15 @@ impl ClientTask {
             from: self.place.address(),
             claims: self.claims.clone(),
         };
-        let task = entrance.open(frame.payload, place);
+        let task = entrance.open(frame.payload, room);
         let pending = Pending { task, reference: frame.reference, waiting: Vec::new() };
         self.pending.insert(join.number, pending);
     }
 
     fn wait(&mut self, frame: Frame, join: &Join) {
-        let place = self.room(&frame.payload);
-        match (self.pending.get_mut(&join.number), place) {
-            (Some(pending), Some(place)) => pending.waiting.push((frame, place)),
+        let room = self.room(&frame.payload);
+        match (self.pending.get_mut(&join.number), room) {
+            (Some(pending), Some(room)) => pending.waiting.push((frame, room)),
             (None, _) | (_, None) => {
                 let why = reason("overloaded");
                 self.reply(join, frame.reference.as_ref(), Outcome::Error, &why);
@@ -333,7 +334,7 @@ impl ClientTask {
                 self.refuse_join(join, pending.reference.as_ref(), &response);
             }
         }
-        for (frame, _place) in std::mem::take(&mut pending.waiting) {
+        for (frame, _room) in std::mem::take(&mut pending.waiting) {
             self.take(frame);
         }
     }
@@ -342,7 +343,8 @@ impl ClientTask {
     fn rise(&mut self, role: Option<Role>) {
         if role > self.role {
             self.role = role;
-            self.meter.follow(self.channels.limits.rates(role), timer::now());
+            let rates = self.limits().rates(role);
+            self.meter.follow(rates, timer::now());
         }
     }
 
@@ -386,7 +388,7 @@ impl ClientTask {
                 claims: claims.clone(),
                 line: Line { member, join_ref, dialect, outbox, overflow },
                 shared: channels.shared.clone(),
-                following: None,
+                requests: None,
             }
         };
         let (event, payload, reference) = (frame.event, frame.payload, frame.reference.clone());
@@ -396,7 +398,6 @@ impl ClientTask {
                 let why = reason("overloaded");
                 self.reply(join, frame.reference.as_ref(), Outcome::Error, &why);
             }
-            Pushed::Close => self.end(join, Ended::Closed, "phx_close", &empty()),
             Pushed::Crashed => self.crashed(join),
         }
     }

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 
 use super::handler::{Client, Line};
 use super::presence::{Face, Wish};
-use super::serving::{Admitted, OnEnd, Seat};
+use super::serving::{Admitted, OnEnd, Seat, Traits};
 use super::{Bearer, Channels, Denied, Refusal, SLOWED, asked};
 use crate::actors::channel_router::Member;
 use crate::actors::channel_router::outbox::{ClientOverflow, ClientQueue};
@@ -100,10 +100,10 @@ impl Herald {
     }
 }
 
-/// The verdict on a join, which comes even from a task that crashes.
-struct Verdict(Option<(Herald, Join)>);
+/// The news of how a join is settled, which comes even from a task that crashes.
+struct Settling(Option<(Herald, Join)>);
 
-impl Verdict {
+impl Settling {
     fn give(mut self, settled: Result<Live, Value>) {
         if let Some((herald, join)) = self.0.take() {
             herald.send(News::Settled(join, settled));
@@ -111,7 +111,7 @@ impl Verdict {
     }
 }
 
-impl Drop for Verdict {
+impl Drop for Settling {
     fn drop(&mut self) {
         if let Some((herald, join)) = self.0.take() {
             herald.send(News::Settled(join, Err(json!({ "reason": "join crashed" }))));
@@ -120,7 +120,7 @@ impl Drop for Verdict {
 }
 
 /// Room for a frame that waits: of its client, and of all.
-pub(super) type Place = [OwnedSemaphorePermit; 2];
+pub(super) type Room = [OwnedSemaphorePermit; 2];
 
 /// A join that is about to be.
 pub(super) struct Entrance {
@@ -147,8 +147,8 @@ fn refused(why: &str) -> Refused {
 
 impl Entrance {
     /// Settles the join, in a task that ends when the result is aborted.
-    pub(super) fn open(self, payload: Payload, place: Place) -> tokio::task::AbortHandle {
-        let verdict = Verdict(Some((self.herald.clone(), self.join.clone())));
+    pub(super) fn open(self, payload: Payload, room: Room) -> tokio::task::AbortHandle {
+        let settling = Settling(Some((self.herald.clone(), self.join.clone())));
         let channels = self.channels.clone();
         let task = tokio::spawn(async move {
             let settled = match tokio::time::timeout(JOIN, self.admit(payload)).await {
@@ -161,8 +161,8 @@ impl Entrance {
                 }
                 Err(_elapsed) => Err(json!({ "reason": "join timeout" })),
             };
-            drop(place);
-            verdict.give(settled);
+            drop(room);
+            settling.give(settled);
         });
         task.abort_handle()
     }
@@ -175,9 +175,9 @@ impl Entrance {
         let service = self.channels.handlers.of(&self.join.topic);
         let service = service.ok_or_else(|| refused("unmatched topic"))?;
         let mut member = self.member(&params);
-        let presents = service.presence();
+        let Traits { presence: presents, overflow } = service.traits();
         let face = if presents { self.show(&mut member, &params, claims.as_ref())? } else { None };
-        member.slow = service.overflow();
+        member.slow = overflow;
         let (client, ended) = (self.client(claims.as_ref(), &member), self.ended());
         let admitted = service.enter(client, params, ended).await;
         let Admitted { response, greeting, intercept, seat } =
@@ -201,7 +201,7 @@ impl Entrance {
             claims: claims.map(|bearer| bearer.claims.clone()),
             line: Line { member, join_ref, dialect: self.dialect, outbox, overflow },
             shared: self.channels.shared.clone(),
-            following: None,
+            requests: None,
         }
     }
 

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Invariants:
-//! 1. Whoever joins had a token that allows the topic before [`Channel::join`] is asked, and each event that is not a
-//!    question ([`Channel::questions`]) has one that allows pushes.
+//! 1. A client had a token that allows the topic before [`Channel::join`] is asked, and each event that is not a question
+//!    ([`Channel::questions`]) has one that allows pushes.
 //! 2. A join that was granted ends with [`Channel::terminate`], whatever ends it, unless the channel itself panicked:
 //!    that loses this join alone, and the client joins again.
 //! 3. A [`ReplyTo`] answers once, with an error when it is dropped.
@@ -99,7 +99,7 @@ pub trait Channel: Send + Sync + 'static {
         false
     }
 
-    /// Events that only ask: whoever may join may send them, without the right to push.
+    /// Events that only ask: they take the right to join, not the one to push.
     fn questions(&self) -> &[&str] {
         &[]
     }
@@ -193,8 +193,6 @@ pub enum Reaction {
     Broadcast,
     /// No reply from here: there is none, or a [`ReplyTo`] gives it.
     Silent,
-    /// The join is over, and the client does not join again by itself.
-    Close,
 }
 
 impl Reaction {
@@ -227,7 +225,7 @@ pub enum Ended {
     Disconnected,
     /// Its right to the topic has ended.
     Expired,
-    /// The channel closed it ([`Reaction::Close`]).
+    /// The channel closed it ([`Client::close`]).
     Closed,
 }
 
@@ -245,10 +243,13 @@ impl Shared {
     }
 }
 
-/// What a join's task is told of its subscriptions.
-pub(super) enum Following {
-    Begin(Subscription),
-    End(Pattern),
+/// What a join's task is asked for beside its client's events.
+pub(super) enum Request {
+    Follow(Subscription),
+    Unfollow(Pattern),
+    /// Its client has another token.
+    Renew(Arc<Claims>),
+    Close,
 }
 
 /// A client on one topic. Clones are the same.
@@ -257,12 +258,13 @@ pub(super) enum Following {
 pub struct Client {
     /// The topic that it joins, or has joined.
     pub topic: Topic,
-    /// What its token said of it when it joined; `None` for an anonymous client.
+    /// What its token says of it; `None` for an anonymous client. Callbacks get what it says after a renewal, other clones
+    /// keep what it said.
     pub claims: Option<Arc<Claims>>,
     pub(super) line: Line,
     pub(super) shared: Shared,
     /// To the join's task. `None`: it has none.
-    pub(super) following: Option<mpsc::UnboundedSender<Following>>,
+    pub(super) requests: Option<mpsc::UnboundedSender<Request>>,
 }
 
 /// The way to a client's join.
@@ -339,17 +341,25 @@ impl Client {
     /// # Errors
     /// [`TooMany`] topics for one node; nothing changed.
     pub fn subscribe(&self, to: impl Into<Pattern>) -> Result<(), TooMany> {
-        if let Some(following) = &self.following {
-            let subscription = self.shared.0.1.subscribe(to)?;
-            drop(following.send(Following::Begin(subscription))); // a join that is over follows nothing
-        }
+        let subscription = self.shared.0.1.subscribe(to)?;
+        self.request(Request::Follow(subscription));
         Ok(())
     }
 
     /// Ends a subscription of this join. What waits of it may still come.
     pub fn unsubscribe(&self, from: impl Into<Pattern>) {
-        if let Some(following) = &self.following {
-            drop(following.send(Following::End(from.into())));
+        self.request(Request::Unfollow(from.into()));
+    }
+
+    /// Ends this join once the present callback is done: `phx_close`, after which the client does not join again by itself.
+    /// What it was answered and told before it still gets; its events that wait are not looked at.
+    pub fn close(&self) {
+        self.request(Request::Close);
+    }
+
+    fn request(&self, request: Request) {
+        if let Some(requests) = &self.requests {
+            drop(requests.send(request)); // a join that is over needs nothing
         }
     }
 

@@ -16,12 +16,14 @@ use std::task::{Context, Poll, Waker};
 use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use super::handler::{Channel, Client, Ended, Following, Joined, Outgoing, Push, Reaction};
+use super::handler::{Channel, Client, Ended, Joined, Outgoing, Push, Reaction, Request};
 use crate::actors::channel_router::outbox::ClientOverflow;
 use crate::actors::channel_router::{Greeting, Intercept, Intercepted};
 use crate::actors::exchange::{HandlerError, Received, Subscription};
 use crate::io::metrics::Count;
 use crate::proto::channel::{Json, Outcome, Payload, Say, reason};
+use crate::proto::token::Claims;
+use crate::proto::topic::Pattern;
 
 /// Events that may wait for a join's task.
 const WAITING: usize = 64;
@@ -42,10 +44,7 @@ pub(super) struct Admitted {
 
 /// A channel, whatever its state is.
 pub(super) trait Service: Send + Sync {
-    /// As [`Channel::presence`].
-    fn presence(&self) -> bool;
-    /// What happens to a client that is too slow for it.
-    fn overflow(&self) -> ClientOverflow;
+    fn traits(&self) -> Traits;
     /// Asks it for a join. `ended` is told of one that is granted.
     fn enter(
         self: Arc<Self>,
@@ -55,8 +54,22 @@ pub(super) trait Service: Send + Sync {
     ) -> Boxed<'static, Result<Admitted, HandlerError>>;
 }
 
-fn overflow(channel: &impl Channel) -> ClientOverflow {
-    if channel.lossy() { ClientOverflow::DropOldest } else { ClientOverflow::Disconnect }
+/// What a channel says of all its joins.
+#[derive(Clone, Copy)]
+pub(super) struct Traits {
+    /// As [`Channel::presence`].
+    pub(super) presence: bool,
+    /// What happens to a client that is too slow for it.
+    pub(super) overflow: ClientOverflow,
+}
+
+impl Traits {
+    fn of(channel: &impl Channel) -> Self {
+        let lossy = channel.lossy();
+        let overflow =
+            if lossy { ClientOverflow::DropOldest } else { ClientOverflow::Disconnect };
+        Self { presence: channel.presence(), overflow }
+    }
 }
 
 /// What became of an event.
@@ -66,8 +79,6 @@ pub(super) enum Pushed {
     Taken,
     /// Too many wait.
     Overloaded,
-    /// The join is over at the channel's wish.
-    Close,
     /// The join is over by a panic.
     Crashed,
 }
@@ -76,6 +87,8 @@ pub(super) enum Pushed {
 pub(super) trait Seat: Send {
     /// Whether an event only asks.
     fn asks(&self, event: &str) -> bool;
+    /// Its client has another token.
+    fn renewed(&mut self, claims: &Arc<Claims>);
     /// Deals with an event. `client` makes what an inline join has none of.
     fn push(&mut self, client: &dyn Fn(ClientOverflow) -> Client, push: Push) -> Pushed;
     /// Ends it; a seat that is dropped has been disconnected.
@@ -86,12 +99,8 @@ pub(super) trait Seat: Send {
 pub(super) struct Tasked<C>(pub(super) C);
 
 impl<C: Channel> Service for Tasked<C> {
-    fn presence(&self) -> bool {
-        self.0.presence()
-    }
-
-    fn overflow(&self) -> ClientOverflow {
-        overflow(&self.0)
+    fn traits(&self) -> Traits {
+        Traits::of(&self.0)
     }
 
     fn enter(
@@ -102,14 +111,14 @@ impl<C: Channel> Service for Tasked<C> {
     ) -> Boxed<'static, Result<Admitted, HandlerError>> {
         Box::pin(async move {
             let (pushes, waiting) = mpsc::channel(WAITING);
-            let (following, followed) = mpsc::unbounded_channel();
+            let (request, requests) = mpsc::unbounded_channel();
             let (answer, answered) = oneshot::channel();
             let (leave, why) = oneshot::channel();
-            client.following = Some(following);
+            client.requests = Some(request.clone());
             let intercepts = (!self.0.intercept().is_empty()).then(Intercept::new);
             let (intercept, outgoing) = intercepts.unzip();
-            let followed = Followed::of(followed);
-            let seated = Seated { client, waiting, followed, outgoing, why };
+            let followed = Followed::default();
+            let seated = Seated { client, requests, waiting, followed, outgoing, why };
             let (service, ending) = (self.clone(), Ending(Some(ended)));
             tokio::spawn(async move {
                 seated.run(&service.0, params, answer).await;
@@ -117,7 +126,7 @@ impl<C: Channel> Service for Tasked<C> {
             });
             let crashed = |_closed| HandlerError::from("join crashed");
             let (response, greeting) = answered.await.map_err(crashed)??;
-            let seat = TaskSeat { service: self, pushes, leave };
+            let seat = TaskSeat { service: self, requests: request, pushes, leave };
             Ok(Admitted { response, greeting, intercept, seat: Box::new(seat) })
         })
     }
@@ -144,6 +153,7 @@ impl Drop for Ending {
 
 struct TaskSeat<C> {
     service: Arc<Tasked<C>>,
+    requests: mpsc::UnboundedSender<Request>,
     pushes: mpsc::Sender<Push>,
     leave: oneshot::Sender<Ended>,
 }
@@ -151,6 +161,10 @@ struct TaskSeat<C> {
 impl<C: Channel> Seat for TaskSeat<C> {
     fn asks(&self, event: &str) -> bool {
         self.service.0.questions().contains(&event)
+    }
+
+    fn renewed(&mut self, claims: &Arc<Claims>) {
+        self.requests.send(Request::Renew(claims.clone())).unwrap_or(()); // it may have ended by itself
     }
 
     fn push(&mut self, _client: &dyn Fn(ClientOverflow) -> Client, push: Push) -> Pushed {
@@ -171,6 +185,7 @@ type Granted = (Map<String, Value>, Option<Greeting>);
 /// A join in its task.
 struct Seated {
     client: Client,
+    requests: mpsc::UnboundedReceiver<Request>,
     waiting: mpsc::Receiver<Push>,
     followed: Followed,
     /// What it is told, where its channel intercepts.
@@ -202,29 +217,59 @@ impl Seated {
     }
 
     async fn talk<C: Channel>(&mut self, channel: &C, state: &mut C::State) -> Ended {
-        let client = &self.client;
         loop {
-            tokio::select! {
-                push = self.waiting.recv() => {
-                    let Some(push) = push else { break };
-                    let done = channel.handle_in(state, client, &push).await;
-                    if perform(client, &push, done) {
-                        let empty = Payload::Json(Json::empty());
-                        let join_ref = client.line.join_ref.as_ref();
-                        client.line.send(&client.topic, &Say::End(join_ref, "phx_close", &empty));
-                        return Ended::Closed;
+            match self.next().await {
+                Next::Request(Request::Follow(subscription)) => self.followed.begin(subscription),
+                Next::Request(Request::Unfollow(pattern)) => self.followed.end(&pattern),
+                Next::Request(Request::Renew(claims)) => self.client.claims = Some(claims),
+                Next::Request(Request::Close) => {
+                    let (client, empty) = (&self.client, Payload::Json(Json::empty()));
+                    let end = Say::End(client.line.join_ref.as_ref(), "phx_close", &empty);
+                    client.line.send(&client.topic, &end);
+                    return Ended::Closed;
+                }
+                Next::Push(push) => {
+                    let done = channel.handle_in(state, &self.client, &push).await;
+                    perform(&self.client, &push, done);
+                }
+                Next::Received(received) => {
+                    if let Err(why) = channel.handle_info(state, &self.client, received).await {
+                        failed(&self.client, "handle_info", why);
                     }
                 }
-                received = self.followed.next() => {
-                    if let Err(why) = channel.handle_info(state, client, received).await {
-                        failed(client, "handle_info", why);
-                    }
-                }
-                message = next(&mut self.outgoing) => out(channel, state, client, &message).await,
+                Next::Outgoing(message) => out(channel, state, &self.client, &message).await,
+                Next::Over => return (&mut self.why).await.unwrap_or(Ended::Disconnected),
             }
         }
-        (&mut self.why).await.unwrap_or(Ended::Disconnected)
     }
+
+    /// Requests come first: what the last callback asked for counts before the next one. Nothing is lost when the future is
+    /// dropped.
+    async fn next(&mut self) -> Next {
+        let Self { requests, waiting, followed, outgoing, .. } = self;
+        let other = async {
+            tokio::select! {
+                push = waiting.recv() => push.map_or(Next::Over, Next::Push),
+                received = followed.next() => Next::Received(received),
+                message = next(outgoing) => Next::Outgoing(message),
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(request) = requests.recv() => Next::Request(request),
+            next = other => next,
+        }
+    }
+}
+
+/// What comes next to a join.
+enum Next {
+    Request(Request),
+    Push(Push),
+    Received(Received),
+    Outgoing(Intercepted),
+    /// Its client has left, or is gone.
+    Over,
 }
 
 /// The next message to a client; none where nothing is intercepted.
@@ -273,11 +318,10 @@ fn failed(client: &Client, callback: &str, why: HandlerError) {
     tracing::debug!(topic = %client.topic, callback, %why, "a channel has failed");
 }
 
-/// Does what a channel makes of an event; whether the join is over.
-fn perform(client: &Client, push: &Push, done: Result<Reaction, HandlerError>) -> bool {
+/// Does what a channel makes of an event.
+fn perform(client: &Client, push: &Push, done: Result<Reaction, HandlerError>) {
     let (outcome, response) = match done {
-        Ok(Reaction::Silent) => return false,
-        Ok(Reaction::Close) => return true,
+        Ok(Reaction::Silent) => return,
         Ok(Reaction::Reply(response)) => (Outcome::Ok, response),
         Ok(Reaction::Refuse(response)) => (Outcome::Error, response),
         Err(why) => (Outcome::Error, Payload::Json(Json::of(&why.into_response()))),
@@ -294,18 +338,19 @@ fn perform(client: &Client, push: &Push, done: Result<Reaction, HandlerError>) -
         },
     };
     client.line.reply(&client.topic, push.reference.as_ref(), outcome, &response);
-    false
 }
 
 /// What a join subscribed to.
-struct Followed {
-    orders: mpsc::UnboundedReceiver<Following>,
-    subscriptions: Vec<Subscription>,
-}
+#[derive(Default)]
+struct Followed(Vec<Subscription>);
 
 impl Followed {
-    fn of(orders: mpsc::UnboundedReceiver<Following>) -> Self {
-        Self { orders, subscriptions: Vec::new() }
+    fn begin(&mut self, subscription: Subscription) {
+        self.0.push(subscription);
+    }
+
+    fn end(&mut self, pattern: &Pattern) {
+        self.0.retain(|it| it.pattern() != pattern);
     }
 
     /// What comes next of any of them. Nothing is lost when the future is dropped.
@@ -314,14 +359,7 @@ impl Followed {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Received> {
-        // The join's own client holds the other end.
-        while let Poll::Ready(Some(order)) = self.orders.poll_recv(context) {
-            match order {
-                Following::Begin(subscription) => self.subscriptions.push(subscription),
-                Following::End(pattern) => self.subscriptions.retain(|it| *it.pattern() != pattern),
-            }
-        }
-        let found = self.subscriptions.iter_mut().enumerate().find_map(|(at, subscription)| {
+        let found = self.0.iter_mut().enumerate().find_map(|(at, subscription)| {
             match pin!(subscription.recv()).poll(context) {
                 Poll::Ready(received) => Some((at, received?)),
                 Poll::Pending => None,
@@ -329,22 +367,18 @@ impl Followed {
         });
         let Some((at, received)) = found else { return Poll::Pending };
         // The others come first the next time.
-        self.subscriptions.rotate_left(at + 1);
+        self.0.rotate_left(at + 1);
         Poll::Ready(received)
     }
 }
 
-/// A channel whose joins have no tasks: `handle_in` must be ready at once, and there is neither `handle_info`,
-/// `handle_out` nor `terminate`. For the node's own families.
+/// A channel whose joins have no tasks: `handle_in` must be ready at once, there is neither `handle_info`, `handle_out` nor
+/// `terminate`, and requests of a [`Client`] do nothing. For the node's own families.
 pub(super) struct Inline<C>(pub(super) C);
 
 impl<C: Channel> Service for Inline<C> {
-    fn presence(&self) -> bool {
-        self.0.presence()
-    }
-
-    fn overflow(&self) -> ClientOverflow {
-        overflow(&self.0)
+    fn traits(&self) -> Traits {
+        Traits::of(&self.0)
     }
 
     fn enter(
@@ -371,8 +405,10 @@ impl<C: Channel> Seat for InlineSeat<C> {
         self.service.0.questions().contains(&event)
     }
 
+    fn renewed(&mut self, _claims: &Arc<Claims>) {} // each event brings what is known of its client
+
     fn push(&mut self, client: &dyn Fn(ClientOverflow) -> Client, push: Push) -> Pushed {
-        let client = client(overflow(&self.service.0));
+        let client = client(Traits::of(&self.service.0).overflow);
         let handled = catch_unwind(AssertUnwindSafe(|| {
             let handling = pin!(self.service.0.handle_in(&mut self.state, &client, &push));
             match handling.poll(&mut Context::from_waker(Waker::noop())) {
@@ -381,10 +417,10 @@ impl<C: Channel> Seat for InlineSeat<C> {
             }
         }));
         match handled {
-            Ok(done) => match perform(&client, &push, done) {
-                true => Pushed::Close,
-                false => Pushed::Taken,
-            },
+            Ok(done) => {
+                perform(&client, &push, done);
+                Pushed::Taken
+            }
             Err(_panic) => Pushed::Crashed,
         }
     }

@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! 1. A token that is pushed is for this node alone: no member and no handler hears of it, whether or not it counts.
-//! 2. A join stays whose it was, on a topic that its token lets it join.
+//! 2. A join stays whose it was, on a topic that its token lets it join. Its channel's next callback has the new claims.
 //! 3. One token of a join is judged at a time, and its frame takes a place among those that wait.
 
 use std::time::{Duration, SystemTime};
@@ -73,7 +73,7 @@ impl ClientTask {
             Payload::Binary(_) => None,
         };
         let Renewal { access_token } = asked.ok_or("push {\"access_token\": TOKEN}")?;
-        let place = self.room(&frame.payload).ok_or("overloaded")?;
+        let room = self.room(&frame.payload).ok_or("overloaded")?;
         let live = self.live.get_mut(&join.number).ok_or("unmatched topic")?;
         if live.claims.is_none() {
             return Err("this join has no token: join with one");
@@ -91,7 +91,7 @@ impl ClientTask {
                 channels.hold_back(SLOWED).await;
             }
             let judged = granted.map_err(|denied| denied.reason);
-            drop(place);
+            drop(room);
             herald.send(News::Renewed(join, reference, judged));
         });
         Ok(())
@@ -112,7 +112,10 @@ impl ClientTask {
         });
         let (outcome, response) = match judged {
             Ok(bearer) => {
+                let role = bearer.role;
+                live.seat.renewed(&bearer.claims);
                 (live.claims, live.warned) = (Some(bearer), false);
+                self.rise(Some(role));
                 self.channels.metrics.count(Count::Channels, "renewed");
                 (Outcome::Ok, empty())
             }
