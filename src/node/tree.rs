@@ -163,9 +163,10 @@ fn view(
 ) -> NodeView {
     let Parts { metrics, myself, .. } = parts;
     #[cfg(feature = "gateway")]
-    let clients = config.http.as_ref().map(|it| {
-        Clients::new(it.drain_time.unwrap_or(DRAIN_TIME), it.limits.clone())
-    });
+    let clients = config
+        .http
+        .as_ref()
+        .map(|it| Clients::new(it.drain_time.unwrap_or(DRAIN_TIME), it.limits.clone()));
     #[cfg(not(feature = "gateway"))]
     let clients = None; // nobody is here
     NodeView {

@@ -330,7 +330,8 @@ mod tests {
 
     #[test]
     fn what_holds_is_listed_as_it_is_set() {
-        let set = limits(&["topics=7", "frame=64KiB", "user.frames=5", "joins=1/9", "admin.joins=off"]);
+        let set =
+            limits(&["topics=7", "frame=64KiB", "user.frames=5", "joins=1/9", "admin.joins=off"]);
         let all = set.settings();
         let found: Vec<_> = all.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let again = limits(&found.iter().map(String::as_str).collect::<Vec<_>>());

@@ -66,8 +66,7 @@ pub(super) struct Traits {
 impl Traits {
     fn of(channel: &impl Channel) -> Self {
         let lossy = channel.lossy();
-        let overflow =
-            if lossy { ClientOverflow::DropOldest } else { ClientOverflow::Disconnect };
+        let overflow = if lossy { ClientOverflow::DropOldest } else { ClientOverflow::Disconnect };
         Self { presence: channel.presence(), overflow }
     }
 }
