@@ -33,7 +33,6 @@ use crate::proto::topic::{Name, Topic};
 use crate::proto::wiring::{Ask, Consumer, Notice};
 
 mod marks;
-mod opening;
 pub mod outbox;
 mod publisher;
 mod services;
@@ -244,13 +243,12 @@ impl Inside {
         let (router, opened) = (self.myself.clone(), topic.clone());
         let mut hall =
             TopicTask::new(topic.clone(), subscription, heard, Box::new(idle), self.shared.clone());
-        let acquainted = opening::acquainted(&self.router.bus, self.attendance.linked());
-        let links = self.links.clone();
+        // Who answers knows that messages on the topic are to come here.
+        let asking = hall.ask_heads(&self.links);
         // It outlives this actor by as long as it takes to tell its members.
         tokio::spawn(async move {
-            acquainted.await;
-            hall.restore().await;
-            hall.catch_up(&links).await;
+            let ((), answers) = tokio::join!(hall.restore(), asking);
+            hall.catch_up(answers).await;
             let (done, known) = oneshot::channel();
             drop(router.cast(Mail::Message(Msg::Opened(opened, done))));
             drop(known.await); // a router that ended has closed the orders
@@ -262,6 +260,18 @@ impl Inside {
         running.order(Order::Present(there.cloned().map(Change::Joined).collect()));
         self.topics.insert(topic.clone(), running);
         true
+    }
+
+    /// Two nodes that open a topic at once do not wait for each other.
+    fn asked_early(&self, question: &Question, to: oneshot::Sender<Bytes>) {
+        let answer = match question {
+            Question::Heads(topic) => {
+                let own = self.setup.publisher.last(topic);
+                Heads { own, opening: true, ..Heads::default() }.encode().unwrap_or_default()
+            }
+            Question::Tail(..) => Vec::new(),
+        };
+        to.send(answer.into()).unwrap_or(()); // who asked may have gone
     }
 
     fn leave(&mut self, topic: &Topic, id: u64) {
@@ -457,8 +467,10 @@ impl Process for Inside {
             Msg::Asked(question, to) => {
                 let (Question::Heads(topic) | Question::Tail(topic, _)) = &question;
                 // Who is not answered by a topic is told that there is none.
-                if let Some(running) = self.topics.get(topic) {
-                    running.order(Order::Asked(question, to));
+                match self.topics.get(topic) {
+                    Some(Running { opening: Some(_), .. }) => self.asked_early(&question, to),
+                    Some(running) => running.order(Order::Asked(question, to)),
+                    None => {}
                 }
             }
             Msg::Idle(topic, joins) => {

@@ -484,7 +484,23 @@ impl<T> Log<T> {
         &self,
         cursor: &Cursor,
     ) -> Result<impl DoubleEndedIterator<Item = (&NodeName, Position, &T)>, Gap> {
-        let mut later = self.losses == 0;
+        self.beyond(cursor, self.losses == 0)
+    }
+
+    /// What came since the log, or one that has told it all that it took from then on, stood here: a cursor of its own is not
+    /// asked to show that it is later than what was lost before.
+    ///
+    /// # Errors
+    /// As [`Log::after`].
+    pub fn since(&self, stood: &Cursor) -> Result<impl DoubleEndedIterator<Item = &T>, Gap> {
+        self.beyond(stood, true).map(|entries| entries.map(|(_, _, entry)| entry))
+    }
+
+    fn beyond(
+        &self,
+        cursor: &Cursor,
+        mut later: bool,
+    ) -> Result<impl DoubleEndedIterator<Item = (&NodeName, Position, &T)>, Gap> {
         for (name, seen) in &cursor.0 {
             let Some((held, latest)) = self.heard.get(name).zip(self.latest.0.get(name)) else {
                 continue;

@@ -168,6 +168,39 @@ fn a_node_that_was_not_there_asks_one_that_was() {
 }
 
 #[test]
+fn who_was_there_before_the_first_message_resumes_from_a_node_that_was_there_too() {
+    let cluster = Cluster::new();
+    let start = |name: &str| cluster.node(name).arg("--allow-anonymous").arg("room:*");
+    let a = start("a").start();
+    let b = start("b").join(a.listen()).start();
+    let c = start("c").join(a.listen()).join(b.listen()).start();
+    linked(&[&a, &b, &c]);
+    let resumes = json!({ "last_seq": null });
+    // The one comes before, the other after; of a third topic the others know nothing.
+    let mut ben = Member::join(&b, "room:1", &json!({}));
+    let anna = Member::join(&a, "room:1", &resumes);
+    let dora = Member::join(&a, "room:2", &resumes);
+    let mut bert = Member::join(&b, "room:2", &resumes);
+    let alone = Member::join(&a, "room:3", &resumes);
+    a.kill();
+    ben.says(1..=3);
+    bert.says(4..=5);
+    let mut late = Member::join(&b, "room:3", &resumes);
+    late.says(6..=6);
+    for (member, expected) in [(anna, range(1, 3)), (dora, range(4, 5))] {
+        for node in [&c, &b] {
+            let mut back = Member::join(node, &member.topic, &json!({ "last_seq": member.seq }));
+            assert_eq!(back.reply["replayed"], expected.len(), "{}: {}", node.name, back.reply);
+            assert_eq!(back.reply["gap"], Value::Null, "{}", node.name);
+            assert_eq!(back.hears(expected.len()), expected);
+        }
+    }
+    // What was said there while it lived, nobody knows.
+    let back = Member::join(&c, "room:3", &json!({ "last_seq": alone.seq }));
+    assert_eq!(back.reply["gap"], true, "{}", back.reply);
+}
+
+#[test]
 fn a_node_that_was_away_gets_what_was_said_meanwhile() {
     let cluster = Cluster::new();
     let start = |name: &str| kept(&cluster, name).data_dir(&cluster.path(name));

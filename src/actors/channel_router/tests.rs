@@ -233,6 +233,15 @@ async fn an_update_is_told_as_one_and_counts_to_those_that_want_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_topic_that_opens_asks_each_linked_node_once() {
+    let world = world().await;
+    let mut wire = Wire::open(&world.bus, B);
+    settled().await;
+    world.enter(world.member(None)).await;
+    assert_eq!(wire.requests("xpando:channels"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_users_of_a_node_that_is_gone_leave() {
     let world = world().await;
     let wire = Wire::open(&world.bus, B);

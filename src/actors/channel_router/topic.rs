@@ -10,7 +10,7 @@
 //! 4. When the router is gone, the members are told to join again.
 //! 5. What a client publishes cannot say where a message stands: a member that resumes gets no `seq` but ours.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -36,7 +36,7 @@ use crate::proto::history::{Ask, LINGER, MAX_ASKED, Retentions, Rule};
 use crate::proto::node::NodeName;
 use crate::proto::presence::Entry;
 use crate::proto::presence::listing::{self, Audience, Listing, Sees};
-use crate::proto::replay::{Bounds, Log, Position};
+use crate::proto::replay::{Bounds, Cursor, Log, Position};
 use crate::proto::topic::Topic;
 
 mod disk;
@@ -55,6 +55,8 @@ const QUIET: usize = 10_000;
 pub(super) const LOGGED: usize = 64 * 1024 * 1024;
 /// With this begins the cursor of who came before the first message.
 const START: &str = "+";
+/// Starts that are remembered, at most.
+const STARTS: usize = 16;
 /// What the answer to a join says of the past, and messages of where they stand: nobody else says it.
 const OWN: [&str; 4] = [SEQ, "replayed", "gap", "more"];
 
@@ -143,6 +145,13 @@ impl Shared {
     }
 }
 
+/// Where a log stood before its first message, here or on another node; what came since then is in the log, as far as
+/// [`Log::since`] says so.
+struct Start {
+    id: u64,
+    stood: Cursor,
+}
+
 /// What a topic waits for.
 enum Job {
     /// What was read from disk for a join.
@@ -180,9 +189,12 @@ pub(super) struct TopicTask {
     forgot: bool,
     /// Which links to other nodes it has asked what they have.
     asked: Links,
-    /// How many messages the log ever took, and the cursor of who was here before the first of them.
+    /// How many messages the log ever took.
     taken: usize,
-    start: String,
+    /// Where those stand who were here before the first of them, also on other nodes.
+    starts: VecDeque<Start>,
+    /// Links to nodes that were opening the topic, too, when they were asked.
+    early: Links,
     listing: Listing,
     /// Since when it has no members.
     empty: Option<Instant>,
@@ -228,13 +240,15 @@ impl TopicTask {
             forgot: false,
             asked: Links::default(),
             taken: 0,
-            start: format!("{START}{:x}", rand::random::<u64>()),
+            starts: VecDeque::new(),
+            early: Links::default(),
             empty: None,
             joins: 0,
         }
     }
 
     pub(super) async fn run(mut self) {
+        self.ask_again();
         loop {
             let due = self.deadline();
             let timer = async {
@@ -371,8 +385,29 @@ impl TopicTask {
     }
 
     /// Where a member stands that has just joined.
-    fn cursor(&self) -> String {
-        if self.taken == 0 { self.start.clone() } else { self.log.cursor().to_string() }
+    fn cursor(&mut self) -> String {
+        if self.taken > 0 {
+            return self.log.cursor().to_string();
+        }
+        let stands = |start: &&Start| start.stood == *self.log.cursor();
+        let id = self.starts.iter().find(stands).map(|start| start.id);
+        let id = id.unwrap_or_else(|| {
+            let id = rand::random();
+            self.begin(id, self.log.cursor().clone());
+            id
+        });
+        format!("{START}{id:x}")
+    }
+
+    /// Remembers a start.
+    fn begin(&mut self, id: u64, stood: Cursor) {
+        if self.starts.iter().any(|start| start.id == id) {
+            return;
+        }
+        if self.starts.len() >= STARTS {
+            self.starts.pop_front();
+        }
+        self.starts.push_back(Start { id, stood });
     }
 
     fn hear(&mut self, received: Received) {

@@ -107,6 +107,15 @@ impl Wire {
         }
     }
 
+    /// How many requests to this name wait to be sent; what else waits is passed over.
+    pub(crate) fn requests(&mut self, name: &str) -> usize {
+        let mut pieces = Vec::new();
+        let next = pin!(self.outlet.next(&mut pieces)).poll(&mut Context::from_waker(Waker::noop()));
+        drop(next);
+        let calls = pieces.iter().map(|piece| [&piece.head[..], &piece.body].concat());
+        calls.map(|it| it.windows(name.len()).filter(|at| *at == name.as_bytes()).count()).sum()
+    }
+
     /// Likewise, in time.
     pub(crate) async fn next(&mut self) -> Bytes {
         tokio::time::timeout(PATIENCE, self.words()).await.expect("in time")

@@ -1,8 +1,8 @@
 //! What nodes ask each other about a topic's history, under the reserved name `xpando:channels`.
 //!
 //! ```text
-//! (nothing)                     -> (nothing), once all that was said before has arrived
-//! Question::Heads(topic)        -> Heads
+//! (nothing)                     -> (nothing)
+//! Question::Heads(topic)        -> Heads; the node that answers knows by then what the one that asks subscribes to
 //! Question::Tail(topic, cursor) -> chunks, each behind its length as u32: the messages after the cursor where the node has
 //!                                  them without a gap, else the newest that it has; at most MAX_TAIL bytes
 //! ```
@@ -17,7 +17,7 @@ use crate::proto::topic::Topic;
 /// Bytes of the chunks of one answer, at most.
 pub const MAX_TAIL: usize = 1024 * 1024;
 /// Longest question, and longest heads, in bytes.
-const MAX_WORD: usize = TEXT + 512;
+const MAX_WORD: usize = TEXT + MAX_STOOD + 1024;
 
 /// What a node asks of another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +55,15 @@ pub struct Heads {
     pub cursor: String,
     /// How many messages of it are in its memory.
     pub messages: u64,
+    /// It opens the topic itself, and may know more soon.
+    pub opening: bool,
+    /// Since when nothing was lost of what it took: starts that it has given or knows of, and where they stood, as cursors.
+    pub starts: Vec<(u64, String)>,
 }
+
+/// Starts of one answer, at most, and bytes of their cursors.
+pub const MAX_STARTS: usize = 4;
+pub const MAX_STOOD: usize = TEXT;
 
 impl Heads {
     /// The heads in these bytes.

@@ -97,5 +97,6 @@ impl TopicTask {
         // At least one.
         (self.taken, self.index) = (self.taken + 1, self.index + 1);
         self.log.missed();
+        self.starts.clear();
     }
 }

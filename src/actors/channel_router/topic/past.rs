@@ -107,9 +107,10 @@ impl TopicTask {
 
     /// What a client with this cursor has not seen.
     fn missed(&self, log: &Log<Arc<Logged>>, cursor: &str) -> Result<Vec<Arc<Logged>>, ()> {
-        if cursor.starts_with(super::START) {
-            let all = cursor == self.start && self.log.len() == self.taken;
-            return all.then(|| self.log.iter().cloned().collect()).ok_or(());
+        if let Some(id) = cursor.strip_prefix(super::START) {
+            let id = u64::from_str_radix(id, 16).map_err(|_no_start| ())?;
+            let start = self.starts.iter().find(|start| start.id == id).ok_or(())?;
+            return Ok(log.since(&start.stood).map_err(|_gap| ())?.cloned().collect());
         }
         let cursor: Cursor = cursor.parse().map_err(|_no_cursor| ())?;
         Ok(log.after(&cursor).map_err(|_gap| ())?.cloned().collect())

@@ -1,13 +1,17 @@
 //! What other nodes have of a topic: this one asks them when it opens the topic, when a link to one comes up that it keeps
 //! on disk, and before it answers a join that asks for something of the past; and it answers them.
 //!
+//! Who answers knows by then that messages on the topic are to come here, which is why a new topic waits for the answers
+//! before it has members: anyone who hears that it has joined may be told things at once.
+//!
 //! Invariants:
 //! 1. A message of another node is taken only where it goes on from what the log has of its publisher, or where the log has
 //!    nothing of it and the message is its first: the log claims no more than it knows.
 //! 2. What was published and did not come here, by what its publisher says of itself, is a gap.
 //! 3. A node is believed only on a topic where it may publish.
 //! 4. Members get what is taken so, too, unless it is older than the topic is here.
-//! 5. Asking takes at most [`WITHIN`], and of the answers at most [`PAGES`] parts.
+//! 5. Asking takes at most [`WITHIN`] for each of its two steps, and of the answers at most [`PAGES`] parts.
+//! 6. A start of another node counts here only with what that node took since, or with a gap.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +26,9 @@ use crate::actors::exchange::Exchange;
 use crate::actors::timer;
 use crate::proto::channel::envelope::Envelope;
 use crate::proto::history::chunk::{Chunk, Record};
-use crate::proto::history::words::{Heads, MAX_TAIL, Question, decode_tail, encode_tail};
+use crate::proto::history::words::{
+    Heads, MAX_STARTS, MAX_STOOD, MAX_TAIL, Question, decode_tail, encode_tail,
+};
 use crate::proto::node::NodeName;
 use crate::proto::replay::{Bounds, Cursor, Log, Position};
 use crate::proto::topic::{Address, Name, Topic};
@@ -35,7 +41,7 @@ const PAGES: usize = 16;
 const READ: Bounds = Bounds { entries: 10_000, bytes: 8 * MAX_TAIL };
 
 /// What another node has.
-pub(super) struct Answer {
+pub(in super::super) struct Answer {
     peer: NodeName,
     link: u64,
     heads: Heads,
@@ -57,8 +63,8 @@ impl Asking {
         self.exchange.call(&to, question.encode().ok()?, left).await.ok()
     }
 
-    /// Asks these nodes how far they are, and those that are further for what they have.
-    async fn run(mut self, peers: BTreeMap<NodeName, u64>) -> Vec<Answer> {
+    /// Asks these nodes how far they are.
+    async fn heads(self, peers: BTreeMap<NodeName, u64>) -> Vec<Answer> {
         let mut asking = JoinSet::new();
         for (peer, link) in peers {
             if !self.exchange.may_publish(&peer, &self.topic) {
@@ -78,6 +84,11 @@ impl Asking {
             answers.extend(answer.ok().flatten());
         }
         answers.sort_by(|a, b| (b.heads.messages, &a.peer).cmp(&(a.heads.messages, &b.peer)));
+        answers
+    }
+
+    /// Asks those that are further for what they have.
+    async fn tails(mut self, mut answers: Vec<Answer>) -> Vec<Answer> {
         let mut pages = PAGES;
         for answer in &mut answers {
             let Ok(theirs) = answer.heads.cursor.parse::<Cursor>() else { continue };
@@ -115,32 +126,56 @@ impl TopicTask {
         links.iter().any(|(peer, link)| self.asked.get(peer) != Some(link))
     }
 
-    fn asking(&self, links: &Links) -> impl Future<Output = Vec<Answer>> + Send + use<> {
-        let new = links.iter().filter(|(peer, link)| self.asked.get(*peer) != Some(*link));
-        let new = new.map(|(peer, link)| (peer.clone(), *link)).collect();
-        let asking = Asking {
+    fn asking(&self) -> Asking {
+        Asking {
             exchange: self.shared.exchange.clone(),
             topic: self.topic.clone(),
             cursor: self.log.cursor().clone(),
             until: timer::now() + WITHIN,
-        };
-        asking.run(new)
+        }
+    }
+
+    /// Asks those that were not asked since they were linked how far they are.
+    pub(in super::super) fn ask_heads(
+        &self,
+        links: &Links,
+    ) -> impl Future<Output = Vec<Answer>> + Send + use<> {
+        let new = links.iter().filter(|(peer, link)| self.asked.get(*peer) != Some(*link));
+        self.asking().heads(new.map(|(peer, link)| (peer.clone(), *link)).collect())
+    }
+
+    /// Likewise, and for what they have.
+    fn ask_all(&self, links: &Links) -> impl Future<Output = Vec<Answer>> + Send + use<> {
+        let (heads, tails) = (self.ask_heads(links), self.asking());
+        async move { tails.tails(heads.await).await }
     }
 
     /// Asks for a join that wants something of the past.
     pub(super) fn ask(&mut self, member: Box<Member>, links: &Links) {
         self.pending.insert(member.id);
-        let asking = self.asking(links);
+        let asking = self.ask_all(links);
         self.jobs.spawn(async move { Job::Synced(Some(member), asking.await) });
     }
 
     /// Other nodes are linked now. What one of them has goes before what it says from now on.
     pub(super) fn linked(&mut self, links: &Links) {
-        if self.tape.is_none() || self.log.is_empty() || !self.has_unasked(links) {
-            return;
+        if self.tape.is_some() && !self.log.is_empty() && self.has_unasked(links) {
+            self.ask_before(links);
         }
+    }
+
+    /// Those that opened the topic at the same time know what there is by now.
+    pub(super) fn ask_again(&mut self) {
+        let early = std::mem::take(&mut self.early);
+        if !early.is_empty() {
+            self.ask_before(&early);
+        }
+    }
+
+    /// Asks these before anything else is told.
+    fn ask_before(&mut self, links: &Links) {
         self.held += 1;
-        let (asking, places) = (self.asking(links), self.shared.places.clone());
+        let (asking, places) = (self.ask_all(links), self.shared.places.clone());
         self.jobs.spawn(async move {
             // Live messages wait for this, and it waits for no disk.
             match tokio::time::timeout(WITHIN, places.acquire_owned()).await {
@@ -150,9 +185,11 @@ impl TopicTask {
         });
     }
 
-    /// Asks for what there is before anybody is a member.
-    pub(in super::super) async fn catch_up(&mut self, links: &Links) {
-        let answers = if links.is_empty() { Vec::new() } else { self.asking(links).await };
+    /// Asks for what there is by these answers, before anybody is a member.
+    pub(in super::super) async fn catch_up(&mut self, answers: Vec<Answer>) {
+        let answers = self.asking().tails(answers).await;
+        let early = answers.iter().filter(|answer| answer.heads.opening);
+        self.early = Arc::new(early.map(|it| (it.peer.clone(), it.link)).collect());
         // What was said since the topic was subscribed to waits, and goes on from what there is.
         for answer in &answers {
             self.take_from(answer);
@@ -167,14 +204,26 @@ impl TopicTask {
         while let Some(received) = self.subscription.try_recv() {
             self.hear(received);
         }
-        for Answer { peer, link, .. } in &answers {
+        for Answer { peer, link, .. } in answers.iter().filter(|answer| !answer.heads.opening) {
             Arc::make_mut(&mut self.asked).insert(peer.clone(), *link);
         }
-        for answer in answers {
-            self.take_from(&answer);
-            self.hear_of(&answer);
+        for answer in &answers {
+            self.take_from(answer);
+            self.hear_of(answer);
         }
         self.settle_own(own);
+        answers.into_iter().for_each(|answer| self.adopt(answer));
+    }
+
+    /// The starts of another node are good here, too, if all that it took since is here.
+    fn adopt(&mut self, Answer { heads, .. }: Answer) {
+        for (id, stood) in heads.starts.into_iter().take(MAX_STARTS) {
+            if let Ok(stood) = stood.parse()
+                && self.log.since(&stood).is_ok()
+            {
+                self.begin(id, stood);
+            }
+        }
     }
 
     /// What did not come here of what others say was published, is lost.
@@ -189,6 +238,19 @@ impl TopicTask {
                 self.log.hear(name, latest);
             }
         }
+    }
+
+    /// The starts that hold here, for another node.
+    fn starts(&self) -> Vec<(u64, String)> {
+        let mut room = MAX_STOOD;
+        let holding = self.starts.iter().filter(|start| self.log.since(&start.stood).is_ok());
+        let texts = holding.map(|start| (start.id, start.stood.to_string()));
+        let fits = texts.filter(|(_, stood)| {
+            let fits = stood.len() <= room;
+            room -= if fits { stood.len() } else { 0 };
+            fits
+        });
+        fits.take(MAX_STARTS).collect()
     }
 
     fn take_from(&mut self, Answer { chunks, .. }: &Answer) {
@@ -262,10 +324,15 @@ impl TopicTask {
     pub(super) fn answer(&mut self, question: &Question, to: oneshot::Sender<Bytes>) {
         match question {
             Question::Heads(_) => {
+                if self.taken == 0 {
+                    self.cursor(); // who opens the topic now begins where this node has begun
+                }
                 let heads = Heads {
                     own: self.shared.publisher.last(&self.topic),
                     cursor: self.log.cursor().to_string(),
                     messages: self.log.len() as u64,
+                    opening: false,
+                    starts: self.starts(),
                 };
                 to.send(heads.encode().unwrap_or_default().into()).unwrap_or(());
             }
