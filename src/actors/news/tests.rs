@@ -110,8 +110,8 @@ impl Wire {
     /// How many requests to this name wait to be sent; what else waits is passed over.
     pub(crate) fn requests(&mut self, name: &str) -> usize {
         let mut pieces = Vec::new();
-        let next = pin!(self.outlet.next(&mut pieces)).poll(&mut Context::from_waker(Waker::noop()));
-        drop(next);
+        let mut context = Context::from_waker(Waker::noop());
+        let _credit = pin!(self.outlet.next(&mut pieces)).poll(&mut context);
         let calls = pieces.iter().map(|piece| [&piece.head[..], &piece.body].concat());
         calls.map(|it| it.windows(name.len()).filter(|at| *at == name.as_bytes()).count()).sum()
     }
