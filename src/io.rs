@@ -4,6 +4,8 @@ pub mod addresses;
 pub mod beacon;
 pub mod clock;
 pub mod enrolment;
+#[cfg(feature = "gateway")]
+mod fetch;
 pub mod identity;
 pub mod limits;
 pub mod metrics;

@@ -323,7 +323,8 @@ impl Node {
         let (listener, listen) = listen(&config).await?;
         let advertise = advertise(&config, listen).await?;
         #[cfg(feature = "gateway")]
-        let http = config.http.as_ref().map(clients::listen).transpose()?;
+        let http =
+            config.http.as_ref().map(|it| clients::listen(it, &config.data_dir)).transpose()?;
         let remembered = records::remembered(&store, &config.name);
         // Those of earlier runs are known to be there, and those that are named are meant.
         if config.join.is_empty() && remembered.is_empty() {

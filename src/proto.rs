@@ -33,6 +33,7 @@ pub mod newcomers;
 pub mod node;
 pub mod notices;
 pub mod outbox;
+pub mod polling;
 pub mod presence;
 pub mod printable;
 pub mod processor;

@@ -33,7 +33,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("actors", "channel_router", &["history_log"]), // where its topics are kept
     ("io", "*", &["clock", "modes"]),
     ("io", "tls", &["identity"]),
-    ("io", "identity", &["seeds"]), // an invitation says where nodes are
+    ("io", "identity", &["seeds", "fetch"]), // an invitation says where nodes are; key sets are elsewhere
     ("io", "seals", &["identity"]),
     ("io", "enrolment", &["tls", "seeds"]),
     ("io", "beacon", &["identity", "seals"]),

@@ -1,7 +1,8 @@
 //! Files: notices what changes in the files under a running node.
 //!
-//! - **Owns** the looks at certificates, keys, lists of what is revoked, the admin socket and the link to it.
-//! - **Hears** that somebody wants a look at once; what its own looks found.
+//! - **Owns** the looks at certificates, keys, lists of what is revoked, the admin socket and the link to it; when key sets
+//!   that are elsewhere are fetched.
+//! - **Hears** that somebody wants a look at once; what its own looks and fetches found.
 //! - **Says** to the keeper of lists what a look at their files found; to the log, what became of other files, and which
 //!   certificates end soon; to Link, when it starts, that live links are to be judged.
 //! - **After a restart**: looks at once, and has the links judged, in case its earlier life did not come
@@ -23,7 +24,9 @@ use crate::actors::peers::Peers;
 use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::clock;
-use crate::io::identity::{Identity, IdentityError, IdentityFiles, Look, News};
+use crate::io::identity::{
+    Fetch, Fetched, Identity, IdentityError, IdentityFiles, KeySetState, Look, News,
+};
 use crate::io::metrics::{Count, Metrics};
 use crate::io::sockets::{AdminSocket, Renewed};
 use crate::io::tls::{Tls, Web};
@@ -47,6 +50,15 @@ pub trait Followed: Send + Sync {
     /// # Errors
     /// Why they cannot be used.
     fn look(&self) -> Result<Look<()>, String>;
+
+    /// The fetches of key sets that are due by this clock.
+    fn due(&self, clock: fn() -> Instant) -> Vec<Fetch>;
+
+    /// How it stands with each key set that is fetched.
+    fn key_sets(&self) -> Vec<KeySetState>;
+
+    /// How many systems it is whose tokens count besides the cluster's.
+    fn count(&self) -> usize;
 }
 
 /// What the actor is made from.
@@ -102,6 +114,7 @@ enum Found {
 enum Msg {
     Look,
     Looked(Part, Found),
+    Fetched(Fetched),
     /// An attempt to have another certificate is over.
     Renewed(Result<(), RenewalError>),
 }
@@ -177,6 +190,8 @@ struct Inside {
     own: Trouble,
     web: Trouble,
     providers: Trouble,
+    /// Of key sets, by where they are.
+    fetches: BTreeMap<String, [Trouble; 2]>,
     admin: Trouble,
     ends: Ends,
     renewal: Renewal,
@@ -230,6 +245,38 @@ impl Inside {
         }
         if let Some(error) = self.providers.log(found, timer::now()) {
             tracing::warn!(%error, "identity provider refused: it stays as it was");
+        }
+    }
+
+    /// Fetches the key sets that are due.
+    fn fetch(&mut self) {
+        let due = self.setup.providers.as_ref().map(|it| it.due(timer::now)).unwrap_or_default();
+        for fetch in due {
+            let to = self.myself.clone();
+            self.looks.spawn(async move {
+                drop(to.cast(Mail::Message(Msg::Fetched(fetch.await))));
+            });
+        }
+        let known = self.setup.providers.as_ref().map(|it| it.key_sets()).unwrap_or_default();
+        self.fetches.retain(|url, _| known.iter().any(|it| it.url == *url));
+    }
+
+    fn fetched(&mut self, Fetched { url, found, not_kept }: Fetched) {
+        match &found {
+            Ok(Look::New(())) => {
+                self.became("key_set_loaded");
+                tracing::info!(url, "an issuer's key set is in force");
+            }
+            Err(_) => self.became("key_set_refused"),
+            Ok(Look::Unchanged | Look::Sound) => {}
+        }
+        let now = timer::now();
+        let [fetching, keeping] = self.fetches.entry(url.clone()).or_default();
+        if let Some(error) = fetching.log(found, now) {
+            tracing::warn!(url, %error, "an issuer's key set is not fetched: the one before stays, if there is one");
+        }
+        if let Some(error) = keeping.log(not_kept.map_or(Ok(Look::<()>::Sound), Err), now) {
+            tracing::warn!(url, %error, "an issuer's key set is not kept for the next start");
         }
     }
 
@@ -330,6 +377,7 @@ impl Process for Inside {
             own: Trouble::default(),
             web: Trouble::default(),
             providers: Trouble::default(),
+            fetches: BTreeMap::new(),
             admin: Trouble::default(),
             ends: Ends::default(),
             renewal: Renewal::default(),
@@ -342,6 +390,7 @@ impl Process for Inside {
             // What is being looked at is looked at again soon.
             Msg::Look => self.next.values_mut().for_each(|next| *next = timer::now()),
             Msg::Renewed(renewed) => self.attempted(renewed),
+            Msg::Fetched(fetched) => self.fetched(fetched),
             Msg::Looked(part, found) => {
                 while self.looks.try_join_next().is_some() {}
                 self.next.insert(part, timer::now() + EVERY);
@@ -354,7 +403,10 @@ impl Process for Inside {
                         self.warn_of_ends();
                     }
                     Found::Web(found) => self.looked_at_web(found),
-                    Found::Providers(found) => self.looked_at_providers(found),
+                    Found::Providers(found) => {
+                        self.looked_at_providers(found);
+                        self.fetch();
+                    }
                     Found::Admin(found) => self.looked_at_admin(found),
                 }
             }

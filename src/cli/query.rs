@@ -11,7 +11,7 @@ use clap::Args;
 use serde::Serialize;
 use xpando_node::internals::actors::timer;
 use xpando_node::internals::gateway::admin::Request;
-use xpando_node::internals::gateway::status::{NodeStatus, PeerStatus, SeedStatus};
+use xpando_node::internals::gateway::status::{KeySetStatus, NodeStatus, PeerStatus, SeedStatus};
 use xpando_node::internals::io::clock;
 use xpando_node::internals::io::identity::NO_TOKEN_LIST;
 use xpando_node::internals::io::sockets::{self, Registered};
@@ -125,6 +125,13 @@ pub(super) fn status(args: &StatusArgs, out: &mut dyn Write) -> anyhow::Result<(
     }
     if status.http.is_some() && !status.token_list {
         write_line!(out, "clients with tokens are refused: {NO_TOKEN_LIST}")?;
+    }
+    for KeySetStatus { url, keys, fetched, error } in &status.key_sets {
+        let since =
+            fetched.as_deref().unwrap_or(if *keys == 0 { "never" } else { "before this start" });
+        let why =
+            error.as_ref().map(|why| format!("; the last try failed: {why}")).unwrap_or_default();
+        write_line!(out, "key set {url}: {keys} keys, fetched {since}{why}")?;
     }
     for rotation in &status.rotations {
         write_line!(out, "{rotation}: `xpando-node rotate` shows each node")?;

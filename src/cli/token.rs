@@ -10,9 +10,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 
+use xpando_node::internals::actors::timer;
 use xpando_node::internals::io::clock;
 use xpando_node::internals::io::identity::provider::Providers;
-use xpando_node::internals::io::identity::{Authority, MAX_TOKEN, TokenError, Tokens};
+use xpando_node::internals::io::identity::{Authority, Fetched, MAX_TOKEN, TokenError, Tokens};
 use xpando_node::internals::proto::token::{Claims, Grant, MAX_ID, MAX_LIFETIME, Role};
 
 use super::output::{self, write_line};
@@ -91,8 +92,13 @@ pub(crate) fn run(command: TokenCommand, certs: &Path, out: &mut dyn Write) -> a
 
 /// What a token says, if it counts at a node with these settings.
 fn verified(token: &str, identity: &[PathBuf], certs: &Path) -> anyhow::Result<Claims> {
-    let (providers, now) = (Providers::open(identity)?, clock::wall());
-    let judged = match providers.verify(token, now) {
+    let (providers, now) = (Providers::open(identity, None)?, clock::wall());
+    let (mut judged, mut why) = (providers.verify(token, now), Vec::new());
+    if matches!(judged, Some(Err(TokenError::NoKeySet))) {
+        why = fetch(&providers)?;
+        judged = providers.verify(token, now);
+    }
+    let judged = match judged {
         None => Tokens::open(certs)?.verify(token, now),
         // The cluster's own list revokes tokens of others, too, where there is one.
         Some(Ok((claims, _))) => match Tokens::open(certs) {
@@ -101,7 +107,21 @@ fn verified(token: &str, identity: &[PathBuf], certs: &Path) -> anyhow::Result<C
         },
         Some(Err(refused)) => Err(refused),
     };
-    judged.map_err(|refused| anyhow!("token refused ({}): {refused}", refused.label()))
+    judged.map_err(|refused| match why.is_empty() || refused != TokenError::NoKeySet {
+        true => anyhow!("token refused ({}): {refused}", refused.label()),
+        false => anyhow!("token refused ({}): {refused}: {}", refused.label(), why.join("; ")),
+    })
+}
+
+/// Fetches the key sets, as a node does when it starts; which cannot be fetched, and why.
+fn fetch(providers: &Providers) -> anyhow::Result<Vec<String>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut failed = Vec::new();
+    for fetch in providers.due(timer::now) {
+        let Fetched { url, found, .. } = runtime.block_on(fetch);
+        failed.extend(found.err().map(|error| format!("{url}: {error}")));
+    }
+    Ok(failed)
 }
 
 /// The argument, or for `-` what is on standard input.

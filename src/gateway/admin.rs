@@ -449,6 +449,7 @@ pub(super) mod tests {
             history: None,
             certificates: Arc::new(own_certificates),
             lists,
+            identities: None,
             min_peers: 0,
             roster: roster.clone(),
             chaos,

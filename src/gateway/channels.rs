@@ -189,6 +189,7 @@ impl Channels {
             | TokenError::Unmapped
             | TokenError::NotForUs => ("unauthorized", Cause::Token),
             TokenError::NoKey => ("this node cannot verify tokens", Cause::NoTokenList),
+            TokenError::NoKeySet => ("this node cannot verify tokens", Cause::NoKeySet),
         };
         // What the authority has signed is no guess, and what cannot be verified here is not the client's fault.
         let unsigned = matches!(

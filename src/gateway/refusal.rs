@@ -114,6 +114,10 @@ causes! {
     NoTokenList => "no_token_list", UNAUTHORIZED,
         "this node cannot verify tokens",
         NO_TOKEN_LIST;
+    /// The key set of the token's issuer has not been fetched yet.
+    NoKeySet => "no_key_set", UNAUTHORIZED,
+        "this node cannot verify tokens of this issuer",
+        "xpando-node status names the key set that is missing, and why; it is fetched again and again";
     /// A join without a token, of a topic that needs one.
     JoinWithoutToken => "join_without_token", FORBIDDEN,
         "this topic needs a token",
@@ -186,7 +190,7 @@ impl Cause {
 
     /// Whether a client may read the remedy, too: not where that speaks of the node's own files.
     pub(super) fn is_for_clients(self) -> bool {
-        self != Self::NoTokenList
+        self != Self::NoTokenList && self != Self::NoKeySet
     }
 
     /// What mends it, for the operator or the client's author.

@@ -10,6 +10,7 @@ use crate::actors::discovery::SeedRow;
 use crate::actors::peers::Row;
 use crate::actors::timer;
 use crate::io::clock::{self, rfc3339};
+use crate::io::identity::KeySetState;
 use crate::io::metrics::Traffic;
 use crate::proto::event::{Broken, Reason, Status};
 use crate::proto::heartbeat::{Evidence, RoundTrip, Vital};
@@ -41,7 +42,7 @@ pub struct NodeStatus {
     pub specializations: Vec<String>,
     /// What else it says of itself.
     pub metadata: BTreeMap<String, String>,
-    /// What it does not remember as it should; null when all is well.
+    /// What it does not do as it should, remember or judge tokens; null when all is well.
     pub degraded: Option<String>,
     /// True while clients are sent to other nodes and no more are taken.
     #[serde(default)]
@@ -58,6 +59,9 @@ pub struct NodeStatus {
     /// Whether it has a list by which clients' tokens are verified; without one all are refused.
     #[serde(default)]
     pub token_list: bool,
+    /// The key sets of issuers that it fetches.
+    #[serde(default)]
+    pub key_sets: Vec<KeySetStatus>,
     /// What its certificate lets it do: `member`, `operate`, `issue`, or `edge` and its patterns.
     #[serde(default)]
     pub may: String,
@@ -78,6 +82,26 @@ pub struct NodeStatus {
     pub majority: Majority,
     /// Every other node it knows, by name.
     pub peers: Vec<PeerStatus>,
+}
+
+/// How it stands with the key set of an issuer whose tokens count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeySetStatus {
+    /// Where it is.
+    pub url: String,
+    /// How many of its keys count; 0 while there is none: then all tokens of the issuer are refused.
+    pub keys: usize,
+    /// When it was fetched last: RFC 3339, UTC. Null while it is from disk, or there is none.
+    pub fetched: Option<String>,
+    /// Why the last fetch failed.
+    pub error: Option<String>,
+}
+
+impl From<KeySetState> for KeySetStatus {
+    fn from(set: KeySetState) -> Self {
+        let KeySetState { url, keys, fetched, error } = set;
+        Self { url, keys, fetched: fetched.map(rfc3339), error }
+    }
 }
 
 /// What became of a revocation.

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::actors::discovery::Discovery;
 use crate::actors::event_log::Journal;
+use crate::actors::files::Followed;
 use crate::actors::history_log::Recorder;
 use crate::actors::lists::ListKeeper;
 use crate::actors::news::Bus;
@@ -23,7 +24,7 @@ use crate::gateway::status::{
     ClusterView, NodeRecord, NodeStatus, PeerStatus, RevokedStatus, TopologyStatus, profile_texts,
 };
 use crate::io::clock;
-use crate::io::identity::{IdentityError, RevocationReason, Revocee};
+use crate::io::identity::{IdentityError, KeySetState, RevocationReason, Revocee};
 use crate::io::metrics::Metrics;
 use crate::io::store::Store;
 use crate::proto::capability::Capabilities;
@@ -76,6 +77,8 @@ pub struct NodeView {
     pub certificates: Arc<dyn Fn() -> OwnCertificates + Send + Sync>,
     /// The lists that the authority signs.
     pub lists: ListKeeper,
+    /// The systems whose tokens count besides the cluster's, if there are any.
+    pub identities: Option<Arc<dyn Followed>>,
     /// Peers that must be linked before the node calls itself ready.
     pub min_peers: usize,
     /// The actors.
@@ -155,6 +158,7 @@ impl NodeView {
             clients: self.clients.connected.load(Ordering::Relaxed),
             limits: self.clients.limits.settings(),
             token_list: self.has_token_list(),
+            key_sets: self.key_sets().into_iter().map(Into::into).collect(),
             may: certificates.may.to_string(),
             rotations: self.rotations.under_way(),
             certificates: certificates
@@ -175,7 +179,11 @@ impl NodeView {
         self.lists.lists().marks().get(ListKind::Tokens).is_some()
     }
 
-    /// What it does not remember as it should.
+    fn key_sets(&self) -> Vec<KeySetState> {
+        self.identities.as_ref().map(|it| it.key_sets()).unwrap_or_default()
+    }
+
+    /// What it does not do as it should: remember, or judge tokens.
     pub fn degraded(&self) -> Option<String> {
         let store = self.store.condition();
         let failing = store.failing.map(|why| format!("nothing is remembered: {why}"));
@@ -190,6 +198,14 @@ impl NodeView {
             .or(in_memory)
             .or_else(|| aside("the store", store.set_aside))
             .or_else(|| aside("the topics' history", history.set_aside))
+            .or_else(|| {
+                let missing = self.key_sets().into_iter().find(|it| it.keys == 0)?;
+                let why = missing.error.as_deref().unwrap_or("it is being fetched");
+                let url = &missing.url;
+                Some(format!(
+                    "there is no key set from {url} yet, and its issuer's tokens are refused: {why}"
+                ))
+            })
     }
 
     /// Its life.
@@ -349,7 +365,7 @@ impl NodeView {
 
     /// What keeps the node from being ready, by name: `true` is as it should be. (Its identity is there, or it
     /// would not run.)
-    pub fn checks(&self) -> [(&'static str, bool); 6] {
+    pub fn checks(&self) -> [(&'static str, bool); 7] {
         let online =
             self.peers.view().iter().filter(|row| row.peer.status == Status::Online).count();
         [
@@ -359,6 +375,7 @@ impl NodeView {
             ("peers", online >= self.min_peers),
             ("clients", !self.clients.draining()),
             ("token_list", self.has_token_list()),
+            ("key_sets", self.key_sets().iter().all(|it| it.keys > 0)),
         ]
     }
 

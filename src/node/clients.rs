@@ -1,7 +1,9 @@
 //! What the feature `gateway` adds to a node: clients over HTTP.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::actors::channel_router::{ChannelRouter, Publisher};
 use crate::actors::files::Followed;
@@ -10,7 +12,7 @@ use crate::gateway::channels::Channels;
 use crate::gateway::http::{self, Http};
 use crate::gateway::view::NodeView;
 use crate::io::identity::provider::Providers;
-use crate::io::identity::{Identity, Look, Tokens};
+use crate::io::identity::{Fetch, Identity, KeySetState, Look, Tokens};
 use crate::io::tls::Web;
 use crate::node::listen::{NEXT_PORTS, Served, bind};
 use crate::node::{Config, StartError};
@@ -27,6 +29,18 @@ impl Followed for Providers {
     fn look(&self) -> Result<Look<()>, String> {
         Self::look(self).map_err(|error| error.to_string())
     }
+
+    fn due(&self, clock: fn() -> Instant) -> Vec<Fetch> {
+        Self::due(self, clock)
+    }
+
+    fn key_sets(&self) -> Vec<KeySetState> {
+        Self::key_sets(self)
+    }
+
+    fn count(&self) -> usize {
+        Self::count(self)
+    }
 }
 
 /// Where clients are served, bound.
@@ -40,13 +54,13 @@ pub(super) struct Bound {
     providers: Providers,
 }
 
-/// Listens for clients where the configuration says so.
-pub(super) fn listen(config: &http::Config) -> Result<Bound, StartError> {
+/// Listens for clients where the configuration says so. `data` is the data directory.
+pub(super) fn listen(config: &http::Config, data: &Path) -> Result<Bound, StartError> {
     let first = config.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], http::PORT)));
     let last = config.listen.map_or(first.port() + NEXT_PORTS, |address| address.port());
     let web = config.tls.as_ref().map(|(certificate, key)| Web::read(certificate, key));
     let web = web.transpose()?;
-    let providers = Providers::open(&config.identities)?;
+    let providers = Providers::open(&config.identities, Some(data))?;
     let own = web.is_none() && !config.plain && !first.ip().is_loopback();
     let bound =
         bind(first, last, CLIENTS).and_then(|it| it.local_addr().map(|at| (Arc::new(it), at)));

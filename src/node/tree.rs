@@ -195,6 +195,7 @@ fn view(
         history: parts.recorder.clone(),
         certificates: Arc::new(certificates(parts)),
         lists: parts.lists.clone(),
+        identities: providers(parts),
         min_peers: config.min_peers,
         roster: roster.clone(),
         chaos: config.chaos,
@@ -314,7 +315,7 @@ fn cluster(
 #[cfg(feature = "gateway")]
 fn providers(parts: &Parts) -> Option<Arc<dyn files::Followed>> {
     let providers = parts.http.as_ref()?.providers.clone();
-    Some(Arc::new(providers))
+    (providers.count() > 0).then(|| Arc::new(providers) as Arc<dyn files::Followed>)
 }
 
 /// There are none.

@@ -14,6 +14,8 @@ use xpando_node::internals::io::clock;
 
 use crate::kit::{Cluster, Node, during, skip, until};
 
+mod key_sets;
+
 const SECRET: &str = "a secret of the application that has more than 32 bytes";
 const ASH: &str = r#"
 kind = "ash"

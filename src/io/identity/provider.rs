@@ -1,20 +1,22 @@
 //! Tokens that another system has made for its users, and by what they count here.
 //!
-//! An identity provider is a file of settings (`settings`), and the files that it names: a key or a set of keys, and the ids of
-//! tokens that the system has revoked. Three kinds of tokens are read: JSON Web Tokens (RFC 7519), those of AshAuthentication,
+//! An identity provider is a file of settings (`settings`), and the files that it names: a key or a set of keys, which may be at a
+//! URL instead (`remote`), and the ids of tokens that the system has revoked. Three kinds of tokens are read: JSON Web Tokens (RFC 7519), those of AshAuthentication,
 //! which are JSON Web Tokens too (`jwt`), and those of Phoenix.Token (`phoenix`). Invariants:
 //!
-//! 1. The algorithm, the key and what claims mean come from the files alone. What a token says of itself only selects which of
+//! 1. The algorithm, the key and what claims mean come from the files alone, and from the URL that they name. What a token says of itself only selects which of
 //!    them it is held against.
 //! 2. A key that is secret is in a file that others cannot read, and in no log.
 //! 3. A provider whose files cannot be used any more stays as it was; a node does not start with one.
 //! 4. To judge a token takes bounded memory and time: it is at most [`MAX_TOKEN`] long, and there are at most `MAX_PROVIDERS`
 //!    providers.
-//! 5. Once the key that a token was signed with is gone from the files, the token counts no more.
+//! 5. Once the key that a token was signed with is gone from the files, or from the set at a URL, the token counts no more.
 
 mod jwt;
 pub(super) mod key_set;
+mod keys;
 mod phoenix;
+mod remote;
 mod settings;
 
 use std::collections::HashSet;
@@ -22,16 +24,17 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use self::jwt::JwtRules;
+use self::jwt::{JwtRules, Keys};
 use self::phoenix::PhoenixRules;
+use self::remote::RemoteSet;
 use super::disk::{self, FileState};
-use super::{IdentityError, Look, MAX_TOKEN, TokenError};
+use super::{Fetch, IdentityError, KeySetState, Look, MAX_TOKEN, TokenError};
 use crate::io::clock::unix_seconds;
 use crate::proto::token::mapping::Mapping;
 use crate::proto::token::{AUDIENCE, Claims, check_id};
@@ -40,6 +43,8 @@ use crate::proto::token::{AUDIENCE, Claims, check_id};
 const MAX_PROVIDERS: usize = 16;
 /// Longest file of settings, in bytes.
 const MAX_SETTINGS: usize = 64 * 1024;
+/// Longest file of root certificates, in bytes.
+const MAX_ROOTS: usize = 256 * 1024;
 /// Longest file of revoked ids, in bytes.
 const MAX_REVOKED: usize = 1024 * 1024;
 
@@ -125,6 +130,8 @@ struct Read {
 #[derive(Clone, Default)]
 pub struct Providers {
     paths: Arc<[PathBuf]>,
+    /// The data directory, if what is fetched is to be kept.
+    data: Option<Arc<Path>>,
     all: Arc<ArcSwap<Vec<Arc<Provider>>>>,
     /// Held while files are looked at.
     looking: Arc<Mutex<()>>,
@@ -138,18 +145,20 @@ impl fmt::Debug for Providers {
 }
 
 impl Providers {
-    /// The providers of these files of settings.
+    /// The providers of these files of settings. Key sets that are fetched are kept in the data directory, and read from there;
+    /// none is fetched yet.
     ///
     /// # Errors
     /// Each [`ProviderError`].
-    pub fn open(paths: &[PathBuf]) -> Result<Self, ProviderError> {
+    pub fn open(paths: &[PathBuf], data: Option<&Path>) -> Result<Self, ProviderError> {
         if paths.len() > MAX_PROVIDERS {
             return Err(ProviderError::TooMany(paths.len()));
         }
         let all: Result<Vec<_>, _> =
-            paths.iter().map(|path| Provider::read(path).map(Arc::new)).collect();
+            paths.iter().map(|path| Provider::read(path, data).map(Arc::new)).collect();
         Ok(Self {
             paths: paths.into(),
+            data: data.map(Arc::from),
             all: Arc::new(ArcSwap::from_pointee(all?)),
             ..Self::default()
         })
@@ -167,8 +176,13 @@ impl Providers {
             if provider.files.iter().all(|(path, state)| disk::file_state(path) == *state) {
                 continue;
             }
-            match Provider::read(path) {
-                Ok(read) => (*provider, changed) = (Arc::new(read), true),
+            match Provider::read(path, self.data.as_deref()) {
+                Ok(read) => {
+                    if let (Some(set), Some(before)) = (read.remote(), provider.remote()) {
+                        set.follow(before);
+                    }
+                    (*provider, changed) = (Arc::new(read), true);
+                }
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
@@ -181,6 +195,23 @@ impl Providers {
             None if changed => Ok(Look::New(())),
             None => Ok(Look::Unchanged),
         }
+    }
+
+    /// The key sets that are to be fetched now. `clock` tells the time, then and now.
+    pub fn due(&self, clock: fn() -> Instant) -> Vec<Fetch> {
+        let all = self.all.load();
+        let sets = all.iter().filter_map(|it| it.remote());
+        sets.filter_map(|set| set.due(clock, &self.number)).collect()
+    }
+
+    /// How it stands with each key set that is fetched.
+    pub fn key_sets(&self) -> Vec<KeySetState> {
+        self.all.load().iter().filter_map(|it| it.remote()).map(|set| set.state()).collect()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.paths.len()
     }
 
     /// Changes when a provider has.
@@ -232,6 +263,14 @@ fn is_foreign(error: TokenError) -> bool {
 }
 
 impl Provider {
+    /// Its key set, where that is at a URL.
+    fn remote(&self) -> Option<&Arc<RemoteSet>> {
+        match &self.kind {
+            Kind::Jwt(JwtRules { keys: Keys::Remote(set), .. }) => Some(set),
+            Kind::Jwt(_) | Kind::Phoenix(_) => None,
+        }
+    }
+
     fn has(&self, key: KeyMark) -> bool {
         match &self.kind {
             Kind::Jwt(rules) => rules.has(key),

@@ -37,8 +37,8 @@ pub const NO_TOKEN_LIST: &str = "this node has no token list: it comes with the 
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 4 * 1024;
 
-/// Why a token is refused. Anyone who shows it needs another one, but for [`TokenError::NoKey`], where the
-/// node's operator must act, and [`TokenError::NotYetValid`].
+/// Why a token is refused. Anyone who shows it needs another one, but for [`TokenError::NoKey`] and
+/// [`TokenError::NoKeySet`], where the node's operator must act, and [`TokenError::NotYetValid`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum TokenError {
@@ -69,6 +69,10 @@ pub enum TokenError {
     /// Its claims give no subject, no role or no topics by the rules for its issuer.
     #[error("its claims give no right here")]
     Unmapped,
+    /// The key set of its issuer has not been fetched yet.
+    #[error("its issuer's key set could not be fetched yet")]
+    #[strum(serialize = "no_key")]
+    NoKeySet,
     /// There is no list that would verify it.
     #[error(
         "no token can be verified here: the token list comes with the first link to a node that has one, or with a copy of ca/tokens"

@@ -14,7 +14,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::jwt::read_secret;
+use super::keys::read_secret;
 use super::{KeyMark, ProviderError, Read, TokenError, id_of};
 use crate::proto::term;
 use crate::proto::token::MAX_LIFETIME;

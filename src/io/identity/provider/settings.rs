@@ -4,12 +4,16 @@
 //! beside this one, unless their paths are absolute.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::jwt::{Algorithm, Audience, JwtRules};
+use super::jwt::{Audience, JwtRules, Keys};
+use super::keys::{self, Algorithm, VerifyingKey};
 use super::phoenix::{Derivation, PhoenixRules};
-use super::{Kind, MAX_SETTINGS, Provider, ProviderError, disk, needed, revoked};
+use super::remote::RemoteSet;
+use super::{Kind, MAX_ROOTS, MAX_SETTINGS, Provider, ProviderError, disk, needed, revoked};
+use crate::io::fetch::{self, Place};
 use crate::proto::token::mapping::{Mapping, RoleRule, SubjectRule, TopicRule};
 
 /// Most by which clocks may differ, in seconds.
@@ -49,6 +53,7 @@ struct Settings {
     key_file: Option<PathBuf>,
     key_set_file: Option<PathBuf>,
     key_set_url: Option<String>,
+    key_set_ca: Option<PathBuf>,
     audience: Option<OneOrMany>,
     any_audience: Option<bool>,
     leeway: Option<u64>,
@@ -67,8 +72,8 @@ struct Settings {
 }
 
 impl Provider {
-    /// The provider whose settings are in this file.
-    pub(super) fn read(path: &Path) -> Result<Self, ProviderError> {
+    /// The provider whose settings are in this file; what is fetched for it is kept in the data directory.
+    pub(super) fn read(path: &Path, data: Option<&Path>) -> Result<Self, ProviderError> {
         // Before anything is read, so that what changes meanwhile is read again.
         let mut files = vec![(path.to_owned(), disk::file_state(path))];
         let refuse = |reason: String| ProviderError::Settings { path: path.to_owned(), reason };
@@ -77,10 +82,8 @@ impl Provider {
         let mut settings: Settings =
             toml::from_str(&text).map_err(|error| refuse(error.to_string().trim().to_owned()))?;
         let beside = path.parent().unwrap_or(Path::new(""));
-        for file in [&mut settings.key_file, &mut settings.key_set_file, &mut settings.revoked_file]
-            .into_iter()
-            .flatten()
-        {
+        let Settings { key_file, key_set_file, key_set_ca, revoked_file, .. } = &mut settings;
+        for file in [key_file, key_set_file, key_set_ca, revoked_file].into_iter().flatten() {
             *file = beside.join(&*file);
             files.push((file.clone(), disk::file_state(file)));
         }
@@ -92,7 +95,7 @@ impl Provider {
             topics: settings.topics.take(),
         };
         mapping.check().map_err(|reason| refuse(reason.to_owned()))?;
-        let kind = settings.kind(path)?;
+        let kind = settings.kind(path, data)?;
         Ok(Self { kind, mapping, revoked: revoked.unwrap_or_default(), files })
     }
 }
@@ -100,15 +103,11 @@ impl Provider {
 impl Settings {
     /// Refuses what does not fit together.
     fn check(&self) -> Result<(), &'static str> {
-        if self.key_set_url.is_some() {
-            return Err(
-                "key_set_url is not supported: have the set fetched into a file, and name that as key_set_file",
-            );
-        }
         let jwt = [
             self.issuer.is_some(),
             self.algorithm.is_some(),
             self.key_set_file.is_some(),
+            self.key_set_url.is_some(),
             self.audience.is_some(),
             self.any_audience.is_some(),
         ];
@@ -155,14 +154,41 @@ impl Settings {
         if self.leeway.is_some_and(|leeway| leeway > MAX_LEEWAY) {
             return Err("leeway is at most 300 seconds");
         }
-        match (&self.key_file, &self.key_set_file) {
-            (Some(_), None) | (None, Some(_)) => Ok(()),
-            (None, None) => Err("key_file is missing (or key_set_file, for JSON Web Tokens)"),
-            (Some(_), Some(_)) => Err("key_file and key_set_file exclude each other"),
+        if self.key_set_ca.is_some() && self.key_set_url.is_none() {
+            return Err("key_set_ca is for a key_set_url");
+        }
+        let keys =
+            [self.key_file.is_some(), self.key_set_file.is_some(), self.key_set_url.is_some()];
+        match keys.into_iter().filter(|it| *it).count() {
+            1 => Ok(()),
+            0 => Err("key_file is missing (or key_set_file or key_set_url, for JSON Web Tokens)"),
+            _ => Err("key_file, key_set_file and key_set_url exclude each other"),
         }
     }
 
-    fn kind(self, path: &Path) -> Result<Kind, ProviderError> {
+    /// The set at `key_set_url`.
+    fn remote(
+        &self,
+        url: &str,
+        path: &Path,
+        data: Option<&Path>,
+    ) -> Result<RemoteSet, ProviderError> {
+        let refuse = |reason: String| ProviderError::Settings { path: path.to_owned(), reason };
+        let algorithm = self.algorithm.unwrap_or(Algorithm::Hs256);
+        if algorithm.is_secret() {
+            let reason = "a shared secret is no key set: name its file as key_file";
+            return Err(refuse(reason.to_owned()));
+        }
+        let place: Place = url.parse().map_err(|why| refuse(format!("key_set_url: {why}")))?;
+        let roots = self.key_set_ca.as_deref().map(|file| {
+            let roots = fetch::roots_of(&needed(file, MAX_ROOTS)?);
+            let reason = "it holds no PEM certificates of authorities alone";
+            roots.ok_or_else(|| ProviderError::Content { path: file.to_owned(), reason })
+        });
+        Ok(RemoteSet::new(place, roots.transpose()?, path, algorithm, data))
+    }
+
+    fn kind(self, path: &Path, data: Option<&Path>) -> Result<Kind, ProviderError> {
         let leeway = self.leeway.unwrap_or(0);
         if self.kind == Name::Phoenix {
             let derivation = Derivation {
@@ -176,20 +202,24 @@ impl Settings {
             return Ok(Kind::Phoenix(Box::new(rules)));
         }
         let ash = self.kind == Name::Ash;
+        let algorithm = self.algorithm.unwrap_or(Algorithm::Hs256);
+        let found = match (&self.key_file, &self.key_set_url) {
+            (Some(file), _) => Keys::Read(jwt_key(path, file, algorithm)?),
+            (None, Some(url)) => Keys::Remote(Arc::new(self.remote(url, path, data)?)),
+            (None, None) => {
+                let set = self.key_set_file.as_deref().unwrap_or(path);
+                Keys::Read(keys::key_set(path, set, algorithm)?)
+            }
+        };
         let audience = match (self.audience, self.any_audience) {
             (Some(audience), _) => Audience::Among(audience.into()),
             (None, Some(true)) => Audience::Any,
             (None, _) => Audience::VersionRequirement,
         };
-        let algorithm = self.algorithm.unwrap_or(Algorithm::Hs256);
-        let keys = match (&self.key_file, &self.key_set_file) {
-            (Some(file), _) => jwt_key(path, file, algorithm)?,
-            (None, set) => super::jwt::key_set(path, set.as_deref().unwrap_or(path), algorithm)?,
-        };
         Ok(Kind::Jwt(JwtRules {
             issuer: self.issuer,
             algorithm,
-            keys,
+            keys: found,
             audience,
             leeway,
             ash: ash.then(|| {
@@ -205,9 +235,9 @@ fn jwt_key(
     path: &Path,
     file: &Path,
     algorithm: Algorithm,
-) -> Result<Vec<super::jwt::VerifyingKey>, ProviderError> {
+) -> Result<Vec<VerifyingKey>, ProviderError> {
     Ok(vec![match algorithm.is_secret() {
-        true => super::jwt::secret(path, file, algorithm)?,
-        false => super::jwt::public(path, file, algorithm)?,
+        true => keys::secret(path, file, algorithm)?,
+        false => keys::public(path, file, algorithm)?,
     }])
 }

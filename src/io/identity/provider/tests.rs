@@ -12,6 +12,8 @@ use serde_json::json;
 use super::*;
 use crate::proto::token::{Grant, Role};
 
+mod remote;
+
 const SECRET: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const ASH: &str = "kind = \"ash\"\nkey_file = \"secret\"\n";
 const PHOENIX: &str = "kind = \"phoenix\"\nkey_file = \"secret\"\nsalt = \"user socket\"\n";
@@ -51,7 +53,7 @@ impl Files {
     }
 
     fn open(&self) -> Result<Providers, ProviderError> {
-        Providers::open(&[self.path("p.toml")])
+        Providers::open(&[self.path("p.toml")], None)
     }
 
     fn error(&self) -> String {
@@ -347,7 +349,12 @@ fn settings_are_read_strictly() {
         ("kind = \"ash\"\nkey_file = \"secret\"\nalgorithm = \"RS256\"\n", "no PEM public key"),
         ("kind = \"ash\"\nkey_file = \"rsa.pem\"\n", "is no public key"),
         ("kind = \"ash\"\nkey_set_file = \"set.json\"\n", "a shared secret is no key set"),
-        ("kind = \"ash\"\nkey_set_url = \"https://x\"\n", "key_set_url is not supported"),
+        ("kind = \"ash\"\nkey_set_url = \"https://x\"\n", "a shared secret is no key set"),
+        (
+            "kind = \"ash\"\nkey_file = \"secret\"\nkey_set_ca = \"rsa.pem\"\n",
+            "is for a key_set_url",
+        ),
+        ("kind = \"phoenix\"\nsalt = \"s\"\nkey_set_url = \"https://x\"\n", "key set or audience"),
         ("kind = \"ash\"\nkey_file = \"secret\"\nleeway = 301\n", "leeway"),
         ("kind = \"ash\"\nkey_file = \"secret\"\nrevoked_file = \"none\"\n", "none is missing"),
         ("kind = \"ash\"\nkey_file = \"secret\"\nrevoked_file = \"rsa.pem\"\n", "no id of a token"),
@@ -362,11 +369,26 @@ fn settings_are_read_strictly() {
         ("algorithm = \"RS256\"\nkey_set_file = \"set.json\"\n", "none of its keys"),
         ("algorithm = \"RS256\"\nkey_set_file = \"rsa.pem\"\n", "no JSON Web Key Set"),
         ("algorithm = \"HS256\"\nkey_file = \"secret\"\nkey_set_file = \"set.json\"\n", "exclude"),
+        ("algorithm = \"EdDSA\"\nkey_file = \"ed.pem\"\nkey_set_url = \"https://x\"\n", "exclude"),
+        ("algorithm = \"EdDSA\"\nkey_set_url = \"http://id.example\"\n", "this machine alone"),
+        ("algorithm = \"EdDSA\"\nkey_set_url = \"id.example\"\n", "no URL"),
+        (
+            "algorithm = \"EdDSA\"\nkey_set_url = \"https://x\"\nkey_set_ca = \"rsa.pem\"\n",
+            "no PEM certificates",
+        ),
         ("algorithm = \"HS256\"\nkey_file = \"secret\"\ntenants = \"*\"\n", "of kind = \"ash\""),
         ("algorithm = \"HS256\"\nkey_file = \"secret\"\nany_audience = true\n", "audience"),
     ] {
         refused(&format!("{JWT}{more}"), says);
     }
+}
+
+#[test]
+fn settings_of_phoenix_and_secrets_are_read_strictly() {
+    let refused = |settings: &str, says: &str| {
+        let error = Files::new(settings).error();
+        assert!(error.contains(says), "{settings}: {error}");
+    };
     for (more, says) in [
         ("issuer = \"x\"\n", "have no issuer"),
         ("key_iterations = 0\n", "key_iterations"),
@@ -393,7 +415,7 @@ fn settings_are_read_strictly() {
     fs::set_permissions(files.path("secret"), Permissions::from_mode(0o644)).unwrap();
     assert!(files.error().contains("0644"), "{}", files.error());
     let many = vec![files.path("p.toml"); MAX_PROVIDERS + 1];
-    assert!(matches!(Providers::open(&many), Err(ProviderError::TooMany(_))));
+    assert!(matches!(Providers::open(&many, None), Err(ProviderError::TooMany(_))));
 }
 
 #[test]
@@ -431,7 +453,7 @@ fn providers_stand_beside_each_other() {
     files.put("other", &SECRET.replace('0', "x"));
     files.put("r.toml", PHOENIX);
     let paths = ["q.toml", "p.toml", "r.toml"].map(|name| files.path(name));
-    let providers = Providers::open(&paths).unwrap();
+    let providers = Providers::open(&paths, None).unwrap();
     let judged = |token: &str, now| providers.verify(token, at(now)).unwrap().map(|it| it.0.sub);
     assert_eq!(judged(&vector("ash"), 1_000_010), Ok("user?id=7".to_owned()));
     assert_eq!(judged(&vector("phoenix-text"), 1_000_010), Ok("alice".to_owned()));
@@ -445,7 +467,7 @@ proptest! {
     fn any_text_is_refused(text in "[A-Za-z0-9_.-]{0,200}|\\PC{0,100}", term in prop::collection::vec(any::<u8>(), 0..200)) {
         let files = Files::new(ASH);
         files.put("q.toml", PHOENIX);
-        let providers = Providers::open(&[files.path("p.toml"), files.path("q.toml")]).unwrap();
+        let providers = Providers::open(&[files.path("p.toml"), files.path("q.toml")], None).unwrap();
         let judged = providers.verify(&text, at(1_000_010));
         prop_assert!(!matches!(judged, Some(Ok(_))));
         let _either = providers.verify(&phoenix("HS256", &term), at(1_000_010));
