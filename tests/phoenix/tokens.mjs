@@ -106,14 +106,15 @@ function term(value) {
 
 // ---- other makers
 
-// What a script of Python prints, a line each; `absent` says why it cannot run here.
-function python(script, input) {
-  const path = fileURLToPath(new URL(script, import.meta.url));
+const here = (path) => fileURLToPath(new URL(path, import.meta.url));
+
+// What a program prints, a line each; `absent` says why it cannot run here.
+function run(program, args, input) {
   return new Promise((done, fail) => {
-    const child = execFile("python3", [path], (error, out, said) => {
-      if (error?.code === "ENOENT") return done({ absent: "python3 is not installed" });
+    const child = execFile(program, args, (error, out, said) => {
+      if (error?.code === "ENOENT") return done({ absent: `${program} is not installed` });
       if (error?.code === 77) return done({ absent: said.trim() });
-      return error ? fail(new Error(`${script}: ${said.trim() || error.message}`)) : done({ lines: out.trim().split("\n") });
+      return error ? fail(new Error(`${args[0]}: ${said.trim() || error.message}`)) : done({ lines: out.trim().split("\n") });
     });
     child.stdin.on("error", () => {});
     child.stdin.end(JSON.stringify(input));
@@ -121,7 +122,10 @@ function python(script, input) {
 }
 
 // The same as `phoenix` makes, by Python's hashlib.
-export const hashlib = (tokens) => python("../cluster/identity.py", tokens);
+export const hashlib = (tokens) => run("python3", [here("../cluster/identity.py")], tokens);
 
-// JSON Web Tokens of PyJWT: {claims, key, algorithm, headers} each.
-export const pyjwt = (tokens) => python("pyjwt.py", tokens);
+// JSON Web Tokens of PyJWT: {claims, key, algorithm, headers} each. It is installed once, with what requirements.txt says.
+export async function pyjwt(tokens) {
+  const { lines, absent } = await run(here("../../scripts/venv"), ["pyjwt", here("requirements.txt")], []);
+  return absent ? { absent } : run(`${lines[0]}/bin/python`, [here("pyjwt.py")], tokens);
+}
