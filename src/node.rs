@@ -497,6 +497,7 @@ impl Node {
     pub async fn shutdown(self) {
         self.handle.bus().announce(Event::NodeStopping);
         self.clients.stop();
+        self.presences.router().hand_on(FLUSH).await;
         if tokio::time::timeout(FLUSH, self.handle.exchange().flushed()).await.is_err() {
             tracing::warn!("not every peer took what was published");
         }

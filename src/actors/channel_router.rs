@@ -11,11 +11,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ractor::ActorProcessingErr;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::actors::exchange::{Exchange, Kept, ServeError, Serving};
 use crate::actors::history_log::Recorder;
@@ -32,6 +32,7 @@ use crate::proto::presence::{Attendance, Epoch, Output, PresenceError, To, WORD,
 use crate::proto::topic::{Name, Topic};
 use crate::proto::wiring::{Ask, Consumer, Notice};
 
+mod handing;
 mod marks;
 pub mod outbox;
 mod publisher;
@@ -42,13 +43,21 @@ use marks::Marks;
 pub use publisher::Publisher;
 pub use services::{Following, PresenceEntry, PresenceNews, Presences, Tracked};
 pub use topic::{Greeting, Intercept, Intercepted, Member};
-use topic::{Links, Order, Presence as Change, Shared, TopicTask};
+use topic::{LOGGED, Links, Order, Presence as Change, QUIET, Shared, TopicTask};
 
 /// Words about presences that break the protocol, and presences where a peer may not be, as they are counted.
 const FAULT: &str = "presence_fault";
 const NOT_ALLOWED: &str = "presence_not_allowed";
+/// Why a topic is not kept for a node.
+const NOT_KEPT: &str = "the topic is not kept here";
+/// The part of the topics without members up to which topics are kept for others: one in so many.
+const KEEPS: usize = 4;
+/// Between two times that a node which is drained hands on its topics, and how long each may take.
+const HAND_ON: Duration = Duration::from_secs(60);
 /// Topics that read what they have on disk, or ask for what others have, at once.
 const PLACES: usize = 16;
+/// Joins that ask other nodes for what is not here at once: a client must not have a node ask without end.
+const FETCHES: usize = 4;
 /// Answers other nodes' routers, until the result is dropped: what they said before has arrived then.
 ///
 /// # Errors
@@ -69,7 +78,13 @@ pub fn answer(
             let (to, answer) = oneshot::channel();
             let own = match &question {
                 Question::Heads(topic) => publisher.last(topic),
-                Question::Tail(..) => None,
+                Question::Tail(..) | Question::Whole(_) | Question::Past(..) => None,
+                Question::Keep(topic) => {
+                    let allowed = router.bus.exchange().may_publish(&asked.from, topic);
+                    let topic = Some(topic.clone()).filter(|_| allowed).ok_or(NOT_KEPT)?;
+                    router.handle.cast(Msg::Keep(topic, to));
+                    return Ok(answer.await.map_err(|_refused| NOT_KEPT)?);
+                }
             };
             router.handle.cast(Msg::Asked(question, to));
             match answer.await {
@@ -94,6 +109,8 @@ pub struct Setup {
     pub recorder: Option<Recorder>,
     /// Whose publications those of this node are.
     pub publisher: Publisher,
+    /// Whether this node sends its clients elsewhere.
+    pub leaving: watch::Receiver<bool>,
 }
 
 enum Msg {
@@ -105,6 +122,11 @@ enum Msg {
     Work,
     Idle(Topic, u64),
     Asked(Question, oneshot::Sender<Bytes>),
+    Leaving(bool),
+    /// All topics, and the linked nodes, of a node that leaves.
+    Topics(oneshot::Sender<(Vec<Topic>, Vec<NodeName>)>),
+    /// To keep a topic for a node that leaves.
+    Keep(Topic, oneshot::Sender<Bytes>),
     Notice(Notice<PeerMessage>),
 }
 
@@ -188,11 +210,15 @@ struct Inside {
     /// What the presences of each peer cost.
     kept: BTreeMap<NodeName, Kept>,
     shared: Shared,
+    /// This node keeps nothing for others any more.
+    leaving: bool,
+    /// When it hands its topics on next.
+    hand_on_at: Option<Instant>,
 }
 
 impl Inside {
     fn join(&mut self, topic: Topic, member: Box<Member>) {
-        if !self.topics.contains_key(&topic) && !self.open(&topic) {
+        if !self.topics.contains_key(&topic) && !self.open(&topic, false) {
             return self.router.metrics.count(Count::Channels, "too_many_topics");
         }
         let Some(running) = self.topics.get_mut(&topic) else { return };
@@ -232,7 +258,34 @@ impl Inside {
         waiting.iter().for_each(|shown| self.show(topic, shown));
     }
 
-    fn open(&mut self, topic: &Topic) -> bool {
+    /// Keeps a topic for a node that leaves, if there is room. Who is not answered asks another one.
+    fn keep(&mut self, topic: Topic, to: oneshot::Sender<Bytes>) {
+        let quiet = self.shared.quiet.load(Ordering::Relaxed);
+        let logged = self.shared.logged.load(Ordering::Relaxed);
+        let crowded = quiet >= QUIET / KEEPS || logged >= LOGGED / 2;
+        let opens = !self.topics.contains_key(&topic);
+        if self.leaving || (opens && (crowded || !self.open(&topic, true))) {
+            return;
+        }
+        if let Some(running) = self.topics.get_mut(&topic) {
+            running.joins += 1;
+            running.order(Order::Keep(to, self.links.clone()));
+        }
+    }
+
+    fn leaves(&mut self, leaving: bool) {
+        self.leaving = leaving;
+        self.hand_on_at = leaving.then(timer::now);
+    }
+
+    fn hand_on(&mut self) {
+        self.hand_on_at = Some(timer::now() + HAND_ON);
+        let router = self.router.clone();
+        tokio::spawn(async move { router.hand_on(HAND_ON).await });
+    }
+
+    /// Opens a topic, for members or, with all that other nodes have in memory, for a node that leaves.
+    fn open(&mut self, topic: &Topic, whole: bool) -> bool {
         let Ok(subscription) = self.router.bus.exchange().subscribe(topic.clone()) else {
             return false;
         };
@@ -243,6 +296,7 @@ impl Inside {
         let (router, opened) = (self.myself.clone(), topic.clone());
         let mut hall =
             TopicTask::new(topic.clone(), subscription, heard, Box::new(idle), self.shared.clone());
+        hall.take_whole(whole);
         // Who answers knows that messages on the topic are to come here.
         let asking = hall.ask_heads(&self.links);
         // It outlives this actor by as long as it takes to tell its members.
@@ -269,7 +323,10 @@ impl Inside {
                 let own = self.setup.publisher.last(topic);
                 Heads { own, opening: true, ..Heads::default() }.encode().unwrap_or_default()
             }
-            Question::Tail(..) => Vec::new(),
+            Question::Tail(..)
+            | Question::Whole(_)
+            | Question::Past(..)
+            | Question::Keep(_) => Vec::new(),
         };
         to.send(answer.into()).unwrap_or(()); // who asked may have gone
     }
@@ -430,8 +487,20 @@ impl Process for Inside {
             me: router.bus.exchange().name().clone(),
             exchange: router.bus.exchange().clone(),
             places: Arc::new(Semaphore::new(PLACES)),
+            fetching: Arc::new(Semaphore::new(FETCHES)),
             marks: router.marks.clone(),
         };
+        let (mut leaving, to) = (setup.leaving.clone(), myself.clone());
+        tokio::spawn(async move {
+            loop {
+                let leaves = *leaving.borrow_and_update();
+                // An actor that ended has a successor that is told.
+                let told = to.cast(Mail::Message(Msg::Leaving(leaves)));
+                if told.is_err() || leaving.changed().await.is_err() {
+                    break;
+                }
+            }
+        });
         let recorder = setup.recorder.clone();
         let kept = tokio::task::spawn_blocking(move || recorder.map(|it| it.topics())).await;
         let mut inside = Self {
@@ -443,10 +512,12 @@ impl Process for Inside {
             attendance,
             kept: BTreeMap::new(),
             shared,
+            leaving: false,
+            hand_on_at: None,
         };
         // What is on disk shall have no holes, whether or not somebody is here.
         for topic in kept?.unwrap_or_default() {
-            if !inside.open(&topic) {
+            if !inside.open(&topic, false) {
                 break;
             }
         }
@@ -465,9 +536,8 @@ impl Process for Inside {
             }
             Msg::Update(id, meta, done) => done.send(self.update(id, &meta)).unwrap_or_else(drop),
             Msg::Asked(question, to) => {
-                let (Question::Heads(topic) | Question::Tail(topic, _)) = &question;
                 // Who is not answered by a topic is told that there is none.
-                match self.topics.get(topic) {
+                match self.topics.get(question.topic()) {
                     Some(Running { opening: Some(_), .. }) => self.asked_early(&question, to),
                     Some(running) => running.order(Order::Asked(question, to)),
                     None => {}
@@ -478,6 +548,13 @@ impl Process for Inside {
                     self.topics.remove(&topic);
                 }
             }
+            Msg::Leaving(leaving) => self.leaves(leaving),
+            Msg::Topics(to) => {
+                self.leaving = true;
+                let topics = self.topics.keys().cloned().collect();
+                to.send((topics, self.links.keys().cloned().collect())).unwrap_or(()); // it may have given up
+            }
+            Msg::Keep(topic, to) => self.keep(topic, to),
             Msg::Notice(notice) => self.notice(notice, &mut out),
             Msg::Work => {}
         }
@@ -487,12 +564,15 @@ impl Process for Inside {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.attendance.deadline()
+        [self.attendance.deadline(), self.hand_on_at].into_iter().flatten().min()
     }
 
     fn tick(&mut self) -> Result<(), ActorProcessingErr> {
         let mut out = Vec::new();
         self.attendance.tick(timer::now(), &mut out);
+        if self.hand_on_at.is_some_and(|at| at <= timer::now()) {
+            self.hand_on();
+        }
         self.perform(out);
         self.work();
         Ok(())

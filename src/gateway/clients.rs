@@ -36,6 +36,8 @@ pub struct Clients {
     pub joined: AtomicUsize,
     /// Also sent anew, with the same value, when rights may have ended.
     phase: watch::Sender<Phase>,
+    /// Whether the node is drained.
+    leaving: watch::Sender<bool>,
     drain_time: Duration,
     /// What each may do and have.
     pub limits: ClientLimits,
@@ -51,30 +53,42 @@ impl Clients {
     /// Nobody is here; a drain takes so long.
     pub fn new(drain_time: Duration, limits: ClientLimits) -> Self {
         let (connected, joined) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { connected, joined, phase: watch::Sender::new(Phase::Open), drain_time, limits }
+        let (phase, leaving) = (watch::Sender::new(Phase::Open), watch::Sender::new(false));
+        Self { connected, joined, phase, leaving, drain_time, limits }
+    }
+
+    /// Whether the node is drained, for those who hand on what is here.
+    pub(crate) fn leaving(&self) -> watch::Receiver<bool> {
+        self.leaving.subscribe()
     }
 
     /// Sends the clients elsewhere, over this time or the node's own, and takes no more.
     pub fn drain(&self, over: Option<Duration>) {
         let end = timer::now() + over.unwrap_or(self.drain_time);
-        self.phase.send_if_modified(|phase| {
+        let drains = self.phase.send_if_modified(|phase| {
             let drains = *phase != Phase::Stopping;
             if drains {
                 *phase = Phase::Draining(end);
             }
             drains
         });
+        if drains {
+            self.leaving.send_replace(true);
+        }
     }
 
     /// Takes clients again; those that are still here stay.
     pub(super) fn undrain(&self) {
-        self.phase.send_if_modified(|phase| {
+        let undone = self.phase.send_if_modified(|phase| {
             let drains = matches!(phase, Phase::Draining(_));
             if drains {
                 *phase = Phase::Open;
             }
             drains
         });
+        if undone {
+            self.leaving.send_replace(false);
+        }
     }
 
     /// The node stops: sends all clients elsewhere at once.

@@ -120,6 +120,7 @@ pub(super) fn tree(config: &Config, parts: Parts, peers: &Peers, bus: &Bus) -> P
         rules: config.history.clone(),
         recorder: parts.recorder.clone(),
         publisher: parts.publisher.clone(),
+        leaving: view.clients.leaving(),
     };
     let admin = admin::child(view.clone(), issuing.clone(), parts.admin_socket.0.clone());
     let rotation = rotation::child(view.rotations.clone(), metrics);

@@ -10,6 +10,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::proto::topic::{Pattern, Topic};
 
 pub mod chunk;
@@ -152,7 +154,7 @@ impl Retentions {
 }
 
 /// What a join asks for of the past.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
     /// The last messages, so many.
     Last(usize),

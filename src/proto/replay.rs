@@ -216,6 +216,12 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// That of a log which has heard of this cursor alone.
+    pub fn at(cursor: &Cursor) -> Self {
+        let heard = cursor.iter().map(|(name, at)| (name.clone(), at, at.n, None)).collect();
+        Self { heard, whole: false }
+    }
+
     /// Whether somebody with this cursor has seen all that was heard.
     pub fn is_seen(&self, cursor: &Cursor) -> bool {
         self.heard.iter().all(|(name, latest, ..)| cursor.has(name, *latest))
@@ -319,12 +325,12 @@ impl<T> Log<T> {
         Standing { heard: Vec::new(), whole: self.losses == 0 }
     }
 
-    /// The newest of what is held without a gap, at most of this cost, and how a log stands that goes on with them.
-    pub fn tail(&self, mut room: usize) -> (Standing, Vec<(&NodeName, Position, &T)>) {
+    /// The newest of what is held without a gap, at most so many, and how a log stands that goes on with them.
+    pub fn tail(&self, bounds: Bounds) -> (Standing, Vec<(&NodeName, Position, &T)>) {
         let mut latest = self.latest.0.clone();
-        let mut entries = Vec::new();
+        let (mut room, mut entries) = (bounds.bytes, Vec::new());
         for kept in self.kept.iter().rev().filter(|kept| self.is_held(kept)) {
-            if kept.cost > room {
+            if kept.cost > room || entries.len() >= bounds.entries {
                 break;
             }
             room -= kept.cost;
@@ -492,8 +498,16 @@ impl<T> Log<T> {
     ///
     /// # Errors
     /// As [`Log::after`].
-    pub fn since(&self, stood: &Cursor) -> Result<impl DoubleEndedIterator<Item = &T>, Gap> {
-        self.beyond(stood, true).map(|entries| entries.map(|(_, _, entry)| entry))
+    pub fn since(
+        &self,
+        stood: &Cursor,
+    ) -> Result<impl DoubleEndedIterator<Item = (&NodeName, Position, &T)>, Gap> {
+        self.beyond(stood, true)
+    }
+
+    /// How often something was lost in unknown ways.
+    pub fn losses(&self) -> u64 {
+        self.losses
     }
 
     fn beyond(

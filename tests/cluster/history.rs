@@ -68,6 +68,16 @@ impl Member {
         }
     }
 
+    /// Likewise, each so many bytes long.
+    #[track_caller]
+    fn says_long(&mut self, numbers: impl IntoIterator<Item = u64>, bytes: usize) {
+        let pad = "x".repeat(bytes);
+        for number in numbers {
+            self.send("2", "say", &json!({ "n": number, "pad": pad }));
+            assert_eq!(self.hears(1), [number]);
+        }
+    }
+
     /// The numbers of so many messages.
     #[track_caller]
     fn hears(&mut self, many: usize) -> Vec<u64> {
@@ -83,7 +93,12 @@ impl Member {
 /// What a join is told and gets that asks for this.
 #[track_caller]
 fn asks(node: &Node, params: &Value) -> (Value, Vec<u64>) {
-    let mut member = Member::join(node, "room:1", params);
+    asks_of(node, "room:1", params)
+}
+
+#[track_caller]
+fn asks_of(node: &Node, topic: &str, params: &Value) -> (Value, Vec<u64>) {
+    let mut member = Member::join(node, topic, params);
     let many = member.reply["replayed"].as_u64().unwrap_or(0);
     let mut reply = member.reply.clone();
     reply.as_object_mut().unwrap().remove("seq");
@@ -198,6 +213,74 @@ fn who_was_there_before_the_first_message_resumes_from_a_node_that_was_there_too
     // What was said there while it lived, nobody knows.
     let back = Member::join(&c, "room:3", &json!({ "last_seq": alone.seq }));
     assert_eq!(back.reply["gap"], true, "{}", back.reply);
+}
+
+#[test]
+fn a_node_that_is_drained_or_stops_hands_its_rooms_on() {
+    let cluster = Cluster::new();
+    let start = |name: &str| cluster.node(name).arg("--allow-anonymous").arg("room:*");
+    let a = start("a").start();
+    let b = start("b").join(a.listen()).start();
+    let c = start("c").join(a.listen()).join(b.listen()).start();
+    linked(&[&a, &b, &c]);
+    let resumes = json!({ "last_seq": null });
+    let mut anna = Member::join(&a, "room:1", &resumes);
+    anna.says(1..=40);
+    let early = anna.seq.clone();
+    anna.says(41..=100);
+    // More than a node takes of another one when it opens a topic.
+    let mut ben = Member::join(&a, "room:2", &resumes);
+    ben.says_long(1..=40, 50_000);
+    let silent = Member::join(&a, "room:3", &resumes);
+    a.ask(&["drain", "--drain-time", "1s"]).unwrap();
+    until("that the rooms are handed on", || {
+        match a.counter("xpando_channel_events_total", "history_handed_on") {
+            3.. => Ok(()),
+            few => Err(few.to_string()),
+        }
+    });
+    a.kill();
+    let mut late = Member::join(&b, "room:3", &json!({}));
+    late.says(1..=1);
+    for node in [&b, &c] {
+        let resumed = asks(node, &json!({ "last_seq": early }));
+        assert_eq!(resumed, (json!({ "replayed": 60 }), range(41, 100)), "{}", node.name);
+        assert_eq!(asks(node, &json!({ "history": 100 })).1, range(1, 100));
+        assert_eq!(asks_of(node, "room:2", &json!({ "history": 40 })).1, range(1, 40));
+        let resumed = asks_of(node, "room:3", &json!({ "last_seq": silent.seq }));
+        assert_eq!(resumed, (json!({ "replayed": 1 }), vec![1]), "{}", node.name);
+    }
+    // One that stops does as well, without a drain.
+    let mut carl = Member::join(&b, "room:4", &resumes);
+    carl.says(1..=5);
+    assert_eq!(b.terminate(), Some(0));
+    assert_eq!(asks_of(&c, "room:4", &json!({ "history": 9 })).1, range(1, 5));
+}
+
+#[test]
+fn a_join_gets_what_another_node_has_on_disk_alone() {
+    let cluster = Cluster::new();
+    let a = kept(&cluster, "a").data_dir(&cluster.path("a")).start();
+    let mut anna = Member::join(&a, "room:1", &json!({ "last_seq": null }));
+    anna.says(1..=3);
+    let early = anna.seq.clone();
+    anna.says_long(4..=1500, 1000);
+    let b = cluster.node("b").arg("--allow-anonymous").arg("room:*").join(a.listen());
+    let b = b.arg("--history").arg("room:*=5000,1d").start();
+    linked(&[&a, &b]);
+    // More than it takes when it opens the topic, with and without what comes afterwards.
+    let last: Vec<u64> = range(601, 1500);
+    assert_eq!(asks(&b, &json!({ "history": 900 })).1, last);
+    let resumed = asks(&b, &json!({ "last_seq": early }));
+    assert_eq!(resumed, (json!({ "replayed": 1497 }), range(4, 1500)));
+    anna.says(1501..=1502);
+    let resumed = asks(&b, &json!({ "last_seq": early }));
+    assert_eq!(resumed, (json!({ "replayed": 1499 }), range(4, 1502)));
+    assert_eq!(asks(&b, &json!({ "history": 900 })).1, range(603, 1502));
+    // What nobody was given is a gap there, too.
+    let text = early.as_str().unwrap();
+    let forged = format!("{}:0", text.rsplit_once(':').unwrap().0);
+    assert_eq!(asks(&b, &json!({ "last_seq": forged })).0["gap"], true);
 }
 
 #[test]

@@ -284,6 +284,11 @@ impl Presences {
         Self(router.clone())
     }
 
+    /// The router.
+    pub(crate) fn router(&self) -> &ChannelRouter {
+        &self.0
+    }
+
     fn want(&self, change: impl FnOnce(&mut Wanted)) {
         let book = &self.0.book;
         change(&mut lock(&book.wanted));

@@ -44,7 +44,9 @@ async fn world_with(history: &[&str]) -> World {
     let rules = Retentions::new(rules).expect("few");
     let peers = Peers::new(&metrics, []);
     let incarnation = Arc::new(AtomicU64::new(1));
-    let setup = Setup { incarnation, peers, rules, recorder: None, publisher: publisher.clone() };
+    let (_stays, leaving) = watch::channel(false);
+    let (recorder, publisher_of) = (None, publisher.clone());
+    let setup = Setup { incarnation, peers, rules, recorder, publisher: publisher_of, leaving };
     let (root, roster) = run(&metrics, vec![bus.child(), router.child(setup)]).await;
     World { bus, router, publisher, metrics, roster, _root: root }
 }

@@ -31,7 +31,7 @@ use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::channel::envelope::Envelope;
 use crate::proto::channel::{Dialect, Encoded, Json, Outcome, Payload, Ref, Say, reason};
-use crate::proto::history::words::Question;
+use crate::proto::history::words::{Question, Theirs};
 use crate::proto::history::{Ask, LINGER, MAX_ASKED, Retentions, Rule};
 use crate::proto::node::NodeName;
 use crate::proto::presence::Entry;
@@ -40,6 +40,7 @@ use crate::proto::replay::{Bounds, Cursor, Log, Position};
 use crate::proto::topic::Topic;
 
 mod disk;
+mod fetch;
 mod kept;
 mod past;
 mod sync;
@@ -50,7 +51,7 @@ pub use telling::{Intercept, Intercepted};
 /// Messages that are taken together.
 const TOGETHER: usize = 256;
 /// Topics without members that go on for longer than [`LINGER`], at most.
-const QUIET: usize = 10_000;
+pub(super) const QUIET: usize = 10_000;
 /// Bytes that the logs of all topics hold together.
 pub(super) const LOGGED: usize = 64 * 1024 * 1024;
 /// With this begins the cursor of who came before the first message.
@@ -106,6 +107,8 @@ pub(super) enum Order {
     /// Another node asks what this one has.
     Asked(Question, oneshot::Sender<Bytes>),
     Leave(u64),
+    /// A node that leaves asks this one to go on with the topic.
+    Keep(oneshot::Sender<Bytes>, Links),
     Present(Vec<Presence>),
 }
 
@@ -133,6 +136,8 @@ pub(super) struct Shared {
     pub(super) exchange: Exchange,
     /// Places for those who wait for the disk.
     pub(super) places: Arc<Semaphore>,
+    /// Places for joins that ask other nodes for what is not here.
+    pub(super) fetching: Arc<Semaphore>,
     /// Who has said what it is not to be told.
     pub(super) marks: Marks,
 }
@@ -150,6 +155,17 @@ impl Shared {
 struct Start {
     id: u64,
     stood: Cursor,
+    /// How often the log had lost something.
+    losses: u64,
+}
+
+/// For whom other nodes are asked.
+enum For {
+    Join(Box<Member>),
+    /// For all, who are told nothing else until then.
+    All,
+    /// For a node that leaves.
+    Keep(oneshot::Sender<Bytes>),
 }
 
 /// What a topic waits for.
@@ -157,7 +173,11 @@ enum Job {
     /// What was read from disk for a join.
     Loaded(Box<Member>, Option<Box<disk::Loaded>>),
     /// What other nodes have, for a join.
-    Synced(Option<Box<Member>>, Vec<sync::Answer>),
+    Synced(For, Vec<sync::Answer>),
+    /// What one of them has of what a join asks for, which gets this here up to this index.
+    Fetched(Box<Member>, (Past, u64), Option<Theirs>),
+    /// What was read from disk for another node's join.
+    Read(fetch::Asked, Option<Box<disk::Loaded>>),
 }
 
 pub(super) struct TopicTask {
@@ -195,6 +215,11 @@ pub(super) struct TopicTask {
     starts: VecDeque<Start>,
     /// Links to nodes that were opening the topic, too, when they were asked.
     early: Links,
+    /// The linked nodes; whether one of them has had more than this log, or this log more than it has.
+    links: Links,
+    short: bool,
+    /// It takes all that others have in memory, not the newest alone.
+    whole: bool,
     listing: Listing,
     /// Since when it has no members.
     empty: Option<Instant>,
@@ -242,6 +267,9 @@ impl TopicTask {
             taken: 0,
             starts: VecDeque::new(),
             early: Links::default(),
+            links: Links::default(),
+            short: false,
+            whole: false,
             empty: None,
             joins: 0,
         }
@@ -307,6 +335,7 @@ impl TopicTask {
             Order::Join(member, links) => self.join(member, &links),
             Order::Linked(links) => self.linked(&links),
             Order::Asked(question, answer) => self.answer(&question, answer),
+            Order::Keep(to, links) => self.keep_for(to, &links),
             Order::Leave(id) => {
                 self.pending.remove(&id);
                 self.members.remove(&id);
@@ -337,6 +366,7 @@ impl TopicTask {
 
     fn join(&mut self, member: Box<Member>, links: &Links) {
         self.joins += 1;
+        self.links = links.clone();
         let past =
             member.history.is_some() || member.resume.as_ref().is_some_and(|it| !it.is_empty());
         if past && self.has_unasked(links) {
@@ -407,7 +437,7 @@ impl TopicTask {
         if self.starts.len() >= STARTS {
             self.starts.pop_front();
         }
-        self.starts.push_back(Start { id, stood });
+        self.starts.push_back(Start { id, stood, losses: self.log.losses() });
     }
 
     fn hear(&mut self, received: Received) {

@@ -13,12 +13,12 @@ use super::past::Past;
 use super::{LOGGED, Logged, Member, QUIET, TopicTask};
 use crate::actors::history_log::{Recorder, Tape};
 use crate::proto::channel::envelope::Envelope;
-use crate::proto::history::MAX_BYTES;
+use crate::proto::history::{Ask, MAX_BYTES};
 use crate::proto::history::chunk::{Chunk, Record, rebuild};
 use crate::proto::replay::{Bounds, Cursor, Log, Position};
 
 /// What is read for a join at most.
-const READ: Bounds = Bounds { entries: 10_000, bytes: 2 * MAX_BYTES };
+pub(super) const READ: Bounds = Bounds { entries: 10_000, bytes: 2 * MAX_BYTES };
 
 /// After so long a disk hangs.
 const HANGS: Duration = Duration::from_secs(5);
@@ -113,45 +113,49 @@ impl TopicTask {
     }
 
     /// Whether a join asks for what is on disk, and not in the log.
-    pub(super) fn asks_disk(&mut self, member: &Member) -> bool {
+    pub(super) fn asks_disk(&mut self, resume: Option<&str>, ask: Option<Ask>) -> bool {
         if self.tape.is_none() || !self.older {
             return false;
         }
-        let past = self.past(member.resume.as_deref(), member.history);
-        past.is_gap() || member.history.is_some_and(|ask| past.may_have_more(ask))
+        let past = self.past(resume, ask);
+        past.is_gap() || ask.is_some_and(|ask| past.may_have_more(ask))
     }
 
     /// Reads what a join asks for.
     pub(super) fn load(&mut self, member: Box<Member>) {
-        let Some((recorder, tape)) = self.shared.recorder.clone().zip(self.tape.clone()) else {
-            return self.admit(member, None);
+        let Some(reading) = self.reading(member.resume.as_deref()) else {
+            return self.consider(member, None);
         };
-        let places = self.shared.places.clone();
-        let cursor: Option<Cursor> = member.resume.as_deref().and_then(|it| it.parse().ok());
         self.pending.insert(member.id);
-        self.jobs.spawn(async move {
-            let place = places.acquire_owned().await;
-            let read = tokio::task::spawn_blocking(move || {
-                let cursor = cursor.as_ref();
-                read(&recorder, &tape, READ, cursor)
-            });
-            let loaded = read.await.ok().flatten().map(Box::new);
-            drop(place);
-            super::Job::Loaded(member, loaded)
-        });
+        self.jobs.spawn(async move { super::Job::Loaded(member, reading.await) });
+    }
+
+    /// Reads what somebody with this cursor asks for, if it is on disk.
+    pub(super) fn reading(
+        &self,
+        resume: Option<&str>,
+    ) -> Option<impl Future<Output = Option<Box<Loaded>>> + Send + use<>> {
+        let (recorder, tape) = self.shared.recorder.clone().zip(self.tape.clone())?;
+        let places = self.shared.places.clone();
+        let cursor: Option<Cursor> = resume.and_then(|it| it.parse().ok());
+        Some(async move {
+            let _place = places.acquire_owned().await;
+            let read = move || read(&recorder, &tape, READ, cursor.as_ref());
+            tokio::task::spawn_blocking(read).await.ok().flatten().map(Box::new)
+        })
     }
 
     /// What was read for a join is there.
     pub(super) fn loaded(&mut self, member: Box<Member>, loaded: Option<Box<Loaded>>) {
         let past = loaded.map(|loaded| {
-            let Loaded { log, more, .. } = self.continued(*loaded);
+            let (log, more) = self.continued(*loaded);
             self.past_of(&log, more, (member.resume.as_deref(), member.history))
         });
-        self.admit(member, past);
+        self.consider(member, past);
     }
 
     /// With what came since it was read.
-    fn continued(&self, mut loaded: Loaded) -> Loaded {
+    pub(super) fn continued(&self, mut loaded: Loaded) -> (Log<Arc<Logged>>, bool) {
         for (from, position, kept) in self.log.entries() {
             if kept.index < loaded.next {
                 continue;
@@ -162,12 +166,17 @@ impl TopicTask {
             loaded.log.push(from, position, kept.cost, kept.clone());
             loaded.next = kept.index + 1;
         }
-        loaded
+        (loaded.log, loaded.more)
     }
 
-    /// Admits a join with what it gets of the past; from the log, unless it was read.
-    pub(super) fn admit(&mut self, member: Box<Member>, past: Option<Past>) {
+    /// Admits a join with what it gets of the past; from the log, unless it was read. Other nodes are asked first for what
+    /// is not here.
+    pub(super) fn consider(&mut self, member: Box<Member>, past: Option<Past>) {
         let past = past.unwrap_or_else(|| self.past(member.resume.as_deref(), member.history));
-        self.welcome(member, past);
+        if self.asks_others(&member, &past) {
+            self.fetch(member, past);
+        } else {
+            self.welcome(member, past);
+        }
     }
 }

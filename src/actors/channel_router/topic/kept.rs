@@ -86,6 +86,7 @@ impl TopicTask {
     /// The logs of all topics hold too much: this one lets go of half.
     fn cut(&mut self) {
         let before = self.log.cost();
+        self.short = true;
         self.log.cut(before / 2);
         self.shared.count(before, self.log.cost());
         self.shared.metrics.count(Count::Channels, "history_cut");

@@ -28,6 +28,35 @@ pub(super) struct Past {
 }
 
 impl Past {
+    /// These messages after its cursor.
+    pub(super) fn after(messages: Vec<Arc<Logged>>) -> Self {
+        Self { messages, asked: true, resumed: true, ..Self::default() }
+    }
+
+    /// Whether it goes on from its cursor.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// Whether there is more of what it asked for.
+    pub(super) fn has_more(&self) -> bool {
+        self.more
+    }
+
+    /// Likewise, with what came since, if it asks for this.
+    pub(super) fn with(
+        mut self,
+        later: impl Iterator<Item = Arc<Logged>>,
+        ask: Option<Ask>,
+    ) -> Self {
+        let Some(ask) = ask else { return self };
+        self.messages.extend(later);
+        let beyond = self.messages.len().saturating_sub(ask.most());
+        self.messages.drain(..beyond);
+        self.more |= beyond > 0 && ask.is_short_of(self.messages.len());
+        self
+    }
+
     /// Says so in the answer to the join.
     pub(super) fn describe(&self, response: &mut serde_json::Map<String, serde_json::Value>) {
         if self.asked {
@@ -70,9 +99,7 @@ impl TopicTask {
     ) -> Past {
         let missed = resume.filter(|cursor| !cursor.is_empty()).map(|it| self.missed(log, it));
         let gap = match missed {
-            Some(Ok(messages)) => {
-                return Past { messages, asked: true, resumed: true, ..Past::default() };
-            }
+            Some(Ok(messages)) => return Past::after(messages),
             Some(Err(())) => true,
             None => false,
         };
@@ -110,7 +137,8 @@ impl TopicTask {
         if let Some(id) = cursor.strip_prefix(super::START) {
             let id = u64::from_str_radix(id, 16).map_err(|_no_start| ())?;
             let start = self.starts.iter().find(|start| start.id == id).ok_or(())?;
-            return Ok(log.since(&start.stood).map_err(|_gap| ())?.cloned().collect());
+            let entries = log.since(&start.stood).ok().filter(|_| start.losses == log.losses());
+            return Ok(entries.ok_or(())?.map(|(_, _, kept)| kept.clone()).collect());
         }
         let cursor: Cursor = cursor.parse().map_err(|_no_cursor| ())?;
         Ok(log.after(&cursor).map_err(|_gap| ())?.cloned().collect())

@@ -21,16 +21,16 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
 
-use super::{Job, Links, Logged, Member, TopicTask};
+use super::{For, Job, Links, Logged, Member, TopicTask};
 use crate::actors::exchange::Exchange;
 use crate::actors::timer;
 use crate::proto::channel::envelope::Envelope;
 use crate::proto::history::chunk::{Chunk, Record};
 use crate::proto::history::words::{
-    Heads, MAX_STARTS, MAX_STOOD, MAX_TAIL, Question, decode_tail, encode_tail,
+    Heads, KEPT, MAX_STARTS, MAX_STOOD, MAX_TAIL, Question, decode_tail, encode_tail,
 };
 use crate::proto::node::NodeName;
-use crate::proto::replay::{Bounds, Cursor, Log, Position};
+use crate::proto::replay::{Bounds, Cursor, Log, Position, Standing};
 use crate::proto::topic::{Address, Name, Topic};
 
 /// How long asking takes, at most.
@@ -39,6 +39,7 @@ const WITHIN: Duration = Duration::from_secs(1);
 const PAGES: usize = 16;
 /// What is read from disk for another node, at most.
 const READ: Bounds = Bounds { entries: 10_000, bytes: 8 * MAX_TAIL };
+const ALL: Bounds = Bounds { entries: usize::MAX, bytes: usize::MAX };
 
 /// What another node has.
 pub(in super::super) struct Answer {
@@ -53,6 +54,8 @@ pub(super) struct Asking {
     exchange: Exchange,
     topic: Topic,
     cursor: Cursor,
+    /// All that they have in memory, rather than the newest.
+    whole: bool,
     until: Instant,
 }
 
@@ -71,7 +74,8 @@ impl Asking {
                 continue;
             }
             let (exchange, topic) = (self.exchange.clone(), self.topic.clone());
-            let one = Self { exchange, topic, cursor: Cursor::default(), until: self.until };
+            let cursor = Cursor::default();
+            let one = Self { exchange, topic, cursor, whole: self.whole, until: self.until };
             asking.spawn(async move {
                 let heads = one.call(&peer, &Question::Heads(one.topic.clone())).await?;
                 // One of an earlier version answers with nothing.
@@ -94,7 +98,11 @@ impl Asking {
             let Ok(theirs) = answer.heads.cursor.parse::<Cursor>() else { continue };
             while pages > 0 && !self.cursor.covers(&theirs) {
                 pages -= 1;
-                let question = Question::Tail(self.topic.clone(), self.cursor.to_string());
+                let question = if self.whole && self.cursor.is_empty() {
+                    Question::Whole(self.topic.clone())
+                } else {
+                    Question::Tail(self.topic.clone(), self.cursor.to_string())
+                };
                 let tail = self.call(&answer.peer, &question).await;
                 let Some(chunks) = tail.and_then(|tail| decode_tail(&tail)) else { break };
                 if !self.advance(&chunks) {
@@ -131,6 +139,7 @@ impl TopicTask {
             exchange: self.shared.exchange.clone(),
             topic: self.topic.clone(),
             cursor: self.log.cursor().clone(),
+            whole: self.whole,
             until: timer::now() + WITHIN,
         }
     }
@@ -154,11 +163,27 @@ impl TopicTask {
     pub(super) fn ask(&mut self, member: Box<Member>, links: &Links) {
         self.pending.insert(member.id);
         let asking = self.ask_all(links);
-        self.jobs.spawn(async move { Job::Synced(Some(member), asking.await) });
+        self.jobs.spawn(async move { Job::Synced(For::Join(member), asking.await) });
+    }
+
+    /// Before it has members: whether it takes all that others have in memory, or the newest.
+    pub(in super::super) fn take_whole(&mut self, whole: bool) {
+        self.whole = whole;
+    }
+
+    /// Goes on for a node that leaves, for as long as after a last member.
+    pub(super) fn keep_for(&mut self, to: oneshot::Sender<Bytes>, links: &Links) {
+        self.empty = self.empty.map(|_since| timer::now());
+        if !self.has_unasked(links) {
+            return to.send(KEPT.into()).unwrap_or(()); // it may have gone
+        }
+        let asking = self.ask_all(links);
+        self.jobs.spawn(async move { Job::Synced(For::Keep(to), asking.await) });
     }
 
     /// Other nodes are linked now. What one of them has goes before what it says from now on.
     pub(super) fn linked(&mut self, links: &Links) {
+        self.links = links.clone();
         if self.tape.is_some() && !self.log.is_empty() && self.has_unasked(links) {
             self.ask_before(links);
         }
@@ -179,8 +204,8 @@ impl TopicTask {
         self.jobs.spawn(async move {
             // Live messages wait for this, and it waits for no disk.
             match tokio::time::timeout(WITHIN, places.acquire_owned()).await {
-                Ok(_place) => Job::Synced(None, asking.await),
-                Err(_elapsed) => Job::Synced(None, Vec::new()),
+                Ok(_place) => Job::Synced(For::All, asking.await),
+                Err(_elapsed) => Job::Synced(For::All, Vec::new()),
             }
         });
     }
@@ -210,6 +235,7 @@ impl TopicTask {
         for answer in &answers {
             self.take_from(answer);
             self.hear_of(answer);
+            self.short |= answer.heads.older || answer.heads.messages > self.log.len() as u64;
         }
         self.settle_own(own);
         answers.into_iter().for_each(|answer| self.adopt(answer));
@@ -243,7 +269,9 @@ impl TopicTask {
     /// The starts that hold here, for another node.
     fn starts(&self) -> Vec<(u64, String)> {
         let mut room = MAX_STOOD;
-        let holding = self.starts.iter().filter(|start| self.log.since(&start.stood).is_ok());
+        let losses = self.log.losses();
+        let holding = self.starts.iter().filter(|start| start.losses == losses);
+        let holding = holding.filter(|start| self.log.since(&start.stood).is_ok());
         let texts = holding.map(|start| (start.id, start.stood.to_string()));
         let fits = texts.filter(|(_, stood)| {
             let fits = stood.len() <= room;
@@ -296,7 +324,11 @@ impl TopicTask {
 
     /// Admits a join, once what it asks for is read.
     pub(super) fn settle(&mut self, member: Box<Member>) {
-        if self.asks_disk(&member) { self.load(member) } else { self.admit(member, None) }
+        if self.asks_disk(member.resume.as_deref(), member.history) {
+            self.load(member);
+        } else {
+            self.consider(member, None);
+        }
     }
 
     pub(super) fn finish(&mut self, job: Result<Job, JoinError>) {
@@ -307,14 +339,21 @@ impl TopicTask {
                     self.loaded(member, loaded);
                 }
             }
-            Ok(Job::Synced(member, answers)) => {
+            Ok(Job::Synced(whom, answers)) => {
                 self.merge(answers);
-                match member {
-                    Some(member) if self.pending.remove(&member.id) => self.settle(member),
-                    Some(_) => {}
-                    None => self.held = self.held.saturating_sub(1),
+                match whom {
+                    For::Join(member) if self.pending.remove(&member.id) => self.settle(member),
+                    For::Join(_) => {}
+                    For::All => self.held = self.held.saturating_sub(1),
+                    For::Keep(to) => to.send(KEPT.into()).unwrap_or(()), // it may have gone
                 }
             }
+            Ok(Job::Fetched(member, past, theirs)) => {
+                if self.pending.remove(&member.id) {
+                    self.fetched(member, past, theirs);
+                }
+            }
+            Ok(Job::Read(asked, loaded)) => self.answer_from(asked, loaded),
             Err(_) => {}
         }
         self.mind();
@@ -333,26 +372,29 @@ impl TopicTask {
                     messages: self.log.len() as u64,
                     opening: false,
                     starts: self.starts(),
+                    older: self.older,
                 };
                 to.send(heads.encode().unwrap_or_default().into()).unwrap_or(());
             }
+            Question::Whole(_) => {
+                let (standing, entries) = self.log.tail(ALL);
+                to.send(encode_tail(&[part(0, standing, entries)]).into()).unwrap_or(());
+            }
+            Question::Past(_, resume, ask) => self.answer_past((resume.clone(), *ask, to)),
+            Question::Keep(_) => {} // the router's
             Question::Tail(_, cursor) => self.answer_tail(&cursor.parse().unwrap_or_default(), to),
         }
     }
 
     fn answer_tail(&self, cursor: &Cursor, to: oneshot::Sender<Bytes>) {
         if let Ok(entries) = self.log.entries_after(cursor) {
-            let (mut room, mut entries) = (MAX_TAIL / 2, entries.peekable());
+            let mut entries = entries.peekable();
             let first = entries.peek().map_or(0, |(_, _, kept)| kept.index);
-            let mut chunk = Chunk::new(first, self.log.beginning());
-            while let Some(entry) = entries.next_if(|(_, _, kept)| kept.cost < room) {
-                room -= entry.2.cost;
-                add(&mut chunk, entry);
-            }
+            let chunk = part(first, self.log.beginning(), entries);
             return to.send(encode_tail(&[chunk]).into()).unwrap_or(());
         }
         let newest = {
-            let (standing, entries) = self.log.tail(MAX_TAIL / 2);
+            let (standing, entries) = self.log.tail(Bounds { bytes: MAX_TAIL / 2, ..ALL });
             let mut chunk = Chunk::new(0, standing);
             entries.into_iter().for_each(|entry| add(&mut chunk, entry));
             encode_tail(&[chunk])
@@ -388,7 +430,22 @@ impl TopicTask {
     }
 }
 
-fn add(chunk: &mut Chunk, (from, position, kept): (&NodeName, Position, &Arc<Logged>)) {
+/// The oldest of these that one answer has room for.
+fn part<'a>(
+    first: u64,
+    standing: Standing,
+    entries: impl IntoIterator<Item = (&'a NodeName, Position, &'a Arc<Logged>)>,
+) -> Chunk {
+    let (mut room, mut chunk) = (MAX_TAIL / 2, Chunk::new(first, standing));
+    for entry in entries {
+        let Some(left) = room.checked_sub(entry.2.cost) else { break };
+        room = left;
+        add(&mut chunk, entry);
+    }
+    chunk
+}
+
+pub(super) fn add(chunk: &mut Chunk, (from, position, kept): (&NodeName, Position, &Arc<Logged>)) {
     if let Some(message) = Envelope::encode(position, &kept.event, &kept.payload) {
         chunk.push(kept.at, from, &message);
     }

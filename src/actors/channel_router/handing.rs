@@ -1,0 +1,109 @@
+//! Handing on: a node that is drained or stops has others keep what it has of its topics, for clients that come back there.
+//!
+//! # Protocol
+//! Of each topic [`COPIES`] linked nodes are asked to keep it, in an order that a hash of topic and node gives, so that topics
+//! spread over all of them. A node that is asked opens the topic as for a member, takes what other nodes have, the one that
+//! leaves among them, and answers when it has; it lets go of it as of any topic without members.
+//!
+//! # Invariants
+//! 1. A node keeps for another one only topics on which that one may publish, and believes it no more than any node that it
+//!    asks (`topic/sync`).
+//! 2. A node that leaves itself keeps nothing for others, nor does one with a quarter of the topics without members that it may
+//!    have, or half of the bytes of history: what is kept for others displaces little.
+//! 3. At most [`AT_ONCE`] topics are handed on at once.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use super::{ChannelRouter, Msg};
+use crate::actors::exchange::Exchange;
+use crate::io::metrics::Count;
+use crate::proto::history::words::{KEPT, Question};
+use crate::proto::node::NodeName;
+use crate::proto::topic::{Address, Name, Topic};
+
+/// Nodes that keep a topic.
+const COPIES: usize = 2;
+/// Topics that are handed on at once.
+const AT_ONCE: usize = 16;
+/// How long one node may take.
+const WITHIN: Duration = Duration::from_secs(5);
+
+impl ChannelRouter {
+    /// Has other nodes keep what this one has of its topics, as far as that goes within this time. From then on it keeps
+    /// nothing for others.
+    pub(crate) async fn hand_on(&self, within: Duration) {
+        drop(tokio::time::timeout(within, self.hand_on_all()).await);
+    }
+
+    async fn hand_on_all(&self) {
+        let (to, listed) = oneshot::channel();
+        self.handle.cast(Msg::Topics(to));
+        let Ok((topics, peers)) = listed.await else { return };
+        let mut handing = JoinSet::new();
+        for topic in topics {
+            if handing.len() >= AT_ONCE {
+                handing.join_next().await;
+            }
+            let (exchange, metrics) = (self.bus.exchange().clone(), self.metrics.clone());
+            let peers = keepers(&topic, &peers);
+            handing.spawn(async move {
+                if hand_on(&exchange, &topic, peers).await {
+                    metrics.count(Count::Channels, "history_handed_on");
+                }
+            });
+        }
+        while handing.join_next().await.is_some() {}
+    }
+}
+
+/// Who is asked to keep a topic, in this order.
+fn keepers(topic: &Topic, peers: &[NodeName]) -> Vec<NodeName> {
+    let mut peers = peers.to_vec();
+    peers.sort_by_cached_key(|peer| {
+        let mut hasher = DefaultHasher::new();
+        (topic, peer).hash(&mut hasher);
+        hasher.finish()
+    });
+    peers
+}
+
+/// Whether a node keeps the topic now.
+async fn hand_on(exchange: &Exchange, topic: &Topic, peers: Vec<NodeName>) -> bool {
+    let Ok(question) = Question::Keep(topic.clone()).encode().map(Bytes::from) else {
+        return false;
+    };
+    let mut kept = 0;
+    for peer in peers.into_iter().take(2 * COPIES) {
+        let to = Address { name: Name::channels(), node: Some(peer) };
+        let answer = exchange.call(&to, question.clone(), WITHIN).await;
+        kept += usize::from(answer.is_ok_and(|answer| *answer == *KEPT));
+        if kept == COPIES {
+            break;
+        }
+    }
+    kept > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_spread_over_all_nodes() {
+        let peers: Vec<NodeName> =
+            (0..5).map(|n| format!("n{n}@h").parse().expect("a name")).collect();
+        let first = |n: u32| {
+            let topic = format!("room:{n}").parse().expect("a topic");
+            keepers(&topic, &peers).remove(0)
+        };
+        for peer in &peers {
+            let share = (0..1000).filter(|n| first(*n) == *peer).count();
+            assert!((100..300).contains(&share), "{share} of 1000");
+        }
+    }
+}
