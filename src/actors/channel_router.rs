@@ -323,10 +323,9 @@ impl Inside {
                 let own = self.setup.publisher.last(topic);
                 Heads { own, opening: true, ..Heads::default() }.encode().unwrap_or_default()
             }
-            Question::Tail(..)
-            | Question::Whole(_)
-            | Question::Past(..)
-            | Question::Keep(_) => Vec::new(),
+            Question::Tail(..) | Question::Whole(_) | Question::Past(..) | Question::Keep(_) => {
+                Vec::new()
+            }
         };
         to.send(answer.into()).unwrap_or(()); // who asked may have gone
     }

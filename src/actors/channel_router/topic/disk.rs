@@ -13,8 +13,8 @@ use super::past::Past;
 use super::{LOGGED, Logged, Member, QUIET, TopicTask};
 use crate::actors::history_log::{Recorder, Tape};
 use crate::proto::channel::envelope::Envelope;
-use crate::proto::history::{Ask, MAX_BYTES};
 use crate::proto::history::chunk::{Chunk, Record, rebuild};
+use crate::proto::history::{Ask, MAX_BYTES};
 use crate::proto::replay::{Bounds, Cursor, Log, Position};
 
 /// What is read for a join at most.

@@ -20,9 +20,9 @@ use super::sync::add;
 use super::{Job, Logged, Member, START, TopicTask};
 use crate::actors::exchange::Exchange;
 use crate::actors::timer;
+use crate::proto::history::chunk::Chunk;
 use crate::proto::history::words::{Question, Theirs};
 use crate::proto::history::{Ask, MAX_BYTES};
-use crate::proto::history::chunk::Chunk;
 use crate::proto::node::NodeName;
 use crate::proto::replay::{Bounds, Cursor, Log, Standing};
 use crate::proto::topic::{Address, Name};
@@ -91,9 +91,8 @@ impl TopicTask {
         theirs: Option<Theirs>,
     ) {
         let fetched = theirs.and_then(|theirs| self.joined(&member, theirs));
-        let better = fetched.filter(|it| {
-            !it.is_gap() && past.is_gap() || it.messages.len() > past.messages.len()
-        });
+        let better = fetched
+            .filter(|it| !it.is_gap() && past.is_gap() || it.messages.len() > past.messages.len());
         let history = past.may_have_more(member.history.unwrap_or(Ask::Last(0)));
         if better.is_none() && history {
             self.short = false; // nobody has more
