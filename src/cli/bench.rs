@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
+use xpando_node::{Node, NodeError};
 use xpando_node::internals::node::bench::{Kind, Order};
 use xpando_node::internals::proto::node::NodeName;
 use xpando_node::internals::proto::topic::{Address, Name};
@@ -83,6 +84,15 @@ pub(super) enum BenchCommand {
         #[arg(default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=15_000))]
         members: u32,
     },
+    /// N clients of one node, from several addresses of this machine: memory of each, joins, a message to all of them
+    ///
+    /// Presence is off. Floor: the same bytes, written to as many sockets by a bare loop and read by the same clients. Takes
+    /// over twice as many open files as clients (ulimit -Hn), which root gives itself.
+    Crowd {
+        /// Clients
+        #[arg(default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
+        clients: u32,
+    },
     /// History on disk: one client that publishes N messages, and joins that ask for the last 1,000 of them
     ///
     /// Floor: the same client on a topic that is kept in memory, in turns.
@@ -129,6 +139,7 @@ pub(super) fn run(command: BenchCommand, out: &mut dyn Write) -> anyhow::Result<
         BenchCommand::Messages { seconds } => messages::run(seconds, out),
         BenchCommand::Channels { seconds, idle } => channels::run(seconds, idle as usize, out),
         BenchCommand::Presence { members } => channels::presence::run(members as usize, out),
+        BenchCommand::Crowd { clients } => channels::crowd::run(clients as usize, out),
         BenchCommand::History { messages } => history::run(messages, out),
         BenchCommand::Rotation { nodes, seconds } => {
             rotation::run(nodes, Duration::from_secs(seconds), out)
@@ -138,6 +149,11 @@ pub(super) fn run(command: BenchCommand, out: &mut dyn Write) -> anyhow::Result<
             jitter::run(seconds, out)
         }
     }
+}
+
+/// Serves what benchmarks join, on a node that obeys them.
+pub(super) fn serve(node: &Node) -> Result<(), NodeError> {
+    node.channel(channels::crowd::SERVICE, channels::crowd::Nothing)
 }
 
 /// Orders something of a node, through the one that keeps its data in this directory.

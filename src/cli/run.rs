@@ -309,7 +309,11 @@ fn workers() -> usize {
 }
 
 async fn serve(config: Config, mut wishes: UnboundedReceiver<Wish>) -> anyhow::Result<()> {
+    let bench = config.bench;
     let mut node = Node::start(config).await?;
+    if bench {
+        super::bench::serve(&node)?;
+    }
     loop {
         tokio::select! {
             wish = wishes.recv() => match wish {

@@ -29,6 +29,20 @@ pub fn raise_descriptors() -> io::Result<(Option<u64>, Option<u64>)> {
     Ok((current, maximum))
 }
 
+/// Has this process, and those that it starts, open so many descriptors: raises both limits, where they are lower.
+///
+/// # Errors
+/// The system's: only a privileged process may raise the hard limit. Nothing changed.
+pub fn allow_descriptors(many: u64) -> io::Result<()> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = |limit: Option<u64>| limit.map(|most| most.max(many));
+    if current.is_some_and(|most| most < many) {
+        let limit = Rlimit { current: raised(current), maximum: raised(maximum) };
+        setrlimit(Resource::Nofile, limit)?;
+    }
+    Ok(())
+}
+
 /// A limit that is nearly reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scarce {
@@ -182,6 +196,8 @@ mod tests {
         assert_eq!(Memory::of_this_process().scarce(), None);
         let (_, now) = raise_descriptors().expect("raised");
         assert_eq!(descriptors().map(|many| many as u64), now);
+        assert_eq!(raise_descriptors().expect("as it was"), (now, now));
+        allow_descriptors(64).expect("there are more");
         assert_eq!(raise_descriptors().expect("as it was"), (now, now));
     }
 }

@@ -16,6 +16,7 @@ use super::super::ask::status_of;
 use super::mesh::{Mesh, Running};
 
 mod bare;
+pub(super) mod crowd;
 pub(super) mod load;
 pub(super) mod presence;
 

@@ -62,11 +62,11 @@ pub(in super::super) struct ClientTask {
     /// What it has left of the rates of its role, the highest of its socket's token and of those of its joins.
     meter: ClientMeter,
     role: Option<Role>,
-    live: BTreeMap<u64, Live>,
+    live: BTreeMap<u64, Box<Live>>,
     pending: BTreeMap<u64, Pending>,
     places: Arc<Semaphore>,
     herald: Herald,
-    news: mpsc::UnboundedReceiver<News>,
+    news: mpsc::UnboundedReceiver<Box<News>>,
 }
 
 impl ClientTask {
@@ -173,7 +173,7 @@ impl ClientTask {
     /// Takes notice of what tasks have told.
     pub(in super::super) fn sweep(&mut self) {
         while let Ok(news) = self.news.try_recv() {
-            match news {
+            match *news {
                 News::Settled(join, settled) => self.settle(&join, settled),
                 News::Ended(join, crashed) if self.live.contains_key(&join.number) => {
                     if crashed {
@@ -217,13 +217,13 @@ impl ClientTask {
 
     /// When [`ClientTask::expire`] is due.
     pub(in super::super) fn deadline(&self) -> Option<Instant> {
-        let first = self.live.values().filter_map(renewal::due).min()?;
+        let first = self.live.values().filter_map(|live| renewal::due(live)).min()?;
         Some(timer::now() + first.duration_since(clock::wall()).unwrap_or_default())
     }
 
     /// Ends what the client has no right to any more, and warns of what ends soon.
     pub(in super::super) fn expire(&mut self) {
-        let outlived = |live: &Live| {
+        let outlived = |live: &Box<Live>| {
             let why = self.channels.outlived(live.claims.as_ref()?)?;
             Some((live.join.clone(), why))
         };
@@ -319,7 +319,7 @@ impl ClientTask {
     }
 
     /// A pending join is granted or refused; what waited for it goes on.
-    fn settle(&mut self, join: &Join, settled: Result<Live, Value>) {
+    fn settle(&mut self, join: &Join, settled: Result<Box<Live>, Value>) {
         let Some(mut pending) = self.pending.remove(&join.number) else { return };
         match settled {
             Ok(live) => {

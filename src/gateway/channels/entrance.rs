@@ -77,7 +77,7 @@ impl Drop for Leaving {
 /// What tasks have to tell their client.
 pub(super) enum News {
     /// A join was granted or refused; the response says why.
-    Settled(Join, Result<Live, Value>),
+    Settled(Join, Result<Box<Live>, Value>),
     /// The task of a join has ended; `true`: by a panic.
     Ended(Join, bool),
     /// Another token for a join was judged.
@@ -87,14 +87,15 @@ pub(super) enum News {
 /// Tells a client its news, and wakes who drives it.
 #[derive(Clone)]
 pub(super) struct Herald {
-    pub(super) news: mpsc::UnboundedSender<News>,
+    /// Boxed: a channel has room for 32 at once, whoever has little news.
+    pub(super) news: mpsc::UnboundedSender<Box<News>>,
     pub(super) wake: Arc<Notify>,
 }
 
 impl Herald {
     pub(super) fn send(&self, news: News) {
         // A client that is gone needs no news.
-        if self.news.send(news).is_ok() {
+        if self.news.send(Box::new(news)).is_ok() {
             self.wake.notify_one();
         }
     }
@@ -104,7 +105,7 @@ impl Herald {
 struct Settling(Option<(Herald, Join)>);
 
 impl Settling {
-    fn give(mut self, settled: Result<Live, Value>) {
+    fn give(mut self, settled: Result<Box<Live>, Value>) {
         if let Some((herald, join)) = self.0.take() {
             herald.send(News::Settled(join, settled));
         }
@@ -152,7 +153,7 @@ impl Entrance {
         let channels = self.channels.clone();
         let task = tokio::spawn(async move {
             let settled = match tokio::time::timeout(JOIN, self.admit(payload)).await {
-                Ok(Ok(live)) => Ok(live),
+                Ok(Ok(live)) => Ok(Box::new(live)),
                 Ok(Err(Refused { response, late })) => {
                     if late {
                         channels.hold_back(SLOWED).await;

@@ -153,7 +153,8 @@ impl Drop for Ending {
 struct TaskSeat<C> {
     service: Arc<Tasked<C>>,
     requests: mpsc::UnboundedSender<Request>,
-    pushes: mpsc::Sender<Push>,
+    /// Boxed, for a channel has room for 32 at once.
+    pushes: mpsc::Sender<Box<Push>>,
     leave: oneshot::Sender<Ended>,
 }
 
@@ -167,7 +168,7 @@ impl<C: Channel> Seat for TaskSeat<C> {
     }
 
     fn push(&mut self, _client: &dyn Fn(ClientOverflow) -> Client, push: Push) -> Pushed {
-        match self.pushes.try_send(push) {
+        match self.pushes.try_send(Box::new(push)) {
             Ok(()) => Pushed::Taken,
             Err(_full) => Pushed::Overloaded,
         }
@@ -185,7 +186,7 @@ type Granted = (Map<String, Value>, Option<Greeting>);
 struct Seated {
     client: Client,
     requests: mpsc::UnboundedReceiver<Request>,
-    waiting: mpsc::Receiver<Push>,
+    waiting: mpsc::Receiver<Box<Push>>,
     followed: Followed,
     /// What it is told, where its channel intercepts.
     outgoing: Option<mpsc::UnboundedReceiver<Intercepted>>,

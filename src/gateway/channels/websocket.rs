@@ -6,10 +6,14 @@
 //! 2. A message holds memory as its bytes come, not as its head announces them.
 //! 3. What breaks the protocol of RFC 6455 is told once; nothing is read after it.
 
-use std::io::Cursor;
+use std::future::poll_fn;
+use std::io::{self, Cursor};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
@@ -46,6 +50,19 @@ impl Message {
             Self::Pong | Self::Close => 0,
         }
     }
+}
+
+/// Reads into a buffer that has no memory as long as nothing comes.
+fn first(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut BytesMut,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut bytes = [const { MaybeUninit::uninit() }; BUFFER];
+    let mut read = ReadBuf::uninit(&mut bytes);
+    ready!(Pin::new(stream).poll_read(context, &mut read))?;
+    buffer.extend_from_slice(read.filled());
+    Poll::Ready(Ok(read.filled().len()))
 }
 
 /// Why nothing more can be read.
@@ -103,11 +120,15 @@ impl Incoming {
             if let Some(message) = self.next()? {
                 return Ok(Some(message));
             }
-            if self.buffer.is_empty() && self.buffer.capacity() > 2 * BUFFER {
+            let read = if self.buffer.is_empty() {
+                // Nothing is held for a client that says nothing.
                 self.buffer = BytesMut::new();
-            }
-            self.buffer.reserve(BUFFER);
-            if stream.read_buf(&mut self.buffer).await.unwrap_or(0) == 0 {
+                poll_fn(|context| first(stream, &mut self.buffer, context)).await
+            } else {
+                self.buffer.reserve(BUFFER);
+                stream.read_buf(&mut self.buffer).await
+            };
+            if read.unwrap_or(0) == 0 {
                 return Ok(None);
             }
         }

@@ -31,7 +31,9 @@ use super::words::{Entry, Ref};
 use crate::proto::channel::{Dialect, Encoded, Json, Payload, Say};
 use crate::proto::topic::Topic;
 
+mod counts;
 mod pages;
+use counts::Counts;
 use pages::{Pages, Place};
 
 /// Bytes of entries in one frame.
@@ -149,9 +151,7 @@ pub struct Listing {
     readers: BTreeMap<u64, Reader>,
     /// The readers, the first that came first.
     turns: VecDeque<u64>,
-    /// Who is told how many there are, and whether it has been.
-    counters: BTreeMap<u64, (Dialect, bool)>,
-    counted: Option<usize>,
+    counts: Counts,
     changing: Pace,
     reading: Pace,
     counting: Pace,
@@ -170,8 +170,7 @@ impl Listing {
             settled: BTreeMap::new(),
             readers: BTreeMap::new(),
             turns: VecDeque::new(),
-            counters: BTreeMap::new(),
-            counted: None,
+            counts: Counts::default(),
             changing: Pace::default(),
             reading: Pace::default(),
             counting: Pace::default(),
@@ -182,7 +181,7 @@ impl Listing {
     pub fn admit(&mut self, member: u64, sees: Sees, dialect: Dialect, now: Instant) {
         match sees {
             Sees::Nothing => {}
-            Sees::Count => drop(self.counters.insert(member, (dialect, false))),
+            Sees::Count => self.counts.admit(member, dialect),
             Sees::State => {
                 let (after, until) = (self.number, now + PATIENCE);
                 self.readers.insert(member, Reader { dialect, from: None, after, until });
@@ -194,7 +193,7 @@ impl Listing {
     /// A member is gone.
     pub fn forget(&mut self, member: u64) {
         self.settled.remove(&member);
-        self.counters.remove(&member);
+        self.counts.forget(member);
         if self.readers.remove(&member).is_some() {
             self.turns.retain(|id| *id != member);
         }
@@ -260,8 +259,7 @@ impl Listing {
 
     /// When there is something to tell.
     pub fn due(&self, now: Instant) -> Option<Instant> {
-        let counting = self.counters.values().any(|(_, told)| !told)
-            || !self.counters.is_empty() && self.counted != Some(self.keys.len());
+        let counting = self.counts.is_due(self.keys.len());
         let of = |pace: &Pace, wanted: bool| wanted.then(|| pace.0.unwrap_or(now));
         let changing = of(&self.changing, !self.changes.is_empty());
         let reading = of(&self.reading, !self.readers.is_empty());
@@ -273,7 +271,7 @@ impl Listing {
         if !self.changes.is_empty() && self.changing.is_due(now) {
             self.tell_changes(now, audience);
         }
-        if !self.counters.is_empty() && self.counting.is_due(now) {
+        if self.counting.is_due(now) && self.counts.is_due(self.keys.len()) {
             self.tell_counts(now, audience);
         }
         if !self.readers.is_empty() && self.reading.is_due(now) {
@@ -337,24 +335,18 @@ impl Listing {
     }
 
     fn tell_counts(&mut self, now: Instant, audience: &mut impl Audience) {
-        let count = self.keys.len();
-        let (all, topic) = (self.counted != Some(count), self.topic.as_str());
+        let (count, topic) = (self.keys.len(), self.topic.as_str());
         let payload = Payload::Json(Json::of(&BTreeMap::from([("count", count)])));
         let frames = [Dialect::V1, Dialect::V2].map(|dialect| {
             (dialect, Say::Broadcast("presence_count", &payload).encode(dialect, topic))
         });
         let mut spent = 0;
-        for (member, (dialect, told)) in &mut self.counters {
-            if *told && !all {
-                continue;
-            }
-            *told = true;
-            let frame = frames.iter().find(|(of, _)| of == dialect);
+        for (member, dialect) in self.counts.take(count) {
+            let frame = frames.iter().find(|(of, _)| *of == dialect);
             if let Some((_, Some(frame))) = frame {
-                spent += audience.give(*member, Shown::All(frame)) + FRAME;
+                spent += audience.give(member, Shown::All(frame)) + FRAME;
             }
         }
-        self.counted = Some(count);
         if spent > 0 {
             self.counting.spend(now, spent, COUNTS);
         }

@@ -4,12 +4,12 @@
 //! the same bytes for each.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use xpando_node::internals::actors::timer::now;
 
@@ -59,18 +59,35 @@ async fn joining(to: SocketAddr, topic: &str, params: &str) -> anyhow::Result<(R
 
 /// A client that has joined nothing yet.
 pub(in super::super) async fn connect(to: SocketAddr) -> anyhow::Result<(Reader, Writer)> {
-    let stream = TcpStream::connect(to).await?;
-    stream.set_nodelay(true)?;
-    let (stream, mut writer) = stream.into_split();
+    connect_from(None, to).await
+}
+
+/// Likewise, from this address of the machine.
+pub(super) async fn connect_from(
+    from: Option<IpAddr>,
+    to: SocketAddr,
+) -> anyhow::Result<(Reader, Writer)> {
+    let (stream, mut writer) = dial(from, to).await?.into_split();
     let request = format!(
         "GET /socket/websocket?vsn=2.0.0 HTTP/1.1\r\nHost: {to}\r\nUpgrade: websocket\r\n\
          Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
     writer.write_all(request.as_bytes()).await?;
-    let mut reader = Reader { stream, buffer: Vec::with_capacity(1024), begin: 0 };
+    let mut reader = Reader::new(stream);
     reader.upgraded().await?;
     Ok((reader, Writer(writer)))
+}
+
+/// A connection from this address of the machine: of each there are as many as an address has ports.
+pub(super) async fn dial(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(from) = from {
+        socket.bind((from, 0).into())?;
+    }
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 impl Writer {
@@ -100,6 +117,11 @@ pub(super) fn masked(text: &str) -> Vec<u8> {
 }
 
 impl Reader {
+    /// One that has read nothing yet.
+    pub(super) fn new(stream: OwnedReadHalf) -> Self {
+        Self { stream, buffer: Vec::with_capacity(1024), begin: 0 }
+    }
+
     async fn upgraded(&mut self) -> anyhow::Result<()> {
         loop {
             if let Some(end) = self.buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {

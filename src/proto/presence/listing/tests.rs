@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::Value;
 
+use super::counts::PORTION;
 use super::*;
 use crate::proto::presence::words::META;
 use crate::proto::tests::start;
@@ -272,7 +273,7 @@ proptest! {
             }
             prop_assert!(client.counts.last().is_none_or(|count| *count == keys));
             let shown = [client.state.is_some(), !client.counts.is_empty()];
-            let sees = [world.listing.settled.contains_key(id), world.listing.counters.contains_key(id)];
+            let sees = [world.listing.settled.contains_key(id), world.listing.counts.members.contains_key(id)];
             prop_assert_eq!(shown, sees);
         }
     }
@@ -362,25 +363,33 @@ fn a_newcomer_is_in_its_own_state_unless_a_crowd_comes() {
 }
 
 #[test]
-fn counts_are_of_keys_and_as_seldom_as_they_cost() {
+fn counts_are_of_keys_and_told_in_portions_to_newcomers_first() {
     let mut world = World::new();
     (0..1000).for_each(|member| world.admit(member, Sees::Count, false));
     for key in ["anna", "anna", "ben"] {
         let entry = world.entry(key, None, 0);
         world.join(entry);
     }
+    let told = |world: &World| world.room.0.values().map(|it| it.queue.len()).sum::<usize>();
     world.step(0);
+    assert_eq!(told(&world), PORTION);
+    (0..8).for_each(|_| world.step(1000));
+    assert_eq!(told(&world), 1000);
     assert_eq!(last(&world, 7), &("presence_count".to_owned(), serde_json::json!({ "count": 2 })));
     world.update(0, 0);
     world.step(1000);
-    assert_eq!(world.room.0[&7].queue.len(), 1, "there are as many as before");
+    assert_eq!(told(&world), 1000, "there are as many as before");
     for at in 0..50 {
         let entry = world.entry(&format!("k{at}"), None, 0);
         world.join(entry);
         world.step(1);
     }
-    assert_eq!(world.room.0[&7].queue.len(), 2, "not each one");
+    assert_eq!(told(&world), 1000 + 3 * PORTION, "not each one to all");
+    world.admit(1000, Sees::Count, false);
+    world.step(1000);
+    assert_eq!(last(&world, 1000).1, serde_json::json!({ "count": 52 }));
     world.settle();
-    assert_eq!(world.room.0[&7].counts.last(), Some(&52));
+    assert!(world.room.0.values().all(|it| it.counts.last() == Some(&52)));
+    assert!(world.room.0.values().all(|it| it.counts.len() <= 3), "in turn");
     assert_eq!(world.listing.told.part(None, Dialect::V2).0.map(|it| it.len() > 100), Some(true));
 }
