@@ -1,5 +1,5 @@
 //! What history on disk costs: the rate of one client that publishes on a topic that is kept on disk, beside one in memory,
-//! in turns; and joins that ask for the last messages once all are there.
+//! in turns; and joins that ask for the last messages once all are there: in memory, and on disk.
 
 use std::fs;
 use std::io::Write;
@@ -23,6 +23,8 @@ const AHEAD: u64 = 6400;
 const JOINS: usize = 200;
 /// Messages that each of them gets.
 const BACK: u64 = 1000;
+/// More than a topic on disk has in memory, when so many came besides.
+const BEYOND: u64 = 100;
 const MIB: f64 = (1 << 20) as f64;
 
 /// `bench history`.
@@ -37,13 +39,13 @@ pub(super) fn run(messages: u64, out: &mut dyn Write) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut memory = Publisher::join(to, "room:memory").await?;
-        let mut disk = Publisher::join(to, "room:disk").await?;
+        let mut kept = Publisher::join(to, "room:disk").await?;
         let (mut took, mut spent) = ([Duration::ZERO; 2], [Duration::ZERO; 2]);
         let of = |total: u64| total.div_ceil(TURNS);
         let mut sent = 0;
         while sent < messages {
             let turn = of(messages).min(messages - sent);
-            for (at, publisher) in [&mut memory, &mut disk].into_iter().enumerate() {
+            for (at, publisher) in [&mut memory, &mut kept].into_iter().enumerate() {
                 let (begin, before) = (now(), usage(Some(node.pid()))?.processor);
                 publisher.publish(turn).await?;
                 took[at] += now() - begin;
@@ -63,17 +65,14 @@ pub(super) fn run(messages: u64, out: &mut dyn Write) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let length = fs::metadata(directory.join("history.redb"))?.len() as f64;
         writeln!(out, "on disk            {:.1} MiB, {:.0} B a message", length / MIB, length / sent as f64)?;
-        for (what, topic, ask) in [
-            ("memory", "room:disk", BACK.to_string()),
-            ("disk", "room:disk", r#"{"since":0}"#.to_owned()),
-        ] {
-            let mut times = Vec::new();
-            for _ in 0..JOINS {
-                times.push(joined(to, topic, &ask, BACK).await?);
-            }
-            let [p50, p99] = quantiles(&mut times);
-            writeln!(out, "join, {BACK} back    p50 {p50:.2} ms, p99 {p99:.2} ms   ({what}: history {ask})")?;
-        }
+        let newest = format!(r#"{{"history":{BACK}}}"#);
+        report(to, &newest, BACK, "the newest, from memory", out).await?;
+        // One more than a topic has in memory, and a few.
+        let cursor = stands(to, "room:disk").await?;
+        kept.publish(BACK + BEYOND).await?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let older = format!(r#"{{"last_seq":"{cursor}"}}"#);
+        report(to, &older, BACK + BEYOND, "since a last_seq, from disk", out).await?;
         Ok(())
     })
 }
@@ -119,11 +118,43 @@ fn is_message(frame: &[u8]) -> bool {
     contains(frame.get(..80).unwrap_or(frame), br#","msg",{"#)
 }
 
+/// Joins with these parameters, until each has so many messages of the past.
+async fn report(
+    to: SocketAddr,
+    params: &str,
+    back: u64,
+    what: &str,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let mut times = Vec::new();
+    for _ in 0..JOINS {
+        times.push(joined(to, "room:disk", params, back).await?);
+    }
+    let [p50, p99] = quantiles(&mut times);
+    Ok(writeln!(out, "join, {back} back    p50 {p50:.2} ms, p99 {p99:.2} ms   ({what})")?)
+}
+
+/// Where a member stands that joins now.
+async fn stands(to: SocketAddr, topic: &str) -> anyhow::Result<String> {
+    let (mut reader, mut writer) = connect(to).await?;
+    writer.send(&format!(r#"["1","1","{topic}","phx_join",{{"last_seq":null}}]"#)).await?;
+    let mut cursor = None;
+    while cursor.is_none() {
+        let show = |frame: &[u8]| {
+            let text = String::from_utf8_lossy(frame);
+            let seq = text.split_once(r#""seq":""#).and_then(|(_, rest)| rest.split_once('"'));
+            cursor = cursor.take().or(seq.map(|(seq, _)| seq.to_owned()));
+        };
+        reader.frames(show).await?;
+    }
+    cursor.context("no seq")
+}
+
 /// How long a join takes until it has so many messages of the past, in nanoseconds.
-async fn joined(to: SocketAddr, topic: &str, ask: &str, back: u64) -> anyhow::Result<u64> {
+async fn joined(to: SocketAddr, topic: &str, params: &str, back: u64) -> anyhow::Result<u64> {
     let (mut reader, mut writer) = connect(to).await?;
     let begin = now();
-    writer.send(&format!(r#"["1","1","{topic}","phx_join",{{"history":{ask}}}]"#)).await?;
+    writer.send(&format!(r#"["1","1","{topic}","phx_join",{params}]"#)).await?;
     let mut got = 0;
     while got < back {
         reader.frames(|frame| got += u64::from(is_message(frame))).await?;

@@ -21,7 +21,9 @@ const TIMED: usize = 500;
 /// Between two messages of the load, and who gets each.
 const PAUSE: Duration = Duration::from_millis(2);
 const HEARERS: usize = 20;
-/// Updates one after another.
+/// Nothing more is told when nothing came for so long: changes are told to thousands in larger steps, with pauses of seconds.
+const SILENCE: Duration = Duration::from_secs(5);
+/// Updates one after another; their numbers have one digit.
 const UPDATES: u32 = 10;
 /// The longest that anything is waited for.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -96,7 +98,8 @@ async fn load(nodes: &[SocketAddr]) -> anyhow::Result<()> {
 /// What the members of the large room have got.
 #[derive(Default)]
 struct Got {
-    /// Those who have the last update.
+    /// The update that is being told, and how many have it.
+    update: Cell<Option<u32>>,
     updated: Cell<usize>,
     bytes: Cell<usize>,
 }
@@ -107,7 +110,7 @@ impl Got {
         let (start, mut before) = (now(), 0);
         while before != self.bytes.get() && start.elapsed() < limit {
             before = self.bytes.get();
-            tokio::time::sleep(SETTLE).await;
+            tokio::time::sleep(SILENCE).await;
         }
         before
     }
@@ -118,8 +121,8 @@ async fn follow(mut reader: Reader, got: Rc<Got>) {
         let (mut bytes, mut updated) = (0, 0);
         let show = |frame: &[u8]| {
             bytes += frame.len();
-            // A frame of the update alone is short.
-            updated += usize::from(frame.len() < 2048 && contains(frame, b"\"update\""));
+            let update = got.update.get().map(|number| format!("\"update\":{number}"));
+            updated += usize::from(update.is_some_and(|it| contains(frame, it.as_bytes())));
         };
         if reader.frames(show).await.is_err() {
             return;
@@ -160,7 +163,7 @@ async fn large(
         "{members} members, {name}: joined in {took:.1} s, {AT_ONCE} at once   p50 {p50:.2} ms, p99 {p99:.2} ms"
     )?;
     let before = got.quiet(2 * LIMIT).await;
-    let all = start.elapsed().saturating_sub(SETTLE).as_secs_f64();
+    let all = start.elapsed().saturating_sub(SILENCE).as_secs_f64();
     writeln!(out, "  told all after {all:.0} s, {:.0} MiB", before as f64 / super::MIB)?;
     let (mut times, mut kept) = (Vec::new(), Vec::new());
     for number in 0..TIMED {
@@ -194,6 +197,7 @@ async fn updates(
     let mut times = Vec::new();
     for number in 0..UPDATES {
         got.updated.set(0);
+        got.update.set(Some(number));
         let begin = now();
         let push = format!(r#"["1","2","{topic}","presence_meta",{{"update":{number}}}]"#);
         writer.send(&push).await?;
