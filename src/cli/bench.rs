@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
-use xpando_node::{Node, NodeError};
 use xpando_node::internals::node::bench::{Kind, Order};
+use xpando_node::internals::node::{Node, NodeError};
 use xpando_node::internals::proto::node::NodeName;
 use xpando_node::internals::proto::topic::{Address, Name};
 

@@ -223,11 +223,11 @@ impl ClientTask {
 
     /// Ends what the client has no right to any more, and warns of what ends soon.
     pub(in super::super) fn expire(&mut self) {
-        let outlived = |live: &Box<Live>| {
+        let outlived = |live: &Live| {
             let why = self.channels.outlived(live.claims.as_ref()?)?;
             Some((live.join.clone(), why))
         };
-        let over: Vec<_> = self.live.values().filter_map(outlived).collect();
+        let over: Vec<_> = self.live.values().filter_map(|live| outlived(live)).collect();
         for (join, why) in over {
             self.channels.metrics.count(Count::Channels, "expired");
             self.end(&join, Ended::Expired, "phx_error", &reason(why));

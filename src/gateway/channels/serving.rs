@@ -265,7 +265,7 @@ impl Seated {
 /// What comes next to a join.
 enum Next {
     Request(Request),
-    Push(Push),
+    Push(Box<Push>),
     Received(Received),
     Outgoing(Intercepted),
     /// Its client has left, or is gone.

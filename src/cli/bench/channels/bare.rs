@@ -1,16 +1,14 @@
 //! The floor of deliveries: a thread that writes the same frames to so many sockets, as many at once as the nodes' publisher is ahead,
 //! and clients that count them. No protocol, no topics, no bounds. The floor of joins: connections one after another, with
-//! two questions and answers on each, as long as those of an upgrade and a join. The floor of one message to a crowd: the
-//! same thread, and the crowd's own clients.
+//! two questions and answers on each, as long as those of an upgrade and a join.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::rc::Rc;
 use std::time::Duration;
 
 use xpando_node::internals::actors::timer::now;
 
-use super::{AHEAD, crowd, load};
+use super::{AHEAD, load};
 
 /// Deliveries a second to so many sockets.
 pub(super) fn run(sockets: usize, time: Duration) -> anyhow::Result<f64> {
@@ -78,60 +76,4 @@ pub(super) fn joins(count: usize) -> anyhow::Result<f64> {
     let took = start.elapsed();
     drop(answering.join().map_err(|_panic| anyhow::anyhow!("the server failed"))??);
     Ok(count as f64 / took.as_secs_f64())
-}
-
-/// What a message to a crowd came to.
-pub(super) struct Broadcasts {
-    /// Bytes to each.
-    pub(super) length: usize,
-    /// Median, 99th percentile and the last, in milliseconds.
-    pub(super) figures: [f64; 3],
-}
-
-/// Messages, one after another.
-const MESSAGES: usize = 20;
-
-/// A message to so many sockets.
-pub(super) async fn broadcasts(sockets: usize) -> anyhow::Result<Broadcasts> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let (address, start) = (listener.local_addr()?, now());
-    let (send, sent) = std::sync::mpsc::channel::<Vec<u8>>();
-    let writing = std::thread::spawn(move || -> std::io::Result<()> {
-        let mut servers = Vec::new();
-        for _ in 0..sockets {
-            let server = listener.accept()?.0;
-            server.set_nodelay(true)?;
-            servers.push(server);
-        }
-        for message in sent {
-            servers.iter_mut().try_for_each(|server| server.write_all(&message))?;
-        }
-        Ok(())
-    });
-    let (got, mut kept, mut reading) = (Rc::new(crowd::Got::default()), Vec::new(), Vec::new());
-    for number in 0..sockets {
-        let stream = load::dial(Some(crowd::source(number)), address).await?;
-        let (reader, writer) = stream.into_split();
-        let following = crowd::follow(load::Reader::new(reader), got.clone(), start);
-        reading.push(tokio::task::spawn_local(following));
-        kept.push(writer);
-    }
-    let (mut length, mut lasts) = (0, Vec::new());
-    for _ in 0..MESSAGES {
-        let begun = got.deliveries();
-        let text = super::message("room:crowd", load::since(start)).replacen("\"1\",\"2\"", "null,null", 1);
-        // As the server sends it: without a mask.
-        let mut frame = load::masked(&text);
-        frame.drain(2..6);
-        frame[1] &= 0x7f;
-        length = frame.len();
-        send.send(frame)?;
-        got.all(sockets).await?;
-        lasts.push(got.next(begun));
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
-    drop(send);
-    writing.join().map_err(|_panic| anyhow::anyhow!("the writer failed"))??;
-    reading.iter().for_each(tokio::task::JoinHandle::abort);
-    Ok(Broadcasts { length, figures: got.figures(&mut lasts) })
 }

@@ -5,21 +5,22 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, ready};
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::Value;
 use tokio::task::{JoinSet, LocalSet};
+use xpando_node::internals::actors::exchange::HandlerError;
 use xpando_node::internals::actors::timer::now;
+use xpando_node::internals::gateway::channels::handler::{Channel, Client, Joined, Push, Reaction};
 use xpando_node::internals::io::limits::allow_descriptors;
 use xpando_node::internals::io::usage::{Usage, usage};
-use xpando_node::{Channel, Client, HandlerError, Joined, Push, Reaction};
 
 use super::super::super::ask::status_of;
 use super::super::mesh::Mesh;
-use super::load::{Reader, Writer, at, connect_from, contains, since};
+use super::load::{Reader, Writer, at, connect_from, contains, dial, masked, since};
 use super::{AT_ONCE, JOINS, MIB, SETTLE, bare, message, quantiles};
 
 /// Clients of one address: fewer than may have joined nothing yet.
@@ -75,7 +76,7 @@ pub(in super::super) fn run(clients: usize, out: &mut dyn Write) -> anyhow::Resu
     let rules = ["--presence", "room:*=off", "--limit", &most, "--allow-anonymous", SERVICE];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
-        let floor = bare::broadcasts(clients).await?;
+        let floor = broadcasts(clients).await?;
         let mesh = Mesh::with(1, rules.map(str::to_owned).to_vec())?;
         mesh.full()?;
         let [node] = &mesh.nodes[..] else { bail!("one node") };
@@ -90,14 +91,14 @@ pub(in super::super) fn run(clients: usize, out: &mut dyn Write) -> anyhow::Resu
 }
 
 /// An address of this machine for the client of this number.
-pub(super) fn source(number: usize) -> IpAddr {
+fn source(number: usize) -> IpAddr {
     let nth = u32::try_from(number / PER_ADDRESS).unwrap_or(0);
     Ipv4Addr::from_bits(Ipv4Addr::new(127, 0, 1, 1).to_bits() + nth).into()
 }
 
 /// What all of them have got.
 #[derive(Default)]
-pub(super) struct Got {
+struct Got {
     delivered: Cell<usize>,
     joined: Cell<usize>,
     gone: Cell<usize>,
@@ -107,7 +108,7 @@ pub(super) struct Got {
 
 impl Got {
     /// Waits until so many have the message.
-    pub(super) async fn all(&self, clients: usize) -> anyhow::Result<()> {
+    async fn all(&self, clients: usize) -> anyhow::Result<()> {
         self.reaches(&self.delivered, clients).await
     }
 
@@ -123,38 +124,90 @@ impl Got {
     }
 
     /// Median, 99th percentile and the last of the deliveries, in milliseconds; the median of all messages' last.
-    pub(super) fn figures(&self, lasts: &mut [u64]) -> [f64; 3] {
+    fn figures(&self, lasts: &mut [u64]) -> [f64; 3] {
         let [p50, p99] = quantiles(&mut self.times.borrow_mut());
         let [last, _] = quantiles(lasts);
         [p50, p99, last]
     }
 
     /// How long the last message took to the last client; the next one begins.
-    pub(super) fn next(&self, begun: usize) -> u64 {
+    fn next(&self, begun: usize) -> u64 {
         self.delivered.set(0);
         self.times.borrow().get(begun..).into_iter().flatten().copied().max().unwrap_or(0)
     }
 
-    pub(super) fn deliveries(&self) -> usize {
+    fn deliveries(&self) -> usize {
         self.times.borrow().len()
     }
 }
 
 /// Reads what a client is sent.
-pub(super) async fn follow(mut reader: Reader, got: Rc<Got>, start: Instant) {
-    let show = |frame: &[u8]| {
-        let head = frame.get(..64).unwrap_or(frame);
-        if frame.starts_with(b"[\"") {
-            let joined = contains(head, br#""phx_reply",{"status":"ok""#) && !contains(head, b"pub");
-            got.joined.set(got.joined.get() + usize::from(joined));
-        } else if let Some(begin) = at(frame) {
+async fn follow(mut reader: Reader, got: Rc<Got>, start: Instant) {
+    let mut show = |frame: &[u8]| {
+        if frame.starts_with(br#"["1","1","#) {
+            got.joined.set(got.joined.get() + usize::from(contains(frame, br#""status":"ok""#)));
+        } else if frame.starts_with(b"[null,null,")
+            && let Some(begin) = at(frame)
+        {
             got.delivered.set(got.delivered.get() + 1);
             got.times.borrow_mut().push(since(start).saturating_sub(begin));
         }
     };
-    let mut show = show;
     while reader.frames(&mut show).await.is_ok() {}
     got.gone.set(got.gone.get() + 1);
+}
+
+/// What messages of a bare loop came to.
+struct Broadcasts {
+    /// Bytes to each.
+    length: usize,
+    /// Median, 99th percentile and the last, in milliseconds.
+    figures: [f64; 3],
+}
+
+/// Messages of a bare loop to so many sockets.
+async fn broadcasts(sockets: usize) -> anyhow::Result<Broadcasts> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let (address, start) = (listener.local_addr()?, now());
+    let (send, sent) = std::sync::mpsc::channel::<Vec<u8>>();
+    let writing = std::thread::spawn(move || -> std::io::Result<()> {
+        let mut servers = Vec::new();
+        for _ in 0..sockets {
+            let server = listener.accept()?.0;
+            server.set_nodelay(true)?;
+            servers.push(server);
+        }
+        for message in sent {
+            servers.iter_mut().try_for_each(|server| server.write_all(&message))?;
+        }
+        Ok(())
+    });
+    let (got, mut kept, mut reading) = (Rc::new(Got::default()), Vec::new(), Vec::new());
+    for number in 0..sockets {
+        let stream = dial(Some(source(number)), address).await?;
+        let (reader, writer) = stream.into_split();
+        let following = follow(Reader::new(reader), got.clone(), start);
+        reading.push(tokio::task::spawn_local(following));
+        kept.push(writer);
+    }
+    let (mut length, mut lasts) = (0, Vec::new());
+    for _ in 0..MESSAGES {
+        let begun = got.deliveries();
+        let text = message(TOPIC, since(start)).replacen("\"1\",\"2\"", "null,null", 1);
+        // As the server sends it: without a mask.
+        let mut frame = masked(&text);
+        frame.drain(2..6);
+        frame[1] &= 0x7f;
+        length = frame.len();
+        send.send(frame)?;
+        got.all(sockets).await?;
+        lasts.push(got.next(begun));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    drop(send);
+    writing.join().map_err(|_panic| anyhow::anyhow!("the writer failed"))??;
+    reading.iter().for_each(tokio::task::JoinHandle::abort);
+    Ok(Broadcasts { length, figures: got.figures(&mut lasts) })
 }
 
 /// The clients of a node.
@@ -170,10 +223,7 @@ struct Crowd<'a> {
 }
 
 impl<'a> Crowd<'a> {
-    fn new(
-        to: SocketAddr,
-        used: &'a dyn Fn() -> std::io::Result<Usage>,
-    ) -> anyhow::Result<Self> {
+    fn new(to: SocketAddr, used: &'a dyn Fn() -> std::io::Result<Usage>) -> anyhow::Result<Self> {
         let (empty, got, start) = (used()?, Rc::new(Got::default()), now());
         Ok(Self { to, used, empty, writers: Vec::new(), got, start, beats: (0, start) })
     }
@@ -238,9 +288,7 @@ impl<'a> Crowd<'a> {
     async fn join(&mut self, topic: &str, many: usize) -> anyhow::Result<()> {
         let before = self.got.joined.get();
         for (number, writer) in self.writers.iter_mut().take(many).enumerate() {
-            let reference = number + 2;
-            let frame = format!(r#"["{reference}","{reference}","{topic}","phx_join",{{}}]"#);
-            writer.send(&frame).await?;
+            writer.send(&format!(r#"["1","1","{topic}","phx_join",{{}}]"#)).await?;
             if number.is_multiple_of(AT_ONCE) {
                 self.got.reaches(&self.got.joined, before + number).await?;
             }
@@ -289,11 +337,7 @@ impl<'a> Crowd<'a> {
     }
 
     /// Messages of one of them to all of them.
-    async fn hears(
-        &mut self,
-        floor: bare::Broadcasts,
-        out: &mut dyn Write,
-    ) -> anyhow::Result<()> {
+    async fn hears(&mut self, floor: Broadcasts, out: &mut dyn Write) -> anyhow::Result<()> {
         let (clients, got, mut lasts) = (self.writers.len(), self.got.clone(), Vec::new());
         let before = (self.used)()?;
         for _ in 0..MESSAGES {
