@@ -272,6 +272,7 @@ pub(super) fn head(out: &mut Vec<u8>, kind: u8, length: usize) {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
     use crate::proto::channel::MAX_FRAME;
@@ -300,6 +301,32 @@ mod tests {
         out.extend_from_slice(&mask);
         out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
         out
+    }
+
+    #[tokio::test]
+    async fn a_client_that_says_nothing_holds_no_buffer() {
+        for pipe in [7, 4 * BUFFER] {
+            let (mut client, mut server) = tokio::io::duplex(pipe);
+            let texts = ["x".to_owned(), "y".repeat(3 * BUFFER), "z".to_owned()];
+            let bytes =
+                texts.iter().flat_map(|text| sent(0x81, text.as_bytes())).collect::<Vec<_>>();
+            let sending = tokio::spawn(async move {
+                client.write_all(&bytes).await.expect("sent");
+                client
+            });
+            let mut incoming = Incoming::new(MAX_FRAME);
+            for text in texts {
+                let message = incoming.read(&mut server).await;
+                assert_eq!(message, Ok(Some(Message::Text(text.into()))));
+            }
+            let _client = sending.await.expect("sent");
+            tokio::select! {
+                biased;
+                message = incoming.read(&mut server) => panic!("{message:?}"),
+                () = std::future::ready(()) => {}
+            }
+            assert_eq!(incoming.buffer.capacity(), 0);
+        }
     }
 
     /// What comes of bytes that arrive in pieces of this length.

@@ -353,7 +353,7 @@ impl<'a> Crowd<'a> {
         let [f50, f99, flast] = floor.figures;
         writeln!(
             out,
-            "a message to all    p50 {p50:.1} ms, p99 {p99:.1} ms, the last {last:.1} ms   {:.2}, {:.2} and {:.2} x floor ({f50:.1}, {f99:.1}, {flast:.1} ms)",
+            "a message to all    p50 {p50:.1} ms, p99 {p99:.1} ms, the last after {last:.1} ms (median)   {:.2}, {:.2} and {:.2} x floor ({f50:.1}, {f99:.1}, {flast:.1} ms)",
             p50 / f50,
             p99 / f99,
             last / flast
