@@ -126,7 +126,8 @@ impl PhoenixRules {
             issuer: "Phoenix.Token".to_owned(),
             jti: Some(id_of(signed)),
             made: Some(signed_at / 1000),
-            begins: None,
+            // One that was signed later than now is invalid in Phoenix, too.
+            begins: Some((signed_at / 1000).saturating_sub(self.leeway)),
             expires: expires.saturating_add(self.leeway),
             key: self.mark,
         })

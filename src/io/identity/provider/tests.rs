@@ -12,6 +12,7 @@ use serde_json::json;
 use super::*;
 use crate::proto::token::{Grant, Role};
 
+mod elixir;
 mod remote;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
