@@ -124,7 +124,8 @@ pub(super) fn status(args: &StatusArgs, out: &mut dyn Write) -> anyhow::Result<(
         write_line!(out, "degraded: {why}")?;
     }
     if status.http.is_some() && !status.token_list {
-        write_line!(out, "clients with tokens are refused: {NO_TOKEN_LIST}")?;
+        let whose = if status.identities == 0 { "tokens" } else { "tokens of this cluster" };
+        write_line!(out, "clients with {whose} are refused: {NO_TOKEN_LIST}")?;
     }
     for KeySetStatus { url, keys, fetched, error } in &status.key_sets {
         let since =

@@ -257,7 +257,12 @@ impl Channels {
     /// Logs that no token can be verified, if that is so.
     fn check_list(&self) {
         if self.tokens.number().is_none() {
-            tracing::warn!(remedy = NO_TOKEN_LIST, "clients with tokens will be refused");
+            let others = self.providers.count();
+            tracing::warn!(
+                remedy = NO_TOKEN_LIST,
+                others,
+                "clients with tokens will be refused, but for those of other systems"
+            );
         }
     }
 

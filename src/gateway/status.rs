@@ -56,9 +56,12 @@ pub struct NodeStatus {
     /// What each client may do and have, by the names of [`ClientLimits::set`](crate::ClientLimits::set).
     #[serde(default)]
     pub limits: BTreeMap<String, String>,
-    /// Whether it has a list by which clients' tokens are verified; without one all are refused.
+    /// Whether it has a list by which the cluster's own tokens are verified; without one those are refused.
     #[serde(default)]
     pub token_list: bool,
+    /// How many other systems' tokens count.
+    #[serde(default)]
+    pub identities: usize,
     /// The key sets of issuers that it fetches.
     #[serde(default)]
     pub key_sets: Vec<KeySetStatus>,

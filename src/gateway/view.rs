@@ -158,6 +158,7 @@ impl NodeView {
             clients: self.clients.connected.load(Ordering::Relaxed),
             limits: self.clients.limits.settings(),
             token_list: self.has_token_list(),
+            identities: self.identities.as_ref().map_or(0, |it| it.count()),
             key_sets: self.key_sets().into_iter().map(Into::into).collect(),
             may: certificates.may.to_string(),
             rotations: self.rotations.under_way(),
@@ -374,7 +375,8 @@ impl NodeView {
             ("discovery", self.roster.names().contains(&"discovery")),
             ("peers", online >= self.min_peers),
             ("clients", !self.clients.draining()),
-            ("token_list", self.has_token_list()),
+            // Where other systems make tokens, those are judged without it.
+            ("token_list", self.has_token_list() || self.identities.is_some()),
             ("key_sets", self.key_sets().iter().all(|it| it.keys > 0)),
         ]
     }

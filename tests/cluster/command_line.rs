@@ -74,6 +74,7 @@ fn status_as_json_has_exactly_the_documented_keys() {
         "clients",
         "limits",
         "token_list",
+        "identities",
         "key_sets",
         "may",
         "certificates",

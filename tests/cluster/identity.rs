@@ -365,6 +365,27 @@ fn a_join_is_renewed_in_place_until_its_token_or_key_is_gone() {
     assert_eq!(node.terminate(), Some(0));
 }
 
+/// A node whose clients have tokens of another system needs none of the cluster's own.
+#[test]
+fn a_node_without_a_token_list_is_ready_for_tokens_of_other_systems() {
+    let Some(tokens) = made(&[ash("n1", seconds() + 3600, &json!({}))]) else { return };
+    let cluster = Cluster::new();
+    std::fs::remove_file(cluster.certs().join("ca/tokens")).unwrap();
+    let files = Files::new(&cluster);
+    let node = cluster.node("a").arg("--identity").arg(&files.path("ash.toml")).start();
+    assert_eq!(node.asks("GET /health/ready", &[]).status, 200);
+    let status = node.status().unwrap();
+    assert_eq!((&status["token_list"], &status["identities"]), (&json!(false), &json!(1)));
+    let told = node.ask(&["status"]).unwrap();
+    assert!(told.contains("clients with tokens of this cluster are refused"), "{told}");
+    let mut caller = Caller::with(&node, &tokens[0]);
+    assert_eq!(caller.ask("room:1", "phx_join", &json!({})), ok());
+    let before = node.counter("xpando_clients_refused_total", "no_token_list");
+    assert_eq!(Caller::connect(&node, "&token=a.b.c", None).err(), Some(403));
+    node.counts("xpando_clients_refused_total", "no_token_list", before);
+    assert_eq!(node.terminate(), Some(0));
+}
+
 #[test]
 fn a_node_does_not_start_with_settings_that_cannot_be_used() {
     let cluster = Cluster::new();
