@@ -185,6 +185,7 @@ impl Channels {
             TokenError::Malformed
             | TokenError::Signature
             | TokenError::Algorithm
+            | TokenError::UnknownIssuer
             | TokenError::UnknownKey
             | TokenError::Unmapped
             | TokenError::NotForUs => ("unauthorized", Cause::Token),
@@ -197,6 +198,7 @@ impl Channels {
             TokenError::Malformed
                 | TokenError::Signature
                 | TokenError::Algorithm
+                | TokenError::UnknownIssuer
                 | TokenError::UnknownKey
         );
         let late = unsigned && self.is_late(token, from);

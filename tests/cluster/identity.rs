@@ -204,6 +204,7 @@ fn bad() -> Vec<(Value, &'static str)> {
     let user = ash("j1", hour, &json!({}));
     let bomb = format!("8350ffffffff{}", "78".repeat(1000));
     vec![
+        (ash("b0", hour, &json!({ "iss": "https://other.example" })), "unknown_issuer"),
         (ash("b1", seconds() - 5, &json!({})), "expired"),
         (with(user.clone(), "secret", json!(SECRET.replace('a', "b"))), "signature"),
         (with(user.clone(), "alg", json!("HS512")), "algorithm"),

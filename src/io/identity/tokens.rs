@@ -63,6 +63,9 @@ pub enum TokenError {
     /// It is of an issuer that is known, and signed with another algorithm than that one's.
     #[error("its issuer does not sign with this algorithm")]
     Algorithm,
+    /// It names an issuer that is not this cluster, and whose tokens do not count here.
+    #[error("its issuer (the claim iss) is none whose tokens count here")]
+    UnknownIssuer,
     /// It names a key that its issuer's key set has not.
     #[error("its issuer has no such key")]
     UnknownKey,

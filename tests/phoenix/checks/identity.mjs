@@ -269,8 +269,8 @@ async function bad() {
     ["another key set under our key's name", await es256(issued("ES256"), { key: others.private("ES256") }), "signature"],
     ["another key set without a name", await es256(issued("ES256"), { key: others.private("ES256"), kid: undefined }), "signature"],
     ["another audience", await es256(issued("ES256", { aud: "shop" })), "not_for_us"],
-    // These are held against the cluster's own keys: no file names an issuer of theirs.
-    ["another issuer", await es256(issued("ES256", { iss: "https://other.example" })), "signature"],
+    ["another issuer", await es256(issued("ES256", { iss: "https://other.example" })), "unknown_issuer"],
+    // It is held against the cluster's own keys: no issuer can be read.
     ["claims that are nested too deep to find one", await hmac(ash({ more: JSON.parse(nested) })), "signature"],
     ["another tenant", await hmac(ash({ tenant: "other" })), "not_for_us"],
     ["for a password's reset", await hmac(ash({ act: "reset" })), "not_for_us"],

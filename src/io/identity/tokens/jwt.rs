@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
 use serde::Deserialize;
@@ -18,6 +20,12 @@ struct Received {
     claims: Claims,
     /// Tokens made here have none.
     nbf: Option<NumericDate>,
+}
+
+/// Whose it claims to be.
+#[derive(Deserialize)]
+struct Issuer {
+    iss: String,
 }
 
 impl Tokens {
@@ -56,8 +64,8 @@ impl Tokens {
     /// What a token of this cluster says, whether or not it still counts, and which key has signed it, which counts at `now`.
     ///
     /// # Errors
-    /// [`TokenError::Malformed`], [`TokenError::Signature`], [`TokenError::NotForUs`] or
-    /// [`TokenError::NoKey`].
+    /// [`TokenError::Malformed`], [`TokenError::Signature`], [`TokenError::UnknownIssuer`],
+    /// [`TokenError::NotForUs`] or [`TokenError::NoKey`].
     pub fn claims(&self, token: &str, now: SystemTime) -> Result<Claims, TokenError> {
         self.read(token, now).map(|(received, _)| received.claims)
     }
@@ -67,7 +75,9 @@ impl Tokens {
         if token.len() > MAX_TOKEN {
             return Err(TokenError::Malformed);
         }
-        let Some(list) = self.0.token_list() else { return Err(TokenError::NoKey) };
+        let Some(list) = self.0.token_list() else {
+            return Err(self.foreign(token).unwrap_or(TokenError::NoKey));
+        };
         let rules = self.rules();
         let mut refused = TokenError::Signature;
         for id in list.keys(unix_seconds(now)) {
@@ -78,10 +88,20 @@ impl Tokens {
                 Err(error) => refused = reason(&error),
             }
             if refused != TokenError::Signature {
-                break;
+                return Err(refused);
             }
         }
-        Err(refused)
+        Err(self.foreign(token).unwrap_or(refused))
+    }
+
+    /// That a token names another issuer than this cluster, whether or not it is that one's.
+    fn foreign(&self, token: &str) -> Option<TokenError> {
+        let mut parts = token.split('.');
+        let (_header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
+        let claims = BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?;
+        let Issuer { iss } = serde_json::from_slice(&claims).ok()?;
+        let other = parts.next().is_none() && iss != self.0.verifier().cluster().to_string();
+        other.then_some(TokenError::UnknownIssuer)
     }
 
     /// What every token must say, and be signed with.

@@ -317,7 +317,7 @@ fn no_changed_part_passes() {
 #[test]
 fn a_token_of_another_cluster_is_refused() {
     let (ours, theirs) = (cluster(), cluster());
-    assert_eq!(ours.verify(&theirs.token()), Err(TokenError::Signature));
+    assert_eq!(ours.verify(&theirs.token()), Err(TokenError::UnknownIssuer));
     // The same key in two clusters, as after a copied directory.
     fs::copy(ours.path("token.key"), theirs.path("token.key")).unwrap();
     fs::remove_file(theirs.path("tokens")).unwrap();
@@ -356,12 +356,23 @@ fn a_revoked_token_is_refused_and_no_other() {
 #[test]
 fn every_refusal_has_its_word() {
     use TokenError as E;
-    let all =
-        [E::Malformed, E::Signature, E::Expired, E::NotYetValid, E::NotForUs, E::Revoked, E::NoKey];
-    let words = all.map(TokenError::label);
-    let expected =
-        ["malformed", "signature", "expired", "not_yet_valid", "not_for_us", "revoked", "no_key"];
-    assert_eq!(words, expected);
+    let all = [
+        (E::Malformed, "malformed"),
+        (E::Signature, "signature"),
+        (E::Expired, "expired"),
+        (E::NotYetValid, "not_yet_valid"),
+        (E::NotForUs, "not_for_us"),
+        (E::Revoked, "revoked"),
+        (E::Algorithm, "algorithm"),
+        (E::UnknownIssuer, "unknown_issuer"),
+        (E::UnknownKey, "unknown_key"),
+        (E::Unmapped, "unmapped"),
+        (E::NoKeySet, "no_key"),
+        (E::NoKey, "no_key"),
+    ];
+    for (error, word) in all {
+        assert_eq!(error.label(), word);
+    }
 }
 
 proptest! {
