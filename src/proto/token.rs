@@ -329,6 +329,17 @@ impl Claims {
         base && granted
     }
 
+    /// True when the bearer may change the cluster: an admin whose token is not narrowed. Grants that cover everything narrow
+    /// nothing; any other ones say that the token is for topics, and what changes the cluster is on none.
+    #[cfg_attr(not(feature = "gateway"), allow(dead_code, reason = "a gateway alone changes it so"))]
+    pub(crate) fn may_change(&self) -> bool {
+        let all = |grant: &Grant| match &grant.pattern {
+            Pattern::Below(prefix) => prefix.is_empty() && grant.verbs == Verbs::Both,
+            Pattern::Topic(_) => false,
+        };
+        self.role == Role::Admin && (self.topics.is_empty() || self.topics.iter().any(all))
+    }
+
     /// The instant from which on the token counts no more.
     pub fn expires(&self) -> SystemTime {
         // An instant that the system cannot tell is none of sound claims.
@@ -390,6 +401,29 @@ mod tests {
             let claims = claims(*role, grants);
             let found = [Verb::Join, Verb::Push].map(|verb| claims.allows(verb, &topic(on)));
             assert_eq!(found, [*join, *push], "{role} {grants:?} on {on}");
+        }
+    }
+
+    #[test]
+    fn an_admin_changes_the_cluster_unless_narrowed() {
+        use Role::{Admin, NodeOperator, User};
+        let table: &[(Role, &[&str], bool)] = &[
+            (Admin, &[], true),
+            (Admin, &["*"], true),
+            (Admin, &["room:1", "*=join+push"], true),
+            (Admin, &["*=join"], false),
+            (Admin, &["*=push"], false),
+            (Admin, &["*=join", "*=push"], false),
+            (Admin, &["room:*"], false),
+            (Admin, &["network:*", "node:*"], false),
+            (Admin, &["network:updates"], false),
+            (NodeOperator, &[], false),
+            (NodeOperator, &["*"], false),
+            (User, &[], false),
+            (User, &["*"], false),
+        ];
+        for (role, grants, may) in table {
+            assert_eq!(claims(*role, grants).may_change(), *may, "{role} {grants:?}");
         }
     }
 

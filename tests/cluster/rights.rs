@@ -3,12 +3,14 @@
 //! Who may do what is written here by hand, and nowhere computed.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::thread;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::kit::client::runtime;
+use crate::kit::http::head;
 use crate::kit::socket::ClientSocket;
 use crate::kit::{Cluster, Node};
 
@@ -23,11 +25,12 @@ const OPS_BEATS: &str = "ops:heartbeat";
 const TOPICS: [&str; 9] =
     ["room:1", "room:2", "lobby:1", UPDATES, OF_NODE, BEATS, HQ, OPS, OPS_BEATS];
 const ROOMS: &[&str] = &["room:1", "room:2"];
+const OF_NODES: &[&str] = &[UPDATES, OF_NODE, BEATS];
 const USERS: &[&str] = &["room:1", "room:2", "lobby:1"];
 /// By which families the node serves them.
 const CHANNELS: &str = "lobby:*=room,hq:*=network,ops:*=node";
 /// Other spellings, which are topics of nobody, whoever asks.
-const SPELLED: [&str; 21] = [
+const SPELLED: [&str; 30] = [
     "hq:other",
     "hq:",
     "HQ:updates",
@@ -47,8 +50,32 @@ const SPELLED: [&str; 21] = [
     "node:*",
     "Node:a@127.0.0.1",
     "node\u{200b}:a@127.0.0.1",
+    "n\u{435}twork:updates",
+    "ne\u{301}twork:updates",
+    "network:updates:",
+    "network::updates",
+    ":network:updates",
+    "network:updates/",
+    "hq:updates:",
+    "node:heartbeat:",
+    "%6eode:heartbeat",
     "phoenix",
     "*",
+];
+/// What looks like room:1, and is another room or nobody's topic.
+const LIKE_ROOM: [&str; 12] = [
+    "room:*",
+    "room:1*",
+    "room:1:",
+    "room:1:*",
+    "room:",
+    "room:%31",
+    "room%3A1",
+    "Room:1",
+    "room:\u{ff11}",
+    "room:1\u{200b}",
+    "r\u{43e}om:1",
+    "room:1 ",
 ];
 
 /// A token, and what its bearer may.
@@ -70,7 +97,7 @@ const fn bearer(
     Bearer { role, grants, joins, pushes, reads, changes }
 }
 
-const TABLE: [Bearer; 14] = [
+const TABLE: [Bearer; 17] = [
     bearer(("user", &[]), USERS, USERS, (false, false)),
     bearer(("user", &["*"]), USERS, USERS, (false, false)),
     bearer(("user", &["hq:*", HQ, "ops:*", OPS, OPS_BEATS]), &[], &[], (false, false)),
@@ -84,16 +111,74 @@ const TABLE: [Bearer; 14] = [
     bearer(("node_operator", &["network:*=join"]), &[UPDATES], &[], (true, false)),
     bearer(("node_operator", &["node:*"]), &[OF_NODE, BEATS], &[OF_NODE, BEATS], (false, false)),
     bearer(("admin", &[]), &TOPICS, &TOPICS, (true, true)),
-    bearer(("admin", &["room:1"]), &["room:1"], &["room:1"], (false, true)),
+    bearer(("admin", &["*"]), &TOPICS, &TOPICS, (true, true)),
+    bearer(("admin", &["*=join"]), &TOPICS, &[], (true, false)),
+    bearer(("admin", &["room:1"]), &["room:1"], &["room:1"], (false, false)),
+    bearer(("admin", &["network:*", "node:*"]), OF_NODES, OF_NODES, (true, false)),
 ];
 
 impl Bearer {
     fn token(&self, cluster: &Cluster) -> String {
-        let create = ["token", "create", "--sub", "x", "--role", self.role, "--certs", "certs"];
-        let grants = self.grants.iter().flat_map(|grant| ["--topics", grant]);
-        let args: Vec<&str> = create.into_iter().chain(grants).collect();
-        cluster.print(&args).trim().to_owned()
+        token(cluster, self.role, self.grants)
     }
+}
+
+/// A token of x.
+fn token(cluster: &Cluster, role: &str, grants: &[&str]) -> String {
+    let create = ["token", "create", "--sub", "x", "--role", role, "--certs", "certs"];
+    let grants = grants.iter().flat_map(|grant| ["--topics", grant]);
+    let args: Vec<&str> = create.into_iter().chain(grants).collect();
+    cluster.print(&args).trim().to_owned()
+}
+
+/// Where a client without a token is let in with one in its joins.
+async fn guest(node: &Node, token: &str) -> BTreeSet<&'static str> {
+    let (mut joined, mut socket) = (BTreeSet::new(), ClientSocket::open(node, None).await);
+    for (at, topic) in TOPICS.into_iter().chain(SPELLED).enumerate() {
+        let answer = socket.asks(at as u64, topic, "phx_join", json!({ "token": token })).await;
+        if answer == "ok" {
+            joined.insert(topic);
+        }
+    }
+    joined
+}
+
+/// Where a client that polls is let in.
+fn polled(node: &Node, token: &str) -> BTreeSet<&'static str> {
+    let bearer = format!("Bearer {token}");
+    let path = "/socket/longpoll?vsn=2.0.0";
+    let poll = |session: &str| {
+        node.asks(&format!("GET {path}&token={session}"), &[("Authorization", &bearer)]).json()
+    };
+    let session = |answer: &Value| answer["token"].as_str().unwrap().to_owned();
+    let mut taken = session(&poll(""));
+    let topics: Vec<&str> = TOPICS.into_iter().chain(SPELLED).collect();
+    let frames = topics.iter().enumerate().map(|(at, topic)| {
+        let at = at.to_string();
+        json!([at, at, topic, "phx_join", {}]).to_string()
+    });
+    let body = frames.collect::<Vec<_>>().join("\n");
+    let length = body.len().to_string();
+    let headers = [("Content-Type", "application/x-ndjson"), ("Content-Length", &*length)];
+    let mut posted = node.request(&format!("POST {path}&token={taken}"), &headers);
+    posted.get_mut().write_all(body.as_bytes()).unwrap();
+    assert_eq!(head(&mut posted).status, 200);
+    let (mut joined, mut answers) = (BTreeSet::new(), 0);
+    while answers < topics.len() {
+        let answer = poll(&taken);
+        taken = session(&answer);
+        for message in answer["messages"].as_array().into_iter().flatten() {
+            let frame: Value = serde_json::from_str(message.as_str().unwrap()).unwrap();
+            if frame[3] == "phx_reply" {
+                answers += 1;
+                let topic = topics.iter().find(|topic| frame[2] == **topic).unwrap();
+                if frame[4]["status"] == "ok" {
+                    joined.insert(*topic);
+                }
+            }
+        }
+    }
+    joined
 }
 
 /// Where a bearer is let in and may say something, of all topics and spellings.
@@ -131,6 +216,9 @@ fn check(cluster: &Cluster, node: &Node, runtime: &Runtime, bearer: &Bearer) {
     let set = |topics: &[&'static str]| topics.iter().copied().collect::<BTreeSet<_>>();
     assert_eq!(joined, set(bearer.joins), "{about} joins");
     assert_eq!(pushed, set(bearer.pushes), "{about} says something");
+    let by_join = runtime.block_on(guest(node, &token));
+    assert_eq!(by_join, set(bearer.joins), "{about} joins with the token in its joins");
+    assert_eq!(polled(node, &token), set(bearer.joins), "{about} joins by polling");
 
     let header = format!("Bearer {token}");
     let asks = |what: &str| node.asks(what, &[("Authorization", &header)]).status;
@@ -146,8 +234,28 @@ fn check(cluster: &Cluster, node: &Node, runtime: &Runtime, bearer: &Bearer) {
     ] {
         assert_eq!(asks(change), if bearer.changes { 404 } else { 403 }, "{about}: {change}");
     }
-    for other in ["GET /api//status", "GET /API/status", "GET /api/status/", "GET /api/./status"] {
-        assert_ne!(asks(other), 200, "{about}: {other}");
+    for other in [
+        "GET /api//status",
+        "GET /API/status",
+        "GET /api/status/",
+        "GET /api/./status",
+        "GET /%61pi/status",
+        "GET /api/st%61tus",
+        "GET /api%2Fstatus",
+        "GET /api/status%00",
+        "POST /api//drain",
+        "POST /api/drain/",
+        "POST /API/drain",
+        "POST /api/dr%61in",
+        "PATCH /api/drain",
+    ] {
+        assert!(asks(other) >= 400, "{about}: {other}");
+    }
+    // The name of a node may be written in more ways; the right is the same.
+    for change in
+        ["POST /api/nodes/x%40127.0.0.1/disconnect", "POST /api/nodes/%78@127.0.0.1/forget"]
+    {
+        assert_eq!(asks(change), if bearer.changes { 404 } else { 403 }, "{about}: {change}");
     }
 }
 
@@ -161,6 +269,60 @@ fn no_token_of_less_right_reaches_what_needs_more() {
     thread::scope(|scope| {
         for bearer in &TABLE {
             scope.spawn(move || check(cluster, node, runtime, bearer));
+        }
+    });
+}
+
+#[test]
+fn a_token_of_one_room_opens_no_other_by_any_spelling() {
+    let cluster = Cluster::new();
+    let node = cluster.node("a").start();
+    let token = token(&cluster, "user", &["room:1"]);
+    runtime().block_on(async {
+        let mut socket = ClientSocket::open(&node, Some(&token)).await;
+        for (at, topic) in LIKE_ROOM.into_iter().enumerate() {
+            let answer = socket.asks(at as u64, topic, "phx_join", json!({})).await;
+            assert_ne!(answer, "ok", "{topic:?}");
+        }
+        assert_eq!(socket.asks(99, "room:1", "phx_join", json!({})).await, "ok");
+    });
+}
+
+/// A join that is renewed has the right of its new token; no other join has, and no later one.
+#[test]
+fn a_renewal_to_another_role_moves_no_other_right() {
+    let cluster = Cluster::new();
+    let node = cluster.node("a").start();
+    let [user, operator, listener, elsewhere] = [
+        ("user", &[][..]),
+        ("node_operator", &[]),
+        ("user", &["room:1=join"]),
+        ("user", &["room:2"]),
+    ]
+    .map(|(role, grants)| token(&cluster, role, grants));
+    runtime().block_on(async {
+        let mut socket = ClientSocket::open(&node, Some(&user)).await;
+        let renewal = |token: &str| json!({ "access_token": token });
+        for (join, topic, event, payload, answer) in [
+            (1, "room:1", "phx_join", json!({}), "ok"),
+            (1, "room:1", "access_token", renewal(&operator), "ok"),
+            // The socket's own token is still the user's, and the join is still the room's.
+            (2, UPDATES, "phx_join", json!({}), "unauthorized"),
+            (1, UPDATES, "say", json!({}), "unmatched topic"),
+            (3, UPDATES, "phx_join", json!({ "token": operator }), "ok"),
+            // Less right than the topic needs renews nothing; the join goes on with what it had.
+            (3, UPDATES, "access_token", renewal(&user), "unauthorized"),
+            (3, UPDATES, "say", json!({}), "ok"),
+            (1, "room:1", "access_token", renewal(&elsewhere), "unauthorized"),
+            (1, "room:1", "say", json!({}), "ok"),
+            (1, "room:1", "access_token", renewal(&listener), "ok"),
+            (1, "room:1", "say", json!({}), "unauthorized"),
+            (1, "room:1", "access_token", renewal(&user), "ok"),
+            (1, "room:1", "say", json!({}), "ok"),
+            (4, BEATS, "phx_join", json!({}), "unauthorized"),
+        ] {
+            let found = socket.asks(join, topic, event, payload.clone()).await;
+            assert_eq!(found, answer, "{topic} {event} {payload}");
         }
     });
 }

@@ -172,7 +172,7 @@ impl Asked {
         let role = claims.role;
         let may = match right {
             Right::Read => claims.allows(Verb::Join, &topic),
-            Right::Change => role == Role::Admin,
+            Right::Change => claims.may_change(),
         };
         if may {
             self.from.place.entitle(Some(&claims));
@@ -184,6 +184,10 @@ impl Asked {
                 format!("the token's role is {role}: reading needs node_operator or admin")
             }
             Right::Read => "the token's topics do not include network:updates".to_owned(),
+            Right::Change if role == Role::Admin => {
+                "the token is narrowed to topics: changes need an admin's token for all of them"
+                    .to_owned()
+            }
             Right::Change => format!("the token's role is {role}: changes need admin"),
         };
         Err(refuse(Cause::Role, &missing).detail(missing))
