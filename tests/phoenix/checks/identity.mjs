@@ -1,6 +1,7 @@
 // Tokens of systems that are there already, on a node with `--identity` files: every client with those of AshAuthentication,
 // of Phoenix.Token and of issuers with a key set, and what is refused.
 import { readFileSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { deflateSync } from "node:zlib";
@@ -32,6 +33,8 @@ claim = "role"
 values = { staff = "node_operator" }
 default = "user"
 `;
+// Of the issuers with a key set, the one that has it at a URL.
+const FETCHED = "ES256";
 const SETTINGS = {
   ash: `kind = "ash"\nkey_file = "secret"\nrevoked_file = "revoked"\ntenants = ["acme"]\n[subject]\nstrip = "user?id="\n${ROLE}`,
   phoenix: `kind = "phoenix"\nkey_file = "secret"\nsalt = "${SALT}"\nrevoked_file = "revoked"\n[subject]\nclaim = "id"\n${ROLE}
@@ -58,6 +61,15 @@ function put(name, text) {
   renameSync(join(files, "new"), join(files, name));
 }
 
+// Serves the key set; where it is.
+function served() {
+  const server = createServer((_, answer) => answer.end(set.json));
+  return new Promise((done) => server.listen(0, "127.0.0.1", () => {
+    server.unref();
+    done(`http://127.0.0.1:${server.address().port}/jwks.json`);
+  }));
+}
+
 // Starts the node, with its files.
 export async function node(cluster) {
   files = join(cluster.dir, "identities");
@@ -66,8 +78,11 @@ export async function node(cluster) {
   const texts = { secret: SECRET, revoked: "", "jwks.json": set.json };
   for (const [name, text] of Object.entries(texts)) put(name, text);
   for (const [name, text] of Object.entries(SETTINGS)) put(`${name}.toml`, text);
+  put(`${FETCHED}.toml`, SETTINGS[FETCHED].replace('key_set_file = "jwks.json"', `key_set_url = "${await served()}"`));
   const named = Object.keys(SETTINGS).flatMap((name) => ["--identity", join(files, `${name}.toml`)]);
-  return cluster.node("i", "--allow-anonymous", "room:*", ...named);
+  const i = await cluster.node("i", "--allow-anonymous", "room:*", ...named);
+  await until("its key set", async () => (await i.status()).key_sets[0]?.keys);
+  return i;
 }
 
 export async function run(suite, { i, libraries }) {
