@@ -331,7 +331,10 @@ impl Claims {
 
     /// True when the bearer may change the cluster: an admin whose token is not narrowed. Grants that cover everything narrow
     /// nothing; any other ones say that the token is for topics, and what changes the cluster is on none.
-    #[cfg_attr(not(feature = "gateway"), allow(dead_code, reason = "a gateway alone changes it so"))]
+    #[cfg_attr(
+        not(feature = "gateway"),
+        allow(dead_code, reason = "a gateway alone changes it so")
+    )]
     pub(crate) fn may_change(&self) -> bool {
         let all = |grant: &Grant| match &grant.pattern {
             Pattern::Below(prefix) => prefix.is_empty() && grant.verbs == Verbs::Both,
