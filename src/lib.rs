@@ -17,7 +17,8 @@ use internals::{actors, gateway, io, node, proto};
 
 // The node, and what it is asked and answers.
 pub use crate::actors::channel_router::{
-    Following, PresenceEntry, PresenceNews, Presences, Publisher, Tracked,
+    Following, HistoryEntry, PresenceEntry, PresenceNews, Presences, Publisher, TopicHistory,
+    Tracked,
 };
 pub use crate::actors::exchange::{
     DeliveryReport, Exchange, HandlerError, Message, OverflowPolicy, Received, RemoteActor, Reply,

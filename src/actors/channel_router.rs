@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use ractor::ActorProcessingErr;
@@ -25,8 +25,8 @@ use crate::actors::supervisor::{Address, Child, Handle, Mail, Process};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::codec;
-use crate::proto::history::Retentions;
 use crate::proto::history::words::{Heads, Question};
+use crate::proto::history::{Ask as History, Retentions};
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::presence::{Attendance, Epoch, Output, PresenceError, To, WORD, Word};
 use crate::proto::topic::{Name, Topic};
@@ -36,24 +36,22 @@ mod handing;
 mod marks;
 pub mod outbox;
 mod publisher;
+mod reading;
 mod services;
 mod topic;
 
 use marks::Marks;
 pub use publisher::Publisher;
+pub use reading::{HistoryEntry, TopicHistory};
 pub use services::{Following, PresenceEntry, PresenceNews, Presences, Tracked};
 pub use topic::{Greeting, Intercept, Intercepted, Member};
-use topic::{LOGGED, Links, Order, Presence as Change, QUIET, Shared, TopicTask};
+use topic::{Links, Order, Presence as Change, Shared, TopicTask};
 
 /// Words about presences that break the protocol, and presences where a peer may not be, as they are counted.
 const FAULT: &str = "presence_fault";
 const NOT_ALLOWED: &str = "presence_not_allowed";
 /// Why a topic is not kept for a node.
 const NOT_KEPT: &str = "the topic is not kept here";
-/// The part of the topics without members up to which topics are kept for others: one in so many.
-const KEEPS: usize = 4;
-/// Between two times that a node which is drained hands on its topics, and how long each may take.
-const HAND_ON: Duration = Duration::from_secs(60);
 /// Topics that read what they have on disk, or ask for what others have, at once.
 const PLACES: usize = 16;
 /// Joins that ask other nodes for what is not here at once: a client must not have a node ask without end.
@@ -125,6 +123,8 @@ enum Msg {
     Leaving(bool),
     /// All topics, and the linked nodes, of a node that leaves.
     Topics(oneshot::Sender<(Vec<Topic>, Vec<NodeName>)>),
+    /// What was said on a topic, for a service.
+    Read(Topic, History, oneshot::Sender<Bytes>),
     /// To keep a topic for a node that leaves.
     Keep(Topic, oneshot::Sender<Bytes>),
     Notice(Notice<PeerMessage>),
@@ -258,32 +258,6 @@ impl Inside {
         waiting.iter().for_each(|shown| self.show(topic, shown));
     }
 
-    /// Keeps a topic for a node that leaves, if there is room. Who is not answered asks another one.
-    fn keep(&mut self, topic: Topic, to: oneshot::Sender<Bytes>) {
-        let quiet = self.shared.quiet.load(Ordering::Relaxed);
-        let logged = self.shared.logged.load(Ordering::Relaxed);
-        let crowded = quiet >= QUIET / KEEPS || logged >= LOGGED / 2;
-        let opens = !self.topics.contains_key(&topic);
-        if self.leaving || (opens && (crowded || !self.open(&topic, true))) {
-            return;
-        }
-        if let Some(running) = self.topics.get_mut(&topic) {
-            running.joins += 1;
-            running.order(Order::Keep(to, self.links.clone()));
-        }
-    }
-
-    fn leaves(&mut self, leaving: bool) {
-        self.leaving = leaving;
-        self.hand_on_at = leaving.then(timer::now);
-    }
-
-    fn hand_on(&mut self) {
-        self.hand_on_at = Some(timer::now() + HAND_ON);
-        let router = self.router.clone();
-        tokio::spawn(async move { router.hand_on(HAND_ON).await });
-    }
-
     /// Opens a topic, for members or, with all that other nodes have in memory, for a node that leaves.
     fn open(&mut self, topic: &Topic, whole: bool) -> bool {
         let Ok(subscription) = self.router.bus.exchange().subscribe(topic.clone()) else {
@@ -382,7 +356,7 @@ impl Inside {
             }
         }
         for (topic, changes) in changed {
-            self.router.book.tell(&topic, &changes);
+            self.router.book.notify(&topic, &changes);
             if let Some(running) = self.topics.get(&topic) {
                 running.order(Order::Present(changes));
             }
@@ -553,7 +527,11 @@ impl Process for Inside {
                 let topics = self.topics.keys().cloned().collect();
                 to.send((topics, self.links.keys().cloned().collect())).unwrap_or(()); // it may have given up
             }
-            Msg::Keep(topic, to) => self.keep(topic, to),
+            Msg::Read(topic, ask, to) => {
+                let question = Question::Past(topic.clone(), String::new(), Some(ask));
+                self.order_open(&topic, false, Order::Asked(question, to));
+            }
+            Msg::Keep(topic, to) => self.keep(&topic, to),
             Msg::Notice(notice) => self.notice(notice, &mut out),
             Msg::Work => {}
         }

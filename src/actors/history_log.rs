@@ -7,8 +7,8 @@
 //! - **Never** waits for the disk itself.
 //!
 //! What a process that is killed had not written is lost: half a second of messages, or a MiB. While the disk fails
-//! at most `PENDING` bytes wait; beyond that the oldest of the topic that goes on are dropped and counted, and whoever asks
-//! for a history across them is told that it has a gap.
+//! at most `PENDING` bytes wait; beyond that the oldest of the topic that goes on are dropped and counted, and a join that
+//! asks for a history across them is told of a gap.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! What is remembered of earlier runs.
 
-use crate::actors::channel_router::Publisher;
+use crate::actors::channel_router::{Publisher, TopicHistory};
 use crate::actors::history_log::Recorder;
 use crate::actors::news::Bus;
 use crate::io::clock;
@@ -9,10 +9,19 @@ use crate::io::metrics::Metrics;
 use crate::io::store::history::History;
 use crate::io::store::{Opened, Store, StoreError};
 use crate::io::tls::Tls;
-use crate::node::{Config, KEEP};
+use crate::node::{Config, KEEP, Node};
 use crate::proto::event::Event;
 use crate::proto::node::{Incarnation, NodeName};
 use crate::proto::registry::Known;
+use crate::proto::topic::Topic;
+
+impl Node {
+    /// What was said on a topic: the last messages, or those since a time.
+    #[must_use]
+    pub fn history(&self, topic: &Topic) -> TopicHistory {
+        TopicHistory::new(self.presences.router(), topic)
+    }
+}
 
 /// The other nodes of earlier runs, those seen last first.
 pub(super) fn remembered(store: &Store, me: &NodeName) -> Vec<Known> {

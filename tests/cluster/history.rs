@@ -1,5 +1,5 @@
-//! A topic's history: what joins ask for, over restarts of one node and of all, on a disk that is full or damaged, and at a
-//! node that was not there.
+//! A topic's history: what joins ask for, over restarts of one node and of all, on a disk that is full or damaged, at a node that
+//! was not there, and when a node leaves.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -40,6 +40,12 @@ impl Member {
         member.reply = reply["response"].clone();
         member.seq = member.reply["seq"].clone();
         member
+    }
+
+    /// One that is told where each message stands.
+    #[track_caller]
+    fn numbered(node: &Node, topic: &str) -> Self {
+        Self::join(node, topic, &json!({ "last_seq": null }))
     }
 
     fn send(&mut self, reference: &str, event: &str, payload: &Value) {
@@ -113,6 +119,29 @@ fn kept(cluster: &Cluster, name: &str) -> Start {
     cluster.node(name).arg("--allow-anonymous").arg("room:*").arg("--history").arg(DISK)
 }
 
+/// In the same place at each start.
+fn stored(cluster: &Cluster, name: &str) -> Start {
+    kept(cluster, name).data_dir(&cluster.path(name))
+}
+
+/// Two nodes that keep rooms on disk.
+fn two(cluster: &Cluster) -> (Node, Node) {
+    let a = stored(cluster, "a").start();
+    let b = stored(cluster, "b").join(a.listen()).start();
+    linked(&[&a, &b]);
+    (a, b)
+}
+
+/// Three that keep them in memory.
+fn three(cluster: &Cluster) -> [Node; 3] {
+    let start = |name: &str| cluster.node(name).arg("--allow-anonymous").arg("room:*");
+    let a = start("a").start();
+    let b = start("b").join(a.listen()).start();
+    let c = start("c").join(a.listen()).join(b.listen()).start();
+    linked(&[&a, &b, &c]);
+    [a, b, c]
+}
+
 /// When all that was said is on disk.
 #[track_caller]
 fn on_disk(node: &Node, bytes: f64) {
@@ -129,12 +158,8 @@ fn on_disk(node: &Node, bytes: f64) {
 #[test]
 fn last_seq_and_history_survive_the_restart_of_all_nodes() {
     let cluster = Cluster::new();
-    let start = |name: &str| kept(&cluster, name).data_dir(&cluster.path(name));
-    let a = start("a").start();
-    let b = start("b").join(a.listen()).start();
-    linked(&[&a, &b]);
-    let mut anna = Member::join(&a, "room:1", &json!({ "last_seq": null }));
-    let mut ben = Member::join(&b, "room:1", &json!({ "last_seq": null }));
+    let (a, b) = two(&cluster);
+    let (mut anna, mut ben) = (Member::numbered(&a, "room:1"), Member::numbered(&b, "room:1"));
     anna.says(1..=3);
     assert_eq!(ben.hears(3), range(1, 3));
     let early = ben.seq.clone();
@@ -143,9 +168,7 @@ fn last_seq_and_history_survive_the_restart_of_all_nodes() {
     let late = anna.seq.clone();
     assert_eq!((a.terminate(), b.terminate()), (Some(0), Some(0)));
 
-    let a = start("a").start();
-    let b = start("b").join(a.listen()).start();
-    linked(&[&a, &b]);
+    let (a, b) = two(&cluster);
     for node in [&a, &b] {
         let resumed = asks(node, &json!({ "last_seq": early }));
         assert_eq!(resumed, (json!({ "replayed": 3 }), range(4, 6)), "{}", node.name);
@@ -168,7 +191,7 @@ fn a_node_that_was_not_there_asks_one_that_was() {
     let cluster = Cluster::new();
     let start = |name: &str| cluster.node(name).arg("--allow-anonymous").arg("room:*");
     let a = start("a").start();
-    let mut anna = Member::join(&a, "room:1", &json!({ "last_seq": null }));
+    let mut anna = Member::numbered(&a, "room:1");
     anna.says(1..=2);
     let early = anna.seq.clone();
     anna.says(3..=9);
@@ -185,22 +208,17 @@ fn a_node_that_was_not_there_asks_one_that_was() {
 #[test]
 fn who_was_there_before_the_first_message_resumes_from_a_node_that_was_there_too() {
     let cluster = Cluster::new();
-    let start = |name: &str| cluster.node(name).arg("--allow-anonymous").arg("room:*");
-    let a = start("a").start();
-    let b = start("b").join(a.listen()).start();
-    let c = start("c").join(a.listen()).join(b.listen()).start();
-    linked(&[&a, &b, &c]);
-    let resumes = json!({ "last_seq": null });
+    let [a, b, c] = three(&cluster);
     // The one comes before, the other after; of a third topic the others know nothing.
     let mut ben = Member::join(&b, "room:1", &json!({}));
-    let anna = Member::join(&a, "room:1", &resumes);
-    let dora = Member::join(&a, "room:2", &resumes);
-    let mut bert = Member::join(&b, "room:2", &resumes);
-    let alone = Member::join(&a, "room:3", &resumes);
+    let anna = Member::numbered(&a, "room:1");
+    let dora = Member::numbered(&a, "room:2");
+    let mut bert = Member::numbered(&b, "room:2");
+    let alone = Member::numbered(&a, "room:3");
     a.kill();
     ben.says(1..=3);
     bert.says(4..=5);
-    let mut late = Member::join(&b, "room:3", &resumes);
+    let mut late = Member::numbered(&b, "room:3");
     late.says(6..=6);
     for (member, expected) in [(anna, range(1, 3)), (dora, range(4, 5))] {
         for node in [&c, &b] {
@@ -218,20 +236,15 @@ fn who_was_there_before_the_first_message_resumes_from_a_node_that_was_there_too
 #[test]
 fn a_node_that_is_drained_or_stops_hands_its_rooms_on() {
     let cluster = Cluster::new();
-    let start = |name: &str| cluster.node(name).arg("--allow-anonymous").arg("room:*");
-    let a = start("a").start();
-    let b = start("b").join(a.listen()).start();
-    let c = start("c").join(a.listen()).join(b.listen()).start();
-    linked(&[&a, &b, &c]);
-    let resumes = json!({ "last_seq": null });
-    let mut anna = Member::join(&a, "room:1", &resumes);
+    let [a, b, c] = three(&cluster);
+    let mut anna = Member::numbered(&a, "room:1");
     anna.says(1..=40);
     let early = anna.seq.clone();
     anna.says(41..=100);
     // More than a node takes of another one when it opens a topic.
-    let mut ben = Member::join(&a, "room:2", &resumes);
+    let mut ben = Member::numbered(&a, "room:2");
     ben.says_long(1..=40, 50_000);
-    let silent = Member::join(&a, "room:3", &resumes);
+    let silent = Member::numbered(&a, "room:3");
     a.ask(&["drain", "--drain-time", "1s"]).unwrap();
     until("that the rooms are handed on", || {
         match a.counter("xpando_channel_events_total", "history_handed_on") {
@@ -251,7 +264,7 @@ fn a_node_that_is_drained_or_stops_hands_its_rooms_on() {
         assert_eq!(resumed, (json!({ "replayed": 1 }), vec![1]), "{}", node.name);
     }
     // One that stops does as well, without a drain.
-    let mut carl = Member::join(&b, "room:4", &resumes);
+    let mut carl = Member::numbered(&b, "room:4");
     carl.says(1..=5);
     assert_eq!(b.terminate(), Some(0));
     assert_eq!(asks_of(&c, "room:4", &json!({ "history": 9 })).1, range(1, 5));
@@ -260,8 +273,8 @@ fn a_node_that_is_drained_or_stops_hands_its_rooms_on() {
 #[test]
 fn a_join_gets_what_another_node_has_on_disk_alone() {
     let cluster = Cluster::new();
-    let a = kept(&cluster, "a").data_dir(&cluster.path("a")).start();
-    let mut anna = Member::join(&a, "room:1", &json!({ "last_seq": null }));
+    let a = stored(&cluster, "a").start();
+    let mut anna = Member::numbered(&a, "room:1");
     anna.says(1..=3);
     let early = anna.seq.clone();
     anna.says_long(4..=1500, 1000);
@@ -286,18 +299,14 @@ fn a_join_gets_what_another_node_has_on_disk_alone() {
 #[test]
 fn a_node_that_was_away_gets_what_was_said_meanwhile() {
     let cluster = Cluster::new();
-    let start = |name: &str| kept(&cluster, name).data_dir(&cluster.path(name));
-    let a = start("a").start();
-    let b = start("b").join(a.listen()).start();
-    linked(&[&a, &b]);
-    let mut anna = Member::join(&a, "room:1", &json!({ "last_seq": null }));
-    let ben = Member::join(&b, "room:1", &json!({ "last_seq": null }));
+    let (a, b) = two(&cluster);
+    let (mut anna, ben) = (Member::numbered(&a, "room:1"), Member::numbered(&b, "room:1"));
     anna.says(1..=3);
     let early = anna.seq.clone();
     drop(ben);
     assert_eq!(b.terminate(), Some(0));
     anna.says(4..=300);
-    let b = start("b").join(a.listen()).start();
+    let b = stored(&cluster, "b").join(a.listen()).start();
     linked(&[&a, &b]);
     let resumed = asks(&b, &json!({ "last_seq": early }));
     assert_eq!(resumed, (json!({ "replayed": 297 }), range(4, 300)));
@@ -307,9 +316,9 @@ fn a_node_that_was_away_gets_what_was_said_meanwhile() {
 #[test]
 fn a_node_that_is_killed_has_lost_no_more_than_its_last_moment() {
     let cluster = Cluster::new();
-    let start = || kept(&cluster, "a").data_dir(&cluster.path("a")).start();
+    let start = || stored(&cluster, "a").start();
     let a = start();
-    let mut anna = Member::join(&a, "room:1", &json!({ "last_seq": null }));
+    let mut anna = Member::numbered(&a, "room:1");
     anna.says(1..=5);
     let before = anna.seq.clone();
     on_disk(&a, 300.0);
@@ -319,7 +328,7 @@ fn a_node_that_is_killed_has_lost_no_more_than_its_last_moment() {
     let (reply, got) = asks(&a, &json!({ "last_seq": before, "history": 50 }));
     assert_eq!(reply["gap"], true, "{reply}");
     assert!(!got.is_empty() && range(1, 5).starts_with(&got), "{got:?}");
-    let mut anna = Member::join(&a, "room:1", &json!({ "last_seq": null }));
+    let mut anna = Member::numbered(&a, "room:1");
     anna.says(6..=7);
     let (_, got) = asks(&a, &json!({ "history": 50 }));
     assert!(got.ends_with(&[6, 7]), "{got:?}");
@@ -331,7 +340,7 @@ fn a_disk_that_fails_costs_no_message_and_is_said() {
     let dir = cluster.path("a");
     let Some(faults) = Faults::build(&cluster.path("")) else { return };
     let a = faults.under(kept(&cluster, "a"), &dir).start();
-    let mut anna = Member::join(&a, "room:1", &json!({ "last_seq": null }));
+    let mut anna = Member::numbered(&a, "room:1");
     anna.says(1..=3);
     on_disk(&a, 200.0);
     faults.fail(&["write", "fsync"]);
@@ -353,6 +362,24 @@ fn a_disk_that_fails_costs_no_message_and_is_said() {
     assert_eq!(asks(&a, &json!({ "history": 9 })), (json!({ "replayed": 6 }), range(1, 6)));
 }
 
+#[test]
+fn all_topics_together_have_as_much_disk_as_they_may() {
+    let cluster = Cluster::new();
+    let a = kept(&cluster, "a").arg("--history-size").arg("1").start();
+    for topic in ["room:1", "room:2"] {
+        Member::numbered(&a, topic).says_long(1..=20, 50_000);
+    }
+    until("that the first has let go", || {
+        match a.counter("xpando_channel_events_total", "history_cut") {
+            0 => Err("nothing let go".to_owned()),
+            _ => Ok(()),
+        }
+    });
+    let text = a.ask(&["metrics"]).unwrap();
+    let bytes = text.lines().find_map(|line| line.strip_prefix("xpando_history_bytes ")).unwrap();
+    assert!(bytes.parse::<f64>().unwrap() <= f64::from(1 << 20), "{bytes}");
+}
+
 /// Changes these bytes wherever they are in a file.
 fn change(file: &Path, what: &[u8], to: u8) -> usize {
     let mut bytes = std::fs::read(file).unwrap();
@@ -369,7 +396,7 @@ fn damage_is_said_and_a_join_across_it_is_told_of_a_gap() {
     let dir = cluster.path("a");
     let start = || kept(&cluster, "a").data_dir(&dir).start();
     let a = start();
-    let mut anna = Member::join(&a, "room:1", &json!({ "last_seq": null }));
+    let mut anna = Member::numbered(&a, "room:1");
     let pad = "x".repeat(60_000);
     // Longer than a file that is read whole when it is opened, in chunks of one message.
     for n in 1..=350 {

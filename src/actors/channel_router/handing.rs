@@ -13,14 +13,17 @@
 //! 3. At most [`AT_ONCE`] topics are handed on at once.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::{ChannelRouter, Msg};
+use super::topic::{LOGGED, Order, QUIET};
+use super::{ChannelRouter, Inside, Msg};
 use crate::actors::exchange::Exchange;
+use crate::actors::timer;
 use crate::io::metrics::Count;
 use crate::proto::history::words::{KEPT, Question};
 use crate::proto::node::NodeName;
@@ -30,6 +33,10 @@ use crate::proto::topic::{Address, Name, Topic};
 const COPIES: usize = 2;
 /// Topics that are handed on at once.
 const AT_ONCE: usize = 16;
+/// The part of the topics without members up to which topics are kept for others: one in so many.
+const KEEPS: usize = 4;
+/// Between two times that a node which is drained hands on its topics, and how long each may take.
+const HAND_ON: Duration = Duration::from_secs(60);
 /// How long one node may take.
 const WITHIN: Duration = Duration::from_secs(5);
 
@@ -58,6 +65,42 @@ impl ChannelRouter {
             });
         }
         while handing.join_next().await.is_some() {}
+    }
+}
+
+impl Inside {
+    /// Keeps a topic for a node that leaves, if there is room. Who is not answered asks another one.
+    pub(super) fn keep(&mut self, topic: &Topic, to: oneshot::Sender<Bytes>) {
+        let quiet = self.shared.quiet.load(Ordering::Relaxed);
+        let logged = self.shared.logged.load(Ordering::Relaxed);
+        let crowded = quiet >= QUIET / KEEPS || logged >= LOGGED / 2;
+        let opens = !self.topics.contains_key(topic);
+        if self.leaving || (opens && crowded) {
+            return;
+        }
+        self.order_open(topic, true, Order::Keep(to, self.links.clone()));
+    }
+
+    /// An order for a topic that opens for it if it must.
+    pub(super) fn order_open(&mut self, topic: &Topic, whole: bool, order: Order) {
+        if !self.topics.contains_key(topic) && !self.open(topic, whole) {
+            return;
+        }
+        if let Some(running) = self.topics.get_mut(topic) {
+            running.joins += 1;
+            running.order(order);
+        }
+    }
+
+    pub(super) fn leaves(&mut self, leaving: bool) {
+        self.leaving = leaving;
+        self.hand_on_at = leaving.then(timer::now);
+    }
+
+    pub(super) fn hand_on(&mut self) {
+        self.hand_on_at = Some(timer::now() + HAND_ON);
+        let router = self.router.clone();
+        tokio::spawn(async move { router.hand_on(HAND_ON).await });
     }
 }
 

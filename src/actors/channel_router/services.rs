@@ -179,8 +179,8 @@ impl Book {
         }
     }
 
-    /// Tells those who follow a topic what has changed.
-    pub(super) fn tell(&self, topic: &Topic, changes: &[Change]) {
+    /// Notifies the followers of a topic of what has changed.
+    pub(super) fn notify(&self, topic: &Topic, changes: &[Change]) {
         let wanted = lock(&self.wanted);
         let feeds = wanted.followers.values().filter(|(of, _)| of == topic);
         for (_, feed) in feeds {

@@ -305,9 +305,10 @@ impl File<'_> {
 
     /// A row for a topic that has none.
     fn begin(&mut self) -> Result<Row, Failure> {
-        let numbers = rows(&self.topics)?.into_iter().map(|(_, row)| row.number);
+        // Every row has chunks.
+        let last = self.chunks.last()?.map(|(key, _)| key.value().0);
         self.totals.topics += 1;
-        Ok(Row { number: numbers.max().map_or(0, |last| last + 1), ..Row::default() })
+        Ok(Row { number: last.map_or(0, |last| last + 1), ..Row::default() })
     }
 
     fn add(&mut self, Writing { topic, rule, chunks }: &Writing, now: u64) -> Result<(), Failure> {

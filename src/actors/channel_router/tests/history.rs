@@ -62,6 +62,29 @@ async fn a_history_that_is_too_long_for_a_join_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_reads_what_a_join_would_get() {
+    let world = world_with(&["room:*=600,1h"]).await;
+    let history = TopicHistory::new(&world.router, &room());
+    assert_eq!(history.last(9).await, vec![]);
+    (1..=3).for_each(|n| world.publish(n));
+    settled().await;
+    let numbers = |entries: Vec<HistoryEntry>| -> Vec<Value> {
+        let number = |it: &HistoryEntry| match it.payload() {
+            Payload::Json(json) => json.decode::<Value>().expect("JSON")["n"].clone(),
+            Payload::Binary(_) => Value::Null,
+        };
+        entries.iter().map(number).collect()
+    };
+    let two = history.last(2).await;
+    assert_eq!((two[0].event(), two[0].from()), ("say", world.bus.exchange().name()));
+    let (before, after) =
+        (two[0].at() - Duration::from_secs(9), two[1].at() + Duration::from_secs(9));
+    assert_eq!(numbers(two), [2, 3]);
+    assert_eq!(numbers(history.since(before).await), [1, 2, 3]);
+    assert_eq!(history.since(after).await, vec![]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_topic_stays_as_long_as_its_history() {
     let world = world_with(&["room:*=10,1h"]).await;
     let client = world.enter(world.member(None)).await;

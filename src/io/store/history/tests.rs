@@ -108,6 +108,30 @@ fn topics_that_were_silent_longest_make_room() {
 }
 
 #[test]
+fn more_topics_than_are_kept_let_go_of_those_that_were_silent_longest() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let history = open(dir.path());
+    let name = |n: u64| format!("room:{n}");
+    let write = |numbers: std::ops::RangeInclusive<u64>| {
+        let one = |n| writing(&name(n), rule(9, 1000), &[chunk(0, 1, n, 10)]);
+        let writings: Vec<_> = numbers.map(one).collect();
+        history.write(&writings, ROOM, MAX_TOPICS).expect("writes")
+    };
+    assert_eq!((write(1..=MAX_TOPICS), history.totals().topics), (0, MAX_TOPICS));
+    let left = MAX_TOPICS - MAX_TOPICS / SLACK;
+    assert_eq!(write(MAX_TOPICS + 1..=MAX_TOPICS + 1), MAX_TOPICS + 1 - left, "with the slack");
+    assert_eq!(history.totals().topics, left);
+    assert_eq!(firsts(&history, &name(1)), Vec::<u64>::new());
+    assert_eq!(firsts(&history, &name(MAX_TOPICS + 1)), [0]);
+    // Each has what is its own.
+    let of = |n: u64| {
+        let found = history.newest(&topic(&name(n)), |_| false).expect("reads");
+        found.chunks.iter().map(|chunk| chunk.last()).collect::<Vec<_>>()
+    };
+    assert!((MAX_TOPICS - 9..=MAX_TOPICS + 1).all(|n| of(n) == [n]));
+}
+
+#[test]
 fn numbers_are_for_the_next_life_alone() {
     let dir = tempfile::tempdir().expect("a directory");
     let history = open(dir.path());
