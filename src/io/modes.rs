@@ -1,14 +1,15 @@
 //! Who may read and write what lies on the disk.
 //!
 //! Invariants: what is made here is its owner's alone, whatever the umask; a directory that others may write is
-//! not used, because who may write it may put files of their own in the place of ours.
+//! not used, because who may write it may put files of their own in the place of ours; to open a file never waits for
+//! somebody else, as a FIFO would.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{StatVfsMountFlags, statvfs};
+use rustix::fs::{OFlags, StatVfsMountFlags, statvfs};
 use rustix::process::geteuid;
 
 /// Mode of a directory.
@@ -48,6 +49,20 @@ pub fn create(path: &Path, mode: u32) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)?;
     file.set_permissions(Permissions::from_mode(mode))?;
     Ok(file)
+}
+
+/// Opens a file to read it, at once: one that is there, and no FIFO, device or directory.
+///
+/// # Errors
+/// The system's; [`io::ErrorKind::InvalidInput`] for what is no regular file.
+pub fn open(path: &Path) -> io::Result<File> {
+    // Without the flag, a FIFO that nobody writes would be waited for.
+    let flags = i32::from_ne_bytes((OFlags::NONBLOCK | OFlags::NOCTTY).bits().to_ne_bytes());
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),
+    }
 }
 
 /// Takes from this user's file or directory every permission that `mode` does not give. What is somebody else's stays as
@@ -114,6 +129,20 @@ mod tests {
             make_directory(&two.join("file")).is_err()
                 && make_directory(&two.join("file/x")).is_err()
         );
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let [fifo, file] = ["fifo", "file"].map(|name| dir.path().join(name));
+        let mode = rustix::fs::Mode::from_raw_mode(PRIVATE);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).unwrap();
+        fs::write(&file, "x").unwrap();
+        assert!(open(&file).is_ok());
+        for path in [fifo.as_path(), dir.path(), Path::new("/dev/null")] {
+            assert_eq!(open(path).unwrap_err().to_string(), "it is no regular file", "{path:?}");
+        }
+        assert_eq!(open(&dir.path().join("x")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

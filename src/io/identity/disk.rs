@@ -372,7 +372,7 @@ pub(in super::super) fn file_state(path: &Path) -> FileState {
 }
 
 fn open(path: &Path) -> Result<Option<File>, IdentityError> {
-    match File::open(path) {
+    match modes::open(path) {
         Ok(file) => Ok(Some(file)),
         Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(other) => Err(failed("read", path)(other)),

@@ -3,7 +3,7 @@
 //! Invariants: TLS 1.2 and 1.3 with the library's own choice of ciphers; no client certificate is asked for; what is
 //! served is always a certificate with its own key, the latest pair that fits together.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
@@ -17,8 +17,13 @@ use tokio_rustls::{TlsAcceptor, server};
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 use x509_cert::time::Time;
+use zeroize::Zeroizing;
 
 use crate::io::identity::{FileState, Identity, Look, Validity, file_state};
+use crate::io::modes;
+
+/// Most bytes that are read of a certificate chain or a key.
+const MAX_FILE: u64 = 1024 * 1024;
 
 /// Why clients cannot be served over TLS with these files. Nothing changed; the operator acts.
 #[derive(Debug, thiserror::Error)]
@@ -173,14 +178,16 @@ fn of_files(certificate: &Path, key: &Path) -> Result<Served, WebError> {
         let path = path.to_owned();
         |cause| WebError::File { path, cause }
     };
-    let chain = CertificateDer::pem_file_iter(certificate).map_err(failed(certificate))?;
+    let read = |path: &Path| contents(path).map_err(|cause| failed(path)(pem::Error::Io(cause)));
+    let text = read(certificate)?;
+    let chain = CertificateDer::pem_slice_iter(&text);
     let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(failed(certificate))?;
     if chain.is_empty() {
         return Err(failed(certificate)(pem::Error::NoItemsFound));
     }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| {
-        let text = std::fs::read_to_string(key).unwrap_or_default();
-        if text.contains("ENCRYPTED") {
+    let text = read(key)?;
+    let private = PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
+        if text.windows(9).any(|part| part == b"ENCRYPTED") {
             WebError::Encrypted(key.into())
         } else {
             failed(key)(error)
@@ -194,6 +201,16 @@ fn of_files(certificate: &Path, key: &Path) -> Result<Served, WebError> {
             WebError::Unusable { certificate: certificate.into(), cause: error }
         }
     })
+}
+
+/// What is in a file.
+fn contents(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let file = modes::open(path)?;
+    // Room for all of it at once: a buffer that grew would leave an unwiped copy behind.
+    let room = usize::try_from(file.metadata()?.len().min(MAX_FILE)).unwrap_or_default() + 64;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+    file.take(MAX_FILE).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn served(
@@ -254,6 +271,9 @@ mod tests {
         assert!(matches!(look(), Err(WebError::Encrypted(path)) if path == key));
         fs::remove_file(&cert).unwrap();
         assert!(matches!(look(), Err(WebError::File { path, .. }) if path == cert));
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &cert, mode).unwrap();
+        assert!(look().unwrap_err().to_string().ends_with("it is no regular file"));
         assert!(serves(&new));
     }
 
