@@ -288,6 +288,21 @@ impl Channels {
         (gone || self.tokens.revoked(&bearer.jti)).then_some("token revoked")
     }
 
+    /// Waits until a token that is good is none any more; why.
+    pub(super) async fn until_outlived(&self, bearer: &Bearer) -> Refusal {
+        let mut told = self.admin.clients.follow();
+        loop {
+            if let Some(why) = self.outlived(bearer) {
+                return why;
+            }
+            let left = bearer.expires().duration_since(clock::wall()).unwrap_or_default();
+            tokio::select! {
+                () = tokio::time::sleep(left) => {}
+                () = told.changed() => {}
+            }
+        }
+    }
+
     /// What clients may see of others on a topic, at most.
     fn shown(&self, topic: &Topic) -> Sees {
         let counts = Pattern::most_specific(&self.presence, |(pattern, _)| pattern, topic);

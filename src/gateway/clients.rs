@@ -167,6 +167,14 @@ impl Told {
         }
     }
 
+    /// Waits until rights may have ended, or the node drains or stops.
+    pub(super) async fn changed(&mut self) {
+        if self.phase.changed().await.is_err() {
+            // Nothing ends rights any more but time.
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Waits until the client is to go.
     pub(super) async fn go(&mut self) {
         while self.next().await != Order::Go {}

@@ -92,6 +92,34 @@ fn events_come_a_page_at_a_time_and_as_they_happen() {
     assert!(later.contains(&event["seq"].as_u64().unwrap()), "{event} {later:?}");
 }
 
+#[test]
+fn a_stream_of_events_ends_with_its_token() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").start();
+    let make = |ttl: &str| {
+        let line = ["token", "create", "--sub", "op", "--role", "admin", "--ttl", ttl];
+        cluster.print(&[&line[..], &["--certs", "certs"]].concat()).trim().to_owned()
+    };
+    let open = |token: &str| {
+        let bearer = format!("Bearer {token}");
+        let headers = [("Authorization", bearer.as_str()), ("Accept", "text/event-stream")];
+        let mut stream = a.request("GET /api/events?after=0", &headers);
+        assert_eq!(head(&mut stream).status, 200);
+        stream
+    };
+    let rest = |stream: BufReader<TcpStream>| {
+        stream.lines().map(Result::unwrap).filter(|it| it.starts_with(": ")).collect::<Vec<_>>()
+    };
+    let [lasting, other] = ["1h", "2h"].map(make);
+    let (lasting, revoked) = (open(&lasting), open(&other));
+    assert_eq!(rest(open(&make("2s"))), [": token expired"]);
+    cluster.print(&["token", "revoke", &other, "--certs", "certs"]);
+    assert_eq!(rest(revoked), [": token revoked"]);
+    lasting.get_ref().set_nonblocking(true).unwrap();
+    let still = lasting.lines().find_map(Result::err).map(|it| it.kind());
+    assert_eq!(still, Some(std::io::ErrorKind::WouldBlock), "the other token counts");
+}
+
 /// The next event of a stream that is wanted.
 fn data(stream: &mut BufReader<TcpStream>, wanted: impl Fn(&Value) -> bool) -> Value {
     let lines = stream.lines().map(Result::unwrap);

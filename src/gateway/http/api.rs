@@ -5,7 +5,8 @@
 //!    are for everybody: they say nothing about the cluster.
 //! 2. Whatever is wrong with a request ends in problem details. A parameter that is unknown, given twice or out of range
 //!    is wrong: it is not passed over.
-//! 3. A reader of events that does not read holds a bounded queue, and at most [`STREAMS`] read at once.
+//! 3. A reader of events that does not read holds a bounded queue, and at most [`STREAMS`] read at once. A stream ends with the
+//!    token that it was asked for with.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -25,6 +26,7 @@ use super::guard::Below;
 use super::problem::Problem;
 use super::upgrade::bearer;
 use super::{From, Site};
+use crate::gateway::channels::Bearer;
 use crate::gateway::refusal::Cause;
 use crate::gateway::status::{ClusterView, NodeRecord};
 use crate::gateway::view::{DeedError, NodeView};
@@ -114,6 +116,8 @@ struct Asked {
     headers: HeaderMap,
     /// Whose token it has, once that is found to be good.
     operator: Option<Operator>,
+    /// What the token says; `None` where everybody may read.
+    bearer: Option<Bearer>,
 }
 
 impl Asked {
@@ -121,7 +125,8 @@ impl Asked {
         let nobody = || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "who asks is not known");
         let ConnectInfo(from) = parts.extensions.get().cloned().ok_or_else(nobody)?;
         let query = parts.uri.query().map(str::to_owned);
-        Ok(Self { api: api.clone(), from, query, headers: parts.headers.clone(), operator: None })
+        let (api, headers) = (api.clone(), parts.headers.clone());
+        Ok(Self { api, from, query, headers, operator: None, bearer: None })
     }
 
     fn admin(&self) -> &NodeView {
@@ -177,6 +182,7 @@ impl Asked {
         if may {
             self.from.place.entitle(Some(&claims));
             self.operator = Operator::token(&claims.sub).ok();
+            self.bearer = Some(claims);
             return Ok(());
         }
         let missing = match right {

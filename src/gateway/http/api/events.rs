@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
@@ -9,6 +10,7 @@ use axum::response::sse::{Event as Sent, KeepAlive, Sse};
 use futures_util::stream::{self, StreamExt};
 
 use super::{Answer, Asked, By, Reader, json};
+use crate::gateway::channels::{Bearer, Channels};
 use crate::gateway::history;
 use crate::gateway::http::problem::Problem;
 use crate::gateway::refusal::Cause;
@@ -69,21 +71,42 @@ fn last(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     number.map(Some).ok_or_else(|| wrong("Last-Event-ID is not a number of an event"))
 }
 
-/// Server-sent events: each a [`Recorded`], its number for id.
+/// Server-sent events: each a [`Recorded`], its number for id. Ends with the token, and says so in a comment.
 fn follow(asked: &Asked, after: Option<u64>, query: Query) -> Answer {
     let Ok(place) = asked.api.streams.clone().try_acquire_owned() else {
         return Err(asked.api.site.refuse(Cause::TooManyReaders, &asked.from, ""));
     };
-    let all = stream::unfold(asked.admin().journal.follow(after), |mut following| async {
-        Some((following.recv().await?, following))
+    let following = asked.admin().journal.follow(after);
+    let ended = ended(asked.api.site.channels.clone(), asked.bearer.clone());
+    let all = stream::unfold(Some((following, Box::pin(ended))), |open| async {
+        let (mut following, mut ended) = open?;
+        tokio::select! {
+            biased;
+            why = &mut ended => Some((Err(why), None)),
+            event = following.recv() => Some((Ok(event?), Some((following, ended)))),
+        }
     });
-    let wanted = all.filter(move |event| std::future::ready(query.fits(event)));
-    let stream = wanted.map(move |event| {
+    let stream = all.filter_map(move |next| {
         let _held = &place; // as long as the stream is
-        let sent = Sent::default().json_data(&event).unwrap_or_default();
-        Ok::<_, Infallible>(if event.seq > 0 { sent.id(event.seq.to_string()) } else { sent })
+        let sent = match next {
+            Err(why) => Some(Sent::default().comment(why)),
+            Ok(event) if !query.fits(&event) => None,
+            Ok(event) => {
+                let sent = Sent::default().json_data(&event).unwrap_or_default();
+                Some(if event.seq > 0 { sent.id(event.seq.to_string()) } else { sent })
+            }
+        };
+        std::future::ready(sent.map(Ok::<_, Infallible>))
     });
     // A proxy that gathers what it passes on would keep events back.
     let unbuffered = [("x-accel-buffering", "no")];
     Ok((unbuffered, Sse::new(stream).keep_alive(KeepAlive::default())).into_response())
+}
+
+/// Waits until somebody may read no more; why.
+async fn ended(channels: Arc<Channels>, bearer: Option<Bearer>) -> &'static str {
+    match bearer {
+        Some(bearer) => channels.until_outlived(&bearer).await,
+        None => std::future::pending().await,
+    }
 }
