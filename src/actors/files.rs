@@ -57,6 +57,12 @@ pub trait Followed: Send + Sync {
     /// How it stands with each key set that is fetched.
     fn key_sets(&self) -> Vec<KeySetState>;
 
+    /// Why some are not in force as they are.
+    fn trouble(&self) -> Option<String>;
+
+    /// What is to be said of those that were read since this was asked last.
+    fn notes(&self) -> Vec<String>;
+
     /// How many systems it is whose tokens count besides the cluster's.
     fn count(&self) -> usize;
 }
@@ -235,6 +241,15 @@ impl Inside {
     }
 
     fn looked_at_providers(&mut self, found: Result<Look<()>, String>) {
+        let followed = self.setup.providers.as_ref();
+        let (notes, trouble) =
+            followed.map(|it| (it.notes(), it.trouble())).unwrap_or_default();
+        for note in notes {
+            self.became("revoked_line_skipped");
+            tracing::warn!(note, "a list of revoked tokens has lines that are none");
+        }
+        // Files may be in force in part.
+        let found = found.and_then(|look| trouble.map_or(Ok(look), Err));
         match &found {
             Ok(Look::New(())) => {
                 self.became("identity_loaded");

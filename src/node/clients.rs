@@ -38,6 +38,14 @@ impl Followed for Providers {
         Self::key_sets(self)
     }
 
+    fn trouble(&self) -> Option<String> {
+        Self::trouble(self)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        Self::notes(self)
+    }
+
     fn count(&self) -> usize {
         Self::count(self)
     }

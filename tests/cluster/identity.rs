@@ -357,6 +357,8 @@ fn a_join_is_renewed_in_place_until_its_token_or_key_is_gone() {
     // What cannot be used changes nothing, and is said.
     files.put("ash.toml", "kind = \"ash\"\n");
     node.logged("identity provider refused: it stays as it was", &[]);
+    let degraded = node.status().unwrap()["degraded"].to_string();
+    assert!(degraded.contains("key_file is missing"), "{degraded}");
     until("refusal that is counted", || {
         match node.counter("xpando_files_total", "identity_refused") {
             0 => Err("not yet".to_owned()),

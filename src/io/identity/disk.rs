@@ -355,8 +355,13 @@ pub(super) fn read_certificate(
 
 /// A list of certificates or tokens, not yet checked; `None` when there is no such file.
 pub(super) fn read_list(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
+    read_up_to(path, MAX_LIST)
+}
+
+/// The first bytes of a file; `None` when there is no such file.
+pub(super) fn read_up_to(path: &Path, most: u64) -> Result<Option<Vec<u8>>, IdentityError> {
     let Some(file) = open(path)? else { return Ok(None) };
-    Ok(Some(read(file, path, MAX_LIST)?.to_vec()))
+    Ok(Some(std::mem::take(&mut *read(file, path, most)?)))
 }
 
 /// What tells one state of a file from another: a new file in its place, the time of its last change (of its mode,

@@ -7,7 +7,8 @@
 //! 1. The algorithm, the key and what claims mean come from the files alone, and from the URL that they name. What a token says of itself only selects which of
 //!    them it is held against.
 //! 2. A key that is secret is in a file that others cannot read, and in no log.
-//! 3. A provider whose files cannot be used any more stays as it was; a node does not start with one.
+//! 3. A provider whose files cannot be used any more stays as it was; a node does not start with one. Of a list of revoked ids
+//!    what can be used counts.
 //! 4. To judge a token takes bounded memory and time: it is at most [`MAX_TOKEN`] long, and there are at most `MAX_PROVIDERS`
 //!    providers.
 //! 5. Once the key that a token was signed with is gone from the files, or from the set at a URL, the token counts no more.
@@ -17,13 +18,13 @@ pub(super) mod key_set;
 mod keys;
 mod phoenix;
 mod remote;
+mod revoked;
 mod settings;
 
-use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -32,6 +33,7 @@ use sha2::{Digest, Sha256};
 
 use self::jwt::{JwtRules, Keys};
 use self::phoenix::PhoenixRules;
+use self::revoked::{MAX_REVOKED, Revoked};
 use self::remote::RemoteSet;
 use super::disk::{self, FileState};
 use super::{Fetch, IdentityError, KeySetState, Look, MAX_TOKEN, TokenError};
@@ -45,8 +47,6 @@ const MAX_PROVIDERS: usize = 16;
 const MAX_SETTINGS: usize = 64 * 1024;
 /// Longest file of root certificates, in bytes.
 const MAX_ROOTS: usize = 256 * 1024;
-/// Longest file of revoked ids, in bytes.
-const MAX_REVOKED: usize = 1024 * 1024;
 
 /// Why an identity provider cannot be used. What was in force before stays; the operator corrects the file.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +104,9 @@ enum Kind {
 struct Provider {
     kind: Kind,
     mapping: Mapping,
-    revoked: HashSet<Box<str>>,
+    revoked: Revoked,
+    /// The file of what is revoked.
+    list: Option<PathBuf>,
     /// The files that it was made of, and what state they were in.
     files: Vec<(PathBuf, FileState)>,
 }
@@ -135,6 +137,10 @@ pub struct Providers {
     all: Arc<ArcSwap<Vec<Arc<Provider>>>>,
     /// Held while files are looked at.
     looking: Arc<Mutex<()>>,
+    /// Why the files of one cannot be used, as the last look found.
+    failing: Arc<Mutex<Option<String>>>,
+    /// What was found in files, and is to be said once.
+    notes: Arc<Mutex<Vec<String>>>,
     number: Arc<AtomicU64>,
 }
 
@@ -155,11 +161,14 @@ impl Providers {
             return Err(ProviderError::TooMany(paths.len()));
         }
         let all: Result<Vec<_>, _> =
-            paths.iter().map(|path| Provider::read(path, data).map(Arc::new)).collect();
+            paths.iter().map(|path| Provider::read(path, data, None).map(Arc::new)).collect();
+        let all = all?;
+        let notes = all.iter().filter_map(|it| it.note()).collect();
         Ok(Self {
             paths: paths.into(),
             data: data.map(Arc::from),
-            all: Arc::new(ArcSwap::from_pointee(all?)),
+            all: Arc::new(ArcSwap::from_pointee(all)),
+            notes: Arc::new(Mutex::new(notes)),
             ..Self::default()
         })
     }
@@ -169,18 +178,22 @@ impl Providers {
     /// # Errors
     /// The [`ProviderError`] of the first provider whose files cannot be used; others are up to date.
     pub fn look(&self) -> Result<Look<()>, ProviderError> {
-        let _alone = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = lock(&self.looking);
         let mut all = self.all.load().to_vec();
         let (mut changed, mut failed) = (false, None);
         for (provider, path) in all.iter_mut().zip(self.paths.iter()) {
-            if provider.files.iter().all(|(path, state)| disk::file_state(path) == *state) {
+            let same = provider.files.iter().all(|(path, state)| disk::file_state(path) == *state);
+            if same && provider.revoked.unread.is_none() {
                 continue;
             }
-            match Provider::read(path, self.data.as_deref()) {
+            match Provider::read(path, self.data.as_deref(), Some(&provider.revoked)) {
+                // Still unreadable, and nothing else is new.
+                Ok(read) if same && read.revoked.unread == provider.revoked.unread => {}
                 Ok(read) => {
                     if let (Some(set), Some(before)) = (read.remote(), provider.remote()) {
                         set.follow(before);
                     }
+                    lock(&self.notes).extend(read.note());
                     (*provider, changed) = (Arc::new(read), true);
                 }
                 Err(error) => failed = failed.or(Some(error)),
@@ -190,6 +203,7 @@ impl Providers {
             self.all.store(Arc::new(all));
             self.number.fetch_add(1, Ordering::Release);
         }
+        *lock(&self.failing) = failed.as_ref().map(ToString::to_string);
         match failed {
             Some(error) => Err(error),
             None if changed => Ok(Look::New(())),
@@ -209,6 +223,17 @@ impl Providers {
         self.all.load().iter().filter_map(|it| it.remote()).map(|set| set.state()).collect()
     }
 
+    /// Why files of a provider cannot be used, and are not in force.
+    pub fn trouble(&self) -> Option<String> {
+        let unread = self.all.load().iter().find_map(|it| it.revoked.unread.clone());
+        unread.or_else(|| lock(&self.failing).clone())
+    }
+
+    /// What is to be said of the files that were read since this was asked last.
+    pub fn notes(&self) -> Vec<String> {
+        std::mem::take(&mut *lock(&self.notes))
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.paths.len()
@@ -224,7 +249,7 @@ impl Providers {
     pub fn outlived(&self, key: KeyMark, jti: &str) -> bool {
         let all = self.all.load();
         let provider = all.iter().find(|it| it.has(key));
-        provider.is_none_or(|it| it.revoked.contains(jti))
+        provider.is_none_or(|it| it.revoked.has(jti))
     }
 
     /// What a token says, and by which key, if it counts at `now`; `None` when it is of no provider of this node.
@@ -256,6 +281,10 @@ impl Providers {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Whether a token may be another provider's.
 fn is_foreign(error: TokenError) -> bool {
     use TokenError::{Algorithm, NotForUs, Signature, UnknownKey};
@@ -263,6 +292,11 @@ fn is_foreign(error: TokenError) -> bool {
 }
 
 impl Provider {
+    /// What is to be said of its list of revoked ids.
+    fn note(&self) -> Option<String> {
+        self.revoked.note(self.list.as_deref()?)
+    }
+
     /// Its key set, where that is at a URL.
     fn remote(&self) -> Option<&Arc<RemoteSet>> {
         match &self.kind {
@@ -289,7 +323,7 @@ impl Provider {
         }
         let jti = jti.ok_or(TokenError::Malformed)?;
         check_id(&jti).map_err(|_id| TokenError::Malformed)?;
-        if self.revoked.contains(jti.as_str()) {
+        if self.revoked.has(jti.as_str()) {
             return Err(TokenError::Revoked);
         }
         let mapped = self.mapping.apply(&claims, usual).map_err(|_right| TokenError::Unmapped)?;
@@ -314,27 +348,23 @@ fn id_of(signed: &str) -> String {
     hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A file that a provider needs.
+/// A file that a provider needs, of at most so many bytes.
 fn needed(path: &Path, most: usize) -> Result<Vec<u8>, ProviderError> {
-    let text = disk::read_list(path)?.ok_or_else(|| ProviderError::Missing(path.to_owned()))?;
-    match text.len() <= most {
-        true => Ok(text),
-        false => Err(ProviderError::Content { path: path.to_owned(), reason: "it is too long" }),
-    }
-}
-
-/// The ids in a file, one a line.
-fn revoked(path: &Path) -> Result<HashSet<Box<str>>, ProviderError> {
-    let text = needed(path, MAX_REVOKED)?;
     let refuse = |reason| ProviderError::Content { path: path.to_owned(), reason };
-    let text = String::from_utf8(text).map_err(|_binary| refuse("it is not a text"))?;
-    let lines = text.lines().map(str::trim).filter(|it| !it.is_empty() && !it.starts_with('#'));
-    lines
-        .map(|jti| match check_id(jti) {
-            Ok(()) => Ok(jti.into()),
-            Err(_) => Err(refuse("it has a line that is no id of a token (the claim jti)")),
-        })
-        .collect()
+    let reason = match most {
+        MAX_SETTINGS => "it is longer than 64 KiB",
+        MAX_REVOKED => "it is longer than 64 MiB",
+        _ => "it is too long",
+    };
+    // Before it is read: what is too long is looked at again and again.
+    let length = disk::file_state(path).map_or(0, |(.., length)| length);
+    if usize::try_from(length).unwrap_or(usize::MAX) > most {
+        return Err(refuse(reason));
+    }
+    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
+    let text = disk::read_up_to(path, limit)?;
+    let text = text.ok_or_else(|| ProviderError::Missing(path.to_owned()))?;
+    if text.len() <= most { Ok(text) } else { Err(refuse(reason)) }
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use super::jwt::{Audience, JwtRules, Keys};
 use super::keys::{self, Algorithm, VerifyingKey};
 use super::phoenix::{Derivation, PhoenixRules};
 use super::remote::RemoteSet;
-use super::{Kind, MAX_ROOTS, MAX_SETTINGS, Provider, ProviderError, disk, needed, revoked};
+use super::revoked::Revoked;
+use super::{Kind, MAX_ROOTS, MAX_SETTINGS, Provider, ProviderError, disk, needed};
 use crate::io::fetch::{self, Place};
 use crate::proto::token::mapping::{Mapping, RoleRule, SubjectRule, TopicRule};
 
@@ -73,7 +74,12 @@ struct Settings {
 
 impl Provider {
     /// The provider whose settings are in this file; what is fetched for it is kept in the data directory.
-    pub(super) fn read(path: &Path, data: Option<&Path>) -> Result<Self, ProviderError> {
+    /// `before` is what was revoked until now.
+    pub(super) fn read(
+        path: &Path,
+        data: Option<&Path>,
+        before: Option<&Revoked>,
+    ) -> Result<Self, ProviderError> {
         // Before anything is read, so that what changes meanwhile is read again.
         let mut files = vec![(path.to_owned(), disk::file_state(path))];
         let refuse = |reason: String| ProviderError::Settings { path: path.to_owned(), reason };
@@ -88,7 +94,8 @@ impl Provider {
             files.push((file.clone(), disk::file_state(file)));
         }
         settings.check().map_err(|reason| refuse(reason.to_owned()))?;
-        let revoked = settings.revoked_file.as_deref().map(revoked).transpose()?;
+        let list = settings.revoked_file.take();
+        let revoked = list.as_deref().map(|list| Revoked::read(list, before)).transpose()?;
         let mapping = Mapping {
             subject: std::mem::take(&mut settings.subject),
             role: settings.role.take(),
@@ -96,7 +103,7 @@ impl Provider {
         };
         mapping.check().map_err(|reason| refuse(reason.to_owned()))?;
         let kind = settings.kind(path, data)?;
-        Ok(Self { kind, mapping, revoked: revoked.unwrap_or_default(), files })
+        Ok(Self { kind, mapping, revoked: revoked.unwrap_or_default(), list, files })
     }
 }
 

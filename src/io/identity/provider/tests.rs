@@ -358,7 +358,6 @@ fn settings_are_read_strictly() {
         ("kind = \"phoenix\"\nsalt = \"s\"\nkey_set_url = \"https://x\"\n", "key set or audience"),
         ("kind = \"ash\"\nkey_file = \"secret\"\nleeway = 301\n", "leeway"),
         ("kind = \"ash\"\nkey_file = \"secret\"\nrevoked_file = \"none\"\n", "none is missing"),
-        ("kind = \"ash\"\nkey_file = \"secret\"\nrevoked_file = \"rsa.pem\"\n", "no id of a token"),
         ("kind = \"phoenix\"\nkey_file = \"secret\"\n", "salt is missing"),
         ("kind = \"jwt\"\nkey_file = \"secret\"\n", "issuer is missing"),
     ] {
@@ -434,9 +433,14 @@ fn files_are_followed_and_what_is_wrong_changes_nothing() {
     assert_ne!(providers.number(), number);
     assert_eq!(judged(), Err(TokenError::Revoked));
     assert!(providers.outlived(key, "j1"));
-    files.put("gone", "not an id\n");
-    assert!(providers.look().is_err() && providers.look().is_err(), "said as long as it is so");
-    assert_eq!(judged(), Err(TokenError::Revoked), "as before");
+    assert!(providers.notes().is_empty() && providers.trouble().is_none());
+    files.put("gone", "not an id\nj1\n");
+    assert!(matches!(providers.look(), Ok(Look::New(()))));
+    assert_eq!(judged(), Err(TokenError::Revoked), "one line of two counts");
+    let notes = providers.notes();
+    assert!(matches!(notes.as_slice(), [it] if it.contains("the first is line 1")), "{notes:?}");
+    assert!(providers.notes().is_empty() && providers.trouble().is_none(), "said once");
+    assert!(files.open().is_ok(), "a node starts");
     files.put("gone", "");
     assert!(providers.look().is_ok() && judged().is_ok());
     files.put("secret", &SECRET.replace('0', "x"));
@@ -445,6 +449,51 @@ fn files_are_followed_and_what_is_wrong_changes_nothing() {
     fs::remove_file(files.path("p.toml")).unwrap();
     assert!(providers.look().is_err());
     assert_eq!(judged(), Err(TokenError::Signature), "as before");
+}
+
+#[test]
+fn a_list_of_what_is_revoked_that_cannot_be_read_takes_nothing_back() {
+    let files = Files::new(&format!("{ASH}revoked_file = \"gone\"\n"));
+    files.put("gone", "j1\n");
+    let (providers, token) = (files.open().unwrap(), vector("ash"));
+    let judged = || providers.verify(&token, at(1_000_010)).unwrap().map(drop);
+    let gone = files.path("gone");
+    let damage: [(&dyn Fn(), &str); 4] = [
+        (&|| fs::remove_file(&gone).unwrap(), "is missing"),
+        (&|| mkfifo(&gone), "it is no regular file"),
+        (&|| files.put("gone", "\u{0}"), ""),
+        (&|| fs::write(&gone, b"\xff\xfej\x001\x00").unwrap(), "UTF-16"),
+    ];
+    for (damage, why) in damage {
+        damage();
+        assert!(providers.look().is_ok());
+        if why.is_empty() {
+            assert!(providers.trouble().is_none() && judged().is_ok(), "it is read again");
+            files.put("gone", "j1");
+            assert!(providers.look().is_ok());
+            continue;
+        }
+        assert!(providers.trouble().unwrap().contains(why), "{why}: {:?}", providers.trouble());
+        assert_eq!(judged(), Err(TokenError::Revoked), "{why}");
+        assert!(files.error().contains(why), "no node starts with it");
+        assert!(matches!(providers.look(), Ok(Look::Unchanged)), "{why}");
+    }
+    let long = fs::File::create(&gone).unwrap();
+    long.set_len(64 * 1024 * 1024 + 1).unwrap();
+    assert!(providers.look().is_ok());
+    assert!(providers.trouble().unwrap().contains("longer than 64 MiB"));
+    // Other files of the same provider are followed meanwhile.
+    files.put("secret", &SECRET.replace('0', "x"));
+    assert!(providers.look().is_ok() && judged() == Err(TokenError::Signature));
+    files.put("secret", SECRET);
+    files.put("gone", "j2");
+    assert!(matches!(providers.look(), Ok(Look::New(()))));
+    assert!(providers.trouble().is_none() && judged().is_ok());
+}
+
+fn mkfifo(path: &Path) {
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).unwrap();
 }
 
 #[test]
