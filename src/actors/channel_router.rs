@@ -28,7 +28,7 @@ use crate::proto::codec;
 use crate::proto::history::words::{Heads, Question};
 use crate::proto::history::{Ask as History, Retentions};
 use crate::proto::node::{Incarnation, NodeName};
-use crate::proto::presence::{Attendance, Epoch, Output, PresenceError, To, WORD, Word};
+use crate::proto::presence::{Attendance, Epoch, Holder, Output, PresenceError, To, WORD, Word};
 use crate::proto::topic::{Name, Topic};
 use crate::proto::wiring::{Ask, Consumer, Notice};
 
@@ -52,6 +52,8 @@ const FAULT: &str = "presence_fault";
 const NOT_ALLOWED: &str = "presence_not_allowed";
 /// Why a topic is not kept for a node.
 const NOT_KEPT: &str = "the topic is not kept here";
+/// Between two lines about members that are not present.
+const UNSEEN: Duration = Duration::from_secs(60);
 /// Topics that read what they have on disk, or ask for what others have, at once.
 const PLACES: usize = 16;
 /// Joins that ask other nodes for what is not here at once: a client must not have a node ask without end.
@@ -187,8 +189,8 @@ impl ChannelRouter {
     }
 }
 
-/// A member, and under what key and with what fields it is present.
-type Shown = (u64, String, String);
+/// A member, to whose presences it counts, and under what key and with what fields it is present.
+type Shown = (u64, Holder, String, String);
 
 struct Running {
     orders: mpsc::UnboundedSender<Order>,
@@ -214,6 +216,8 @@ struct Inside {
     leaving: bool,
     /// When it hands its topics on next.
     hand_on_at: Option<Instant>,
+    /// Members that got no presence since it was last said, and when that was.
+    unseen: (u64, Option<Instant>),
 }
 
 impl Inside {
@@ -223,7 +227,8 @@ impl Inside {
         }
         let Some(running) = self.topics.get_mut(&topic) else { return };
         running.joins += 1;
-        let shown = member.presence.clone().map(|(key, meta)| (member.id, key, meta));
+        let shown = member.presence.clone();
+        let shown = shown.map(|(key, meta)| (member.id, member.holder.clone(), key, meta));
         let now = match (shown, &mut running.opening) {
             (Some(shown), Some(waiting)) => {
                 waiting.push(shown);
@@ -239,15 +244,21 @@ impl Inside {
     }
 
     /// A member is present from now on.
-    fn show(&mut self, topic: &Topic, (id, key, meta): &Shown) {
+    fn show(&mut self, topic: &Topic, (id, holder, key, meta): &Shown) {
         // What peers would not take is not shown here either.
         if !self.router.bus.exchange().capabilities().may_publish(topic) {
             return;
         }
         let (mut out, place) = (Vec::new(), (topic, key.as_str(), meta.as_str()));
-        if let Err(refused) = self.attendance.join(*id, place, timer::now(), &mut out) {
-            tracing::debug!(%topic, %refused, "not present");
+        let (holder, now) = (Some(holder), timer::now());
+        if let Err(refused) = self.attendance.join(*id, holder, place, now, &mut out) {
             self.router.metrics.count(Count::Channels, "presence_refused");
+            self.unseen.0 += 1;
+            if self.unseen.1.is_none_or(|last| now.duration_since(last) >= UNSEEN) {
+                let members = std::mem::take(&mut self.unseen.0);
+                self.unseen.1 = Some(now);
+                tracing::warn!(%topic, key, members, %refused, "members are not present");
+            }
         }
         self.perform(out);
     }
@@ -487,6 +498,7 @@ impl Process for Inside {
             shared,
             leaving: false,
             hand_on_at: None,
+            unseen: (0, None),
         };
         // What is on disk shall have no holes, whether or not somebody is here.
         for topic in kept?.unwrap_or_default() {

@@ -43,9 +43,11 @@ use crate::proto::topic::Topic;
 mod attendance;
 pub mod listing;
 mod owner;
+mod room;
 mod words;
 pub use attendance::Attendance;
 use owner::{Owner, Peer};
+pub use room::Holder;
 pub use words::{
     Body, Change, Entry, Epoch, KEY, META, Output, Page, PresenceError, Ref, To, WORD, Word,
     check_meta,
@@ -113,6 +115,16 @@ impl Presence {
     /// What the entries of a peer cost, in bytes.
     pub fn bytes_of(&self, peer: &NodeName) -> usize {
         self.peers.get(peer).map_or(0, |peer| peer.owner.bytes)
+    }
+
+    /// How many bytes are free for entries of this node.
+    fn free(&self) -> usize {
+        PRESENCES.saturating_sub(self.own.bytes)
+    }
+
+    /// What an entry of this node would cost with another meta.
+    fn cost_with(&self, reference: Ref, meta: &str) -> Option<usize> {
+        self.owned(reference).map(|entry| room::cost(&entry.topic, &entry.key, meta))
     }
 
     /// When [`tick`](Self::tick) is due.

@@ -147,7 +147,10 @@ impl Book {
             let done = match &wish.shown {
                 Some(shown) if *shown == wish.meta => Ok(()),
                 Some(_) => attendance.update(*id, &wish.meta, now, out),
-                None => attendance.join(*id, (&wish.topic, &wish.key, &wish.meta), now, out),
+                None => {
+                    let place = (&wish.topic, wish.key.as_str(), wish.meta.as_str());
+                    attendance.join(*id, None, place, now, out)
+                }
             };
             if let Err(refused) = &done {
                 metrics.count(Count::Channels, "presence_refused");

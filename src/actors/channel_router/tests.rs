@@ -64,6 +64,7 @@ struct Client {
 impl World {
     fn member(&self, key: Option<&str>) -> Member {
         Member {
+            holder: "u".into(),
             id: self.router.number(),
             join_ref: None,
             reference: None,

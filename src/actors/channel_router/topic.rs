@@ -34,7 +34,7 @@ use crate::proto::channel::{Dialect, Encoded, Json, Outcome, Payload, Ref, Say, 
 use crate::proto::history::words::{Question, Theirs};
 use crate::proto::history::{Ask, LINGER, MAX_ASKED, Retentions, Rule};
 use crate::proto::node::NodeName;
-use crate::proto::presence::Entry;
+use crate::proto::presence::{Entry, Holder};
 use crate::proto::presence::listing::{self, Audience, Listing, Sees};
 use crate::proto::replay::{Bounds, Cursor, Log, Position};
 use crate::proto::topic::Topic;
@@ -86,6 +86,8 @@ pub struct Member {
     pub history: Option<Ask>,
     /// Under what key others see it, and what they see of it: a JSON object. `None`: they do not.
     pub presence: Option<(String, String)>,
+    /// Whose presences it counts to: a user or an address.
+    pub holder: Holder,
     /// What it sees of others.
     pub sees: Sees,
     /// What else it gets first.

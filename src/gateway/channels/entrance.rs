@@ -261,6 +261,7 @@ impl Entrance {
             resume,
             history: params.get("history").and_then(asked::read),
             presence: None,
+            holder: self.from.to_string().into(),
             sees: Sees::Nothing,
             greeting: None,
             intercept: None,
@@ -291,6 +292,9 @@ impl Entrance {
             self.channels.metrics.count(Count::Channels, "presence_invalid");
             refused(why)
         })?;
+        if let Some(claims) = claims {
+            member.holder = format!("{} {}", claims.iss, claims.sub).into();
+        }
         member.presence = meta.map(|meta| {
             let anonymous = || format!("anonymous:{:x}@{node}", member.id);
             (claims.map_or_else(anonymous, |claims| claims.sub.clone()), meta)

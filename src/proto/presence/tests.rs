@@ -13,6 +13,7 @@ use crate::proto::talk::DownReason;
 use crate::proto::tests::start;
 use crate::proto::wiring::Notice;
 
+mod holders;
 mod world;
 
 fn name(text: &str) -> NodeName {
@@ -110,7 +111,7 @@ fn a_raised_life_states_anew_all_that_it_has_and_members_can_still_leave() {
     let rng = StdRng::seed_from_u64(2);
     let mut z = Attendance::new(name("z@h"), epoch(1, 0), now, rng);
     z.handle(Notice::Up(name("a@h"), Incarnation(1)), now, &mut out);
-    z.join(7, (&topic("room:1"), "anna", "{}"), now, &mut out).expect("taken");
+    z.join(7, None, (&topic("room:1"), "anna", "{}"), now, &mut out).expect("taken");
     for output in out.drain(..) {
         if let Output::Say(_, word) = output {
             assert_eq!(brief(&b.hears("z@h", word)), "");

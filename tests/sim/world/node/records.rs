@@ -204,7 +204,7 @@ impl World {
         life.members.insert(number, member);
         let topics = topics();
         let place = (&topics[topic], key.as_str(), meta.as_str());
-        let joined = self.present(node, |it, now, out| it.join(number, place, now, out));
+        let joined = self.present(node, |it, now, out| it.join(number, None, place, now, out));
         joined.unwrap_or_else(|refused| self.fail("sim", &refused.to_string()));
         self.wake(node);
     }
