@@ -5,7 +5,7 @@
 //! 1. What a call wrote is durable when it returns, whole or not at all. Every commit has two phases, so a
 //!    damaged last commit is an error and never an older state that looks sound.
 //! 2. The file is locked while the node runs.
-//! 3. A damaged file is set aside under a name with its time, never read as far as it goes and never deleted.
+//! 3. A damaged file is set aside under a name with its time, never read as far as it goes; the last two of them stay.
 //!    The store then starts empty, and [`Condition`] says so until the process ends.
 //! 4. A disk that fails costs the call that needed it, no more: the file is opened anew for the next call, and
 //!    [`Condition`] says that nothing is remembered until writes have succeeded for a while. A file that was removed is

@@ -1,7 +1,7 @@
 //! Where the file is, how it is opened and how it is set aside.
 //!
 //! Invariants: under its own name there is a file only once it is whole, so an empty or short one is damage, not
-//! a beginning; it is its owner's alone.
+//! a beginning; it is its owner's alone. Of the files that were set aside the last two stay.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -105,12 +105,33 @@ impl Place {
                 let aside = (unix_millis(now)..).map(name).find(|path| !path.exists());
                 let aside = aside.unwrap_or_else(|| name(u64::MAX));
                 fs::rename(directory.join(file), &aside).map_err(Failure::Disk)?;
+                remove_older(directory, &format!("{file}.damaged-"), &aside);
                 Ok(aside)
             }
             #[cfg(test)]
             Self::Simulated(disk) => {
                 disk.wipe();
                 Ok(PathBuf::from(format!("simulated.damaged-{}", unix_millis(now))))
+            }
+        }
+    }
+}
+
+/// Removes damaged files that were set aside before, but for the last one of them.
+fn remove_older(directory: &Path, prefix: &str, newest: &Path) {
+    let stamp = |path: &Path| -> Option<u64> {
+        path.file_name()?.to_str()?.strip_prefix(prefix)?.parse().ok()
+    };
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let files = entries.map(|entry| entry.path()).filter(|path| path != newest);
+    let mut older: Vec<_> = files.filter_map(|path| Some((stamp(&path)?, path))).collect();
+    older.sort_unstable();
+    older.pop();
+    for (_, path) in older {
+        match fs::remove_file(&path) {
+            Ok(()) => tracing::warn!(path = %path.display(), "an older damaged file is removed"),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "an older damaged file stays");
             }
         }
     }

@@ -352,17 +352,26 @@ fn a_first_start_that_ended_too_soon_leaves_nothing_in_the_way() {
 }
 
 #[test]
-fn files_set_aside_in_one_millisecond_all_stay() {
+fn of_the_files_that_were_set_aside_the_last_two_stay() {
     let dir = tempfile::tempdir().expect("a directory");
-    for (n, length) in [(0, 0), (1, 5000), (2, 5000)] {
+    let name = |stamp: u64| dir.path().join(format!("node.redb.damaged-{stamp}"));
+    for other in ["history.redb.damaged-1", "node.redb.damaged-x", "node.redb.damaged-"] {
+        fs::write(dir.path().join(other), "").expect("writes");
+    }
+    // Several in one millisecond, and one after the clock was set back.
+    let set_aside = [(0, 0, 5, 5000), (1, 5000, 5, 5001), (2, 5000, 5, 5002), (3, 5000, 4, 4000)];
+    for (n, length, time, stamp) in set_aside {
         fs::write(dir.path().join(FILE), vec![n; length]).expect("writes");
-        let (store, opened) = Store::open(dir.path(), at(5)).expect("opens");
-        let aside = dir.path().join(format!("node.redb.damaged-{}", 5000 + u64::from(n)));
+        let (store, opened) = Store::open(dir.path(), at(time)).expect("opens");
+        let aside = name(stamp);
         assert_eq!(fs::read(&aside).expect("reads"), vec![n; length]);
         assert_eq!(opened, Opened::SetAside(aside.clone()));
         assert_eq!(store.condition(), Condition { set_aside: Some(aside), failing: None });
         assert!(store.condition().is_degraded());
     }
+    let there = [4000, 5000, 5001, 5002].map(|stamp| name(stamp).exists());
+    assert_eq!(there, [true, false, false, true]);
+    assert_eq!(fs::read_dir(dir.path()).expect("reads").count(), 6, "others' files stay");
 }
 
 /// A full disk and one with errors: each call says so, the condition says so, what was acknowledged stays, and the
