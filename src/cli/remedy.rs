@@ -24,6 +24,9 @@ fn identity<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a IdentityError> {
     if let Some(StartError::Provider(ProviderError::File(inner))) = error.downcast_ref() {
         return Some(inner);
     }
+    if let Some(ProviderError::File(inner)) = error.downcast_ref() {
+        return Some(inner);
+    }
     if let Some(EnrolError::Identity(inner)) = error.downcast_ref() {
         return Some(inner);
     }

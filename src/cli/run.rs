@@ -13,9 +13,10 @@ use xpando_node::internals::io::identity::{Authority, IdentityError, Validity, s
 use xpando_node::internals::io::metrics::Metrics;
 use xpando_node::internals::io::seeds::Seed;
 use xpando_node::internals::io::{clock, places};
-use xpando_node::internals::node::{Config, Node};
+use xpando_node::internals::node::{Config, Node, StartError};
 use xpando_node::internals::proto::channel::family::FamilyRule;
 use xpando_node::internals::proto::history::{Retention, Retentions};
+use xpando_node::internals::proto::limits::{ClientLimits, LimitError};
 use xpando_node::internals::proto::node::NodeName;
 use xpando_node::internals::proto::presence::listing::{NotShown, Sees};
 use xpando_node::internals::proto::proxies::Cidr;
@@ -99,6 +100,10 @@ pub(super) struct RunArgs {
     bench: bool,
 }
 
+/// What is said with an error in an `--identity` file.
+pub(super) const IDENTITY: &str =
+    "a file of --identity (XPANDO_IDENTITY) cannot be used: correct it, or leave it out";
+
 /// Clients over HTTP.
 #[derive(Debug, Args)]
 struct HttpArgs {
@@ -171,7 +176,7 @@ struct HttpArgs {
 
     /// What clients may do and have at most: topics=50, or user.frames=100/200 (a second/at once), see docs/CHANNELS.md;
     /// may be repeated
-    #[arg(long, value_name = "NAME=VALUE", env = "XPANDO_LIMIT", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME=VALUE", env = "XPANDO_LIMIT", value_delimiter = ',', value_parser = limit)]
     limit: Vec<String>,
 
     /// Proxies that say whose requests they pass on, in X-Forwarded-For or Forwarded: ADDRESS or ADDRESS/BITS; may be
@@ -196,7 +201,7 @@ impl HttpArgs {
         config.channels = self.channels;
         config.drain_time = Some(self.drain_time);
         for limit in &self.limit {
-            config.limits.set(limit).with_context(|| format!("--limit {limit}"))?;
+            config.limits.set(limit)?;
         }
         config.presence = self.presence;
         config.proxies = self.trust_proxy;
@@ -234,13 +239,18 @@ impl RunArgs {
     }
 }
 
-/// `ADDR:PORT`, where ADDR may be a name.
+/// A limit, which is set later.
+fn limit(text: &str) -> Result<String, LimitError> {
+    ClientLimits::default().set(text).map(|()| text.to_owned())
+}
+
 fn shown(text: &str) -> Result<(Pattern, Sees), String> {
     let (pattern, sees) = text.rsplit_once('=').ok_or("it is PATTERN=state, =count or =off")?;
     let pattern = pattern.parse().map_err(|error| format!("{pattern:?}: {error}"))?;
     Ok((pattern, sees.parse().map_err(|error: NotShown| error.to_string())?))
 }
 
+/// `ADDR:PORT`, where ADDR may be a name.
 fn address(text: &str) -> Result<SocketAddr, String> {
     let found = text.to_socket_addrs().map_err(|error| format!("{error}; write ADDR:PORT"))?;
     let mut found: Vec<_> = found.collect();
@@ -308,9 +318,16 @@ fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
+/// Why a node does not start, with the option that says so.
+fn start_error(error: StartError) -> anyhow::Error {
+    let identity = matches!(error, StartError::Provider(_));
+    let error = anyhow::Error::from(error);
+    if identity { error.context(IDENTITY) } else { error }
+}
+
 async fn serve(config: Config, mut wishes: UnboundedReceiver<Wish>) -> anyhow::Result<()> {
     let bench = config.bench;
-    let mut node = Node::start(config).await?;
+    let mut node = Node::start(config).await.map_err(start_error)?;
     if bench {
         super::bench::serve(&node)?;
     }

@@ -187,7 +187,7 @@ impl Channels {
             | TokenError::Algorithm
             | TokenError::UnknownIssuer
             | TokenError::UnknownKey
-            | TokenError::Unmapped
+            | TokenError::Unmapped(_)
             | TokenError::NotForUs => ("unauthorized", Cause::Token),
             TokenError::NoKey => ("this node cannot verify tokens", Cause::NoTokenList),
             TokenError::NoKeySet => ("this node cannot verify tokens", Cause::NoKeySet),

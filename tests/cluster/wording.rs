@@ -78,17 +78,52 @@ fn a_bad_value_names_the_variable_that_it_came_from() {
         ("XPANDO_ALLOW_ANONYMOUS", "a b", &node),
         ("XPANDO_SPECIALIZATION", "a b", &node),
         ("XPANDO_LOG_FORMAT", "xml", &node),
+        ("XPANDO_LIMIT", "topics=0", &node),
+        ("XPANDO_PRESENCE", "room:*=none", &node),
     ] {
         let (code, _, err) = outputs(&run(variable, value, args));
         assert_eq!(code, Some(2), "{err}");
         assert!(err.contains(variable) && err.contains(value), "{variable}: {err}");
     }
+    let (code, _, err) = outputs(&run("XPANDO_LIMIT", "topics=5,bogus=1,", &node));
+    assert!(code == Some(2) && err.contains("XPANDO_LIMIT") && err.contains("bogus=1"), "{err}");
     let (code, _, err) = outputs(&run("XPANDO_LOG", "=,=", &node));
     assert!(code == Some(1) && err.contains("XPANDO_LOG"), "{err}");
     // The flag goes before the variable, and is what is wrong then.
     let (_, _, err) =
         outputs(&run("XPANDO_JOIN", "a:x", &["--name", "a@127.0.0.1", "--join", "b:y"]));
     assert!(!err.contains("XPANDO_JOIN (") && err.contains("'b:y' for '--join"), "{err}");
+}
+
+#[test]
+fn separators_with_nothing_between_them_are_nothing() {
+    let cluster = Cluster::new();
+    let lists = [
+        ("XPANDO_LIMIT", ",topics=5,,queue=20000,"),
+        ("XPANDO_IDENTITY", ","),
+        ("XPANDO_HISTORY", "; ;"),
+        ("XPANDO_PRESENCE", "room:*=count,"),
+        ("XPANDO_CHANNELS", ","),
+        ("XPANDO_ALLOW_ANONYMOUS", "room:lobby,"),
+    ];
+    let node = lists.iter().fold(cluster.node("a"), |node, (name, value)| node.env(name, value));
+    let limits = &node.start().status().unwrap()["limits"];
+    assert_eq!((&limits["topics"], &limits["queue"]), (&"5".into(), &"20000".into()), "{limits}");
+}
+
+#[test]
+fn an_identity_file_that_cannot_be_used_is_named_with_its_option() {
+    let cluster = Cluster::new();
+    let none = cluster.path("none").display().to_string();
+    let node = cluster.node("a").env("XPANDO_IDENTITY", &none);
+    node.ends().fails_with(1, &["--identity (XPANDO_IDENTITY)", &none, "is missing"]);
+    let pipe = cluster.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let pipe = pipe.display().to_string();
+    let args = ["token", "verify", "x.y.z", "--certs", "certs", "--identity", &pipe];
+    let (code, _, err) = outputs(&cluster.run(&args));
+    assert!(code == Some(1) && err.contains("--identity (XPANDO_IDENTITY)"), "{err}");
+    assert!(err.contains("it is no regular file"), "{err}");
 }
 
 #[test]

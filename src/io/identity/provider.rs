@@ -326,7 +326,7 @@ impl Provider {
         if self.revoked.has(jti.as_str()) {
             return Err(TokenError::Revoked);
         }
-        let mapped = self.mapping.apply(&claims, usual).map_err(|_right| TokenError::Unmapped)?;
+        let mapped = self.mapping.apply(&claims, usual).map_err(TokenError::Unmapped)?;
         let claims = Claims {
             iss: issuer,
             aud: AUDIENCE.to_owned(),

@@ -31,6 +31,7 @@ use super::lists::Lists;
 use super::{IdentityError, Remedy};
 use crate::proto::lists::ListKind;
 use crate::proto::token::TokenKeyId;
+use crate::proto::token::mapping::Unmapped;
 
 /// What is wrong where no token can be verified, and what mends it.
 pub const NO_TOKEN_LIST: &str = "this node has no token list: it comes with the first link to a node that has one; where the authority's key is, `xpando-node token create` makes it";
@@ -43,10 +44,10 @@ pub const MAX_TOKEN: usize = 4 * 1024;
 #[strum(serialize_all = "snake_case")]
 pub enum TokenError {
     /// It is no token, or says what no token may say, or is too long.
-    #[error("it is no token of the kind that a cluster makes")]
+    #[error("it is no token, or says what no token may say")]
     Malformed,
     /// It was signed by somebody else, with another algorithm, or changed since.
-    #[error("this cluster has not signed it")]
+    #[error("no key that counts here has signed it")]
     Signature,
     /// Its time is over.
     #[error("it has expired")]
@@ -55,7 +56,7 @@ pub enum TokenError {
     #[error("it is not valid yet")]
     NotYetValid,
     /// It was made by another cluster, or for somebody else.
-    #[error("it is not for this cluster")]
+    #[error("it is not for this cluster, or not for its users")]
     NotForUs,
     /// The authority has revoked it.
     #[error("it is revoked")]
@@ -70,8 +71,8 @@ pub enum TokenError {
     #[error("its issuer has no such key")]
     UnknownKey,
     /// Its claims give no subject, no role or no topics by the rules for its issuer.
-    #[error("its claims give no right here")]
-    Unmapped,
+    #[error("by the settings of its issuer {0}")]
+    Unmapped(Unmapped),
     /// The key set of its issuer has not been fetched yet.
     #[error("its issuer's key set could not be fetched yet")]
     #[strum(serialize = "no_key")]

@@ -212,11 +212,29 @@ impl AshRules {
     }
 }
 
-/// `~> MAJOR.MINOR`, perhaps with a patch version (Elixir's Version).
+/// A version requirement as Elixir's Version has them: comparisons with `and` and `or` between them. Of a version the patch may
+/// be missing.
 fn is_requirement(text: &str) -> bool {
+    // The longer ones first, since one begins with the other.
+    const OPERATORS: [&str; 7] = ["~>", "==", "!=", ">=", "<=", ">", "<"];
+    let compares = |text: &str| {
+        let version = OPERATORS.iter().find_map(|it| text.trim().strip_prefix(it));
+        version.is_some_and(|version| is_version(version.trim_start()))
+    };
+    text.split(" or ").flat_map(|it| it.split(" and ")).all(compares)
+}
+
+/// A version (Semantic Versioning 2.0.0), perhaps without its patch.
+fn is_version(text: &str) -> bool {
+    let identifiers = |text: &str| {
+        let plain = |it: u8| it.is_ascii_alphanumeric() || it == b'-';
+        text.split('.').all(|it| !it.is_empty() && it.bytes().all(plain))
+    };
+    let (text, build) = text.split_once('+').unwrap_or((text, "0"));
+    let (numbers, pre) = text.split_once('-').unwrap_or((text, "0"));
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|it| it.is_ascii_digit());
-    let numbers = text.strip_prefix("~> ").map(|it| it.split('.').map(digits).collect::<Vec<_>>());
-    numbers.is_some_and(|it| [2, 3].contains(&it.len()) && !it.contains(&false))
+    let many = numbers.split('.').count();
+    (2..=3).contains(&many) && numbers.split('.').all(digits) && [build, pre].map(identifiers) == [true; 2]
 }
 
 #[cfg(test)]
@@ -225,12 +243,23 @@ mod tests {
 
     #[test]
     fn an_audience_of_ash_is_a_version_requirement() {
-        for good in ["~> 4.13", "~> 4.13.7", "~> 0.1"] {
+        for good in [
+            "~> 4.13",
+            "~> 4.13.7",
+            "~> 0.1",
+            "~>4.13",
+            ">= 4.13",
+            "~> 4.13 and != 4.13.5",
+            ">= 4.13.0 and < 5.0.0 or == 6.0.0-rc.1+build.7",
+            "<= 1.0",
+            "> 1.0.0-dev",
+        ] {
             assert!(is_requirement(good), "{good}");
         }
-        for bad in
-            ["", "4.13", "~> 4", "~>4.13", "~> 4.13.1.2", "~> a.b", "~> 4.", ">= 4.13", "~> -1.2"]
-        {
+        for bad in [
+            "", "4.13", "~> 4", "~> 4.13.1.2", "~> a.b", "~> 4.", ">= 4.13 and", "~> -1.2", "or",
+            "~> 4.13 or  or ~> 5.0", "~> 4.13-", "~> 4.13-a..b", "~> 4.13+", "=> 1.0", "~> 1.0 ~> 2.0",
+        ] {
             assert!(!is_requirement(bad), "{bad}");
         }
     }

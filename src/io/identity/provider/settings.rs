@@ -145,13 +145,13 @@ impl Settings {
             Name::Jwt if self.algorithm.is_none() => {
                 return Err("algorithm is missing: HS256, HS384, HS512, RS256, ES256 or EdDSA");
             }
-            Name::Jwt if self.audience.is_some() == (self.any_audience == Some(true)) => {
+            Name::Jwt | Name::Ash if self.audience.is_some() && self.any_audience == Some(true) => {
+                return Err("audience and any_audience exclude each other");
+            }
+            Name::Jwt if self.audience.is_none() && self.any_audience != Some(true) => {
                 return Err(
                     "audience is missing: what the claim aud must be; or any_audience = true",
                 );
-            }
-            Name::Ash if self.audience.is_some() && self.any_audience.is_some() => {
-                return Err("audience and any_audience exclude each other");
             }
             Name::Phoenix if self.salt.as_deref().is_none_or(str::is_empty) => {
                 return Err("salt is missing: what the application gives to Phoenix.Token.sign");
