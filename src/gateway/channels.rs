@@ -242,6 +242,11 @@ impl Channels {
         }
     }
 
+    /// Whose a token is that counts.
+    fn subject(&self, token: &str) -> Option<String> {
+        self.verify_now(token).ok().map(|bearer| bearer.sub.clone())
+    }
+
     /// Waits before a refusal that would be asked for again at once, unless as many wait as may.
     pub(super) async fn hold_back(&self, long: Duration) {
         if let Ok(_place) = self.held_back.try_acquire() {

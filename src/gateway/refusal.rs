@@ -82,6 +82,10 @@ causes! {
     Role => "role", FORBIDDEN,
         "the token does not reach so far",
         "make a token with another --role, or with more --topics";
+    /// A request shows one user's token and another one's session.
+    OthersSession => "others_session", FORBIDDEN,
+        "the session is another user's",
+        "let the client open a session of its own after it has changed its user";
     /// A request's body was not whole in time.
     BodyStalled => "body_stalled", REQUEST_TIMEOUT,
         "the body was not whole within 10 s",

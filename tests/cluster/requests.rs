@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::kit::http::{Answer, head, token};
 use crate::kit::stranger::dial;
-use crate::kit::{Cluster, Node};
+use crate::kit::{Cluster, Node, linked};
 
 /// What asks for a WebSocket.
 const UPGRADE: &str = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -198,4 +198,40 @@ fn a_good_token_that_is_not_enough_is_told_what_is_missing() {
     assert_eq!(cause(&a.asks("GET /api/status", &[])), "no_token");
     assert_eq!(cause(&a.gets("/api/status", "a.b.c")), "token");
     a.logged("client refused", &[("cause", "role"), ("about", "role is user")]);
+}
+
+#[test]
+fn a_session_is_no_other_users() {
+    let cluster = Cluster::new();
+    let a = cluster.node("a").arg("--allow-anonymous").arg("room:*").start();
+    let b = cluster.node("b").join(&a.listen().to_string()).start();
+    linked(&[&a, &b]);
+    let of = |sub: &str| {
+        let args = ["token", "create", "--sub", sub, "--certs", "certs"];
+        cluster.print(&args).trim().to_owned()
+    };
+    let [ann, later, bob] = ["ann", "ann", "bob"].map(of);
+    let asks = |node: &Node, session: &str, token: Option<&str>, post: bool| {
+        let bearer = token.map_or_else(String::new, |it| format!("Authorization: Bearer {it}\r\n"));
+        let body = r#"["1","1","room:1","phx_join",{}]"#;
+        let (method, body) = if post { ("POST", body) } else { ("GET", "") };
+        let head = format!(
+            "{method} {POLL}&token={session} HTTP/1.1\r\nHost: localhost\r\n{bearer}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        ask(node, &head).json()
+    };
+    let open = |token| asks(&a, "", token, false)["token"].as_str().unwrap().to_owned();
+    let session = open(Some(&ann));
+    for post in [true, false] {
+        let refused = asks(&a, &session, Some(&bob), post);
+        assert_eq!((&refused["status"], &refused["cause"]), (&403.into(), &"others_session".into()));
+        assert_eq!(asks(&b, &session, Some(&bob), true)["status"], 410, "there is none for him");
+    }
+    for token in [Some(ann.as_str()), Some(&later), None, Some("x.y.z")] {
+        assert_eq!(asks(&a, &session, token, true)["status"], 200, "{token:?}");
+    }
+    assert_eq!(asks(&b, &session, Some(&later), true)["status"], 200);
+    let nobodys = open(None);
+    assert_eq!(asks(&a, &nobodys, Some(&bob), true)["status"], 200, "whose it is nobody said");
 }

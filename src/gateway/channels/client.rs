@@ -105,6 +105,11 @@ impl ClientTask {
         &self.outbox
     }
 
+    /// Whose token it began with.
+    pub(super) fn subject(&self) -> Option<&str> {
+        self.claims.as_ref().map(|claims| claims.sub.as_str())
+    }
+
     /// What its connection or session has at the gateway.
     pub(in super::super) fn place(&self) -> &places::Place {
         &self.place

@@ -11,11 +11,14 @@
 //!    again [`AGAIN`] times takes no notice of tokens, and is brought nothing again any more.
 //! 3. Sessions have places of their own, by the same rules as connections.
 //! 4. What one poll brings is at most what the client's outbox holds.
-//! 5. A client that comes back at once and does the same again is not told to: what is no frame is answered, and the
+//! 5. Of a session that a user has opened no other user takes or says anything, even one who has got hold of its token.
+//! 6. A client that comes back at once and does the same again is not told to: what is no frame is answered, and the
 //!    end of a session for being too slow is told late.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -130,6 +133,8 @@ pub(in super::super) struct Session {
     /// Held while a body of the client's is read and looked at.
     posting: tokio::sync::Mutex<()>,
     polled: Mutex<Instant>,
+    /// The hash of the token that was last found to be its own user's.
+    own: AtomicU64,
     /// The client has said or taken something, or has news: its rights and joins may be others.
     heard: Arc<Notify>,
 }
@@ -172,8 +177,9 @@ impl Sessions {
         let place = client.place().clone();
         let (client, polled) = (Mutex::new(client), Mutex::new(timer::now()));
         let (posting, last) = (tokio::sync::Mutex::default(), Mutex::default());
-        let own = name.clone();
-        let session = Session { name: own, last, place, client, outbox, posting, polled, heard };
+        let (name_of, own) = (name.clone(), AtomicU64::new(0));
+        let session =
+            Session { name: name_of, last, place, client, outbox, posting, polled, own, heard };
         let session = Arc::new(session);
         let mut sessions = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.insert(name.clone(), session.clone());
@@ -206,6 +212,24 @@ impl Session {
 
     pub(in super::super) fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// Whether a token that a request shows is good, and of another user than the one who opened the session.
+    pub(in super::super) fn is_others(&self, token: &str, channels: &Channels) -> bool {
+        let hash = channels.hasher.hash_one(token);
+        if self.own.load(Ordering::Relaxed) == hash {
+            return false;
+        }
+        let others = channels.subject(token).is_some_and(|subject| !self.is_of(&subject));
+        if !others {
+            self.own.store(hash, Ordering::Relaxed);
+        }
+        others
+    }
+
+    /// Whether it may be this user's.
+    fn is_of(&self, subject: &str) -> bool {
+        self.client().subject().is_none_or(|own| own == subject)
     }
 
     /// Returns when the session is over.

@@ -205,6 +205,9 @@ impl Site {
         let session = header("x-phoenix-longpoll-token").filter(given).or(token);
         let known = session.and_then(|session| self.polls.find(session));
         if let Some((session, _)) = &known {
+            if shown(head).is_some_and(|token| session.is_others(&token, &self.channels)) {
+                return Err(refuse(Cause::OthersSession));
+            }
             from.place.entitle_as(session.place());
         }
         match (&head.method, known) {
@@ -249,15 +252,16 @@ impl Site {
         if claims.is_some() {
             from.place.entitle(claims.as_deref());
         }
+        let subject = claims.as_ref().map(|claims| claims.sub.as_str());
         let exchange = self.channels.admin().bus.exchange();
         let Some(body) = body else {
-            return Ok(Some(longpoll::ask(exchange, session, None).await));
+            return Ok(Some(longpoll::ask(exchange, session, subject, None).await));
         };
         let refuse = |cause| (cause, self.refuse(cause, from, ""));
         let (body, place) = self.bodies.read(body).await.map_err(refuse)?;
         let kind = text(&head.headers, header::CONTENT_TYPE).to_owned();
         let cost = longpoll::cost(&body);
-        let poll = longpoll::ask(exchange, session, Some((kind, body))).await;
+        let poll = longpoll::ask(exchange, session, subject, Some((kind, body))).await;
         drop(place);
         from.place.pay(from.address, cost).await;
         Ok(Some(poll))

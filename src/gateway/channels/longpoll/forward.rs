@@ -18,7 +18,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::ticket::Ticket;
-use super::{MAX_BODY, Poll, Sessions, cost};
+use super::{MAX_BODY, Poll, Session, Sessions, cost};
 use crate::actors::exchange::{CallError, Exchange, HandlerError, ServeError, Serving};
 use crate::gateway::refusal::Cause;
 use crate::proto::codec;
@@ -41,6 +41,8 @@ struct Forwarded {
     token: String,
     /// What the client sends: the type of the body and the body; `None` asks for what waits.
     post: Option<(String, Vec<u8>)>,
+    /// Whose token it shows besides.
+    subject: Option<String>,
 }
 
 /// Answers other nodes about the sessions of this one, until the result is dropped.
@@ -55,9 +57,12 @@ pub(in super::super::super) fn serve(
     exchange.serve(Name::polls(), move |request| {
         let sessions = sessions.clone();
         async move {
-            let Forwarded { token, post } = codec::decode(&request.payload, HEAD + MAX_BODY)
+            let Forwarded { token, post, subject } = codec::decode(&request.payload, HEAD + MAX_BODY)
                 .map_err(|_malformed| HandlerError::from("no poll"))?;
-            let poll = match (sessions.find(&token), post) {
+            // Another user's is none here.
+            let of = |session: &Session| subject.as_ref().is_none_or(|it| session.is_of(it));
+            let found = sessions.find(&token).filter(|(session, _)| of(session));
+            let poll = match (found, post) {
                 (None, _) => Poll::Gone(String::new()),
                 (Some((session, taken)), None) => session.poll(taken, WAIT).await,
                 (Some((session, _)), Some((kind, body))) => {
@@ -73,17 +78,19 @@ pub(in super::super::super) fn serve(
     })
 }
 
-/// The answer of a session's home.
+/// The answer of a session's home to a client of this user.
 pub(in super::super::super) async fn ask(
     exchange: &Exchange,
     token: &str,
+    subject: Option<&str>,
     post: Option<(String, Bytes)>,
 ) -> Poll {
     let gone = || Poll::Gone(String::new());
     let Some(Ticket { home, .. }) = Ticket::read(token) else { return gone() };
     let post = post.map(|(kind, body)| (kind.chars().take(HEAD / 8).collect(), body.to_vec()));
     let asks = post.is_none();
-    let forwarded = Forwarded { token: token.to_owned(), post };
+    let subject = subject.map(str::to_owned);
+    let forwarded = Forwarded { token: token.to_owned(), post, subject };
     let Ok(forwarded) = codec::encode(&forwarded) else { return gone() };
     let to = Address { name: Name::polls(), node: Some(home) };
     match exchange.call(&to, forwarded, PATIENCE).await {
