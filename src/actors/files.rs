@@ -242,8 +242,7 @@ impl Inside {
 
     fn looked_at_providers(&mut self, found: Result<Look<()>, String>) {
         let followed = self.setup.providers.as_ref();
-        let (notes, trouble) =
-            followed.map(|it| (it.notes(), it.trouble())).unwrap_or_default();
+        let (notes, trouble) = followed.map(|it| (it.notes(), it.trouble())).unwrap_or_default();
         for note in notes {
             self.became("revoked_line_skipped");
             tracing::warn!(note, "a list of revoked tokens has lines that are none");

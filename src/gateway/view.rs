@@ -199,7 +199,9 @@ impl NodeView {
             .or(in_memory)
             .or_else(|| {
                 let why = self.identities.as_ref()?.trouble()?;
-                Some(format!("an identity provider and what it has revoked stay as they were: {why}"))
+                Some(format!(
+                    "an identity provider and what it has revoked stay as they were: {why}"
+                ))
             })
             .or_else(|| aside("the store", store.set_aside))
             .or_else(|| aside("the topics' history", history.set_aside))

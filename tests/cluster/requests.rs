@@ -225,7 +225,10 @@ fn a_session_is_no_other_users() {
     let session = open(Some(&ann));
     for post in [true, false] {
         let refused = asks(&a, &session, Some(&bob), post);
-        assert_eq!((&refused["status"], &refused["cause"]), (&403.into(), &"others_session".into()));
+        assert_eq!(
+            (&refused["status"], &refused["cause"]),
+            (&403.into(), &"others_session".into())
+        );
         assert_eq!(asks(&b, &session, Some(&bob), true)["status"], 410, "there is none for him");
     }
     for token in [Some(ann.as_str()), Some(&later), None, Some("x.y.z")] {

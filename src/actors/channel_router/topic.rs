@@ -34,8 +34,8 @@ use crate::proto::channel::{Dialect, Encoded, Json, Outcome, Payload, Ref, Say, 
 use crate::proto::history::words::{Question, Theirs};
 use crate::proto::history::{Ask, LINGER, MAX_ASKED, Retentions, Rule};
 use crate::proto::node::NodeName;
-use crate::proto::presence::{Entry, Holder};
 use crate::proto::presence::listing::{self, Audience, Listing, Sees};
+use crate::proto::presence::{Entry, Holder};
 use crate::proto::replay::{Bounds, Cursor, Log, Position};
 use crate::proto::topic::Topic;
 

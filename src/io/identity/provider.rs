@@ -33,8 +33,8 @@ use sha2::{Digest, Sha256};
 
 use self::jwt::{JwtRules, Keys};
 use self::phoenix::PhoenixRules;
-use self::revoked::{MAX_REVOKED, Revoked};
 use self::remote::RemoteSet;
+use self::revoked::{MAX_REVOKED, Revoked};
 use super::disk::{self, FileState};
 use super::{Fetch, IdentityError, KeySetState, Look, MAX_TOKEN, TokenError};
 use crate::io::clock::unix_seconds;

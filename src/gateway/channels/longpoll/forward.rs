@@ -57,8 +57,9 @@ pub(in super::super::super) fn serve(
     exchange.serve(Name::polls(), move |request| {
         let sessions = sessions.clone();
         async move {
-            let Forwarded { token, post, subject } = codec::decode(&request.payload, HEAD + MAX_BODY)
-                .map_err(|_malformed| HandlerError::from("no poll"))?;
+            let Forwarded { token, post, subject } =
+                codec::decode(&request.payload, HEAD + MAX_BODY)
+                    .map_err(|_malformed| HandlerError::from("no poll"))?;
             // Another user's is none here.
             let of = |session: &Session| subject.as_ref().is_none_or(|it| session.is_of(it));
             let found = sessions.find(&token).filter(|(session, _)| of(session));

@@ -234,7 +234,9 @@ fn is_version(text: &str) -> bool {
     let (numbers, pre) = text.split_once('-').unwrap_or((text, "0"));
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|it| it.is_ascii_digit());
     let many = numbers.split('.').count();
-    (2..=3).contains(&many) && numbers.split('.').all(digits) && [build, pre].map(identifiers) == [true; 2]
+    (2..=3).contains(&many)
+        && numbers.split('.').all(digits)
+        && [build, pre].map(identifiers) == [true; 2]
 }
 
 #[cfg(test)]
@@ -257,8 +259,21 @@ mod tests {
             assert!(is_requirement(good), "{good}");
         }
         for bad in [
-            "", "4.13", "~> 4", "~> 4.13.1.2", "~> a.b", "~> 4.", ">= 4.13 and", "~> -1.2", "or",
-            "~> 4.13 or  or ~> 5.0", "~> 4.13-", "~> 4.13-a..b", "~> 4.13+", "=> 1.0", "~> 1.0 ~> 2.0",
+            "",
+            "4.13",
+            "~> 4",
+            "~> 4.13.1.2",
+            "~> a.b",
+            "~> 4.",
+            ">= 4.13 and",
+            "~> -1.2",
+            "or",
+            "~> 4.13 or  or ~> 5.0",
+            "~> 4.13-",
+            "~> 4.13-a..b",
+            "~> 4.13+",
+            "=> 1.0",
+            "~> 1.0 ~> 2.0",
         ] {
             assert!(!is_requirement(bad), "{bad}");
         }

@@ -22,8 +22,7 @@ impl Here {
         self.next += 1;
         let (holder, room, meta) = (Holder::from(holder), topic("room:1"), meta(long));
         let place = (&room, &*holder, meta.as_str());
-        let joined =
-            self.attendance.join(self.next, Some(&holder), place, start(), &mut self.out);
+        let joined = self.attendance.join(self.next, Some(&holder), place, start(), &mut self.out);
         (self.next, joined)
     }
 
@@ -139,7 +138,9 @@ proptest! {
                     members.remove(&member);
                 },
                 _ => for member in some(&members) {
-                    drop(here.attendance.update(member, &meta(many * 15), start(), &mut here.out));
+                    let other = meta(many * 15);
+                    let updated = here.attendance.update(member, &other, start(), &mut here.out);
+                    prop_assert!(updated != Err(PresenceError::Meta));
                 },
             }
             here.attendance.check();
