@@ -204,7 +204,7 @@ fn a_good_token_that_is_not_enough_is_told_what_is_missing() {
 fn a_session_is_no_other_users() {
     let cluster = Cluster::new();
     let a = cluster.node("a").arg("--allow-anonymous").arg("room:*").start();
-    let b = cluster.node("b").join(&a.listen().to_string()).start();
+    let b = cluster.node("b").join(a.listen().to_string()).start();
     linked(&[&a, &b]);
     let of = |sub: &str| {
         let args = ["token", "create", "--sub", sub, "--certs", "certs"];
