@@ -26,7 +26,7 @@ use xpando_node::internals::proto::topic::Pattern;
 use super::issuing::IssuingArgs;
 use super::logs;
 use super::signals::{self, Wish};
-use super::token::lifetime;
+use super::token::{IDENTITY, lifetime};
 
 /// How long the end waits for the runtime's threads.
 const LEAVE: Duration = Duration::from_secs(1);
@@ -99,10 +99,6 @@ pub(super) struct RunArgs {
     #[arg(long, hide = true)]
     bench: bool,
 }
-
-/// What is said with an error in an `--identity` file.
-pub(super) const IDENTITY: &str =
-    "a file of --identity (XPANDO_IDENTITY) cannot be used: correct it, or leave it out";
 
 /// Clients over HTTP.
 #[derive(Debug, Args)]

@@ -21,6 +21,10 @@ use super::output::{self, write_line};
 /// Seconds of each unit of a time to live.
 const UNITS: [(char, u64); 4] = [('s', 1), ('m', 60), ('h', 60 * 60), ('d', 24 * 60 * 60)];
 
+/// What is said with an error in an `--identity` file.
+pub(super) const IDENTITY: &str =
+    "a file of --identity (XPANDO_IDENTITY) cannot be used: correct it, or leave it out";
+
 /// Make, check and revoke the tokens that clients show to a node.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
@@ -93,7 +97,7 @@ pub(crate) fn run(command: TokenCommand, certs: &Path, out: &mut dyn Write) -> a
 /// What a token says, if it counts at a node with these settings.
 fn verified(token: &str, identity: &[PathBuf], certs: &Path) -> anyhow::Result<Claims> {
     let (providers, now) =
-        (Providers::open(identity, None).context(super::run::IDENTITY)?, clock::wall());
+        (Providers::open(identity, None).context(IDENTITY)?, clock::wall());
     let (mut judged, mut why) = (providers.verify(token, now), Vec::new());
     if matches!(judged, Some(Err(TokenError::NoKeySet))) {
         why = fetch(&providers)?;
