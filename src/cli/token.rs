@@ -96,8 +96,7 @@ pub(crate) fn run(command: TokenCommand, certs: &Path, out: &mut dyn Write) -> a
 
 /// What a token says, if it counts at a node with these settings.
 fn verified(token: &str, identity: &[PathBuf], certs: &Path) -> anyhow::Result<Claims> {
-    let (providers, now) =
-        (Providers::open(identity, None).context(IDENTITY)?, clock::wall());
+    let (providers, now) = (Providers::open(identity, None).context(IDENTITY)?, clock::wall());
     let (mut judged, mut why) = (providers.verify(token, now), Vec::new());
     if matches!(judged, Some(Err(TokenError::NoKeySet))) {
         why = fetch(&providers)?;
