@@ -366,7 +366,7 @@ fn every_refusal_has_its_word() {
         (E::Algorithm, "algorithm"),
         (E::UnknownIssuer, "unknown_issuer"),
         (E::UnknownKey, "unknown_key"),
-        (E::Unmapped, "unmapped"),
+        (E::Unmapped(Unmapped::Role), "unmapped"),
         (E::NoKeySet, "no_key"),
         (E::NoKey, "no_key"),
     ];
