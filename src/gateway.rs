@@ -12,6 +12,8 @@ pub mod history;
 pub mod http;
 pub mod issue;
 #[cfg(feature = "gateway")]
+mod memory;
+#[cfg(feature = "gateway")]
 mod places;
 #[cfg(feature = "gateway")]
 mod refusal;

@@ -157,7 +157,7 @@ struct HttpArgs {
     #[arg(long, value_name = "PATTERN=WHAT", env = "XPANDO_PRESENCE", value_delimiter = ',', value_parser = shown)]
     presence: Vec<(Pattern, Sees)>,
 
-    /// How much history there may be on disk, of all topics together, in MiB: those that were silent longest go first
+    /// How much history there may be on disk, of all topics together, in MiB: those that have most let go of their oldest
     /// [default: 1024]
     #[arg(long, value_name = "MIB", env = "XPANDO_HISTORY_SIZE", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     history_size: Option<u64>,

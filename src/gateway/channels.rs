@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use crate::actors::channel_router::{ChannelRouter, Publisher};
 use crate::actors::timer;
+use crate::gateway::memory::MemoryWatch;
 use crate::gateway::refusal::{Cause, Refusals};
 use crate::gateway::view::NodeView;
 use crate::io::clock;
@@ -68,6 +69,7 @@ pub struct Channels {
     providers: Providers,
     anonymous: Vec<Pattern>,
     presence: Vec<(Pattern, Sees)>,
+    pub(super) memory: MemoryWatch,
     penalties: Mutex<Penalties>,
     hasher: RandomState,
     held_back: Semaphore,
@@ -137,6 +139,7 @@ impl Channels {
             providers: providers.clone(),
             anonymous: anonymous.to_vec(),
             presence: presence.to_vec(),
+            memory: MemoryWatch::new(),
             penalties: Mutex::default(),
             hasher: RandomState::new(),
             held_back: Semaphore::new(HELD_BACK),

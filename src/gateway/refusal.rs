@@ -172,7 +172,7 @@ causes! {
         "let the client show a token, or join a topic of --allow-anonymous";
     /// The memory that this node may use is nearly used up.
     Memory => "memory", SERVICE_UNAVAILABLE,
-        "this node has no memory for more clients",
+        "this node has no memory for more clients, or for what they join",
         "raise the limit of its cgroup (or ulimit -v), or spread the clients over more nodes";
 }
 

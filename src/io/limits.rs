@@ -54,6 +54,12 @@ pub struct Scarce {
     pub of: u64,
 }
 
+impl std::fmt::Display for Scarce {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} of {} bytes", self.limit, self.used, self.of)
+    }
+}
+
 /// Files of a control group that tell what it uses and may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Group {

@@ -226,6 +226,40 @@ fn bad() -> Vec<(Value, &'static str)> {
     ]
 }
 
+/// The settings that the docs show for this kind.
+fn documented(kind: &str) -> &'static str {
+    let blocks = include_str!("../../docs/CHANNELS.md").split("```toml\n").skip(1);
+    let mut blocks = blocks.map(|block| block.split("```").next().unwrap());
+    blocks.find(|block| block.starts_with(&format!("kind = \"{kind}\""))).unwrap()
+}
+
+#[test]
+fn the_settings_of_the_docs_let_users_in() {
+    let hour = seconds() + 3600;
+    let asked = [ash("d1", hour, &json!({})), phoenix(5)];
+    let Some(tokens) = made(&asked) else { return };
+    let cluster = Cluster::new();
+    let files = Files::new(&cluster);
+    for (name, text) in [("signing_secret", SECRET), ("secret_key_base", SECRET)] {
+        files.put(name, text);
+    }
+    let mut node = cluster.node("a");
+    for kind in ["ash", "phoenix"] {
+        files.put(&format!("{kind}.toml"), documented(kind));
+        node = node.arg("--identity").arg(&files.path(&format!("{kind}.toml")));
+    }
+    let node = node.start();
+    for (token, topics) in tokens.iter().zip([&["room:acme:1", "user:7"][..], &["room:acme:1"]]) {
+        let mut caller = Caller::with(&node, token);
+        for topic in topics {
+            let expected = if topic.starts_with("room:") { ok() } else { refused("unmatched topic") };
+            assert_eq!(caller.ask(topic, "phx_join", &json!({})), expected, "{topic}");
+        }
+        let other = caller.ask("room:other:1", "phx_join", &json!({}));
+        assert_eq!(other, refused("unauthorized"));
+    }
+}
+
 #[test]
 fn clients_with_tokens_of_other_systems_are_let_in_narrowed_and_refused() {
     let hour = seconds() + 3600;
@@ -306,7 +340,8 @@ fn a_join_is_renewed_in_place_until_its_token_or_key_is_gone() {
     let hour = seconds() + 3600;
     let asked = [
         ash("k1", end, &json!({})),
-        ash("k2", hour, &json!({})),
+        // The application was updated meanwhile.
+        ash("k2", hour, &json!({ "iss": "AshAuthentication v4.14.0", "aud": "~> 4.14" })),
         ash("k3", hour, &json!({ "sub": "user?id=8" })),
         ash("k4", end - 100, &json!({})),
         with(ash("k5", hour, &json!({})), "secret", json!(SECRET.replace('a', "b"))),

@@ -43,8 +43,9 @@ fn who_sends_too_much_is_told_and_who_goes_on_is_closed_while_others_are_served(
             }
         };
         assert_eq!(closed, (1008, "rate limited".to_owned()));
-        // What the close overtook is not told any more; what is told, is told in order.
-        let limited = verdicts.iter().position(|it| it == "rate limited").unwrap_or(verdicts.len());
+        // All that was answered before the close is told before it.
+        assert!(verdicts.len() >= 39, "{verdicts:?}");
+        let limited = verdicts.iter().position(|it| it == "rate limited").unwrap();
         assert!(verdicts[..limited].iter().all(|it| it == "ok"), "{verdicts:?}");
         assert!(verdicts[limited..].iter().all(|it| it == "rate limited"), "{verdicts:?}");
         // Neither another client of the same address nor one of another role is held to it.
@@ -56,6 +57,36 @@ fn who_sends_too_much_is_told_and_who_goes_on_is_closed_while_others_are_served(
     let refused_later = node.counter("xpando_clients_refused_total", "rate_limited");
     assert!(refused_later >= refused + 21, "{refused_later}");
     node.counts("xpando_channel_events_total", "closed_rate", 0);
+}
+
+#[test]
+fn who_polls_and_sends_too_much_reads_that_before_its_session_ends() {
+    let cluster = Cluster::new();
+    let node = limited(&cluster, &["anonymous.frames=1/20"]);
+    let path = "/socket/longpoll?vsn=2.0.0";
+    let polls = |token: &str| node.asks(&format!("GET {path}&token={token}"), &[]).json();
+    let opened = polls("");
+    assert_eq!(opened["status"], 410, "{opened}");
+    let next = |answer: &serde_json::Value| {
+        answer["token"].as_str().map(|token| token.replace('+', "%2B"))
+    };
+    let mut token = next(&opened).unwrap();
+    let mut frames = vec![json!(["1", "0", ROOM, "phx_join", {}])];
+    frames.extend((1..100).map(|n| json!(["1", n.to_string(), ROOM, "say", { "n": n }])));
+    let posted = node.posts(&format!("{path}&token={token}"), &frames).json();
+    assert_eq!(posted["status"], 200);
+    let mut limited = 0;
+    let ended = loop {
+        let polled = polls(&token);
+        let messages = polled["messages"].as_array().unwrap();
+        let texts = messages.iter().map(|it| it.as_str().unwrap());
+        limited += texts.filter(|it| it.contains("rate limited")).count();
+        if polled["status"] != 200 {
+            break polled;
+        }
+        token = next(&polled).unwrap();
+    };
+    assert_eq!((&ended["status"], limited), (&json!(410), 20));
 }
 
 #[test]

@@ -370,7 +370,7 @@ fn a_presence_says_something_only_where_its_bearer_may() {
                 let said = socket.asks(1, "room:1", "presence_meta", fields.clone()).await;
                 assert_eq!(said, answer, "{fields}");
             }
-            for event in ["presence_state", "presence_diff", "presence_count"] {
+            for event in ["presence_state", "presence_diff", "presence_count", "token_expiring"] {
                 assert_ne!(socket.asks(1, "room:1", event, json!({})).await, "ok", "{event}");
             }
             // Who is not seen has nothing to show.

@@ -65,6 +65,24 @@ impl Node {
         Answer { body: String::from_utf8(body).unwrap(), ..status }
     }
 
+    /// `POST /path`, with lines of JSON.
+    #[track_caller]
+    pub(crate) fn posts(&self, path: &str, lines: &[Value]) -> Answer {
+        let lines: Vec<_> = lines.iter().map(Value::to_string).collect();
+        let body = lines.join("\n");
+        let length = body.len().to_string();
+        let headers = [("Content-Type", "application/x-ndjson"), ("Content-Length", &length)];
+        let mut reader = self.request(
+            &format!("POST {path}"),
+            &[headers.as_slice(), &[("Connection", "close")]].concat(),
+        );
+        reader.get_mut().write_all(body.as_bytes()).unwrap();
+        let status = head(&mut reader);
+        let mut body = String::new();
+        reader.read_to_string(&mut body).unwrap();
+        Answer { body, ..status }
+    }
+
     /// `GET /path`, with this token.
     #[track_caller]
     pub(crate) fn gets(&self, path: &str, token: &str) -> Answer {

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! 1. Beside one frame of any length at most as many bytes wait as the node's limit, each frame counted with `OVERHEAD`; what a
-//!    client is given at its join comes on top, once.
+//!    client is given at its join comes on top, once, and of that the past is made as it is taken.
 //! 2. Frames leave in the order in which they came.
 //! 3. Where there is no room, the oldest frames of topics that may lose some go first; a client that has none of
 //!    those is disconnected.
@@ -16,6 +16,8 @@ use crate::proto::channel::Encoded;
 
 /// What a frame costs beside its bytes.
 const OVERHEAD: usize = 64;
+/// Bytes that are taken together, while a replay waits.
+const STEP: usize = 256 * 1024;
 
 /// What happens to a client that is too slow for a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,12 +54,21 @@ impl Close {
     pub const PROTOCOL: Self = Self { code: 1002, reason: "not a WebSocket frame" };
 }
 
-#[derive(Debug)]
+/// What waits.
+enum Item {
+    /// What it counts, and whether it may be lost.
+    Frame(Encoded, usize, ClientOverflow),
+    /// Frames that are made when their turn comes.
+    Replay(Box<dyn Iterator<Item = Encoded> + Send>),
+}
+
 struct State {
     /// Bytes that may wait.
     bound: usize,
-    frames: VecDeque<(Encoded, ClientOverflow)>,
+    items: VecDeque<Item>,
     cost: usize,
+    /// How many of the items are replays.
+    replays: usize,
     /// Frames that were dropped since somebody asked.
     dropped: u64,
     close: Option<Close>,
@@ -70,37 +81,80 @@ fn cost(frame: &Encoded) -> usize {
 
 impl State {
     fn push(&mut self, frame: Encoded, slow: ClientOverflow) {
-        self.cost += cost(&frame);
-        self.frames.push_back((frame, slow));
-        if self.cost <= self.bound || self.frames.len() == 1 {
+        let cost = cost(&frame);
+        self.cost += cost;
+        self.items.push_back(Item::Frame(frame, cost, slow));
+        if self.cost <= self.bound || self.cost == cost {
             return;
         }
-        let (before, mut left, bound) = (self.frames.len(), self.cost, self.bound);
-        self.frames.retain(|(frame, slow)| {
-            let goes = left > bound && *slow == ClientOverflow::DropOldest;
-            left -= if goes { cost(frame) } else { 0 };
-            !goes
+        let (before, mut left, bound) = (self.items.len(), self.cost, self.bound);
+        self.items.retain(|item| match item {
+            Item::Frame(_, cost, ClientOverflow::DropOldest) if left > bound => {
+                left -= cost;
+                false
+            }
+            Item::Frame(..) | Item::Replay(_) => true,
         });
         self.cost = left;
-        self.dropped += (before - self.frames.len()) as u64;
-        if left > bound && self.frames.len() > 1 {
+        self.dropped += (before - self.items.len()) as u64;
+        if left > bound && left > cost {
             self.end(Close::SLOW);
         }
     }
 
     fn end(&mut self, close: Close) {
         if self.close.is_none() {
-            self.dropped += self.frames.len() as u64;
-            (self.frames, self.cost, self.close) = (VecDeque::new(), 0, Some(close));
+            self.close = Some(close);
+            if close == Close::SLOW {
+                self.dropped += self.items.len() as u64;
+                (self.items, self.cost, self.replays) = (VecDeque::new(), 0, 0);
+            }
+        }
+    }
+
+    /// Takes what waits.
+    fn take(&mut self, out: &mut Vec<Encoded>) {
+        if self.replays == 0 {
+            // A crowd was once told much: its queues must not stay as long as that.
+            let items = std::mem::take(&mut self.items);
+            self.cost = 0;
+            out.extend(items.into_iter().filter_map(|item| match item {
+                Item::Frame(frame, ..) => Some(frame),
+                Item::Replay(_) => None,
+            }));
+            return;
+        }
+        let mut taken = 0;
+        while taken < STEP
+            && let Some(item) = self.items.pop_front()
+        {
+            let frame = match item {
+                Item::Frame(frame, cost, _) => {
+                    self.cost -= cost;
+                    frame
+                }
+                Item::Replay(mut frames) => {
+                    let Some(frame) = frames.next() else {
+                        self.replays -= 1;
+                        continue;
+                    };
+                    self.items.push_front(Item::Replay(frames));
+                    frame
+                }
+            };
+            taken += frame.length();
+            out.push(frame);
+        }
+        if self.items.is_empty() {
+            self.items = VecDeque::new();
         }
     }
 }
 
 /// The outbox. Clones are the same.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ClientQueue(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
     work: Notify,
@@ -118,8 +172,9 @@ pub enum Next {
 impl ClientQueue {
     /// Nothing waits; later `bound` bytes may.
     pub fn new(bound: usize) -> Self {
-        let (frames, dropped, close, asleep) = (VecDeque::new(), 0, None, false);
-        let state = Mutex::new(State { bound, frames, cost: 0, dropped, close, asleep });
+        let (items, cost, replays) = (VecDeque::new(), 0, 0);
+        let (dropped, close, asleep) = (0, None, false);
+        let state = Mutex::new(State { bound, items, cost, replays, dropped, close, asleep });
         Self(Arc::new(Inner { state, work: Notify::new() }))
     }
 
@@ -147,13 +202,20 @@ impl ClientQueue {
     /// Adds what a client gets at its join, however much that is.
     pub fn welcome(&self, frames: impl IntoIterator<Item = Encoded>) {
         self.change(|state| {
-            state
-                .frames
-                .extend(frames.into_iter().map(|frame| (frame, ClientOverflow::Disconnect)));
+            let given = |frame| Item::Frame(frame, 0, ClientOverflow::Disconnect);
+            state.items.extend(frames.into_iter().map(given));
         });
     }
 
-    /// Ends it: nothing that waits is sent any more.
+    /// Adds what a client gets of the past at its join, which is made as it is taken.
+    pub fn replay(&self, frames: impl Iterator<Item = Encoded> + Send + 'static) {
+        self.change(|state| {
+            state.items.push_back(Item::Replay(Box::new(frames)));
+            state.replays += 1;
+        });
+    }
+
+    /// Ends it: what waits is still sent, but to a client that is too slow, and nothing more is added.
     pub fn close(&self, close: Close) {
         self.change(|state| state.end(close));
     }
@@ -164,9 +226,14 @@ impl ClientQueue {
         state.cost <= most.min(state.bound / 4)
     }
 
-    /// Whether it has ended.
-    pub fn is_closed(&self) -> bool {
-        self.state().close.is_some()
+    /// Why it has ended, if it has.
+    pub fn closed(&self) -> Option<Close> {
+        self.state().close
+    }
+
+    /// Whether anything waits.
+    pub fn waits(&self) -> bool {
+        !self.state().items.is_empty()
     }
 
     /// Frames that were dropped since this was asked last.
@@ -177,16 +244,13 @@ impl ClientQueue {
     /// Moves what waits to `out`, without waiting; `None` when nothing does.
     pub(crate) fn try_next(&self, out: &mut Vec<Encoded>) -> Option<Next> {
         let mut state = self.state();
-        if state.frames.is_empty() {
-            state.asleep = state.close.is_none();
-            return state.close.map(Next::Close);
+        let before = out.len();
+        state.take(out);
+        if out.len() > before {
+            return Some(Next::Frames);
         }
-        // A crowd was once told much: its queues must not stay as long as that.
-        let frames = std::mem::take(&mut state.frames);
-        state.cost = 0;
-        drop(state);
-        out.extend(frames.into_iter().map(|(frame, _)| frame));
-        Some(Next::Frames)
+        state.asleep = state.close.is_none();
+        state.close.map(Next::Close)
     }
 
     /// Moves what waits to `out`, as soon as something does. Nothing is lost when the future is dropped.
@@ -226,12 +290,23 @@ mod tests {
         outbox.push([frame(1, 2 * BOUND)], ClientOverflow::Disconnect);
         assert_eq!(waiting(&outbox), [1], "one long frame alone has room");
         outbox.push([frame(2, BOUND / 2), frame(3, BOUND / 4)], ClientOverflow::Disconnect);
-        assert!(!outbox.is_closed());
+        assert_eq!(outbox.closed(), None);
         outbox.push([frame(4, BOUND / 4)], ClientOverflow::Disconnect);
         assert_eq!(outbox.try_next(&mut Vec::new()), Some(Next::Close(Close::SLOW)));
         assert_eq!(outbox.dropped(), 3);
         outbox.push([frame(5, 1)], ClientOverflow::Disconnect);
         assert_eq!(outbox.try_next(&mut Vec::new()), Some(Next::Close(Close::SLOW)));
+    }
+
+    #[test]
+    fn what_waits_when_it_ends_is_still_sent() {
+        let outbox = ClientQueue::new(BOUND);
+        outbox.push([frame(1, 1), frame(2, 1)], ClientOverflow::Disconnect);
+        outbox.close(Close::RATE);
+        outbox.push([frame(3, 1)], ClientOverflow::Disconnect);
+        assert_eq!(waiting(&outbox), [1, 2]);
+        assert_eq!(outbox.try_next(&mut Vec::new()), Some(Next::Close(Close::RATE)));
+        assert_eq!(outbox.dropped(), 0);
     }
 
     #[test]
@@ -253,6 +328,29 @@ mod tests {
         outbox.welcome([frame(1, BOUND), frame(2, BOUND)]);
         outbox.push([frame(3, BOUND / 2)], ClientOverflow::Disconnect);
         assert_eq!(waiting(&outbox), [1, 2, 3]);
+    }
+
+    #[test]
+    fn the_past_is_made_as_it_is_taken_and_keeps_its_place() {
+        let (outbox, made) = (ClientQueue::new(BOUND), Arc::new(Mutex::new(0)));
+        outbox.welcome([frame(1, 10)]);
+        let count = made.clone();
+        let past = (0..10).map(move |_| {
+            *count.lock().expect("not poisoned") += 1;
+            frame(2, STEP / 2)
+        });
+        outbox.replay(past);
+        outbox.push([frame(3, BOUND / 2), frame(4, 10)], ClientOverflow::Disconnect);
+        assert_eq!(*made.lock().expect("not poisoned"), 0);
+        assert_eq!(waiting(&outbox), [1, 2, 2]);
+        assert_eq!(*made.lock().expect("not poisoned"), 2, "no more than is taken");
+        outbox.close(Close::RESTART);
+        let mut rest = Vec::new();
+        while outbox.waits() {
+            rest.extend(waiting(&outbox));
+        }
+        assert_eq!(rest, [2, 2, 2, 2, 2, 2, 2, 2, 3, 4]);
+        assert_eq!(outbox.try_next(&mut Vec::new()), Some(Next::Close(Close::RESTART)));
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -50,8 +50,12 @@ pub use telling::{Intercept, Intercepted};
 
 /// Messages that are taken together.
 const TOGETHER: usize = 256;
-/// Topics without members that go on for longer than [`LINGER`], at most.
+/// Topics without members that go on for as long as their rule says, at most.
 pub(super) const QUIET: usize = 10_000;
+/// Likewise those on which nothing was said.
+const SILENT: usize = 1_000;
+/// How long a topic goes on without members while there are too many of those: anyone can join and leave without end.
+const BRIEFLY: Duration = Duration::from_secs(2);
 /// Bytes that the logs of all topics hold together.
 pub(super) const LOGGED: usize = 64 * 1024 * 1024;
 /// With this begins the cursor of who came before the first message.
@@ -323,10 +327,11 @@ impl TopicTask {
 
     /// When it has been without members for long enough.
     fn gone(&self) -> Option<Instant> {
-        let crowded = self.shared.quiet.load(Ordering::Relaxed) > QUIET;
+        let quiet = self.shared.quiet.load(Ordering::Relaxed);
+        let crowded = quiet > if self.log.is_empty() { SILENT } else { QUIET };
         let linger = match self.rule.age {
-            Some(age) if age < LINGER => age,
-            Some(age) if !crowded && !self.log.is_empty() => age,
+            _ if crowded => BRIEFLY,
+            Some(age) if age < LINGER || !self.log.is_empty() => age,
             Some(_) | None => LINGER,
         };
         self.empty.map(|since| since + linger)
@@ -394,20 +399,19 @@ impl TopicTask {
         let (join_ref, reference) = (member.join_ref.as_ref(), member.reference.as_ref());
         let payload = Payload::Json(Json::of(&response));
         let reply = Say::Reply(join_ref, reference, Outcome::Ok, &payload);
-        let mut frames: Vec<_> = reply.encode(member.dialect, topic).into_iter().collect();
+        member.outbox.welcome(reply.encode(member.dialect, topic));
         let manner =
             Manner { topic: &self.topic, dialect: member.dialect, numbered, join: Some(join_ref) };
-        if member.intercept.is_none() {
-            let frames_of = |kept: &Arc<Logged>| kept.frames(&kept.payload, &manner);
-            frames.extend(past.messages.iter().flat_map(frames_of));
+        match &member.intercept {
+            Some(intercept) => {
+                past.messages.iter().for_each(|kept| intercept.send(kept, &manner, true));
+            }
+            None if past.messages.is_empty() => {}
+            None => member.outbox.replay(telling::replay(past.messages, &manner)),
         }
         for (event, payload) in member.greeting.take().map(|make| make()).unwrap_or_default() {
             let push = Say::Push(member.join_ref.as_ref(), event, &payload);
-            frames.extend(push.encode(member.dialect, topic));
-        }
-        member.outbox.welcome(frames);
-        if let Some(intercept) = &member.intercept {
-            past.messages.iter().for_each(|kept| intercept.send(kept, &manner, true));
+            member.outbox.welcome(push.encode(member.dialect, topic));
         }
         self.listing.admit(member.id, member.sees, member.dialect, timer::now());
         if let Some(ready) = member.ready.take() {
@@ -484,7 +488,9 @@ impl TopicTask {
             self.shared.metrics.count(Count::Channels, "malformed");
             return None;
         };
-        let (at, cost) = (now(), message.payload.len());
+        // A clock that steps back makes no message older than the one before it.
+        let last = self.log.iter().next_back().map_or(0, |kept| kept.at);
+        let (at, cost) = (now().max(last), message.payload.len());
         let except = stamp.as_ref().and_then(|stamp| self.excepted(stamp));
         let kept = Logged::new(self.index, at, cost, event, payload);
         let kept = Arc::new(Logged { except, ..kept });
@@ -528,7 +534,7 @@ impl TopicTask {
                 0 => {}
                 frames => metrics.add(Count::Channels, "dropped_slow", frames),
             }
-            let closed = member.outbox.is_closed();
+            let closed = member.outbox.closed().is_some();
             if closed {
                 listing.forget(*id);
             }

@@ -31,6 +31,9 @@ use crate::proto::topic::Topic;
 /// How long a join may take.
 const JOIN: Duration = Duration::from_secs(10);
 
+/// What a join reads whose parameters are JSON that no value holds: half a surrogate pair, or a number beyond all bounds.
+const UNREADABLE: &str = "unreadable parameters";
+
 /// A join that lives.
 pub(super) struct Live {
     _leaving: Leaving,
@@ -170,9 +173,14 @@ impl Entrance {
 
     async fn admit(self, payload: Payload) -> Result<Live, Refused> {
         let Payload::Json(params) = &payload else { return Err(refused("unmatched topic")) };
-        let params: Value = params.decode().unwrap_or_default();
+        let params: Value = params.decode().map_err(|_text| refused(UNREADABLE))?;
         drop(payload);
         let claims = self.right(&params).await?;
+        // A topic costs its node more than it costs the client.
+        if let Some(scarce) = self.channels.memory.scarce() {
+            self.channels.refusals.note(Cause::Memory, self.from, &scarce.to_string());
+            return Err(refused("overloaded"));
+        }
         let service = self.channels.handlers.of(&self.join.topic);
         let service = service.ok_or_else(|| refused("unmatched topic"))?;
         let mut member = self.member(&params);

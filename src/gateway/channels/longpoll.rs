@@ -238,8 +238,11 @@ impl Session {
         loop {
             let polled = *self.polled.lock().unwrap_or_else(PoisonError::into_inner);
             let over = polled + LIFE;
-            if over <= timer::now() || self.outbox.is_closed() {
+            if over <= timer::now() {
                 return;
+            }
+            if self.outbox.closed().is_some() {
+                return tokio::time::sleep(HOLD).await; // its polls wait for that, too
             }
             let soon = timer::now() + Duration::from_secs(1);
             let right = self.client().deadline();
@@ -248,7 +251,7 @@ impl Session {
                 () = tokio::time::sleep_until(next.into()) => {}
                 () = self.heard.notified() => {}
                 order = told.next() => match order {
-                    Order::Go => return,
+                    Order::Go => return self.last_poll().await,
                     Order::Look => {}
                 },
             }
@@ -256,6 +259,17 @@ impl Session {
             client.sweep();
             client.expire();
         }
+    }
+
+    /// Has the client take what waits, if it polls soon.
+    async fn last_poll(&self) {
+        self.outbox.close(Close::RESTART);
+        let taken = async {
+            while self.outbox.waits() {
+                self.heard.notified().await;
+            }
+        };
+        drop(tokio::time::timeout(HOLD, taken).await);
     }
 
     fn client(&self) -> MutexGuard<'_, ClientTask> {

@@ -137,7 +137,7 @@ impl Connection {
                     sleep.as_mut().reset(self.due().into());
                 }
                 order = told.next() => match order {
-                    Order::Go => return Some(Close::RESTART),
+                    Order::Go => outbox.close(Close::RESTART),
                     Order::Look => self.client.expire(),
                 },
             }

@@ -34,7 +34,8 @@ use super::stall::Stall;
 use crate::actors::timer;
 use crate::gateway::places::{Place, Places, Shares};
 use crate::gateway::refusal::{Cause, Refusals};
-use crate::io::limits::{self, Memory, Scarce};
+use crate::gateway::memory::MemoryWatch;
+use crate::io::limits;
 use crate::io::metrics::{Count, Metrics};
 use crate::io::tcp;
 use crate::io::tls::Web;
@@ -56,8 +57,6 @@ const BUFFER: usize = 16 * 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 /// The part of the descriptors that those have who gave up their place and did not close their socket yet.
 const LEAVING: usize = 8;
-/// How long one look at the memory counts.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// What decides about connections.
 #[derive(Clone)]
@@ -68,20 +67,13 @@ struct Inner {
     proxies: Proxies,
     refusals: Refusals,
     metrics: Metrics,
-    memory: Mutex<MemoryWatch>,
+    memory: MemoryWatch,
     notices: Mutex<Notices>,
     beyond: usize,
     /// Those with a place, those who gave theirs up and did not close their socket yet, and those beyond.
     connections: usize,
     /// Clients accepted a second, after a burst of as many.
     accepts: usize,
-}
-
-/// What was seen of the memory.
-struct MemoryWatch {
-    memory: Memory,
-    at: Option<Instant>,
-    scarce: Option<Scarce>,
 }
 
 impl Gate {
@@ -91,18 +83,18 @@ impl Gate {
         metrics: &Metrics,
         shares: &Arc<Shares>,
         limits: &ClientLimits,
+        memory: &MemoryWatch,
     ) -> Self {
         let Descriptors { clients, beyond, .. } = Descriptors::shares(limits::descriptors());
         let clients = clients.min(limits.clients);
         let places = (clients - clients / LEAVING).max(1);
         let places = Places::new(Limits::of(places), shares);
-        let memory = MemoryWatch { memory: Memory::of_this_process(), at: None, scarce: None };
         Self(Arc::new(Inner {
             places,
             proxies,
             refusals: refusals.clone(),
             metrics: metrics.clone(),
-            memory: Mutex::new(memory),
+            memory: memory.clone(),
             notices: Mutex::default(),
             beyond,
             connections: clients + beyond,
@@ -116,8 +108,8 @@ impl Gate {
             self.0.refusals.note(cause, from, about);
             self.0.places.refused(from, cause)
         };
-        if let Some(Scarce { limit, used, of }) = self.scarce() {
-            return Err(refuse(Cause::Memory, &format!("{limit}: {used} of {of} bytes")));
+        if let Some(scarce) = self.0.memory.scarce() {
+            return Err(refuse(Cause::Memory, &scarce.to_string()));
         }
         let opened = self.0.places.open(from, self.0.proxies.trusts(from));
         let (place, evicted) = opened.map_err(|why| match why {
@@ -128,15 +120,6 @@ impl Gate {
             self.0.refusals.note(Cause::Evicted, from, "");
         }
         Ok((place, evicted))
-    }
-
-    fn scarce(&self) -> Option<Scarce> {
-        let mut sight = self.0.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = timer::now();
-        if sight.at.is_none_or(|at| at + LOOK <= now) {
-            (sight.at, sight.scarce) = (Some(now), sight.memory.scarce());
-        }
-        sight.scarce.clone()
     }
 
     /// Logs it, unless that was done lately.

@@ -2,8 +2,8 @@
 //!
 //! A second [`Store`], `history.redb`: it opens, fails, recovers and is set aside as the first one does. Invariants:
 //! 1. What a write was given is durable when it returns, whole or not at all, with what it let go of.
-//! 2. The chunks of all topics have at most the bytes that they may have together, and of at most `MAX_TOPICS` topics: those
-//!    that were silent longest go first, their oldest chunks first.
+//! 2. The chunks of all topics have at most the bytes that they may have together. Beyond that those that have most let go
+//!    of their oldest: a loud topic costs no other its history. Of more than `MAX_TOPICS` those that were silent longest go.
 //! 3. A chunk that is not as it was written is skipped and counted; nothing after it is lost with it.
 //! 4. The names of topics are values in the file, never names of files.
 
@@ -19,7 +19,7 @@ use super::place::Place;
 use super::schema::{opened, sealed};
 use super::{Condition, Failure, Opened, Store, StoreError};
 use crate::proto::history::Rule;
-use crate::proto::history::chunk::Chunk;
+use crate::proto::history::chunk::{Chunk, Head};
 use crate::proto::node::Incarnation;
 use crate::proto::replay::Position;
 use crate::proto::topic::Topic;
@@ -298,6 +298,14 @@ struct File<'a> {
     totals: Totals,
 }
 
+/// The oldest chunk of a topic: what is said of it without its messages.
+struct Oldest {
+    key: Key,
+    /// `None`: it is damaged.
+    head: Option<Head>,
+    bytes: u64,
+}
+
 impl File<'_> {
     fn row(&self, topic: &Topic) -> Result<Option<Row>, Failure> {
         self.topics.get(topic.as_str())?.map(|row| opened(row.value())).transpose()
@@ -317,32 +325,42 @@ impl File<'_> {
             None if chunks.is_empty() => return Ok(()),
             None => self.begin()?,
         };
-        let before = row.bytes;
+        let before = row;
         for chunk in chunks {
             let Some(bytes) = chunk.encode() else { continue };
             let length = bytes.len() as u64;
             let key = (row.number, chunk.first());
             // A commit that came to its end although it seemed to fail.
             if let Some(old) = self.chunks.insert(key, bytes.as_slice())? {
-                row.forget(old.value());
+                row.forget(Chunk::head(old.value()).as_ref(), old.value().len() as u64);
             }
             row.bytes += length;
             row.messages += u64::from(chunk.count());
             (row.next, row.last) = (row.next.max(chunk.next()), row.last.max(chunk.last()));
         }
         let oldest = rule.first(now);
-        while let Some((key, bytes)) = self.oldest(&row)? {
-            let head = Chunk::head(&bytes);
-            let rest = head.map_or(0, |head| row.messages.saturating_sub(u64::from(head.count)));
-            let stays = head.is_some_and(|head| head.last >= oldest) && rest < rule.count as u64;
-            if stays {
+        self.cut(&mut row, |row, head| {
+            let rest = row.messages.saturating_sub(u64::from(head.count));
+            head.last < oldest || rest >= rule.count as u64
+        })?;
+        self.totals.bytes = self.totals.bytes.saturating_sub(before.bytes) + row.bytes;
+        if row == before { Ok(()) } else { self.put(topic, row) }
+    }
+
+    /// Lets go of the oldest chunks of a topic, as long as they are damaged or `goes` says so.
+    fn cut(
+        &mut self,
+        row: &mut Row,
+        goes: impl Fn(&Row, &Head) -> bool,
+    ) -> Result<(), Failure> {
+        while let Some(Oldest { key, head, bytes }) = self.oldest(row)? {
+            if head.is_some_and(|head| !goes(row, &head)) {
                 break;
             }
             self.chunks.remove(key)?;
-            row.forget(&bytes);
+            row.forget(head.as_ref(), bytes);
         }
-        self.totals.bytes = self.totals.bytes.saturating_sub(before) + row.bytes;
-        self.put(topic, row)
+        Ok(())
     }
 
     fn put(&mut self, topic: &Topic, row: Row) -> Result<(), Failure> {
@@ -356,46 +374,68 @@ impl File<'_> {
     }
 
     /// The oldest chunk of a topic.
-    fn oldest(&self, row: &Row) -> Result<Option<(Key, Vec<u8>)>, Failure> {
+    fn oldest(&self, row: &Row) -> Result<Option<Oldest>, Failure> {
         let mut chunks = self.chunks.range((row.number, 0)..=(row.number, u64::MAX))?;
         let oldest = chunks.next().transpose()?;
-        Ok(oldest.map(|(key, bytes)| (key.value(), bytes.value().to_vec())))
+        Ok(oldest.map(|(key, chunk)| {
+            let bytes = chunk.value();
+            Oldest { key: key.value(), head: Chunk::head(bytes), bytes: bytes.len() as u64 }
+        }))
     }
 
-    /// Lets go of topics until the rest has room; how many messages that were.
+    /// Lets go of what has no room; how many messages that were.
     fn make_room(&mut self, most: u64) -> Result<u64, Failure> {
         if self.totals.bytes <= most && self.totals.topics <= MAX_TOPICS {
             return Ok(0);
         }
-        let (most, topics) = (most - most / SLACK, MAX_TOPICS - MAX_TOPICS / SLACK);
-        let (mut silent, mut cut) = (rows(&self.topics)?, 0);
-        silent.sort_by_key(|(_, row)| row.last);
-        for (topic, mut row) in silent {
-            let crowded = self.totals.topics > topics;
-            while (crowded || self.totals.bytes > most)
-                && let Some((key, bytes)) = self.oldest(&row)?
-            {
-                let before = row;
-                self.chunks.remove(key)?;
-                row.forget(&bytes);
-                self.totals.bytes = self.totals.bytes.saturating_sub(before.bytes - row.bytes);
-                cut += before.messages - row.messages;
+        let (mut rows, mut cut) = (rows(&self.topics)?, 0);
+        if self.totals.topics > MAX_TOPICS {
+            rows.sort_by_key(|(_, row)| std::cmp::Reverse(row.last));
+            let stay = usize::try_from(MAX_TOPICS - MAX_TOPICS / SLACK).unwrap_or(usize::MAX);
+            for (topic, row) in rows.drain(stay.min(rows.len())..) {
+                cut += self.shorten(&topic, row, 0)?;
             }
-            self.put(&topic, row)?;
-            if self.totals.bytes <= most && self.totals.topics <= topics {
-                break;
+        }
+        if self.totals.bytes > most {
+            let share = fair_share(rows.iter().map(|(_, row)| row.bytes), most - most / SLACK);
+            for (topic, row) in rows.into_iter().filter(|(_, row)| row.bytes > share) {
+                cut += self.shorten(&topic, row, share)?;
             }
         }
         Ok(cut)
     }
+
+    /// Lets go of the oldest of a topic until it has at most so many bytes; how many messages that were.
+    fn shorten(&mut self, topic: &Topic, mut row: Row, most: u64) -> Result<u64, Failure> {
+        let before = row;
+        self.cut(&mut row, |row, _head| row.bytes > most)?;
+        self.totals.bytes = self.totals.bytes.saturating_sub(before.bytes - row.bytes);
+        self.put(topic, row)?;
+        Ok(before.messages - row.messages)
+    }
+}
+
+/// The most that each may have, so that all together have at most `most`: those that have less keep what they have.
+fn fair_share(all: impl Iterator<Item = u64>, most: u64) -> u64 {
+    let mut all: Vec<u64> = all.collect();
+    all.sort_unstable();
+    let (mut left, mut others) = (most, all.len() as u64);
+    for bytes in all {
+        let share = left / others;
+        if bytes > share {
+            return share;
+        }
+        (left, others) = (left - bytes, others - 1);
+    }
+    u64::MAX
 }
 
 impl Row {
     /// A chunk of it is gone.
-    fn forget(&mut self, bytes: &[u8]) {
-        let count = Chunk::head(bytes).map_or(0, |head| u64::from(head.count));
+    fn forget(&mut self, head: Option<&Head>, bytes: u64) {
+        let count = head.map_or(0, |head| u64::from(head.count));
         self.messages = self.messages.saturating_sub(count);
-        self.bytes = self.bytes.saturating_sub(bytes.len() as u64);
+        self.bytes = self.bytes.saturating_sub(bytes);
     }
 }
 

@@ -19,9 +19,13 @@ pub const JOIN: &str = "phx_join";
 /// The topic of the socket itself: heartbeats, and answers to what has no topic.
 pub const SOCKET: &str = "phoenix";
 
+/// The event that tells a client that its right to a topic ends soon.
+pub const EXPIRING: &str = "token_expiring";
+
 /// Whether an event is the protocol's own: nobody may publish it.
 pub fn reserved(event: &str) -> bool {
     event.starts_with("phx_")
+        || event == EXPIRING
         || matches!(event, "presence_state" | "presence_diff" | "presence_count")
 }
 

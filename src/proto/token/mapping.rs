@@ -68,7 +68,7 @@ pub struct SubjectRule {
     pub claim: Option<ClaimPath>,
     /// What it must begin with, which is taken off.
     pub strip: String,
-    /// What is put before it.
+    /// What is put before it. A grant's `{subject}` is without it.
     pub add: String,
 }
 
@@ -96,7 +96,8 @@ pub struct TopicRule {
     pub default: Vec<Template>,
 }
 
-/// A [`Grant`] in which `{claim}` stands for what that claim says, and `{subject}` for the subject: `room:{tenant}:*`.
+/// A [`Grant`] in which `{claim}` stands for what that claim says, and `{subject}` for the subject, without what is added
+/// to it: `room:{tenant}:*`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Template(String);
@@ -192,7 +193,7 @@ impl Mapping {
     /// # Errors
     /// Each [`Unmapped`].
     pub fn apply(&self, claims: &Value, usual: &str) -> Result<Mapped, Unmapped> {
-        let sub = self.subject(claims, usual).ok_or(Unmapped::Subject)?;
+        let own = self.subject(claims, usual).ok_or(Unmapped::Subject)?;
         let role = match &self.role {
             None => Role::User,
             Some(rule) => rule.of(claims).ok_or(Unmapped::Role)?,
@@ -200,19 +201,20 @@ impl Mapping {
         let topics = match &self.topics {
             None => Vec::new(),
             Some(rule) => {
-                let given = rule.of(claims, &sub).filter(|given| !given.is_empty());
+                let given = rule.of(claims, &own).filter(|given| !given.is_empty());
                 given.ok_or(Unmapped::Topics)?
             }
         };
-        Ok(Mapped { sub, role, topics })
+        Ok(Mapped { sub: format!("{}{own}", self.subject.add), role, topics })
     }
 
+    /// What is left of the subject, before anything is added.
     fn subject(&self, claims: &Value, usual: &str) -> Option<String> {
-        let SubjectRule { claim, strip, add } = &self.subject;
+        let SubjectRule { claim, strip, add: _ } = &self.subject;
         let usual = ClaimPath::new(usual);
         let found = single(claim.as_ref().unwrap_or(&usual).of(claims)?)?;
         let rest = found.strip_prefix(strip.as_str()).filter(|rest| !rest.is_empty())?;
-        Some(format!("{add}{rest}"))
+        Some(rest.to_owned())
     }
 }
 

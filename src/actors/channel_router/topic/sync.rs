@@ -21,6 +21,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
 
+use super::kept::now;
 use super::{For, Job, Links, Logged, Member, TopicTask};
 use crate::actors::exchange::Exchange;
 use crate::actors::timer;
@@ -308,7 +309,8 @@ impl TopicTask {
             return None;
         }
         let cost = record.message.len();
-        let kept = Logged::new(self.index, record.at, cost, event, payload);
+        // A peer whose clock is ahead has nothing kept longer here.
+        let kept = Logged::new(self.index, record.at.min(now()), cost, event, payload);
         let kept = Arc::new(Logged { except: self.excepted(&stamp), ..kept });
         self.keep(&record.from, stamp, &record.message, &kept).then_some(kept)
     }

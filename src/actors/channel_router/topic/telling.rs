@@ -73,6 +73,20 @@ impl Logged {
     }
 }
 
+/// The frames of what a join gets of the past, each made when its client takes it: a crowd that joins and reads nothing
+/// costs no copies.
+pub(super) fn replay(
+    messages: Vec<Arc<Logged>>,
+    manner: &Manner<'_>,
+) -> impl Iterator<Item = Encoded> + Send + use<> {
+    let (topic, dialect, numbered) = (manner.topic.clone(), manner.dialect, manner.numbered);
+    let join_ref = manner.join.flatten().cloned();
+    messages.into_iter().flat_map(move |kept| {
+        let join = Some(join_ref.as_ref());
+        kept.frames(&kept.payload, &Manner { topic: &topic, dialect, numbered, join })
+    })
+}
+
 /// The way of a topic's messages to the task of a join whose channel looks at some of them.
 #[derive(Clone)]
 pub struct Intercept {

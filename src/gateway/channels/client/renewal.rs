@@ -19,13 +19,11 @@ use super::super::{Bearer, Refusal, SLOWED};
 use super::{ClientTask, empty};
 use crate::io::clock;
 use crate::io::metrics::Count;
-use crate::proto::channel::session::Join;
+use crate::proto::channel::session::{EXPIRING, Join};
 use crate::proto::channel::{Frame, Json, Outcome, Payload, Ref, Say, reason};
 
 /// The event by which a client renews a join.
 pub(super) const RENEWAL: &str = "access_token";
-/// What it is told before its right ends.
-const EXPIRING: &str = "token_expiring";
 /// How long before.
 const WARNING: Duration = Duration::from_secs(60);
 

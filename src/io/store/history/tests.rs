@@ -86,25 +86,57 @@ fn more_than_a_topic_keeps_and_what_is_too_old_goes() {
 }
 
 #[test]
-fn topics_that_were_silent_longest_make_room() {
+fn what_has_most_makes_room_and_costs_no_other_its_history() {
     let dir = tempfile::tempdir().expect("a directory");
     let history = open(dir.path());
     let write = |text: &str, at: u64| {
         let write = [writing(text, rule(1000, 9), &[chunk(at, 1, at, 10_000)])];
-        history.write(&write, 64_000, at).expect("writes")
+        history.write(&write, 66_000, at).expect("writes")
     };
-    for at in 0..3 {
+    for at in 0..2 {
         assert_eq!((write("room:a", at), write("room:b", 10 + at)), (0, 0));
     }
-    assert_eq!(write("room:c", 20), 2, "with the slack");
-    assert_eq!(firsts(&history, "room:a"), [2]);
-    assert_eq!(firsts(&history, "room:b"), [10, 11, 12]);
-    assert!(history.totals().bytes <= 64_000);
-    for at in 21..30 {
-        write("room:c", at);
+    assert_eq!((write("room:loud", 20), write("room:loud", 21)), (0, 0));
+    assert_eq!(write("room:loud", 22), 1, "with the slack");
+    for at in 23..60 {
+        write("room:loud", at);
     }
-    assert_eq!(history.totals().topics, 1, "a topic that is too long lets go of its own oldest");
-    assert!(history.totals().bytes <= 64_000 && firsts(&history, "room:c").ends_with(&[28, 29]));
+    assert_eq!(firsts(&history, "room:a"), [0, 1], "though it was silent longest");
+    assert_eq!(firsts(&history, "room:b"), [10, 11]);
+    assert!(firsts(&history, "room:loud").ends_with(&[59]));
+    assert!(history.totals().bytes <= 66_000, "{:?}", history.totals());
+    // It has no more than the others: all give.
+    write("room:c", 70);
+    write("room:c", 71);
+    assert_eq!((firsts(&history, "room:a"), firsts(&history, "room:c")), (vec![1], vec![70, 71]));
+    assert_eq!(history.totals().topics, 4);
+}
+
+#[test]
+fn a_fair_share_leaves_those_alone_that_have_less() {
+    let share = |all: &[u64], most| fair_share(all.iter().copied(), most);
+    assert_eq!(share(&[], 10), u64::MAX);
+    assert_eq!(share(&[4, 6], 10), u64::MAX);
+    assert_eq!(share(&[1, 2, 100], 10), 7);
+    assert_eq!(share(&[50, 1, 50], 11), 5);
+    assert_eq!(share(&[9, 9, 9], 2), 0);
+}
+
+#[test]
+fn of_too_many_topics_those_go_that_were_silent_longest() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let history = open(dir.path());
+    let many = |from: u64, to: u64| -> Vec<_> {
+        let of = |n| writing(&format!("room:{n}"), rule(9, 9), &[chunk(0, 1, n, 9)]);
+        (from..to).map(of).collect()
+    };
+    history.write(&many(0, MAX_TOPICS), ROOM, 0).expect("writes");
+    assert_eq!(history.totals().topics, MAX_TOPICS);
+    let cut = history.write(&many(MAX_TOPICS, MAX_TOPICS + 1), ROOM, 0).expect("writes");
+    let gone = MAX_TOPICS / SLACK + 1;
+    assert_eq!((cut, history.totals().topics), (gone, MAX_TOPICS + 1 - gone));
+    let there = |n: u64| !firsts(&history, &format!("room:{n}")).is_empty();
+    assert!(!there(0) && !there(gone - 1) && there(gone) && there(MAX_TOPICS));
 }
 
 #[test]
