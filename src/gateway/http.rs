@@ -126,7 +126,8 @@ impl Http {
         let (pages, prefix) = (Arc::new(pages), self.prefix.clone());
         let (refusals, metrics) = (&channels.refusals, &channels.metrics);
         let limits = &channels.admin.clients.limits;
-        let gate = Gate::new(self.proxies.clone(), refusals, metrics, shares, limits, &channels.memory);
+        let gate =
+            Gate::new(self.proxies.clone(), refusals, metrics, shares, limits, &channels.memory);
         let site = Site { channels, pages, prefix, polls, bodies: Bodies::default() };
         let routes = Router::new()
             .route("/", get(dashboard::page))

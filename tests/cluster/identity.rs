@@ -252,7 +252,8 @@ fn the_settings_of_the_docs_let_users_in() {
     for (token, topics) in tokens.iter().zip([&["room:acme:1", "user:7"][..], &["room:acme:1"]]) {
         let mut caller = Caller::with(&node, token);
         for topic in topics {
-            let expected = if topic.starts_with("room:") { ok() } else { refused("unmatched topic") };
+            let expected =
+                if topic.starts_with("room:") { ok() } else { refused("unmatched topic") };
             assert_eq!(caller.ask(topic, "phx_join", &json!({})), expected, "{topic}");
         }
         let other = caller.ask("room:other:1", "phx_join", &json!({}));

@@ -348,11 +348,7 @@ impl File<'_> {
     }
 
     /// Lets go of the oldest chunks of a topic, as long as they are damaged or `goes` says so.
-    fn cut(
-        &mut self,
-        row: &mut Row,
-        goes: impl Fn(&Row, &Head) -> bool,
-    ) -> Result<(), Failure> {
+    fn cut(&mut self, row: &mut Row, goes: impl Fn(&Row, &Head) -> bool) -> Result<(), Failure> {
         while let Some(Oldest { key, head, bytes }) = self.oldest(row)? {
             if head.is_some_and(|head| !goes(row, &head)) {
                 break;
