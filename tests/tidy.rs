@@ -23,7 +23,7 @@ const NEIGHBOURS: &[(&str, &str, &[&str])] = &[
     ("*", "*", &["tests"]), // what the unit tests of a floor share, on its front page
     ("cli", "*", &["*"]),
     ("node", "*", &["*"]),
-    ("gateway", "*", &["askers", "places", "refusal", "status", "view"]), // whose turn it is; what clients have, and are refused; the API; the node
+    ("gateway", "*", &["askers", "memory", "places", "refusal", "status", "view"]), // whose turn it is; what memory is left; what clients have, and are refused; the API; the node
     ("gateway", "view", &["clients", "rotation"]),
     ("gateway", "admin", &["gauges", "history", "issue", "rotation"]),
     ("gateway", "history", &["sight"]), // how other nodes are asked
