@@ -169,7 +169,7 @@ fn view(
         .as_ref()
         .map(|it| Clients::new(it.drain_time.unwrap_or(DRAIN_TIME), it.limits.clone()));
     #[cfg(not(feature = "gateway"))]
-    let clients = None; // nobody is here
+    let clients: Option<Clients> = None; // nobody is here
     NodeView {
         name: config.name.clone(),
         id: parts.identity.id(),

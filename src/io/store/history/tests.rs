@@ -123,23 +123,6 @@ fn a_fair_share_leaves_those_alone_that_have_less() {
 }
 
 #[test]
-fn of_too_many_topics_those_go_that_were_silent_longest() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let history = open(dir.path());
-    let many = |from: u64, to: u64| -> Vec<_> {
-        let of = |n| writing(&format!("room:{n}"), rule(9, 9), &[chunk(0, 1, n, 9)]);
-        (from..to).map(of).collect()
-    };
-    history.write(&many(0, MAX_TOPICS), ROOM, 0).expect("writes");
-    assert_eq!(history.totals().topics, MAX_TOPICS);
-    let cut = history.write(&many(MAX_TOPICS, MAX_TOPICS + 1), ROOM, 0).expect("writes");
-    let gone = MAX_TOPICS / SLACK + 1;
-    assert_eq!((cut, history.totals().topics), (gone, MAX_TOPICS + 1 - gone));
-    let there = |n: u64| !firsts(&history, &format!("room:{n}")).is_empty();
-    assert!(!there(0) && !there(gone - 1) && there(gone) && there(MAX_TOPICS));
-}
-
-#[test]
 fn more_topics_than_are_kept_let_go_of_those_that_were_silent_longest() {
     let dir = tempfile::tempdir().expect("a directory");
     let history = open(dir.path());
