@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 use self::kept::{Logged, bounds, now};
 use self::past::Past;
-use self::telling::{Manner, SEQ};
+use self::telling::Manner;
 use super::Publisher;
 use super::marks::Marks;
 use super::outbox::{ClientOverflow, ClientQueue, Close};
@@ -30,7 +30,7 @@ use crate::actors::history_log::{Recorder, Tape};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::channel::envelope::Envelope;
-use crate::proto::channel::{Dialect, Encoded, Json, Outcome, Payload, Ref, Say, reason};
+use crate::proto::channel::{Dialect, Encoded, Json, Payload, Ref, Say, reason};
 use crate::proto::history::words::{Question, Theirs};
 use crate::proto::history::{Ask, LINGER, MAX_ASKED, Retentions, Rule};
 use crate::proto::node::NodeName;
@@ -62,8 +62,6 @@ pub(super) const LOGGED: usize = 64 * 1024 * 1024;
 const START: &str = "+";
 /// Starts that are remembered, at most.
 const STARTS: usize = 16;
-/// What the answer to a join says of the past, and messages of where they stand: nobody else says it.
-const OWN: [&str; 4] = [SEQ, "replayed", "gap", "more"];
 
 /// What a member gets when it has joined, made at that moment.
 pub type Greeting = Box<dyn FnOnce() -> Vec<(&'static str, Payload)> + Send>;
@@ -381,43 +379,6 @@ impl TopicTask {
         } else {
             self.settle(member);
         }
-    }
-
-    /// Makes a join a member, which gets this of the past.
-    fn welcome(&mut self, mut member: Box<Member>, past: Past) {
-        let numbered = member.resume.is_some();
-        let mut response = std::mem::take(&mut member.response);
-        if numbered || member.history.is_some() {
-            response.retain(|name, _| !OWN.contains(&name.as_str()));
-        }
-        past.describe(&mut response);
-        // Who is given messages stands where the last of them says.
-        if numbered && past.stands() {
-            response.insert(SEQ.into(), self.cursor().into());
-        }
-        let topic = self.topic.as_str();
-        let (join_ref, reference) = (member.join_ref.as_ref(), member.reference.as_ref());
-        let payload = Payload::Json(Json::of(&response));
-        let reply = Say::Reply(join_ref, reference, Outcome::Ok, &payload);
-        member.outbox.welcome(reply.encode(member.dialect, topic));
-        let manner =
-            Manner { topic: &self.topic, dialect: member.dialect, numbered, join: Some(join_ref) };
-        match &member.intercept {
-            Some(intercept) => {
-                past.messages.iter().for_each(|kept| intercept.send(kept, &manner, true));
-            }
-            None if past.messages.is_empty() => {}
-            None => member.outbox.replay(telling::replay(past.messages, &manner)),
-        }
-        for (event, payload) in member.greeting.take().map(|make| make()).unwrap_or_default() {
-            let push = Say::Push(member.join_ref.as_ref(), event, &payload);
-            member.outbox.welcome(push.encode(member.dialect, topic));
-        }
-        self.listing.admit(member.id, member.sees, member.dialect, timer::now());
-        if let Some(ready) = member.ready.take() {
-            ready.send(()).unwrap_or(()); // who gave up waiting leaves
-        }
-        self.members.insert(member.id, member);
     }
 
     /// Where a member stands that has just joined.

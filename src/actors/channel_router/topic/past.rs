@@ -7,9 +7,15 @@
 use std::sync::Arc;
 
 use super::kept::now;
-use super::{Logged, TopicTask};
+use super::telling::{Manner, SEQ, replay};
+use super::{Logged, Member, TopicTask};
+use crate::actors::timer;
+use crate::proto::channel::{Json, Outcome, Payload, Say};
 use crate::proto::history::{Ask, MAX_BYTES};
 use crate::proto::replay::{Cursor, Log};
+
+/// What the answer to a join says of the past, and messages of where they stand: nobody else says it.
+const OWN: [&str; 4] = [SEQ, "replayed", "gap", "more"];
 
 /// What a join gets of the past, and what its answer says of that.
 #[derive(Default)]
@@ -84,6 +90,43 @@ impl Past {
 }
 
 impl TopicTask {
+    /// Makes a join a member, which gets this of the past.
+    pub(super) fn welcome(&mut self, mut member: Box<Member>, past: Past) {
+        let numbered = member.resume.is_some();
+        let mut response = std::mem::take(&mut member.response);
+        if numbered || member.history.is_some() {
+            response.retain(|name, _| !OWN.contains(&name.as_str()));
+        }
+        past.describe(&mut response);
+        // Who is given messages stands where the last of them says.
+        if numbered && past.stands() {
+            response.insert(SEQ.into(), self.cursor().into());
+        }
+        let topic = self.topic.as_str();
+        let (join_ref, reference) = (member.join_ref.as_ref(), member.reference.as_ref());
+        let payload = Payload::Json(Json::of(&response));
+        let reply = Say::Reply(join_ref, reference, Outcome::Ok, &payload);
+        member.outbox.welcome(reply.encode(member.dialect, topic));
+        let manner =
+            Manner { topic: &self.topic, dialect: member.dialect, numbered, join: Some(join_ref) };
+        match &member.intercept {
+            Some(intercept) => {
+                past.messages.iter().for_each(|kept| intercept.send(kept, &manner, true));
+            }
+            None if past.messages.is_empty() => {}
+            None => member.outbox.replay(replay(past.messages, &manner)),
+        }
+        for (event, payload) in member.greeting.take().map(|make| make()).unwrap_or_default() {
+            let push = Say::Push(member.join_ref.as_ref(), event, &payload);
+            member.outbox.welcome(push.encode(member.dialect, topic));
+        }
+        self.listing.admit(member.id, member.sees, member.dialect, timer::now());
+        if let Some(ready) = member.ready.take() {
+            ready.send(()).unwrap_or(()); // who gave up waiting leaves
+        }
+        self.members.insert(member.id, member);
+    }
+
     /// What a join gets that has this cursor, if any, and asks for this.
     pub(super) fn past(&mut self, resume: Option<&str>, ask: Option<Ask>) -> Past {
         self.expire();
