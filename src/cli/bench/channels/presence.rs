@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use tokio::sync::Mutex;
 use tokio::task::{JoinSet, LocalSet};
 use xpando_node::internals::actors::timer::now;
 
@@ -25,6 +26,8 @@ const HEARERS: usize = 20;
 const SILENCE: Duration = Duration::from_secs(5);
 /// Updates one after another; their numbers have one digit.
 const UPDATES: u32 = 10;
+/// How often each client says that it is there.
+const HEARTBEAT: Duration = Duration::from_secs(30);
 /// The longest that anything is waited for.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -120,6 +123,9 @@ async fn follow(mut reader: Reader, got: Rc<Got>) {
     loop {
         let (mut bytes, mut updated) = (0, 0);
         let show = |frame: &[u8]| {
+            if frame.starts_with(br#"[null,"h","#) {
+                return;
+            }
             bytes += frame.len();
             let update = got.update.get().map(|number| format!("\"update\":{number}"));
             updated += usize::from(update.is_some_and(|it| contains(frame, it.as_bytes())));
@@ -130,6 +136,22 @@ async fn follow(mut reader: Reader, got: Rc<Got>) {
         got.bytes.set(got.bytes.get() + bytes);
         got.updated.set(got.updated.get() + updated);
     }
+}
+
+/// Says for a client that it is there, as the official ones do: who is silent for a minute is closed.
+fn beats(writer: Writer) -> Rc<Mutex<Writer>> {
+    let writer = Rc::new(Mutex::new(writer));
+    let beating = writer.clone();
+    tokio::task::spawn_local(async move {
+        loop {
+            tokio::time::sleep(HEARTBEAT).await;
+            let mut writer = beating.lock().await;
+            if writer.send(r#"[null,"h","phoenix","heartbeat",{}]"#).await.is_err() {
+                return;
+            }
+        }
+    });
+    writer
 }
 
 async fn large(
@@ -152,7 +174,7 @@ async fn large(
         });
         while joining.len() >= AT_ONCE || number + 1 == members && !joining.is_empty() {
             let (writer, took) = joining.join_next().await.context("a join")???;
-            writers.push(writer);
+            writers.push(beats(writer));
             times.extend(took);
         }
     }
@@ -169,7 +191,7 @@ async fn large(
     for number in 0..TIMED {
         let (reader, writer) = timed(nodes, number, &topic, params, &mut times).await?;
         tokio::task::spawn_local(follow(reader, got.clone()));
-        kept.push(writer);
+        kept.push(beats(writer));
     }
     let [p50, p99] = quantiles(&mut times);
     writeln!(
@@ -181,13 +203,13 @@ async fn large(
     if name == "count" {
         return Ok(());
     }
-    let writer = writers.first_mut().context("no member")?;
+    let writer = writers.first().context("no member")?;
     updates(writer, &topic, members + TIMED, &got, out).await
 }
 
 /// Updates of one member, each until all have it.
 async fn updates(
-    writer: &mut Writer,
+    writer: &Mutex<Writer>,
     topic: &str,
     members: usize,
     got: &Got,
@@ -200,7 +222,7 @@ async fn updates(
         got.update.set(Some(number));
         let begin = now();
         let push = format!(r#"["1","2","{topic}","presence_meta",{{"update":{number}}}]"#);
-        writer.send(&push).await?;
+        writer.lock().await.send(&push).await?;
         while got.updated.get() < members {
             if begin.elapsed() > LIMIT {
                 bail!("{} of {} have the update", got.updated.get(), members);
