@@ -153,6 +153,19 @@ pub(super) fn tree(config: &Config, parts: Parts, peers: &Peers, bus: &Bus) -> P
     }
 }
 
+/// The clients that it may have.
+#[cfg(feature = "gateway")]
+fn clients_of(config: &Config) -> Clients {
+    let set = config.http.as_ref();
+    set.map(|it| Clients::new(it.drain_time.unwrap_or(DRAIN_TIME), it.limits.clone()))
+        .unwrap_or_default()
+}
+
+#[cfg(not(feature = "gateway"))]
+fn clients_of(_config: &Config) -> Clients {
+    Clients::default()
+}
+
 /// What can be read of the node.
 fn view(
     config: &Config,
@@ -163,13 +176,6 @@ fn view(
     roster: &ActorTable,
 ) -> NodeView {
     let Parts { metrics, myself, .. } = parts;
-    #[cfg(feature = "gateway")]
-    let clients = config
-        .http
-        .as_ref()
-        .map(|it| Clients::new(it.drain_time.unwrap_or(DRAIN_TIME), it.limits.clone()));
-    #[cfg(not(feature = "gateway"))]
-    let clients: Option<Clients> = None; // nobody is here
     NodeView {
         name: config.name.clone(),
         id: parts.identity.id(),
@@ -191,7 +197,7 @@ fn view(
             (parts.files.clone(), parts.lists.clone()),
             (parts.registry.clone(), bus.clone()),
         ),
-        clients: Arc::new(clients.unwrap_or_default()),
+        clients: Arc::new(clients_of(config)),
         store: parts.store.clone(),
         history: parts.recorder.clone(),
         certificates: Arc::new(certificates(parts)),
