@@ -53,7 +53,7 @@ pub struct NodeStatus {
     /// Sockets and long-polling sessions of clients.
     #[serde(default)]
     pub clients: usize,
-    /// What each client may do and have, by the names of [`ClientLimits::set`](crate::ClientLimits::set).
+    /// What each client may do and have, by the names that `ClientLimits::set` takes.
     #[serde(default)]
     pub limits: BTreeMap<String, String>,
     /// Whether it has a list by which the cluster's own tokens are verified; without one those are refused.

@@ -2,8 +2,8 @@
 //! as well.
 //!
 //! # Invariants
-//! 1. A user, or an address without a token, has presences for at most as many bytes as are left free (Choudhury and Hahne,
-//!    *Dynamic queue length thresholds*, 1998): one alone has half, and leaves as much for those who come later.
+//! 1. A user, or an address without a token, has presences for at most four times as many bytes as are left free (Choudhury
+//!    and Hahne, *Dynamic queue length thresholds*, 1998): one alone leaves a fifth for those who come later.
 //! 2. A member that finds no room waits, and is present as soon as there is some. What waits is bounded in the same way.
 
 use std::collections::{BTreeMap, BTreeSet};

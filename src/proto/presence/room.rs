@@ -1,8 +1,8 @@
 //! Room for presences: whose they are, and who waits for some.
 //!
 //! # Invariants
-//! 1. A holder has, after each thing it takes, at most as many bytes as are free then.
-//! 2. Members that wait cost at most [`PRESENCES`] bytes together; of each holder at most as many as are free of those.
+//! 1. A holder has, after each thing it takes, at most `SHARE` times as many bytes as are free then.
+//! 2. Members that wait cost at most [`PRESENCES`] bytes together; of each holder at most `SHARE` times as many as are free of those.
 //! 3. The order of those who wait is that of what their holders have, then that of their joins: to find the first one costs the
 //!    logarithm of how many wait.
 
@@ -14,6 +14,10 @@ use crate::proto::topic::Topic;
 
 /// Whose presences count together: a user or an address, as a text.
 pub type Holder = Arc<str>;
+
+/// What a holder may have, of what is left free: a service with one user for all its members fills a large room, and those
+/// who come later find a fifth.
+pub(super) const SHARE: usize = 4;
 
 /// What a presence costs, in bytes.
 pub(super) fn cost(topic: &Topic, key: &str, meta: &str) -> usize {
@@ -31,7 +35,7 @@ impl Held {
 
     /// Whether a holder may have so many more of those that are free.
     pub(super) fn fits(&self, holder: &Holder, cost: usize, free: usize) -> bool {
-        free.checked_sub(cost).is_some_and(|left| self.of(holder) + cost <= left)
+        free.checked_sub(cost).is_some_and(|left| self.of(holder) + cost <= SHARE * left)
     }
 
     pub(super) fn add(&mut self, holder: &Holder, cost: usize) {

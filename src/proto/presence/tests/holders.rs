@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::proto::budget::PRESENCES;
-use crate::proto::presence::room::cost;
+use crate::proto::presence::room::{SHARE, cost};
 
 /// The attendance of one node, and what it has shown.
 struct Here {
@@ -62,7 +62,8 @@ fn one_user_leaves_room_for_those_who_come_later() {
     let mut here = Here::new();
     here.fill("mallory", 950);
     here.fill("mallory", 0);
-    assert!((PRESENCES / 2 - 500..=PRESENCES / 2).contains(&here.bytes()), "{}", here.bytes());
+    let most = PRESENCES - PRESENCES / (SHARE + 1);
+    assert!((most - 500..=most).contains(&here.bytes()), "{}", here.bytes());
     let (victim, joined) = here.join("victim", 100);
     assert_eq!(joined, Ok(()));
     let update = |here: &mut Here, long| {
@@ -70,10 +71,11 @@ fn one_user_leaves_room_for_those_who_come_later() {
     };
     assert_eq!((update(&mut here, 200), here.shown("victim")), (Ok(()), 1));
     // Each further one has a part of what is left.
-    for (many, user) in (3..).zip(["eve", "oscar"]) {
+    for (many, user) in (2..).zip(["eve", "oscar"]) {
         here.fill(user, 100);
         here.fill("mallory", 0);
-        assert!(here.bytes() > PRESENCES - PRESENCES / many - 2000, "{user} {}", here.bytes());
+        let left = PRESENCES / (many * SHARE + 1);
+        assert!(here.bytes() > PRESENCES - left - 2000, "{user} {}", here.bytes());
         assert_eq!(here.join("victim", 0).1, Ok(()));
     }
 }
