@@ -31,7 +31,12 @@ export async function run(suite, { a, b, alice, bob, libraries }) {
     demand(seen.every(({ seq }) => typeof seq === "string" && seq), () => `no seq: ${show(seen)}`);
     same(new Set(seen.map(({ seq }) => seq)).size, 3, "different ones");
     first.close();
+    // Whose node has heard the last one has what the second one missed.
+    const witness = await place.raw(a);
+    await witness.joined("w", room);
     for (const n of [4, 5, 6]) await say(n);
+    await until("the sixth", () => events(witness).some(({ n }) => n === 6));
+    witness.close();
     const second = await place.raw(a);
     const response = await second.joined("1", room, { last_seq: seen[1].seq });
     same(response.replayed, 4, "replayed");
