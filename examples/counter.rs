@@ -12,9 +12,10 @@
 #![allow(clippy::print_stdout, reason = "what an example comes to is printed")]
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 use xpando_node::{Event, Node, NodeHandle, NodeName, Received, Status};
@@ -62,7 +63,7 @@ async fn count(node: &NodeHandle, up: u64, nodes: usize) -> Result<(), Failure> 
     let counts = Arc::new(Mutex::new(Counts::from([(me.clone(), 0)])));
     let known = counts.clone();
     let _serving = node.serve_typed("counter", move |_from, ()| {
-        let known = lock(&known).clone();
+        let known = known.lock().clone();
         async move { Ok(known) }
     })?;
     // In this order: who comes between the two is heard of twice, and never not at all.
@@ -75,7 +76,7 @@ async fn count(node: &NodeHandle, up: u64, nodes: usize) -> Result<(), Failure> 
         tokio::select! {
             _ = ticks.tick() => {
                 let (count, total) = {
-                    let mut counts = lock(&counts);
+                    let mut counts = counts.lock();
                     let mine = counts.entry(me.clone()).or_default();
                     *mine = up.min(*mine + 1);
                     (*mine, counts.values().sum())
@@ -104,7 +105,7 @@ async fn count(node: &NodeHandle, up: u64, nodes: usize) -> Result<(), Failure> 
         }
         let agree = totals.values().filter(|total| **total == final_total).count();
         if agree == nodes && farewells >= FAREWELLS {
-            println!("{me} counts {final_total}: {:?}", lock(&counts));
+            println!("{me} counts {final_total}: {:?}", counts.lock());
             return Ok(());
         }
     }
@@ -128,13 +129,9 @@ async fn ask(node: NodeHandle, peer: NodeName, counts: Arc<Mutex<Counts>>) {
 
 /// Merging is commutative, associative and idempotent.
 fn merge(counts: &Mutex<Counts>, heard: impl IntoIterator<Item = (String, u64)>) {
-    let mut counts = lock(counts);
+    let mut counts = counts.lock();
     for (node, count) in heard {
         let known = counts.entry(node).or_default();
         *known = count.max(*known);
     }
-}
-
-fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
-    counts.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,10 +10,11 @@
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use ractor::ActorProcessingErr;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -106,7 +107,7 @@ impl Discovery {
 
     /// What became of each `--join` of the node `me`.
     pub fn seeds(&self, peers: &Peers, me: &NodeName) -> Vec<SeedRow> {
-        let lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+        let lookups = self.lookups.lock();
         joining::rows(&lookups, &peers.joining(), &peers.known(), me)
     }
 }
@@ -146,7 +147,7 @@ impl Inside {
     }
 
     fn looked_up(&mut self, number: usize, found: std::io::Result<Vec<SocketAddr>>) {
-        let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lookups = self.lookups.lock();
         let Some(lookup) = lookups.get_mut(number) else { return };
         let seed = &lookup.seed;
         let failing = matches!(lookup.found, Some((_, Err(_))));
@@ -166,7 +167,7 @@ impl Inside {
     fn alone(&self, since: Duration, announced: Announced) {
         let (peers, join) = (self.setup.peers.known(), self.setup.peers.joining());
         let name = self.setup.identity.name();
-        let lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+        let lookups = self.lookups.lock();
         let seeds = texts(&joining::rows(&lookups, &join, &peers, name));
         drop(lookups);
         let sought = peers.iter().filter(|peer| peer.reason != Some(Reason::Left));
@@ -303,8 +304,7 @@ impl Process for Inside {
             tasks.spawn(listen(socket, setup.metrics.clone(), myself.clone())?);
         }
         let unknown = |seed: &Seed| LookUp { seed: seed.clone(), found: None };
-        *lookups.lock().unwrap_or_else(PoisonError::into_inner) =
-            setup.seeds.iter().map(unknown).collect();
+        *lookups.lock() = setup.seeds.iter().map(unknown).collect();
         for (number, seed) in setup.seeds.iter().cloned().enumerate() {
             tasks.spawn(look_up(number, seed, myself.clone()));
         }

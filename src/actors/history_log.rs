@@ -13,9 +13,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use ractor::ActorProcessingErr;
 
 use crate::actors::news::Bus;
@@ -44,10 +45,6 @@ const FULL: usize = 64 * 1024;
 const SWEEP: Duration = Duration::from_secs(60);
 /// Wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What waits of one topic.
 struct Waiting {
@@ -137,7 +134,7 @@ impl Recorder {
 
     /// Where the messages of this topic go.
     pub(crate) fn tape(&self, topic: &Topic) -> Tape {
-        let mut tapes = lock(&self.0.tapes);
+        let mut tapes = self.0.tapes.lock();
         if let Some(tape) = tapes.get(topic).and_then(Weak::upgrade) {
             return Tape(tape);
         }
@@ -150,7 +147,7 @@ impl Recorder {
 
     /// Room for the message of this index, which is the topic's next one, or comes after a loss.
     pub(crate) fn take<'a>(&'a self, tape: &'a Tape, index: u64) -> Taking<'a> {
-        let waiting = lock(&tape.0.waiting);
+        let waiting = tape.0.waiting.lock();
         let fits = |chunk: &Chunk| chunk.next() == index && chunk.size() < FULL;
         let begins = !waiting.open.as_ref().is_some_and(fits);
         Taking { recorder: self, tape, waiting, index, begins }
@@ -169,7 +166,7 @@ impl Recorder {
     /// for the disk. While that cannot be read, what waits.
     pub(crate) fn newest(&self, tape: &Tape, mut enough: impl FnMut(&Chunk) -> bool) -> Found {
         let mut waiting: Vec<Chunk> = {
-            let waiting = lock(&tape.0.waiting);
+            let waiting = tape.0.waiting.lock();
             let full = waiting.full.iter().map(|chunk| Chunk::clone(chunk));
             full.chain(waiting.open.clone()).collect()
         };
@@ -196,7 +193,7 @@ impl Recorder {
     /// The index that the next message of a topic has. Waits for the disk.
     pub(crate) fn next(&self, tape: &Tape) -> u64 {
         let waiting = {
-            let waiting = lock(&tape.0.waiting);
+            let waiting = tape.0.waiting.lock();
             waiting.open.as_ref().or(waiting.full.back().map(Arc::as_ref)).map(Chunk::next)
         };
         let written = match self.0.history.row(&tape.0.topic) {
@@ -212,9 +209,9 @@ impl Recorder {
     /// # Errors
     /// [`StoreError`]; what is not written waits on.
     pub fn write(&self) -> Result<(), StoreError> {
-        let _one = lock(&self.0.writing);
+        let _one = self.0.writing.lock();
         self.0.hurried.store(false, Ordering::Relaxed);
-        let noted = std::mem::take(&mut *lock(&self.0.noted));
+        let noted = std::mem::take(&mut *self.0.noted.lock());
         let writings: Vec<_> = noted.iter().map(Tape::writing).collect();
         if writings.is_empty() {
             return Ok(());
@@ -222,7 +219,7 @@ impl Recorder {
         let written = self.0.history.write(&writings, self.0.most, clock::millis());
         for (tape, writing) in noted.into_iter().zip(&writings) {
             let last = writing.chunks.last().map(|chunk| chunk.first()).filter(|_| written.is_ok());
-            let mut waiting = lock(&tape.0.waiting);
+            let mut waiting = tape.0.waiting.lock();
             while waiting.full.front().is_some_and(|chunk| Some(chunk.first()) <= last) {
                 let Some(chunk) = waiting.full.pop_front() else { break };
                 self.0.pending.fetch_sub(chunk.size(), Ordering::Relaxed);
@@ -230,7 +227,7 @@ impl Recorder {
             waiting.noted = waiting.open.is_some() || !waiting.full.is_empty();
             if waiting.noted {
                 drop(waiting);
-                lock(&self.0.noted).push(tape);
+                self.0.noted.lock().push(tape);
             }
         }
         let cut = written?;
@@ -246,14 +243,14 @@ impl Recorder {
 
     /// Lets go of what is too old. Waits for the disk.
     fn sweep(&self) -> Result<(), StoreError> {
-        lock(&self.0.tapes).retain(|_, tape| tape.strong_count() > 0);
+        self.0.tapes.lock().retain(|_, tape| tape.strong_count() > 0);
         let rule = |topic: &Topic| Some(self.0.rules.of(topic)).filter(|rule| rule.disk);
         self.0.history.sweep(rule, clock::millis())
     }
 
     /// Whether something waits.
     fn waits(&self) -> bool {
-        !lock(&self.0.noted).is_empty()
+        !self.0.noted.lock().is_empty()
     }
 }
 
@@ -291,7 +288,7 @@ impl Taking<'_> {
             self.recorder.drop_oldest(waiting);
         }
         if !std::mem::replace(&mut waiting.noted, true) {
-            lock(noted).push(self.tape.clone());
+            noted.lock().push(self.tape.clone());
             handle.cast(Msg::News);
         }
         if pending > MUCH && !hurried.swap(true, Ordering::Relaxed) {
@@ -302,7 +299,7 @@ impl Taking<'_> {
 
 impl Tape {
     fn writing(&self) -> Writing {
-        let mut waiting = lock(&self.0.waiting);
+        let mut waiting = self.0.waiting.lock();
         let open = waiting.open.take();
         waiting.full.extend(open.map(Arc::new));
         let chunks = waiting.full.iter().cloned().collect();

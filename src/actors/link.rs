@@ -12,10 +12,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use ractor::{ActorProcessingErr, ActorRef};
 use ractor_cluster::{NodeServerMessage, NodeSessionMessage};
 use tokio::net::TcpStream;
@@ -161,7 +162,7 @@ impl Link {
 
     /// The signs of life of a linked peer.
     pub fn pulse(&self, peer: &NodeName) -> Option<Arc<Pulse>> {
-        let pulses = self.pulses.lock().unwrap_or_else(PoisonError::into_inner);
+        let pulses = self.pulses.lock();
         pulses.get(peer).map(|(_, pulse)| pulse.clone())
     }
 
@@ -259,7 +260,7 @@ impl Inside {
         }
         if let Report::Ended(attempt, _) = &report {
             self.running.remove(attempt);
-            self.pulses().retain(|_, (of, _)| of != attempt);
+            self.pulses.lock().retain(|_, (of, _)| of != attempt);
         }
         if let Some(listener) = &self.listener {
             listener(report);
@@ -288,7 +289,7 @@ impl Inside {
         let (mut pipe, ractor_end) = tokio::io::duplex(mux::PIPE);
         let (control, controls) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, ends(&stream)));
-        self.pulses().insert(peer.clone(), (attempt, pulse.clone()));
+        self.pulses.lock().insert(peer.clone(), (attempt, pulse.clone()));
         let guard =
             mux::LinkGuard::open(&self.setup.bus, (peer.clone(), capabilities.clone()), life);
         let outlet = guard.outlet();
@@ -305,10 +306,6 @@ impl Inside {
         self.running.insert(attempt, Running { outlet, part: Some(part), task });
         sessions::hand_over(&self.server, ractor_end, attempt, inbound);
     }
-
-    fn pulses(&self) -> MutexGuard<'_, BTreeMap<NodeName, (AttemptId, Arc<Pulse>)>> {
-        self.pulses.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Process for Inside {
@@ -321,7 +318,7 @@ impl Process for Inside {
         myself: &Address<Msg>,
     ) -> Result<Self, ActorProcessingErr> {
         // What an earlier life of this actor heard is over.
-        pulses.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        pulses.lock().clear();
         let server = sessions::server(&setup.myself, myself).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(accept::run(setup.clone(), myself.clone())?);

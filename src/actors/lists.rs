@@ -6,7 +6,9 @@
 //! 3. A peer whose lists are refused gets none judged for the rest of the minute, after `REFUSED` of them. What judging
 //!    takes is at the expense of the peer.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::actors::exchange::{Kept, Outlet};
 use crate::actors::news::Bus;
@@ -110,7 +112,7 @@ impl ListKeeper {
     }
 
     fn is_settled(&self, kind: ListKind) -> bool {
-        let settled = self.0.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        let settled = self.0.settled.lock();
         settled.get(kind) == self.lists().marks().get(kind)
     }
 
@@ -122,7 +124,7 @@ impl ListKeeper {
             tracing::debug!(%error, list = kind.label(), "the list's file is not written");
         }
         let Some(document) = lists.in_force().get(kind).cloned() else { return };
-        let mut settled = self.0.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut settled = self.0.settled.lock();
         if settled.raise(kind, document.mark)
             && let Some(store) = store
             && let Err(error) = store.keep_list(kind.label(), &document.bytes)
@@ -212,7 +214,7 @@ impl ListKeeper {
     /// # Errors
     /// Why there is none.
     pub(crate) fn room(&self, link: &Arc<Outlet>, length: usize) -> Result<Kept, &'static str> {
-        let refused = self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = self.0.refused.lock();
         if refused.is_spent(link.peer(), timer::now()) {
             return Err("list_not_judged");
         }
@@ -244,7 +246,7 @@ impl ListKeeper {
             Ok(Err(why @ (ListRefused::Damaged(_) | ListRefused::Other))) => {
                 self.count(kind, "peer_refused");
                 let peer = link.peer();
-                let mut refused = self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut refused = self.0.refused.lock();
                 let _counted = refused.spend(peer, timer::now());
                 if link.account().notable("list") {
                     tracing::warn!(%peer, list = kind.label(), %why, "a list of a peer is refused: see what it runs, or revoke it");

@@ -12,10 +12,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use ractor::ActorProcessingErr;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
@@ -150,7 +151,7 @@ impl Bus {
     /// Counts an event, logs and notes it unless a peer causes too many, and tells everybody in this node who listens.
     pub fn announce(&self, event: Event) {
         announce::count(&event, self.metrics());
-        let taken = self.limiter().take(&event, timer::now());
+        let taken = self.limiter.lock().take(&event, timer::now());
         self.take_down(taken);
         self.handle.cast(Msg::Announce(event));
     }
@@ -158,15 +159,11 @@ impl Bus {
     /// Logs and notes what was left out for long enough; when to do so next.
     pub(crate) fn settle(&self) -> Option<Instant> {
         let (due, next) = {
-            let mut limiter = self.limiter();
+            let mut limiter = self.limiter.lock();
             (limiter.due(timer::now()), limiter.deadline())
         };
         self.take_down(due);
         next
-    }
-
-    fn limiter(&self) -> MutexGuard<'_, Limiter> {
-        self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take_down(&self, events: Vec<Event>) {
@@ -244,7 +241,7 @@ impl Bus {
 }
 
 fn proven(proven: &Proven) -> MutexGuard<'_, Vec<Equivocation>> {
-    proven.lock().unwrap_or_else(PoisonError::into_inner)
+    proven.lock()
 }
 
 /// A link, by its outlet.

@@ -7,9 +7,10 @@
 //! 2. A consumer gets no notice while nothing changes, and one of all measurements within a second.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -127,12 +128,12 @@ impl Peers {
 
     /// The lives that are forgotten, of nodes that are no peers again.
     pub(super) fn forgotten(&self) -> BTreeMap<NodeName, Incarnation> {
-        self.lives().of_no_peer(self.view().iter().map(|row| &row.peer))
+        self.forgotten.lock().of_no_peer(self.view().iter().map(|row| &row.peer))
     }
 
     /// When the last beacon of a node arrived.
     pub(super) fn beacon_of(&self, node: &NodeName) -> Option<Instant> {
-        self.beacons.lock().unwrap_or_else(PoisonError::into_inner).get(node).copied()
+        self.beacons.lock().get(node).copied()
     }
 
     /// Tells a consumer when what it reads has changed, as long as `tasks` lives: measurements at most once in
@@ -162,10 +163,6 @@ impl Peers {
                 }
             });
         }
-    }
-
-    fn lives(&self) -> std::sync::MutexGuard<'_, Forgotten> {
-        self.forgotten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -199,7 +196,7 @@ impl Peers {
 
     /// Discovery: a beacon of a node arrived.
     pub(super) fn heard_beacon(&self, node: NodeName) {
-        let mut beacons = self.beacons.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut beacons = self.beacons.lock();
         beacons.insert(node, timer::now());
     }
 }
@@ -208,7 +205,7 @@ impl Peers {
 impl Peers {
     /// What a machine wants of the peers.
     pub(super) fn ask(&self, ask: Ask) {
-        self.lives().asked(&ask);
+        self.forgotten.lock().asked(&ask);
         self.handle.cast(Msg::Ask(ask));
     }
 

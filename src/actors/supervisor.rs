@@ -11,10 +11,11 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, Message, SpawnErr, SupervisionEvent};
 use tokio::task::JoinSet;
 
@@ -249,18 +250,18 @@ pub struct ActorTable(Arc<Mutex<BTreeMap<&'static str, ActorCell>>>);
 
 impl ActorTable {
     fn put(&self, name: &'static str, cell: ActorCell) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, cell);
+        self.0.lock().insert(name, cell);
     }
 
     /// The names of all actors of the tree, supervisors included.
     pub fn names(&self) -> Vec<&'static str> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+        self.0.lock().keys().copied().collect()
     }
 
     /// Kills an actor as a crash would; false when there is none of that name.
     #[must_use]
     pub fn kill(&self, name: &str) -> bool {
-        let cell = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        let cell = self.0.lock().get(name).cloned();
         cell.map(|cell| cell.kill()).is_some()
     }
 }

@@ -62,7 +62,9 @@ impl Visit for Visitor<'_> {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
     use tracing_subscriber::fmt::layer;
     use tracing_subscriber::layer::SubscriberExt;
 
@@ -71,7 +73,7 @@ mod tests {
 
     impl Write for Lines {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
+            self.0.lock().write(bytes)
         }
 
         fn flush(&mut self) -> std::io::Result<()> {
@@ -88,7 +90,7 @@ mod tests {
             let cause = "closed\u{1b}[2J\n ERROR forged \u{202e}\u{9b}";
             tracing::warn!(%cause, topic = ?"a\u{200b}b", text = cause, n = 3, "link {}", "lost\r\n");
         });
-        let bytes = lines.0.lock().unwrap().clone();
+        let bytes = lines.0.lock().clone();
         String::from_utf8(bytes).unwrap()
     }
 

@@ -4,9 +4,10 @@
 //! places.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tokio::sync::Mutex as Turn;
 
 use crate::actors::exchange::HandlerError;
@@ -28,7 +29,7 @@ impl Askers {
     /// # Errors
     /// Too many of its questions wait.
     pub(super) fn turn(&self, node: &NodeName) -> Result<Arc<Turn<Instant>>, HandlerError> {
-        let mut askers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut askers = self.0.lock();
         if !askers.contains_key(node) {
             // Those whose time has come are as good as new ones.
             let now = timer::now();

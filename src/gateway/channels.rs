@@ -8,10 +8,11 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::actors::channel_router::{ChannelRouter, Publisher};
@@ -260,7 +261,7 @@ impl Channels {
     /// Counts a bad token; whether it is to be answered late.
     fn is_late(&self, token: &str, from: IpAddr) -> bool {
         let hash = self.hasher.hash_one(token);
-        let mut penalties = self.penalties.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut penalties = self.penalties.lock();
         penalties.is_late(from, hash, timer::now())
     }
 

@@ -67,10 +67,6 @@ impl From<JoinError> for IssueError {
     }
 }
 
-fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 /// Who can issue instead.
 struct Able<'a>(&'a [NodeName]);
 
@@ -91,7 +87,7 @@ pub struct Issuing(Arc<Inside>);
 
 struct Inside {
     /// Where this node has the authority's key.
-    issuer: std::sync::Mutex<Option<Arc<Issuer>>>,
+    issuer: parking_lot::Mutex<Option<Arc<Issuer>>>,
     /// The certificate directory.
     certs: PathBuf,
     verifier: CertificateVerifier,
@@ -104,7 +100,7 @@ struct Inside {
     one: Mutex<()>,
     /// Who is asked first.
     turn: AtomicUsize,
-    notices: std::sync::Mutex<Notices>,
+    notices: parking_lot::Mutex<Notices>,
 }
 
 /// Follows whether the authority's key is here: as long as it is, this node issues, and answers other nodes. Once this is
@@ -112,7 +108,7 @@ struct Inside {
 pub struct Offer {
     issuing: Issuing,
     rules: Rules,
-    state: std::sync::Mutex<Offered>,
+    state: parking_lot::Mutex<Offered>,
 }
 
 #[derive(Default)]
@@ -129,13 +125,13 @@ impl Offer {
     /// [`ServeError`]: other nodes are not answered.
     pub fn look(&self) -> Result<(), ServeError> {
         let inside = &self.issuing.0;
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let (is_here, issues) = (Authority::is_in(&inside.certs), self.issuing.present().is_some());
         if is_here == issues {
             return Ok(());
         }
         if !is_here {
-            *lock(&inside.issuer) = None;
+            *inside.issuer.lock() = None;
             state.serving = None;
             tracing::info!("the authority's key is gone: this node issues no certificates");
             return Ok(());
@@ -147,7 +143,7 @@ impl Offer {
         }
         state.told = failed;
         let Ok(issuer) = opened else { return Ok(()) };
-        *lock(&inside.issuer) = Some(Arc::new(issuer));
+        *inside.issuer.lock() = Some(Arc::new(issuer));
         tracing::info!("the authority's key is here: this node issues certificates");
         let exchange = inside.bus.exchange();
         if exchange.capabilities().may_issue() {
@@ -167,7 +163,7 @@ impl Issuing {
         (bus, peers, metrics): (&Bus, &Peers, &Metrics),
     ) -> Self {
         Self(Arc::new(Inside {
-            issuer: std::sync::Mutex::default(),
+            issuer: parking_lot::Mutex::default(),
             certs: certs.to_owned(),
             verifier,
             advertise,
@@ -176,7 +172,7 @@ impl Issuing {
             metrics: metrics.clone(),
             one: Mutex::default(),
             turn: AtomicUsize::default(),
-            notices: std::sync::Mutex::default(),
+            notices: parking_lot::Mutex::default(),
         }))
     }
 
@@ -196,12 +192,12 @@ impl Issuing {
 
     /// What follows whether the authority's key is here, by these rules.
     pub fn offer(&self, rules: Rules) -> Offer {
-        Offer { issuing: self.clone(), rules, state: std::sync::Mutex::default() }
+        Offer { issuing: self.clone(), rules, state: parking_lot::Mutex::default() }
     }
 
     /// The issuer, where this node has the authority's key.
     fn present(&self) -> Option<Arc<Issuer>> {
-        lock(&self.0.issuer).clone()
+        self.0.issuer.lock().clone()
     }
 
     /// Answers other nodes until the result is dropped.
@@ -288,7 +284,7 @@ impl Issuing {
 
     /// Logs what is the matter, once a minute of a kind.
     fn notice(&self, kind: &'static str, why: &dyn fmt::Display) {
-        let mut notices = lock(&self.0.notices);
+        let mut notices = self.0.notices.lock();
         if let Some(left_out) = notices.due(kind, timer::now()) {
             tracing::warn!(%why, kind, left_out, "no certificate issued");
         }

@@ -1,7 +1,9 @@
 //! Whether there is memory for more: more clients, and more that they join.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::actors::timer;
 use crate::io::limits::{Memory, Scarce};
@@ -27,7 +29,7 @@ impl MemoryWatch {
 
     /// The limit that is nearly reached, if one is.
     pub(super) fn scarce(&self) -> Option<Scarce> {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.0.lock();
         let now = timer::now();
         if seen.at.is_none_or(|at| at + LOOK <= now) {
             (seen.at, seen.scarce) = (Some(now), seen.memory.scarce());

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::actors::timer;
@@ -48,21 +49,17 @@ pub(super) struct Shares(Mutex<(usize, BTreeMap<Holder, Shared>)>);
 
 impl Shares {
     fn of(&self, holder: Holder) -> Shared {
-        let (mut shares, now) = (lock(&self.0), timer::now());
+        let (mut shares, now) = (self.0.lock(), timer::now());
         let (kept, shares) = &mut *shares;
         if shares.len() >= *kept + SHARES {
             // One that somebody holds, or has used lately, is kept: anyone who comes back gets no new one.
-            shares.retain(|_, share| Arc::strong_count(share) > 1 || !lock(share).is_whole(now));
+            shares.retain(|_, share| Arc::strong_count(share) > 1 || !share.lock().is_whole(now));
             *kept = shares.len();
         }
         let rate = holder.rate();
         let share = shares.entry(holder);
         share.or_insert_with(|| Arc::new(Mutex::new(Share::new(rate, now)))).clone()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// All places of one kind.
@@ -95,7 +92,7 @@ impl Places {
         from: IpAddr,
         proxy: bool,
     ) -> Result<(Place, usize), NoPlace> {
-        let (mut state, mut evicted) = (lock(&self.state), Vec::new());
+        let (mut state, mut evicted) = (self.state.lock(), Vec::new());
         let id = state.0.open((!proxy).then_some(from), &mut evicted)?;
         let (evict, eviction) = watch::channel(());
         state.1.insert(id, evict);
@@ -149,7 +146,7 @@ impl Standing {
     fn spend(&mut self, cost: u64, now: Instant) {
         match &mut self.own {
             Some(own) if own.ready(now).is_none() => own.spend(cost, now),
-            Some(_) | None => lock(&self.share).spend(cost, now),
+            Some(_) | None => self.share.lock().spend(cost, now),
         }
     }
 
@@ -157,7 +154,7 @@ impl Standing {
         self.own
             .as_ref()
             .is_none_or(|own| own.ready(now).is_some())
-            .then(|| lock(&self.share).ready(now))?
+            .then(|| self.share.lock().ready(now))?
     }
 }
 
@@ -180,7 +177,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            let mut state = lock(&self.places.state);
+            let mut state = self.places.state.lock();
             state.0.close(id);
             state.1.remove(&id);
         }
@@ -197,12 +194,12 @@ impl Place {
 
     /// The address of the client, or of the proxy as long as that has not named one.
     pub(super) fn address(&self) -> IpAddr {
-        lock(&self.0.standing).from
+        self.0.standing.lock().from
     }
 
     /// Whether a trusted proxy has the connection.
     pub(super) fn is_proxys(&self) -> bool {
-        lock(&self.0.standing).proxy
+        self.0.standing.lock().proxy
     }
 
     pub(super) fn is_entitled(&self) -> bool {
@@ -211,9 +208,9 @@ impl Place {
 
     /// The connection is one client's from now on, as its proxy says. How many others gave theirs up.
     pub(super) fn attribute(&self, from: IpAddr) -> Result<usize, NoPlace> {
-        let mut standing = lock(&self.0.standing);
+        let mut standing = self.0.standing.lock();
         let (true, Some(id)) = (standing.proxy, self.0.id) else { return Ok(0) };
-        let (mut state, mut evicted) = (lock(&self.0.places.state), Vec::new());
+        let (mut state, mut evicted) = (self.0.places.state.lock(), Vec::new());
         state.0.attribute(id, from, &mut evicted)?;
         evicted.iter().for_each(|id| drop(state.1.remove(id)));
         *standing = Standing::provisional(from, false, &self.0.places.shares);
@@ -234,24 +231,24 @@ impl Place {
     /// What this connection carries is entitled.
     pub(super) fn entitle_as(&self, other: &Self) {
         if other.is_entitled() && !self.is_entitled() {
-            let share = lock(&other.0.standing).share.clone();
+            let share = other.0.standing.lock().share.clone();
             self.entitle_with(share);
         }
     }
 
     fn entitle_with(&self, share: Shared) {
-        let mut standing = lock(&self.0.standing);
+        let mut standing = self.0.standing.lock();
         (standing.own, standing.share) = (None, share);
         drop(standing);
         self.0.entitled.store(true, Ordering::Relaxed);
         if let Some(id) = self.0.id {
-            lock(&self.0.places.state).0.entitle(id);
+            self.0.places.state.lock().0.entitle(id);
         }
     }
 
     /// When it is to end unless it is entitled until then; `None` when it is, or a proxy's.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let standing = lock(&self.0.standing);
+        let standing = self.0.standing.lock();
         (!self.is_entitled() && !standing.proxy).then_some(standing.since + PROVISIONAL)
     }
 
@@ -277,12 +274,12 @@ impl Place {
 
     /// Takes from the client's share what something costs.
     pub(super) fn spend(&self, cost: u64) {
-        lock(&self.0.standing).spend(cost, timer::now());
+        self.0.standing.lock().spend(cost, timer::now());
     }
 
     /// When the client may go on; `None`: now.
     pub(super) fn ready(&self) -> Option<Instant> {
-        lock(&self.0.standing).ready(timer::now())
+        self.0.standing.lock().ready(timer::now())
     }
 
     /// Takes what a request costs from the share of the client that sent it, and waits until there is anything of it
@@ -291,7 +288,7 @@ impl Place {
         let now = timer::now();
         let ready = if self.is_proxys() {
             let share = self.0.places.shares.of(Holder::Anonymous(network(from)));
-            let mut share = lock(&share);
+            let mut share = share.lock();
             share.spend(cost, now);
             share.ready(now)
         } else {
@@ -318,7 +315,7 @@ mod tests {
     }
 
     fn taken(places: &Places) -> usize {
-        lock(&places.state).0.taken()
+        places.state.lock().0.taken()
     }
 
     #[tokio::test(start_paused = true)]
@@ -367,7 +364,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn connections_of_one_user_share_what_is_taken_of_them_and_new_ones_get_no_new_share() {
         let places = places(8);
-        let share = |place: &Place| lock(&place.0.standing).share.clone();
+        let share = |place: &Place| place.0.standing.lock().share.clone();
         let open = |sub: &str| {
             let (place, _) = places.open(at(1), false).expect("a place");
             place.entitle_with(places.shares.of(Holder::User(sub.to_owned())));
@@ -382,7 +379,7 @@ mod tests {
             drop(open(&format!("user-{number}")));
         }
         assert!(open("alice").ready().is_some(), "it is remembered until it is whole again");
-        assert!(lock(&places.shares.0).1.len() < 2 * SHARES, "others are not");
+        assert!(places.shares.0.lock().1.len() < 2 * SHARES, "others are not");
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,9 +3,10 @@
 //! Invariant: every refusal is counted by its cause, and logged with its remedy at most once a minute and cause.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::http::StatusCode;
+use parking_lot::Mutex;
 
 use crate::actors::timer;
 use crate::io::identity::NO_TOKEN_LIST;
@@ -218,7 +219,7 @@ impl Refusals {
     /// Notes one refusal. `about` is what the client sent that led to it, perhaps nothing.
     pub(super) fn note(&self, cause: Cause, from: IpAddr, about: &str) {
         self.metrics.count(Count::ClientsRefused, cause.label());
-        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notices = self.notices.lock();
         if let Some(left_out) = notices.due(cause.label(), timer::now()) {
             let (cause, remedy, why) = (cause.label(), cause.remedy(), cause.detail());
             let about: String = about.chars().take(MAX_ABOUT).collect();

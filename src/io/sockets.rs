@@ -10,8 +10,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::process::getuid;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
@@ -210,7 +211,7 @@ impl AdminSocket {
     }
 
     fn socket(&self) -> Result<bool, SocketError> {
-        let mut bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bound = self.bound.lock();
         if id(&self.data_dir.join(SOCKET)) == Some(*bound) {
             return Ok(false);
         }

@@ -15,9 +15,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use redb::{Database, ReadTransaction, ReadableDatabase, WriteTransaction};
 
 use crate::io::{clock, modes};
@@ -314,7 +315,7 @@ impl Store {
 
     /// How the store fares.
     pub fn condition(&self) -> Condition {
-        let inside = self.inside();
+        let inside = self.inside.lock();
         let mut condition = inside.condition.clone();
         if inside.mended.is_some_and(|since| now().duration_since(since) >= STEADY) {
             condition.failing = None;
@@ -396,10 +397,6 @@ impl Store {
         self.read(|read| schema::list(read, kind))
     }
 
-    fn inside(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn read<T>(
         &self,
         work: impl FnOnce(&ReadTransaction) -> Result<T, Failure>,
@@ -421,7 +418,7 @@ impl Store {
             write.commit()?;
             Ok((value, state.incarnation))
         })?;
-        let mut inside = self.inside();
+        let mut inside = self.inside.lock();
         inside.incarnation = inside.incarnation.max(incarnation);
         if inside.condition.failing.is_some() {
             inside.mended.get_or_insert_with(now);
@@ -440,7 +437,7 @@ impl Store {
 
     /// The database, opened anew after a failure.
     fn database(&self) -> Result<Arc<Database>, StoreError> {
-        let mut inside = self.inside();
+        let mut inside = self.inside.lock();
         if inside.database.is_some() && self.place.id() != inside.file {
             let error = StoreError::Removed(self.place.path());
             tracing::error!(%error, "the store begins anew");
@@ -467,7 +464,7 @@ impl Store {
     fn failed(&self, database: Arc<Database>, failure: Failure) -> StoreError {
         let damaged = matches!(failure, Failure::Damaged(_));
         let error = failure.into_error(|source| self.storage(&source));
-        let mut inside = self.inside();
+        let mut inside = self.inside.lock();
         inside.suspect |= damaged;
         inside.fail(&error);
         let held = inside.database.take_if(|held| Arc::ptr_eq(held, &database));
@@ -478,7 +475,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        close(self.inside().database.take());
+        close(self.inside.lock().database.take());
     }
 }
 

@@ -4,11 +4,12 @@
 //! its cluster, one run at a time, and ends a run that was not asked about for half a minute; it makes load only for
 //! itself, which means for those who may use its admin socket.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -188,10 +189,6 @@ fn json(value: &impl Serialize) -> Reply {
     Ok(serde_json::to_vec(value)?.into())
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn used() -> Usage {
     usage(None).unwrap_or_default()
 }
@@ -217,7 +214,7 @@ impl Bench {
     }
 
     fn hold(&self, below: &str, count: u64) -> Fallible<Changed> {
-        let mut held = lock(&self.held);
+        let mut held = self.held.lock();
         *held = JoinSet::new();
         if count == 0 {
             return Ok(Changed::default());
@@ -256,10 +253,10 @@ impl Bench {
     }
 
     fn checked(&self) -> Reply {
-        let mut run = lock(&self.run);
+        let mut run = self.run.lock();
         let run = run.as_mut().ok_or("no ledger is kept")?;
         run.asked = timer::now();
-        json(&*lock(&run.ledger))
+        json(&*run.ledger.lock())
     }
 
     fn begin(
@@ -269,13 +266,13 @@ impl Bench {
         subscribers: JoinSet<()>,
     ) {
         let run = Run { counts, ledger, asked: timer::now(), _subscribers: subscribers };
-        *lock(&self.run) = Some(run);
+        *self.run.lock() = Some(run);
         let bench = Arc::downgrade(self);
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(IDLE).await;
                 let Some(bench) = bench.upgrade() else { return };
-                let mut run = lock(&bench.run);
+                let mut run = bench.run.lock();
                 if run.as_ref().is_none_or(|run| run.asked + IDLE < timer::now()) {
                     *run = None;
                     return;
@@ -285,7 +282,7 @@ impl Bench {
     }
 
     fn seen(&self) -> Seen {
-        let mut run = lock(&self.run);
+        let mut run = self.run.lock();
         let Some(run) = run.as_mut() else { return Seen::default() };
         run.asked = timer::now();
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);

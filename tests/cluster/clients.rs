@@ -1,9 +1,9 @@
 //! Many clients on a node that dies.
 
 use std::collections::BTreeMap;
-use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
+use parking_lot::MutexGuard;
 use tokio::runtime::Runtime;
 use xpando_node::internals::io::clock;
 use xpando_node::internals::io::identity::Authority;
@@ -47,7 +47,7 @@ impl Crowd<'_> {
 }
 
 fn seen(client: &Client) -> MutexGuard<'_, Seen> {
-    client.seen.lock().unwrap()
+    client.seen.lock()
 }
 
 /// Waits until `found` has something of each client; all of it, from the least.

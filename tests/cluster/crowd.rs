@@ -68,7 +68,7 @@ fn question(node: SocketAddr, path: &str, wanted: &str) -> Option<Duration> {
 fn round_trip(client: &Client, number: u64) -> Option<Duration> {
     let start = now();
     client.send(number);
-    let heard = || client.seen.lock().unwrap().numbers.iter().any(|(it, _)| *it == number);
+    let heard = || client.seen.lock().numbers.iter().any(|(it, _)| *it == number);
     while start.elapsed() < PATIENCE {
         if heard() {
             return Some(start.elapsed());
@@ -79,12 +79,12 @@ fn round_trip(client: &Client, number: u64) -> Option<Duration> {
 }
 
 fn joined(client: &Client) -> Option<Instant> {
-    client.seen.lock().unwrap().joined.map(|(_, since)| since)
+    client.seen.lock().joined.map(|(_, since)| since)
 }
 
 #[track_caller]
 fn joins(what: &str, client: &Client) -> Instant {
-    until(what, || joined(client).ok_or_else(|| client.seen.lock().unwrap().trouble.clone()))
+    until(what, || joined(client).ok_or_else(|| client.seen.lock().trouble.clone()))
 }
 
 fn certificate(cluster: &Cluster) -> [String; 2] {

@@ -186,7 +186,7 @@ fn the_key_of_tokens_is_replaced_while_clients_are_served() {
     let (token, topic) = (old.clone(), "room:1".to_owned());
     let caller = Caller { token, topic, nodes: vec![b.http()], watches: false };
     let client = Client::start(&runtime, caller);
-    let joined = || client.seen.lock().unwrap().joined;
+    let joined = || client.seen.lock().joined;
     let since = until("join", || joined().ok_or_else(|| "not joined".to_owned()));
     nodes.iter().for_each(|node| assert_eq!(answer(node, &old), 200));
     let first = keys(a)["signs"].clone();

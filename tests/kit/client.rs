@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
@@ -91,7 +92,7 @@ impl Running {
                 Err(error) => Err(error),
             };
             {
-                let mut seen = self.seen.lock().unwrap();
+                let mut seen = self.seen.lock();
                 (seen.joined, seen.trouble) = (None, format!("{node}: {ended:?}"));
             }
             let pause = AGAIN[tries.min(AGAIN.len() - 1)];
@@ -107,7 +108,7 @@ impl Running {
     ) -> Result<(), Error> {
         let join = json!(["1", "1", self.caller.topic, "phx_join", {}]).to_string();
         socket.send(Message::text(join)).await?;
-        self.seen.lock().unwrap().presence = Presence::default();
+        self.seen.lock().presence = Presence::default();
         let mut beats = tokio::time::interval_at((now() + BEAT).into(), BEAT);
         loop {
             tokio::select! {
@@ -132,7 +133,7 @@ impl Running {
             return;
         }
         let [_, reference, _, event, payload]: [Value; 5] = serde_json::from_str(text).unwrap();
-        let mut seen = self.seen.lock().unwrap();
+        let mut seen = self.seen.lock();
         match event.as_str().unwrap() {
             "phx_reply" if reference == "1" && payload["status"] == "ok" => {
                 seen.joined = Some((node, now()));

@@ -8,10 +8,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
 use tempfile::TempDir;
 use xpando_node::internals::io::identity::{Authority, Identity, Validity};
@@ -76,7 +76,7 @@ impl Cluster {
 
     /// A cluster whose certificate directory is empty.
     pub(crate) fn without_authority() -> Self {
-        Self::in_turn(Some(TURN.lock().unwrap_or_else(PoisonError::into_inner)))
+        Self::in_turn(Some(TURN.lock()))
     }
 
     fn in_turn(turn: Option<MutexGuard<'static, ()>>) -> Self {

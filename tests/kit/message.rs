@@ -2,10 +2,11 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use xpando_node::internals::io::clock;
@@ -133,7 +134,7 @@ impl Node {
         thread::spawn(move || {
             for line in out.lines().map_while(Result::ok) {
                 let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                heard.lock().unwrap().push((wall(), line));
+                heard.lock().push((wall(), line));
             }
         });
         Follow { child, lines }
@@ -149,7 +150,7 @@ pub(crate) struct Follow {
 impl Follow {
     /// What it has printed, and when: its JSON, or the line as text.
     pub(crate) fn lines(&self) -> Vec<(u64, Value)> {
-        self.lines.lock().unwrap().clone()
+        self.lines.lock().clone()
     }
 
     /// The messages of `subscribe --json`: topic, publisher, and payload or base64.

@@ -4,10 +4,11 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -332,13 +333,13 @@ impl Node {
 
     /// All log lines so far, as they came.
     pub(crate) fn log_text(&self) -> String {
-        let lines = self.log.lines.0.lock().unwrap();
+        let lines = self.log.lines.0.lock();
         lines.heard.iter().map(|line| format!("{line}\n")).collect()
     }
 
     /// How many log lines so far are such ones.
     pub(crate) fn count_logged(&self, what: &str, fields: &[(&str, &str)]) -> usize {
-        let lines = self.log.lines.0.lock().unwrap();
+        let lines = self.log.lines.0.lock();
         lines.heard.iter().filter(|line| fits(line, what, fields)).count()
     }
 
@@ -461,10 +462,10 @@ impl Log {
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let line = serde_json::from_str(&line).unwrap_or_else(|_| json!({"message": line}));
-                heard.0.lock().unwrap().heard.push(line);
+                heard.0.lock().heard.push(line);
                 heard.1.notify_all();
             }
-            heard.0.lock().unwrap().ended = true;
+            heard.0.lock().ended = true;
             heard.1.notify_all();
         });
         Self { lines }
@@ -473,23 +474,23 @@ impl Log {
     /// The first line that fits, if it comes in time.
     fn wait(&self, fits: impl Fn(&Value) -> bool) -> Option<Value> {
         let start = now();
-        let mut lines = self.lines.0.lock().unwrap();
+        let mut lines = self.lines.0.lock();
         loop {
             if let Some(line) = lines.heard.iter().find(|line| fits(line)) {
                 return Some(line.clone());
             }
             let left = PATIENCE.checked_sub(start.elapsed()).filter(|_| !lines.ended)?;
-            lines = self.lines.1.wait_timeout(lines, left).unwrap().0;
+            self.lines.1.wait_for(&mut lines, left);
         }
     }
 
     fn wait_for_end(&self) {
-        let lines = self.lines.0.lock().unwrap();
-        drop(self.lines.1.wait_timeout_while(lines, PATIENCE, |lines| !lines.ended).unwrap());
+        let mut lines = self.lines.0.lock();
+        self.lines.1.wait_while_for(&mut lines, |lines| !lines.ended, PATIENCE);
     }
 
     fn text(&self) -> String {
-        let lines = self.lines.0.lock().unwrap();
+        let lines = self.lines.0.lock();
         let from = lines.heard.len().saturating_sub(SHOWN);
         lines.heard[from..].iter().map(|line| format!("{}\n", plain(line))).collect()
     }

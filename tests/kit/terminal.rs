@@ -2,8 +2,10 @@
 
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
+
+use parking_lot::Mutex;
 
 use super::{PROGRAM, skip, until};
 
@@ -43,7 +45,7 @@ impl Terminal {
                     rest.len() - cut
                 });
                 let text: Vec<u8> = rest.drain(..whole).collect();
-                heard.lock().unwrap().push_str(&String::from_utf8_lossy(&text));
+                heard.lock().push_str(&String::from_utf8_lossy(&text));
             }
         });
         Some(Self { process, keys, written })
@@ -51,7 +53,7 @@ impl Terminal {
 
     /// All that was written so far.
     pub(crate) fn written(&self) -> String {
-        self.written.lock().unwrap().clone()
+        self.written.lock().clone()
     }
 
     /// Waits until what was written fits.
@@ -69,7 +71,7 @@ impl Terminal {
         self.until(&format!("{text:?}"), |written| {
             text.split(' ').all(|word| written.contains(word))
         });
-        self.written.lock().unwrap().clear();
+        self.written.lock().clear();
     }
 
     pub(crate) fn press(&mut self, keys: &[u8]) {

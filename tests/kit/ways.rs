@@ -13,9 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 
+use parking_lot::{Condvar, Mutex};
 use socket2::{Domain, Socket, Type};
 
 use super::{Cluster, Mesh, Node, Start, socket_inodes, tcp_sockets};
@@ -76,7 +77,7 @@ impl<'a> Ways<'a> {
 
     /// Starts a node. Nobody is dialed by it before its process is known here.
     pub(crate) fn launch(&self, number: usize, node: Start) -> Node {
-        let mut state = self.shared.state.lock().unwrap();
+        let mut state = self.shared.state.lock();
         let node = node.launch();
         state.processes.insert(number, node.pid());
         node
@@ -105,7 +106,7 @@ impl<'a> Ways<'a> {
     /// Ends the connections between two nodes, as a router that forgets them does: what is under way is
     /// lost, both sides learn it at once, and a new one can be opened.
     pub(crate) fn sever(&self, one: usize, other: usize) {
-        let state = self.shared.state.lock().unwrap();
+        let state = self.shared.state.lock();
         for (from, to, ends) in &state.open {
             if [(one, other), (other, one)].contains(&(*from, *to)) {
                 for stream in ends.iter().filter_map(Weak::upgrade) {
@@ -122,7 +123,7 @@ impl<'a> Ways<'a> {
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.shared.state.lock().unwrap());
+        change(&mut self.shared.state.lock());
         self.shared.changed.notify_all();
     }
 }
@@ -154,7 +155,7 @@ impl Shared {
         }
         let [dialer, node] = [dialer, node].map(Arc::new);
         {
-            let mut state = self.state.lock().unwrap();
+            let mut state = self.state.lock();
             state.open.retain(|(_, _, ends)| ends[0].strong_count() > 0);
             state.open.push((from, to, [&dialer, &node].map(Arc::downgrade)));
         }
@@ -176,7 +177,7 @@ impl Shared {
     /// The node that holds the other end of a connection to a front.
     fn owner(&self, dialer: &TcpStream) -> Option<usize> {
         let ports = (dialer.peer_addr().ok()?.port(), dialer.local_addr().ok()?.port());
-        let processes = self.state.lock().unwrap().processes.clone();
+        let processes = self.state.lock().processes.clone();
         let sockets = tcp_sockets("01");
         let inode = &sockets.iter().find(|socket| (socket.local, socket.remote) == ports)?.inode;
         let owner = processes.iter().find(|(_, pid)| socket_inodes(**pid).contains(inode));
@@ -192,7 +193,7 @@ impl Shared {
             waited |= stalled;
             stalled
         };
-        drop(self.changed.wait_while(self.state.lock().unwrap(), stalled).unwrap());
+        self.changed.wait_while(&mut self.state.lock(), stalled);
         waited
     }
 }

@@ -8,8 +8,9 @@
 //!    those is disconnected.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::proto::channel::Encoded;
@@ -178,12 +179,8 @@ impl ClientQueue {
         Self(Arc::new(Inner { state, work: Notify::new() }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn change(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         if state.close.is_some() {
             return;
         }
@@ -222,28 +219,28 @@ impl ClientQueue {
 
     /// Whether no more than so much waits, nor a quarter of what may.
     pub(super) fn has_room(&self, most: usize) -> bool {
-        let state = self.state();
+        let state = self.0.state.lock();
         state.cost <= most.min(state.bound / 4)
     }
 
     /// Why it has ended, if it has.
     pub fn closed(&self) -> Option<Close> {
-        self.state().close
+        self.0.state.lock().close
     }
 
     /// Whether anything waits.
     pub fn waits(&self) -> bool {
-        !self.state().items.is_empty()
+        !self.0.state.lock().items.is_empty()
     }
 
     /// Frames that were dropped since this was asked last.
     pub fn dropped(&self) -> u64 {
-        std::mem::take(&mut self.state().dropped)
+        std::mem::take(&mut self.0.state.lock().dropped)
     }
 
     /// Moves what waits to `out`, without waiting; `None` when nothing does.
     pub(crate) fn try_next(&self, out: &mut Vec<Encoded>) -> Option<Next> {
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         let before = out.len();
         state.take(out);
         if out.len() > before {
@@ -336,14 +333,14 @@ mod tests {
         outbox.welcome([frame(1, 10)]);
         let count = made.clone();
         let past = (0..10).map(move |_| {
-            *count.lock().expect("not poisoned") += 1;
+            *count.lock() += 1;
             frame(2, STEP / 2)
         });
         outbox.replay(past);
         outbox.push([frame(3, BOUND / 2), frame(4, 10)], ClientOverflow::Disconnect);
-        assert_eq!(*made.lock().expect("not poisoned"), 0);
+        assert_eq!(*made.lock(), 0);
         assert_eq!(waiting(&outbox), [1, 2, 2]);
-        assert_eq!(*made.lock().expect("not poisoned"), 2, "no more than is taken");
+        assert_eq!(*made.lock(), 2, "no more than is taken");
         outbox.close(Close::RESTART);
         let mut rest = Vec::new();
         while outbox.waits() {

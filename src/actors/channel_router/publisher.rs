@@ -1,7 +1,9 @@
 //! What this node publishes on channels, numbered by topic.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::marks::Marks;
 use crate::actors::exchange::{DeliveryReport, Exchange, SendError};
@@ -59,24 +61,20 @@ impl Publisher {
         Self { exchange: exchange.clone(), stamps, marks }
     }
 
-    fn stamps(&self) -> MutexGuard<'_, Stamps> {
-        self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Goes on from these numbers, which an earlier run of this node gave last and no other run goes on from.
     pub(crate) fn go_on(&self, from: Vec<(Topic, Position)>) {
-        self.stamps().last.extend(from);
+        self.stamps.lock().last.extend(from);
     }
 
     /// The last numbers of the topics that are of this kind. What is published from now on is numbered anew.
     pub(crate) fn take(&self, kind: impl Fn(&Topic) -> bool) -> Vec<(Topic, Position)> {
-        let stamps = std::mem::replace(&mut *self.stamps(), Stamps::new());
+        let stamps = std::mem::replace(&mut *self.stamps.lock(), Stamps::new());
         stamps.last.into_iter().filter(|(topic, _)| kind(topic)).collect()
     }
 
     /// The last number that it gave on a topic.
     pub(super) fn last(&self, topic: &Topic) -> Option<Position> {
-        self.stamps().last.get(topic).copied()
+        self.stamps.lock().last.get(topic).copied()
     }
 
     /// To every node, without waiting: one that has no room misses it, and the result says so.
@@ -128,7 +126,7 @@ impl Publisher {
         send: impl FnOnce(bytes::Bytes) -> Result<DeliveryReport, SendError>,
     ) -> Result<DeliveryReport, SendError> {
         // Held while it is sent: numbers leave in their order.
-        let mut stamps = self.stamps();
+        let mut stamps = self.stamps.lock();
         let stamp = stamps.next(topic, &self.marks, except);
         let bytes = Envelope::encode(stamp, event, payload);
         send(bytes.ok_or(SendError::TooLong(event.len()))?)

@@ -10,10 +10,11 @@
 //! 3. A word to the router may be lost; what it was about is done with its next one.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, oneshot};
@@ -79,13 +80,9 @@ impl Default for Waiting {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Feed {
     fn push(&self, news: PresenceNews) {
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = self.waiting.lock();
         if !waiting.begun {
             return;
         }
@@ -101,7 +98,7 @@ impl Feed {
 
     /// Tells who is there, if it is time; what was said before is of no use then.
     fn restate(&self, present: impl FnOnce() -> Vec<PresenceEntry>) {
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = self.waiting.lock();
         if !waiting.behind || !waiting.asks {
             return;
         }
@@ -116,10 +113,10 @@ impl Feed {
 impl Book {
     /// The router starts: nothing of it is done.
     pub(super) fn recall(&self) {
-        let mut wanted = lock(&self.wanted);
+        let mut wanted = self.wanted.lock();
         wanted.tracked.values_mut().for_each(|wish| wish.shown = None);
         for (_, feed) in wanted.followers.values() {
-            let mut waiting = lock(&feed.waiting);
+            let mut waiting = feed.waiting.lock();
             (waiting.behind, waiting.asks) = (true, true);
         }
         drop(wanted);
@@ -139,7 +136,7 @@ impl Book {
         now: Instant,
         out: &mut Vec<Output>,
     ) {
-        lock(&self.wanted).tracked.retain(|id, wish| {
+        self.wanted.lock().tracked.retain(|id, wish| {
             if wish.gone {
                 attendance.leave(*id, now, out);
                 return false;
@@ -173,7 +170,7 @@ impl Book {
     /// Answers who asks, and tells followers that are behind who is there.
     pub(super) fn answer(&self, presence: &Presence) {
         let present = |topic: &Topic| presence.entries(topic).cloned().map(PresenceEntry).collect();
-        let mut wanted = lock(&self.wanted);
+        let mut wanted = self.wanted.lock();
         for (topic, ask) in std::mem::take(&mut wanted.asks) {
             ask.send(present(&topic)).unwrap_or_else(drop);
         }
@@ -184,7 +181,7 @@ impl Book {
 
     /// Notifies the followers of a topic of what has changed.
     pub(super) fn notify(&self, topic: &Topic, changes: &[Change]) {
-        let wanted = lock(&self.wanted);
+        let wanted = self.wanted.lock();
         let feeds = wanted.followers.values().filter(|(of, _)| of == topic);
         for (_, feed) in feeds {
             let mut before: Option<&Arc<Entry>> = None;
@@ -294,7 +291,7 @@ impl Presences {
 
     fn want(&self, change: impl FnOnce(&mut Wanted)) {
         let book = &self.0.book;
-        change(&mut lock(&book.wanted));
+        change(&mut book.wanted.lock());
         book.dirty.store(true, Ordering::Release);
         self.0.handle.cast(Msg::Work);
     }
@@ -409,7 +406,7 @@ impl Following {
     pub async fn recv(&mut self) -> PresenceNews {
         loop {
             let asks = {
-                let mut waiting = lock(&self.feed.waiting);
+                let mut waiting = self.feed.waiting.lock();
                 if let Some(news) = waiting.news.pop_front() {
                     return news;
                 }

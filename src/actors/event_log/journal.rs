@@ -7,8 +7,10 @@
 //!    damaged one ended.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::actors::news::{Follower, Trail};
 use crate::io::clock;
@@ -86,7 +88,7 @@ impl Journal {
     /// # Errors
     /// [`StoreError`]; what is not written waits on.
     pub fn write(&self) -> Result<(), StoreError> {
-        let _one = self.0.step.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.0.step.lock();
         let trail = &self.0.trail;
         // What comes meanwhile is for the next: events that come as fast as they are written would keep it forever.
         let last = trail.last();
@@ -122,7 +124,7 @@ impl Journal {
     /// # Errors
     /// As [`Chain::sign_head`] and [`Chain::retain`].
     pub fn seal(&self) -> Result<(), StoreError> {
-        let _one = self.0.step.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.0.step.lock();
         let Inside { chain, identity, limits, .. } = &*self.0;
         let (now, sign) = (clock::wall(), |bytes: &[u8]| identity.sign(bytes));
         chain.sign_head(now, sign)?;

@@ -5,9 +5,11 @@
 //! begin anew.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::actors::timer;
 use crate::io::usage;
@@ -45,19 +47,19 @@ impl Account {
 
     /// Whether, and when, more is read of the peer.
     pub(crate) fn turn(&self, now: Instant) -> Turn {
-        let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut machine = self.machine.lock();
         machine.spend(self.unpaid.swap(0, Ordering::Relaxed), now);
         machine.turn(now)
     }
 
     /// Whether nothing that the peer has cost counts any more.
     pub(super) fn is_settled(&self, now: Instant) -> bool {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner).is_settled(now)
+        self.machine.lock().is_settled(now)
     }
 
     /// Whether this cause is to be logged for the peer now.
     pub(crate) fn notable(&self, cause: &'static str) -> bool {
-        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notices = self.notices.lock();
         notices.due(cause, timer::now()).is_some()
     }
 
@@ -122,7 +124,7 @@ pub(super) struct Accounts(Mutex<BTreeMap<NodeName, Arc<Account>>>);
 impl Accounts {
     /// What is kept of each peer, in bytes, beside its watches.
     pub(super) fn kept(&self) -> Vec<(NodeName, usize)> {
-        let accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let accounts = self.0.lock();
         let kept = |(peer, account): (&NodeName, &Arc<Account>)| {
             let bytes = account.held.load(Ordering::Relaxed);
             (bytes > 0).then(|| (peer.clone(), bytes))
@@ -132,7 +134,7 @@ impl Accounts {
 
     /// The account of a peer, a new one if it has none. Accounts that count no more are dropped.
     pub(super) fn of(&self, peer: &NodeName) -> Arc<Account> {
-        let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = self.0.lock();
         let now = timer::now();
         accounts.retain(|_, account| Arc::strong_count(account) > 1 || !account.is_settled(now));
         accounts.entry(peer.clone()).or_insert_with(|| Arc::new(Account::new())).clone()
@@ -156,7 +158,7 @@ mod tests {
         assert_eq!(accounts.of(&b).turn(timer::now()), Turn::Now);
         tokio::time::sleep(Duration::from_secs(60)).await;
         drop(accounts.of(&b));
-        assert_eq!(accounts.0.lock().expect("sound").len(), 1, "the other one is forgotten");
+        assert_eq!(accounts.0.lock().len(), 1, "the other one is forgotten");
     }
 
     #[test]

@@ -13,16 +13,16 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::actors::exchange::account::Kept;
 use crate::actors::exchange::outlet::{Outlet, SendError};
-use crate::actors::exchange::pending::lock;
 use crate::actors::exchange::topics::Topics;
 use crate::actors::timer;
 use crate::io::metrics::Count;
@@ -206,7 +206,7 @@ impl Drop for Serving {
         let Some(service) = self.calls.upgrade().and_then(|calls| calls.end(&self.name)) else {
             return;
         };
-        let watchers = std::mem::replace(&mut *lock(&service.watchers), Err(self.end));
+        let watchers = std::mem::replace(&mut *service.watchers.lock(), Err(self.end));
         watchers.into_iter().flatten().for_each(|watcher| watcher.notify(self.end));
     }
 }
@@ -257,14 +257,14 @@ struct Place<'a>(&'a Service, NodeName);
 
 impl<'a> Place<'a> {
     fn take(service: &'a Service, asker: &NodeName) -> Option<Self> {
-        let taken = lock(&service.places).take(asker);
+        let taken = service.places.lock().take(asker);
         taken.then(|| Self(service, asker.clone()))
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        lock(&self.0.places).give(&self.1);
+        self.0.places.lock().give(&self.1);
     }
 }
 
@@ -289,7 +289,7 @@ impl Calls {
         if !self.topics.capabilities().may_serve(&name) {
             return Err(ServeError::NotAllowed(name));
         }
-        let mut services = self.services.write().unwrap_or_else(PoisonError::into_inner);
+        let mut services = self.services.write();
         if services.contains_key(&name) {
             return Err(ServeError::Taken(name));
         }
@@ -303,11 +303,11 @@ impl Calls {
     /// A name is not served any more.
     fn end(&self, name: &Name) -> Option<Arc<Service>> {
         self.topics.withdraw(name);
-        self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name)
+        self.services.write().remove(name)
     }
 
     fn service(&self, name: &Name) -> Option<Arc<Service>> {
-        self.services.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.services.read().get(name).cloned()
     }
 
     /// The nodes that serve a name: those with the shortest way first, this one before all.
@@ -320,7 +320,7 @@ impl Calls {
 
     /// Counts the calls of a name that any node may answer.
     fn turn(&self, name: &Name) -> usize {
-        let mut turns = lock(&self.turns);
+        let mut turns = self.turns.lock();
         if turns.len() >= TURNS && !turns.contains_key(name) {
             turns.clear();
         }
@@ -493,7 +493,7 @@ impl Calls {
             Watcher::Peer(number, outlet) => *number == watch && Arc::ptr_eq(outlet, by),
             Watcher::Here(_) => false,
         };
-        if let Ok(watchers) = &mut *lock(&service.watchers) {
+        if let Ok(watchers) = &mut *service.watchers.lock() {
             by.account().spend(WATCHER * watchers.len() as u64);
             watchers.retain(|watcher| !same(watcher));
         }
@@ -519,7 +519,7 @@ impl Drop for Answer {
 
 impl Service {
     fn watch(&self, watcher: Watcher) {
-        let mut watchers = lock(&self.watchers);
+        let mut watchers = self.watchers.lock();
         match &mut *watchers {
             Ok(watchers) => {
                 // Only before they would grow: many who watch one name cost no more each.
@@ -567,6 +567,6 @@ impl Calls {
     /// Those who are to be told of a name's end.
     pub(super) fn watchers(&self, name: &Name) -> usize {
         let service = self.service(name).expect("served");
-        lock(&service.watchers).as_ref().expect("lives").len()
+        service.watchers.lock().as_ref().expect("lives").len()
     }
 }

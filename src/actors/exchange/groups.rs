@@ -13,9 +13,10 @@
 
 use std::any::type_name;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use ractor::message::SerializedMessage;
 use ractor::{ActorCell, ActorId, ActorRef, Message, RpcReplyPort, pg};
 use tokio::sync::oneshot;
@@ -52,7 +53,7 @@ pub struct RemoteActor<M> {
 
 impl Groups {
     fn sessions(&self) -> MutexGuard<'_, HashMap<u64, Arc<Outlet>>> {
-        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = self.0.lock();
         sessions.retain(|_, outlet| !outlet.is_closed());
         sessions
     }

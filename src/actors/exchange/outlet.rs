@@ -8,11 +8,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::actors::exchange::account::{Account, Kept};
@@ -156,7 +157,7 @@ impl Outlet {
 
     /// Enters in the account how many topics, patterns and names the peer wants.
     pub(super) fn wants(&self, interests: usize) {
-        let mut interest = self.interest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut interest = self.interest.lock();
         interest.set(interests * INTEREST_COST);
     }
 
@@ -165,16 +166,12 @@ impl Outlet {
         &self.pending
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn change(
         &self,
         lane: Lane,
         change: impl FnOnce(&mut State) -> Result<(), PushError>,
     ) -> Result<(), SendError> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.closed {
             return Err(SendError::NotConnected);
         }
@@ -227,7 +224,7 @@ impl Outlet {
 
     /// Bytes that wait, by lane.
     pub(super) fn waiting(&self) -> [(Lane, usize); 3] {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         [Lane::System, Lane::Calls, Lane::Bulk].map(|lane| (lane, state.outbox.waiting(lane)))
     }
 
@@ -279,7 +276,7 @@ impl Outlet {
 
     /// The peer watches a name no more, whether an answer waits or not; which name that was.
     pub(super) fn unwatched(&self, watch: u64) -> Option<Name> {
-        self.state().gone.remove(&watch);
+        self.state.lock().gone.remove(&watch);
         self.pending.unwatched(watch)
     }
 
@@ -316,7 +313,7 @@ impl Outlet {
     }
 
     fn take(&self, pieces: &mut Vec<Piece>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.owed(&self.pending);
         let mut length = 0;
         while length < TOGETHER {
@@ -339,7 +336,7 @@ impl Outlet {
             let mut news = std::pin::pin!(self.room.notified());
             news.as_mut().enable();
             {
-                let state = self.state();
+                let state = self.state.lock();
                 if state.closed || state.asleep && state.outbox.messages() == 0 {
                     return;
                 }
@@ -348,16 +345,12 @@ impl Outlet {
         }
     }
 
-    fn in_ractor(&self) -> MutexGuard<'_, InRactor> {
-        self.in_ractor.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A message of so many bytes is about to be given to ractor's session.
     pub(super) fn hand_to_ractor(&self, bytes: usize) -> Result<(), SendError> {
         if self.is_closed() {
             return Err(SendError::NotConnected);
         }
-        let mut waiting = self.in_ractor();
+        let mut waiting = self.in_ractor.lock();
         let now = timer::now();
         // What was for an actor that ended meanwhile never comes.
         if waiting.hungry.is_some_and(|since| since + NOTHING < now) {
@@ -373,13 +366,13 @@ impl Outlet {
 
     /// Whether the link waits for bytes of ractor's session.
     pub(crate) fn waits_for_ractor(&self, waits: bool) {
-        let mut waiting = self.in_ractor();
+        let mut waiting = self.in_ractor.lock();
         waiting.hungry = waits.then(|| waiting.hungry.unwrap_or_else(timer::now));
     }
 
     /// The link got bytes, in which so many messages began.
     pub(crate) fn came_from_ractor(&self, messages: usize) {
-        let mut waiting = self.in_ractor();
+        let mut waiting = self.in_ractor.lock();
         waiting.hungry = None;
         for _ in 0..messages {
             let length = waiting.lengths.pop_front().unwrap_or(0);
@@ -389,7 +382,7 @@ impl Outlet {
 
     /// The peer's subscribers took so many bytes.
     pub(crate) fn credited(&self, bytes: u32) -> Result<(), PieceError> {
-        let credited = self.state().outbox.credit(bytes);
+        let credited = self.state.lock().outbox.credit(bytes);
         self.work.notify_one();
         credited
     }
@@ -415,7 +408,7 @@ impl Outlet {
     /// Closes; returns the number of discarded messages.
     pub(super) fn close(&self, why: DownReason) -> u64 {
         let lost = {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             if state.closed {
                 return 0;
             }
@@ -431,14 +424,14 @@ impl Outlet {
     }
 
     pub(in super::super) fn is_closed(&self) -> bool {
-        self.state().closed
+        self.state.lock().closed
     }
 
     /// A beat came back after this time.
     pub(crate) fn echoed(&self, after: Duration) {
         let micros = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
         if micros < self.rtt.fetch_min(micros, Ordering::Relaxed) {
-            self.state().outbox.set_round_trip(micros);
+            self.state.lock().outbox.set_round_trip(micros);
         }
     }
 
@@ -521,6 +514,6 @@ impl Drop for Ticket {
 impl Outlet {
     /// News that waits.
     pub(super) fn waiting_news(&self) -> usize {
-        self.state().news.len()
+        self.state.lock().news.len()
     }
 }

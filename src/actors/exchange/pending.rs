@@ -7,10 +7,11 @@
 //!    its answer comes, or until that it is taken back is on its way.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::actors::exchange::account::{Account, Kept};
@@ -100,7 +101,7 @@ pub(super) struct PendingCall<'a> {
 impl Drop for PendingCall<'_> {
     fn drop(&mut self) {
         self.pending.open.fetch_sub(1, Ordering::Relaxed);
-        lock(&self.pending.calls).remove(&self.number);
+        self.pending.calls.lock().remove(&self.number);
     }
 }
 
@@ -112,9 +113,9 @@ impl Pending {
 
     /// The link is gone: nobody will answer any more.
     pub(super) fn end(&self, why: DownReason) {
-        lock(&self.calls).clear();
-        drop(std::mem::take(&mut *lock(&self.watched)));
-        for (_, Watched(watch, _)) in std::mem::take(&mut *lock(&self.watches)).table {
+        self.calls.lock().clear();
+        drop(std::mem::take(&mut *self.watched.lock()));
+        for (_, Watched(watch, _)) in std::mem::take(&mut *self.watches.lock()).table {
             watch.map_or(Ok(()), |watch| watch.send(why)).unwrap_or(()); // the watcher may have gone
         }
     }
@@ -125,19 +126,19 @@ impl Pending {
 
     pub(super) fn call(&self) -> PendingCall<'_> {
         let (number, (told, reply)) = (self.number(), oneshot::channel());
-        lock(&self.calls).insert(number, told);
+        self.calls.lock().insert(number, told);
         self.open.fetch_add(1, Ordering::Relaxed);
         PendingCall { pending: self, number, reply }
     }
 
     /// Whether a reply is waited for.
     pub(super) fn awaits(&self, call: u64) -> bool {
-        lock(&self.calls).contains_key(&call)
+        self.calls.lock().contains_key(&call)
     }
 
     /// A reply. One that nobody waits for came too late.
     pub(super) fn replied(&self, call: u64, outcome: Outcome, payload: Bytes) -> bool {
-        let waiting = lock(&self.calls).remove(&call);
+        let waiting = self.calls.lock().remove(&call);
         waiting.is_some_and(|waiting| waiting.send((outcome, payload)).is_ok())
     }
 
@@ -147,19 +148,19 @@ impl Pending {
         name: &Name,
     ) -> Result<(u64, oneshot::Receiver<DownReason>), TooMany> {
         let (number, (told, gone)) = (self.number(), oneshot::channel());
-        lock(&self.watches).insert(number, cost(name), Some(told))?;
+        self.watches.lock().insert(number, cost(name), Some(told))?;
         Ok((number, gone))
     }
 
     /// Nobody awaits a watch any more; whether the peer is to learn it.
     pub(super) fn unwatch(&self, watch: u64) -> bool {
-        let mut watches = lock(&self.watches);
+        let mut watches = self.watches.lock();
         watches.table.get_mut(&watch).is_some_and(|entry| entry.0.take().is_some())
     }
 
     /// A watch is over: its answer came, or the peer was never told of it, or is told that it is over.
     pub(super) fn forget(&self, watch: u64) -> Option<oneshot::Sender<DownReason>> {
-        lock(&self.watches).remove(watch)?
+        self.watches.lock().remove(watch)?
     }
 
     /// A watched name is gone.
@@ -171,17 +172,17 @@ impl Pending {
 
     /// The peer watches a name.
     pub(super) fn watched(&self, watch: u64, name: Name) -> Result<(), TooMany> {
-        lock(&self.watched).insert(watch, cost(&name), name)
+        self.watched.lock().insert(watch, cost(&name), name)
     }
 
     /// Whether it does.
     pub(super) fn is_watched(&self, watch: u64) -> bool {
-        lock(&self.watched).table.contains_key(&watch)
+        self.watched.lock().table.contains_key(&watch)
     }
 
     /// It does not any more, or its answer is on its way; which name that was.
     pub(super) fn unwatched(&self, watch: u64) -> Option<Name> {
-        lock(&self.watched).remove(watch)
+        self.watched.lock().remove(watch)
     }
 
     /// Waits for room for an answer of about so many bytes. It is room again when the result is dropped. `None`: with
@@ -211,15 +212,11 @@ impl Pending {
     }
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 impl Pending {
     /// Calls and watches that wait for the peer, and names that it watches.
     pub(super) fn open(&self) -> (usize, usize, usize) {
-        let (watches, watched) = (lock(&self.watches), lock(&self.watched));
-        (lock(&self.calls).len(), watches.table.len(), watched.table.len())
+        let (watches, watched) = (self.watches.lock(), self.watched.lock());
+        (self.calls.lock().len(), watches.table.len(), watched.table.len())
     }
 }

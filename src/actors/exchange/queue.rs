@@ -8,11 +8,12 @@
 //! 3. What one publisher says on one topic comes out in order, each message once.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::actors::exchange::outlet::Ticket;
 use crate::proto::node::NodeName;
@@ -135,10 +136,6 @@ impl Queue {
         Self { policy, state: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Adds a batch; how many messages were dropped for it.
     pub(super) fn push(
         &self,
@@ -146,7 +143,7 @@ impl Queue {
         ticket: Option<&Arc<Ticket>>,
         now: Instant,
     ) -> u64 {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.closed {
             return batch.count();
         }
@@ -171,12 +168,12 @@ impl Queue {
 
     /// Gives up the credit that a lagging subscriber holds.
     pub(super) fn release(&self, now: Instant) {
-        self.state().lags(now);
+        self.state.lock().lags(now);
     }
 
     /// What comes next; otherwise wakes the task once there is something.
     pub(super) fn poll(&self, context: &Context<'_>) -> Poll<Next> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.missed > 0 {
             return Poll::Ready(Next::Missed(std::mem::take(&mut state.missed)));
         }
@@ -194,7 +191,7 @@ impl Queue {
     }
 
     pub(super) fn close(&self) {
-        *self.state() = State { closed: true, ..State::default() };
+        *self.state.lock() = State { closed: true, ..State::default() };
     }
 }
 

@@ -5,11 +5,12 @@
 //! 2. Peers know this node's interest as it was at some moment since their link came up, and soon as it is.
 //! 3. Locks are held for a look-up or a copy, in the order interests, outlet, queue.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use bytes::Bytes;
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::actors::exchange::account::Accounts;
 use crate::actors::exchange::outlet::{Outlet, SendError, Ticket};
@@ -68,7 +69,7 @@ impl Topics {
     }
 
     pub(super) fn table(&self) -> RwLockReadGuard<'_, Table> {
-        self.interests.read().unwrap_or_else(PoisonError::into_inner)
+        self.interests.read()
     }
 
     /// What is kept of each peer, in bytes.
@@ -77,7 +78,7 @@ impl Topics {
     }
 
     fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
-        self.interests.write().unwrap_or_else(PoisonError::into_inner)
+        self.interests.write()
     }
 
     /// From now on this queue gets what is published; its number.

@@ -78,14 +78,14 @@ fn a_write_includes_what_came_while_another_one_was_under_way() {
     world.take(10);
     // As far as another write is that has begun.
     let recorder = world.recorder.clone();
-    let under_way = lock(&recorder.0.writing);
-    let noted = std::mem::take(&mut *lock(&recorder.0.noted));
+    let under_way = recorder.0.writing.lock();
+    let noted = std::mem::take(&mut *recorder.0.noted.lock());
     world.take(10);
     let (done, is_done) = std::sync::mpsc::channel();
     let last = world.recorder.clone();
     let closing = std::thread::spawn(move || done.send(last.write()).expect("heard"));
     assert!(is_done.recv_timeout(Duration::from_millis(200)).is_err(), "it waits for the other");
-    *lock(&recorder.0.noted) = noted;
+    *recorder.0.noted.lock() = noted;
     drop(under_way);
     is_done.recv().expect("it ends").expect("writes");
     closing.join().expect("ends");

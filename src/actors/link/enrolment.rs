@@ -10,10 +10,11 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -95,7 +96,7 @@ impl Reception {
     }
 
     fn open(&self, from: SocketAddr) -> Result<Place, Unheard> {
-        let mut places = lock(&self.places);
+        let mut places = self.places.lock();
         let (id, evicted) = places.machine.open(from.ip(), timer::now())?;
         places.tasks.insert(id, None);
         let task = evicted.and_then(|id| places.tasks.remove(&id));
@@ -117,12 +118,12 @@ impl Reception {
                 log.refused(cause, Some(from), &detail);
             }
         };
-        let mut tasks = lock(&self.tasks);
+        let mut tasks = self.tasks.lock();
         while tasks.try_join_next().is_some() {}
         let task = tasks.spawn(talk);
         drop(tasks);
         // One that was given up before it began ends now, and one that has ended needs no handle.
-        match lock(&self.places).tasks.get_mut(&id) {
+        match self.places.lock().tasks.get_mut(&id) {
             Some(place) => *place = Some(task),
             None => task.abort(),
         }
@@ -137,7 +138,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut places = lock(&self.places);
+        let mut places = self.places.lock();
         places.machine.close(self.id);
         places.tasks.remove(&self.id);
     }
@@ -164,7 +165,7 @@ where
     let heard = tokio::time::timeout(HANDSHAKE, listening).await;
     let late = |what: &str| ("enrol_silent", format!("no {what} within the deadline"));
     let (mut stream, request) = heard.map_err(|_elapsed| late("request"))??;
-    lock(&place.places).machine.asked(place.id);
+    place.places.lock().machine.asked(place.id);
     let answer = tokio::time::timeout(ANSWERED, (enrolment.0)(request)).await;
     let answer =
         answer.map_err(|_elapsed| ("enrol_late", "no answer was made in time".to_owned()))?;
@@ -179,8 +180,4 @@ where
 
 fn closed(error: std::io::Error) -> Unanswered {
     ("enrol_closed", error.to_string())
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }

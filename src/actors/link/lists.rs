@@ -4,8 +4,9 @@
 //! refused, before the next piece is read.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
 use crate::actors::exchange::{Kept, Outlet};
@@ -69,7 +70,7 @@ impl Shared {
 type Both = Arc<(Mutex<Shared>, Notify)>;
 
 fn shared(both: &Both) -> MutexGuard<'_, Shared> {
-    both.0.lock().unwrap_or_else(PoisonError::into_inner)
+    both.0.lock()
 }
 
 /// The lane of a link with a peer whose hello had these marks.

@@ -3,9 +3,9 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::actors::timer;
@@ -57,16 +57,12 @@ impl Pulse {
 
     /// The round trips of answers since the last call.
     pub fn pongs(&self) -> Vec<Duration> {
-        self.trips().pongs()
+        self.trips.lock().pongs()
     }
 
     /// How long beats take there and back; `None` before the first came back.
     pub fn round_trip(&self) -> Option<RoundTrip> {
-        self.trips().measured()
-    }
-
-    fn trips(&self) -> MutexGuard<'_, Trips> {
-        self.trips.lock().unwrap_or_else(PoisonError::into_inner)
+        self.trips.lock().measured()
     }
 
     /// Microseconds since the link began: what a beat carries.
@@ -83,7 +79,7 @@ impl Pulse {
     /// and ignored.
     pub(super) fn on_pong(&self, sent: u64) -> Option<Duration> {
         let took = Duration::from_micros(self.micros().checked_sub(sent)?);
-        self.trips().push(took);
+        self.trips.lock().push(took);
         Some(took)
     }
 }

@@ -1,7 +1,8 @@
 //! Refused connections: counted, and logged at most once a minute per cause.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
@@ -26,8 +27,7 @@ impl RefusalLog {
         detail: &dyn std::fmt::Display,
     ) {
         self.metrics.count(Count::Refused, cause);
-        let due =
-            self.notices.lock().unwrap_or_else(PoisonError::into_inner).due(cause, timer::now());
+        let due = self.notices.lock().due(cause, timer::now());
         let Some(unlogged) = due else { return };
         let from = from.map_or_else(|| "?".to_owned(), |from| from.to_string());
         tracing::warn!(cause, %from, %detail, unlogged, "connection refused");

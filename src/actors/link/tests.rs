@@ -78,7 +78,7 @@ impl Mock {
     pub(crate) fn up(link: &Link, peer: &NodeName) -> mpsc::Receiver<Control> {
         let (control, said) = mpsc::channel(CONTROLS);
         let pulse = Arc::new(Pulse::new(control, None));
-        link.pulses.lock().expect("no panic").insert(peer.clone(), (OUT, pulse));
+        link.pulses.lock().insert(peer.clone(), (OUT, pulse));
         said
     }
 

@@ -10,9 +10,10 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::actors::timer;
@@ -108,13 +109,9 @@ impl Default for Trail {
 }
 
 impl Trail {
-    fn kept(&self) -> MutexGuard<'_, State> {
-        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// From now on it is stored: it goes on after the last stored entry, in a life that began just now.
     pub(crate) fn store_after(&self, last: u64, stamp: Stamp, life: Arc<AtomicU64>) {
-        let mut kept = self.kept();
+        let mut kept = self.0.kept.lock();
         (kept.last, kept.stored) = (last, last);
         (kept.clock, kept.life, kept.started) = (Hlc::after(stamp), life, timer::now());
         kept.entries.clear();
@@ -122,7 +119,7 @@ impl Trail {
 
     /// Takes an event down.
     pub fn note(&self, event: Event) {
-        let mut kept = self.kept();
+        let mut kept = self.0.kept.lock();
         if kept.lost > 0 && kept.waiting() < MAX_UNSTORED {
             let count = std::mem::take(&mut kept.lost);
             // Under the lock, so that followers get the numbers in their order. Nobody follows, mostly.
@@ -133,46 +130,46 @@ impl Trail {
 
     /// The stamp of a word to another node.
     pub(super) fn stamp(&self) -> Stamp {
-        self.kept().clock.tick(clock::millis())
+        self.0.kept.lock().clock.tick(clock::millis())
     }
 
     /// Another node's stamp came; whether it is believed.
     pub(super) fn heard(&self, stamp: Stamp) -> bool {
-        self.kept().clock.heard(stamp, clock::millis())
+        self.0.kept.lock().clock.heard(stamp, clock::millis())
     }
 
     /// The last stored number, and the first `limit` entries that wait after it.
     pub fn unstored(&self, limit: usize) -> (u64, Vec<Arc<Recorded>>) {
-        let kept = self.kept();
+        let kept = self.0.kept.lock();
         let from = kept.entries.partition_point(|it| it.seq <= kept.stored);
         (kept.stored, kept.entries.range(from..).take(limit).cloned().collect())
     }
 
     /// The last number.
     pub fn last(&self) -> u64 {
-        self.kept().last
+        self.0.kept.lock().last
     }
 
     /// Entries that wait to be stored.
     pub fn waiting(&self) -> usize {
-        self.kept().waiting()
+        self.0.kept.lock().waiting()
     }
 
     /// Entries up to this number are stored.
     pub fn stored(&self, seq: u64) {
-        let mut kept = self.kept();
+        let mut kept = self.0.kept.lock();
         kept.stored = kept.stored.max(seq);
         kept.forget();
     }
 
     /// The first number that is still in memory, or the next when none is.
     pub fn first(&self) -> u64 {
-        first(&self.kept())
+        first(&self.0.kept.lock())
     }
 
     /// What is asked for and still in memory.
     pub fn read(&self, query: &Query) -> Page {
-        page(&self.kept(), query)
+        page(&self.0.kept.lock(), query)
     }
 
     /// Every later entry.
@@ -184,14 +181,14 @@ impl Trail {
     /// Everything after a number, and every later entry.
     #[must_use]
     pub(crate) fn follow_after(&self, seq: u64) -> (Page, Follower) {
-        let kept = self.kept();
+        let kept = self.0.kept.lock();
         let query = Query { after: Some(seq), limit: usize::MAX, ..Query::default() };
         (page(&kept, &query), self.follow())
     }
 
     /// What stands before a reader for so many events that it missed.
     pub(crate) fn missed(&self, count: u64) -> Arc<Recorded> {
-        self.kept().recorded(0, Event::EventsMissed { count })
+        self.0.kept.lock().recorded(0, Event::EventsMissed { count })
     }
 }
 

@@ -6,10 +6,11 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 use xpando_node::internals::actors::timer;
 use xpando_node::internals::io::metrics::{Count, Metrics};
@@ -75,12 +76,8 @@ impl Queue {
         Ok((queue.clone(), Writer { queue, ended }))
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn put(&self, line: &[u8]) {
-        let mut waiting = self.waiting();
+        let mut waiting = self.0.waiting.lock();
         if waiting.lines.len() + line.len() > ROOM && !self.0.is_writer() {
             waiting.dropped += 1;
             drop(waiting);
@@ -93,7 +90,7 @@ impl Queue {
 
     /// The lines that wait; none when it is time to tell of dropped ones; `None` at the end.
     fn take(&self, tell_at: Option<Instant>) -> Option<Vec<u8>> {
-        let mut waiting = self.waiting();
+        let mut waiting = self.0.waiting.lock();
         loop {
             if !waiting.lines.is_empty() {
                 return Some(std::mem::take(&mut waiting.lines));
@@ -103,11 +100,11 @@ impl Queue {
             }
             let news = &self.0.news;
             let tell_at = tell_at.filter(|_| waiting.dropped > 0);
-            waiting = match tell_at.map(|at| at.saturating_duration_since(timer::now())) {
-                None => news.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+            match tell_at.map(|at| at.saturating_duration_since(timer::now())) {
+                None => news.wait(&mut waiting),
                 Some(Duration::ZERO) => return Some(Vec::new()),
                 Some(wait) => {
-                    news.wait_timeout(waiting, wait).unwrap_or_else(PoisonError::into_inner).0
+                    news.wait_for(&mut waiting, wait);
                 }
             };
         }
@@ -126,10 +123,10 @@ impl Queue {
             if !works {
                 let dropped = rest.iter().filter(|byte| **byte == b'\n').count();
                 let dropped = u64::try_from(dropped).unwrap_or(u64::MAX);
-                self.waiting().dropped += dropped;
+                self.0.waiting.lock().dropped += dropped;
                 self.0.metrics.add(Count::LogLines, "failed", dropped);
             } else if tell_at <= timer::now() {
-                let dropped = std::mem::take(&mut self.waiting().dropped);
+                let dropped = std::mem::take(&mut self.0.waiting.lock().dropped);
                 if dropped > 0 {
                     tell_at = timer::now() + MINUTE;
                     tracing::warn!(
@@ -160,7 +157,7 @@ fn write(out: &mut impl Write, lines: &[u8]) -> usize {
 impl Writer {
     /// Waits until what was logged is written, for so long at most. What is logged later is lost.
     pub(super) fn close(self, within: Duration) {
-        self.queue.waiting().closed = true;
+        self.queue.0.waiting.lock().closed = true;
         self.queue.0.news.notify_one();
         // The thread ends, or the reader does not read: nothing more can be done.
         self.ended.recv_timeout(within).unwrap_or(());
@@ -255,7 +252,7 @@ mod tests {
         // So many that the buffer is full again when there is something to tell.
         (0..4 * ROOM / 1000).for_each(|number| queue.put(&line(number)));
         let reading = thread::spawn(move || read_all(reader));
-        while !queue.waiting().lines.is_empty() || queue.waiting().dropped > 0 {
+        while !queue.0.waiting.lock().lines.is_empty() || queue.0.waiting.lock().dropped > 0 {
             thread::yield_now();
         }
         thread.close(SOON);

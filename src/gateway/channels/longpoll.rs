@@ -18,8 +18,8 @@
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderValue, StatusCode, header};
@@ -27,6 +27,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::Notify;
 
@@ -162,7 +163,7 @@ impl Sessions {
     /// The session of a token, and how many answers its client has taken.
     pub(in super::super) fn find(&self, token: &str) -> Option<(Arc<Session>, u64)> {
         let ticket = Ticket::read(token)?;
-        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.all.lock();
         Some((all.get(ticket.session)?.clone(), ticket.taken))
     }
 
@@ -181,7 +182,7 @@ impl Sessions {
         let session =
             Session { name: name_of, last, place, client, outbox, posting, polled, own, heard };
         let session = Arc::new(session);
-        let mut sessions = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = self.all.lock();
         sessions.insert(name.clone(), session.clone());
         drop(sessions);
         channels.metrics.count(Count::Channels, "connected");
@@ -197,7 +198,7 @@ impl Sessions {
                 }
             }
             session.outbox.close(Close::UNENTITLED);
-            all.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&gone);
+            all.all.lock().remove(&gone);
             channels.metrics.count(Count::Channels, "disconnected");
         });
         Poll::Gone(ticket::text(&name, 0))
@@ -229,14 +230,14 @@ impl Session {
 
     /// Whether it may be this user's.
     fn is_of(&self, subject: &str) -> bool {
-        self.client().subject().is_none_or(|own| own == subject)
+        self.client.lock().subject().is_none_or(|own| own == subject)
     }
 
     /// Returns when the session is over.
     async fn live(&self, channels: &Channels) {
         let mut told = channels.admin.clients.follow();
         loop {
-            let polled = *self.polled.lock().unwrap_or_else(PoisonError::into_inner);
+            let polled = *self.polled.lock();
             let over = polled + LIFE;
             if over <= timer::now() {
                 return;
@@ -245,7 +246,7 @@ impl Session {
                 return tokio::time::sleep(HOLD).await; // its polls wait for that, too
             }
             let soon = timer::now() + Duration::from_secs(1);
-            let right = self.client().deadline();
+            let right = self.client.lock().deadline();
             let next = right.map_or(over, |right| over.min(right.max(soon)));
             tokio::select! {
                 () = tokio::time::sleep_until(next.into()) => {}
@@ -255,7 +256,7 @@ impl Session {
                     Order::Look => {}
                 },
             }
-            let mut client = self.client();
+            let mut client = self.client.lock();
             client.sweep();
             client.expire();
         }
@@ -272,24 +273,16 @@ impl Session {
         drop(tokio::time::timeout(HOLD, taken).await);
     }
 
-    fn client(&self) -> MutexGuard<'_, ClientTask> {
-        self.client.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn touch(&self) {
-        *self.polled.lock().unwrap_or_else(PoisonError::into_inner) = timer::now();
+        *self.polled.lock() = timer::now();
         self.heard.notify_one();
-    }
-
-    fn last(&self) -> MutexGuard<'_, Answer> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What waits for a client that has taken so many answers, or comes within `wait`.
     async fn poll(&self, taken: u64, wait: Duration) -> Poll {
         self.touch();
         let missed = {
-            let mut last = self.last();
+            let mut last = self.last.lock();
             last.missed(taken).map(|messages| (last.number, messages))
         };
         if let Some((number, messages)) = missed {
@@ -315,7 +308,7 @@ impl Session {
                     Encoded::Binary(_) => None, // the protocol has no way to say it
                 };
                 let messages: Vec<String> = frames.into_iter().filter_map(text).collect();
-                let mut last = self.last();
+                let mut last = self.last.lock();
                 last.bring(messages.clone());
                 Poll::Messages(ticket::text(&self.name, last.number), messages)
             }
@@ -335,7 +328,7 @@ impl Session {
             }
             Some(_) | None => vec![&body[..]],
         };
-        let mut client = self.client();
+        let mut client = self.client.lock();
         for (at, line) in lines.into_iter().enumerate() {
             match read(client.dialect(), client.limits().frame, &body.slice_ref(line)) {
                 Ok(frame) if at < LINES => client.hear(frame, line.len()),

@@ -4,8 +4,10 @@
 //! 1. No service takes a topic that tells of the nodes; any other it may, also a room.
 //! 2. A later channel of a service comes before an earlier one.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, PoisonError, RwLock};
+
+use parking_lot::RwLock;
 
 use super::family::network::{self, Network};
 use super::family::node::Node;
@@ -55,7 +57,7 @@ impl Handlers {
     /// From now on these topics are this channel's; a later one comes before an earlier one.
     pub fn add(&self, pattern: Pattern, channel: impl Channel) {
         let service = Arc::new(Tasked(channel));
-        let mut services = self.services.write().unwrap_or_else(PoisonError::into_inner);
+        let mut services = self.services.write();
         services.insert(0, (pattern, service));
     }
 
@@ -67,7 +69,7 @@ impl Handlers {
             Some((Family::Room, _)) => Some(&self.room),
             Some((Family::Network | Family::Off, _)) | None => None,
         };
-        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+        let services = self.services.read();
         let service = services.iter().find(|(pattern, _)| pattern.covers(topic));
         service.map(|(_, service)| service).or(family).cloned()
     }

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -24,6 +24,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -124,7 +125,7 @@ impl Gate {
 
     /// Logs it, unless that was done lately.
     fn notice(&self, cause: &'static str, log: impl Fn(u64)) {
-        let mut notices = self.0.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notices = self.0.notices.lock();
         notices.due(cause, timer::now()).into_iter().for_each(log);
     }
 

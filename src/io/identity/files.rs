@@ -4,8 +4,10 @@
 //! another key or another cluster's authorities would be another node or another cluster, and waits for a restart.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
+
+use parking_lot::Mutex;
 
 use super::disk::{self, FileState, Layout};
 use super::revocation::RevocationList;
@@ -49,7 +51,7 @@ impl IdentityFiles {
         let ours = [disk::CERTIFICATE, disk::TRUST].map(|file| layout.of_authority(file));
         let paths = ours.into_iter().chain([layout.certificate(name), layout.key(name)]);
         let stamps: Vec<_> = paths.map(|path| disk::file_state(&path)).collect();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         if seen.replace(stamps.clone()) == Some(stamps) {
             return Ok(Look::Unchanged);
         }

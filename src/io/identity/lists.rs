@@ -15,10 +15,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::disk::{self, FileState, Layout};
@@ -101,10 +102,6 @@ struct Inner {
     lacking: Mutex<BTreeSet<ListKind>>,
     /// Held while a file is written.
     settling: Mutex<()>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The file of each kind in the authority's directory.
@@ -192,7 +189,7 @@ impl Lists {
     pub fn look(&self, kind: ListKind) -> Result<News, IdentityError> {
         let path = Layout::new(&self.0.certs).of_authority(file(kind));
         // Until this look is over: what a look has found is in force when another one says that nothing changed.
-        let mut seen = lock(&self.0.seen);
+        let mut seen = self.0.seen.lock();
         let state = disk::file_state(&path);
         if seen.insert(kind, state) == Some(state) {
             return Ok(None);
@@ -205,7 +202,7 @@ impl Lists {
                 Ok(None)
             };
         };
-        let _one = lock(&self.0.judging);
+        let _one = self.0.judging.lock();
         let read = self.read(kind, &bytes);
         let (mark, bytes, content) =
             read.map_err(|reason| IdentityError::unusable(kind, path.clone(), reason))?;
@@ -223,7 +220,7 @@ impl Lists {
     /// # Errors
     /// [`ListRefused`]: nothing of it counts.
     pub fn recalled(&self, kind: ListKind, bytes: &[u8]) -> Result<News, ListRefused> {
-        let _one = lock(&self.0.judging);
+        let _one = self.0.judging.lock();
         let (mark, bytes, content) = self.read(kind, bytes).map_err(ListRefused::Damaged)?;
         self.take(kind, mark, bytes, content, true).map_err(|_later| ListRefused::Older)
     }
@@ -233,7 +230,7 @@ impl Lists {
     /// # Errors
     /// [`ListRefused`].
     pub fn offered(&self, kind: ListKind, said: Mark, bytes: &[u8]) -> Result<News, ListRefused> {
-        let _one = lock(&self.0.judging);
+        let _one = self.0.judging.lock();
         let (mark, bytes, content) = self.read(kind, bytes).map_err(ListRefused::Damaged)?;
         if mark != said {
             return Err(ListRefused::Other);
@@ -339,7 +336,7 @@ impl Lists {
 
     /// Whether something is revoked that the list in force does not name.
     pub fn lacks(&self, kind: ListKind) -> bool {
-        lock(&self.0.lacking).contains(&kind)
+        self.0.lacking.lock().contains(&kind)
     }
 
     /// The certificate directory.
@@ -349,13 +346,13 @@ impl Lists {
 
     /// Says that something is revoked that the list in force does not name, or that this was looked after; what was so.
     pub(super) fn set_lacks(&self, kind: ListKind, lacks: bool) -> bool {
-        let mut lacking = lock(&self.0.lacking);
+        let mut lacking = self.0.lacking.lock();
         if lacks { !lacking.insert(kind) } else { lacking.remove(&kind) }
     }
 
     /// Held while a file is written.
     pub(super) fn settling(&self) -> MutexGuard<'_, ()> {
-        lock(&self.0.settling)
+        self.0.settling.lock()
     }
 
     /// Writes the list in force, unless its file has it, or a later one.

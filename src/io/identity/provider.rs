@@ -23,11 +23,12 @@ mod settings;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -178,7 +179,7 @@ impl Providers {
     /// # Errors
     /// The [`ProviderError`] of the first provider whose files cannot be used; others are up to date.
     pub fn look(&self) -> Result<Look<()>, ProviderError> {
-        let _alone = lock(&self.looking);
+        let _alone = self.looking.lock();
         let mut all = self.all.load().to_vec();
         let (mut changed, mut failed) = (false, None);
         for (provider, path) in all.iter_mut().zip(self.paths.iter()) {
@@ -193,7 +194,7 @@ impl Providers {
                     if let (Some(set), Some(before)) = (read.remote(), provider.remote()) {
                         set.follow(before);
                     }
-                    lock(&self.notes).extend(read.note());
+                    self.notes.lock().extend(read.note());
                     (*provider, changed) = (Arc::new(read), true);
                 }
                 Err(error) => failed = failed.or(Some(error)),
@@ -203,7 +204,7 @@ impl Providers {
             self.all.store(Arc::new(all));
             self.number.fetch_add(1, Ordering::Release);
         }
-        *lock(&self.failing) = failed.as_ref().map(ToString::to_string);
+        *self.failing.lock() = failed.as_ref().map(ToString::to_string);
         match failed {
             Some(error) => Err(error),
             None if changed => Ok(Look::New(())),
@@ -226,12 +227,12 @@ impl Providers {
     /// Why files of a provider cannot be used, and are not in force.
     pub fn trouble(&self) -> Option<String> {
         let unread = self.all.load().iter().find_map(|it| it.revoked.unread.clone());
-        unread.or_else(|| lock(&self.failing).clone())
+        unread.or_else(|| self.failing.lock().clone())
     }
 
     /// What is to be said of the files that were read since this was asked last.
     pub fn notes(&self) -> Vec<String> {
-        std::mem::take(&mut *lock(&self.notes))
+        std::mem::take(&mut *self.notes.lock())
     }
 
     /// How many there are.
@@ -279,10 +280,6 @@ impl Providers {
         }
         refused.map(Err)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a token may be another provider's.

@@ -5,10 +5,11 @@
 //! was not revoked.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 
@@ -162,7 +163,7 @@ impl CertificateVerifier {
         let trusted = self.trusted.load();
         let bundle = &trusted.bundle;
         // What a dropped authority signed is not trusted, however often it was before.
-        let known = self.examined().get(&digest).cloned();
+        let known = self.examined.lock().get(&digest).cloned();
         if let Some(peer) = known.filter(|peer| bundle.root(peer.authority).is_some()) {
             return Ok(peer);
         }
@@ -182,16 +183,12 @@ impl CertificateVerifier {
             authority: authority.key,
             point: *certificate.point(),
         };
-        let mut examined = self.examined();
+        let mut examined = self.examined.lock();
         if examined.len() >= EXAMINED {
             examined.pop_first();
         }
         examined.insert(digest, peer.clone());
         Ok(peer)
-    }
-
-    fn examined(&self) -> MutexGuard<'_, BTreeMap<[u8; 32], PeerIdentity>> {
-        self.examined.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

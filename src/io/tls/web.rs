@@ -5,10 +5,11 @@
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{InconsistentKeys, ServerConfig};
@@ -125,7 +126,7 @@ impl Web {
             Source::Node => of_node(identity)?,
             Source::Files { certificate, key, seen } => {
                 let stamps = [file_state(certificate), file_state(key)];
-                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut seen = seen.lock();
                 if std::mem::replace(&mut *seen, stamps) == stamps {
                     return Ok(Look::Unchanged);
                 }

@@ -5,13 +5,14 @@
 //! again or too late. What it remembers is bounded.
 
 use std::cmp::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{Fallible, lock};
+use super::Fallible;
 use crate::actors::exchange::{Exchange, Message, Received, Subscription};
 use crate::actors::timer;
 use crate::io::clock;
@@ -184,7 +185,7 @@ impl Ledger {
 /// Enters everything that a subscriber gets.
 pub(super) async fn keep(mut subscription: Subscription, ledger: Arc<Mutex<Ledger>>) {
     while let Some(received) = subscription.recv().await {
-        lock(&ledger).enter(&received, clock::millis());
+        ledger.lock().enter(&received, clock::millis());
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use parking_lot::Mutex;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
@@ -88,7 +89,7 @@ impl Issuer {
     }
 
     fn says(&self, answer: impl Into<String>) {
-        *self.says.lock().unwrap() = answer.into();
+        *self.says.lock() = answer.into();
     }
 }
 
@@ -106,7 +107,7 @@ fn serve(
         stream.read_exact(&mut byte)?;
         head.extend(byte);
     }
-    let answer = says.lock().unwrap().clone();
+    let answer = says.lock().clone();
     if answer.is_empty() {
         return Err(ErrorKind::ConnectionReset.into());
     }

@@ -8,9 +8,10 @@ mod spoken;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 
 pub use self::answered::{Answered, Means, Outcome};
@@ -220,7 +221,7 @@ impl Issuer {
 
     /// Counts a proof that failed: the refusal, or the one behind too many.
     fn guessed(&self, refused: Refused, now: SystemTime) -> Refused {
-        let after = self.state().guesses.count(now);
+        let after = self.state.lock().guesses.count(now);
         after.map_or(refused, |after| {
             let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
             Refused::RateLimited { after }
@@ -346,7 +347,7 @@ impl Issuer {
 
     /// How many proofs have failed.
     pub fn guesses(&self) -> u64 {
-        self.state().guesses.total()
+        self.state.lock().guesses.total()
     }
 
     /// Changes the invitations on disk, under the lock. After an error they are as before.
@@ -359,24 +360,20 @@ impl Issuer {
         let mut invitations = Invitations::read(layout)?;
         let changed = change(&mut invitations)?;
         invitations.write(layout)?;
-        self.state().snapshot = None;
+        self.state.lock().snapshot = None;
         Ok(changed)
     }
 
     /// The files as they are now, read again if they have changed.
     fn snapshot(&self) -> Result<Arc<Snapshot>, EnrolError> {
         let layout = Layout::new(&self.certs);
-        let kept = self.state().snapshot.clone();
+        let kept = self.state.lock().snapshot.clone();
         if let Some(kept) = kept.filter(|kept| kept.is_current(layout)) {
             return Ok(kept);
         }
         let read = Arc::new(Snapshot::read(layout)?);
-        self.state().snapshot = Some(read.clone());
+        self.state.lock().snapshot = Some(read.clone());
         Ok(read)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,11 +9,12 @@
 //! safe from that; tokens should last minutes, and be for this audience alone.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::jwk::{Jwk, JwkSet, KeyAlgorithm};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use parking_lot::Mutex;
 use serde::Deserialize;
 
 use crate::io::identity::disk::{self, FileState};
@@ -152,7 +153,7 @@ impl Machines {
     fn keys(&self) -> Result<Arc<JwkSet>, EnrolError> {
         let path = &self.rules.keys;
         let state = disk::file_state(path);
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = self.read.lock();
         if let Some((seen, keys)) = read.as_ref().filter(|(seen, _)| *seen == state) {
             debug_assert!(seen.is_ok(), "what is not there is not kept");
             return Ok(keys.clone());

@@ -10,11 +10,12 @@
 //! 4. A file in the folder counts as what was fetched did: for its URL, and where it is a set.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use rustls::RootCertStore;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -102,7 +103,7 @@ impl RemoteSet {
         let keys = before.keys.load_full().filter(|_| same(self) == same(before));
         if let Some(keys) = keys {
             self.keys.store(Some(keys));
-            self.progress().fetched = before.progress().fetched;
+            self.progress.lock().fetched = before.progress.lock().fetched;
         }
     }
 
@@ -118,7 +119,7 @@ impl RemoteSet {
 
     /// How it stands.
     pub(super) fn state(&self) -> KeySetState {
-        let (progress, keys) = (self.progress(), self.keys.load());
+        let (progress, keys) = (self.progress.lock(), self.keys.load());
         KeySetState {
             url: self.place.url().to_owned(),
             keys: keys.as_ref().map_or(0, |keys| keys.len()),
@@ -134,7 +135,7 @@ impl RemoteSet {
         number: &Arc<AtomicU64>,
     ) -> Option<Fetch> {
         let now = clock();
-        let mut progress = self.progress();
+        let mut progress = self.progress.lock();
         let polling = progress.polling.get_or_insert_with(|| Polling::new(now));
         if !polling.due(self.missed.load(Ordering::Relaxed), now) {
             return None;
@@ -154,7 +155,7 @@ impl RemoteSet {
         let (document, keys) = match fetched {
             Ok(fetched) => fetched,
             Err(error) => {
-                let mut progress = self.progress();
+                let mut progress = self.progress.lock();
                 progress.error = Some(error.clone());
                 if let Some(polling) = &mut progress.polling {
                     polling.failed(clock(), &mut rand::rng());
@@ -168,7 +169,7 @@ impl RemoteSet {
             number.fetch_add(1, Ordering::Release);
         }
         let to_keep = {
-            let mut progress = self.progress();
+            let mut progress = self.progress.lock();
             progress.error = None;
             progress.fetched = Some(clock::wall());
             if let Some(polling) = &mut progress.polling {
@@ -178,7 +179,7 @@ impl RemoteSet {
         };
         let not_kept = if to_keep { self.clone().keep(document.bytes).await.err() } else { None };
         if to_keep {
-            self.progress().kept = not_kept.is_none();
+            self.progress.lock().kept = not_kept.is_none();
         }
         let found = Ok(if changed { Look::New(()) } else { Look::Sound });
         Fetched { url, found, not_kept }
@@ -203,9 +204,5 @@ impl RemoteSet {
             disk::write(&file, &text, disk::PRIVATE).map_err(|error| error.to_string())
         });
         kept.await.map_err(|error| error.to_string())?
-    }
-
-    fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,8 +2,9 @@
 
 use std::io::{Error, ErrorKind};
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use redb::StorageBackend;
@@ -90,7 +91,7 @@ impl Disk {
     }
 
     fn media(&self) -> MutexGuard<'_, Media> {
-        self.media.lock().expect("no panic while it is held")
+        self.media.lock()
     }
 
     /// The file, for one who opens it.

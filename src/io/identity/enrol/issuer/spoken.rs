@@ -49,7 +49,7 @@ impl Issuer {
             Ok((_, words)) => Code::of(number, words),
             Err(refused) => return Err(self.guessed(refused, now).into()),
         };
-        let (session, share) = self.state().sessions.begin(&code, share, now)?;
+        let (session, share) = self.state.lock().sessions.begin(&code, share, now)?;
         Ok(Answered::share(session, share))
     }
 
@@ -60,13 +60,13 @@ impl Issuer {
         mac: &[u8; 32],
         statement: &[u8],
     ) -> Result<Proven, EnrolError> {
-        let found = self.state().sessions.get(session);
+        let found = self.state.lock().sessions.get(session);
         let (number, key): (u32, MacKey) = found.ok_or(Refused::UnknownInvitation)?;
         let layout = Layout::new(&self.certs);
         let _lock = layout.lock()?;
         let mut invitations = Invitations::read(layout)?;
         let (id, words) = invitations.spoken(number)?;
-        if !self.state().sessions.is_of(session, &Code::of(number, words)) {
+        if !self.state.lock().sessions.is_of(session, &Code::of(number, words)) {
             return Err(Refused::UnknownInvitation.into());
         }
         if key.verify(statement, mac) {
@@ -75,7 +75,7 @@ impl Issuer {
         }
         invitations.burn(number);
         invitations.write(layout)?;
-        self.state().snapshot = None;
+        self.state.lock().snapshot = None;
         Err(Refused::Burnt.into())
     }
 }

@@ -36,7 +36,7 @@ impl Issuer {
                 serving.asked.fetch_add(1, Ordering::Relaxed);
                 let lines = BufReader::new(stream.try_clone().unwrap()).lines();
                 let _head = lines.map_while(Result::ok).take_while(|line| !line.is_empty()).count();
-                let (status, body) = match serving.set.lock().unwrap().clone() {
+                let (status, body) = match serving.set.lock().clone() {
                     Some(set) => ("200 OK", set),
                     None => ("503 Service Unavailable", String::new()),
                 };
@@ -49,7 +49,7 @@ impl Issuer {
     }
 
     fn says(&self, set: Option<&str>) {
-        *self.set.lock().unwrap() = set.map(str::to_owned);
+        *self.set.lock() = set.map(str::to_owned);
     }
 }
 
