@@ -4,12 +4,12 @@
 use std::cell::Cell;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::sync::Mutex;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::{JoinHandle, JoinSet, LocalSet};
 use xpando_node::internals::actors::timer::now;
 
 use super::super::super::ask::status_of;
@@ -39,16 +39,14 @@ pub(in super::super) fn run(members: usize, out: &mut dyn Write) -> anyhow::Resu
     let nodes = mesh.nodes.iter().map(http).collect::<anyhow::Result<Vec<_>>>()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
-        load(&nodes).await?;
-        let mut small = Vec::new();
-        let mut kept = Vec::new();
+        let hearers = load(&nodes).await?;
+        let (mut small, mut times) = (Members::default(), Vec::new());
         for number in 0..TIMED {
-            kept.push(
-                timed(&nodes, number, &format!("room:small:{}", number / 10), "{}", &mut small)
-                    .await?,
-            );
+            let topic = format!("room:small:{}", number / 10);
+            let (reader, writer) = timed(&nodes, number, &topic, "{}", &mut times).await?;
+            small.add(tokio::task::spawn_local(follow(reader, Rc::default())), writer);
         }
-        let floor = quantiles(&mut small);
+        let floor = quantiles(&mut times);
         writeln!(
             out,
             "small rooms         join p50 {:.2} ms, p99 {:.2} ms, under load",
@@ -57,6 +55,7 @@ pub(in super::super) fn run(members: usize, out: &mut dyn Write) -> anyhow::Resu
         for (name, params) in [("count", r#"{"presence":"count"}"#), ("state", "{}")] {
             large(&nodes, members, (name, params), floor, out).await?;
         }
+        drop((hearers, small));
         Ok(())
     })
 }
@@ -76,26 +75,24 @@ async fn timed(
     Ok(joined)
 }
 
-/// Messages at a steady pace to clients of both nodes, from now on.
-async fn load(nodes: &[SocketAddr]) -> anyhow::Result<()> {
-    let topic = "room:load";
-    let mut publisher = None;
+/// Messages at a steady pace to clients of both nodes, as long as the value is kept.
+async fn load(nodes: &[SocketAddr]) -> anyhow::Result<Members> {
+    let (topic, mut hearers) = ("room:load", Members::default());
     for number in 0..HEARERS {
-        let (mut reader, writer) = timed(nodes, number, topic, "{}", &mut Vec::new()).await?;
-        publisher = Some(writer);
-        tokio::task::spawn_local(async move { while reader.frames(|_| {}).await.is_ok() {} });
+        let (reader, writer) = timed(nodes, number, topic, "{}", &mut Vec::new()).await?;
+        hearers.add(tokio::task::spawn_local(follow(reader, Rc::default())), writer);
     }
-    let mut publisher = publisher.context("no client")?;
+    let publisher = Rc::downgrade(hearers.writers.first().context("no client")?);
     tokio::task::spawn_local(async move {
         let mut pace = tokio::time::interval(PAUSE);
-        loop {
-            pace.tick().await;
-            if publisher.send(&message(topic, 0)).await.is_err() {
+        while let Some(publisher) = publisher.upgrade() {
+            if publisher.lock().await.send(&message(topic, 0)).await.is_err() {
                 return;
             }
+            pace.tick().await;
         }
     });
-    Ok(())
+    Ok(hearers)
 }
 
 /// What the members of the large room have got.
@@ -138,43 +135,65 @@ async fn follow(mut reader: Reader, got: Rc<Got>) {
     }
 }
 
-/// Says for a client that it is there, as the official ones do: who is silent for a minute is closed.
-fn beats(writer: Writer) -> Rc<Mutex<Writer>> {
-    let writer = Rc::new(Mutex::new(writer));
-    let beating = writer.clone();
-    tokio::task::spawn_local(async move {
-        loop {
-            tokio::time::sleep(HEARTBEAT).await;
-            let mut writer = beating.lock().await;
-            if writer.send(r#"[null,"h","phoenix","heartbeat",{}]"#).await.is_err() {
-                return;
+/// Clients that stay: each says that it is there, as the official ones do, for who is silent for a minute is closed.
+#[derive(Default)]
+struct Members {
+    writers: Vec<Rc<Mutex<Writer>>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Members {
+    fn add(&mut self, reader: JoinHandle<()>, writer: Writer) {
+        let writer = Rc::new(Mutex::new(writer));
+        tokio::task::spawn_local(beats(Rc::downgrade(&writer)));
+        self.writers.push(writer);
+        self.readers.push(reader);
+    }
+
+    /// All of them go; returns when the nodes have closed their connections.
+    async fn leave(self) -> anyhow::Result<()> {
+        drop(self.writers);
+        let closed = async {
+            for reader in self.readers {
+                reader.await?;
             }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(LIMIT, closed).await.context("clients that left are not closed")?
+    }
+}
+
+/// The heartbeats of a client until it goes.
+async fn beats(writer: Weak<Mutex<Writer>>) {
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        let Some(writer) = writer.upgrade() else { return };
+        if writer.lock().await.send(r#"[null,"h","phoenix","heartbeat",{}]"#).await.is_err() {
+            return;
         }
-    });
-    writer
+    }
 }
 
 async fn large(
     nodes: &[SocketAddr],
-    members: usize,
+    count: usize,
     (name, params): (&str, &str),
     floor: [f64; 2],
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
     let (topic, got, start) = (format!("room:large:{name}"), Rc::new(Got::default()), now());
-    let (mut writers, mut joining, mut times) = (Vec::new(), JoinSet::new(), Vec::new());
-    for number in 0..members {
+    let (mut members, mut joining, mut times) = (Members::default(), JoinSet::new(), Vec::new());
+    for number in 0..count {
         let (nodes, topic, params, got) =
             (nodes.to_vec(), topic.clone(), params.to_owned(), got.clone());
         joining.spawn_local(async move {
             let mut times = Vec::new();
             let (reader, writer) = timed(&nodes, number, &topic, &params, &mut times).await?;
-            tokio::task::spawn_local(follow(reader, got));
-            anyhow::Ok((writer, times))
+            anyhow::Ok((tokio::task::spawn_local(follow(reader, got)), writer, times))
         });
-        while joining.len() >= AT_ONCE || number + 1 == members && !joining.is_empty() {
-            let (writer, took) = joining.join_next().await.context("a join")???;
-            writers.push(beats(writer));
+        while joining.len() >= AT_ONCE || number + 1 == count && !joining.is_empty() {
+            let (reader, writer, took) = joining.join_next().await.context("a join")???;
+            members.add(reader, writer);
             times.extend(took);
         }
     }
@@ -182,16 +201,15 @@ async fn large(
     let [p50, p99] = quantiles(&mut times);
     writeln!(
         out,
-        "{members} members, {name}: joined in {took:.1} s, {AT_ONCE} at once   p50 {p50:.2} ms, p99 {p99:.2} ms"
+        "{count} members, {name}: joined in {took:.1} s, {AT_ONCE} at once   p50 {p50:.2} ms, p99 {p99:.2} ms"
     )?;
     let before = got.quiet(2 * LIMIT).await;
     let all = start.elapsed().saturating_sub(SILENCE).as_secs_f64();
     writeln!(out, "  told all after {all:.0} s, {:.0} MiB", before as f64 / super::MIB)?;
-    let (mut times, mut kept) = (Vec::new(), Vec::new());
+    let mut times = Vec::new();
     for number in 0..TIMED {
         let (reader, writer) = timed(nodes, number, &topic, params, &mut times).await?;
-        tokio::task::spawn_local(follow(reader, got.clone()));
-        kept.push(beats(writer));
+        members.add(tokio::task::spawn_local(follow(reader, got.clone())), writer);
     }
     let [p50, p99] = quantiles(&mut times);
     writeln!(
@@ -200,11 +218,11 @@ async fn large(
         p50 / floor[0],
         p99 / floor[1]
     )?;
-    if name == "count" {
-        return Ok(());
+    if name == "state" {
+        let writer = members.writers.first().context("no member")?;
+        updates(writer, &topic, members.readers.len(), &got, out).await?;
     }
-    let writer = writers.first().context("no member")?;
-    updates(writer, &topic, members + TIMED, &got, out).await
+    members.leave().await
 }
 
 /// Updates of one member, each until all have it.
