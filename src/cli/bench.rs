@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
+use xpando_node::internals::io::limits::raise_descriptors;
 use xpando_node::internals::node::bench::{Kind, Order};
 use xpando_node::internals::node::{Node, NodeError};
 use xpando_node::internals::proto::node::NodeName;
@@ -87,11 +88,18 @@ pub(super) enum BenchCommand {
     /// N clients of one node, from several addresses of this machine: memory of each, joins, a message to all of them
     ///
     /// Presence is off. Floor: the same bytes, written to as many sockets by a bare loop and read by the same clients. Takes
-    /// over twice as many open files as clients (ulimit -Hn), which root gives itself.
+    /// more open files than clients (ulimit -Hn), which root gives itself.
     Crowd {
         /// Clients
         #[arg(default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
         clients: u32,
+    },
+    /// The floor of `crowd`: prints an address, takes N connections, and writes each line of standard input to all of them
+    #[command(hide = true)]
+    Bare {
+        /// Connections
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        sockets: u32,
     },
     /// History on disk: one client that publishes N messages, and joins that ask for the last 1,000 of them
     ///
@@ -130,6 +138,7 @@ pub(super) enum BenchCommand {
 }
 
 pub(super) fn run(command: BenchCommand, out: &mut dyn Write) -> anyhow::Result<()> {
+    raise_descriptors().context("the limit of open files stays as it is")?;
     match command {
         BenchCommand::Formation { nodes, reps } => formation::run(nodes, reps, out),
         BenchCommand::Idle { nodes, seconds } => idle::run(nodes, seconds, out),
@@ -140,6 +149,7 @@ pub(super) fn run(command: BenchCommand, out: &mut dyn Write) -> anyhow::Result<
         BenchCommand::Channels { seconds, idle } => channels::run(seconds, idle as usize, out),
         BenchCommand::Presence { members } => channels::presence::run(members as usize, out),
         BenchCommand::Crowd { clients } => channels::crowd::run(clients as usize, out),
+        BenchCommand::Bare { sockets } => channels::bare::broadcast(sockets as usize, out),
         BenchCommand::History { messages } => history::run(messages, out),
         BenchCommand::Rotation { nodes, seconds } => {
             rotation::run(nodes, Duration::from_secs(seconds), out)

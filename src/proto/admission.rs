@@ -21,6 +21,9 @@ use std::time::Duration;
 /// How long a place may be provisional; anyone who holds it sees to that.
 pub const PROVISIONAL: Duration = Duration::from_secs(10);
 
+/// The part of the clients' descriptors that those have who gave up their place and did not close their socket yet.
+const LEAVING: usize = 8;
+
 /// A bit mask: the part of an IPv6 address that names a network.
 const NETWORK: u128 = !0 << 64;
 
@@ -61,6 +64,11 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Of so many connections of clients, some of which are those of clients that gave up their place.
+    pub fn among(clients: usize) -> Self {
+        Self::of((clients - clients / LEAVING).max(1))
+    }
+
     /// Generous to an address whose clients are entitled, for many may share it: three quarters of all places. Strict
     /// to one whose clients are not: half of them, and at most 1,024.
     pub fn of(places: usize) -> Self {

@@ -15,7 +15,7 @@ use self::load::{Reader, Writer, at, contains, join, since};
 use super::super::ask::status_of;
 use super::mesh::{Mesh, Running};
 
-mod bare;
+pub(super) mod bare;
 pub(super) mod crowd;
 pub(super) mod load;
 pub(super) mod presence;

@@ -56,8 +56,6 @@ const FINISH: Duration = Duration::from_secs(1);
 const BUFFER: usize = 16 * 1024;
 /// Wait after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The part of the descriptors that those have who gave up their place and did not close their socket yet.
-const LEAVING: usize = 8;
 
 /// What decides about connections.
 #[derive(Clone)]
@@ -88,8 +86,7 @@ impl Gate {
     ) -> Self {
         let Descriptors { clients, beyond, .. } = Descriptors::shares(limits::descriptors());
         let clients = clients.min(limits.clients);
-        let places = (clients - clients / LEAVING).max(1);
-        let places = Places::new(Limits::of(places), shares);
+        let places = Places::new(Limits::among(clients), shares);
         Self(Arc::new(Inner {
             places,
             proxies,

@@ -1,11 +1,12 @@
 //! N clients of one node, from as many addresses of this machine as they need: what each costs the node, and how long a message takes to
 //! all of them. Nobody is shown who is there. Floor of the joins: connections that ask and are answered twice, one after
-//! another; of the messages: a bare loop that writes the same bytes to as many sockets, read by the same clients.
+//! another; of the messages: a bare loop in a process of its own that writes the same bytes to as many sockets, read by the same
+//! clients. So each of the processes has one open file a client.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, ready};
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,9 @@ use tokio::task::{JoinSet, LocalSet};
 use xpando_node::internals::actors::exchange::HandlerError;
 use xpando_node::internals::actors::timer::now;
 use xpando_node::internals::gateway::channels::handler::{Channel, Client, Joined, Push, Reaction};
-use xpando_node::internals::io::limits::allow_descriptors;
+use xpando_node::internals::io::limits::{allow_descriptors, raise_descriptors};
 use xpando_node::internals::io::usage::{Usage, usage};
+use xpando_node::internals::proto::admission::{Descriptors, Limits};
 
 use super::super::super::ask::status_of;
 use super::super::mesh::Mesh;
@@ -27,8 +29,9 @@ use super::{AT_ONCE, JOINS, MIB, SETTLE, bare, message, quantiles};
 const PER_ADDRESS: usize = 500;
 /// Clients that are connected before anybody joins.
 const FIRST: usize = 1000;
-/// Clients that join more topics.
+/// Clients that join more topics, and how many of each kind: the first ones may fit into memory that the node has already.
 const MORE: usize = 5000;
+const TOPICS: usize = 4;
 /// How often a client says that it is there, as the official ones do, and how long that is watched.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 const WATCHED: Duration = Duration::from_secs(10);
@@ -37,8 +40,8 @@ const MESSAGES: usize = 20;
 const TOPIC: &str = "room:crowd";
 /// Topics of a service whose joins have a task each.
 pub(in super::super) const SERVICE: &str = "bench:*";
-/// Descriptors of a process besides its clients: so many keep the default number of clients possible.
-const BESIDES: usize = 1500;
+/// More descriptors than a node needs besides those of its clients.
+const MOST_BESIDES: usize = 10_000;
 /// The longest that anything is waited for.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -64,15 +67,9 @@ impl Channel for Nothing {
 
 /// `bench crowd`.
 pub(in super::super) fn run(clients: usize, out: &mut dyn Write) -> anyhow::Result<()> {
-    let need = 2 * clients + BESIDES;
-    allow_descriptors(need as u64).with_context(|| {
-        format!(
-            "{clients} clients need {need} open files here and {} of the node, which is more than the hard limit (ulimit -Hn): raise \
-             that, or let root run this, or take fewer clients",
-            clients + BESIDES
-        )
-    })?;
-    let most = format!("clients={}", clients.max(20_000));
+    let (need, descriptors) = needed(clients)?;
+    allow_descriptors(descriptors as u64).with_context(|| unfit(clients, descriptors))?;
+    let most = format!("clients={need}");
     let rules = ["--presence", "room:*=off", "--limit", &most, "--allow-anonymous", SERVICE];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
@@ -88,6 +85,27 @@ pub(in super::super) fn run(clients: usize, out: &mut dyn Write) -> anyhow::Resu
         crowd.hears(floor, out).await?;
         crowd.joins_more(out).await
     })
+}
+
+/// With which limit of clients, and how many open files, a node has places for so many.
+fn needed(clients: usize) -> anyhow::Result<(usize, usize)> {
+    // Those who are about to leave have less than as many as have places.
+    let limit = (clients..2 * clients).find(|limit| Limits::among(*limit).places >= clients);
+    let limit = limit.context("no limit is enough")?;
+    let enough = |open: &usize| Descriptors::shares(Some(*open)).clients >= limit;
+    let open =
+        (limit..limit + MOST_BESIDES).find(enough).context("no number of files is enough")?;
+    Ok((limit, open))
+}
+
+/// Why so many clients are not possible.
+fn unfit(clients: usize, descriptors: usize) -> String {
+    let hard = raise_descriptors().ok().and_then(|(_, hard)| usize::try_from(hard?).ok());
+    let places = Limits::among(Descriptors::shares(hard).clients).places;
+    format!(
+        "{clients} clients need {descriptors} open files of the node, which is more than the hard limit (ulimit -Hn), with which \
+         {places} are possible: raise that, or let root run this, or take fewer clients"
+    )
 }
 
 /// An address of this machine for the client of this number.
@@ -167,24 +185,10 @@ struct Broadcasts {
 
 /// Messages of a bare loop to so many sockets.
 async fn broadcasts(sockets: usize) -> anyhow::Result<Broadcasts> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let (address, start) = (listener.local_addr()?, now());
-    let (send, sent) = std::sync::mpsc::channel::<Vec<u8>>();
-    let writing = std::thread::spawn(move || -> std::io::Result<()> {
-        let mut servers = Vec::new();
-        for _ in 0..sockets {
-            let server = listener.accept()?.0;
-            server.set_nodelay(true)?;
-            servers.push(server);
-        }
-        for message in sent {
-            servers.iter_mut().try_for_each(|server| server.write_all(&message))?;
-        }
-        Ok(())
-    });
+    let (mut server, start) = (bare::Broadcaster::start(sockets)?, now());
     let (got, mut kept, mut reading) = (Rc::new(Got::default()), Vec::new(), Vec::new());
     for number in 0..sockets {
-        let stream = dial(Some(source(number)), address).await?;
+        let stream = dial(Some(source(number)), server.address).await?;
         let (reader, writer) = stream.into_split();
         let following = follow(Reader::new(reader), got.clone(), start);
         reading.push(tokio::task::spawn_local(following));
@@ -195,18 +199,16 @@ async fn broadcasts(sockets: usize) -> anyhow::Result<Broadcasts> {
         let begun = got.deliveries();
         let text = message(TOPIC, since(start)).replacen("\"1\",\"2\"", "null,null", 1);
         // As the server sends it: without a mask.
-        let mut frame = masked(&text);
-        frame.drain(2..6);
-        frame[1] &= 0x7f;
-        length = frame.len();
-        send.send(frame)?;
+        length = masked(&text).len() - 4;
+        server.send(&text)?;
         got.all(sockets).await?;
         lasts.push(got.next(begun));
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    drop(send);
-    writing.join().map_err(|_panic| anyhow::anyhow!("the writer failed"))??;
-    reading.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(server);
+    for client in reading {
+        client.await?;
+    }
     Ok(Broadcasts { length, figures: got.figures(&mut lasts) })
 }
 
@@ -369,21 +371,40 @@ impl<'a> Crowd<'a> {
         )?)
     }
 
-    /// Joins of more topics, of a room and of a service whose joins have tasks.
+    /// Joins of more topics, of rooms and of a service whose joins have tasks.
     async fn joins_more(&mut self, out: &mut dyn Write) -> anyhow::Result<()> {
         let many = MORE.min(self.writers.len());
         let mut costs = Vec::new();
-        for topic in ["room:more", "bench:more"] {
+        for prefix in ["room:more", "bench:more"] {
             let before = (self.used)()?;
-            self.join(topic, many).await?;
-            self.beats_for(SETTLE).await?;
-            costs.push(self.each(before, many)?);
+            for topic in 0..TOPICS {
+                self.join(&format!("{prefix}:{topic}"), many).await?;
+                self.beats_for(SETTLE).await?;
+            }
+            costs.push(self.each(before, many * TOPICS)?);
         }
-        let [room, service] = costs[..] else { bail!("two topics") };
+        let [room, service] = costs[..] else { bail!("two kinds of topics") };
         Ok(writeln!(
             out,
-            "a join more         {room:.1} KiB in a room; {service:.1} KiB of a service, with a task   {:.2} x",
-            service / room
+            "a join more         {room:.1} KiB in a room; {service:.1} KiB of a service, with a task   {:+.1} KiB beside the room's",
+            service - room
         )?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_places_for_so_many_clients_and_one_file_less_is_too_few() {
+        for clients in [100, 1000, 16_268, 20_000, 100_000] {
+            let (limit, open) = needed(clients).expect("some limit is enough");
+            let places = |open| {
+                let most = Descriptors::shares(Some(open)).clients.min(limit);
+                Limits::among(most).places
+            };
+            assert!(places(open) >= clients && places(open - 1) < clients, "{clients}: {open}");
+        }
     }
 }
