@@ -217,17 +217,17 @@ async function bare(suite, { a, b, s, alice, bob, libraries }) {
 }
 
 async function expiry(suite, { a, s, alice, libraries }) {
-  await suite.check("longpoll: a session that nobody polls is over after 15 to 30 s, and its client is gone", async (place) => {
+  await suite.check("longpoll: a session that nobody polls is over, after 15 s at least, and its client is gone", async (place) => {
     const library = libraries["1.8.16"];
     const watcher = await place.client(library, s, { params: { token: alice } }).joined("room:expiry");
     const { token } = await ask(a, { token: "" });
     same(await ask(a, { token }, ndjson([JSON.stringify(["1", "1", "room:expiry", "phx_join", {}])])), { status: 200 });
-    await ask(a, { token });
     const began = performance.now();
+    await ask(a, { token });
     await until("it is there", () => Object.keys(watcher.who()).length === 2);
     await until("it is gone", () => Object.keys(watcher.who()).join() === "alice", LIFE + PAST);
     const took = performance.now() - began;
-    demand(took > 14_000 && took < 31_000, `after ${Math.round(took)} ms`);
+    demand(took >= PAST, () => `after ${took} ms`);
     same((await ask(a, { token })).status, 410);
   });
 }

@@ -1,6 +1,6 @@
 // Tokens and roles, the topics of the nodes themselves, and clients of the old protocol.
 import { createRequire } from "node:module";
-import { address, demand, push, Raw, same, show, until } from "../kit.mjs";
+import { address, demand, inOrder, push, Raw, same, show, until } from "../kit.mjs";
 
 const old = createRequire(import.meta.url)("phoenix-channels");
 
@@ -139,13 +139,12 @@ async function views(suite, { a, b, operator, libraries }) {
     same(two.heard.filter(([, payload]) => payload.made), [], "nothing made up");
   });
 
-  await check("node:heartbeat has a beat of each node each second", async (place) => {
+  await check("node:heartbeat has a beat of each node by turns", async (place) => {
     const channel = await client(place, a).joined("node:heartbeat");
     const beats = (node) => channel.says("heartbeat").filter(([, beat]) => beat.node === node.full).length;
-    const began = performance.now();
     await until("four beats of two nodes", () => beats(a) >= 4 && beats(b) >= 4);
-    const took = performance.now() - began;
-    demand(took > 2_000 && took < 10_000, `four beats in ${Math.round(took)} ms`);
+    const order = channel.says("heartbeat").map(([, beat]) => beat.node).filter((node) => [a.full, b.full].includes(node));
+    demand(order.every((node, at) => node !== order[at + 1]), () => `one node's beats without the other's between them: ${order}`);
   });
 
   await check("node:<name> carries data to anyone who joined it on any node, and only that", async (place) => {
@@ -205,18 +204,15 @@ async function first(suite, { a, b, alice, libraries }) {
 
 // More than five bad tokens a second of one address are answered late, and good ones are not.
 async function slowed(suite, { c, alice }) {
-  await suite.check("tokens: an address with many bad ones waits for its answers, good ones do not", async (place) => {
-    const took = async (token) => {
-      const began = performance.now();
-      const { refused } = await place.keep(new Raw(address(c, { token }))).open;
-      return [refused, performance.now() - began];
-    };
-    const bad = Array.from({ length: 12 }, () => took("x.y.z"));
-    const [refused, good] = await took(alice);
-    same(refused, undefined, "a good token");
-    const all = await Promise.all(bad);
-    demand(all.every(([status]) => status === 403), show(all));
-    demand(all.some(([, ms]) => ms > 1_500), "none of the bad ones had to wait");
-    demand(good < 1_500, `a good one took ${Math.round(good)} ms`);
-  });
+  await suite.check("tokens: an address with many bad ones waits for its answers, good ones do not", (place) =>
+    inOrder(async (n) => {
+      const open = async (token) => (await place.keep(new Raw(address(c, { token }))).open).refused;
+      let answered = 0;
+      const bad = Array.from({ length: 12 }, () => open(`x.${n}.z`).finally(() => answered++));
+      await until("the answers that come at once", () => answered >= 5);
+      same(await open(alice), undefined, "a good token");
+      const before = answered;
+      same(await Promise.all(bad), Array(12).fill(403), "bad tokens");
+      return before > 5 && `a good one was answered after ${before} of 12 bad ones`;
+    }));
 }
