@@ -7,13 +7,15 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use xpando_node::internals::io::clock;
 use xpando_node::internals::io::enrolment::{AskError, ask};
 use xpando_node::internals::io::identity::enrol::{EnrolError, Joiner, Line};
 use xpando_node::internals::io::tls::enrol::{ConnectError, Expected};
 use xpando_node::internals::proto::enrol::{Answer, AuthorityHash, Refused};
 
+use crate::kit::client::runtime;
+use crate::kit::socket::ClientSocket;
 use crate::kit::{Cluster, Node, Start, free_address, full, linked, outputs, parsed, until};
 
 /// `invite` at a node; the invitation.
@@ -468,7 +470,8 @@ fn what_a_node_may_do_is_said_when_it_is_invited_and_holds_everywhere() {
     let member = line(&a, &["--name", "b@*", "--can", "member"]);
     let edge = line(&a, &["--name", "e@*", "--edge", "sensor:*", "--edge", "report"]);
     let b = invited(&cluster, "b", &member).start();
-    let e = invited(&cluster, "e", &edge).start();
+    let open = ["--allow-anonymous", "room:*,sensor:*", "--channels", "sensor:*=room"];
+    let e = open.into_iter().fold(invited(&cluster, "e", &edge), Start::arg).start();
     linked(&[&a, &b, &e]);
     let may = |node: &Node| node.status().unwrap()["may"].as_str().unwrap().to_owned();
     assert_eq!([&a, &b, &e].map(may), ["member operate issue", "member", "edge sensor:* report"]);
@@ -491,6 +494,16 @@ fn what_a_node_may_do_is_said_when_it_is_invited_and_holds_everywhere() {
     let (code, _, err) = outputs(&e.run(&["publish", "room:1", "x"], &[]));
     assert!(code == Some(1) && err.contains("does not let it publish on room:1"), "{err}");
     e.ask(&["publish", "sensor:1", "20"]).unwrap();
+    // Where it may not be present, its clients have no presence to change.
+    runtime().block_on(async {
+        let mut socket = ClientSocket::open(&e, None).await;
+        for (join, topic, answer) in [(1, "sensor:1", "ok"), (2, "room:1", "no such presence")] {
+            assert_eq!(socket.asks(join, topic, "phx_join", json!({})).await, "ok");
+            let said = socket.asks(join, topic, "presence_meta", json!({ "is": "away" })).await;
+            assert_eq!(said, answer, "{topic}");
+        }
+    });
+    assert_eq!(e.counter("xpando_channel_events_total", "presence_refused"), 1);
 
     let mut command = cluster.command();
     command.args(["invite", "--on", &full("a"), "--edge", "a:*", "--can", "operate"]);

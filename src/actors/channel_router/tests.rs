@@ -22,16 +22,16 @@ mod services;
 
 const B: &str = "b@127.0.0.1";
 
-struct World {
-    bus: Bus,
+pub(super) struct World {
+    pub(super) bus: Bus,
     router: ChannelRouter,
-    publisher: Publisher,
-    metrics: Metrics,
+    pub(super) publisher: Publisher,
+    pub(super) metrics: Metrics,
     roster: ActorTable,
     _root: Root,
 }
 
-async fn world() -> World {
+pub(super) async fn world() -> World {
     world_with(&[]).await
 }
 
@@ -51,7 +51,7 @@ async fn world_with(history: &[&str]) -> World {
     World { bus, router, publisher, metrics, roster, _root: root }
 }
 
-fn room() -> Topic {
+pub(super) fn room() -> Topic {
     "room:1".parse().expect("valid")
 }
 
@@ -62,7 +62,7 @@ struct Client {
 }
 
 impl World {
-    fn member(&self, key: Option<&str>) -> Member {
+    pub(super) fn member(&self, key: Option<&str>) -> Member {
         Member {
             holder: "u".into(),
             id: self.router.number(),

@@ -15,7 +15,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use super::{Caller, Files, ok, seconds};
-use crate::kit::{Cluster, Node, until};
+use crate::kit::{Cluster, Node, PATIENCE, until, within};
 
 /// A key of the issuer.
 struct Key {
@@ -277,5 +277,24 @@ fn a_key_that_the_issuer_gives_up_ends_and_the_set_outlasts_a_restart() {
     let node = world.start();
     assert_eq!(connect(&node, &third.token("7")), Some(403));
     key_set(&node, |set| set["keys"] == 0);
+    assert_eq!(node.terminate(), Some(0));
+}
+
+#[test]
+fn a_key_that_appears_in_the_set_counts_and_one_that_goes_does_not_without_a_restart() {
+    let world = World::new();
+    let World { issuer, keys: [first, second, _], .. } = &world;
+    issuer.says(set(&[first]));
+    let node = world.start();
+    key_set(&node, |set| set["keys"] == 1);
+    let mut caller = Caller::with(&node, &first.token("7"));
+    assert_eq!(caller.ask("room:1", "phx_join", &json!({})), ok());
+    issuer.says(set(&[second]));
+    // Who shows a token of a key that the set has not has it fetched, half a minute after the last time.
+    within(2 * PATIENCE, "user of the key that appeared", || {
+        connect(&node, &second.token("8")).map_or(Ok(()), |status| Err(status.to_string()))
+    });
+    assert_eq!(caller.next("phx_error"), json!({ "reason": "token revoked" }));
+    assert_eq!(connect(&node, &first.token("7")), Some(403));
     assert_eq!(node.terminate(), Some(0));
 }

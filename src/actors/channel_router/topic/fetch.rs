@@ -196,3 +196,6 @@ impl TopicTask {
         self.starts.iter().find(|start| start.id == id).map(|start| start.stood.clone())
     }
 }
+
+#[cfg(test)]
+mod tests;

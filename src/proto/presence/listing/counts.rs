@@ -76,3 +76,23 @@ impl Counts {
         taken
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_goes_before_its_first_count_is_forgotten() {
+        let mut counts = Counts::default();
+        for member in 0..1000 {
+            counts.admit(member, Dialect::V2);
+            counts.forget(member);
+        }
+        assert!(counts.newcomers.is_empty() && !counts.is_due(3));
+        counts.admit(1, Dialect::V2);
+        assert_eq!(counts.take(3), [(1, Dialect::V2)]);
+        assert!(!counts.is_due(3) && counts.is_due(4));
+        counts.forget(1);
+        assert!(!counts.is_due(3) && !counts.is_due(4));
+    }
+}

@@ -100,6 +100,29 @@ async fn a_set_is_fetched_again_for_a_key_that_it_has_not_but_not_for_each_token
 }
 
 #[tokio::test]
+async fn a_key_that_appears_counts_and_one_that_goes_does_not() {
+    SECOND.set(0);
+    let without = SET.replace("k1", "k0").replace("Ds47", "Ds48");
+    let (issuer, settings) = Issuer::start(Some(&without));
+    let files = Files::new(&settings);
+    let providers = files.open().unwrap();
+    assert_eq!(run(&providers).await, Some(Ok(Look::New(()))));
+    issuer.says(Some(SET));
+    assert_eq!(verify(&providers, "EdDSA.k1").unwrap_err(), TokenError::UnknownKey);
+    SECOND.set(29);
+    assert_eq!(run(&providers).await, None);
+    SECOND.set(30);
+    assert_eq!(run(&providers).await, Some(Ok(Look::New(()))));
+    let (_, key) = verify(&providers, "EdDSA.k1").unwrap();
+    assert!(!providers.outlived(key, "j2"));
+    issuer.says(Some(&without));
+    SECOND.set(30 + 3600);
+    assert_eq!(run(&providers).await, Some(Ok(Look::New(()))));
+    assert_eq!(verify(&providers, "EdDSA.k1").unwrap_err(), TokenError::UnknownKey);
+    assert!(providers.outlived(key, "j2"));
+}
+
+#[tokio::test]
 async fn a_set_is_kept_and_what_fails_changes_nothing() {
     SECOND.set(0);
     let (issuer, settings) = Issuer::start(Some(SET));
