@@ -67,7 +67,8 @@ impl Channel for Nothing {
 
 /// `bench crowd`.
 pub(in super::super) fn run(clients: usize, out: &mut dyn Write) -> anyhow::Result<()> {
-    let (need, descriptors) = needed(clients)?;
+    // Half of a node's places are for one address's clients that have joined nothing yet.
+    let (need, descriptors) = needed(clients.max(2 * PER_ADDRESS))?;
     allow_descriptors(descriptors as u64).with_context(|| unfit(clients, descriptors))?;
     let most = format!("clients={need}");
     let rules = ["--presence", "room:*=off", "--limit", &most, "--allow-anonymous", SERVICE];
