@@ -27,7 +27,7 @@ use super::{AT_ONCE, JOINS, MIB, SETTLE, bare, message, quantiles};
 
 /// Clients of one address: fewer than may have joined nothing yet.
 const PER_ADDRESS: usize = 500;
-/// Clients that are connected before anybody joins.
+/// Clients that are connected before anybody joins, or half of all.
 const FIRST: usize = 1000;
 /// Clients that join more topics, and how many of each kind: the first ones may fit into memory that the node has already.
 const MORE: usize = 5000;
@@ -240,7 +240,7 @@ impl<'a> Crowd<'a> {
     /// They connect, and then join; the first of them stop in between.
     async fn comes(&mut self, clients: usize, out: &mut dyn Write) -> anyhow::Result<()> {
         let floor = bare::joins(JOINS)?;
-        let first = FIRST.min(clients);
+        let first = FIRST.min(clients / 2);
         self.connect(first, false).await?;
         tokio::time::sleep(SETTLE).await;
         let connected = self.each(self.empty, first)?;
