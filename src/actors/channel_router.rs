@@ -82,7 +82,8 @@ pub fn answer(
                 Question::Keep(topic) => {
                     let allowed = router.bus.exchange().may_publish(&asked.from, topic);
                     let topic = Some(topic.clone()).filter(|_| allowed).ok_or(NOT_KEPT)?;
-                    router.handle.cast(Msg::Keep(topic, to));
+                    router.bus.exchange().spend(&asked.from, handing::KEEP);
+                    router.handle.cast(Msg::Keep(asked.from, topic, to));
                     return Ok(answer.await.map_err(|_refused| NOT_KEPT)?);
                 }
             };
@@ -127,8 +128,8 @@ enum Msg {
     Topics(oneshot::Sender<(Vec<Topic>, Vec<NodeName>)>),
     /// What was said on a topic, for a service.
     Read(Topic, History, oneshot::Sender<Bytes>),
-    /// To keep a topic for a node that leaves.
-    Keep(Topic, oneshot::Sender<Bytes>),
+    /// To keep a topic for this node, which leaves.
+    Keep(NodeName, Topic, oneshot::Sender<Bytes>),
     Notice(Notice<PeerMessage>),
 }
 
@@ -197,7 +198,7 @@ struct Running {
     /// Members that nobody sees yet, while the topic opens: what is said to one that is seen must reach it, and what comes
     /// before is the topic's past.
     opening: Option<Vec<Shown>>,
-    /// Joins ever: a topic that knows of fewer is about to get another.
+    /// Joins ever, and what else a topic must not end before: one that knows of fewer is about to get another.
     joins: u64,
     on_disk: bool,
 }
@@ -212,6 +213,8 @@ struct Inside {
     /// What the presences of each peer cost.
     kept: BTreeMap<NodeName, Kept>,
     shared: Shared,
+    /// Topics that were opened for other nodes and that nobody has joined here, and for which.
+    lent: BTreeMap<Topic, NodeName>,
     /// This node keeps nothing for others any more.
     leaving: bool,
     /// When it hands its topics on next.
@@ -227,6 +230,7 @@ impl Inside {
         }
         let Some(running) = self.topics.get_mut(&topic) else { return };
         running.joins += 1;
+        self.lent.remove(&topic);
         let shown = member.presence.clone();
         let shown = shown.map(|(key, meta)| (member.id, member.holder.clone(), key, meta));
         let now = match (shown, &mut running.opening) {
@@ -497,6 +501,7 @@ impl Process for Inside {
             kept: BTreeMap::new(),
             shared,
             leaving: false,
+            lent: BTreeMap::new(),
             hand_on_at: None,
             unseen: (0, None),
         };
@@ -522,15 +527,19 @@ impl Process for Inside {
             Msg::Update(id, meta, done) => done.send(self.update(id, &meta)).unwrap_or_else(drop),
             Msg::Asked(question, to) => {
                 // Who is not answered by a topic is told that there is none.
-                match self.topics.get(question.topic()) {
+                match self.topics.get_mut(question.topic()) {
                     Some(Running { opening: Some(_), .. }) => self.asked_early(&question, to),
-                    Some(running) => running.order(Order::Asked(question, to)),
+                    Some(running) => {
+                        running.joins += 1;
+                        running.order(Order::Asked(question, to));
+                    }
                     None => {}
                 }
             }
             Msg::Idle(topic, joins) => {
                 if self.topics.get(&topic).is_some_and(|running| running.joins == joins) {
                     self.topics.remove(&topic);
+                    self.lent.remove(&topic);
                 }
             }
             Msg::Leaving(leaving) => self.leaves(leaving),
@@ -543,7 +552,7 @@ impl Process for Inside {
                 let question = Question::Past(topic.clone(), String::new(), Some(ask));
                 self.order_open(&topic, false, Order::Asked(question, to));
             }
-            Msg::Keep(topic, to) => self.keep(&topic, to),
+            Msg::Keep(from, topic, to) => self.keep(from, &topic, to),
             Msg::Notice(notice) => self.notice(notice, &mut out),
             Msg::Work => {}
         }

@@ -85,6 +85,13 @@ impl Exchange {
         self.topics.peer(peer).is_ok_and(|outlet| outlet.capabilities().may_publish(topic))
     }
 
+    /// Adds to what a peer has cost, in nanoseconds of a core.
+    pub(crate) fn spend(&self, peer: &NodeName, nanos: u64) {
+        if let Ok(outlet) = self.topics.peer(peer) {
+            outlet.account().spend(nanos);
+        }
+    }
+
     pub(crate) fn capabilities(&self) -> &Capabilities {
         self.topics.capabilities()
     }

@@ -1,16 +1,26 @@
 //! Much of what a member may send, none of whose answers it reads: what it makes an innocent node hold stays within
 //! bounds, and all serve each other meanwhile.
 
+use std::ops::Range;
 use std::time::Duration;
 
+use bytes::Bytes;
+use serde_json::json;
+use xpando_node::internals::proto::channel::Payload;
+use xpando_node::internals::proto::channel::envelope::Envelope;
 use xpando_node::internals::proto::discovery;
 use xpando_node::internals::proto::frame::{Control, Lane};
+use xpando_node::internals::proto::history::words::Question;
 use xpando_node::internals::proto::interest::Interest;
 use xpando_node::internals::proto::node::Incarnation;
 use xpando_node::internals::proto::presence::{Body, Change, Epoch, Word};
+use xpando_node::internals::proto::replay::Position;
 use xpando_node::internals::proto::talk;
+use xpando_node::internals::proto::topic::Topic;
 
 use crate::harm::{Harm, Scene};
+use crate::kit::client::runtime;
+use crate::kit::socket::ClientSocket;
 use crate::kit::{Node, during, full, outputs, parsed, wall};
 use crate::member::{Member, Tie};
 use crate::ractor::{self, Members, Spawn, Terminate, actors};
@@ -107,6 +117,46 @@ fn questions_what_a_node_sees() {
 fn questions_what_happened() {
     let asks = |tie: &mut Tie| tie.requests("xpando:history", b"{}", 12_000);
     meanwhile("histories", asks, tells_of_all);
+}
+
+#[test]
+fn topics_that_are_to_be_kept() {
+    let mut scene = Scene::new();
+    let create = ["token", "create", "--sub", "x", "--certs", "certs"];
+    let token = scene.cluster.print(&create).trim().to_owned();
+    let topic = |number: u32| format!("kept:{number}").parse::<Topic>().unwrap();
+    let keep = |tie: &mut Tie, some: Range<u32>| {
+        for number in some {
+            let question = Question::Keep(topic(number)).encode().unwrap();
+            tie.requests("xpando:channels", &question, 1);
+        }
+    };
+    // With something in them, topics without members last.
+    let first = Position { epoch: 1, n: 1, tag: 1 };
+    let message = Envelope::encode(first, "say", &Payload::Binary(Bytes::new())).unwrap();
+    let say = |number| {
+        let mut out = Vec::new();
+        talk::broadcast(&mut out, Some(&topic(number)));
+        [&out, &message[..]].concat()
+    };
+    let harm = scene.under(|member, nodes| {
+        // Both that could keep the topics of the third.
+        let mut ties = [member.link(&nodes[0]), member.link_again(&nodes[1])];
+        for first in (0..6_000).step_by(500) {
+            ties.iter_mut().for_each(|tie| keep(tie, first..first + 500));
+            during(HOLD, || {});
+            ties.iter_mut().for_each(|tie| tie.broadcasts((first..first + 500).map(say)));
+        }
+        // Others have theirs kept all the same.
+        runtime().block_on(async {
+            let mut socket = ClientSocket::open(&nodes[2], Some(&token)).await;
+            assert_eq!(socket.asks(1, "room:1", "phx_join", json!({})).await, "ok");
+            assert_eq!(socket.asks(1, "room:1", "say", json!({ "n": 1 })).await, "ok");
+            nodes[2].ask(&["drain", "--drain-time", "1s"]).unwrap();
+            nodes[2].counts("xpando_channel_events_total", "history_handed_on", 0);
+        });
+    });
+    harm.bearable_flood("topics to keep");
 }
 
 /// Watches of a name, each with a number of its own.

@@ -1,8 +1,10 @@
 //! What is not user's traffic, as fast as a member can send it: the node reads it in pauses, and serves the others meanwhile.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use xpando_node::internals::proto::frame::{Control, Lane};
+use xpando_node::internals::proto::history::words::Question;
 use xpando_node::internals::proto::interest::Interest;
 use xpando_node::internals::proto::presence::{Epoch, Word};
 use xpando_node::internals::proto::talk;
@@ -55,6 +57,14 @@ fn interest(tie: &mut Tie, there: bool) {
     tie.messages(Lane::Calls, (0..10_000).map(interest));
 }
 
+/// Topics that are to be kept.
+fn keep(tie: &mut Tie, topics: Range<u32>) {
+    for number in topics {
+        let topic = format!("kept:{number}").parse().unwrap();
+        tie.requests("xpando:channels", &Question::Keep(topic).encode().unwrap(), 1);
+    }
+}
+
 /// Actors that join groups and leave them.
 fn groups(tie: &mut Tie) {
     let members = || {
@@ -70,11 +80,12 @@ fn words_of_every_kind_at_full_speed() {
     let mut scene = Scene::new();
     let (a, epoch) = (parsed("a"), Epoch::default());
     let beat = Control::Ping(1).encode().unwrap();
-    let floods: [(&str, &[Says<'_>]); 8] = [
+    let floods: [(&str, &[Says<'_>]); 9] = [
         ("beats", &[&|tie| (0..1_000).for_each(|_| tie.piece(Lane::Control, &beat))]),
         ("unknown words", &[&|tie| tie.messages(Lane::Calls, (0..20_000).map(|_| vec![9; 2]))]),
         ("interest", &[&|tie| interest(tie, true), &|tie| interest(tie, false)]),
         ("questions to the node", &[&|tie| tie.requests("xpando:channels", b"", 2_000)]),
+        ("topics to keep", &[&|tie| keep(tie, 0..2_000), &|tie| keep(tie, 2_000..4_000)]),
         ("questions to nobody", &[&|tie| tie.requests("nobody", b"", 2_000)]),
         (
             "statements that it cannot seal",

@@ -9,8 +9,10 @@
 //! 1. A node keeps for another one only topics on which that one may publish, and believes it no more than any node that it
 //!    asks (`topic/sync`).
 //! 2. A node that leaves itself keeps nothing for others, nor does one with a quarter of the topics without members that it may
-//!    have, or half of the bytes of history: what is kept for others displaces little.
+//!    have, or half of the bytes of history; topics that nobody has joined here get no more than that half either. What is kept for
+//!    others displaces little.
 //! 3. At most [`AT_ONCE`] topics are handed on at once.
+//! 4. One node has at most as many topics kept that nobody has joined here as it leaves free for others; each costs it [`KEEP`].
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::Ordering;
@@ -20,7 +22,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::topic::{LOGGED, Order, QUIET};
+use super::topic::{KEEPS, LOGGED, Order, QUIET};
 use super::{ChannelRouter, Inside, Msg};
 use crate::actors::exchange::Exchange;
 use crate::actors::timer;
@@ -33,8 +35,8 @@ use crate::proto::topic::{Address, Name, Topic};
 const COPIES: usize = 2;
 /// Topics that are handed on at once.
 const AT_ONCE: usize = 16;
-/// The part of the topics without members up to which topics are kept for others: one in so many.
-const KEEPS: usize = 4;
+/// What it costs a node to have a topic kept, in nanoseconds of a core: this one asks all others about it.
+pub(super) const KEEP: u64 = 200_000;
 /// Between two times that a node which is drained hands on its topics, and how long each may take.
 const HAND_ON: Duration = Duration::from_secs(60);
 /// How long one node may take.
@@ -69,16 +71,22 @@ impl ChannelRouter {
 }
 
 impl Inside {
-    /// Keeps a topic for a node that leaves, if there is room. Who is not answered asks another one.
-    pub(super) fn keep(&mut self, topic: &Topic, to: oneshot::Sender<Bytes>) {
+    /// Keeps a topic for this node, which leaves, if there is room. Who is not answered asks another one.
+    pub(super) fn keep(&mut self, from: NodeName, topic: &Topic, to: oneshot::Sender<Bytes>) {
         let quiet = self.shared.quiet.load(Ordering::Relaxed);
         let logged = self.shared.logged.load(Ordering::Relaxed);
-        let crowded = quiet >= QUIET / KEEPS || logged >= LOGGED / 2;
+        // What is opening is not counted among those without members yet.
+        let free = (QUIET / KEEPS).saturating_sub(quiet.max(self.lent.len()));
+        let own = self.lent.values().filter(|whose| **whose == from).count();
+        let crowded = own >= free || logged >= LOGGED / 2;
         let opens = !self.topics.contains_key(topic);
         if self.leaving || (opens && crowded) {
             return;
         }
         self.order_open(topic, true, Order::Keep(to, self.links.clone()));
+        if opens && self.topics.contains_key(topic) {
+            self.lent.insert(topic.clone(), from);
+        }
     }
 
     /// An order for a topic that opens for it if it must.

@@ -52,6 +52,8 @@ pub use telling::{Intercept, Intercepted};
 const TOGETHER: usize = 256;
 /// Topics without members that go on for as long as their rule says, at most.
 pub(super) const QUIET: usize = 10_000;
+/// The part of those up to which topics are kept for others: one in so many.
+pub(super) const KEEPS: usize = 4;
 /// Likewise those on which nothing was said.
 const SILENT: usize = 1_000;
 /// How long a topic goes on without members while there are too many of those: anyone can join and leave without end.
@@ -227,7 +229,7 @@ pub(super) struct TopicTask {
     listing: Listing,
     /// Since when it has no members.
     empty: Option<Instant>,
-    /// Joins ever.
+    /// Joins ever, and what else it was asked.
     joins: u64,
 }
 
@@ -339,8 +341,14 @@ impl TopicTask {
         match order {
             Order::Join(member, links) => self.join(member, &links),
             Order::Linked(links) => self.linked(&links),
-            Order::Asked(question, answer) => self.answer(&question, answer),
-            Order::Keep(to, links) => self.keep_for(to, &links),
+            Order::Asked(question, answer) => {
+                self.joins += 1;
+                self.answer(&question, answer);
+            }
+            Order::Keep(to, links) => {
+                self.joins += 1;
+                self.keep_for(to, &links);
+            }
             Order::Leave(id) => {
                 self.pending.remove(&id);
                 self.members.remove(&id);

@@ -90,7 +90,7 @@ pub(super) enum News {
 /// Tells a client its news, and wakes who drives it.
 #[derive(Clone)]
 pub(super) struct Herald {
-    /// Boxed: a channel has room for 32 at once, whoever has little news.
+    /// Boxed: a channel has room for 32 from its first message, and most clients have little news.
     pub(super) news: mpsc::UnboundedSender<Box<News>>,
     pub(super) wake: Arc<Notify>,
 }

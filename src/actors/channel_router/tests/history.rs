@@ -103,3 +103,47 @@ async fn a_topic_stays_as_long_as_its_history() {
     tokio::time::sleep(LINGER + Duration::from_secs(1)).await;
     assert_eq!(heard(&world), 0);
 }
+
+/// Whether this node keeps a topic for another one.
+async fn keeps(world: &World, from: &str, topic: &str) -> bool {
+    let (to, answer) = oneshot::channel();
+    world.router.handle.cast(Msg::Keep(name(from), topic.parse().expect("valid"), to));
+    answer.await.is_ok()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_service_reads_or_another_node_has_kept_ends_as_any_topic() {
+    let world = world().await;
+    let heard = || world.bus.exchange().publish_here(&room(), "{}").expect("short").local;
+    assert_eq!(TopicHistory::new(&world.router, &room()).last(9).await, vec![]);
+    assert_eq!(heard(), 1);
+    tokio::time::sleep(LINGER + Duration::from_secs(1)).await;
+    assert_eq!(heard(), 0);
+    assert!(keeps(&world, B, "room:1").await);
+    assert_eq!(heard(), 1);
+    tokio::time::sleep(LINGER + Duration::from_secs(1)).await;
+    assert_eq!(heard(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_node_has_no_more_topics_kept_than_it_leaves_free() {
+    let world = world().await;
+    let topic = |from: &str, n: u32| format!("{from}:{n}");
+    let (c, mut kept) = ("c@127.0.0.1", 0);
+    while keeps(&world, B, &topic(B, kept)).await {
+        kept += 1;
+    }
+    assert_eq!(kept, 1250);
+    assert!(keeps(&world, B, &topic(B, 0)).await, "one that is here");
+    // What somebody has joined is no more kept for another node.
+    let joined = topic(B, 1).parse().expect("valid");
+    assert!(world.router.join(joined, world.member(None)).await);
+    settled().await;
+    assert!(keeps(&world, B, &topic(B, kept)).await);
+    assert!(!keeps(&world, B, &topic(B, kept + 1)).await);
+    kept = 0;
+    while keeps(&world, c, &topic(c, kept)).await {
+        kept += 1;
+    }
+    assert_eq!(kept, 625);
+}

@@ -76,7 +76,9 @@ impl TopicTask {
         (self.taken, self.index) = (self.taken + 1, self.index + 1);
         self.older |= self.tape.is_some() && self.taken > self.log.len();
         kept.stand(self.log.cursor());
-        if self.shared.count(before, self.log.cost()) > LOGGED {
+        // What is kept for others displaces little.
+        let lent = self.whole && self.members.is_empty();
+        if self.shared.count(before, self.log.cost()) > if lent { LOGGED / 2 } else { LOGGED } {
             self.cut();
         }
         self.expire();

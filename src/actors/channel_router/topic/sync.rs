@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
 
 use super::kept::now;
-use super::{For, Job, Links, Logged, Member, TopicTask};
+use super::{For, Job, KEEPS, Links, Logged, Member, QUIET, TopicTask};
 use crate::actors::exchange::Exchange;
 use crate::actors::timer;
 use crate::proto::channel::envelope::Envelope;
@@ -174,7 +175,9 @@ impl TopicTask {
 
     /// Goes on for a node that leaves, for as long as after a last member.
     pub(super) fn keep_for(&mut self, to: oneshot::Sender<Bytes>, links: &Links) {
-        self.empty = self.empty.map(|_since| timer::now());
+        if self.shared.quiet.load(Ordering::Relaxed) < QUIET / KEEPS {
+            self.empty = self.empty.map(|_since| timer::now());
+        }
         if !self.has_unasked(links) {
             return to.send(KEPT.into()).unwrap_or(()); // it may have gone
         }

@@ -33,7 +33,7 @@ pub(super) enum Keys {
 pub(super) enum Audience {
     /// One of these.
     Among(Vec<String>),
-    /// Whoever, or nobody.
+    /// Any audience, or none.
     Any,
     /// A version requirement, as AshAuthentication has it.
     VersionRequirement,

@@ -1,16 +1,18 @@
 //! What a join gets of another node's messages and those of this one.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::*;
 use crate::actors::channel_router::marks::Marks;
 use crate::actors::channel_router::tests::{World, room, world};
-use crate::actors::channel_router::topic::Shared;
 use crate::actors::channel_router::topic::kept::now;
-use crate::actors::tests::name;
+use crate::actors::channel_router::topic::{KEEPS, LOGGED, Links, QUIET, Shared};
+use crate::actors::tests::{counted, name};
 use crate::proto::channel::envelope::Envelope;
 use crate::proto::channel::{Json, Payload};
 use crate::proto::history::Retentions;
@@ -117,4 +119,34 @@ async fn what_this_node_lost_between_its_messages_or_after_them_is_a_gap_for_the
     let mut only = task(&world);
     only.forget();
     assert_eq!(joined(&world, &only), None);
+}
+
+#[tokio::test]
+async fn what_is_kept_for_another_node_is_cut_at_half_of_what_others_may_have() {
+    let world = world().await;
+    let mut task = task(&world);
+    task.shared.logged.store(LOGGED / 2, Ordering::Relaxed);
+    takes(&mut task, P, 1);
+    assert_eq!(counted(&world.metrics, "channel_events", "history_cut"), 0);
+    task.take_whole(true);
+    takes(&mut task, P, 2);
+    assert_eq!(counted(&world.metrics, "channel_events", "history_cut"), 1);
+    task.members.insert(1, Box::new(world.member(None)));
+    takes(&mut task, P, 3);
+    assert_eq!(counted(&world.metrics, "channel_events", "history_cut"), 1, "somebody is here");
+}
+
+#[tokio::test]
+async fn where_many_topics_have_no_members_another_node_makes_none_last() {
+    let world = world().await;
+    let mut task = task(&world);
+    let since = timer::now() - Duration::from_secs(9);
+    let keep = |task: &mut TopicTask| {
+        task.empty = Some(since);
+        task.keep_for(oneshot::channel().0, &Links::default());
+        task.empty
+    };
+    assert!(keep(&mut task) > Some(since));
+    task.shared.quiet.store(QUIET / KEEPS, Ordering::Relaxed);
+    assert_eq!(keep(&mut task), Some(since));
 }
