@@ -2,11 +2,12 @@
 //!
 //! Whatever carries the frames owns a [`ClientTask`], gives it each frame, and sends what its outbox has. Invariants:
 //! 1. Nothing here waits: joins are settled elsewhere (`entrance`), and their news comes back with a wake-up.
-//! 2. Frames of one topic take effect in their order; those for a pending join wait for it, within bounds.
+//! 2. Frames of one topic take effect in their order, leaves and further joins among them; those that come while a join
+//!    is pending wait for it, within bounds.
 //! 3. A join ends with its right.
 //! 4. A dropped client has left all its topics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -43,7 +44,7 @@ struct Pending {
     task: tokio::task::AbortHandle,
     reference: Option<Ref>,
     /// What came for it meanwhile.
-    waiting: Vec<(Frame, Room)>,
+    waiting: VecDeque<(Frame, Room)>,
 }
 
 impl Drop for Pending {
@@ -137,7 +138,7 @@ impl ClientTask {
             metered = self.meter.join(now);
         }
         if self.is_within(metered, &frame.topic) {
-            self.take(frame);
+            self.take(frame, None);
         } else {
             self.answer(frame.join_ref.as_ref(), frame.reference.as_ref(), &frame.topic, LIMITED);
         }
@@ -195,7 +196,8 @@ impl ClientTask {
         }
     }
 
-    fn take(&mut self, frame: Frame) {
+    /// Does what a frame asks for; one that has waited has had room.
+    fn take(&mut self, frame: Frame, room: Option<Room>) {
         match self.session.hear(&frame) {
             Ask::Ignore => {}
             Ask::Answer(join_ref, outcome, why) => {
@@ -208,10 +210,10 @@ impl ClientTask {
                 if let Some(before) = before {
                     self.end(&before, Ended::Left, "phx_close", &empty());
                 }
-                self.join(frame, join);
+                self.join(frame, join, room);
             }
             Ask::Push(join) => self.push(frame, &join),
-            Ask::Wait(join) => self.wait(frame, &join),
+            Ask::Wait(join) => self.wait(frame, &join, room),
             Ask::Leave(join) => {
                 self.gone(&join, Ended::Left);
                 self.reply(&join, frame.reference.as_ref(), Outcome::Ok, &empty());
@@ -271,12 +273,11 @@ impl ClientTask {
         self.end(join, Ended::Closed, "phx_error", &reason("channel_crash"));
     }
 
-    /// A join is no more, pending or not: others must not see it any longer.
+    /// A join is no more: others must not see it any longer.
     fn gone(&mut self, join: &Join, why: Ended) {
         if let Some(live) = self.live.remove(&join.number) {
             live.seat.end(why);
         }
-        self.pending.remove(&join.number);
     }
 
     /// Room for a frame that has to wait.
@@ -287,8 +288,8 @@ impl ClientTask {
         Some([own, of_all])
     }
 
-    fn join(&mut self, frame: Frame, join: Join) {
-        let Some(room) = self.room(&frame.payload) else {
+    fn join(&mut self, frame: Frame, join: Join, room: Option<Room>) {
+        let Some(room) = room.or_else(|| self.room(&frame.payload)) else {
             self.note(Cause::JoinsPending, join.topic.as_str());
             self.session.ended(&join);
             return self.refuse_join(
@@ -308,17 +309,21 @@ impl ClientTask {
             claims: self.claims.clone(),
         };
         let task = entrance.open(frame.payload, room);
-        let pending = Pending { task, reference: frame.reference, waiting: Vec::new() };
+        let pending = Pending { task, reference: frame.reference, waiting: VecDeque::new() };
         self.pending.insert(join.number, pending);
     }
 
-    fn wait(&mut self, frame: Frame, join: &Join) {
-        let room = self.room(&frame.payload);
+    fn wait(&mut self, frame: Frame, join: &Join, room: Option<Room>) {
+        let room = room.or_else(|| self.room(&frame.payload));
         match (self.pending.get_mut(&join.number), room) {
-            (Some(pending), Some(room)) => pending.waiting.push((frame, room)),
+            (Some(pending), Some(room)) => pending.waiting.push_back((frame, room)),
             (None, _) | (_, None) => {
+                let Frame { join_ref, reference, topic, event, .. } = &frame;
+                let own = if event == JOIN { reference.as_ref() } else { join.join_ref.as_ref() };
                 let why = reason("overloaded");
-                self.reply(join, frame.reference.as_ref(), Outcome::Error, &why);
+                let of = join_ref.as_ref().or(own);
+                let reply = Say::Reply(of, reference.as_ref(), Outcome::Error, &why);
+                self.send(topic, &reply);
             }
         }
     }
@@ -339,9 +344,20 @@ impl ClientTask {
                 self.refuse_join(join, pending.reference.as_ref(), &response);
             }
         }
-        for (frame, _room) in std::mem::take(&mut pending.waiting) {
-            self.take(frame);
+        let mut waiting = std::mem::take(&mut pending.waiting);
+        while let Some((frame, room)) = waiting.pop_front() {
+            self.take(frame, Some(room));
+            let again = self.session.pending(&join.topic).map(|join| join.number);
+            if let Some(next) = again.and_then(|number| self.pending.get_mut(&number)) {
+                next.waiting = waiting;
+                return;
+            }
         }
+    }
+
+    /// Whether something that the client has said waits for a join.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.pending.values().any(|pending| !pending.waiting.is_empty())
     }
 
     /// The client has shown that it may do as much as one of this role.

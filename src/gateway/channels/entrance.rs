@@ -29,7 +29,7 @@ use crate::proto::token::Verb;
 use crate::proto::topic::Topic;
 
 /// How long a join may take.
-const JOIN: Duration = Duration::from_secs(10);
+pub(super) const JOIN: Duration = Duration::from_secs(10);
 
 /// What a join reads whose parameters are JSON that no value holds: half a surrogate pair, or a number beyond all bounds.
 const UNREADABLE: &str = "unreadable parameters";

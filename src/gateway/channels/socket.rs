@@ -9,6 +9,8 @@
 //! 4. What a client sends wrong does not end its connection, but where the WebSocket itself is broken. It connects
 //!    anew at once and does the same again, so a connection that is ended for what its client does is ended [`HOLD`]
 //!    later.
+//! 5. What a client said before it closed is carried out, also what waits for a join: for as long as a join may take, and
+//!    while the node takes clients. A close is answered after that.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Channels;
 use super::client::ClientTask;
+use super::entrance::JOIN;
 use super::metered::Metered;
 use super::websocket::{self, BINARY, BUFFER, Broken, CLOSE, Incoming, Message, PING, PONG, TEXT};
 use crate::actors::channel_router::outbox::{Close, Next};
@@ -50,9 +53,13 @@ pub(in super::super) async fn run(stream: Upgraded, client: ClientTask, channels
     channels.metrics.count(Count::Channels, "connected");
     let heard = timer::now();
     let incoming = Incoming::new(client.limits().frame);
-    let mut connection = Connection { client, incoming, heard, asked: false };
+    let mut connection = Connection { client, incoming, heard, asked: false, parting: None };
     let mut told = channels.admin.clients.follow();
-    if let Some(close) = connection.serve(&mut stream, &mut told).await {
+    let close = connection.serve(&mut stream, &mut told).await;
+    if close.is_none() {
+        connection.finish(&mut stream, &mut told).await;
+    }
+    if let Some(close) = close {
         if close == Close::UNENTITLED {
             let from = connection.client.place().address();
             channels.refusals.note(Cause::Unentitled, from, "");
@@ -102,6 +109,16 @@ struct Connection {
     incoming: Incoming,
     heard: Instant,
     asked: bool,
+    parting: Option<Parting>,
+}
+
+/// How a client goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parting {
+    /// By a close, which is to be answered.
+    Close,
+    /// It says nothing more, but may still read.
+    End,
 }
 
 impl Connection {
@@ -122,6 +139,9 @@ impl Connection {
                 },
                 message = self.incoming.read(stream) => match message {
                     Ok(message) => {
+                        if message.is_none() {
+                            self.parting = Some(Parting::End);
+                        }
                         self.hear(message?, stream).await?;
                         // Many short frames are read at once: others have their turn between them.
                         tokio::task::consume_budget().await;
@@ -181,8 +201,24 @@ impl Connection {
         if message != Message::Pong {
             (self.heard, self.asked) = (timer::now(), false);
         }
+        match &message {
+            Message::Text(_) | Message::Binary(_) | Message::TooLong { .. } => self.take(&message),
+            Message::Ping(payload) => {
+                return tokio::time::timeout(TAKE, put(stream, PONG, payload)).await.ok()?;
+            }
+            Message::Pong => {}
+            Message::Close => {
+                self.parting = Some(Parting::Close);
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    /// Takes what is to be a frame.
+    fn take(&mut self, message: &Message) {
         let (dialect, length) = (self.client.dialect(), message.length());
-        let read = match &message {
+        let read = match message {
             Message::Text(text) => {
                 Frame::text(dialect, text).map_err(|why| (Head::text(dialect, text), why))
             }
@@ -193,22 +229,58 @@ impl Connection {
                 let head = if *text { Head::text(dialect, begin) } else { Head::binary(begin) };
                 Err((head, Malformed::TooLong(self.client.limits().frame)))
             }
-            Message::Ping(payload) => {
-                return tokio::time::timeout(TAKE, put(stream, PONG, payload)).await.ok()?;
-            }
-            Message::Pong => return Some(()),
-            Message::Close => {
-                // The answer to the client's own close; anyone who does not wait for it is gone all the same.
-                drop(tokio::time::timeout(TAKE, put(stream, CLOSE, b"")).await);
-                return None;
-            }
+            Message::Ping(_) | Message::Pong | Message::Close => return,
         };
         match read {
             Ok(frame) => self.client.hear(frame, length),
             Err((head, why)) => self.client.refuse(&head, why, length),
         }
-        Some(())
     }
+
+    /// Carries out what a client said before it went, and tells it what comes of that where it can still read.
+    async fn finish(&mut self, stream: &mut Stream, told: &mut Told) {
+        // Its stream broke where it was written to.
+        while self.parting.is_none()
+            && let Ok(Some(message)) = self.incoming.next()
+            && message != Message::Close
+        {
+            self.take(&message);
+        }
+        tokio::select! {
+            () = self.settle(stream) => {}
+            () = tokio::time::sleep(JOIN) => {}
+            () = told.go() => {}
+        }
+        if self.parting == Some(Parting::Close) {
+            // Anyone who does not wait for it is gone all the same.
+            drop(tokio::time::timeout(TAKE, put(stream, CLOSE, b"")).await);
+        }
+    }
+
+    /// Returns when nothing that the client said waits any more.
+    async fn settle(&mut self, stream: &mut Stream) {
+        let (outbox, wake) = (self.client.outbox().clone(), self.client.wake());
+        let (mut frames, mut open, mut reads) = (Vec::new(), true, self.parting.is_some());
+        while self.client.has_waiting() {
+            tokio::select! {
+                next = outbox.next(&mut frames), if open => {
+                    open = next == Next::Frames;
+                    reads = reads && tell(stream, &mut frames).await;
+                    frames.clear();
+                }
+                () = wake.notified() => self.client.sweep(),
+            }
+        }
+        if reads && outbox.try_next(&mut frames) == Some(Next::Frames) {
+            tell(stream, &mut frames).await;
+        }
+    }
+}
+
+/// Sends to a client that goes; whether it still reads.
+async fn tell(stream: &mut Stream, frames: &mut Vec<Encoded>) -> bool {
+    let sent = tokio::time::timeout(PART, send(stream, frames)).await;
+    sent.is_ok_and(|sent| sent.is_some())
 }
 
 /// Sends a short frame.

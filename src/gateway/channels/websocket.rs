@@ -135,7 +135,7 @@ impl Incoming {
     }
 
     /// The next message, if it is here.
-    fn next(&mut self) -> Result<Option<Message>, Broken> {
+    pub(super) fn next(&mut self) -> Result<Option<Message>, Broken> {
         loop {
             let Some(frame) = self.frame else {
                 match self.head()? {

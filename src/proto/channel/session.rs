@@ -3,7 +3,8 @@
 //! # Protocol
 //! A join has the client's `join_ref` (in V1 its `ref`) and a number of ours. Later frames belong to it when
 //! they carry the same `join_ref` or none; others are of a join that is over, and ignored. Joining a topic
-//! again ends the join before, also one that is still pending; events for a pending join wait for it. Source: Phoenix.Socket and Phoenix.Channel.Server 1.8.
+//! again ends the join before. While a join is pending all frames of its topic wait for it, a leave and another join among
+//! them, for Phoenix hears no frame before the join before it is settled. Source: Phoenix.Socket and Phoenix.Channel.Server 1.8.
 //!
 //! # Invariants
 //! 1. A topic is joined at most once, and at most so many as the node's limit are, those that are pending among them.
@@ -50,7 +51,7 @@ pub enum Ask {
     Join(Join, Option<Join>),
     /// An event for a join.
     Push(Join),
-    /// An event for a join that is pending: to be heard again when that is settled.
+    /// A frame for a topic whose join is pending: to be heard again when that is settled, in order.
     Wait(Join),
     /// The join is over at the client's wish: answer, then `phx_close`.
     Leave(Join),
@@ -95,7 +96,9 @@ impl Session {
             };
         }
         let current = self.joins.iter().find(|(topic, _)| topic.as_str() == frame.topic);
-        let pending = current.is_some_and(|(_, entry)| entry.pending);
+        if let Some((_, Entry { join, pending: true })) = current {
+            return Ask::Wait(join.clone());
+        }
         let current = current.map(|(_, entry)| entry.join.clone());
         match (frame.event.as_str(), current) {
             (JOIN, before) => self.join(frame, before),
@@ -109,7 +112,6 @@ impl Session {
             (event, Some(join)) if reserved(event) => {
                 Ask::Answer(join.join_ref, Outcome::Error, "reserved event")
             }
-            (_, Some(join)) if pending => Ask::Wait(join),
             (_, Some(join)) => Ask::Push(join),
         }
     }
@@ -129,6 +131,11 @@ impl Session {
         let join = Join { number: self.numbers, join_ref, topic: topic.clone() };
         self.joins.insert(topic, Entry { join: join.clone(), pending: true });
         Ask::Join(join, before)
+    }
+
+    /// The join of this topic, while it is pending.
+    pub fn pending(&self, topic: &Topic) -> Option<&Join> {
+        self.joins.get(topic).filter(|entry| entry.pending).map(|entry| &entry.join)
     }
 
     /// A pending join was granted; false when it is over already.

@@ -159,15 +159,37 @@ async function pending(suite, { a, s, alice }, expired) {
     for (let n = 0; n < 5; n++) raw.say(["x", `x${n}`, "test:ordered", "echo", { n }]);
     await raw.reply("x4");
     same(joined(raw, "x").map((frame) => frame[1]), ["x", "x0", "x1", "x2", "x3", "x4"], "the order of the replies");
-    // Left and joined again while pending: only the last one lives.
-    raw.say(["y", "y", "test:again", "phx_join", { wait: 3_000 }]).say(["y", "yl", "test:again", "phx_leave", {}]);
-    raw.say(["z", "z", "test:again", "phx_join", { wait: 3_000 }]).say(["w", "w", "test:again", "phx_join", {}]);
-    same((await raw.reply("yl"))[4].status, "ok", "the leave");
-    same((await raw.reply("w"))[4].status, "ok", "the last join");
-    raw.say(["w", "w1", "test:again", "echo", {}]);
-    same((await raw.reply("w1"))[4].status, "ok");
-    await sleep(3_500);
-    same(joined(raw, "y").concat(joined(raw, "z")).map((frame) => frame[1]).filter((ref) => ref !== "yl"), [], "late answers");
+    // Left and joined again while pending: all is answered in order, and only the last one lives.
+    const again = (...frames) => frames.forEach(([join, ref, event, payload = {}]) => raw.say([join, ref, "test:again", event, payload]));
+    again(["y", "y", "phx_join", { wait: 500 }], ["y", "y1", "shout", { n: 1 }], ["y", "y2", "phx_leave"], ["y", "y3", "echo"]);
+    again(["z", "z", "phx_join", { wait: 500 }], ["z", "z1", "echo"], ["w", "w", "phx_join"], ["z", "z2", "echo"], ["w", "w1", "echo"]);
+    await Promise.all(["y1", "z1", "w1"].map((ref) => until(`the reply to ${ref}`, () => raw.frames.some((frame) => frame[1] === ref))));
+    const told = raw.frames.filter((frame) => frame[2] === "test:again");
+    const order = (event) => told.filter((frame) => frame[3] === event).map((frame) => (event === "phx_reply" ? `${frame[1]} ${frame[4].status}` : frame[0]));
+    // A service answers when it has come to it.
+    same(order("phx_reply").filter((reply) => !/^(y|z|w)1 ok$/.test(reply)), ["y ok", "y2 ok", "y3 error", "z ok", "w ok"], "the replies");
+    same(order("phx_close"), ["y", "z"], "the joins that are over");
+  });
+  // In an inline family, and in a service whose joins take their time; however the client goes.
+  await suite.check("pending: what a client says before it goes is carried out", async (place) => {
+    const member = await place.raw(s, { token: alice });
+    for (const [at, topic] of [place.room(), "test:parting"].entries()) {
+      await member.joined(`m${at}`, topic);
+      for (const way of ["leave", "close", "end"]) {
+        const raw = await place.raw(s, { token: alice });
+        raw.say(["1", "1", topic, "phx_join", { wait: 300 }]).say(["1", "2", topic, "shout", { way, topic }]);
+        if (way === "leave") raw.say(["1", "3", topic, "phx_leave", {}]);
+        if (way === "close") raw.ws.close(1000);
+        if (way === "end") raw.ws._socket.end();
+        await member.next((frame) => frame[3] === "shout" && frame[4].way === way && frame[4].topic === topic, `${way} in ${topic}`);
+        if (way === "leave") await until("all replies", () => raw.frames.filter((frame) => frame[3] === "phx_reply").length === 3);
+        if (way === "close") await raw.closed(1005);
+        const replies = raw.frames.filter((frame) => frame[3] === "phx_reply").map((frame) => `${frame[1]} ${frame[4].status}`);
+        // A service answers a push when it has come to it, though its client may be gone.
+        const wanted = { leave: ["1 ok", "2 ok", "3 ok"], close: at ? ["1 ok"] : ["1 ok", "2 ok"], end: [] }[way];
+        same((at ? replies.sort() : replies).slice(0, wanted.length), wanted, `the replies, ${way} in ${topic}`);
+      }
+    }
   });
   await suite.check("pending: a bad token behind the same address makes no other one wait", (place) =>
     inOrder(async (n) => {
