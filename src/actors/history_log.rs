@@ -235,7 +235,7 @@ impl Recorder {
             self.0.metrics.add(Count::Channels, "history_cut", cut);
             tracing::warn!(
                 messages = cut,
-                "the history has all the room that it may: the oldest messages of those that have most went, or topics that were silent longest"
+                "the history has all the room that it may: the oldest messages of those that have most went, or the topics that have fewest"
             );
         }
         Ok(())

@@ -3,7 +3,8 @@
 //! A second [`Store`], `history.redb`: it opens, fails, recovers and is set aside as the first one does. Invariants:
 //! 1. What a write was given is durable when it returns, whole or not at all, with what it let go of.
 //! 2. The chunks of all topics have at most the bytes that they may have together. Beyond that those that have most let go
-//!    of their oldest: a loud topic costs no other its history. Of more than `MAX_TOPICS` those that were silent longest go.
+//!    of their oldest: a loud topic costs no other its history. Of more than `MAX_TOPICS` those with fewest
+//!    messages go, of equal ones those that were silent longest: many new topics cost those no history that have more.
 //! 3. A chunk that is not as it was written is skipped and counted; nothing after it is lost with it.
 //! 4. The names of topics are values in the file, never names of files.
 
@@ -386,7 +387,7 @@ impl File<'_> {
         }
         let (mut rows, mut cut) = (rows(&self.topics)?, 0);
         if self.totals.topics > MAX_TOPICS {
-            rows.sort_by_key(|(_, row)| std::cmp::Reverse(row.last));
+            rows.sort_by_key(|(_, row)| std::cmp::Reverse((row.messages, row.last)));
             let stay = usize::try_from(MAX_TOPICS - MAX_TOPICS / SLACK).unwrap_or(usize::MAX);
             for (topic, row) in rows.drain(stay.min(rows.len())..) {
                 cut += self.shorten(&topic, row, 0)?;

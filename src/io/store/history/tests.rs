@@ -123,7 +123,7 @@ fn a_fair_share_leaves_those_alone_that_have_less() {
 }
 
 #[test]
-fn more_topics_than_are_kept_let_go_of_those_that_were_silent_longest() {
+fn of_more_topics_than_are_kept_those_with_fewest_messages_go() {
     let dir = tempfile::tempdir().expect("a directory");
     let history = open(dir.path());
     let name = |n: u64| format!("room:{n}");
@@ -138,6 +138,17 @@ fn more_topics_than_are_kept_let_go_of_those_that_were_silent_longest() {
     assert_eq!(history.totals().topics, left);
     assert_eq!(firsts(&history, &name(1)), Vec::<u64>::new());
     assert_eq!(firsts(&history, &name(MAX_TOPICS + 1)), [0]);
+    // However silent: a flood of topics of one message lets go of its own.
+    let more = |text: &str, count, at| {
+        let more = [writing(text, rule(9, 1000), &[chunk(0, count, at, 10)])];
+        history.write(&more, ROOM, MAX_TOPICS).expect("writes")
+    };
+    more("room:two", 2, 1);
+    more("room:silent", 1, 1);
+    write(MAX_TOPICS + 2..=MAX_TOPICS + 900);
+    assert_eq!(history.totals().topics, left);
+    assert_eq!(firsts(&history, "room:two"), [0]);
+    assert_eq!(firsts(&history, "room:silent"), Vec::<u64>::new());
     // Each has what is its own.
     let of = |n: u64| {
         let found = history.newest(&topic(&name(n)), |_| false).expect("reads");
