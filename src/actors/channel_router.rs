@@ -56,8 +56,11 @@ const NOT_KEPT: &str = "the topic is not kept here";
 const UNSEEN: Duration = Duration::from_secs(60);
 /// Topics that read what they have on disk, or ask for what others have, at once.
 const PLACES: usize = 16;
+/// How long after its start joins that go on from a cursor wait for links: alone, a node does not know what they missed.
+const SETTLES: Duration = Duration::from_secs(5);
 /// Joins that ask other nodes for what is not here at once: a client must not have a node ask without end.
 const FETCHES: usize = 4;
+
 /// Answers other nodes' routers, until the result is dropped: what they said before has arrived then.
 ///
 /// # Errors
@@ -110,6 +113,8 @@ pub struct Setup {
     pub recorder: Option<Recorder>,
     /// Whose publications those of this node are.
     pub publisher: Publisher,
+    /// Whether other nodes are known, which it links to as soon as it can.
+    pub knows_others: bool,
     /// Whether this node sends its clients elsewhere.
     pub leaving: watch::Receiver<bool>,
 }
@@ -200,7 +205,6 @@ struct Running {
     opening: Option<Vec<Shown>>,
     /// Joins ever, and what else a topic must not end before: one that knows of fewer is about to get another.
     joins: u64,
-    on_disk: bool,
 }
 
 struct Inside {
@@ -285,7 +289,7 @@ impl Inside {
         let (router, opened) = (self.myself.clone(), topic.clone());
         let mut hall =
             TopicTask::new(topic.clone(), subscription, heard, Box::new(idle), self.shared.clone());
-        hall.take_whole(whole);
+        hall.begin_with(&self.links, whole);
         // Who answers knows that messages on the topic are to come here.
         let asking = hall.ask_heads(&self.links);
         // It outlives this actor by as long as it takes to tell its members.
@@ -297,8 +301,7 @@ impl Inside {
             drop(known.await); // a router that ended has closed the orders
             hall.run().await;
         });
-        let on_disk = self.shared.rules.of(topic).disk;
-        let running = Running { orders, opening: Some(Vec::new()), joins: 0, on_disk };
+        let running = Running { orders, opening: Some(Vec::new()), joins: 0 };
         let there = self.attendance.presence().entries(topic);
         running.order(Order::Present(there.cloned().map(Change::Joined).collect()));
         self.topics.insert(topic.clone(), running);
@@ -392,11 +395,14 @@ impl Inside {
         match notice {
             Notice::Up(peer, _) => {
                 Arc::make_mut(&mut self.links).insert(peer.clone(), self.router.number());
-                let kept = self.topics.values().filter(|running| running.on_disk);
-                kept.for_each(|running| running.order(Order::Linked(self.links.clone())));
+                let linked = || Order::Linked(self.links.clone());
+                self.topics.values().for_each(|running| running.order(linked()));
             }
             Notice::Down(peer, _) | Notice::Forgotten(peer) | Notice::Offline(peer) => {
-                Arc::make_mut(&mut self.links).remove(peer);
+                if Arc::make_mut(&mut self.links).remove(peer).is_some() {
+                    let unlinked = || Order::Unlinked(peer.clone(), self.links.clone());
+                    self.topics.values().for_each(|running| running.order(unlinked()));
+                }
             }
             Notice::Message(..)
             | Notice::Renewed(_)
@@ -474,6 +480,7 @@ impl Process for Inside {
             publisher: setup.publisher.clone(),
             me: router.bus.exchange().name().clone(),
             exchange: router.bus.exchange().clone(),
+            settled_at: if setup.knows_others { now + SETTLES } else { now },
             places: Arc::new(Semaphore::new(PLACES)),
             fetching: Arc::new(Semaphore::new(FETCHES)),
             marks: router.marks.clone(),

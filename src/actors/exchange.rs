@@ -79,7 +79,6 @@ impl Exchange {
         self.topics.me()
     }
 
-    /// What this node may do.
     /// Whether a linked peer may publish on a topic.
     pub(crate) fn may_publish(&self, peer: &NodeName, topic: &Topic) -> bool {
         self.topics.peer(peer).is_ok_and(|outlet| outlet.capabilities().may_publish(topic))
@@ -92,6 +91,12 @@ impl Exchange {
         }
     }
 
+    /// The linked nodes that subscribe to a topic.
+    pub(crate) fn subscribers(&self, topic: &Topic) -> Vec<NodeName> {
+        self.topics.route(topic).peers.iter().map(|outlet| outlet.peer().clone()).collect()
+    }
+
+    /// What this node may do.
     pub(crate) fn capabilities(&self) -> &Capabilities {
         self.topics.capabilities()
     }

@@ -120,6 +120,7 @@ pub(super) fn tree(config: &Config, parts: Parts, peers: &Peers, bus: &Bus) -> P
         rules: config.history.clone(),
         recorder: parts.recorder.clone(),
         publisher: parts.publisher.clone(),
+        knows_others: !(parts.remembered.is_empty() && config.join.is_empty()),
         leaving: view.clients.leaving(),
     };
     let admin = admin::child(view.clone(), issuing.clone(), parts.admin_socket.0.clone());

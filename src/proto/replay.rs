@@ -11,12 +11,17 @@
 //! names or the log has heard:
 //! ```text
 //! the cursor is within what is held, or just before it     the rest of it
+//! the cursor is within an epoch that the publisher left    the rest of it, and all of those that followed
 //! the cursor does not name the publisher                   all of it, if it begins with 1
 //!                                                          and no other epoch was heard before
 //! the log never heard of the publisher, or not so far      Gap: it may come yet
-//! another epoch, trimmed, lost on the way                  Gap
+//! an unknown epoch, trimmed, lost on the way               Gap
 //! a tag that is not that of the message                    Gap: nobody was sent this cursor
 //! ```
+//! A publisher that was killed begins another epoch, and nobody knows what it said last: an epoch ends with the last of it
+//! that came, unless another log has more of it or knows of one between ([`Log::note_elsewhere`], [`Log::note_succession`]). So a cursor gets
+//! what somebody got who stayed, as far as any log that is asked has it.
+//!
 //! After an unknown loss the log has heard of nobody, and a cursor must show that it is later: it has
 //! seen something that this log took since. What was taken before a loss or a hole stays for those who ask for the
 //! history of the topic; no cursor is answered with it. A publisher of which neither the cursor nor the log knows is
@@ -25,19 +30,23 @@
 //!
 //! # Invariants
 //! 1. `Ok` of [`Log::after`] is exactly what the log took and the cursor has not seen, in the order in
-//!    which it was taken; nothing of what lies between was lost.
+//!    which it was taken; nothing of what lies between was lost, but what came to no log at the end of an epoch.
 //! 2. At most as many entries, of as many bytes, as its [`Bounds`] say; in the order in which they came.
 //! 3. A cursor names at most [`NODES`] publishers; its text has at most [`TEXT`] bytes, all of
 //!    `A–Z a–z 0–9 . _ - @ / : ,`, one text for one cursor. A log that heard more publishers than that
 //!    forgets as after an unknown loss.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::proto::node::NodeName;
+
+mod cursor;
+mod heard;
+
+pub use cursor::{Cursor, NODES, NoCursor, Position, TEXT};
+use heard::{Heard, Run};
 
 /// What a log holds, at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,114 +60,6 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self { entries: 512, bytes: 4 * 1024 * 1024 }
-    }
-}
-
-/// Publishers of a cursor, at most.
-pub const NODES: usize = 64;
-/// Longest text of a cursor, in bytes.
-pub const TEXT: usize = 6144;
-/// What a publisher needs in that text beside its name, at most.
-const STAMP: usize = 48;
-
-/// Where in its publisher's sequence a message stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Position {
-    /// Which numbering of the publisher; they have no order.
-    pub epoch: u32,
-    /// From 1.
-    pub n: u64,
-    /// Drawn at random for each message: only who was sent a cursor with it can name it.
-    pub tag: u64,
-}
-
-/// What somebody has seen of a topic: everything up to these stamps. As text `a@h/5f3a:12:9c,b@h/1:7:e0`: in
-/// order of names, epochs and tags in hexadecimal, numbers in decimal; empty is nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cursor(BTreeMap<NodeName, Position>);
-
-impl Cursor {
-    /// Whether the cursor has this message behind it.
-    fn has(&self, from: &NodeName, stamp: Position) -> bool {
-        self.0.get(from).is_some_and(|seen| seen.epoch == stamp.epoch && seen.n >= stamp.n)
-    }
-
-    /// Whether it has seen nothing.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Whether it has seen all that the other one has.
-    pub fn covers(&self, other: &Self) -> bool {
-        other.0.iter().all(|(name, stamp)| self.has(name, *stamp))
-    }
-
-    /// The publishers that it names, and how far it has seen each.
-    pub fn iter(&self) -> impl Iterator<Item = (&NodeName, Position)> {
-        self.0.iter().map(|(name, stamp)| (name, *stamp))
-    }
-
-    /// Whether a message is the next one of its publisher.
-    fn continues(&self, from: &NodeName, stamp: Position) -> bool {
-        let next =
-            |seen: &Position| seen.epoch == stamp.epoch && seen.n.checked_add(1) == Some(stamp.n);
-        self.0.get(from).map_or(stamp.n == 1, next)
-    }
-
-    /// Has seen a message, too, if it is the next one of its publisher; whether it is.
-    pub fn advance(&mut self, from: &NodeName, stamp: Position) -> bool {
-        let next = self.continues(from, stamp);
-        if next {
-            self.0.insert(from.clone(), stamp);
-        }
-        next
-    }
-
-    fn fits(&self, one_more: &NodeName) -> bool {
-        let names = self.0.keys().chain([one_more]);
-        self.0.len() < NODES && names.map(|name| name.as_str().len() + STAMP).sum::<usize>() <= TEXT
-    }
-}
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().enumerate().try_for_each(|(at, (name, stamp))| {
-            let comma = if at == 0 { "" } else { "," };
-            write!(f, "{comma}{name}/{:x}:{}:{:x}", stamp.epoch, stamp.n, stamp.tag)
-        })
-    }
-}
-
-/// The text is no cursor. Nothing changed; anyone who supplied it has to start without one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no cursor")]
-pub struct NoCursor;
-
-impl FromStr for Cursor {
-    type Err = NoCursor;
-
-    fn from_str(text: &str) -> Result<Self, NoCursor> {
-        if text.len() > TEXT {
-            return Err(NoCursor);
-        }
-        let parts = text.split(',').filter(|_| !text.is_empty());
-        let part = |part: &str| {
-            let (name, stamp) = part.split_once('/')?;
-            let (epoch, stamp) = stamp.split_once(':')?;
-            let (n, tag) = stamp.split_once(':')?;
-            let (epoch, tag) =
-                (u32::from_str_radix(epoch, 16).ok()?, u64::from_str_radix(tag, 16).ok()?);
-            let stamp = Position { epoch, n: n.parse().ok()?, tag };
-            Some((name.parse().ok()?, stamp)).filter(|_| stamp.n > 0)
-        };
-        let seen: BTreeMap<_, _> = parts.map(part).collect::<Option<_>>().ok_or(NoCursor)?;
-        let cursor = Self(seen);
-        // One spelling: in order, each name once, no leading zeros.
-        if cursor.0.len() <= NODES && cursor.to_string() == text {
-            Ok(cursor)
-        } else {
-            Err(NoCursor)
-        }
     }
 }
 
@@ -182,19 +83,6 @@ pub enum Gap {
     /// Something after the cursor is not here any more, or never was; or nobody was sent this cursor.
     #[error("what came after the cursor is not here")]
     Lost,
-}
-
-/// How much of a publisher's current epoch is held; the latest number is in the log's cursor.
-#[derive(Debug)]
-struct Held {
-    /// The first number since a hole or since the log began.
-    start: u64,
-    /// The first number held; one above the latest when none is.
-    low: u64,
-    /// The tag of the number before it, where it was held.
-    below: Option<u64>,
-    /// The epoch before this one.
-    before: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -235,7 +123,7 @@ pub struct Log<T> {
     kept: VecDeque<Logged<T>>,
     /// What they cost together.
     cost: usize,
-    heard: BTreeMap<NodeName, Held>,
+    heard: BTreeMap<NodeName, Heard>,
     /// The latest stamps of those heard.
     latest: Cursor,
     /// How often something was lost in unknown ways.
@@ -274,11 +162,11 @@ impl<T> Log<T> {
 
     /// How it stands.
     pub fn stands(&self) -> Standing {
-        let of = |(name, held): (&NodeName, &Held)| {
-            let latest = self.latest.0.get(name)?;
-            Some((name.clone(), *latest, held.start, held.before))
+        let of = |(name, heard): (&NodeName, &Heard)| {
+            let Run { last, start, .. } = heard.current;
+            (name.clone(), last, start, heard.before(heard.left.len()).map(|(epoch, _)| epoch))
         };
-        Standing { heard: self.heard.iter().filter_map(of).collect(), whole: self.losses == 0 }
+        Standing { heard: self.heard.iter().map(of).collect(), whole: self.losses == 0 }
     }
 
     /// A log that stands so, and holds nothing.
@@ -286,38 +174,116 @@ impl<T> Log<T> {
         let mut log = Self::within(bounds);
         log.losses = u64::from(!standing.whole);
         for (name, latest, start, before) in &standing.heard {
-            let (low, below) = (latest.n.saturating_add(1), Some(latest.tag));
-            let held = Held { start: *start, low, below, before: *before };
-            log.heard.insert(name.clone(), held);
+            let before = before.map(|epoch| (epoch, 0));
+            let heard = Heard { before, ..Heard::of(Run::after(*latest, *start)) };
+            log.heard.insert(name.clone(), heard);
             log.latest.0.insert(name.clone(), *latest);
         }
         log
     }
 
-    /// A publisher says that this was its latest. What of it has not come here is lost.
+    /// A publisher says that this was its latest, or another log has it. What of it has not come here is lost.
     pub fn hear(&mut self, from: &NodeName, latest: Position) {
-        let last = self.latest.0.get(from).copied();
-        if last.is_some_and(|last| last.epoch == latest.epoch && last.n >= latest.n) {
-            return;
-        }
-        if last.is_none() && !self.latest.fits(from) {
-            self.missed();
-        }
-        let before = self.heard.get(from).and_then(|held| held.before);
-        let before = last.map(|last| last.epoch).filter(|epoch| *epoch != latest.epoch).or(before);
         let next = latest.n.saturating_add(1);
-        let held = Held { start: next, low: next, below: Some(latest.tag), before };
-        self.heard.insert(from.clone(), held);
+        match self.heard.get_mut(from) {
+            Some(heard) if heard.current.last.epoch == latest.epoch => {
+                if heard.current.last.n >= latest.n {
+                    return;
+                }
+                heard.skip(Run::after(latest, next));
+            }
+            Some(heard) if heard.has_left(latest.epoch) => {
+                return self.note_elsewhere(from, latest);
+            }
+            Some(heard) => heard.begin(Run::after(latest, next), false),
+            None => {
+                if !self.latest.fits(from) {
+                    self.missed();
+                }
+                self.heard.insert(from.clone(), Heard::of(Run::after(latest, next)));
+            }
+        }
         self.latest.0.insert(from.clone(), latest);
+    }
+
+    /// What another log of the same messages has lost, this one has lost, too.
+    pub fn inherit_losses<U>(&mut self, other: &Log<U>) {
+        for (name, theirs) in &other.heard {
+            self.hear(name, theirs.current.last);
+        }
+        for (name, epoch, before) in other.successions() {
+            self.note_succession(name, epoch, before);
+        }
+        for (name, theirs) in &other.heard {
+            let Some(heard) = self.heard.get_mut(name) else { continue };
+            let lost = theirs.runs().filter(|run| run.is_lost());
+            for place in
+                lost.filter_map(|run| Some(heard.run(run.last.epoch)?.0)).collect::<Vec<_>>()
+            {
+                heard.lose(place);
+            }
+        }
+    }
+
+    /// A publisher says itself that this was its latest: what others said of it does not count against that.
+    pub fn correct(&mut self, from: &NodeName, latest: Position) {
+        let next = latest.n.saturating_add(1);
+        if let Some(heard) = self.heard.get_mut(from) {
+            let last = heard.current.last;
+            let ahead =
+                last.epoch == latest.epoch && last.n > latest.n && heard.current.is_hearsay();
+            if ahead || last.epoch != latest.epoch && heard.has_left(latest.epoch) {
+                heard.skip(Run::after(latest, next));
+                heard.forget(latest.epoch);
+                self.latest.0.insert(from.clone(), latest);
+                return;
+            }
+        }
+        self.hear(from, latest);
+    }
+
+    /// Another log has this message. Where its publisher has left the epoch and it did not come here, or the epoch is unknown
+    /// and may lie between, nothing before can be resumed from.
+    pub fn note_elsewhere(&mut self, from: &NodeName, theirs: Position) {
+        let Some(heard) = self.heard.get_mut(from) else { return };
+        let left = heard.left.len();
+        match heard.run(theirs.epoch) {
+            Some((place, run)) if place < left && run.last.n < theirs.n => {
+                heard.cut(place + 1);
+                heard.before = heard.before.map(|(epoch, _)| (epoch, theirs.n));
+            }
+            None if !heard.has_left(theirs.epoch) => heard.cut(left),
+            Some(_) | None => {}
+        }
+    }
+
+    /// To another log this epoch of a publisher came after that one, which had come so far at least. Where that is otherwise
+    /// here, nothing before it can be resumed from.
+    pub fn note_succession(&mut self, from: &NodeName, epoch: u32, before: (u32, u64)) {
+        let Some(heard) = self.heard.get_mut(from) else { return };
+        let Some((place, _)) = heard.run(epoch) else { return };
+        let here = heard.before(place);
+        if here.is_some_and(|here| here.0 != before.0 || here.1 < before.1) {
+            heard.cut(place);
+            heard.before = Some(before);
+        }
+    }
+
+    /// Which epoch of a publisher came after which, and how far that had come at least, as [`Log::note_succession`] takes it.
+    pub fn successions(&self) -> impl Iterator<Item = (&NodeName, u32, (u32, u64))> {
+        self.heard.iter().flat_map(|(name, heard)| {
+            let before = move |(place, run): (usize, &Run)| {
+                heard.before(place).map(|before| (name, run.last.epoch, before))
+            };
+            heard.runs().enumerate().filter_map(before)
+        })
     }
 
     /// It is not known what came of a publisher after its latest: of it nothing before now can be resumed from.
     pub fn lost(&mut self, from: &NodeName) {
-        let Some((held, latest)) = self.heard.get_mut(from).zip(self.latest.0.get(from)) else {
-            return;
-        };
-        let beyond = latest.n.saturating_add(2);
-        (held.start, held.low, held.below) = (beyond, beyond, None);
+        if let Some(heard) = self.heard.get_mut(from) {
+            heard.lose(heard.left.len());
+        }
     }
 
     /// How a log stands that has heard nothing, and has missed nothing if this one has not.
@@ -335,15 +301,25 @@ impl<T> Log<T> {
             }
             room -= kept.cost;
             let Position { epoch, n, .. } = kept.position;
-            let tag = self.heard.get(&kept.from).and_then(|held| self.tag(&kept.from, held, n - 1));
+            let run = self.heard.get(&kept.from).and_then(|heard| heard.run(epoch));
+            let tag = run.and_then(|(_, run)| self.tag(&kept.from, run, n - 1));
             latest.insert(kept.from.clone(), Position { epoch, n: n - 1, tag: tag.unwrap_or(0) });
             entries.push((&kept.from, kept.position, &kept.entry));
         }
         entries.reverse();
         let stands = |(name, position): (&NodeName, &Position)| {
-            let held = self.heard.get(name)?;
-            let begins = position.n == 0 && held.before.is_none();
-            (!begins).then(|| (name.clone(), *position, held.start, held.before))
+            let heard = self.heard.get(name)?;
+            let (place, run) = heard.run(position.epoch)?;
+            // At the start of an epoch, the position is the last one of the epoch before.
+            let previous = place.checked_sub(1).filter(|_| position.n == 0);
+            let (place, run, position) =
+                match previous.and_then(|place| Some((place, heard.left.get(place)?))) {
+                    Some((place, run)) => (place, run, run.last),
+                    None => (place, run, *position),
+                };
+            let before = heard.before(place).map(|(epoch, _)| epoch);
+            let begins = position.n == 0 && before.is_none();
+            (!begins).then(|| (name.clone(), position, run.start, before))
         };
         let heard = latest.iter().filter_map(stands).collect();
         (Standing { heard, whole: self.losses == 0 }, entries)
@@ -354,36 +330,55 @@ impl<T> Log<T> {
         self.latest.continues(from, stamp)
     }
 
+    /// Whether it is the first one of an epoch that is unknown here, of a known publisher. Whether that is a later epoch than
+    /// the current one, it does not say.
+    pub fn begins(&self, from: &NodeName, stamp: Position) -> bool {
+        let known = self.heard.contains_key(from);
+        known && stamp.n == 1 && self.verdict(from, stamp) == Verdict::New
+    }
+
+    /// Whether a publisher has left this epoch, as far as is known here.
+    pub fn has_left(&self, from: &NodeName, epoch: u32) -> bool {
+        self.heard.get(from).is_some_and(|heard| heard.has_left(epoch))
+    }
+
     /// The latest position of a publisher.
     pub fn latest(&self, from: &NodeName) -> Option<Position> {
         self.latest.0.get(from).copied()
     }
 
-    /// Takes a message; `cost` is what it needs in memory, in bytes.
-    pub fn push(&mut self, from: &NodeName, stamp: Position, cost: usize, entry: T) -> Verdict {
-        let last = self.latest.0.get(from).copied();
-        let before = self.heard.get(from).and_then(|held| held.before);
-        let verdict = match last {
+    /// What this message would be.
+    fn verdict(&self, from: &NodeName, stamp: Position) -> Verdict {
+        let heard = self.heard.get(from);
+        let last = heard.map(|heard| heard.current.last);
+        match last {
             _ if stamp.n == 0 || stamp.n == u64::MAX => Verdict::Ignored, // nobody counts so
             None => Verdict::New,
             Some(last) if last.epoch == stamp.epoch && stamp.n <= last.n => Verdict::Ignored,
             Some(last) if last.epoch == stamp.epoch && stamp.n == last.n + 1 => Verdict::New,
             Some(last) if last.epoch == stamp.epoch => Verdict::Hole,
-            Some(_) if before == Some(stamp.epoch) => Verdict::Ignored,
+            Some(_) if heard.is_some_and(|it| it.has_left(stamp.epoch)) => Verdict::Ignored,
             Some(_) if stamp.n == 1 => Verdict::New,
             Some(_) => Verdict::Hole,
-        };
+        }
+    }
+
+    /// Takes a message; `cost` is what it needs in memory, in bytes.
+    pub fn push(&mut self, from: &NodeName, stamp: Position, cost: usize, entry: T) -> Verdict {
+        let verdict = self.verdict(from, stamp);
         if verdict == Verdict::Ignored {
             return verdict;
         }
-        if last.is_none() && !self.latest.fits(from) {
+        if !self.heard.contains_key(from) && !self.latest.fits(from) {
             self.missed();
         }
-        let follows = last.is_some_and(|last| last.epoch == stamp.epoch);
-        if !follows || verdict == Verdict::Hole {
-            let before = last.map(|last| last.epoch).filter(|_| !follows).or(before);
-            let held = Held { start: stamp.n, low: stamp.n, below: None, before };
-            self.heard.insert(from.clone(), held);
+        match self.heard.get_mut(from) {
+            None => drop(self.heard.insert(from.clone(), Heard::of(Run::with(stamp)))),
+            Some(heard) if heard.current.last.epoch != stamp.epoch => {
+                heard.begin(Run::with(stamp), verdict == Verdict::New);
+            }
+            Some(heard) if verdict == Verdict::New => heard.current.last = stamp,
+            Some(heard) => heard.skip(Run::with(stamp)),
         }
         self.latest.0.insert(from.clone(), stamp);
         let cost = cost.min(self.bounds.bytes.saturating_add(1));
@@ -411,20 +406,23 @@ impl<T> Log<T> {
     fn let_go(&mut self) {
         let Some(oldest) = self.kept.pop_front() else { return };
         self.cost -= oldest.cost;
-        if self.is_held(&oldest)
-            && let Some(held) = self.heard.get_mut(&oldest.from)
-        {
-            (held.low, held.below) = (oldest.position.n + 1, Some(oldest.position.tag));
-        }
+        let Some(place) = self.place(&oldest) else { return };
+        let Some(heard) = self.heard.get_mut(&oldest.from) else { return };
+        heard.cut(place); // no cursor of an earlier epoch is whole from here on
+        let run = heard.left.front_mut().unwrap_or(&mut heard.current);
+        (run.low, run.below) = (oldest.position.n + 1, Some(oldest.position.tag));
     }
 
-    /// Whether it belongs to what is held of its publisher without a gap.
+    /// The place of its epoch, if it belongs to what is held of its publisher without a gap.
+    fn place(&self, kept: &Logged<T>) -> Option<usize> {
+        let Position { epoch, n, .. } = kept.position;
+        let (place, run) = self.heard.get(&kept.from)?.run(epoch)?;
+        (kept.losses == self.losses && n >= run.low).then_some(place)
+    }
+
+    /// Whether it belongs to that.
     fn is_held(&self, kept: &Logged<T>) -> bool {
-        let of = self.heard.get(&kept.from).zip(self.latest.0.get(&kept.from));
-        of.is_some_and(|(held, latest)| {
-            let Position { epoch, n, .. } = kept.position;
-            kept.losses == self.losses && epoch == latest.epoch && n >= held.low
-        })
+        self.place(kept).is_some()
     }
 
     /// Nobody knows what did not come: nothing before now can be resumed from.
@@ -464,14 +462,15 @@ impl<T> Log<T> {
         &self.latest
     }
 
-    /// The tag of a number of this publisher, if it is known here.
-    fn tag(&self, name: &NodeName, held: &Held, n: u64) -> Option<u64> {
-        if n < held.low {
-            return held.below.filter(|_| n + 1 == held.low);
+    /// The tag of a number in this epoch of a publisher, if it is known here.
+    fn tag(&self, name: &NodeName, run: &Run, n: u64) -> Option<u64> {
+        if n < run.low {
+            return run.below.filter(|_| n + 1 == run.low);
         }
-        let is = |kept: &&Logged<T>| kept.position.n == n && kept.from == *name;
-        let kept = self.kept.iter().rev().find(|kept| is(kept) && self.is_held(kept));
-        kept.map(|kept| kept.position.tag)
+        let (epoch, is_held) = (run.last.epoch, |kept: &&Logged<T>| self.is_held(kept));
+        let is = |kept: &&Logged<T>| (kept.position.epoch, kept.position.n) == (epoch, n);
+        let mut kept = self.kept.iter().rev().filter(|kept| kept.from == *name && is(kept));
+        kept.find(is_held).map(|kept| kept.position.tag)
     }
 
     /// What a cursor has not seen, in order. Nor has it seen anything that comes later.
@@ -516,26 +515,39 @@ impl<T> Log<T> {
         mut later: bool,
     ) -> Result<impl DoubleEndedIterator<Item = (&NodeName, Position, &T)>, Gap> {
         for (name, seen) in &cursor.0 {
-            let Some((held, latest)) = self.heard.get(name).zip(self.latest.0.get(name)) else {
-                continue;
-            };
-            let forged = self.tag(name, held, seen.n).is_some_and(|tag| tag != seen.tag);
-            if seen.epoch != latest.epoch || seen.n < held.low - 1 || forged {
+            let Some(heard) = self.heard.get(name) else { continue };
+            let (place, run) = heard.run(seen.epoch).ok_or(Gap::Lost)?;
+            let beyond = place < heard.left.len() && seen.n > run.last.n;
+            let forged = self.tag(name, run, seen.n).is_some_and(|tag| tag != seen.tag);
+            if beyond || seen.n < run.low - 1 || forged {
                 return Err(Gap::Lost);
             }
-            later |= seen.n >= held.start;
+            later |= seen.n >= run.start;
         }
-        let unnamed = self.heard.iter().filter(|(name, _)| !cursor.0.contains_key(*name));
-        let mut unnamed = unnamed.map(|(_, held)| held);
-        if !later || unnamed.any(|held| held.low != 1 || held.before.is_some()) {
+        let begins = |heard: &Heard| {
+            heard.before.is_none() && heard.runs().next().is_some_and(|run| run.low == 1)
+        };
+        let mut unnamed = self.heard.iter().filter(|(name, _)| !cursor.0.contains_key(*name));
+        if !later || unnamed.any(|(_, heard)| !begins(heard)) {
             return Err(Gap::Lost);
         }
-        if cursor.0.iter().any(|(name, seen)| !self.latest.has(name, *seen)) {
+        let here = |name: &NodeName, seen: &Position| {
+            let run = self.heard.get(name).and_then(|heard| heard.run(seen.epoch));
+            run.is_some_and(|(_, run)| run.last.n >= seen.n)
+        };
+        if cursor.0.iter().any(|(name, seen)| !here(name, seen)) {
             return Err(Gap::Ahead);
         }
-        let fresh = |kept: &&Logged<T>| {
-            let seen = cursor.0.get(&kept.from);
-            self.is_held(kept) && seen.is_none_or(|seen| kept.position.n > seen.n)
+        let stands: BTreeMap<_, _> = (cursor.0.iter())
+            .filter_map(|(name, seen)| {
+                let (place, _) = self.heard.get(name)?.run(seen.epoch)?;
+                Some((name.clone(), (place, seen.n)))
+            })
+            .collect();
+        let fresh = move |kept: &&Logged<T>| {
+            let seen = stands.get(&kept.from);
+            let place = self.place(kept).map(|place| (place, kept.position.n));
+            place.is_some_and(|place| seen.is_none_or(|seen| place > *seen))
         };
         let kept = self.kept.iter().filter(fresh);
         Ok(kept.map(|kept| (&kept.from, kept.position, &kept.entry)))

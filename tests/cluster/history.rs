@@ -16,18 +16,23 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const DISK: &str = "room:*=5000,1d,disk";
 
 /// One client on one topic.
-struct Member {
+pub(crate) struct Member {
     socket: WebSocket<TcpStream>,
     topic: String,
     /// What it was told at its join.
-    reply: Value,
+    pub(crate) reply: Value,
     /// Where it stands.
-    seq: Value,
+    pub(crate) seq: Value,
 }
 
 impl Member {
     #[track_caller]
     fn join(node: &Node, topic: &str, params: &Value) -> Self {
+        Self::asking(node, topic, params).joined()
+    }
+
+    /// One that has asked to join.
+    pub(crate) fn asking(node: &Node, topic: &str, params: &Value) -> Self {
         let stream = TcpStream::connect(node.http()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let url = format!("ws://{}/socket/websocket?vsn=2.0.0", node.http());
@@ -35,16 +40,21 @@ impl Member {
         let mut member =
             Self { socket, topic: topic.to_owned(), reply: Value::Null, seq: Value::Null };
         member.send("1", "phx_join", params);
-        let (_, reply) = member.next("phx_reply");
-        assert_eq!(reply["status"], "ok", "{reply}");
-        member.reply = reply["response"].clone();
-        member.seq = member.reply["seq"].clone();
         member
+    }
+
+    #[track_caller]
+    pub(crate) fn joined(mut self) -> Self {
+        let (_, reply) = self.next("phx_reply");
+        assert_eq!(reply["status"], "ok", "{reply}");
+        self.reply = reply["response"].clone();
+        self.seq = self.reply["seq"].clone();
+        self
     }
 
     /// One that is told where each message stands.
     #[track_caller]
-    fn numbered(node: &Node, topic: &str) -> Self {
+    pub(crate) fn numbered(node: &Node, topic: &str) -> Self {
         Self::join(node, topic, &json!({ "last_seq": null }))
     }
 
@@ -67,7 +77,7 @@ impl Member {
 
     /// Tells the topic these numbers, and sees each come back.
     #[track_caller]
-    fn says(&mut self, numbers: impl IntoIterator<Item = u64>) {
+    pub(crate) fn says(&mut self, numbers: impl IntoIterator<Item = u64>) {
         for number in numbers {
             self.send("2", "say", &json!({ "n": number }));
             assert_eq!(self.hears(1), [number]);
@@ -76,7 +86,7 @@ impl Member {
 
     /// Likewise, each so many bytes long.
     #[track_caller]
-    fn says_long(&mut self, numbers: impl IntoIterator<Item = u64>, bytes: usize) {
+    pub(crate) fn says_long(&mut self, numbers: impl IntoIterator<Item = u64>, bytes: usize) {
         let pad = "x".repeat(bytes);
         for number in numbers {
             self.send("2", "say", &json!({ "n": number, "pad": pad }));
@@ -86,7 +96,7 @@ impl Member {
 
     /// The numbers of so many messages.
     #[track_caller]
-    fn hears(&mut self, many: usize) -> Vec<u64> {
+    pub(crate) fn hears(&mut self, many: usize) -> Vec<u64> {
         let one = |_| {
             let (_, message) = self.next("say");
             self.seq = message["seq"].clone();
@@ -98,7 +108,7 @@ impl Member {
 
 /// What a join is told and gets that asks for this.
 #[track_caller]
-fn asks(node: &Node, params: &Value) -> (Value, Vec<u64>) {
+pub(crate) fn asks(node: &Node, params: &Value) -> (Value, Vec<u64>) {
     asks_of(node, "room:1", params)
 }
 
@@ -111,7 +121,7 @@ fn asks_of(node: &Node, topic: &str, params: &Value) -> (Value, Vec<u64>) {
     (reply, member.hears(usize::try_from(many).unwrap()))
 }
 
-fn range(from: u64, to: u64) -> Vec<u64> {
+pub(crate) fn range(from: u64, to: u64) -> Vec<u64> {
     (from..=to).collect()
 }
 

@@ -18,6 +18,7 @@ mod carried;
 mod clients;
 mod clocks;
 mod command_line;
+mod crashes;
 mod crossed_dials;
 mod crowd;
 mod dashboard;

@@ -45,8 +45,17 @@ async fn world_with(history: &[&str]) -> World {
     let peers = Peers::new(&metrics, []);
     let incarnation = Arc::new(AtomicU64::new(1));
     let (_stays, leaving) = watch::channel(false);
-    let (recorder, publisher_of) = (None, publisher.clone());
-    let setup = Setup { incarnation, peers, rules, recorder, publisher: publisher_of, leaving };
+    let recorder = None;
+    let (publisher_of, knows_others) = (publisher.clone(), false);
+    let setup = Setup {
+        incarnation,
+        peers,
+        rules,
+        recorder,
+        publisher: publisher_of,
+        knows_others,
+        leaving,
+    };
     let (root, roster) = run(&metrics, vec![bus.child(), router.child(setup)]).await;
     World { bus, router, publisher, metrics, roster, _root: root }
 }

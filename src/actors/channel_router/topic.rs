@@ -21,7 +21,6 @@ use tokio::task::JoinSet;
 
 use self::kept::{Logged, bounds, now};
 use self::past::Past;
-use self::telling::Manner;
 use super::Publisher;
 use super::marks::Marks;
 use super::outbox::{ClientOverflow, ClientQueue, Close};
@@ -30,7 +29,8 @@ use crate::actors::history_log::{Recorder, Tape};
 use crate::actors::timer;
 use crate::io::metrics::{Count, Metrics};
 use crate::proto::channel::envelope::Envelope;
-use crate::proto::channel::{Dialect, Encoded, Json, Payload, Ref, Say, reason};
+use crate::proto::channel::{Dialect, Json, Payload, Ref, Say, reason};
+use crate::proto::history::chunk::UNKNOWN_END;
 use crate::proto::history::words::{Question, Theirs};
 use crate::proto::history::{Ask, LINGER, MAX_ASKED, Retentions, Rule};
 use crate::proto::node::NodeName;
@@ -39,6 +39,7 @@ use crate::proto::presence::{Entry, Holder};
 use crate::proto::replay::{Bounds, Cursor, Log, Position};
 use crate::proto::topic::Topic;
 
+mod asking;
 mod disk;
 mod fetch;
 mod kept;
@@ -110,6 +111,8 @@ pub(super) enum Order {
     Join(Box<Member>, Links),
     /// There is a link to another node.
     Linked(Links),
+    /// There is none any more.
+    Unlinked(NodeName, Links),
     /// Another node asks what this one has.
     Asked(Question, oneshot::Sender<Bytes>),
     Leave(u64),
@@ -140,6 +143,8 @@ pub(super) struct Shared {
     pub(super) publisher: Publisher,
     pub(super) me: NodeName,
     pub(super) exchange: Exchange,
+    /// When this node has had the time to link to others.
+    pub(super) settled_at: Instant,
     /// Places for those who wait for the disk.
     pub(super) places: Arc<Semaphore>,
     /// Places for joins that ask other nodes for what is not here.
@@ -167,9 +172,12 @@ struct Start {
 
 /// For whom other nodes are asked.
 enum For {
-    Join(Box<Member>),
+    /// For a join; how often publishers had left an epoch when they were asked.
+    Join(Box<Member>, u64),
     /// For all, who are told nothing else until then.
     All,
+    /// For those who are here.
+    Here,
     /// For a node that leaves.
     Keep(oneshot::Sender<Bytes>),
 }
@@ -179,7 +187,7 @@ enum Job {
     /// What was read from disk for a join.
     Loaded(Box<Member>, Option<Box<disk::Loaded>>),
     /// What other nodes have, for a join.
-    Synced(For, Vec<sync::Answer>),
+    Synced(For, Vec<asking::Answer>),
     /// What one of them has of what a join asks for, which gets this here up to this index.
     Fetched(Box<Member>, (Past, u64), Option<Theirs>),
     /// What was read from disk for another node's join.
@@ -202,11 +210,16 @@ pub(super) struct TopicTask {
     index: u64,
     /// There may be older messages on disk than the log has.
     older: bool,
-    /// Joins that wait for what is read or asked for, and what does so.
+    /// Joins that wait for what is read or asked for, those of them that wait for links, and what reads and asks.
     pending: BTreeSet<u64>,
+    early_joins: BTreeMap<u64, Box<Member>>,
     jobs: JoinSet<Job>,
-    /// How many of those have what is published wait.
+    /// How many of those have what other nodes publish wait, what has come of it, and what else was answered meanwhile.
     held: usize,
+    hold_until: Option<Instant>,
+    waiting: VecDeque<Received>,
+    waiting_bytes: usize,
+    answered: Vec<(For, Vec<asking::Answer>)>,
     /// Since when the topic is here, in milliseconds since the Unix epoch, and from when on a publisher that the log has not
     /// heard is one that it missed.
     opened: u64,
@@ -215,6 +228,11 @@ pub(super) struct TopicTask {
     forgot: bool,
     /// Which links to other nodes it has asked what they have.
     asked: Links,
+    /// Another node knows how this node's life before this one has ended.
+    own_end_known: bool,
+    /// How often a publisher has left an epoch; and how often one had when all others were last asked how they ended.
+    left: u64,
+    settled: u64,
     /// How many messages the log ever took.
     taken: usize,
     /// Where those stand who were here before the first of them, also on other nodes.
@@ -264,12 +282,20 @@ impl TopicTask {
             index: 0,
             older: false,
             pending: BTreeSet::new(),
+            early_joins: BTreeMap::new(),
             jobs: JoinSet::new(),
             held: 0,
+            hold_until: None,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            answered: Vec::new(),
             opened: now(),
             since: now(),
             forgot: false,
             asked: Links::default(),
+            own_end_known: false,
+            left: 0,
+            settled: 0,
             taken: 0,
             starts: VecDeque::new(),
             early: Links::default(),
@@ -304,14 +330,20 @@ impl TopicTask {
                 },
                 () = timer => {}
                 Some(job) = self.jobs.join_next() => self.finish(job),
-                received = self.subscription.recv(), if self.held == 0 => match received {
-                    Some(received) => self.hear(received),
+                received = self.subscription.recv(), if self.listens() => match received {
+                    Some(received) => self.receive(received),
                     None => return self.abandon(),
                 },
             }
             let now = timer::now();
             let mut shown = Shown { topic: &self.topic, members: &self.members };
             self.listing.step(now, &mut shown);
+            if self.hold_ends().is_some_and(|at| at <= now) {
+                self.synced();
+            }
+            if self.shared.settled_at <= now && !self.early_joins.is_empty() {
+                self.consider_early();
+            }
             if self.gone().is_some_and(|at| at <= now) {
                 self.empty = Some(now); // asked again, should it not be heard
                 if !self.stays() {
@@ -322,7 +354,11 @@ impl TopicTask {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.gone(), self.listing.due(timer::now())].into_iter().flatten().min()
+        let early = (!self.early_joins.is_empty()).then_some(self.shared.settled_at);
+        [self.gone(), self.listing.due(timer::now()), early, self.hold_ends()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// When it has been without members for long enough.
@@ -339,8 +375,12 @@ impl TopicTask {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Join(member, links) => self.join(member, &links),
+            Order::Join(member, links) => {
+                self.joins += 1;
+                self.join(member, &links);
+            }
             Order::Linked(links) => self.linked(&links),
+            Order::Unlinked(peer, links) => self.unlinked(&peer, &links),
             Order::Asked(question, answer) => {
                 self.joins += 1;
                 self.answer(&question, answer);
@@ -351,6 +391,7 @@ impl TopicTask {
             }
             Order::Leave(id) => {
                 self.pending.remove(&id);
+                self.early_joins.remove(&id);
                 self.members.remove(&id);
                 self.listing.forget(id);
             }
@@ -378,11 +419,13 @@ impl TopicTask {
     }
 
     fn join(&mut self, member: Box<Member>, links: &Links) {
-        self.joins += 1;
         self.links = links.clone();
         let past =
             member.history.is_some() || member.resume.as_ref().is_some_and(|it| !it.is_empty());
-        if past && self.has_unasked(links) {
+        if self.waits_for_links(&member) {
+            self.pending.insert(member.id);
+            self.early_joins.insert(member.id, member);
+        } else if past && (self.has_unasked(links) || self.left > self.settled) {
             self.ask(member, links);
         } else {
             self.settle(member);
@@ -415,7 +458,16 @@ impl TopicTask {
         self.starts.push_back(Start { id, stood, losses: self.log.losses() });
     }
 
+    /// Takes this, and what else has come.
     fn hear(&mut self, received: Received) {
+        self.hear_with(received, Subscription::try_recv);
+    }
+
+    fn hear_with(
+        &mut self,
+        received: Received,
+        mut more: impl FnMut(&mut Subscription) -> Option<Received>,
+    ) {
         let mut heard = Vec::new();
         let mut next = Some(received);
         while let Some(received) = next {
@@ -426,30 +478,10 @@ impl TopicTask {
                     self.forget();
                 }
             }
-            next = if heard.len() < TOGETHER { self.subscription.try_recv() } else { None };
+            next = if heard.len() < TOGETHER { more(&mut self.subscription) } else { None };
         }
         self.deliver(&heard);
         self.sweep();
-    }
-
-    /// Tells the members.
-    fn deliver(&self, heard: &[Arc<Logged>]) {
-        let mut shapes = Shapes::default();
-        for member in self.members.values() {
-            let (dialect, numbered) = (member.dialect, member.resume.is_some());
-            let excepted = heard.iter().any(|kept| kept.except == Some(member.id));
-            if excepted || member.intercept.is_some() {
-                self.tell_alone(member, heard);
-                continue;
-            }
-            let manner = Manner { topic: &self.topic, dialect, numbered, join: None };
-            let make =
-                || heard.iter().flat_map(|kept| kept.frames(&kept.payload, &manner)).collect();
-            let frames = shapes.of((dialect, numbered), make);
-            member.outbox.push(frames.iter().cloned(), member.slow);
-        }
-        let delivered = heard.len() * self.members.len();
-        self.shared.metrics.add(Count::Channels, "delivered", delivered as u64);
     }
 
     fn take(&mut self, message: &Message) -> Option<Arc<Logged>> {
@@ -459,6 +491,13 @@ impl TopicTask {
         };
         // A clock that steps back makes no message older than the one before it.
         let last = self.log.iter().next_back().map_or(0, |kept| kept.at);
+        let begins =
+            |stamp| message.from == self.shared.me && self.log.begins(&message.from, stamp);
+        if !self.own_end_known && stamp.is_some_and(begins) {
+            // How its life before this one ended, nobody knows.
+            self.log.lost(&message.from);
+            self.index += UNKNOWN_END;
+        }
         let (at, cost) = (now().max(last), message.payload.len());
         let except = stamp.as_ref().and_then(|stamp| self.excepted(stamp));
         let kept = Logged::new(self.index, at, cost, event, payload);
@@ -474,25 +513,6 @@ impl TopicTask {
         let member = self.shared.marks.read(&self.topic, stamp);
         // Numbers of other nodes' publishers are none of a member here.
         member.filter(|id| self.members.contains_key(id))
-    }
-
-    /// Tells a member what others are told otherwise: what it has said itself it is not told, and what its channel
-    /// intercepts goes there.
-    fn tell_alone(&self, member: &Member, heard: &[Arc<Logged>]) {
-        let (dialect, numbered) = (member.dialect, member.resume.is_some());
-        let join = member.intercept.as_ref().map(|_| member.join_ref.as_ref());
-        let manner = Manner { topic: &self.topic, dialect, numbered, join };
-        for kept in heard {
-            let told = kept.except != Some(member.id);
-            match &member.intercept {
-                Some(intercept) if intercept.is_full(kept) => member.outbox.close(Close::SLOW),
-                Some(intercept) => intercept.send(kept, &manner, told),
-                None if told => {
-                    member.outbox.push(kept.frames(&kept.payload, &manner), member.slow);
-                }
-                None => member.outbox.push(kept.place(&manner), member.slow),
-            }
-        }
     }
 
     /// Lets go of members whose connection has ended, and counts what they lost.
@@ -527,20 +547,6 @@ impl Drop for TopicTask {
         if self.empty.is_some() {
             self.shared.quiet.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-}
-
-/// Frames for members that want them alike, made when the first asks.
-#[derive(Default)]
-struct Shapes(Vec<((Dialect, bool), Vec<Encoded>)>);
-
-impl Shapes {
-    fn of(&mut self, shape: (Dialect, bool), make: impl FnOnce() -> Vec<Encoded>) -> &[Encoded] {
-        let at = self.0.iter().position(|(made, _)| *made == shape).unwrap_or_else(|| {
-            self.0.push((shape, make()));
-            self.0.len() - 1
-        });
-        self.0.get(at).map_or(&[], |(_, frames)| frames)
     }
 }
 

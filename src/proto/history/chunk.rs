@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Numbers are big-endian. `first` is the index of the first message, `last` when the last one was taken. Indices of a topic
-//! rise by one from message to message; where they jump, something was lost. Invariants:
+//! rise by one from message to message; where they jump, something was lost, or at most the end of one epoch
+//! ([`UNKNOWN_END`]). Invariants:
 //! 1. A chunk that was changed, cut short or is of another version is none.
 //! 2. A log that is [rebuilt](rebuild) from chunks answers as the one did that they were taken from, as far as they reach;
 //!    where something between them is not there it has missed it, and says so.
@@ -20,6 +21,8 @@ use crate::proto::node::NodeName;
 use crate::proto::replay::{Bounds, Cursor, Log, Position, Standing};
 
 const VERSION: u8 = 1;
+/// Indices jump by so much more where nobody knows how the epoch ended that the publisher of the next message had before.
+pub const UNKNOWN_END: u64 = 1 << 16;
 const HEAD: usize = 25;
 const SEAL: usize = 8;
 /// Longest standing, in bytes.
@@ -196,8 +199,10 @@ pub fn rebuild<T>(
     let first = chunks.first()?;
     let (mut log, mut next) = (Log::standing(bounds, &first.standing), first.first);
     for chunk in chunks {
-        if chunk.first != next {
-            log.missed();
+        match chunk.records().next().filter(|_| chunk.first == next.saturating_add(UNKNOWN_END)) {
+            Some(record) => log.lost(&record.from),
+            None if chunk.first != next => log.missed(),
+            None => {}
         }
         for record in chunk.records() {
             match entry(&record) {

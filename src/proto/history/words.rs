@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::chunk::Chunk;
 use super::{Ask, MAX_BYTES};
 use crate::proto::codec::{self, CodecError};
+use crate::proto::node::NodeName;
 use crate::proto::replay::{Position, TEXT};
 use crate::proto::topic::Topic;
 
@@ -23,7 +24,7 @@ pub const MAX_TAIL: usize = 1024 * 1024;
 /// Likewise of what a join would get.
 const MAX_PAST: usize = MAX_BYTES + MAX_TAIL;
 /// Longest question, and longest heads, in bytes.
-const MAX_WORD: usize = TEXT + MAX_STOOD + 1024;
+const MAX_WORD: usize = TEXT + MAX_STOOD + MAX_SUCCESSIONS + 1024;
 
 /// What a node asks of another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,13 +88,30 @@ pub struct Heads {
     pub starts: Vec<(u64, String)>,
     /// It may have more on disk.
     pub older: bool,
+    /// Which epochs of publishers came after which, and how far those had come at least.
+    pub successions: Vec<(NodeName, u32, (u32, u64))>,
 }
 
 /// Starts of one answer, at most, and bytes of their cursors.
 pub const MAX_STARTS: usize = 4;
 pub const MAX_STOOD: usize = TEXT;
+/// Bytes of the successions of one answer, at most, and what one has beside its name.
+const MAX_SUCCESSIONS: usize = TEXT;
+const SUCCESSION: usize = 24;
 
 impl Heads {
+    /// As many of these as have room in one answer.
+    pub fn fitting<'a>(
+        all: impl Iterator<Item = (&'a NodeName, u32, (u32, u64))>,
+    ) -> Vec<(NodeName, u32, (u32, u64))> {
+        let mut room = MAX_SUCCESSIONS;
+        let fits = |(name, epoch, before): (&NodeName, u32, (u32, u64))| {
+            room = room.checked_sub(name.as_str().len() + SUCCESSION)?;
+            Some((name.clone(), epoch, before))
+        };
+        all.map_while(fits).collect()
+    }
+
     /// The heads in these bytes.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use super::past::Past;
 use super::{LOGGED, Logged, Member, QUIET, TopicTask};
 use crate::actors::history_log::{Recorder, Tape};
 use crate::proto::channel::envelope::Envelope;
-use crate::proto::history::chunk::{Chunk, Record, rebuild};
+use crate::proto::history::chunk::{Chunk, Record, UNKNOWN_END, rebuild};
 use crate::proto::history::{Ask, MAX_BYTES};
 use crate::proto::replay::{Bounds, Cursor, Log, Position};
 
@@ -154,18 +154,24 @@ impl TopicTask {
         self.consider(member, past);
     }
 
-    /// With what came since it was read.
+    /// With what came since it was read, and what is known to be lost.
     pub(super) fn continued(&self, mut loaded: Loaded) -> (Log<Arc<Logged>>, bool) {
         for (from, position, kept) in self.log.entries() {
             if kept.index < loaded.next {
                 continue;
             }
-            if kept.index > loaded.next {
+            if kept.index == loaded.next + UNKNOWN_END {
+                loaded.log.lost(from);
+            } else if kept.index > loaded.next {
                 loaded.log.missed();
             }
             loaded.log.push(from, position, kept.cost, kept.clone());
             loaded.next = kept.index + 1;
         }
+        if self.index > loaded.next {
+            loaded.log.missed();
+        }
+        loaded.log.inherit_losses(&self.log);
         (loaded.log, loaded.more)
     }
 

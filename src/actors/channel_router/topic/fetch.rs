@@ -3,11 +3,13 @@
 //!
 //! Invariants:
 //! 1. A cursor is resumed only where another node resumes it and nothing that this node has heard of since is missing.
-//! 2. The log of this node stays as it is.
+//! 2. The log of this node stays as it is, and the join gets nothing that comes to this node later.
 //! 3. As many joins ask at once as there are places, for at most [`WITHIN`], one node after another; an answer is bounded
 //!    ([`Theirs`]).
 //! 4. A text that is no cursor, and a history that nobody has had more of, ask nobody.
 
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +22,8 @@ use super::sync::add;
 use super::{Job, Logged, Member, START, TopicTask};
 use crate::actors::exchange::Exchange;
 use crate::actors::timer;
-use crate::proto::history::chunk::Chunk;
+use crate::proto::channel::envelope::Envelope;
+use crate::proto::history::chunk::{Chunk, Record, UNKNOWN_END};
 use crate::proto::history::words::{Question, Theirs};
 use crate::proto::history::{Ask, MAX_BYTES};
 use crate::proto::node::NodeName;
@@ -55,6 +58,29 @@ async fn ask(exchange: Exchange, question: Question, peers: Vec<NodeName>) -> Op
         }
     }
     best
+}
+
+/// How epochs of publishers follow each other on another node: each with what was current before.
+struct Epochs(BTreeMap<NodeName, Vec<u32>>);
+
+impl Epochs {
+    /// Of a node that stands here.
+    fn of(stood: &Cursor) -> Self {
+        Self(stood.iter().map(|(name, at)| (name.clone(), vec![at.epoch])).collect())
+    }
+
+    /// This one is current now.
+    fn note(&mut self, of: &NodeName, epoch: u32) {
+        let came = self.0.entry(of.clone()).or_default();
+        if came.last() != Some(&epoch) {
+            came.push(epoch);
+        }
+    }
+
+    /// Whether this one has come.
+    fn has(&self, of: &NodeName, epoch: u32) -> bool {
+        self.0.get(of).is_some_and(|came| came.contains(&epoch))
+    }
 }
 
 impl TopicTask {
@@ -106,9 +132,15 @@ impl TopicTask {
 
     /// What a join gets of another node's messages and those of this one.
     fn joined(&self, member: &Member, theirs: Theirs) -> Option<Past> {
-        let stood = Log::<()>::standing(READ, theirs.chunks.first()?.standing());
-        let mut log = log_of(&theirs.chunks, READ)?;
-        self.append_to(&mut log, theirs.chunks.last()?.next());
+        let [all] = &theirs.chunks[..] else { return None };
+        let stood = Log::<()>::standing(READ, all.standing());
+        let mut chunk = Chunk::new(0, all.standing().clone());
+        let mut epochs = Epochs::of(stood.cursor());
+        for record in all.records().filter(|record| !self.is_on_its_way(record, &mut epochs)) {
+            chunk.push(record.at, &record.from, &record.message);
+        }
+        let mut log = log_of(std::slice::from_ref(&chunk), READ)?;
+        self.append_to(&mut log, chunk.next());
         let resume = member.resume.as_deref();
         if !theirs.resumed {
             return Some(self.past_of(&log, theirs.more, (resume, member.history)));
@@ -119,16 +151,38 @@ impl TopicTask {
         (answers && log.losses() == stood.losses()).then(|| Past::after(messages))
     }
 
+    /// Whether a message that another node has is on its way here, and will be told to members. They are gone through in
+    /// the order in which the other node took them.
+    fn is_on_its_way(&self, Record { from, message, .. }: &Record, epochs: &mut Epochs) -> bool {
+        let Some(stamp) = Envelope::decode(message).and_then(|it| it.stamp) else { return false };
+        epochs.note(from, stamp.epoch);
+        let link = self.links.get(from);
+        match self.log.latest(from) {
+            _ if link.is_none() && *from != self.shared.me => false,
+            Some(latest) if latest.epoch == stamp.epoch => stamp.n > latest.n,
+            Some(latest) => epochs.has(from, latest.epoch),
+            // When it was asked, it had said nothing.
+            None => self.asked.get(from) == link && !self.forgot,
+        }
+    }
+
     /// Adds what this log has to another node's, whose next index is this, and what it has lost.
     fn append_to(&self, log: &mut Log<Arc<Logged>>, mut next: u64) {
         let mut before = None;
         for (from, position, kept) in self.log.entries() {
-            if before.is_some_and(|before| kept.index > before + 1) {
+            // How an epoch ended of which that is not known here, the other one knows.
+            let ends = |before: u64| [before + 1, before + 1 + UNKNOWN_END].contains(&kept.index);
+            if before.is_some_and(|before| kept.index > before && !ends(before)) {
                 log.missed();
                 next += 1;
             }
             before = Some(kept.index);
             let last = log.latest(from);
+            match last.map(|last| self.order(log, from, (last.epoch, position.epoch))) {
+                None | Some(Some(Ordering::Less | Ordering::Equal)) => {}
+                Some(Some(Ordering::Greater)) => continue, // it has more than that
+                Some(None) => log.missed(),
+            }
             let Logged { at, cost, ref event, ref payload, except, .. } = **kept;
             let copy = Logged::new(next, at, cost, event.clone(), payload.clone());
             let copy = Arc::new(Logged { except, ..copy });
@@ -142,7 +196,30 @@ impl TopicTask {
         if lost_last {
             log.missed();
         }
-        self.log.cursor().iter().for_each(|(name, latest)| log.hear(name, latest));
+        for (name, latest) in self.log.cursor().iter() {
+            let last = log.latest(name);
+            match last.map(|last| self.order(log, name, (last.epoch, latest.epoch))) {
+                None | Some(Some(Ordering::Less | Ordering::Equal)) => log.hear(name, latest),
+                Some(Some(Ordering::Greater)) => {}
+                Some(None) => log.missed(),
+            }
+        }
+    }
+
+    /// How an epoch of a publisher that is current in another log stands to one of this log, if that is known.
+    fn order(
+        &self,
+        other: &Log<Arc<Logged>>,
+        of: &NodeName,
+        (there, here): (u32, u32),
+    ) -> Option<Ordering> {
+        if there == here {
+            Some(Ordering::Equal)
+        } else if self.log.has_left(of, there) {
+            Some(Ordering::Less)
+        } else {
+            other.has_left(of, here).then_some(Ordering::Greater)
+        }
     }
 
     /// Answers what another node asks for its join, from the log or from disk.

@@ -61,6 +61,7 @@ impl TopicTask {
         kept: &Arc<Logged>,
     ) -> bool {
         let before = self.log.cost();
+        let epoch = self.log.latest(from).map(|latest| latest.epoch);
         {
             let kept_on = self.shared.recorder.as_ref().zip(self.tape.as_ref());
             let taking = kept_on.map(|(recorder, tape)| recorder.take(tape, self.index));
@@ -72,6 +73,9 @@ impl TopicTask {
             if let Some(taking) = taking {
                 taking.append(kept.at, from, message, standing);
             }
+        }
+        if epoch.is_some_and(|epoch| epoch != stamp.epoch) {
+            self.left += 1;
         }
         (self.taken, self.index) = (self.taken + 1, self.index + 1);
         self.older |= self.tape.is_some() && self.taken > self.log.len();

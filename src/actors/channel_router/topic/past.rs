@@ -109,6 +109,8 @@ impl TopicTask {
         member.outbox.welcome(reply.encode(member.dialect, topic));
         let manner =
             Manner { topic: &self.topic, dialect: member.dialect, numbered, join: Some(join_ref) };
+        // What others have later is told again only from there on.
+        let stands = past.messages.last().and_then(|last| last.cursor.get()).cloned();
         match &member.intercept {
             Some(intercept) => {
                 past.messages.iter().for_each(|kept| intercept.send(kept, &manner, true));
@@ -121,6 +123,9 @@ impl TopicTask {
             member.outbox.welcome(push.encode(member.dialect, topic));
         }
         self.listing.admit(member.id, member.sees, member.dialect, timer::now());
+        if numbered && stands.is_some() {
+            member.resume = stands;
+        }
         if let Some(ready) = member.ready.take() {
             ready.send(()).unwrap_or(()); // who gave up waiting leaves
         }
@@ -177,6 +182,9 @@ impl TopicTask {
 
     /// What a client with this cursor has not seen.
     fn missed(&self, log: &Log<Arc<Logged>>, cursor: &str) -> Result<Vec<Arc<Logged>>, ()> {
+        if self.ended_unknown() {
+            return Err(());
+        }
         if let Some(id) = cursor.strip_prefix(super::START) {
             let id = u64::from_str_radix(id, 16).map_err(|_no_start| ())?;
             let start = self.starts.iter().find(|start| start.id == id).ok_or(())?;

@@ -1,16 +1,18 @@
-//! What other nodes have of a topic: this one asks them when it opens the topic, when a link to one comes up that it keeps
-//! on disk, and before it answers a join that asks for something of the past; and it answers them.
+//! What other nodes have of a topic: this one asks them when it opens the topic, when a link to one comes up or goes down, and
+//! before it answers a join that asks for something of the past; and it answers them.
 //!
 //! Who answers knows by then that messages on the topic are to come here, which is why a new topic waits for the answers
 //! before it has members: anyone who hears that it has joined may be told things at once.
 //!
 //! Invariants:
-//! 1. A message of another node is taken only where it goes on from what the log has of its publisher, or where the log has
-//!    nothing of it and the message is its first: the log claims no more than it knows.
+//! 1. A message of another node is taken only where it goes on from what the log has of its publisher, in its epoch or as the
+//!    first of one that follows by what its publisher says or who saw it, or where the log has nothing of it and the message
+//!    is its first: the log claims no more than it knows.
 //! 2. What was published and did not come here, by what its publisher says of itself, is a gap.
 //! 3. A node is believed only on a topic where it may publish.
-//! 4. Members get what is taken so, too, unless it is older than the topic is here.
-//! 5. Asking takes at most [`WITHIN`] for each of its two steps, and of the answers at most [`PAGES`] parts.
+//! 4. Members get what is taken so, too, unless it is older than the topic is here or their own cursor has seen it.
+//! 5. While a new link is asked, what other nodes say waits, and is heard after what the answer has; what this node says does not
+//!    wait.
 //! 6. A start of another node counts here only with what that node took since, or with a gap.
 
 use std::collections::BTreeMap;
@@ -20,120 +22,42 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinError;
 
+use super::asking::{Answer, Asking, WITHIN};
 use super::kept::now;
-use super::{For, Job, KEEPS, Links, Logged, Member, QUIET, TopicTask};
-use crate::actors::exchange::Exchange;
+use super::{For, Job, KEEPS, Links, Logged, Member, QUIET, START, TopicTask};
+use crate::actors::exchange::Received;
 use crate::actors::timer;
+use crate::proto::channel::Payload;
 use crate::proto::channel::envelope::Envelope;
 use crate::proto::history::chunk::{Chunk, Record};
 use crate::proto::history::words::{
-    Heads, KEPT, MAX_STARTS, MAX_STOOD, MAX_TAIL, Question, decode_tail, encode_tail,
+    Heads, KEPT, MAX_STARTS, MAX_STOOD, MAX_TAIL, Question, encode_tail,
 };
 use crate::proto::node::NodeName;
 use crate::proto::replay::{Bounds, Cursor, Log, Position, Standing};
-use crate::proto::topic::{Address, Name, Topic};
 
-/// How long asking takes, at most.
-const WITHIN: Duration = Duration::from_secs(1);
-/// Parts that are asked for at once, at most.
-const PAGES: usize = 16;
+/// Nodes that are asked how far one came that is gone, at most, and until they have heard that it is.
+const SURVIVORS: usize = 8;
+const ENDS: Duration = Duration::from_millis(200);
+/// The longest that what others say waits.
+const HOLD: Duration = Duration::from_secs(3);
+/// Bytes of what waits while others are asked; beyond them it stays where it comes from.
+const WAITING: usize = 1024 * 1024;
 /// What is read from disk for another node, at most.
 const READ: Bounds = Bounds { entries: 10_000, bytes: 8 * MAX_TAIL };
 const ALL: Bounds = Bounds { entries: usize::MAX, bytes: usize::MAX };
 
-/// What another node has.
-pub(in super::super) struct Answer {
-    peer: NodeName,
-    link: u64,
-    heads: Heads,
-    chunks: Vec<Chunk>,
-}
-
-/// Who asks, and what it has.
-pub(super) struct Asking {
-    exchange: Exchange,
-    topic: Topic,
-    cursor: Cursor,
-    /// All that they have in memory, rather than the newest.
-    whole: bool,
-    until: Instant,
-}
-
-impl Asking {
-    async fn call(&self, peer: &NodeName, question: &Question) -> Option<Bytes> {
-        let to = Address { name: Name::channels(), node: Some(peer.clone()) };
-        let left = self.until.saturating_duration_since(timer::now());
-        self.exchange.call(&to, question.encode().ok()?, left).await.ok()
-    }
-
-    /// Asks these nodes how far they are.
-    async fn heads(self, peers: BTreeMap<NodeName, u64>) -> Vec<Answer> {
-        let mut asking = JoinSet::new();
-        for (peer, link) in peers {
-            if !self.exchange.may_publish(&peer, &self.topic) {
-                continue;
-            }
-            let (exchange, topic) = (self.exchange.clone(), self.topic.clone());
-            let cursor = Cursor::default();
-            let one = Self { exchange, topic, cursor, whole: self.whole, until: self.until };
-            asking.spawn(async move {
-                let heads = one.call(&peer, &Question::Heads(one.topic.clone())).await?;
-                // One of an earlier version answers with nothing.
-                let heads = Heads::decode(&heads).unwrap_or_default();
-                Some(Answer { peer, link, heads, chunks: Vec::new() })
-            });
-        }
-        let mut answers = Vec::new();
-        while let Some(answer) = asking.join_next().await {
-            answers.extend(answer.ok().flatten());
-        }
-        answers.sort_by(|a, b| (b.heads.messages, &a.peer).cmp(&(a.heads.messages, &b.peer)));
-        answers
-    }
-
-    /// Asks those that are further for what they have.
-    async fn tails(mut self, mut answers: Vec<Answer>) -> Vec<Answer> {
-        let mut pages = PAGES;
-        for answer in &mut answers {
-            let Ok(theirs) = answer.heads.cursor.parse::<Cursor>() else { continue };
-            while pages > 0 && !self.cursor.covers(&theirs) {
-                pages -= 1;
-                let question = if self.whole && self.cursor.is_empty() {
-                    Question::Whole(self.topic.clone())
-                } else {
-                    Question::Tail(self.topic.clone(), self.cursor.to_string())
-                };
-                let tail = self.call(&answer.peer, &question).await;
-                let Some(chunks) = tail.and_then(|tail| decode_tail(&tail)) else { break };
-                if !self.advance(&chunks) {
-                    break;
-                }
-                answer.chunks.extend(chunks);
-            }
-        }
-        answers
-    }
-
-    /// Whether these bring it further.
-    fn advance(&mut self, chunks: &[Chunk]) -> bool {
-        let mut further = false;
-        if let Some(first) = chunks.first().filter(|_| self.cursor.is_empty()) {
-            self.cursor = Log::<()>::standing(Bounds::default(), first.standing()).cursor().clone();
-        }
-        for record in chunks.iter().flat_map(Chunk::records) {
-            let stamp = Envelope::decode(&record.message).and_then(|it| it.stamp);
-            further |= stamp.is_some_and(|stamp| self.cursor.advance(&record.from, stamp));
-        }
-        further
-    }
-}
-
 impl TopicTask {
     /// Whether there is another node that was not asked since it was linked.
     pub(super) fn has_unasked(&self, links: &Links) -> bool {
-        links.iter().any(|(peer, link)| self.asked.get(peer) != Some(link))
+        self.unasked(links).next().is_some()
+    }
+
+    fn unasked(&self, links: &Links) -> impl Iterator<Item = (NodeName, u64)> {
+        let new = links.iter().filter(|(peer, link)| self.asked.get(*peer) != Some(*link));
+        new.map(|(peer, link)| (peer.clone(), *link))
     }
 
     fn asking(&self) -> Asking {
@@ -142,6 +66,7 @@ impl TopicTask {
             topic: self.topic.clone(),
             cursor: self.log.cursor().clone(),
             whole: self.whole,
+            patient: true,
             until: timer::now() + WITHIN,
         }
     }
@@ -151,45 +76,97 @@ impl TopicTask {
         &self,
         links: &Links,
     ) -> impl Future<Output = Vec<Answer>> + Send + use<> {
-        let new = links.iter().filter(|(peer, link)| self.asked.get(*peer) != Some(*link));
-        self.asking().heads(new.map(|(peer, link)| (peer.clone(), *link)).collect())
+        let asking = Asking { patient: false, ..self.asking() };
+        asking.heads(self.unasked(links).collect())
     }
 
-    /// Likewise, and for what they have.
-    fn ask_all(&self, links: &Links) -> impl Future<Output = Vec<Answer>> + Send + use<> {
-        let (heads, tails) = (self.ask_heads(links), self.asking());
+    /// Asks these how far they are, and for what they have.
+    fn ask_all(
+        &self,
+        peers: BTreeMap<NodeName, u64>,
+    ) -> impl Future<Output = Vec<Answer>> + Send + use<> {
+        let (heads, tails) = (self.asking().heads(peers), self.asking());
         async move { tails.tails(heads.await).await }
     }
 
     /// Asks for a join that wants something of the past.
     pub(super) fn ask(&mut self, member: Box<Member>, links: &Links) {
         self.pending.insert(member.id);
-        let asking = self.ask_all(links);
-        self.jobs.spawn(async move { Job::Synced(For::Join(member), asking.await) });
+        // How the epochs ended that were left since, those may know who were asked before.
+        let all = self.left > self.settled;
+        let peers = if all { (**links).clone() } else { self.unasked(links).collect() };
+        let (asking, whom) = (self.ask_all(peers), For::Join(member, self.left));
+        self.jobs.spawn(async move { Job::Synced(whom, asking.await) });
     }
 
-    /// Before it has members: whether it takes all that others have in memory, or the newest.
-    pub(in super::super) fn take_whole(&mut self, whole: bool) {
-        self.whole = whole;
+    /// Before it has members: which nodes are linked, and whether it takes all that they have in memory, or the newest.
+    pub(in super::super) fn begin_with(&mut self, links: &Links, whole: bool) {
+        (self.links, self.whole) = (links.clone(), whole);
     }
 
     /// Goes on for a node that leaves, for as long as after a last member.
     pub(super) fn keep_for(&mut self, to: oneshot::Sender<Bytes>, links: &Links) {
         if self.shared.quiet.load(Ordering::Relaxed) < QUIET / KEEPS {
+            self.links = links.clone();
             self.empty = self.empty.map(|_since| timer::now());
         }
         if !self.has_unasked(links) {
             return to.send(KEPT.into()).unwrap_or(()); // it may have gone
         }
-        let asking = self.ask_all(links);
+        let asking = self.ask_all(self.unasked(links).collect());
         self.jobs.spawn(async move { Job::Synced(For::Keep(to), asking.await) });
     }
 
     /// Other nodes are linked now. What one of them has goes before what it says from now on.
     pub(super) fn linked(&mut self, links: &Links) {
         self.links = links.clone();
-        if self.tape.is_some() && !self.log.is_empty() && self.has_unasked(links) {
+        let (silent, nobody) = (self.log.is_empty(), self.members.is_empty());
+        if !(silent && nobody) && self.has_unasked(links) {
             self.ask_before(links);
+            self.drain();
+        }
+        self.consider_early();
+    }
+
+    /// A node is not linked any more. Of what it said last, others may have more.
+    pub(super) fn unlinked(&mut self, peer: &NodeName, links: &Links) {
+        self.links = links.clone();
+        let mut others = self.shared.exchange.subscribers(&self.topic);
+        others.truncate(SURVIVORS);
+        Arc::make_mut(&mut self.asked).retain(|asked, _| !others.contains(asked));
+        if self.log.latest(peer).is_none() || self.members.is_empty() && self.tape.is_none() {
+            return; // joins ask
+        }
+        let (asking, places) =
+            (self.ask_all(self.unasked(links).collect()), self.shared.places.clone());
+        self.jobs.spawn(async move {
+            tokio::time::sleep(ENDS).await;
+            let place = tokio::time::timeout(WITHIN, places.acquire_owned()).await;
+            let answers = if place.is_ok() { asking.await } else { Vec::new() };
+            Job::Synced(For::Here, answers)
+        });
+    }
+
+    /// Whether a join goes on from what another node has that may be linked soon, as this one has just started.
+    pub(super) fn waits_for_links(&self, member: &Member) -> bool {
+        let Some(resume) = member.resume.as_deref().filter(|it| !it.is_empty()) else {
+            return false;
+        };
+        let names = |name: &NodeName| *name == self.shared.me || self.links.contains_key(name);
+        let linked = match resume.parse::<Cursor>() {
+            Ok(cursor) => cursor.iter().all(|(name, _)| names(name)),
+            Err(_) if resume.starts_with(START) => true,
+            Err(_) => return false,
+        };
+        timer::now() < self.shared.settled_at && (self.links.is_empty() || !linked)
+    }
+
+    /// Joins that wait for links are looked at again.
+    pub(super) fn consider_early(&mut self) {
+        for (id, member) in std::mem::take(&mut self.early_joins) {
+            self.pending.remove(&id);
+            let links = self.links.clone();
+            self.join(member, &links);
         }
     }
 
@@ -203,8 +180,11 @@ impl TopicTask {
 
     /// Asks these before anything else is told.
     fn ask_before(&mut self, links: &Links) {
+        let until = timer::now() + HOLD;
+        self.hold_until = self.hold_until.filter(|_| self.held > 0).or(Some(until));
         self.held += 1;
-        let (asking, places) = (self.ask_all(links), self.shared.places.clone());
+        let asking = self.ask_all(self.unasked(links).collect());
+        let places = self.shared.places.clone();
         self.jobs.spawn(async move {
             // Live messages wait for this, and it waits for no disk.
             match tokio::time::timeout(WITHIN, places.acquire_owned()).await {
@@ -219,29 +199,62 @@ impl TopicTask {
         let answers = self.asking().tails(answers).await;
         let early = answers.iter().filter(|answer| answer.heads.opening);
         self.early = Arc::new(early.map(|it| (it.peer.clone(), it.link)).collect());
-        // What was said since the topic was subscribed to waits, and goes on from what there is.
-        for answer in &answers {
-            self.take_from(answer);
-        }
         self.merge(answers);
+    }
+
+    /// Hears what has arrived.
+    fn drain(&mut self) {
+        while self.listens()
+            && let Some(received) = self.subscription.try_recv()
+        {
+            self.receive(received);
+        }
+    }
+
+    /// Whether it takes what comes: what waits is bounded.
+    pub(super) fn listens(&self) -> bool {
+        self.held == 0 || self.waiting_bytes < WAITING
+    }
+
+    /// Hears this; but while others are asked before anything is told, what is theirs waits.
+    pub(super) fn receive(&mut self, received: Received) {
+        match &received {
+            _ if self.held == 0 => self.hear(received),
+            Received::Message(it) if it.from == self.shared.me => {
+                self.hear_with(received, |_| None);
+            }
+            Received::Message(_) | Received::Missed(_) => {
+                self.waiting_bytes += cost(&received);
+                self.waiting.push_back(received);
+            }
+        }
     }
 
     /// Takes what others have.
     pub(super) fn merge(&mut self, answers: Vec<Answer>) {
-        // What this node has said so far has arrived, and what others said before they answered.
-        let own = self.shared.publisher.last(&self.topic);
-        while let Some(received) = self.subscription.try_recv() {
-            self.hear(received);
+        // What was said since, and is on its way or waits, goes on from it.
+        // Of an epoch that was left each may have more: none goes on to the next one before that is here.
+        let mut epochs = false;
+        answers.iter().for_each(|answer| epochs |= self.take_from(answer, false));
+        for answer in answers.iter().filter(|_| epochs) {
+            self.take_from(answer, true);
         }
-        for Answer { peer, link, .. } in answers.iter().filter(|answer| !answer.heads.opening) {
+        let own = self.shared.publisher.last(&self.topic);
+        let mut waiting = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        while let Some(received) = waiting.pop_front() {
+            self.hear_with(received, |_| waiting.pop_front());
+        }
+        self.drain();
+        let whole = |answer: &&Answer| !answer.heads.opening && !answer.cut_short;
+        for Answer { peer, link, .. } in answers.iter().filter(whole) {
             Arc::make_mut(&mut self.asked).insert(peer.clone(), *link);
         }
-        for answer in &answers {
-            self.take_from(answer);
+        for answer in answers.iter().filter(whole) {
             self.hear_of(answer);
             self.short |= answer.heads.older || answer.heads.messages > self.log.len() as u64;
         }
-        self.settle_own(own);
+        self.settle_own(own, &answers);
         answers.into_iter().for_each(|answer| self.adopt(answer));
     }
 
@@ -257,16 +270,33 @@ impl TopicTask {
     }
 
     /// What did not come here of what others say was published, is lost.
-    fn hear_of(&mut self, Answer { peer, heads, .. }: &Answer) {
-        if let Some(own) = heads.own {
-            self.log.hear(peer, own);
+    fn hear_of(&mut self, Answer { peer, link, heads, .. }: &Answer) {
+        match heads.own {
+            // What it answered in an earlier life of the link may be of an earlier life of its own.
+            Some(own) if self.links.get(peer) == Some(link) => self.log.correct(peer, own),
+            Some(own) => self.log.note_elsewhere(peer, own),
+            None => {}
         }
         let theirs: Cursor = heads.cursor.parse().unwrap_or_default();
         for (name, latest) in theirs.iter() {
-            // Those who are linked say so themselves.
-            if !self.asked.contains_key(name) && *name != self.shared.me {
+            // Those who are linked say themselves how far they are; but not what an earlier life of theirs has said. An epoch
+            // that is unknown here may be an old one.
+            let here = self.log.latest(name).map(|here| here.epoch);
+            let follows = |here| {
+                let after = |(of, epoch, before): &(NodeName, u32, (u32, u64))| {
+                    of == name && *epoch == latest.epoch && before.0 == here
+                };
+                here == latest.epoch || heads.successions.iter().any(after)
+            };
+            let newer = here.is_none_or(follows);
+            if newer && !self.links.contains_key(name) && *name != self.shared.me {
                 self.log.hear(name, latest);
+            } else {
+                self.log.note_elsewhere(name, latest);
             }
+        }
+        for (name, epoch, before) in &heads.successions {
+            self.log.note_succession(name, *epoch, *before);
         }
     }
 
@@ -285,29 +315,51 @@ impl TopicTask {
         fits.take(MAX_STARTS).collect()
     }
 
-    fn take_from(&mut self, Answer { chunks, .. }: &Answer) {
-        let Some(first) = chunks.first() else { return };
+    /// Takes what goes on from what is here, into other epochs or not; whether it has some that would.
+    fn take_from(&mut self, answer: &Answer, epochs: bool) -> bool {
+        let chunks = &answer.chunks;
+        let Some(first) = chunks.first() else { return false };
         let new = self.taken == 0 && !self.forgot && self.log.cursor().is_empty();
         if new {
             let before = self.log.cost();
             self.log = Log::standing(self.bounds, first.standing());
             self.shared.count(before, self.log.cost());
         }
-        let mut heard = Vec::new();
+        let (mut heard, mut stamps, mut left) = (Vec::new(), Vec::new(), false);
         for record in chunks.iter().flat_map(Chunk::records) {
             let known = self.log.latest(&record.from).is_some() && !new;
-            let taken = self.take_record(&record, new);
-            heard.extend(taken.filter(|kept| known || kept.at >= self.opened));
+            let Some((stamp, said)) = numbered(&record) else { continue };
+            let next = self.log.continues(&record.from, stamp);
+            if !next && (!epochs || !self.succeeds(&record.from, stamp, answer)) {
+                left |= self.succeeds(&record.from, stamp, answer);
+                continue;
+            }
+            let Some(kept) = self.take_record(&record, stamp, said, new) else { continue };
+            if known || kept.at >= self.opened {
+                heard.push(kept);
+                stamps.push((record.from, stamp));
+            }
         }
-        self.deliver(&heard);
+        // Who has seen some of it elsewhere gets the rest.
+        self.deliver_but(&heard, |member| {
+            let seen: Cursor = member.resume.as_deref()?.parse().ok()?;
+            let fresh = stamps.iter().zip(&heard).filter(|((from, at), _)| !seen.has(from, *at));
+            let fresh: Vec<_> = fresh.map(|(_, kept)| kept.clone()).collect();
+            (fresh.len() < heard.len()).then_some(fresh)
+        });
+        left
     }
 
-    fn take_record(&mut self, record: &Record, new: bool) -> Option<Arc<Logged>> {
-        let Envelope { stamp, event, payload } = Envelope::decode(&record.message)?;
+    fn take_record(
+        &mut self,
+        record: &Record,
+        stamp: Position,
+        (event, payload): (String, Payload),
+        new: bool,
+    ) -> Option<Arc<Logged>> {
         // Of a publisher that is unknown because something was lost, it cannot be told what was here before.
         let known = self.log.latest(&record.from).is_some();
         let later = record.at >= self.since && !self.forgot;
-        let stamp = stamp.filter(|stamp| self.log.continues(&record.from, *stamp))?;
         if !known && !later && !new {
             return None;
         }
@@ -319,12 +371,38 @@ impl TopicTask {
     }
 
     /// What this node itself has published last is in the log, or lost.
-    fn settle_own(&mut self, own: Option<Position>) {
+    fn settle_own(&mut self, own: Option<Position>, answers: &[Answer]) {
         let me = &self.shared.me;
-        match own {
-            Some(last) => self.log.hear(me, last),
-            None => self.log.lost(me),
+        if let Some(last) = own {
+            self.log.hear(me, last);
         }
+        let Some(latest) = self.log.latest(me) else { return };
+        let knows = |answer: &Answer| {
+            let theirs: Cursor = answer.heads.cursor.parse().unwrap_or_default();
+            theirs
+                .iter()
+                .any(|(name, at)| name == me && at.epoch == latest.epoch && at.n <= latest.n)
+        };
+        self.own_end_known |= answers.iter().any(knows);
+    }
+
+    /// Whether nobody knows what this node said last in its life before, which was killed.
+    pub(super) fn ended_unknown(&self) -> bool {
+        let said = self.shared.publisher.last(&self.topic).map(|last| last.epoch);
+        let before = self.log.latest(&self.shared.me).is_some_and(|it| Some(it.epoch) != said);
+        before && !self.own_end_known
+    }
+
+    /// Whether a message that another node has is the first of an epoch that follows the one here. Its publisher knows, and
+    /// who saw it after that one.
+    fn succeeds(&self, from: &NodeName, stamp: Position, answer: &Answer) -> bool {
+        let Answer { peer, heads, .. } = answer;
+        let Some(latest) = self.log.latest(from) else { return false };
+        let own = *from == *peer && heads.own.is_some_and(|own| own.epoch == stamp.epoch);
+        let saw = |(name, epoch, before): &(NodeName, u32, (u32, u64))| {
+            *name == *from && *epoch == stamp.epoch && before.0 == latest.epoch
+        };
+        self.log.begins(from, stamp) && (own || heads.successions.iter().any(saw))
     }
 
     /// Admits a join, once what it asks for is read.
@@ -345,12 +423,10 @@ impl TopicTask {
                 }
             }
             Ok(Job::Synced(whom, answers)) => {
-                self.merge(answers);
-                match whom {
-                    For::Join(member) if self.pending.remove(&member.id) => self.settle(member),
-                    For::Join(_) => {}
-                    For::All => self.held = self.held.saturating_sub(1),
-                    For::Keep(to) => to.send(KEPT.into()).unwrap_or(()), // it may have gone
+                self.held = self.held.saturating_sub(usize::from(matches!(whom, For::All)));
+                self.answered.push((whom, answers));
+                if self.held == 0 {
+                    self.synced();
                 }
             }
             Ok(Job::Fetched(member, past, theirs)) => {
@@ -364,20 +440,50 @@ impl TopicTask {
         self.mind();
     }
 
+    /// When what others say waits no longer, though one that was asked has not answered.
+    pub(super) fn hold_ends(&self) -> Option<Instant> {
+        self.hold_until.filter(|_| self.held > 0)
+    }
+
+    /// Nothing waits any more: what has been answered counts now.
+    pub(super) fn synced(&mut self) {
+        self.held = 0;
+        let (all, answers): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.answered).into_iter().unzip();
+        self.merge(answers.into_iter().flatten().collect());
+        for whom in all {
+            match whom {
+                For::Join(member, left) => {
+                    self.settled = self.settled.max(left);
+                    if self.pending.remove(&member.id) {
+                        self.settle(member);
+                    }
+                }
+                For::All | For::Here => {}
+                For::Keep(to) => to.send(KEPT.into()).unwrap_or(()), // it may have gone
+            }
+        }
+    }
+
     /// Answers another node.
     pub(super) fn answer(&mut self, question: &Question, to: oneshot::Sender<Bytes>) {
         match question {
             Question::Heads(_) => {
+                // Its log has by then what it says that it has published.
+                let said = self.shared.publisher.last(&self.topic);
+                let own = if self.listens() { said } else { self.log.latest(&self.shared.me) };
+                self.drain();
                 if self.taken == 0 {
                     self.cursor(); // who opens the topic now begins where this node has begun
                 }
                 let heads = Heads {
-                    own: self.shared.publisher.last(&self.topic),
+                    own,
                     cursor: self.log.cursor().to_string(),
                     messages: self.log.len() as u64,
                     opening: false,
                     starts: self.starts(),
                     older: self.older,
+                    successions: Heads::fitting(self.log.successions()),
                 };
                 to.send(heads.encode().unwrap_or_default().into()).unwrap_or(());
             }
@@ -433,6 +539,17 @@ impl TopicTask {
             to.send(tail.into()).unwrap_or(());
         });
     }
+}
+
+/// The number of a message that another node has, and what it says.
+fn numbered(record: &Record) -> Option<(Position, (String, Payload))> {
+    let Envelope { stamp, event, payload } = Envelope::decode(&record.message)?;
+    Some((stamp?, (event, payload)))
+}
+
+/// What a message that waits costs, in bytes.
+fn cost(received: &Received) -> usize {
+    size_of::<Received>() + if let Received::Message(it) = received { it.payload.len() } else { 0 }
 }
 
 /// The oldest of these that one answer has room for.

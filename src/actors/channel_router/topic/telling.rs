@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::mpsc;
 
 use super::kept::Logged;
+use super::{Close, Member, TopicTask};
+use crate::io::metrics::Count;
 use crate::proto::channel::{Dialect, Encoded, Json, Payload, Ref, Say};
 use crate::proto::topic::Topic;
 
@@ -85,6 +87,74 @@ pub(super) fn replay(
         let join = Some(join_ref.as_ref());
         kept.frames(&kept.payload, &Manner { topic: &topic, dialect, numbered, join })
     })
+}
+
+impl TopicTask {
+    /// Tells the members.
+    pub(super) fn deliver(&self, heard: &[Arc<Logged>]) {
+        self.deliver_but(heard, |_| None);
+    }
+
+    /// Likewise, but some of them these.
+    pub(super) fn deliver_but(
+        &self,
+        heard: &[Arc<Logged>],
+        these: impl Fn(&Member) -> Option<Vec<Arc<Logged>>>,
+    ) {
+        let mut shapes = Shapes::default();
+        for member in self.members.values() {
+            if let Some(these) = these(member) {
+                self.tell_alone(member, &these);
+                continue;
+            }
+            let (dialect, numbered) = (member.dialect, member.resume.is_some());
+            let excepted = heard.iter().any(|kept| kept.except == Some(member.id));
+            if excepted || member.intercept.is_some() {
+                self.tell_alone(member, heard);
+                continue;
+            }
+            let manner = Manner { topic: &self.topic, dialect, numbered, join: None };
+            let make =
+                || heard.iter().flat_map(|kept| kept.frames(&kept.payload, &manner)).collect();
+            let frames = shapes.of((dialect, numbered), make);
+            member.outbox.push(frames.iter().cloned(), member.slow);
+        }
+        let delivered = heard.len() * self.members.len();
+        self.shared.metrics.add(Count::Channels, "delivered", delivered as u64);
+    }
+
+    /// Tells a member what others are told otherwise: what it has said itself it is not told, and what its channel
+    /// intercepts goes there.
+    fn tell_alone(&self, member: &Member, heard: &[Arc<Logged>]) {
+        let (dialect, numbered) = (member.dialect, member.resume.is_some());
+        let join = member.intercept.as_ref().map(|_| member.join_ref.as_ref());
+        let manner = Manner { topic: &self.topic, dialect, numbered, join };
+        for kept in heard {
+            let told = kept.except != Some(member.id);
+            match &member.intercept {
+                Some(intercept) if intercept.is_full(kept) => member.outbox.close(Close::SLOW),
+                Some(intercept) => intercept.send(kept, &manner, told),
+                None if told => {
+                    member.outbox.push(kept.frames(&kept.payload, &manner), member.slow);
+                }
+                None => member.outbox.push(kept.place(&manner), member.slow),
+            }
+        }
+    }
+}
+
+/// Frames for members that want them alike, made when the first asks.
+#[derive(Default)]
+struct Shapes(Vec<((Dialect, bool), Vec<Encoded>)>);
+
+impl Shapes {
+    fn of(&mut self, shape: (Dialect, bool), make: impl FnOnce() -> Vec<Encoded>) -> &[Encoded] {
+        let at = self.0.iter().position(|(made, _)| *made == shape).unwrap_or_else(|| {
+            self.0.push((shape, make()));
+            self.0.len() - 1
+        });
+        self.0.get(at).map_or(&[], |(_, frames)| frames)
+    }
 }
 
 /// The way of a topic's messages to the task of a join whose channel looks at some of them.

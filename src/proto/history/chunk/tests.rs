@@ -213,3 +213,20 @@ proptest! {
         drop((Chunk::decode(&bytes), Chunk::head(&bytes)));
     }
 }
+
+#[test]
+fn an_end_that_is_unknown_is_lost_alone_and_any_other_jump_is_all() {
+    let said = |epoch| Position { epoch, n: 1, tag: 7 };
+    let seen = |text: &str| text.parse::<Cursor>().expect("a cursor");
+    for (jump, others) in [(0, true), (UNKNOWN_END, true), (1, false), (UNKNOWN_END + 1, false)] {
+        let mut first = Chunk::new(1, Standing::default());
+        assert!(first.push(0, &name("a@h"), message(said(1)).as_bytes()));
+        assert!(first.push(0, &name("b@h"), message(said(1)).as_bytes()));
+        let mut second = Chunk::new(3 + jump, Standing::default());
+        assert!(second.push(0, &name("a@h"), message(said(2)).as_bytes()));
+        let log = rebuild(&[first, second], Bounds::default(), entry, |_, _| {}).expect("chunks");
+        // Who has seen the first of the new epoch has seen what may be lost.
+        assert_eq!(answer(&log, &seen("a@h/2:1:7,b@h/1:1:7")).is_some(), others, "{jump}");
+        assert_eq!(answer(&log, &seen("a@h/1:1:7,b@h/1:1:7")).is_some(), jump == 0, "{jump}");
+    }
+}

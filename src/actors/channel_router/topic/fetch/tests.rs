@@ -34,6 +34,7 @@ fn task(World { bus, publisher, metrics, .. }: &World) -> TopicTask {
         me: exchange.name().clone(),
         exchange: exchange.clone(),
         places: Arc::new(Semaphore::new(1)),
+        settled_at: timer::now(),
         fetching: Arc::new(Semaphore::new(1)),
         marks: Marks::default(),
     };
@@ -128,7 +129,7 @@ async fn what_is_kept_for_another_node_is_cut_at_half_of_what_others_may_have() 
     task.shared.logged.store(LOGGED / 2, Ordering::Relaxed);
     takes(&mut task, P, 1);
     assert_eq!(counted(&world.metrics, "channel_events", "history_cut"), 0);
-    task.take_whole(true);
+    task.begin_with(&Links::default(), true);
     takes(&mut task, P, 2);
     assert_eq!(counted(&world.metrics, "channel_events", "history_cut"), 1);
     task.members.insert(1, Box::new(world.member(None)));
