@@ -217,10 +217,9 @@ impl<T> Log<T> {
         for (name, theirs) in &other.heard {
             let Some(heard) = self.heard.get_mut(name) else { continue };
             let lost = theirs.runs().filter(|run| run.is_lost());
-            for place in
-                lost.filter_map(|run| Some(heard.run(run.last.epoch)?.0)).collect::<Vec<_>>()
-            {
-                heard.lose(place);
+            let places = lost.filter_map(|run| Some(heard.run(run.last.epoch)?.0));
+            if let Some(latest) = places.max() {
+                heard.lose(latest);
             }
         }
     }
@@ -420,7 +419,7 @@ impl<T> Log<T> {
         (kept.losses == self.losses && n >= run.low).then_some(place)
     }
 
-    /// Whether it belongs to that.
+    /// Whether it is held, and nothing of its publisher is missing after it.
     fn is_held(&self, kept: &Logged<T>) -> bool {
         self.place(kept).is_some()
     }

@@ -111,7 +111,7 @@ pub(super) enum Order {
     Join(Box<Member>, Links),
     /// There is a link to another node.
     Linked(Links),
-    /// There is none any more.
+    /// The link to this node has ended; these are left.
     Unlinked(NodeName, Links),
     /// Another node asks what this one has.
     Asked(Question, oneshot::Sender<Bytes>),
@@ -176,7 +176,7 @@ enum For {
     Join(Box<Member>, u64),
     /// For all, who are told nothing else until then.
     All,
-    /// For those who are here.
+    /// For the members; nothing waits for the answers.
     Here,
     /// For a node that leaves.
     Keep(oneshot::Sender<Bytes>),
@@ -214,7 +214,8 @@ pub(super) struct TopicTask {
     pending: BTreeSet<u64>,
     early_joins: BTreeMap<u64, Box<Member>>,
     jobs: JoinSet<Job>,
-    /// How many of those have what other nodes publish wait, what has come of it, and what else was answered meanwhile.
+    /// How many of those have what other nodes publish wait, and until when at most; what waits, its bytes, and the answers
+    /// that came meanwhile.
     held: usize,
     hold_until: Option<Instant>,
     waiting: VecDeque<Received>,

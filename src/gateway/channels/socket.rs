@@ -265,20 +265,20 @@ impl Connection {
             tokio::select! {
                 next = outbox.next(&mut frames), if open => {
                     open = next == Next::Frames;
-                    reads = reads && tell(stream, &mut frames).await;
+                    reads = reads && send_in_time(stream, &mut frames).await;
                     frames.clear();
                 }
                 () = wake.notified() => self.client.sweep(),
             }
         }
         if reads && outbox.try_next(&mut frames) == Some(Next::Frames) {
-            tell(stream, &mut frames).await;
+            send_in_time(stream, &mut frames).await;
         }
     }
 }
 
 /// Sends to a client that goes; whether it still reads.
-async fn tell(stream: &mut Stream, frames: &mut Vec<Encoded>) -> bool {
+async fn send_in_time(stream: &mut Stream, frames: &mut Vec<Encoded>) -> bool {
     let sent = tokio::time::timeout(PART, send(stream, frames)).await;
     sent.is_ok_and(|sent| sent.is_some())
 }

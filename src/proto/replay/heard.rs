@@ -24,7 +24,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// One of which this message is held.
+    /// An epoch of which this message is the first that is held.
     pub(super) fn with(stamp: Position) -> Self {
         Self { last: stamp, start: stamp.n, low: stamp.n, below: None }
     }

@@ -69,7 +69,7 @@ impl Epochs {
         Self(stood.iter().map(|(name, at)| (name.clone(), vec![at.epoch])).collect())
     }
 
-    /// This one is current now.
+    /// This epoch is current from here on.
     fn note(&mut self, of: &NodeName, epoch: u32) {
         let came = self.0.entry(of.clone()).or_default();
         if came.last() != Some(&epoch) {
@@ -77,7 +77,7 @@ impl Epochs {
         }
     }
 
-    /// Whether this one has come.
+    /// Whether this epoch was current at any point so far.
     fn has(&self, of: &NodeName, epoch: u32) -> bool {
         self.0.get(of).is_some_and(|came| came.contains(&epoch))
     }

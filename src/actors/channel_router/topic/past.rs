@@ -109,7 +109,7 @@ impl TopicTask {
         member.outbox.welcome(reply.encode(member.dialect, topic));
         let manner =
             Manner { topic: &self.topic, dialect: member.dialect, numbered, join: Some(join_ref) };
-        // What others have later is told again only from there on.
+        // What other nodes answer later is sent to this member only beyond its last message.
         let stands = past.messages.last().and_then(|last| last.cursor.get()).cloned();
         match &member.intercept {
             Some(intercept) => {

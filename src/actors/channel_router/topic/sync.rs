@@ -106,8 +106,8 @@ impl TopicTask {
 
     /// Goes on for a node that leaves, for as long as after a last member.
     pub(super) fn keep_for(&mut self, to: oneshot::Sender<Bytes>, links: &Links) {
+        self.links = links.clone();
         if self.shared.quiet.load(Ordering::Relaxed) < QUIET / KEEPS {
-            self.links = links.clone();
             self.empty = self.empty.map(|_since| timer::now());
         }
         if !self.has_unasked(links) {
@@ -123,7 +123,6 @@ impl TopicTask {
         let (silent, nobody) = (self.log.is_empty(), self.members.is_empty());
         if !(silent && nobody) && self.has_unasked(links) {
             self.ask_before(links);
-            self.drain();
         }
         self.consider_early();
     }

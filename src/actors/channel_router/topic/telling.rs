@@ -95,7 +95,7 @@ impl TopicTask {
         self.deliver_but(heard, |_| None);
     }
 
-    /// Likewise, but some of them these.
+    /// Tells the members; one for which `these` has an answer gets those messages instead.
     pub(super) fn deliver_but(
         &self,
         heard: &[Arc<Logged>],
