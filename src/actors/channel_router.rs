@@ -54,7 +54,7 @@ const NOT_ALLOWED: &str = "presence_not_allowed";
 const NOT_KEPT: &str = "the topic is not kept here";
 /// Between two lines about members that are not present.
 const UNSEEN: Duration = Duration::from_secs(60);
-/// Topics that read what they have on disk, or ask for what others have, at once.
+/// Topics that read what they have on disk at once, and likewise that ask for what others have.
 const PLACES: usize = 16;
 /// How long after its start joins that go on from a cursor wait for links: alone, a node does not know what they missed.
 const SETTLES: Duration = Duration::from_secs(5);
@@ -291,7 +291,7 @@ impl Inside {
             TopicTask::new(topic.clone(), subscription, heard, Box::new(idle), self.shared.clone());
         hall.begin_with(&self.links, whole);
         // Who answers knows that messages on the topic are to come here.
-        let asking = hall.ask_heads(&self.links);
+        let asking = hall.ask_heads();
         // It outlives this actor by as long as it takes to tell its members.
         tokio::spawn(async move {
             let ((), answers) = tokio::join!(hall.restore(), asking);
@@ -480,7 +480,8 @@ impl Process for Inside {
             publisher: setup.publisher.clone(),
             me: router.bus.exchange().name().clone(),
             exchange: router.bus.exchange().clone(),
-            settled_at: if setup.knows_others { now + SETTLES } else { now },
+            links_by: if setup.knows_others { now + SETTLES } else { now },
+            rounds: Arc::new(Semaphore::new(PLACES)),
             places: Arc::new(Semaphore::new(PLACES)),
             fetching: Arc::new(Semaphore::new(FETCHES)),
             marks: router.marks.clone(),

@@ -336,9 +336,9 @@ impl<T> Log<T> {
         known && stamp.n == 1 && self.verdict(from, stamp) == Verdict::New
     }
 
-    /// Whether a publisher has left this epoch, as far as is known here.
-    pub fn has_left(&self, from: &NodeName, epoch: u32) -> bool {
-        self.heard.get(from).is_some_and(|heard| heard.has_left(epoch))
+    /// Whether this epoch of a publisher came after that one, as far as is known here.
+    pub fn follows(&self, from: &NodeName, epoch: u32, earlier: u32) -> bool {
+        self.heard.get(from).is_some_and(|heard| heard.follows(epoch, earlier))
     }
 
     /// The latest position of a publisher.

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 
 use self::kept::{Logged, bounds, now};
 use self::past::Past;
+use self::rounds::Round;
 use super::Publisher;
 use super::marks::Marks;
 use super::outbox::{ClientOverflow, ClientQueue, Close};
@@ -44,6 +45,7 @@ mod disk;
 mod fetch;
 mod kept;
 mod past;
+mod rounds;
 mod sync;
 mod telling;
 
@@ -144,7 +146,9 @@ pub(super) struct Shared {
     pub(super) me: NodeName,
     pub(super) exchange: Exchange,
     /// When this node has had the time to link to others.
-    pub(super) settled_at: Instant,
+    pub(super) links_by: Instant,
+    /// Places for topics that ask other nodes.
+    pub(super) rounds: Arc<Semaphore>,
     /// Places for those who wait for the disk.
     pub(super) places: Arc<Semaphore>,
     /// Places for joins that ask other nodes for what is not here.
@@ -170,24 +174,12 @@ struct Start {
     losses: u64,
 }
 
-/// For whom other nodes are asked.
-enum For {
-    /// For a join; how often publishers had left an epoch when they were asked.
-    Join(Box<Member>, u64),
-    /// For all, who are told nothing else until then.
-    All,
-    /// For the members; nothing waits for the answers.
-    Here,
-    /// For a node that leaves.
-    Keep(oneshot::Sender<Bytes>),
-}
-
 /// What a topic waits for.
 enum Job {
     /// What was read from disk for a join.
     Loaded(Box<Member>, Option<Box<disk::Loaded>>),
-    /// What other nodes have, for a join.
-    Synced(For, Vec<asking::Answer>),
+    /// What other nodes have that were asked.
+    Asked(Vec<asking::Answer>),
     /// What one of them has of what a join asks for, which gets this here up to this index.
     Fetched(Box<Member>, (Past, u64), Option<Theirs>),
     /// What was read from disk for another node's join.
@@ -214,13 +206,8 @@ pub(super) struct TopicTask {
     pending: BTreeSet<u64>,
     early_joins: BTreeMap<u64, Box<Member>>,
     jobs: JoinSet<Job>,
-    /// How many of those have what other nodes publish wait, and until when at most; what waits, its bytes, and the answers
-    /// that came meanwhile.
-    held: usize,
-    hold_until: Option<Instant>,
-    waiting: VecDeque<Received>,
-    waiting_bytes: usize,
-    answered: Vec<(For, Vec<asking::Answer>)>,
+    /// What other nodes are asked.
+    round: Round,
     /// Since when the topic is here, in milliseconds since the Unix epoch, and from when on a publisher that the log has not
     /// heard is one that it missed.
     opened: u64,
@@ -231,15 +218,14 @@ pub(super) struct TopicTask {
     asked: Links,
     /// Another node knows how this node's life before this one has ended.
     own_end_known: bool,
-    /// How often a publisher has left an epoch; and how often one had when all others were last asked how they ended.
-    left: u64,
-    settled: u64,
+    /// A publisher has begun another epoch since all other nodes were asked.
+    epoch_began: bool,
     /// How many messages the log ever took.
     taken: usize,
     /// Where those stand who were here before the first of them, also on other nodes.
     starts: VecDeque<Start>,
-    /// Links to nodes that were opening the topic, too, when they were asked.
-    early: Links,
+    /// Other nodes were opening the topic, too, when they were asked.
+    opened_at_once: bool,
     /// The linked nodes; whether one of them has had more than this log, or this log more than it has.
     links: Links,
     short: bool,
@@ -285,21 +271,16 @@ impl TopicTask {
             pending: BTreeSet::new(),
             early_joins: BTreeMap::new(),
             jobs: JoinSet::new(),
-            held: 0,
-            hold_until: None,
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
-            answered: Vec::new(),
+            round: Round::default(),
             opened: now(),
             since: now(),
             forgot: false,
             asked: Links::default(),
             own_end_known: false,
-            left: 0,
-            settled: 0,
+            epoch_began: false,
             taken: 0,
             starts: VecDeque::new(),
-            early: Links::default(),
+            opened_at_once: false,
             links: Links::default(),
             short: false,
             whole: false,
@@ -339,12 +320,7 @@ impl TopicTask {
             let now = timer::now();
             let mut shown = Shown { topic: &self.topic, members: &self.members };
             self.listing.step(now, &mut shown);
-            if self.hold_ends().is_some_and(|at| at <= now) {
-                self.synced();
-            }
-            if self.shared.settled_at <= now && !self.early_joins.is_empty() {
-                self.consider_early();
-            }
+            self.step_rounds(now);
             if self.gone().is_some_and(|at| at <= now) {
                 self.empty = Some(now); // asked again, should it not be heard
                 if !self.stays() {
@@ -355,11 +331,8 @@ impl TopicTask {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let early = (!self.early_joins.is_empty()).then_some(self.shared.settled_at);
-        [self.gone(), self.listing.due(timer::now()), early, self.hold_ends()]
-            .into_iter()
-            .flatten()
-            .min()
+        let due = [self.gone(), self.listing.due(timer::now()), self.rounds_due()];
+        due.into_iter().flatten().min()
     }
 
     /// When it has been without members for long enough.
@@ -426,10 +399,10 @@ impl TopicTask {
         if self.waits_for_links(&member) {
             self.pending.insert(member.id);
             self.early_joins.insert(member.id, member);
-        } else if past && (self.has_unasked(links) || self.left > self.settled) {
-            self.ask(member, links);
+        } else if past && self.is_to_ask() {
+            self.ask_for(member);
         } else {
-            self.settle(member);
+            self.admit(member);
         }
     }
 
@@ -577,3 +550,6 @@ impl Audience for Shown<'_> {
         length
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,6 +84,19 @@ impl Heard {
         before || self.old.contains(&epoch) || self.left.iter().any(|run| run.last.epoch == epoch)
     }
 
+    /// Whether this epoch came after that one.
+    pub(super) fn follows(&self, epoch: u32, earlier: u32) -> bool {
+        let place = |of| self.run(of).map(|(place, _)| place);
+        match (place(epoch), place(earlier)) {
+            (Some(epoch), Some(earlier)) => epoch > earlier,
+            (Some(_), None) => self.has_left(earlier),
+            (None, _) => {
+                let before = self.before.is_some_and(|(before, _)| before == epoch);
+                before && self.old.contains(&earlier)
+            }
+        }
+    }
+
     /// Goes on from nothing before the epoch in this place.
     pub(super) fn cut(&mut self, place: usize) {
         let before = self.before(place);

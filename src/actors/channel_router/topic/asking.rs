@@ -31,6 +31,8 @@ pub(in super::super) struct Answer {
     pub(super) peer: NodeName,
     pub(super) link: u64,
     pub(super) heads: Heads,
+    /// How far it is, by those.
+    pub(super) cursor: Cursor,
     pub(super) chunks: Vec<Chunk>,
     /// It may have more, and did not get to say it.
     pub(super) cut_short: bool,
@@ -80,7 +82,8 @@ impl Asking {
             let one = Self { exchange, topic, cursor, ..self };
             asking.spawn(async move {
                 let heads = one.heads_of(&peer).await?;
-                Some(Answer { peer, link, heads, chunks: Vec::new(), cut_short: false })
+                let cursor = heads.cursor.parse().unwrap_or_default();
+                Some(Answer { peer, link, heads, cursor, chunks: Vec::new(), cut_short: false })
             });
         }
         let mut answers = Vec::new();
@@ -96,10 +99,9 @@ impl Asking {
         self.until = timer::now() + WITHIN;
         let mut pages = PAGES;
         for answer in &mut answers {
-            let Ok(theirs) = answer.heads.cursor.parse::<Cursor>() else { continue };
             // Another one may have more of an epoch that this one goes on from.
             let mut there = self.cursor.clone();
-            while !there.covers(&theirs) {
+            while !there.covers(&answer.cursor) {
                 let Some(left) = pages.checked_sub(1) else {
                     answer.cut_short = true;
                     break;

@@ -213,12 +213,14 @@ impl TopicTask {
         of: &NodeName,
         (there, here): (u32, u32),
     ) -> Option<Ordering> {
-        if there == here {
-            Some(Ordering::Equal)
-        } else if self.log.has_left(of, there) {
-            Some(Ordering::Less)
-        } else {
-            other.has_left(of, here).then_some(Ordering::Greater)
+        let follows = |epoch, earlier| {
+            self.log.follows(of, epoch, earlier) || other.follows(of, epoch, earlier)
+        };
+        match () {
+            () if there == here => Some(Ordering::Equal),
+            () if follows(here, there) => Some(Ordering::Less),
+            () if follows(there, here) => Some(Ordering::Greater),
+            () => None,
         }
     }
 

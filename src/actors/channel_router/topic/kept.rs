@@ -74,9 +74,7 @@ impl TopicTask {
                 taking.append(kept.at, from, message, standing);
             }
         }
-        if epoch.is_some_and(|epoch| epoch != stamp.epoch) {
-            self.left += 1;
-        }
+        self.epoch_began |= epoch.is_some_and(|epoch| epoch != stamp.epoch);
         (self.taken, self.index) = (self.taken + 1, self.index + 1);
         self.older |= self.tape.is_some() && self.taken > self.log.len();
         kept.stand(self.log.cursor());

@@ -157,3 +157,19 @@ fn a_log_goes_on_from_one_that_stands_so_through_epochs() {
         }
     }
 }
+
+#[test]
+fn epochs_follow_each_other_as_far_as_they_are_remembered() {
+    let mut log = log("a1:1 a2:1 a3:1");
+    let follows = |log: &Log<String>, epoch, earlier| log.follows(&name("a@h"), epoch, earlier);
+    for (epoch, earlier) in [(2, 1), (3, 1), (3, 2)] {
+        assert!(follows(&log, epoch, earlier) && !follows(&log, earlier, epoch));
+    }
+    assert!(!follows(&log, 3, 3) && !follows(&log, 3, 4) && !follows(&log, 4, 3));
+    assert!(!log.follows(&name("b@h"), 2, 1));
+    // It goes on from nothing before the hole, and knows what was there.
+    push(&mut log, "a4:7");
+    for (epoch, earlier) in [(4, 1), (4, 3), (3, 1), (3, 2)] {
+        assert!(follows(&log, epoch, earlier) && !follows(&log, earlier, epoch));
+    }
+}

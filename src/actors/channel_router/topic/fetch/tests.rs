@@ -1,61 +1,17 @@
 //! What a join gets of another node's messages and those of this one.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use serde_json::Value;
 
 use super::*;
-use crate::actors::channel_router::marks::Marks;
-use crate::actors::channel_router::tests::{World, room, world};
+use crate::actors::channel_router::tests::{World, world};
 use crate::actors::channel_router::topic::kept::now;
-use crate::actors::channel_router::topic::{KEEPS, LOGGED, Links, QUIET, Shared};
-use crate::actors::tests::{counted, name};
+use crate::actors::channel_router::topic::tests::{P, Q, payload, position, takes, takes_at, task};
+use crate::actors::tests::name;
+use crate::proto::channel::Payload;
 use crate::proto::channel::envelope::Envelope;
-use crate::proto::channel::{Json, Payload};
-use crate::proto::history::Retentions;
 use crate::proto::replay::Position;
-
-const P: &str = "p@127.0.0.1";
-const Q: &str = "q@127.0.0.1";
-
-/// The task of a topic, of which this node has heard nothing yet.
-fn task(World { bus, publisher, metrics, .. }: &World) -> TopicTask {
-    let exchange = bus.exchange();
-    let shared = Shared {
-        metrics: metrics.clone(),
-        logged: Arc::default(),
-        quiet: Arc::default(),
-        rules: Arc::new(Retentions::new(Vec::new()).expect("none")),
-        recorder: None,
-        publisher: publisher.clone(),
-        me: exchange.name().clone(),
-        exchange: exchange.clone(),
-        places: Arc::new(Semaphore::new(1)),
-        settled_at: timer::now(),
-        fetching: Arc::new(Semaphore::new(1)),
-        marks: Marks::default(),
-    };
-    let subscription = exchange.subscribe(room()).expect("few");
-    TopicTask::new(room(), subscription, mpsc::unbounded_channel().1, Box::new(drop), shared)
-}
-
-fn position(n: u64) -> Position {
-    Position { epoch: 1, n, tag: 100 + n }
-}
-
-fn payload(n: u64) -> Payload {
-    Payload::Json(Json::of(&json!({ "n": n })))
-}
-
-/// This node takes the message of a publisher with this number.
-fn takes(task: &mut TopicTask, from: &str, n: u64) {
-    let message = Envelope::encode(position(n), "say", &payload(n)).expect("short");
-    let kept = Logged::new(task.index, now(), message.len(), "say".to_owned(), payload(n));
-    assert!(task.keep(&name(from), position(n), &message, &Arc::new(kept)));
-}
 
 /// What another node has for a join that has seen three messages of `P`: the fourth and the fifth.
 fn theirs() -> Theirs {
@@ -123,31 +79,15 @@ async fn what_this_node_lost_between_its_messages_or_after_them_is_a_gap_for_the
 }
 
 #[tokio::test]
-async fn what_is_kept_for_another_node_is_cut_at_half_of_what_others_may_have() {
+async fn what_a_publisher_said_before_the_epoch_of_the_cursor_is_seen() {
     let world = world().await;
     let mut task = task(&world);
-    task.shared.logged.store(LOGGED / 2, Ordering::Relaxed);
-    takes(&mut task, P, 1);
-    assert_eq!(counted(&world.metrics, "channel_events", "history_cut"), 0);
-    task.begin_with(&Links::default(), true);
-    takes(&mut task, P, 2);
-    assert_eq!(counted(&world.metrics, "channel_events", "history_cut"), 1);
-    task.members.insert(1, Box::new(world.member(None)));
-    takes(&mut task, P, 3);
-    assert_eq!(counted(&world.metrics, "channel_events", "history_cut"), 1, "somebody is here");
-}
-
-#[tokio::test]
-async fn where_many_topics_have_no_members_another_node_makes_none_last() {
-    let world = world().await;
-    let mut task = task(&world);
-    let since = timer::now() - Duration::from_secs(9);
-    let keep = |task: &mut TopicTask| {
-        task.empty = Some(since);
-        task.keep_for(oneshot::channel().0, &Links::default());
-        task.empty
-    };
-    assert!(keep(&mut task) > Some(since));
-    task.shared.quiet.store(QUIET / KEEPS, Ordering::Relaxed);
-    assert_eq!(keep(&mut task), Some(since));
+    let of = |epoch, n| Position { epoch, ..position(n) };
+    takes_at(&mut task, P, of(9, 1));
+    (1..=3).for_each(|n| takes(&mut task, P, n));
+    assert_eq!(joined(&world, &task), Some(vec![4, 5]));
+    // It has begun another one since, of which the other node has not heard.
+    (4..=5).for_each(|n| takes(&mut task, P, n));
+    takes_at(&mut task, P, of(2, 1));
+    assert_eq!(joined(&world, &task), Some(vec![4, 5, 1]));
 }
