@@ -172,11 +172,14 @@ export async function run(suite, { browser, a }) {
   });
 
   await suite.check("updates do not move what is there", async ({ keep }) => {
-    const { feed, page } = await fed(keep, () => mesh(THREE));
+    const view = mesh(THREE);
+    const { feed, page } = await fed(keep, () => view);
     await page.until("three nodes", ({ links }) => links === 6);
     const places = () => page.at.evaluate(() => ["#graph", "#plots", "#events", "#rows", "#pairs"].map((id) => { const { top, left, width } = document.querySelector(id).getBoundingClientRect(); return [id, top, left, width]; }));
     const before = await places();
     for (let k = 0; k < 5; k++) feed.tell("figures", { at: second(k), messages_in: k * 12345, messages_out: k, bytes_in: k * 987654321, bytes_out: k });
+    // The page asks for the view again, which has to say so, too.
+    Object.assign(view.status.peers.find(({ name }) => name === THREE[1]), { status: "offline", reason: "crashed" });
     feed.tell("change", { at: at(), event: "peer_offline", peer: THREE[1], reason: "crashed" });
     await page.until("b offline", ({ nodes }) => nodes[THREE[1]].kind === "bad");
     await page.shows("rates", "#plots", "988MB/s");

@@ -34,7 +34,7 @@ use crate::proto::replay::Cursor;
 const WAITS: Duration = Duration::from_secs(3);
 /// Nodes that are asked again when a link ends, at most, and how long after it: they may not have heard all yet.
 const SURVIVORS: usize = 8;
-const ENDS: Duration = Duration::from_millis(200);
+const AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
 /// Bytes of what is held back.
 const HELD: usize = 1024 * 1024;
 
@@ -48,7 +48,7 @@ pub(super) struct Round {
     answers: Vec<Answer>,
     /// Others are to be asked next, and when others are asked again after the end of a link.
     more: bool,
-    again_at: Option<Instant>,
+    again_at: [Option<Instant>; AGAIN.len()],
     /// What waits, if anything, and until when.
     until: Option<Instant>,
     held: Option<Held>,
@@ -117,14 +117,12 @@ impl TopicTask {
         self.retry_early_joins();
     }
 
-    /// A node is not linked any more. Of what it said last, others may have more.
+    /// A node is not linked any more. Of what it said last, others may have more, or get it soon.
     pub(super) fn unlinked(&mut self, peer: &NodeName, links: &Links) {
         self.links = links.clone();
         self.doubt_others();
-        let heard = self.log.latest(peer).is_some();
-        // Without members, joins ask.
-        if heard && (!self.members.is_empty() || self.tape.is_some()) {
-            self.round.again_at = Some(timer::now() + ENDS);
+        if self.log.latest(peer).is_some() {
+            self.round.again_at = AGAIN.map(|after| Some(timer::now() + after));
         }
     }
 
@@ -139,7 +137,8 @@ impl TopicTask {
     /// When something of this is due.
     pub(super) fn rounds_due(&self) -> Option<Instant> {
         let early = (!self.early_joins.is_empty()).then_some(self.shared.links_by);
-        [self.round.until, self.round.again_at, early].into_iter().flatten().min()
+        let due = [self.round.until, early].into_iter().chain(self.round.again_at);
+        due.flatten().min()
     }
 
     /// Does what is due.
@@ -148,10 +147,13 @@ impl TopicTask {
         if is_due(self.round.until) {
             self.release();
         }
-        if is_due(self.round.again_at) {
-            self.round.again_at = None;
+        if self.round.again_at.into_iter().any(is_due) {
+            self.round.again_at = self.round.again_at.map(|at| at.filter(|_| !is_due(at)));
             self.doubt_others();
-            self.ask();
+            // Without members, joins ask.
+            if !self.members.is_empty() || self.tape.is_some() {
+                self.ask();
+            }
         }
         if self.shared.links_by <= now && !self.early_joins.is_empty() {
             self.retry_early_joins();

@@ -141,3 +141,23 @@ async fn a_job_that_crashed_leaves_no_round_behind() {
     task.finish(crashed.await);
     assert_eq!((task.members.len(), task.round.runs), (1, false));
 }
+
+#[tokio::test]
+async fn when_a_link_ends_others_are_asked_again_after_a_while_and_once_more() {
+    let world = world().await;
+    let mut task = task(&world);
+    takes(&mut task, P, 1);
+    (task.links, task.asked) = (links([P, Q]), links([P, Q]));
+    let before = timer::now();
+    task.unlinked(&name(P), &links([Q]));
+    assert_eq!(task.jobs.len(), 0, "nobody is here");
+    task.members.insert(1, Box::new(world.member(None)));
+    for after in AGAIN {
+        let due = task.rounds_due().expect("others are asked again");
+        assert!(due >= before + after && due <= timer::now() + after);
+        task.step_rounds(due);
+        assert!(task.round.runs);
+        task.answered(Vec::new());
+    }
+    assert_eq!((task.rounds_due(), task.jobs.len()), (None, 2));
+}
